@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package testkit is what the tests of several packages share: a mount namespace of their own, checks that nothing is
+// left behind, and waiting that says what it waited for. Only _test.go files and test/ import it.
+package testkit
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const inNamespace = "FSUSER_TEST_IN_NAMESPACE"
+
+// RunInMountNamespace is what TestMain of a package that mounts calls: it runs the tests in a private mount namespace,
+// so that they can't leave a mount on the machine whatever happens to them, and two runs can go side by side. It does not
+// return. Without root it fails: a skipped test would count as passed.
+func RunInMountNamespace(m *testing.M) {
+	if os.Getenv(inNamespace) != "" {
+		os.Exit(m.Run())
+	}
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(os.Stderr, "FAIL: these tests mount and chown; run them as root: sudo make test")
+		os.Exit(1)
+	}
+	// A namespace belongs to a thread and a Go program has many: a new process has it from its first instruction on.
+	// PDEATHSIG is tied to the thread that forks.
+	runtime.LockOSThread()
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), inNamespace+"=1")
+	cmd.SysProcAttr = &unix.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		os.Exit(exit.ExitCode())
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "FAIL: start the tests in a mount namespace:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// NothingLeft fails t if, when it and its other clean-ups are over, there are more mounts or file descriptors than now.
+// Call it first in a test.
+func NothingLeft(t testing.TB) {
+	t.Helper()
+	mounts, fds := MountTable(t), descriptors(t)
+	t.Cleanup(func() {
+		if now := MountTable(t); now != mounts {
+			t.Errorf("the mount table is not as before the test.\nbefore:\n%s\nafter:\n%s", mounts, now)
+		}
+		// A goroutine that is just ending may still hold one.
+		if !within(5*time.Second, func() bool { return len(descriptors(t)) <= len(fds) }) {
+			t.Errorf("more file descriptors than before the test.\nbefore: %q\nafter: %q", fds, descriptors(t))
+		}
+	})
+}
+
+// MountTable returns /proc/self/mountinfo.
+func MountTable(t testing.TB) string {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// MountsBelow returns the lines of the mount table whose mount point is path or below it.
+func MountsBelow(t testing.TB, path string) []string {
+	t.Helper()
+	var lines []string
+	for line := range strings.Lines(MountTable(t)) {
+		point := strings.Fields(line)[4]
+		if point == path || strings.HasPrefix(point, path+"/") {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+	}
+	return lines
+}
+
+func descriptors(t testing.TB) []string {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var fds []string
+	for _, e := range entries {
+		if target, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil {
+			fds = append(fds, e.Name()+" -> "+target)
+		}
+	}
+	return fds
+}
+
+// Eventually waits until ok returns true, looking every millisecond, and fails t if it does not within the bound. What
+// it waited for is said in the failure.
+func Eventually(t testing.TB, bound time.Duration, waitedFor string, ok func() bool) {
+	t.Helper()
+	if !within(bound, ok) {
+		t.Fatalf("waited %v in vain for %s", bound, waitedFor)
+	}
+}
+
+func within(bound time.Duration, ok func() bool) bool {
+	deadline := time.Now().Add(bound)
+	for !ok() {
+		if time.Now().After(deadline) {
+			return false
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return true
+}
+
+// SharedDir returns a new directory on a mount with shared propagation, as a kubelet's root directory lies on one. It is
+// unmounted and removed when t ends.
+func SharedDir(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
+		t.Fatalf("bind %s on itself: %v", dir, err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Errorf("unmount %s: %v", dir, err)
+		}
+	})
+	if err := unix.Mount("", dir, "", unix.MS_SHARED, ""); err != nil {
+		t.Fatalf("make %s shared: %v", dir, err)
+	}
+	return dir
+}

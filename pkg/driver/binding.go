@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package driver
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// Binding ties a request to a pod, without asking anybody: kubelet makes the target path and the volume id from the pod's uid, which
+// the API server gives and nobody can choose. The names that come along in volume_context are a pod author's words unless
+// they fit: a CSIDriver object without podInfoOnMount hands volumeAttributes through as they are.
+type Binding struct {
+	// root is kubelet's root directory as kubelet writes it, resolved the same with symbolic links followed.
+	root, resolved string
+	lenient        bool
+}
+
+// NewBinding returns the Binding for a kubelet with this root directory, which must exist. It may be a symbolic link or lie below
+// one: that is looked at once, now.
+//
+// Lenient takes any target path and volume id, and volumes that are not read-only, as the csi-sanity suite sends them.
+// It is not for a cluster.
+func NewBinding(kubeletRoot string, lenient bool) (Binding, error) {
+	if !filepath.IsAbs(kubeletRoot) {
+		return Binding{}, fmt.Errorf("kubelet's root directory %q is not an absolute path", kubeletRoot)
+	}
+	resolved, err := filepath.EvalSymlinks(kubeletRoot)
+	if err != nil {
+		return Binding{}, fmt.Errorf("kubelet's root directory: %w", err)
+	}
+	return Binding{root: filepath.Clean(kubeletRoot), resolved: resolved, lenient: lenient}, nil
+}
+
+// PodsDir is the directory in which kubelet keeps the volumes of its pods, symbolic links followed.
+func (b Binding) PodsDir() string { return filepath.Join(b.resolved, "pods") }
+
+// VolumeID is the id that kubelet gives to an inline volume: the pod's uid and the volume's name in the pod, hashed together
+// (kubelet's makeVolumeHandle).
+func VolumeID(podUID, volumeName string) string {
+	return fmt.Sprintf("csi-%x", sha256.Sum256([]byte(podUID+volumeName)))
+}
+
+// maxPath is the longest path of a target, in bytes: PATH_MAX less the terminating zero.
+const maxPath = 4095
+
+var (
+	podUIDForm = regexp.MustCompile(`^[0-9A-Za-z-]{1,63}$`)
+	// lenientIDForm is what a volume id must look like in any case; 128 bytes is the specification's limit.
+	lenientIDForm = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._-]{0,127}$`)
+)
+
+// target checks that a volume id and a target path belong together, and returns the path with links resolved and the
+// uid of the pod whose volume it is (empty if lenient).
+func (b Binding) target(volumeID, path string) (resolved, podUID string, err error) {
+	if !lenientIDForm.MatchString(volumeID) || strings.Contains(volumeID, "..") {
+		return "", "", errors.New("volume_id must be 1 to 128 letters, digits, '-', '_' or '.'")
+	}
+	if len(path) > maxPath || !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
+		return "", "", fmt.Errorf("target_path must be an absolute path of at most %d bytes without '.', '..' and double slashes", maxPath)
+	}
+	resolved = b.resolve(path)
+	if b.lenient {
+		return resolved, "", nil
+	}
+	podUID, volumeName, ok := b.parse(resolved)
+	if !ok {
+		return "", "", fmt.Errorf("target_path is not one of this kubelet's: it must be %s/pods/<uid>/volumes/kubernetes.io~csi/<volume>/mount", b.root)
+	}
+	if volumeID != VolumeID(podUID, volumeName) {
+		return "", "", errors.New("volume_id does not belong to target_path: kubelet makes both from the pod's uid and the volume's name")
+	}
+	return resolved, podUID, nil
+}
+
+// parse takes apart <root>/pods/<uid>/volumes/kubernetes.io~csi/<volume>/mount.
+func (b Binding) parse(path string) (podUID, volumeName string, ok bool) {
+	rest, below := strings.CutPrefix(path, b.PodsDir()+"/")
+	parts := strings.Split(rest, "/")
+	if !below || len(parts) != 5 || parts[1] != "volumes" || parts[2] != "kubernetes.io~csi" || parts[4] != "mount" {
+		return "", "", false
+	}
+	podUID, volumeName = parts[0], parts[3]
+	return podUID, volumeName, podUIDForm.MatchString(podUID) && len(validation.IsDNS1123Label(volumeName)) == 0
+}
+
+// resolve replaces kubelet's root directory by what it is behind symbolic links, so that no later look at the path has to follow any.
+func (b Binding) resolve(path string) string {
+	if rest, ok := strings.CutPrefix(path, b.root+"/"); ok {
+		return b.resolved + "/" + rest
+	}
+	return path
+}
+
+// CheckTarget says whether a volume of a pod may be at target, a resolved path. It is what a volume.Manager asks of its records.
+func (b Binding) CheckTarget(volumeID, target, podUID string) error {
+	_, uid, err := b.target(volumeID, target)
+	if err != nil {
+		return err
+	}
+	if !b.lenient && uid != podUID {
+		return fmt.Errorf("target_path is that of another pod (%s) than the one named (%s)", uid, podUID)
+	}
+	return nil
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package driver speaks CSI and kubelet's plugin registration: the Identity and Node services, the sockets they are served on,
+// and the only place where an error becomes a gRPC code.
+//
+// A call goes through three beats: its fields are checked and become a volume.Request (request.go), the volume does the work
+// (package volume), its error becomes a status (status.go).
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
+	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
+)
+
+// Name is the driver's name: that of its CSIDriver object, and what a pod writes as csi.driver.
+const Name = "fsuser.csi.io"
+
+// maxNodeID is the longest node id that the API server takes (validation of CSINode), in bytes.
+const maxNodeID = 256
+
+// Volumes is what the Node service needs of a volume.Manager.
+type Volumes interface {
+	Publish(ctx context.Context, req volume.Request) error
+	Unpublish(ctx context.Context, id, target string) error
+	Usage(ctx context.Context, id, path string) (tmpfs.Usage, error)
+}
+
+// Config is what a Driver needs.
+type Config struct {
+	// Version of the driver, for GetPluginInfo.
+	Version string
+	// NodeID is the name of the Kubernetes node.
+	NodeID  string
+	Binding Binding
+	Volumes Volumes
+	// Endpoint is the path of the CSI socket, as kubelet is to dial it on the host.
+	Endpoint string
+	// RegistrationSocket is the path of the socket in kubelet's plugins_registry. Empty: kubelet is not told.
+	RegistrationSocket string
+	// Metrics takes the driver's metrics.
+	Metrics prometheus.Registerer
+}
+
+// Driver serves CSI on a socket and registers it with kubelet.
+type Driver struct {
+	Config
+	registration *registration
+	rpcs         *prometheus.HistogramVec
+}
+
+// New checks the configuration. It starts nothing: call Run.
+func New(c Config) (*Driver, error) {
+	switch {
+	case c.NodeID == "":
+		return nil, errors.New("the name of the node is empty; set --node-name (in a DaemonSet: from spec.nodeName)")
+	case len(c.NodeID) > maxNodeID:
+		return nil, fmt.Errorf("the name of the node has %d bytes, more than the %d that CSINode takes", len(c.NodeID), maxNodeID)
+	case c.Volumes == nil || c.Metrics == nil:
+		return nil, errors.New("driver: Volumes and Metrics must be set")
+	}
+	d := &Driver{
+		Config: c,
+		rpcs: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "fsuser_rpc_duration_seconds",
+			Help:    "Time a call of kubelet took, by CSI method and gRPC code.",
+			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, .5, 1, 5, 30, 120},
+		}, []string{"method", "code"}),
+	}
+	d.registration = &registration{endpoint: c.Endpoint}
+	return d, c.Metrics.Register(d.rpcs)
+}
+
+// Ready reports why the driver can't serve pods yet; nil if it can.
+func (d *Driver) Ready() error {
+	if d.RegistrationSocket == "" {
+		return nil
+	}
+	return d.registration.ready()
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"k8s.io/klog/v2"
+	pluginregistration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+)
+
+// drain is how long calls that are under way may take to end when the driver stops.
+const drain = 20 * time.Second
+
+// Run serves CSI, tells kubelet, and returns when ctx has ended and all calls have, or when serving fails. Mounts stay as they are.
+//
+// The order at the start: CSI first, for kubelet calls NodeGetInfo as soon as it sees the registration socket. At the end: the
+// registration socket goes first, so that kubelet sends no more; then calls under way end.
+func (d *Driver) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var serving sync.WaitGroup
+	defer serving.Wait()
+
+	stop, err := d.serve(&serving, cancel, d.Endpoint, func(s *grpc.Server) {
+		csi.RegisterIdentityServer(s, identity{version: d.Version})
+		csi.RegisterNodeServer(s, node{id: d.NodeID, binding: d.Binding, volumes: d.Volumes})
+	})
+	if err != nil {
+		return fmt.Errorf("serve CSI: %w", err)
+	}
+	defer stop()
+	if d.RegistrationSocket != "" {
+		stop, err := d.serve(&serving, cancel, d.RegistrationSocket, func(s *grpc.Server) {
+			pluginregistration.RegisterRegistrationServer(s, d.registration)
+		})
+		if err != nil {
+			return fmt.Errorf("register with kubelet: %w", err)
+		}
+		defer stop()
+	}
+	klog.InfoS("Serving", "endpoint", d.Endpoint, "registration", d.RegistrationSocket)
+	<-ctx.Done()
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return nil
+}
+
+// serve serves on a socket until stop is called, which waits for the calls under way.
+func (d *Driver) serve(serving *sync.WaitGroup, fatal context.CancelCauseFunc, path string, register func(*grpc.Server)) (stop func(), err error) {
+	listener, err := listen(path)
+	if err != nil {
+		return nil, err
+	}
+	server := grpc.NewServer(
+		grpc.ChainUnaryInterceptor(d.intercept),
+		grpc.ConnectionTimeout(10*time.Second),
+		grpc.MaxConcurrentStreams(1000),
+	)
+	register(server)
+	serving.Go(func() {
+		if err := server.Serve(listener); err != nil {
+			fatal(fmt.Errorf("serve on %s: %w", path, err))
+		}
+	})
+	return func() {
+		listener.vanish()
+		force := time.AfterFunc(drain, server.Stop)
+		defer force.Stop()
+		server.GracefulStop()
+	}, nil
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package driver
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+)
+
+// maxSocketPath is the longest path of a unix socket, in bytes (unix(7): 108 with the terminating zero).
+const maxSocketPath = 107
+
+// socket is a listening unix socket that takes root's connections only.
+type socket struct {
+	*net.UnixListener
+	path string
+	self os.FileInfo
+}
+
+// listen makes a socket at path. It appears there at once with mode 0600: bound under a hidden name (which kubelet passes over in
+// plugins_registry), and renamed. A socket that an earlier process left is replaced; anything else at path is an error.
+func listen(path string) (*socket, error) {
+	hidden := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
+	if len(hidden) > maxSocketPath {
+		return nil, fmt.Errorf("socket path %s is longer than the %d bytes that a unix socket can have", path, maxSocketPath-1)
+	}
+	for _, p := range []string{path, hidden} {
+		if st, err := os.Lstat(p); err == nil && st.Mode().Type() != fs.ModeSocket {
+			return nil, fmt.Errorf("%s is there and is not a socket; remove it", p)
+		}
+	}
+	if err := os.Remove(hidden); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: hidden, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	// Closing must not unlink by name: another instance may have its socket there by then.
+	l.SetUnlinkOnClose(false)
+	s := &socket{UnixListener: l, path: path}
+	if err := s.appear(hidden); err != nil {
+		return nil, errors.Join(err, os.Remove(hidden), l.Close())
+	}
+	return s, nil
+}
+
+func (s *socket) appear(hidden string) (err error) {
+	if err := os.Chmod(hidden, 0o600); err != nil {
+		return err
+	}
+	if s.self, err = os.Lstat(hidden); err != nil {
+		return err
+	}
+	return os.Rename(hidden, s.path)
+}
+
+// vanish removes the socket from the file system, if it is still this one.
+func (s *socket) vanish() {
+	if now, err := os.Lstat(s.path); err == nil && os.SameFile(now, s.self) {
+		if err := os.Remove(s.path); err != nil {
+			klog.ErrorS(err, "Socket not removed", "path", s.path)
+		}
+	}
+}
+
+// Accept implements net.Listener. A peer that is not root is turned away, whatever the modes of socket and directories have become: who
+// can speak to the driver can have any pod's volume.
+func (s *socket) Accept() (net.Conn, error) {
+	for {
+		conn, err := s.AcceptUnix()
+		if err != nil {
+			return nil, err
+		}
+		uid, err := peerUID(conn)
+		if err == nil && uid == 0 {
+			return conn, nil
+		}
+		klog.ErrorS(err, "Refused a connection of a peer that is not root", "socket", s.path, "uid", uid)
+		conn.Close()
+	}
+}
+
+// peerUID is the user at the other end when it connected (SO_PEERCRED of unix(7)).
+func peerUID(conn *net.UnixConn) (uid uint32, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	var credErr error
+	if err := raw.Control(func(fd uintptr) {
+		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil {
+		return 0, err
+	}
+	if credErr != nil {
+		return 0, credErr
+	}
+	return cred.Uid, nil
+}

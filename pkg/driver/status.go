@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package driver
+
+import (
+	"context"
+	"errors"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/source"
+	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
+)
+
+// statuses tells which code an error gets. The first that fits counts.
+//
+// To kubelet Canceled, DeadlineExceeded, Unavailable, ResourceExhausted and Aborted mean that something may be left, so that it will
+// call NodeUnpublishVolume; all other codes mean that nothing is (csi_client.go, isFinalError). It retries after any of them. So
+// what could not be undone comes first.
+func statuses() []struct {
+	is   error
+	code codes.Code
+} {
+	return []struct {
+		is   error
+		code codes.Code
+	}{
+		{volume.ErrLeftover, codes.Unavailable},
+		{volume.ErrLocked, codes.Aborted},
+		{context.DeadlineExceeded, codes.DeadlineExceeded},
+		{context.Canceled, codes.Canceled},
+		{volume.ErrConflict, codes.AlreadyExists},
+		{volume.ErrUnknown, codes.NotFound},
+		{volume.ErrPrecondition, codes.FailedPrecondition},
+		{source.ErrNotFound, codes.NotFound},
+		{source.ErrForbidden, codes.PermissionDenied},
+		{source.ErrUnavailable, codes.Unavailable},
+		{unix.ENOSPC, codes.ResourceExhausted},
+		{unix.ENOMEM, codes.ResourceExhausted},
+		{unix.EDQUOT, codes.ResourceExhausted},
+		{unix.EMFILE, codes.ResourceExhausted},
+		{unix.ENFILE, codes.ResourceExhausted},
+	}
+}
+
+// toStatus makes an error of package volume a gRPC status. Its text goes into an Event of the pod as it is.
+func toStatus(err error) error {
+	for _, s := range statuses() {
+		if errors.Is(err, s.is) {
+			return status.Error(s.code, err.Error())
+		}
+	}
+	return status.Error(codes.Internal, err.Error())
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package projector
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// clean removes every reserved name but ..data and the current generation: a ..data_tmp and generations of a
+// writer that was killed. They are more than litter: a revoked secret would stay readable in them, and they
+// hold memory.
+func clean(dir directory, current string) error {
+	names, err := dir.names()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if !strings.HasPrefix(name, reservedPrefix) || name == current {
+			continue
+		}
+		// A ..data that names no generation of ours is removed too: it may be a directory, over which no link
+		// can be renamed.
+		if name == dataLink && current != "" {
+			continue
+		}
+		if err := removeTree(dir, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeTree removes the file, link or directory called name, and all below it. It descends by descriptors
+// only and never through a link. A name that is not there is no error.
+func removeTree(dir directory, name string) error {
+	err := unix.Unlinkat(dir.fd(), name, 0)
+	switch {
+	case err == nil, errors.Is(err, unix.ENOENT):
+		return nil
+	case !errors.Is(err, unix.EISDIR):
+		return fmt.Errorf("remove %q: %w", name, err)
+	}
+	sub, err := openDir(dir.fd(), name)
+	if err != nil {
+		return fmt.Errorf("remove directory %q: %w", name, err)
+	}
+	defer sub.close()
+	names, err := sub.names()
+	if err != nil {
+		return fmt.Errorf("list directory %q: %w", name, err)
+	}
+	for _, child := range names {
+		if err := removeTree(sub, child); err != nil {
+			return err
+		}
+	}
+	if err := unix.Unlinkat(dir.fd(), name, unix.AT_REMOVEDIR); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("remove directory %q: %w", name, err)
+	}
+	return nil
+}

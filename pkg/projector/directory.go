@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package projector
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// directory is an open directory. All its methods take a name in it, a single component, and none follows a
+// link: what a container could have planted in a volume leads nowhere.
+type directory struct {
+	f *os.File
+}
+
+// openDir opens the directory called name below the directory descriptor at.
+func openDir(at int, name string) (directory, error) {
+	fd, err := openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return directory{}, err
+	}
+	return directory{os.NewFile(uintptr(fd), name)}, nil
+}
+
+func (d directory) fd() int { return int(d.f.Fd()) }
+
+func (d directory) close() { d.f.Close() }
+
+// names lists the directory, in no order.
+func (d directory) names() ([]string, error) {
+	if _, err := d.f.Seek(0, 0); err != nil {
+		return nil, err
+	}
+	return d.f.Readdirnames(-1)
+}
+
+func (d directory) lstat(name string) (unix.Stat_t, error) {
+	var st unix.Stat_t
+	err := unix.Fstatat(d.fd(), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	return st, err
+}
+
+func (d directory) readlink(name string) (string, error) {
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(d.fd(), name, buf)
+	if err != nil {
+		return "", err
+	}
+	return string(buf[:n]), nil
+}
+
+// symlink makes an owned link. A link with the same name must not be there.
+func (d directory) symlink(target, name string, uid, gid uint32) error {
+	if err := unix.Symlinkat(target, d.fd(), name); err != nil {
+		return fmt.Errorf("symlink %q: %w", name, err)
+	}
+	if err := unix.Fchownat(d.fd(), name, int(uid), int(gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return fmt.Errorf("chown link %q to %d:%d: %w", name, uid, gid, err)
+	}
+	return nil
+}
+
+func (d directory) rename(from, to string) error {
+	if err := unix.Renameat(d.fd(), from, d.fd(), to); err != nil {
+		return fmt.Errorf("rename %q to %q: %w", from, to, err)
+	}
+	return nil
+}
+
+// own gives the directory itself its owner and mode.
+func (d directory) own(uid, gid, mode uint32) error {
+	return own(d.fd(), uid, gid, mode)
+}
+
+// own sets owner and group, then the mode, and looks whether they took. The order matters: a chown clears bits
+// of the mode, and with the mode first it would for a moment apply to the old owner. The look matters because
+// chown(2) takes an id of 2^32-1 as "leave it", without an error.
+func own(fd int, uid, gid, mode uint32) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("stat: %w", err)
+	}
+	if owned(&st, uid, gid, mode) {
+		return nil
+	}
+	if err := unix.Fchown(fd, int(uid), int(gid)); err != nil {
+		return fmt.Errorf("chown to %d:%d: %w", uid, gid, err)
+	}
+	if err := unix.Fchmod(fd, mode); err != nil {
+		return fmt.Errorf("chmod to %#o: %w", mode, err)
+	}
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("stat: %w", err)
+	}
+	if !owned(&st, uid, gid, mode) {
+		return fmt.Errorf("chown and chmod to %d:%d %#o did not take: it is %d:%d %#o", uid, gid, mode, st.Uid, st.Gid, st.Mode&0o7777)
+	}
+	return nil
+}
+
+func owned(st *unix.Stat_t, uid, gid, mode uint32) bool {
+	return st.Uid == uid && st.Gid == gid && st.Mode&0o7777 == mode
+}
+
+// openat opens without ever following a link, waiting on a FIFO or leaking the descriptor to a child.
+func openat(at int, name string, flags int, mode uint32) (int, error) {
+	for {
+		fd, err := unix.Openat(at, name, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, mode)
+		if !errors.Is(err, unix.EINTR) {
+			return fd, err
+		}
+	}
+}

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package projector turns a payload of files into one atomic generation inside a directory.
+//
+// The layout is that of kubelet's AtomicWriter, because programs and config reloaders rely on it:
+//
+//	..2026_11_23_10_00_00.1234567890/   a generation: all files of one version
+//	..data -> ..2026_11_23_10_00_00.1234567890
+//	id_rsa -> ..data/id_rsa             user-visible names, one per first path component
+//
+// Renaming ..data is what publishes a version: a reader that opens ..data once sees one version whole.
+//
+// What differs from AtomicWriter, on purpose: owner, group and mode are set before a version is visible and
+// are part of the comparison with it; directories and links are owned too; and what a killed writer left
+// behind is cleaned instead of being in the way.
+//
+// The package knows nothing of Kubernetes and nothing of mounts: it works on a directory descriptor, and never
+// follows a link that it finds inside. It is not safe for concurrent use on one directory: the caller
+// serialises.
+package projector
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrBadPayload says that a payload cannot be a generation: a path leaves the directory, clashes with another
+// or with the names the layout needs, or a mode has bits beyond 0777. Nothing was written.
+var ErrBadPayload = errors.New("bad payload")
+
+const (
+	dataLink    = "..data"
+	dataLinkTmp = "..data_tmp"
+	// reservedPrefix marks the names that belong to the layout. Keys and item paths can't start with it
+	// (Kubernetes' validation of both), so everything that does is ours to clean.
+	reservedPrefix = ".."
+)
+
+// File is one file of a payload.
+type File struct {
+	// Path is relative, slash-separated and clean (io/fs.ValidPath); its first component does not start
+	// with "..".
+	Path string
+	Data []byte
+	// Mode is the permission bits, 0 to 0777. No setuid, setgid or sticky bit.
+	Mode uint32
+	UID  uint32
+	GID  uint32
+}
+
+// Payload is everything that a directory is to hold.
+type Payload struct {
+	// Files in any order. An empty list empties the directory.
+	Files []File
+	// DirMode is the permission bits of every directory, the root among them, 0 to 0777.
+	DirMode uint32
+	// UID and GID own directories and links.
+	UID uint32
+	GID uint32
+}
+
+// Write makes p the content of the directory that root is a descriptor of, and reports whether files changed.
+// An O_PATH descriptor will do. On an error with changed false the directory still shows what it showed before,
+// whole; with changed true the new version is visible, and a link or an old generation too many is left for the
+// next Write to put right.
+//
+// The steps, marked by number in the code:
+//
+//  1. Check the payload. Own the root directory.
+//  2. Find the current generation: what ..data names, if that is a name this package gives.
+//  3. Remove every other ".." name: only a killed writer leaves one.
+//  4. Compare the current generation with the payload: names, owners, modes, bytes. If equal, go to 7.
+//  5. Write a new generation; each file gets owner, then mode, before the generation has a visible name.
+//  6. Rename a new ..data over the old one: from here on readers see the new version.
+//  7. Make the visible links that are missing or wrong, remove those that have no file any more.
+//  8. Remove the old generation.
+func Write(root int, p Payload) (changed bool, err error) {
+	// (1)
+	tree, err := newTree(p)
+	if err != nil {
+		return false, err
+	}
+	dir, err := openDir(root, ".")
+	if err != nil {
+		return false, fmt.Errorf("open volume directory: %w", err)
+	}
+	defer dir.close()
+	if err := dir.own(p.UID, p.GID, p.DirMode); err != nil {
+		return false, fmt.Errorf("set owner and mode of volume directory: %w", err)
+	}
+
+	// (2), (3)
+	current := currentGeneration(dir)
+	if err := clean(dir, current); err != nil {
+		return false, fmt.Errorf("remove what an earlier writer left: %w", err)
+	}
+
+	// (4)
+	if current != "" && sameGeneration(dir, current, tree, p) {
+		if err := link(dir, tree, p); err != nil { // (7)
+			return false, fmt.Errorf("make visible links: %w", err)
+		}
+		return false, nil
+	}
+
+	// (5)
+	next, err := writeGeneration(dir, tree, p)
+	if err != nil {
+		return false, fmt.Errorf("write new generation: %w", err)
+	}
+
+	// (6)
+	if err := publish(dir, next, p); err != nil {
+		return false, errors.Join(fmt.Errorf("publish new generation: %w", err), removeTree(dir, dataLinkTmp), removeTree(dir, next))
+	}
+
+	// (7)
+	if err := link(dir, tree, p); err != nil {
+		return true, fmt.Errorf("make visible links: %w", err)
+	}
+	// (8)
+	if current != "" {
+		if err := removeTree(dir, current); err != nil {
+			return true, fmt.Errorf("remove old generation: %w", err)
+		}
+	}
+	return true, nil
+}
+
+// publish points ..data at generation by a rename, the one step that readers can see.
+func publish(dir directory, generation string, p Payload) error {
+	if err := dir.symlink(generation, dataLinkTmp, p.UID, p.GID); err != nil {
+		return err
+	}
+	return dir.rename(dataLinkTmp, dataLink)
+}
+
+// currentGeneration returns the name of the generation that ..data names, or "" if there is none that this
+// package could have made. The link's text is not trusted: whoever could write to the volume could have
+// pointed it anywhere (CVE-2017-1002102), so only a name of our own form that is a real directory counts.
+func currentGeneration(dir directory) string {
+	name, err := dir.readlink(dataLink)
+	if err != nil || !isGeneration(name) {
+		return ""
+	}
+	st, err := dir.lstat(name)
+	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return ""
+	}
+	return name
+}
+
+const generationTime = "..2006_01_02_15_04_05"
+
+// newGenerationName gives kubelet's form: a time for people who look, and a random part that makes it unique.
+func newGenerationName() string {
+	return fmt.Sprintf("%s.%d", time.Now().UTC().Format(generationTime), rand.Uint32())
+}
+
+func isGeneration(name string) bool {
+	if len(name) < len(generationTime)+2 || name[len(generationTime)] != '.' {
+		return false
+	}
+	if _, err := time.Parse(generationTime, name[:len(generationTime)]); err != nil {
+		return false
+	}
+	random := name[len(generationTime)+1:]
+	return len(random) <= 10 && strings.Trim(random, "0123456789") == ""
+}
+
+// node is a directory of a generation (children) or a file in it (file). A tree of nodes is what writing and
+// comparing walk, so that both agree on what belongs there.
+type node struct {
+	children map[string]*node
+	file     *File
+}
+
+func newTree(p Payload) (*node, error) {
+	if p.DirMode&^0o777 != 0 {
+		return nil, fmt.Errorf("%w: directory mode %#o has bits beyond 0777", ErrBadPayload, p.DirMode)
+	}
+	root := &node{children: make(map[string]*node, len(p.Files))}
+	for i := range p.Files {
+		if err := root.add(&p.Files[i]); err != nil {
+			return nil, err
+		}
+	}
+	return root, nil
+}
+
+func (n *node) add(f *File) error {
+	if f.Mode&^0o777 != 0 {
+		return fmt.Errorf("%w: mode %#o of %q has bits beyond 0777", ErrBadPayload, f.Mode, f.Path)
+	}
+	if f.Path == "." || !fs.ValidPath(f.Path) || strings.HasPrefix(f.Path, reservedPrefix) || strings.ContainsRune(f.Path, 0) {
+		return fmt.Errorf("%w: path %q is not a clean relative path or starts with %q", ErrBadPayload, f.Path, reservedPrefix)
+	}
+	for rest := f.Path; ; {
+		name, tail, nested := strings.Cut(rest, "/")
+		child, exists := n.children[name]
+		switch {
+		case !nested && exists:
+			return fmt.Errorf("%w: path %q is there twice, or is both a file and a directory", ErrBadPayload, f.Path)
+		case !nested:
+			n.children[name] = &node{file: f}
+			return nil
+		case !exists:
+			child = &node{children: map[string]*node{}}
+			n.children[name] = child
+		case child.file != nil:
+			return fmt.Errorf("%w: path %q lies below %q, which is a file", ErrBadPayload, f.Path, child.file.Path)
+		}
+		n, rest = child, tail
+	}
+}

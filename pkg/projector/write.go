@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package projector
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// writeGeneration writes the tree below a new generation directory and returns its name. If it fails, what it
+// wrote is gone again.
+func writeGeneration(dir directory, tree *node, p Payload) (name string, err error) {
+	for {
+		name = newGenerationName()
+		err = unix.Mkdirat(dir.fd(), name, 0o700)
+		if !errors.Is(err, unix.EEXIST) {
+			break
+		}
+	}
+	if err != nil {
+		return "", fmt.Errorf("make directory: %w", err)
+	}
+	if err := writeDir(dir, name, tree, p); err != nil {
+		return "", errors.Join(err, removeTree(dir, name))
+	}
+	return name, nil
+}
+
+// writeDir fills the directory called name, which exists and which nobody else may enter yet, and then gives
+// it its owner and mode.
+func writeDir(parent directory, name string, n *node, p Payload) error {
+	dir, err := openDir(parent.fd(), name)
+	if err != nil {
+		return fmt.Errorf("open directory %q: %w", name, err)
+	}
+	defer dir.close()
+	for childName, child := range n.children {
+		if child.file != nil {
+			if err := writeFile(dir, childName, child.file); err != nil {
+				return fmt.Errorf("file %q: %w", child.file.Path, err)
+			}
+			continue
+		}
+		if err := unix.Mkdirat(dir.fd(), childName, 0o700); err != nil {
+			return fmt.Errorf("make directory %q: %w", childName, err)
+		}
+		if err := writeDir(dir, childName, child, p); err != nil {
+			return err
+		}
+	}
+	if err := dir.own(p.UID, p.GID, p.DirMode); err != nil {
+		return fmt.Errorf("directory %q: %w", name, err)
+	}
+	return nil
+}
+
+func writeFile(dir directory, name string, f *File) error {
+	fd, err := openat(dir.fd(), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("create: %w", err)
+	}
+	file := os.NewFile(uintptr(fd), name)
+	defer file.Close()
+	if _, err := file.Write(f.Data); err != nil {
+		return err
+	}
+	return own(fd, f.UID, f.GID, f.Mode)
+}
+
+// link makes the user-visible names agree with the tree: name -> ..data/name for each first path component.
+func link(dir directory, tree *node, p Payload) error {
+	present, err := dir.names()
+	if err != nil {
+		return fmt.Errorf("list volume directory: %w", err)
+	}
+	right := make(map[string]bool, len(present))
+	var stale []string
+	for _, name := range present {
+		switch {
+		case len(name) >= len(reservedPrefix) && name[:len(reservedPrefix)] == reservedPrefix:
+			// ..data and the generations.
+		case tree.children[name] == nil:
+			stale = append(stale, name)
+		default:
+			right[name] = isLink(dir, name, p)
+		}
+	}
+	for name := range tree.children {
+		if right[name] {
+			continue
+		}
+		// Through a temporary name, so that a link that is there but wrong is replaced without a gap.
+		if err := dir.symlink(dataLink+"/"+name, dataLinkTmp, p.UID, p.GID); err != nil {
+			return errors.Join(err, removeTree(dir, dataLinkTmp))
+		}
+		err := dir.rename(dataLinkTmp, name)
+		if errors.Is(err, unix.EISDIR) {
+			// Something that is no link holds the name. It can't have come from us.
+			err = errors.Join(removeTree(dir, name), dir.rename(dataLinkTmp, name))
+		}
+		if err != nil {
+			return errors.Join(err, removeTree(dir, dataLinkTmp))
+		}
+	}
+	for _, name := range stale {
+		if err := removeTree(dir, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func isLink(dir directory, name string, p Payload) bool {
+	st, err := dir.lstat(name)
+	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFLNK || st.Uid != p.UID || st.Gid != p.GID {
+		return false
+	}
+	target, err := dir.readlink(name)
+	return err == nil && target == dataLink+"/"+name
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package record
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	suffix    = ".json"
+	tmpSuffix = ".tmp"
+	// badDir is where Load moves what it can't read, for somebody to look at. It is not read again.
+	badDir = "bad"
+	// maxSize bounds what Load reads of a file: 1024 items of two paths of 4096 bytes fit.
+	maxSize = 16 << 20
+)
+
+// Store is a directory of records. Calls for different volumes may run at the same time; calls for one volume are the
+// caller's to serialise.
+type Store struct {
+	dir string
+}
+
+// Open makes dir, with mode 0700, if it is not there, and returns the store in it.
+func Open(dir string) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make directory of volume records: %w", err)
+	}
+	return &Store{dir: dir}, nil
+}
+
+// Save writes the record of v.VolumeID; a record that was there before is replaced whole or not at all.
+func (s *Store) Save(v Volume) error {
+	v.Version = version
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode record of volume %s: %w", v.VolumeID, err)
+	}
+	path := s.path(v.VolumeID)
+	// A fixed temporary name: what a killed writer left is overwritten by the next one.
+	if err := write(path+tmpSuffix, b); err != nil {
+		return errors.Join(fmt.Errorf("write record of volume %s: %w", v.VolumeID, err), remove(path+tmpSuffix))
+	}
+	if err := os.Rename(path+tmpSuffix, path); err != nil {
+		return errors.Join(fmt.Errorf("write record of volume %s: %w", v.VolumeID, err), remove(path+tmpSuffix))
+	}
+	return nil
+}
+
+// write does not sync: on /run there is nothing to sync to, and a record that a power cut destroys describes a tmpfs that it
+// destroys too.
+func write(path string, b []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	return errors.Join(err, f.Close())
+}
+
+// Remove removes the record of a volume. That there is none is no error.
+func (s *Store) Remove(volumeID string) error {
+	if err := remove(s.path(volumeID)); err != nil {
+		return fmt.Errorf("remove record of volume %s: %w", volumeID, err)
+	}
+	return nil
+}
+
+func remove(path string) error {
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Load reads all records. A file that is not one does not keep the others from being read: the second result has an error that
+// names it and says why. A corrupt one (ErrCorrupt) is moved aside; one of another version (ErrVersion) stays where it is, for the
+// driver that wrote it. The last result is for a directory that can't be read at all.
+func (s *Store) Load() (volumes []Volume, bad []error, err error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, nil, fmt.Errorf("list volume records: %w", err)
+	}
+	for _, e := range entries {
+		name := e.Name()
+		switch {
+		case strings.HasSuffix(name, suffix+tmpSuffix):
+			// The writer was killed before the rename.
+			if err := remove(filepath.Join(s.dir, name)); err != nil {
+				bad = append(bad, fmt.Errorf("remove unfinished record: %w", err))
+			}
+		case !strings.HasSuffix(name, suffix):
+			// badDir, and whatever else somebody put here: none of ours.
+		default:
+			v, err := s.load(name)
+			switch {
+			case err == nil:
+				volumes = append(volumes, v)
+			case errors.Is(err, ErrCorrupt):
+				bad = append(bad, errors.Join(fmt.Errorf("record %s: %w", name, err), s.moveAside(name)))
+			default:
+				bad = append(bad, fmt.Errorf("record %s: %w", name, err))
+			}
+		}
+	}
+	return volumes, bad, nil
+}
+
+func (s *Store) load(name string) (Volume, error) {
+	// O_NONBLOCK: a FIFO with the name of a record must not hang the start.
+	f, err := os.OpenFile(filepath.Join(s.dir, name), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return Volume{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return Volume{}, fmt.Errorf("%w: not a regular file", ErrCorrupt)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err != nil {
+		return Volume{}, err
+	}
+	if len(b) > maxSize {
+		return Volume{}, fmt.Errorf("%w: larger than %d bytes", ErrCorrupt, maxSize)
+	}
+	v, err := decode(b)
+	if err != nil {
+		return Volume{}, err
+	}
+	if fileName(v.VolumeID) != name {
+		return Volume{}, fmt.Errorf("%w: the file's name is not that of the volume in it", ErrCorrupt)
+	}
+	return v, nil
+}
+
+func decode(b []byte) (Volume, error) {
+	// The version first: a later version may have fields that this one does not know.
+	var head struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(b, &head); err != nil {
+		return Volume{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	if head.Version != version {
+		v := Volume{Version: head.Version}
+		return Volume{}, v.check()
+	}
+	var v Volume
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&v); err != nil {
+		return Volume{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	if d.More() {
+		return Volume{}, fmt.Errorf("%w: data after the record", ErrCorrupt)
+	}
+	return v, v.check()
+}
+
+// SetAside moves the record of a volume to where Load does not read it, for somebody to look at.
+func (s *Store) SetAside(volumeID string) error {
+	if err := s.moveAside(fileName(volumeID)); err != nil {
+		return fmt.Errorf("set aside record of volume %s: %w", volumeID, err)
+	}
+	return nil
+}
+
+func (s *Store) moveAside(name string) error {
+	bad := filepath.Join(s.dir, badDir)
+	if err := os.MkdirAll(bad, 0o700); err != nil {
+		return err
+	}
+	return os.Rename(filepath.Join(s.dir, name), filepath.Join(bad, name))
+}
+
+func (s *Store) path(volumeID string) string { return filepath.Join(s.dir, fileName(volumeID)) }
+
+// fileName is a hash, so that no volume id is ever a path (CVE-2026-3864).
+func fileName(volumeID string) string {
+	return fmt.Sprintf("%x%s", sha256.Sum256([]byte(volumeID)), suffix)
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package source is where the content of a volume comes from: objects of the API server, each watched by its name
+// (API); a directory of manifests, for the demo and for trying things without a cluster (Directory); or the
+// publish request itself (FromRequest).
+//
+// API and Directory work alike. A holder (a volume) says which object it wants with Watch, reads the state last seen with
+// Get, is told of each change, and lets go with Unwatch. One object is watched once, however many hold it.
+package source
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Why an object could not be read; each error of this package about an object wraps one of them.
+var (
+	// ErrNotFound: the API server says that the object is not there.
+	ErrNotFound = errors.New("not found")
+	// ErrForbidden: the API server refuses to show the object. It may or may not be there.
+	ErrForbidden = errors.New("forbidden")
+	// ErrUnavailable: the API server gave no usable answer. Worth another try.
+	ErrUnavailable = errors.New("can't be read now")
+)
+
+// Kind is the kind of an API object.
+type Kind string
+
+// The kinds that can be read.
+const (
+	Secret    Kind = "Secret"
+	ConfigMap Kind = "ConfigMap"
+)
+
+// Ref names an object. It is a struct and never a joined string, so that no two objects share a name.
+type Ref struct {
+	Kind      Kind
+	Namespace string
+	Name      string
+}
+
+// String names the object for people: Secret "namespace/name".
+func (r Ref) String() string { return fmt.Sprintf("%s %q", r.Kind, r.Namespace+"/"+r.Name) }
+
+// Content is what an object holds. It is shared between all that read it: nobody changes it.
+type Content struct {
+	// Data by key; of a ConfigMap, data and binaryData together.
+	Data map[string][]byte
+	// UID and ResourceVersion tell one state of an object from another, by equality only. Both are empty if the
+	// content came with a request.
+	UID             string
+	ResourceVersion string
+	// Immutable: the API server will not let this object change, only be deleted and made anew.
+	Immutable bool
+}
+
+// SameVersion reports whether both are known to be one state of one object.
+func (c Content) SameVersion(other Content) bool {
+	return c.ResourceVersion != "" && c.UID == other.UID && c.ResourceVersion == other.ResourceVersion
+}
+
+// FromRequest gives the content of a nodePublishSecretRef, which kubelet sends along with each publish and republish.
+func FromRequest(secrets map[string]string) Content {
+	data := make(map[string][]byte, len(secrets))
+	for key, value := range secrets {
+		data[key] = []byte(value)
+	}
+	return Content{Data: data}
+}
+
+// Error is why an object could not be read.
+type Error struct {
+	Ref Ref
+	// Reason is ErrNotFound, ErrForbidden or ErrUnavailable.
+	Reason error
+	// Detail is what the API server or the connection said, if it adds anything. It never has content of the object.
+	Detail string
+}
+
+// Error implements error.
+func (e *Error) Error() string {
+	s := fmt.Sprintf("%s: %v", e.Ref, e.Reason)
+	if e.Detail != "" {
+		s += ": " + e.Detail
+	}
+	return s
+}
+
+// Unwrap gives the reason, for errors.Is.
+func (e *Error) Unwrap() error { return e.Reason }
+
+// maxDetail is how much of a server's message an error repeats, in bytes. It ends up in Events, which hold 1 KiB.
+const maxDetail = 300
+
+// oneLine makes a server's message fit for an error text: one line, printable, of bounded length.
+func oneLine(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, s)
+	if len(s) <= maxDetail {
+		return s
+	}
+	cut := maxDetail
+	for !utf8.RuneStart(s[cut]) {
+		cut--
+	}
+	return s[:cut] + "…"
+}

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tmpfs
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// Features are what differs between kernels that this package can work with.
+type Features struct {
+	// NoSwap: tmpfs has the option noswap (Linux 6.4, and not in a user namespace).
+	NoSwap bool
+}
+
+// Probe tries what this package needs, on mounts that are attached nowhere, and tells what the kernel has. The error
+// names what is missing and which kernel has it. Nothing is left behind.
+func Probe() (Features, error) {
+	opts := Options{Limits: Limits{Bytes: 4096, Inodes: 16}, NoSwap: true}
+	d, err := Create(opts)
+	noSwap := err == nil
+	if errors.Is(err, unix.EINVAL) {
+		opts.NoSwap = false
+		d, err = Create(opts)
+	}
+	if err != nil {
+		return Features{}, missing("fsopen(2), fsmount(2) for tmpfs (Linux 5.2 and CAP_SYS_ADMIN)", err)
+	}
+	defer d.Close()
+	if err := d.Seal(); err != nil {
+		return Features{}, missing("mount_setattr(2) (Linux 5.12)", err)
+	}
+	fd, err := openat2(unix.AT_FDCWD, "/", unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return Features{}, missing("openat2(2) (Linux 5.6)", err)
+	}
+	defer unix.Close(fd)
+	// Cloning needs a mount of this mount namespace; the root directory's is one that is always there.
+	clone, err := unix.OpenTree(fd, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if err != nil {
+		return Features{}, missing("open_tree(2) with OPEN_TREE_CLONE (Linux 5.2 and CAP_SYS_ADMIN)", err)
+	}
+	defer unix.Close(clone)
+	return Features{NoSwap: noSwap}, nil
+}
+
+func missing(what string, err error) error {
+	return fmt.Errorf("this machine lacks %s: %w", what, err)
+}

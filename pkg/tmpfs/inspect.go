@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tmpfs
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/mount-utils"
+)
+
+// State is what is found at a Point.
+type State struct {
+	// Exists: a directory, or the root of a mount, is there.
+	Exists bool
+	// Mounted: something is mounted there.
+	Mounted bool
+	// Tmpfs: what is there is a tmpfs.
+	Tmpfs bool
+	// Identity of the file system that is there.
+	Identity Identity
+	// MountID tells one mount from another in this mount namespace (statx(2), STATX_MNT_ID).
+	MountID uint64
+}
+
+// Inspect looks at p. Something that is no directory is an error.
+func (p *Point) Inspect() (State, error) {
+	fd, err := p.open()
+	if errors.Is(err, unix.ENOENT) {
+		return State{}, nil
+	}
+	if err != nil {
+		return State{}, fmt.Errorf("inspect %s: %w", p.path, err)
+	}
+	defer unix.Close(fd)
+	var stx unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_TYPE|unix.STATX_MNT_ID, &stx); err != nil {
+		return State{}, &Error{Op: "inspect", Call: "statx", Target: p.path, Err: err}
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil {
+		return State{}, &Error{Op: "inspect", Call: "fstatfs", Target: p.path, Err: err}
+	}
+	return State{
+		Exists: true,
+		// STATX_ATTR_MOUNT_ROOT (Linux 5.8) sees bind mounts too, which a comparison of st_dev does not.
+		Mounted:  stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0,
+		Tmpfs:    int64(st.Type) == unix.TMPFS_MAGIC,
+		Identity: Identity{Device: unix.Mkdev(stx.Dev_major, stx.Dev_minor), FSID: fsid(&st)},
+		MountID:  stx.Mnt_id,
+	}, nil
+}
+
+func identify(fd int) (Identity, error) {
+	fail := func(call string, err error) (Identity, error) {
+		return Identity{}, &Error{Op: "inspect", Call: call, Err: err}
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fail("fstat", err)
+	}
+	var sfs unix.Statfs_t
+	if err := unix.Fstatfs(fd, &sfs); err != nil {
+		return fail("fstatfs", err)
+	}
+	return Identity{Device: st.Dev, FSID: fsid(&sfs)}, nil
+}
+
+func fsid(st *unix.Statfs_t) uint64 {
+	return uint64(uint32(st.Fsid.Val[0])) | uint64(uint32(st.Fsid.Val[1]))<<32
+}
+
+// Usage is how much of a file system is in use.
+type Usage struct {
+	BytesTotal, BytesUsed, BytesFree    uint64
+	InodesTotal, InodesUsed, InodesFree uint64
+}
+
+// Usage looks at the file system at p, which must be a mount point.
+func (p *Point) Usage() (Usage, error) {
+	fd, err := p.open()
+	if err != nil {
+		return Usage{}, &Error{Op: "inspect", Call: "openat2", Target: p.path, Err: err}
+	}
+	defer unix.Close(fd)
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil {
+		return Usage{}, &Error{Op: "inspect", Call: "fstatfs", Target: p.path, Err: err}
+	}
+	size := uint64(st.Bsize)
+	return Usage{
+		BytesTotal: st.Blocks * size, BytesUsed: (st.Blocks - st.Bfree) * size, BytesFree: st.Bavail * size,
+		InodesTotal: st.Files, InodesUsed: st.Files - st.Ffree, InodesFree: st.Ffree,
+	}, nil
+}
+
+// Mounts lists the mount points of this mount namespace whose file system Create made.
+func Mounts() (map[string]bool, error) {
+	all, err := mount.ParseMountInfo("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("read mount table: %w", err)
+	}
+	ours := map[string]bool{}
+	for _, m := range all {
+		if m.FsType == "tmpfs" && m.Source == Source {
+			ours[m.MountPoint] = true
+		}
+	}
+	return ours, nil
+}
+
+// IsShared reports whether mounts made below path reach the other mount namespaces of the machine: whether the mount
+// that path lies on has shared propagation (mount_namespaces(7)).
+func IsShared(path string) (bool, error) {
+	all, err := mount.ParseMountInfo("/proc/self/mountinfo")
+	if err != nil {
+		return false, fmt.Errorf("read mount table: %w", err)
+	}
+	var on *mount.MountInfo
+	for i, m := range all {
+		if !mount.PathWithinBase(path, m.MountPoint) {
+			continue
+		}
+		// The longest mount point holds the path, and of several on the same place the last.
+		if on == nil || len(m.MountPoint) >= len(on.MountPoint) {
+			on = &all[i]
+		}
+	}
+	if on == nil {
+		return false, nil
+	}
+	for _, field := range on.OptionalFields {
+		if strings.HasPrefix(field, "shared:") {
+			return true, nil
+		}
+	}
+	return false, nil
+}

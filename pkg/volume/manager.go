@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/klog/v2"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
+	"github.com/fsuser-csi/fsuser-csi/pkg/record"
+	"github.com/fsuser-csi/fsuser-csi/pkg/source"
+	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
+)
+
+// Source is where objects come from: a source.API or a source.Directory.
+type Source interface {
+	Watch(ref source.Ref, holder string, changed func())
+	Unwatch(ref source.Ref, holder string)
+	Wait(ctx context.Context, ref source.Ref)
+	Get(ref source.Ref) (source.Content, error)
+	Watched() int
+}
+
+// Config is what a Manager needs.
+type Config struct {
+	Source  Source
+	Records *record.Store
+	// Features of this machine's kernel, from tmpfs.Probe.
+	Features tmpfs.Features
+	// SELinuxContext of the files; empty if SELinux is off.
+	SELinuxContext string
+	Limits         Limits
+	// Workers refresh that many volumes at the same time.
+	Workers int
+	// CollectEvery is the pause between two looks for volumes whose pod directory is gone.
+	CollectEvery time.Duration
+	// CheckTarget says whether a volume may be at a target. Recover asks it of each record: a record is input.
+	CheckTarget func(id, target, podUID string) error
+	// Metrics takes the Manager's metrics.
+	Metrics prometheus.Registerer
+}
+
+// Manager keeps the volumes of a node. Its methods are safe for concurrent use. Calls for one volume run one after the other.
+type Manager struct {
+	Config
+	metrics *metrics
+	// queue holds the ids of volumes to refresh. It coalesces: an id is in it once, and never with two workers.
+	queue workqueue.TypedRateLimitingInterface[string]
+	locks locks
+
+	// mu guards the map. What is in a volume is guarded by the lock of its id, which is taken first.
+	mu      sync.Mutex
+	volumes map[string]*volume
+}
+
+// New returns a Manager without volumes. It starts nothing: call Recover, then Run.
+func New(c Config) (*Manager, error) {
+	if c.Source == nil || c.Records == nil || c.CheckTarget == nil || c.Metrics == nil {
+		return nil, errors.New("volume manager: Source, Records, CheckTarget and Metrics must be set")
+	}
+	if c.Limits.Bytes <= 0 || c.Limits.Files <= 0 || c.Workers <= 0 || c.CollectEvery <= 0 {
+		return nil, errors.New("volume manager: limits, workers and the pause between collections must be greater than zero")
+	}
+	m := &Manager{
+		Config:  c,
+		volumes: map[string]*volume{},
+		queue: workqueue.NewTypedRateLimitingQueue(
+			workqueue.NewTypedItemExponentialFailureRateLimiter[string](100*time.Millisecond, 2*time.Minute)),
+	}
+	var err error
+	m.metrics, err = newMetrics(c.Metrics, m)
+	return m, err
+}
+
+// Run refreshes volumes as their objects change, and collects, until ctx ends. It returns when all that it started has ended.
+func (m *Manager) Run(ctx context.Context) {
+	var running sync.WaitGroup
+	for range m.Workers {
+		running.Go(func() {
+			for m.refreshNext(ctx) {
+			}
+		})
+	}
+	running.Go(func() {
+		ticker := time.NewTicker(m.CollectEvery)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+				m.Collect(ctx)
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	<-ctx.Done()
+	m.queue.ShutDown()
+	running.Wait()
+}
+
+func (m *Manager) refreshNext(ctx context.Context) bool {
+	id, shutdown := m.queue.Get()
+	if shutdown {
+		return false
+	}
+	defer m.queue.Done(id)
+	if err := m.refresh(ctx, id); err != nil {
+		m.queue.AddRateLimited(id)
+	} else {
+		m.queue.Forget(id)
+	}
+	return true
+}
+
+func (m *Manager) get(id string) *volume {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.volumes[id]
+}
+
+func (m *Manager) put(v *volume) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.volumes[v.id] = v
+}
+
+func (m *Manager) all() []*volume {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Values(m.volumes))
+}
+
+// watch has the volume told of changes. A call for a volume that is not published yet, or not any more, does nothing.
+func (m *Manager) watch(v *volume) {
+	ref, _ := v.ref()
+	m.Source.Watch(ref, v.id, func() { m.queue.Add(v.id) })
+}
+
+func (m *Manager) unwatch(v *volume) {
+	if ref, ok := v.ref(); ok {
+		m.Source.Unwatch(ref, v.id)
+	}
+}
+
+// forget drops all that is known of a volume. The mount is not its business. A record that can't be removed does no harm: it
+// describes a mount that is not there.
+func (m *Manager) forget(v *volume) {
+	m.unwatch(v)
+	m.mu.Lock()
+	delete(m.volumes, v.id)
+	m.mu.Unlock()
+	m.removeRecord(v.id)
+}
+
+func (m *Manager) removeRecord(id string) {
+	if err := m.Records.Remove(id); err != nil {
+		klog.ErrorS(err, "A volume's record could not be removed; the next start will drop it", "volume", id)
+	}
+}
+
+// content returns what the volume's object holds now. An optional object that is missing has no keys.
+func (m *Manager) content(v *volume) (source.Content, error) {
+	ref, _ := v.ref()
+	c, err := m.Source.Get(ref)
+	if errors.Is(err, source.ErrNotFound) && v.spec.Optional {
+		return source.Content{}, nil
+	}
+	return c, err
+}
+
+// Usage tells how much of the file system of a published volume is in use. The error is ErrUnknown if no volume id is published at
+// path.
+func (m *Manager) Usage(ctx context.Context, id, path string) (tmpfs.Usage, error) {
+	unlock, err := m.locks.lock(ctx, id)
+	if err != nil {
+		return tmpfs.Usage{}, err
+	}
+	defer unlock()
+	v := m.get(id)
+	if v == nil || v.target != path {
+		return tmpfs.Usage{}, fmt.Errorf("%w: volume %s is not published at %q", ErrUnknown, id, path)
+	}
+	point, err := tmpfs.OpenPoint(path)
+	if err != nil {
+		return tmpfs.Usage{}, err
+	}
+	defer point.Close()
+	return point.Usage()
+}
+
+func (v *volume) toRecord() record.Volume {
+	r := record.Volume{
+		VolumeID: v.id, TargetPath: v.target, Pod: record.Pod(v.pod), MountGroup: v.mountGroup,
+		Device: v.identity.Device, FSID: v.identity.FSID,
+		Spec: record.Spec{
+			Kind: string(v.spec.Object.Kind), Name: v.spec.Object.Name, UID: v.spec.UID, GID: v.spec.GID,
+			Mode: v.spec.Mode, DirMode: v.spec.DirMode, Optional: v.spec.Optional, Refresh: string(v.spec.Refresh),
+		},
+	}
+	for _, item := range v.spec.Items {
+		r.Spec.Items = append(r.Spec.Items, record.Item(item))
+	}
+	return r
+}
+
+func fromRecord(r record.Volume) *volume {
+	v := &volume{
+		id: r.VolumeID, target: r.TargetPath, pod: Pod(r.Pod), mountGroup: r.MountGroup,
+		identity: tmpfs.Identity{Device: r.Device, FSID: r.FSID},
+		spec: attributes.Spec{
+			Object: attributes.Object{Kind: attributes.Kind(r.Spec.Kind), Name: r.Spec.Name}, UID: r.Spec.UID, GID: r.Spec.GID,
+			Mode: r.Spec.Mode, DirMode: r.Spec.DirMode, Optional: r.Spec.Optional, Refresh: attributes.Refresh(r.Spec.Refresh),
+		},
+	}
+	for _, item := range r.Spec.Items {
+		v.spec.Items = append(v.spec.Items, attributes.Item(item))
+	}
+	return v
+}

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"k8s.io/klog/v2"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/projector"
+	"github.com/fsuser-csi/fsuser-csi/pkg/source"
+	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
+)
+
+// Publish makes the volume appear at its target, or, if it is there already, makes sure that it is current. The same request may
+// come any number of times.
+//
+// If a first publish fails, nothing of it is left, or the error wraps ErrLeftover. If a later one fails to refresh a volume whose files
+// are whole, that is no error here: the pod runs on with what it has, and kubelet must not be led to take it down.
+func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
+	unlock, err := m.locks.lock(ctx, req.ID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+
+	point, err := openTarget(req.Target)
+	if err != nil {
+		return err
+	}
+	defer point.Close()
+	there, err := inspect(point)
+	if err != nil {
+		return err
+	}
+
+	v := m.get(req.ID)
+	switch {
+	case v != nil && v.target != req.Target:
+		return fmt.Errorf("%w: volume %s is published at %s, not at %s", ErrPrecondition, req.ID, v.target, req.Target)
+	case v != nil && there.Mounted && there.Identity == v.identity:
+		defer m.metrics.observe(opRepublish, &err)()
+		return m.republish(v, point, req)
+	case there.Mounted:
+		if err := checkOurs(req.Target, there); err != nil {
+			return err
+		}
+		defer m.metrics.observe(opRepublish, &err)()
+		return m.adopt(point, req, there.Identity)
+	case v != nil:
+		klog.InfoS("The mount of a published volume is gone; publishing it anew", "volume", v.id, "target", v.target)
+		m.forget(v)
+	}
+	defer m.metrics.observe(opPublish, &err)()
+	return m.publish(ctx, point, req)
+}
+
+func newVolume(req Request) *volume {
+	return &volume{id: req.ID, target: req.Target, pod: req.Pod, spec: req.Spec, mountGroup: req.MountGroup}
+}
+
+// publish is the first publish of a volume: nothing is mounted at point.
+func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) (err error) {
+	v := newVolume(req)
+	var done undo
+	defer func() {
+		if err != nil {
+			err = done.all(err)
+		}
+	}()
+
+	content := source.FromRequest(req.Secrets)
+	if ref, fromObject := v.ref(); fromObject {
+		m.watch(v)
+		done.add(func() error { m.unwatch(v); return nil })
+		m.Source.Wait(ctx, ref)
+		if content, err = m.content(v); err != nil {
+			return err
+		}
+	}
+	payload, err := v.payload(content, m.Limits)
+	if err != nil {
+		return err
+	}
+
+	if err := point.Make(); err != nil {
+		return classify(err)
+	}
+	done.add(point.Remove)
+	mount, err := m.build(payload)
+	if err != nil {
+		return err
+	}
+	defer mount.Close()
+	if v.identity, err = mount.Identity(); err != nil {
+		return err
+	}
+	// The record comes before the mount: a mount that nobody remembers would not be refreshed after a crash, a record of a mount that
+	// never came is simply dropped.
+	if err := m.Records.Save(v.toRecord()); err != nil {
+		return err
+	}
+	done.add(func() error { return m.Records.Remove(v.id) })
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("publish volume %s: %w", v.id, err)
+	}
+	// The last step that can fail, and the first that anybody can see.
+	if err := mount.Attach(point); err != nil {
+		return err
+	}
+	v.applied = source.Content{UID: content.UID, ResourceVersion: content.ResourceVersion}
+	m.put(v)
+	if v.watches() {
+		// A change that came before the volume was known to the workers.
+		m.queue.Add(v.id)
+	} else {
+		m.unwatch(v)
+	}
+	klog.InfoS("Published", v.logFields("files", len(payload.Files))...)
+	return nil
+}
+
+// build returns a detached, sealed mount that holds the payload.
+func (m *Manager) build(payload projector.Payload) (*tmpfs.Detached, error) {
+	mount, err := tmpfs.Create(tmpfs.Options{Limits: room(payload), NoSwap: m.Features.NoSwap, SELinuxContext: m.SELinuxContext})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := projector.Write(mount.Dir(), payload); err != nil {
+		return nil, errors.Join(err, mount.Close())
+	}
+	if err := mount.Seal(); err != nil {
+		return nil, errors.Join(err, mount.Close())
+	}
+	return mount, nil
+}
+
+// republish brings a published volume up to date. It never unmounts, and reports only that the request is for something else.
+func (m *Manager) republish(v *volume, point *tmpfs.Point, req Request) error {
+	if !v.spec.Equal(req.Spec) || v.pod.UID != req.Pod.UID {
+		return fmt.Errorf("%w: volume %s at %s; delete the pod to publish it anew", ErrConflict, v.id, v.target)
+	}
+	if v.watches() {
+		m.apply(v, point, func() (source.Content, error) { return m.content(v) })
+	} else if _, fromObject := v.ref(); !fromObject {
+		m.apply(v, point, func() (source.Content, error) { return source.FromRequest(req.Secrets), nil })
+	}
+	return nil
+}
+
+// adopt takes over a mount that this driver made but has no record of. What it holds is whole: it was when it was attached, and
+// refresh replaces it whole.
+func (m *Manager) adopt(point *tmpfs.Point, req Request, identity tmpfs.Identity) error {
+	v := newVolume(req)
+	v.identity = identity
+	if err := m.Records.Save(v.toRecord()); err != nil {
+		klog.ErrorS(err, "An adopted volume has no record; it will be adopted again after a restart", "volume", v.id)
+	}
+	m.put(v)
+	klog.InfoS("Adopted a mount without a record", v.logFields()...)
+	if v.watches() {
+		m.watch(v)
+	}
+	return m.republish(v, point, req)
+}
+
+// openTarget opens the place of the mount. Its parent is kubelet's to make, before it calls: where it is missing, kubelet and driver
+// mean different directories, and one made here would be a volume that no pod sees.
+func openTarget(target string) (*tmpfs.Point, error) {
+	point, err := tmpfs.OpenPoint(target)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: the directory that is to hold %s does not exist; is --kubelet-root kubelet's root directory, mounted at the same path?", ErrPrecondition, target)
+	}
+	return point, classify(err)
+}
+
+func inspect(point *tmpfs.Point) (tmpfs.State, error) {
+	state, err := point.Inspect()
+	return state, classify(err)
+}
+
+// classify makes a target that is not as it must be a precondition.
+func classify(err error) error {
+	for _, reason := range []error{tmpfs.ErrSymlink, tmpfs.ErrNotDirectory, tmpfs.ErrNotEmpty} {
+		if errors.Is(err, reason) {
+			return fmt.Errorf("%w: %w", ErrPrecondition, err)
+		}
+	}
+	return err
+}
+
+// checkOurs is for a mount that is not known: is it one of this driver's at all?
+func checkOurs(target string, state tmpfs.State) error {
+	if state.Tmpfs {
+		ours, err := tmpfs.Mounts()
+		if err != nil {
+			return err
+		}
+		if ours[target] {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: something that is not this driver's is mounted at %s; unmount it", ErrPrecondition, target)
+}
+
+// undo is what a call did so far and how to take it back.
+type undo []func() error
+
+func (u *undo) add(step func() error) { *u = append(*u, step) }
+
+// all takes everything back, the last first, and returns cause, with ErrLeftover if a step failed.
+func (u undo) all(cause error) error {
+	for i := len(u) - 1; i >= 0; i-- {
+		if err := u[i](); err != nil {
+			cause = fmt.Errorf("%w; %w: %w", cause, ErrLeftover, err)
+		}
+	}
+	return cause
+}
+
+// logFields are the fields of a volume that may be in a log: never the request, never content.
+func (v *volume) logFields(more ...any) []any {
+	uid, gid := v.owner()
+	return append([]any{
+		"volume", v.id, "pod", klog.KRef(v.pod.Namespace, v.pod.Name), "object", v.origin(),
+		"resourceVersion", v.applied.ResourceVersion, "uid", uid, "gid", gid,
+	}, more...)
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"k8s.io/klog/v2"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
+	"github.com/fsuser-csi/fsuser-csi/pkg/record"
+	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
+)
+
+// Recover takes up the volumes that an earlier process published, from their records. It waits for no API server: what has changed
+// meanwhile is refreshed by Run. Call it once, before the first Publish.
+//
+// A record counts only as far as the machine bears it out: its target must be one that kubelet could have given, and the tmpfs
+// that it names must be mounted there. One whose mount is gone is dropped (after a reboot, all are); one that can't have come from
+// this driver is moved aside.
+func (m *Manager) Recover(ctx context.Context) error {
+	records, bad, err := m.Records.Load()
+	if err != nil {
+		return err
+	}
+	for _, err := range bad {
+		klog.ErrorS(err, "A volume's record was not read; the volume is taken up again when kubelet republishes it")
+	}
+	for _, r := range records {
+		if err := m.recover(ctx, r); err != nil {
+			return err
+		}
+	}
+	klog.InfoS("Recovered", "volumes", len(m.all()), "records", len(records), "bad", len(bad))
+	return nil
+}
+
+func (m *Manager) recover(ctx context.Context, r record.Volume) error {
+	unlock, err := m.locks.lock(ctx, r.VolumeID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	v := fromRecord(r)
+	if err := m.check(v); err != nil {
+		klog.ErrorS(err, "A volume's record is not one that this driver writes; it was moved aside, and nothing was touched", "volume", r.VolumeID)
+		if err := m.Records.SetAside(r.VolumeID); err != nil {
+			return err
+		}
+		return nil
+	}
+	mounted, err := isMounted(v)
+	if err != nil {
+		return err
+	}
+	if !mounted {
+		klog.InfoS("Dropped the record of a volume that is not mounted any more", "volume", v.id, "target", v.target)
+		m.removeRecord(v.id)
+		return nil
+	}
+	m.put(v)
+	if v.watches() {
+		m.watch(v)
+	}
+	return nil
+}
+
+// check applies to a record the rules that its request once passed.
+func (m *Manager) check(v *volume) error {
+	if err := m.CheckTarget(v.id, v.target, v.pod.UID); err != nil {
+		return err
+	}
+	if errs := attributes.Validate(v.spec); len(errs) > 0 {
+		return errs.ToAggregate()
+	}
+	return nil
+}
+
+func isMounted(v *volume) (bool, error) {
+	point, err := tmpfs.OpenPoint(v.target)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if classify(err) != nil {
+		klog.ErrorS(err, "The target of a volume can't be looked at", "volume", v.id)
+		return false, nil
+	}
+	defer point.Close()
+	state, err := point.Inspect()
+	if err != nil {
+		return false, fmt.Errorf("recover volume %s: %w", v.id, err)
+	}
+	return state.Mounted && state.Tmpfs && state.Identity == v.identity, nil
+}
+
+// Collect forgets volumes whose pod is gone although Unpublish never came: those whose directory kubelet has removed. What the API
+// server says of a pod is no reason; only the node knows whether its mounts are in use.
+func (m *Manager) Collect(ctx context.Context) {
+	for _, v := range m.all() {
+		unlock, err := m.locks.lock(ctx, v.id)
+		if err != nil {
+			return
+		}
+		if m.get(v.id) == v && isGone(filepath.Dir(v.target)) {
+			klog.InfoS("The pod's directory is gone; forgetting its volume", "volume", v.id, "target", v.target)
+			m.setStale(v, nil)
+			m.forget(v)
+		}
+		unlock()
+	}
+}
+
+func isGone(dir string) bool {
+	point, err := tmpfs.OpenPoint(filepath.Join(dir, "mount"))
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	point.Close()
+	return false
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package volume is the life of a volume: publish, refresh, unpublish, and what happens when the driver was away.
+//
+//	Publish    content ─ payload ─ detached tmpfs ─ write ─ seal ─ record ─ attach ─ watch
+//	refresh    a change ─ content ─ payload ─ private clone of the mount ─ new generation
+//	Unpublish  stop watching ─ unmount ─ remove the directory ─ forget
+//	Recover    records ─ is the mount still ours? ─ watch again
+//	collect    forget what has no pod directory any more
+//
+// What it promises: a failed Publish leaves nothing behind and disturbs no other volume; a failed refresh keeps the old
+// content whole; nothing but Unpublish ever unmounts.
+//
+// It is the only package with locks and workers. It knows nothing of gRPC: its callers turn its errors into codes.
+package volume
+
+import (
+	"errors"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
+	"github.com/fsuser-csi/fsuser-csi/pkg/source"
+	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
+)
+
+// Errors that Publish, Unpublish and Usage wrap, besides those of package source and the kernel's error numbers.
+var (
+	// ErrConflict: the volume is published already, with other attributes.
+	ErrConflict = errors.New("volume is published with other attributes")
+	// ErrPrecondition: the object or the target is not as it must be. Trying again helps once somebody has changed that.
+	ErrPrecondition = errors.New("precondition failed")
+	// ErrUnknown: no such volume, or not at this path.
+	ErrUnknown = errors.New("no such volume")
+	// ErrLocked: another call for the volume was under way until the context ended.
+	ErrLocked = errors.New("another call for this volume is under way")
+	// ErrLeftover: a failed call could not undo all that it did. The caller must see to it that Unpublish is called.
+	ErrLeftover = errors.New("a failed call could not be undone")
+)
+
+// Pod names the pod whose volume it is.
+type Pod struct {
+	Namespace string
+	Name      string
+	UID       string
+}
+
+// Request is what a volume is published with.
+type Request struct {
+	// ID is the CSI volume id.
+	ID string
+	// Target is the path of the mount: absolute, clean, free of symbolic links. Its parent must exist.
+	Target string
+	Pod    Pod
+	Spec   attributes.Spec
+	// MountGroup is the pod's fsGroup, which owns the files unless the Spec names a group. nil: it has none.
+	MountGroup *uint32
+	// Secrets is the content of the volume's nodePublishSecretRef. It counts only if the Spec names no object.
+	Secrets map[string]string
+}
+
+// Limits bound one volume.
+type Limits struct {
+	// Bytes of content in one version, after items are applied.
+	Bytes int64
+	// Files in one version.
+	Files int
+}
+
+// volume is a published volume. Its lock in the Manager guards it.
+type volume struct {
+	id         string
+	target     string
+	pod        Pod
+	spec       attributes.Spec
+	mountGroup *uint32
+	identity   tmpfs.Identity
+	// applied is the version that the files show, without its data. It is zero if that is not known, or has no version.
+	applied source.Content
+	// stale is why the files are not known to be current; nil if they are.
+	stale error
+}
+
+// ref names the object of the volume; ok is false if the content comes with each request.
+func (v *volume) ref() (ref source.Ref, ok bool) {
+	o := v.spec.Object
+	return source.Ref{Kind: source.Kind(o.Kind), Namespace: v.pod.Namespace, Name: o.Name}, o.Name != ""
+}
+
+// watches reports whether the volume follows its object.
+func (v *volume) watches() bool {
+	_, fromObject := v.ref()
+	return fromObject && v.spec.Refresh == attributes.RefreshWatch
+}
+
+// owner is who owns directories, links, and files without an owner of their own.
+func (v *volume) owner() (uid, gid uint32) {
+	if v.spec.UID != nil {
+		uid = *v.spec.UID
+	}
+	switch {
+	case v.spec.GID != nil:
+		gid = *v.spec.GID
+	case v.mountGroup != nil:
+		gid = *v.mountGroup
+	}
+	return uid, gid
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tools
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+const rootModule = "github.com/fsuser-csi/fsuser-csi"
+
+// Path returns the path of the built binary of the tool of that name. It is an
+// error if the binary has not been built; the error says how to.
+func Path(name string) (string, error) {
+	t, err := Lookup(name)
+	if err != nil {
+		return "", err
+	}
+	path, err := t.Binary()
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("%s %s is not built (no %s): run: make %s", t.Name, t.Version, path, t.Target)
+	} else if err != nil {
+		return "", fmt.Errorf("find %s: %w", t.Name, err)
+	}
+	return path, nil
+}
+
+// Binary returns where the tool's binary is, or will be once it is built.
+func (t Tool) Binary() (string, error) {
+	cache, err := cacheDir()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(cache, "bin", t.Name+"-"+t.Version, t.Name), nil
+}
+
+// ModuleDir returns the folder of the module that the tool is built in.
+func (t Tool) ModuleDir() (string, error) {
+	root, err := repository()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(root, "test", "cluster", t.Dir), nil
+}
+
+func cacheDir() (string, error) {
+	if dir := os.Getenv("FSUSER_CACHE"); dir != "" {
+		abs, err := filepath.Abs(dir)
+		if err != nil {
+			return "", fmt.Errorf("resolve FSUSER_CACHE: %w", err)
+		}
+		return abs, nil
+	}
+	root, err := repository()
+	if err != nil {
+		return "", fmt.Errorf("%w (FSUSER_CACHE can name the cache folder instead)", err)
+	}
+	return filepath.Join(root, ".cache"), nil
+}
+
+// repository finds the root of the repository above the working directory,
+// which for a test is its package's folder. runtime.Caller would not do: it
+// knows no folder after a build with -trimpath.
+func repository() (string, error) {
+	start, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("find the repository: %w", err)
+	}
+	for dir := start; ; dir = filepath.Dir(dir) {
+		content, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("find the repository: %w", err)
+		}
+		for line := range strings.Lines(string(content)) {
+			if strings.TrimSpace(line) == "module "+rootModule {
+				return dir, nil
+			}
+		}
+		if dir == filepath.Dir(dir) {
+			return "", fmt.Errorf("find the repository: neither %s nor a folder above it is module %s", start, rootModule)
+		}
+	}
+}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controlplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"k8s.io/client-go/rest"
+)
+
+// APIServerAddress returns the API server's host:port. It stays the same when
+// the API server is stopped and started again. A proxy in front of it on any
+// port of 127.0.0.1 or localhost satisfies the serving certificate.
+func (cp *ControlPlane) APIServerAddress() string { return cp.ports.apiServer.address }
+
+// StartAPIServer starts the API server after StopAPIServer, on the same port
+// and with the same data, and returns when it is ready. It does nothing if the
+// API server is running.
+func (cp *ControlPlane) StartAPIServer(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("not done after %s", startTimeout))
+	defer cancel()
+
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	if cp.stopped {
+		return fmt.Errorf("start API server: %w", errStopped)
+	}
+	if cp.apiServer.running() {
+		return nil
+	}
+	server, err := cp.startProcess("kube-apiserver", cp.binaries.apiServer, cp.apiServerArgs()...)
+	if err != nil {
+		return err
+	}
+	cp.apiServer = server
+	if err := cp.waitForAPIServer(ctx, server); err != nil {
+		server.kill()
+		cp.apiServer = nil
+		return err
+	}
+	return nil
+}
+
+// StopAPIServer kills the API server, as an outage would: it does not say
+// goodbye to its clients. It returns when the process is gone, and does nothing
+// if that is so already.
+func (cp *ControlPlane) StopAPIServer(ctx context.Context) error {
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	if cp.apiServer == nil {
+		return nil
+	}
+	if err := cp.apiServer.killContext(ctx); err != nil {
+		return fmt.Errorf("stop API server: %w", err)
+	}
+	cp.apiServer = nil
+	return nil
+}
+
+func (cp *ControlPlane) apiServerArgs() []string {
+	args := []string{
+		"--etcd-servers=http://" + cp.ports.etcdClient.address,
+
+		"--bind-address=127.0.0.1",
+		"--secure-port=" + cp.ports.apiServer.port(),
+		// Otherwise it looks for an address on the default route, which a
+		// machine or a network namespace need not have.
+		"--advertise-address=127.0.0.1",
+		"--endpoint-reconciler-type=none",
+		"--service-cluster-ip-range=" + serviceRange,
+		"--tls-cert-file=" + cp.path(servingCertFile),
+		"--tls-private-key-file=" + cp.path(servingKeyFile),
+
+		"--client-ca-file=" + cp.path(caFile),
+		"--token-auth-file=" + cp.path(tokenFile),
+		"--service-account-issuer=https://kubernetes.default.svc",
+		"--service-account-key-file=" + cp.path(serviceAccountPublicFile),
+		"--service-account-signing-key-file=" + cp.path(serviceAccountKeyFile),
+
+		"--authorization-mode=Node,RBAC",
+		"--enable-admission-plugins=NodeRestriction",
+		"--allow-privileged=true", // node drivers are
+
+		"--profiling=false",
+	}
+	return append(args, cp.extraArgs...)
+}
+
+// waitForAPIServer waits until the server is ready and, since the server makes
+// that a little later, until the namespace `default` exists.
+func (cp *ControlPlane) waitForAPIServer(ctx context.Context, server *process) error {
+	transport, err := rest.TransportFor(cp.AdminConfig())
+	if err != nil {
+		return fmt.Errorf("make a client of the API server: %w", err)
+	}
+	client := &http.Client{Transport: transport}
+	for _, path := range []string{"/readyz", "/api/v1/namespaces/default"} {
+		probe := probe{client: client, url: "https://" + cp.APIServerAddress() + path}
+		if err := probe.wait(ctx, server, cp.etcd); err != nil {
+			return fmt.Errorf("wait for API server: %w", err)
+		}
+	}
+	return nil
+}
+
+var errStopped = errors.New("the control plane was stopped")

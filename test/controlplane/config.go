@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controlplane
+
+import (
+	"errors"
+	"fmt"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+)
+
+// AdminConfig returns a client configuration that may do all: user `admin` of
+// the group system:masters, by a static token. It is the caller's to change.
+func (cp *ControlPlane) AdminConfig() *rest.Config {
+	config := cp.config()
+	config.BearerToken = cp.token
+	return config
+}
+
+// UserConfig returns a client configuration for any user and groups, by a
+// client certificate made now. The user may do what RBAC, or for
+// system:node:<name> in system:nodes the Node authorizer, grants it: nothing at
+// first but what every authenticated user may. It is the caller's to change.
+func (cp *ControlPlane) UserConfig(user string, groups ...string) (*rest.Config, error) {
+	// A certificate without a name would be no user at all.
+	if user == "" {
+		return nil, errors.New("make a client configuration: no user name")
+	}
+	pair, err := cp.pki.client(user, groups)
+	if err != nil {
+		return nil, fmt.Errorf("make a client configuration for %s: %w", user, err)
+	}
+	config := cp.config()
+	config.CertData, config.KeyData = pair.cert, pair.key
+	return config, nil
+}
+
+func (cp *ControlPlane) config() *rest.Config {
+	return &rest.Config{
+		Host:            "https://" + cp.APIServerAddress(),
+		TLSClientConfig: rest.TLSClientConfig{CAData: append([]byte(nil), cp.pki.certPEM...)},
+		QPS:             -1, // a test waits for the server, not for its own client
+	}
+}
+
+// Kubeconfig writes a configuration of AdminConfig or UserConfig to a file of
+// mode 0600 that needs no other file: the driver's --kubeconfig. A changed Host
+// is kept. Rate limits are not part of such a file.
+func (*ControlPlane) Kubeconfig(path string, cfg *rest.Config) error {
+	const name = "test"
+	err := clientcmd.WriteToFile(clientcmdapi.Config{
+		Clusters: map[string]*clientcmdapi.Cluster{name: {
+			Server:                   cfg.Host,
+			CertificateAuthorityData: cfg.CAData,
+			TLSServerName:            cfg.ServerName,
+		}},
+		AuthInfos: map[string]*clientcmdapi.AuthInfo{name: {
+			Token:                 cfg.BearerToken,
+			ClientCertificateData: cfg.CertData,
+			ClientKeyData:         cfg.KeyData,
+		}},
+		Contexts:       map[string]*clientcmdapi.Context{name: {Cluster: name, AuthInfo: name}},
+		CurrentContext: name,
+	}, path)
+	if err != nil {
+		return fmt.Errorf("write kubeconfig %s: %w", path, err)
+	}
+	return nil
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controlplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
+)
+
+// startTimeout bounds a start if the caller's context does not. A start takes
+// some seconds; a loaded machine may need many times that.
+const startTimeout = 2 * time.Minute
+
+// Options of Start. The zero value is good.
+type Options struct {
+	// Dir is where certificates, data and logs go. It is made if missing, has
+	// to be empty, and outlives Stop. If Dir itself is empty, they go to a
+	// temporary folder that Stop removes.
+	Dir string
+	// Log receives what both servers write. Nil: the files etcd.log and
+	// kube-apiserver.log in Dir.
+	Log io.Writer
+	// ExtraArgs are passed to kube-apiserver after those of this package: a
+	// flag given again wins, one that takes a list adds to it.
+	ExtraArgs []string
+}
+
+// ControlPlane is a running etcd and kube-apiserver. It is safe for concurrent
+// use.
+type ControlPlane struct {
+	dir       string
+	removeDir bool
+	extraArgs []string
+	log       io.Writer // nil: files in dir
+	binaries  binaries
+	pki       *pki
+	token     string // of the admin
+
+	keeper *keeper
+	ports  ports
+	etcd   *process
+
+	mu        sync.Mutex // guards what follows
+	apiServer *process   // nil: not running
+	stopped   bool
+}
+
+type binaries struct{ etcd, apiServer string }
+
+// Start starts etcd and kube-apiserver, and returns when the API server says
+// that it is ready and the namespace `default` exists. The context bounds the
+// start only; what was started lives until Stop.
+func Start(ctx context.Context, o Options) (_ *ControlPlane, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("not done after %s", startTimeout))
+	defer cancel()
+
+	cp := &ControlPlane{extraArgs: o.ExtraArgs}
+	if o.Log != nil {
+		cp.log = &lockedWriter{w: o.Log}
+	}
+	defer func() {
+		if err != nil {
+			cp.Stop()
+			err = fmt.Errorf("start control plane: %w", err)
+		}
+	}()
+	if cp.binaries.etcd, err = tools.Path("etcd"); err != nil {
+		return nil, err
+	}
+	if cp.binaries.apiServer, err = tools.Path("kube-apiserver"); err != nil {
+		return nil, err
+	}
+	if cp.dir, cp.removeDir, err = makeDir(o.Dir); err != nil {
+		return nil, err
+	}
+	if err := cp.writeCredentials(); err != nil {
+		return nil, err
+	}
+	if cp.ports, err = reservePorts(); err != nil {
+		return nil, err
+	}
+	cp.keeper = newKeeper()
+	if err := cp.startEtcd(ctx); err != nil {
+		return nil, err
+	}
+	if err := cp.StartAPIServer(ctx); err != nil {
+		return nil, err
+	}
+	return cp, nil
+}
+
+// Stop kills both servers, waits until they are gone and removes the temporary
+// folder. It may be called more than once.
+func (cp *ControlPlane) Stop() {
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	if cp.stopped {
+		return
+	}
+	cp.stopped = true
+	// 1. The API server: one that loses its etcd lingers and keeps its port.
+	if cp.apiServer != nil {
+		cp.apiServer.kill()
+		cp.apiServer = nil
+	}
+	// 2. etcd.
+	if cp.etcd != nil {
+		cp.etcd.kill()
+	}
+	// 3. The thread that kept them alive, and what they used.
+	if cp.keeper != nil {
+		cp.keeper.stop()
+	}
+	cp.ports.release()
+	if cp.removeDir {
+		// Nobody writes there any more; what could not be removed is left to
+		// the machine's cleaning of temporary files.
+		_ = os.RemoveAll(cp.dir)
+	}
+}
+
+// makeDir returns the folder to use and whether it is ours to remove.
+func makeDir(dir string) (_ string, remove bool, err error) {
+	if dir == "" {
+		dir, err = os.MkdirTemp("", "fsuser-control-plane-")
+		if err != nil {
+			return "", false, fmt.Errorf("make temporary folder: %w", err)
+		}
+		return dir, true, nil
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return "", false, fmt.Errorf("resolve folder: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", false, fmt.Errorf("make folder: %w", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", false, fmt.Errorf("read folder: %w", err)
+	}
+	if len(entries) > 0 {
+		return "", false, fmt.Errorf("use folder %s: %w", dir, errNotEmpty)
+	}
+	return dir, false, nil
+}
+
+var errNotEmpty = errors.New("not empty")

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controlplane
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+	"syscall"
+)
+
+// ports are those of one control plane.
+type ports struct{ etcdClient, etcdPeer, apiServer port }
+
+func reservePorts() (_ ports, err error) {
+	var p ports
+	for _, one := range []*port{&p.etcdClient, &p.etcdPeer, &p.apiServer} {
+		if *one, err = reservePort(); err != nil {
+			p.release()
+			return ports{}, err
+		}
+	}
+	return p, nil
+}
+
+func (p ports) release() {
+	for _, one := range []port{p.etcdClient, p.etcdPeer, p.apiServer} {
+		one.release()
+	}
+}
+
+// port is a TCP port of 127.0.0.1 that nobody else gets while it is reserved.
+//
+// The usual way, to listen on port 0, close, and hope, has a race at the start
+// and a worse one when the API server is down: the kernel may give the port to
+// some client's connection, and the API server cannot come back. Instead a
+// socket stays bound to the port and never listens. The kernel then gives the
+// port to nobody who asks for any free one, but lets a socket that names it
+// bind and listen too as long as both have SO_REUSEADDR, which every Go
+// listener sets.
+type port struct {
+	address string // host:port; empty: none is reserved
+	socket  int
+}
+
+func reservePort() (_ port, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("reserve a port of 127.0.0.1: %w", err)
+		}
+	}()
+	socket, err := newSocket()
+	if err != nil {
+		return port{}, err
+	}
+	bound, err := bindLoopback(socket)
+	if err != nil {
+		syscall.Close(socket)
+		return port{}, err
+	}
+	return port{address: net.JoinHostPort("127.0.0.1", strconv.Itoa(bound)), socket: socket}, nil
+}
+
+// newSocket makes a socket that no child inherits, also on systems where that
+// takes two calls.
+func newSocket() (int, error) {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	socket, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		return -1, fmt.Errorf("make socket: %w", err)
+	}
+	syscall.CloseOnExec(socket)
+	return socket, nil
+}
+
+func bindLoopback(socket int) (int, error) {
+	if err := syscall.SetsockoptInt(socket, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1); err != nil {
+		return 0, fmt.Errorf("set SO_REUSEADDR: %w", err)
+	}
+	if err := syscall.Bind(socket, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		return 0, fmt.Errorf("bind: %w", err)
+	}
+	name, err := syscall.Getsockname(socket)
+	if err != nil {
+		return 0, fmt.Errorf("get the bound address: %w", err)
+	}
+	address, ok := name.(*syscall.SockaddrInet4)
+	if !ok {
+		return 0, fmt.Errorf("get the bound address: it is a %T, not IPv4", name)
+	}
+	return address.Port, nil
+}
+
+func (p port) release() {
+	if p.address != "" {
+		syscall.Close(p.socket)
+	}
+}
+
+func (p port) port() string {
+	_, number, _ := net.SplitHostPort(p.address)
+	return number
+}
