@@ -13,6 +13,8 @@ import (
 type Features struct {
 	// NoSwap: tmpfs has the option noswap (Linux 6.4, and not in a user namespace).
 	NoSwap bool
+	// SELinux is enabled (selinuxfs is mounted where it belongs).
+	SELinux bool
 }
 
 // Probe tries what this package needs, on mounts that are attached nowhere, and tells what the kernel has. The error
@@ -43,7 +45,12 @@ func Probe() (Features, error) {
 		return Features{}, missing("open_tree(2) with OPEN_TREE_CLONE (Linux 5.2 and CAP_SYS_ADMIN)", err)
 	}
 	defer unix.Close(clone)
-	return Features{NoSwap: noSwap}, nil
+	return Features{NoSwap: noSwap, SELinux: selinuxEnabled()}, nil
+}
+
+func selinuxEnabled() bool {
+	var st unix.Statfs_t
+	return unix.Statfs("/sys/fs/selinux", &st) == nil && int64(st.Type) == unix.SELINUX_MAGIC
 }
 
 func missing(what string, err error) error {

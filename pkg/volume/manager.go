@@ -154,6 +154,7 @@ func (m *Manager) unwatch(v *volume) {
 // forget drops all that is known of a volume. The mount is not its business. A record that can't be removed does no harm: it
 // describes a mount that is not there.
 func (m *Manager) forget(v *volume) {
+	m.setStale(v, nil)
 	m.unwatch(v)
 	m.mu.Lock()
 	delete(m.volumes, v.id)

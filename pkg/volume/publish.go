@@ -77,6 +77,9 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 		m.watch(v)
 		done.add(func() error { m.unwatch(v); return nil })
 		m.Source.Wait(ctx, ref)
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("wait for %s: %w", ref, err)
+		}
 		if content, err = m.content(v); err != nil {
 			return err
 		}

@@ -107,7 +107,6 @@ func (m *Manager) Collect(ctx context.Context) {
 		}
 		if m.get(v.id) == v && isGone(filepath.Dir(v.target)) {
 			klog.InfoS("The pod's directory is gone; forgetting its volume", "volume", v.id, "target", v.target)
-			m.setStale(v, nil)
 			m.forget(v)
 		}
 		unlock()

@@ -30,7 +30,6 @@ func (m *Manager) Unpublish(ctx context.Context, id, target string) (err error) 
 		return fmt.Errorf("unpublish volume %s: %w", id, err)
 	}
 	if v != nil {
-		m.setStale(v, nil)
 		m.forget(v)
 	} else {
 		m.removeRecord(id)

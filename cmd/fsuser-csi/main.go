@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command fsuser-csi is the fsuser.csi.io driver and the tools around it.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	// A second signal ends the program at once, in case a graceful stop hangs.
+	context.AfterFunc(ctx, stop)
+	err := newCommand().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "Error:", err)
+		os.Exit(1)
+	}
+}
+
+func newCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "fsuser-csi",
+		Short: "Secrets and ConfigMaps as files of the user who needs them",
+		Long: `fsuser-csi is a CSI node driver for Kubernetes (fsuser.csi.io). It gives a pod the keys of a Secret or ConfigMap as files
+owned by the user who needs them, with the mode they need, and refreshes them within milliseconds of a change.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(newNodeCommand(), newDemoCommand(), newVersionCommand())
+	return root
+}

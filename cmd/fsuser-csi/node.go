@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/driver"
+	"github.com/fsuser-csi/fsuser-csi/pkg/record"
+	"github.com/fsuser-csi/fsuser-csi/pkg/source"
+	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
+	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
+)
+
+// maxVerbosity is the highest level of the log: from 6 on the API client logs requests, and from 8 on their bodies, which are Secrets.
+const maxVerbosity = 5
+
+// nodeOptions are the flags of "fsuser-csi node".
+type nodeOptions struct {
+	nodeName        string
+	kubeletRoot     string
+	endpoint        string
+	register        bool
+	stateDir        string
+	kubeconfig      string
+	manifests       string
+	httpAddress     string
+	selinuxContext  string
+	requestChecks   string
+	maxVolumeBytes  int64
+	maxVolumeFiles  int
+	refreshWorkers  int
+	collectInterval time.Duration
+	verbosity       int
+}
+
+func newNodeCommand() *cobra.Command {
+	var o nodeOptions
+	cmd := &cobra.Command{
+		Use:   "node",
+		Short: "Run the driver on a node",
+		Long: `node serves CSI to the kubelet of this node and registers itself with it. It needs root with CAP_SYS_ADMIN, Linux 5.12 or later, and
+kubelet's root directory at its own path with shared mount propagation (in a DaemonSet: mountPropagation: Bidirectional).`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.nodeName, "node-name", os.Getenv("NODE_NAME"), "name of this Kubernetes node (default: the environment variable NODE_NAME)")
+	f.StringVar(&o.kubeletRoot, "kubelet-root", "/var/lib/kubelet", "kubelet's root directory (its --root-dir), mounted here at the same path")
+	f.StringVar(&o.endpoint, "endpoint", "", "path of the CSI socket, the same on the host (default: plugins/fsuser.csi.io/csi.sock below --kubelet-root)")
+	f.BoolVar(&o.register, "register", true, "register with kubelet, by a socket in plugins_registry below --kubelet-root")
+	f.StringVar(&o.stateDir, "state-dir", "/run/fsuser.csi.io", "directory for the records of published volumes; one that a reboot empties")
+	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file for the API server (default: the service account of the pod)")
+	f.StringVar(&o.manifests, "manifests", "", "read Secrets and ConfigMaps from the manifests in this directory instead of an API server")
+	f.StringVar(&o.httpAddress, "http-address", "", "address:port for /healthz, /readyz and /metrics, on loopback or the pod's IP (default: not served)")
+	f.StringVar(&o.selinuxContext, "selinux-context", "system_u:object_r:container_file_t:s0", "SELinux context of the files; used where SELinux is enabled")
+	f.StringVar(&o.requestChecks, "request-checks", "strict", `what requests must be like: "strict" (a real kubelet's), or "csi-sanity" (any path and id; never in a cluster)`)
+	f.Int64Var(&o.maxVolumeBytes, "max-volume-bytes", 4<<20, "most content that one volume may hold, in bytes; its tmpfs may grow to twice that")
+	f.IntVar(&o.maxVolumeFiles, "max-volume-files", 2048, "most files that one volume may have")
+	f.IntVar(&o.refreshWorkers, "refresh-workers", 4, "volumes that are refreshed at the same time")
+	f.DurationVar(&o.collectInterval, "collect-interval", time.Minute, "pause between two looks for volumes whose pod directory is gone")
+	f.IntVarP(&o.verbosity, "v", "v", 0, fmt.Sprintf("verbosity of the log, 0 to %d", maxVerbosity))
+	return cmd
+}
+
+// run wires the parts together, runs them until ctx ends, and stops them in order.
+func (o nodeOptions) run(ctx context.Context) (err error) {
+	if err := o.setUpLog(); err != nil {
+		return err
+	}
+	defer klog.Flush()
+	if o.requestChecks != "strict" && o.requestChecks != "csi-sanity" {
+		return fmt.Errorf(`--request-checks is %q; it must be "strict" or "csi-sanity"`, o.requestChecks)
+	}
+	if err := harden(); err != nil {
+		return err
+	}
+	binding, err := driver.NewBinding(o.kubeletRoot, o.requestChecks == "csi-sanity")
+	if err != nil {
+		return fmt.Errorf("--kubelet-root: %w", err)
+	}
+	features, err := selfTest(binding)
+	if err != nil {
+		return fmt.Errorf("self-test: %w", err)
+	}
+	records, err := record.Open(o.stateDir)
+	if err != nil {
+		return fmt.Errorf("--state-dir: %w", err)
+	}
+	unlock, err := lockDir(o.stateDir)
+	if err != nil {
+		return fmt.Errorf("--state-dir: %w", err)
+	}
+	defer unlock()
+
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	objects, err := o.source()
+	if err != nil {
+		return err
+	}
+	defer objects.Close()
+	selinux := ""
+	if features.SELinux {
+		selinux = o.selinuxContext
+	}
+	volumes, err := volume.New(volume.Config{
+		Source: objects, Records: records, Features: features, SELinuxContext: selinux,
+		Limits:  volume.Limits{Bytes: o.maxVolumeBytes, Files: o.maxVolumeFiles},
+		Workers: o.refreshWorkers, CollectEvery: o.collectInterval,
+		CheckTarget: binding.CheckTarget, Metrics: metrics,
+	})
+	if err != nil {
+		return err
+	}
+	if err := volumes.Recover(ctx); err != nil {
+		return err
+	}
+	endpoint := o.endpoint
+	if endpoint == "" {
+		endpoint = filepath.Join(o.kubeletRoot, "plugins", driver.Name, "csi.sock")
+	}
+	registrationSocket := ""
+	if o.register {
+		registrationSocket = filepath.Join(o.kubeletRoot, "plugins_registry", driver.Name+"-reg.sock")
+	}
+	d, err := driver.New(driver.Config{
+		Version: buildVersion(), NodeID: o.nodeName, Binding: binding, Volumes: volumes,
+		Endpoint: endpoint, RegistrationSocket: registrationSocket, Metrics: metrics,
+	})
+	if err != nil {
+		return err
+	}
+	stopHTTP, err := serveHTTP(o.httpAddress, endpoint, d.Ready, metrics)
+	if err != nil {
+		return fmt.Errorf("--http-address: %w", err)
+	}
+	defer stopHTTP()
+
+	// Refreshing ends after the last call has: a call may wait for it.
+	refreshing, stopRefreshing := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	running.Go(func() { volumes.Run(refreshing) })
+	defer running.Wait()
+	defer stopRefreshing()
+
+	klog.InfoS("Starting", "version", buildVersion(), "node", o.nodeName, "noswap", features.NoSwap, "selinux", selinux)
+	err = d.Run(ctx)
+	klog.InfoS("Stopped; the volumes stay mounted")
+	return err
+}
+
+func (o nodeOptions) setUpLog() error {
+	if o.verbosity < 0 || o.verbosity > maxVerbosity {
+		return fmt.Errorf("-v %d: must be 0 to %d; above that the API client would log Secrets", o.verbosity, maxVerbosity)
+	}
+	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
+	klog.InitFlags(flags)
+	return flags.Set("v", strconv.Itoa(o.verbosity))
+}
+
+// objects is a source that has to be closed.
+type objects interface {
+	volume.Source
+	Close()
+}
+
+func (o nodeOptions) source() (objects, error) {
+	if o.manifests != "" {
+		return source.NewDirectory(o.manifests)
+	}
+	config, err := o.clientConfig()
+	if err != nil {
+		return nil, err
+	}
+	// The API server's priority and fairness is what limits the driver. A limit here would only delay pods.
+	config.QPS = -1
+	config.UserAgent = "fsuser-csi/" + buildVersion()
+	return source.NewAPI(config)
+}
+
+func (o nodeOptions) clientConfig() (*rest.Config, error) {
+	if o.kubeconfig != "" {
+		config, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
+		if err != nil {
+			return nil, fmt.Errorf("--kubeconfig: %w", err)
+		}
+		return config, nil
+	}
+	config, err := rest.InClusterConfig()
+	if errors.Is(err, rest.ErrNotInCluster) {
+		return nil, errors.New("this is no pod of a cluster; set --kubeconfig, or --manifests to go without an API server")
+	}
+	return config, err
+}
+
+// harden takes from the process what it never needs: files that others can read, and dumps of its memory.
+func harden() error {
+	unix.Umask(0o077)
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("set core limit to 0: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("make process undumpable: %w", err)
+	}
+	return nil
+}
+
+// selfTest finds out now, in one line, what would fail each pod later.
+func selfTest(binding driver.Binding) (tmpfs.Features, error) {
+	features, err := tmpfs.Probe()
+	if err != nil {
+		return features, err
+	}
+	if st, err := os.Stat(binding.PodsDir()); err != nil || !st.IsDir() {
+		return features, fmt.Errorf("%s is not there or no directory; is --kubelet-root kubelet's root directory?", binding.PodsDir())
+	}
+	shared, err := tmpfs.IsShared(binding.PodsDir())
+	if err != nil {
+		return features, err
+	}
+	if !shared {
+		return features, fmt.Errorf("mounts below %s would not reach the host: it lies on a mount without shared propagation; in a DaemonSet set mountPropagation: Bidirectional, elsewhere run: mount --make-rshared <mount point>", binding.PodsDir())
+	}
+	return features, nil
+}
+
+// lockDir makes sure that no other driver works with the records in dir, by a file lock that ends with the process.
+func lockDir(dir string) (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("another driver is running with %s: %w", dir, err)
+	}
+	return func() { f.Close() }, nil
+}
