@@ -127,7 +127,16 @@ func within(bound time.Duration, ok func() bool) bool {
 // unmounted and removed when t ends.
 func SharedDir(t testing.TB) string {
 	t.Helper()
-	dir := t.TempDir()
+	// Not t.TempDir: a unix socket below it needs a short path.
+	dir, err := os.MkdirTemp("", "fsuser-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
 	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
 		t.Fatalf("bind %s on itself: %v", dir, err)
 	}

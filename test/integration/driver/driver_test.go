@@ -1,0 +1,559 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package driver tests the driver as a process: its real binary, the real kernel, a real kube-apiserver and etcd. Kubelet alone is played.
+package driver
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/test/controlplane"
+)
+
+func TestMain(m *testing.M) { testkit.RunInMountNamespace(m) }
+
+const (
+	namespace = "default"
+	user      = "system:serviceaccount:fsuser-csi:fsuser-csi"
+)
+
+// cluster is a control plane, an administrator, and a kubeconfig for a driver that may read Secrets and ConfigMaps in one namespace.
+type cluster struct {
+	*controlplane.ControlPlane
+	kubernetes.Interface
+	binary     string
+	kubeconfig string
+}
+
+func TestDriverWithRealAPIServer(t *testing.T) {
+	c := startCluster(t)
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *cluster)
+	}{
+		{"a Secret for uid 1000 is published, refreshed, survives SIGKILL of the driver, and goes", life},
+		{"the same request 100 times leaves one mount with the same id", manyTimes},
+		{"bad requests get their code, and leave nothing", badRequests},
+		{"an optional Secret that is created later appears", optional},
+		{"a key that is removed takes its file away, one that is added brings one", keysComeAndGo},
+		{"a Secret that is deleted leaves the files, one that is made anew replaces them", deletedAndRecreated},
+		{"a ConfigMap with items, nested paths and owners of their own", configMapWithItems},
+		{"nodePublishSecretRef works without the API server and is refreshed by a republish", requestSecrets},
+		{"refresh off keeps what was published", refreshOff},
+		{"the API server goes away, the driver restarts, and nothing is lost", outage},
+		{"the right to read is taken away and given back", rightsComeAndGo},
+		{"health, readiness and metrics", health},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			testkit.NothingLeft(t)
+			test.run(t, c)
+		})
+	}
+}
+
+func startCluster(t *testing.T) *cluster {
+	t.Helper()
+	ctx := context.Background()
+	cp, err := controlplane.Start(ctx, controlplane.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cp.Stop)
+	client, err := kubernetes.NewForConfig(cp.AdminConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	role := &rbacv1.Role{
+		ObjectMeta: metav1.ObjectMeta{Name: "fsuser-csi"},
+		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"secrets", "configmaps"}, Verbs: []string{"get", "list", "watch"}}},
+	}
+	if _, err := client.RbacV1().Roles(namespace).Create(ctx, role, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c := &cluster{ControlPlane: cp, Interface: client, binary: testkit.BuildDriver(t)}
+	c.bind(t)
+	config, err := cp.UserConfig(user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
+	if err := cp.Kubeconfig(c.kubeconfig, config); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// bind lets the driver read the namespace.
+func (c *cluster) bind(t *testing.T) {
+	t.Helper()
+	binding := &rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "fsuser-csi"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "fsuser-csi"},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
+	}
+	if _, err := c.RbacV1().RoleBindings(namespace).Create(context.Background(), binding, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *cluster) start(t *testing.T, args ...string) *testkit.Driver {
+	t.Helper()
+	return testkit.StartDriver(t, c.binary, append(args, "--kubeconfig="+c.kubeconfig)...)
+}
+
+// secret creates a Secret, and deletes it when t ends.
+func (c *cluster) secret(t *testing.T, name string, data map[string]string) *corev1.Secret {
+	t.Helper()
+	s, err := c.CoreV1().Secrets(namespace).Create(context.Background(),
+		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, StringData: data}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.CoreV1().Secrets(namespace).Delete(context.Background(), name, metav1.DeleteOptions{}) })
+	return s
+}
+
+func (c *cluster) update(t *testing.T, name string, data map[string]string) {
+	t.Helper()
+	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, StringData: data}
+	if _, err := c.CoreV1().Secrets(namespace).Update(context.Background(), s, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func pod(name string) kubelet.Pod {
+	return kubelet.Pod{Namespace: namespace, Name: name, UID: name + "-6f0a3c1e-0001"}
+}
+
+// publish publishes a volume that must come to be, and returns it as a container sees it.
+func publish(t *testing.T, d *testkit.Driver, p kubelet.Pod, v kubelet.Volume) (dir string, stop func()) {
+	t.Helper()
+	target, err := d.Publish(deadline(t), p, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return testkit.AsContainer(t, target)
+}
+
+func unpublish(t *testing.T, d *testkit.Driver, p kubelet.Pod, volume string) {
+	t.Helper()
+	if err := d.Unpublish(deadline(t), p, volume); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.RemovePod(p); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// deadline is that of kubelet's calls.
+func deadline(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// holds waits until the file has the text.
+func holds(t *testing.T, path, text string) {
+	t.Helper()
+	testkit.Eventually(t, time.Minute, fmt.Sprintf("%q in %s", text, filepath.Base(path)), func() bool {
+		b, err := os.ReadFile(path)
+		return err == nil && string(b) == text
+	})
+}
+
+func ssh(attributes ...string) kubelet.Volume {
+	v := kubelet.Volume{Name: "ssh", Attributes: map[string]string{}}
+	for i := 0; i < len(attributes); i += 2 {
+		v.Attributes[attributes[i]] = attributes[i+1]
+	}
+	return v
+}
+
+func life(t *testing.T, c *cluster) {
+	const rounds = 51
+	c.secret(t, "keys", map[string]string{"id_rsa": "version 0"})
+	d := c.start(t)
+	before := testkit.MountTable(t)
+	p := pod("life")
+	dir, stop := publish(t, d, p, ssh("secretName", "keys", "uid", "1000", "gid", "1000", "mode", "0600"))
+	file := filepath.Join(dir, "id_rsa")
+
+	if b, err := testkit.ReadAs(1000, 1000, file); err != nil || string(b) != "version 0" {
+		t.Errorf("uid 1000 reads %q, %v", b, err)
+	}
+	if _, err := testkit.ReadAs(1001, 1001, file); err == nil || !strings.Contains(err.Error(), "Permission denied") {
+		t.Errorf("uid 1001 must be denied, but: %v", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(file, &st); err != nil || st.Uid != 1000 || st.Gid != 1000 || st.Mode != unix.S_IFREG|0o600 {
+		t.Errorf("the file is %d:%d %#o, %v", st.Uid, st.Gid, st.Mode, err)
+	}
+
+	var latencies []time.Duration
+	for i := 1; i <= rounds; i++ {
+		text := fmt.Sprint("version ", i)
+		c.update(t, "keys", map[string]string{"id_rsa": text})
+		updated := time.Now()
+		holds(t, file, text)
+		latencies = append(latencies, time.Since(updated))
+	}
+	slices.Sort(latencies)
+	median := latencies[rounds/2]
+	t.Logf("update returned -> new bytes in the container: median %v, max %v, n=%d", median, latencies[rounds-1], rounds)
+	if median > 10*time.Millisecond {
+		t.Errorf("the new bytes were there %v after the update at the median; 10 ms is promised", median)
+	}
+
+	d.Kill()
+	if b, err := testkit.ReadAs(1000, 1000, file); err != nil || string(b) != fmt.Sprint("version ", rounds) {
+		t.Errorf("after the driver was killed uid 1000 reads %q, %v", b, err)
+	}
+	c.update(t, "keys", map[string]string{"id_rsa": "changed while the driver was away"})
+	d.StartAgain()
+	holds(t, file, "changed while the driver was away")
+	c.update(t, "keys", map[string]string{"id_rsa": "changed after"})
+	holds(t, file, "changed after")
+
+	stop()
+	unpublish(t, d, p, "ssh")
+	if after := testkit.MountTable(t); after != before {
+		t.Errorf("the mount table is not as before.\nbefore:\n%s\nafter:\n%s", before, after)
+	}
+	if records := d.Records(); len(records) > 0 {
+		t.Errorf("records are left: %q", records)
+	}
+	if n := d.Metric("fsuser_watched_objects"); n != 0 {
+		t.Errorf("%v objects are still watched", n)
+	}
+}
+
+func manyTimes(t *testing.T, c *cluster) {
+	c.secret(t, "keys", map[string]string{"id_rsa": "text"})
+	d := c.start(t)
+	p, v := pod("many"), ssh("secretName", "keys", "uid", "1000")
+	target, err := d.Publish(deadline(t), p, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := testkit.MountsBelow(t, target)
+	for range 99 {
+		if _, err := d.Publish(deadline(t), p, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The first field of a line is the mount id.
+	if now := testkit.MountsBelow(t, target); len(now) != 1 || !slices.Equal(now, first) {
+		t.Errorf("after 100 publishes the mounts are %q; after one they were %q", now, first)
+	}
+	unpublish(t, d, p, "ssh")
+}
+
+func badRequests(t *testing.T, c *cluster) {
+	const canary = "the secret value"
+	c.secret(t, "keys", map[string]string{"id_rsa": canary})
+	d := c.start(t, "--max-volume-bytes=1000")
+	c.secret(t, "big", map[string]string{"k": strings.Repeat("x", 1001)})
+	healthy := pod("healthy")
+	dir, stop := publish(t, d, healthy, ssh("secretName", "keys", "uid", "1000"))
+	before, records := testkit.MountTable(t), d.Records()
+
+	for _, test := range []struct {
+		name string
+		pod  kubelet.Pod
+		v    kubelet.Volume
+		code codes.Code
+		says []string
+	}{
+		{"a Secret that is not there", pod("bad"), ssh("secretName", "nowhere"), codes.NotFound, []string{`Secret "default/nowhere"`, "not found"}},
+		{"a Secret in a namespace that the driver may not read", kubelet.Pod{Namespace: "kube-system", Name: "bad", UID: "bad-1"},
+			ssh("secretName", "keys"), codes.PermissionDenied, []string{`Secret "kube-system/keys"`, "forbidden", user}},
+		{"forbidden is not missing, not even for an optional Secret", kubelet.Pod{Namespace: "kube-system", Name: "bad", UID: "bad-1"},
+			ssh("secretName", "keys", "optional", "true"), codes.PermissionDenied, []string{"forbidden"}},
+		{"a key that is not there", pod("bad"), ssh("secretName", "keys", "items", `[{key: id_dsa, path: id_dsa}]`), codes.FailedPrecondition,
+			[]string{`Secret "default/keys"`, `"id_dsa"`, "items[0]", "optional"}},
+		{"more bytes than a volume may hold", pod("bad"), ssh("secretName", "big"), codes.FailedPrecondition, []string{"1001 bytes", "--max-volume-bytes"}},
+		{"everything wrong at once", pod("bad"), kubelet.Volume{Name: "ssh", Writable: true, FSGroup: "-1",
+			Attributes: map[string]string{"secretname": "keys", "uid": "root", "mode": "999", "optional": "yes"}}, codes.InvalidArgument,
+			[]string{"csi.readOnly: true", "fsGroup", "secretname", "secretName", "uid", "root", "mode", "999", "optional", "yes"}},
+		{"the same volume with another owner", healthy, ssh("secretName", "keys", "uid", "1001"), codes.AlreadyExists, []string{"other attributes"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			target, err := d.Publish(deadline(t), test.pod, test.v)
+			if got := status.Code(err); got != test.code {
+				t.Fatalf("got %v, want %v: %v", got, test.code, err)
+			}
+			for _, part := range test.says {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("the error does not say %q: %v", part, err)
+				}
+			}
+			if strings.Contains(err.Error(), canary) {
+				t.Errorf("the error has the value of the secret in it: %v", err)
+			}
+			if test.pod != healthy {
+				if _, err := os.Lstat(target); !os.IsNotExist(err) {
+					t.Errorf("%s is left behind: %v", target, err)
+				}
+			}
+		})
+	}
+
+	if now := testkit.MountTable(t); now != before {
+		t.Errorf("the mount table is not as before:\n%s\nbefore:\n%s", now, before)
+	}
+	if now := d.Records(); !slices.Equal(now, records) {
+		t.Errorf("the records are not as before: %q, before: %q", now, records)
+	}
+	if n := d.Metric("fsuser_watched_objects"); n != 1 {
+		t.Errorf("%v objects are watched, want the healthy volume's alone", n)
+	}
+	if strings.Contains(d.Log(), canary) {
+		t.Error("the log has the value of the secret in it")
+	}
+	holds(t, filepath.Join(dir, "id_rsa"), canary)
+	stop()
+	unpublish(t, d, healthy, "ssh")
+}
+
+func optional(t *testing.T, c *cluster) {
+	d := c.start(t)
+	p := pod("optional")
+	dir, stop := publish(t, d, p, ssh("secretName", "later", "optional", "true", "uid", "1000"))
+	if names := visible(t, dir); len(names) != 0 {
+		t.Errorf("the volume of an absent optional Secret has %q", names)
+	}
+	c.secret(t, "later", map[string]string{"k": "here"})
+	holds(t, filepath.Join(dir, "k"), "here")
+	if err := c.CoreV1().Secrets(namespace).Delete(context.Background(), "later", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, time.Minute, "the files of the deleted optional Secret to go", func() bool { return len(visible(t, dir)) == 0 })
+	stop()
+	unpublish(t, d, p, "ssh")
+}
+
+func keysComeAndGo(t *testing.T, c *cluster) {
+	c.secret(t, "keys", map[string]string{"a": "1", "b": "1"})
+	d := c.start(t)
+	p := pod("keys")
+	dir, stop := publish(t, d, p, ssh("secretName", "keys"))
+	s, err := c.CoreV1().Secrets(namespace).Get(context.Background(), "keys", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Data = map[string][]byte{"b": []byte("2"), "c": []byte("2")}
+	if _, err := c.CoreV1().Secrets(namespace).Update(context.Background(), s, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, time.Minute, "the files b and c", func() bool { return slices.Equal(visible(t, dir), []string{"b", "c"}) })
+	holds(t, filepath.Join(dir, "b"), "2")
+	stop()
+	unpublish(t, d, p, "ssh")
+}
+
+func deletedAndRecreated(t *testing.T, c *cluster) {
+	c.secret(t, "keys", map[string]string{"k": "old"})
+	d := c.start(t)
+	p := pod("deleted")
+	dir, stop := publish(t, d, p, ssh("secretName", "keys"))
+	if err := c.CoreV1().Secrets(namespace).Delete(context.Background(), "keys", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, time.Minute, "the driver to notice the deletion", func() bool { return d.Metric("fsuser_stale_volumes") == 1 })
+	holds(t, filepath.Join(dir, "k"), "old")
+	c.secret(t, "keys", map[string]string{"k": "new"})
+	holds(t, filepath.Join(dir, "k"), "new")
+	testkit.Eventually(t, time.Minute, "the volume to be current", func() bool { return d.Metric("fsuser_stale_volumes") == 0 })
+	stop()
+	unpublish(t, d, p, "ssh")
+}
+
+func configMapWithItems(t *testing.T, c *cluster) {
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "conf"}, Data: map[string]string{"a": "text"}, BinaryData: map[string][]byte{"b": {0, 0xff}}}
+	if _, err := c.CoreV1().ConfigMaps(namespace).Create(context.Background(), cm, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	d := c.start(t)
+	p := pod("items")
+	v := ssh("configMapName", "conf", "uid", "70", "dirMode", "0750",
+		"items", `[{key: a, path: etc/conf.d/a.conf}, {key: b, path: b, mode: "0400", uid: 71, gid: 72}]`)
+	v.FSGroup = "2000"
+	dir, stop := publish(t, d, p, v)
+	for path, want := range map[string]struct {
+		data     string
+		uid, gid uint32
+		mode     uint32
+	}{
+		"etc/conf.d/a.conf": {"text", 70, 2000, unix.S_IFREG | 0o444},
+		"b":                 {"\x00\xff", 71, 72, unix.S_IFREG | 0o400},
+		"etc":               {"", 70, 2000, unix.S_IFDIR | 0o750},
+		"etc/conf.d":        {"", 70, 2000, unix.S_IFDIR | 0o750},
+		".":                 {"", 70, 2000, unix.S_IFDIR | 0o750},
+	} {
+		var st unix.Stat_t
+		if err := unix.Stat(filepath.Join(dir, path), &st); err != nil || st.Uid != want.uid || st.Gid != want.gid || st.Mode != want.mode {
+			t.Errorf("%s is %d:%d %#o, %v; want %d:%d %#o", path, st.Uid, st.Gid, st.Mode, err, want.uid, want.gid, want.mode)
+		}
+		if want.mode&unix.S_IFREG != 0 && want.mode&unix.S_IFDIR == 0 {
+			if b, err := os.ReadFile(filepath.Join(dir, path)); err != nil || !bytes.Equal(b, []byte(want.data)) {
+				t.Errorf("%s holds %q, %v", path, b, err)
+			}
+		}
+	}
+	stop()
+	unpublish(t, d, p, "ssh")
+}
+
+func requestSecrets(t *testing.T, c *cluster) {
+	d := c.start(t)
+	p, v := pod("request"), ssh("uid", "1000")
+	v.Secrets = map[string]string{"k": "first"}
+	dir, stop := publish(t, d, p, v)
+	holds(t, filepath.Join(dir, "k"), "first")
+	v.Secrets = map[string]string{"k": "second"}
+	if _, err := d.Publish(deadline(t), p, v); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, filepath.Join(dir, "k"), "second")
+	d.Kill()
+	d.StartAgain()
+	v.Secrets = map[string]string{"k": "third"}
+	if _, err := d.Publish(deadline(t), p, v); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, filepath.Join(dir, "k"), "third")
+	stop()
+	unpublish(t, d, p, "ssh")
+}
+
+func refreshOff(t *testing.T, c *cluster) {
+	c.secret(t, "keys", map[string]string{"k": "old"})
+	d := c.start(t)
+	fixed, follows := pod("fixed"), pod("follows")
+	fixedDir, stop1 := publish(t, d, fixed, ssh("secretName", "keys", "refresh", "off"))
+	if n := d.Metric("fsuser_watched_objects"); n != 0 {
+		t.Errorf("%v objects are watched for a volume with refresh off", n)
+	}
+	followsDir, stop2 := publish(t, d, follows, ssh("secretName", "keys"))
+	c.update(t, "keys", map[string]string{"k": "new"})
+	holds(t, filepath.Join(followsDir, "k"), "new")
+	if _, err := d.Publish(deadline(t), fixed, ssh("secretName", "keys", "refresh", "off")); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, filepath.Join(fixedDir, "k"), "old")
+	stop1()
+	stop2()
+	unpublish(t, d, fixed, "ssh")
+	unpublish(t, d, follows, "ssh")
+}
+
+func outage(t *testing.T, c *cluster) {
+	c.secret(t, "keys", map[string]string{"k": "before"})
+	d := c.start(t)
+	p, gone := pod("outage"), pod("gone")
+	v := ssh("secretName", "keys", "uid", "1000")
+	dir, stop := publish(t, d, p, v)
+	_, stopGone := publish(t, d, gone, v)
+
+	if err := c.StopAPIServer(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	d.Kill()
+	d.StartAgain()
+	if status, body := d.Get("/healthz"); status != 200 {
+		t.Errorf("without an API server the driver is unhealthy: %d %s", status, body)
+	}
+	holds(t, filepath.Join(dir, "k"), "before")
+	// What kubelet does after its own restart: publish what runs already.
+	if _, err := d.Publish(deadline(t), p, v); err != nil {
+		t.Errorf("a volume that is whole could not be republished without the API server: %v", err)
+	}
+	if _, err := d.Publish(deadline(t), pod("new"), v); status.Code(err) != codes.Unavailable && err != nil {
+		t.Errorf("a new volume without the API server: %v", err)
+	} else if err == nil {
+		t.Error("a new volume was published without the API server")
+	}
+	stopGone()
+	unpublish(t, d, gone, "ssh")
+
+	if err := c.StartAPIServer(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	c.update(t, "keys", map[string]string{"k": "after"})
+	back := time.Now()
+	holds(t, filepath.Join(dir, "k"), "after")
+	t.Logf("after the API server's return the volume was current in %v", time.Since(back))
+	stop()
+	unpublish(t, d, p, "ssh")
+}
+
+func rightsComeAndGo(t *testing.T, c *cluster) {
+	c.secret(t, "keys", map[string]string{"k": "before"})
+	d := c.start(t)
+	p := pod("rights")
+	dir, stop := publish(t, d, p, ssh("secretName", "keys"))
+	if err := c.RbacV1().RoleBindings(namespace).Delete(context.Background(), "fsuser-csi", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	// A watch that is open goes on until it ends; a driver that starts has none.
+	d.Kill()
+	d.StartAgain()
+	testkit.Eventually(t, time.Minute, "the volume to be stale", func() bool { return d.Metric("fsuser_stale_volumes") == 1 })
+	holds(t, filepath.Join(dir, "k"), "before")
+	c.update(t, "keys", map[string]string{"k": "after"})
+	c.bind(t)
+	holds(t, filepath.Join(dir, "k"), "after")
+	stop()
+	unpublish(t, d, p, "ssh")
+}
+
+func health(t *testing.T, c *cluster) {
+	d := c.start(t)
+	for _, path := range []string{"/healthz", "/readyz"} {
+		if status, body := d.Get(path); status != 200 || strings.TrimSpace(body) != "ok" {
+			t.Errorf("%s: %d %s", path, status, body)
+		}
+	}
+	_, body := d.Get("/metrics")
+	for _, name := range []string{
+		`fsuser_volume_operation_duration_seconds_count{operation="publish",outcome="ok"}`, "fsuser_volumes 0", "fsuser_watched_objects 0",
+		"fsuser_stale_volumes 0", "fsuser_rpc_duration_seconds_count", "process_resident_memory_bytes",
+	} {
+		if !strings.Contains(body, name) {
+			t.Errorf("/metrics has no %s", name)
+		}
+	}
+}
+
+// visible are the names in a volume that do not belong to the layout.
+func visible(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), "..") {
+			names = append(names, e.Name())
+		}
+	}
+	return names
+}
