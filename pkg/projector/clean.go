@@ -44,6 +44,14 @@ func removeTree(dir directory, name string) error {
 	case !errors.Is(err, unix.EISDIR):
 		return fmt.Errorf("remove %q: %w", name, err)
 	}
+	// An empty directory goes without being opened: the one for which a writer had no descriptor left is empty.
+	err = unix.Unlinkat(dir.fd(), name, unix.AT_REMOVEDIR)
+	switch {
+	case err == nil, errors.Is(err, unix.ENOENT):
+		return nil
+	case !errors.Is(err, unix.ENOTEMPTY):
+		return fmt.Errorf("remove directory %q: %w", name, err)
+	}
 	sub, err := openDir(dir.fd(), name)
 	if err != nil {
 		return fmt.Errorf("remove directory %q: %w", name, err)

@@ -30,8 +30,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrBadPayload says that a payload cannot be a generation: a path leaves the directory, clashes with another
-// or with the names the layout needs, or a mode has bits beyond 0777. Nothing was written.
+// ErrBadPayload says that a payload cannot be a generation: a path leaves the directory, is too long,
+// clashes with another or with the names the layout needs, or a mode has bits beyond 0777. Nothing was written.
 var ErrBadPayload = errors.New("bad payload")
 
 const (
@@ -40,6 +40,9 @@ const (
 	// reservedPrefix marks the names that belong to the layout. Keys and item paths can't start with it
 	// (Kubernetes' validation of both), so everything that does is ours to clean.
 	reservedPrefix = ".."
+	// The kernel's NAME_MAX and PATH_MAX in bytes, and AtomicWriter's limits.
+	maxName = 255
+	maxPath = 4096
 )
 
 // File is one file of a payload.
@@ -201,8 +204,14 @@ func (n *node) add(f *File) error {
 	if f.Path == "." || !fs.ValidPath(f.Path) || strings.HasPrefix(f.Path, reservedPrefix) || strings.ContainsRune(f.Path, 0) {
 		return fmt.Errorf("%w: path %q is not a clean relative path or starts with %q", ErrBadPayload, f.Path, reservedPrefix)
 	}
+	if len(f.Path) > maxPath {
+		return fmt.Errorf("%w: a path is %d bytes long, more than %d", ErrBadPayload, len(f.Path), maxPath)
+	}
 	for rest := f.Path; ; {
 		name, tail, nested := strings.Cut(rest, "/")
+		if len(name) > maxName {
+			return fmt.Errorf("%w: a component of path %q is longer than %d bytes", ErrBadPayload, f.Path, maxName)
+		}
 		child, exists := n.children[name]
 		switch {
 		case !nested && exists:

@@ -49,6 +49,8 @@ func NewAPI(config *rest.Config) (*API, error) {
 	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	c.ContentType = runtime.ContentTypeProtobuf
 	c.AcceptContentTypes = runtime.ContentTypeProtobuf
+	// Half of what a watch costs in memory would be its decompressor, which stays as long as the watch does.
+	c.DisableCompression = true
 	client, err := rest.RESTClientFor(c)
 	if err != nil {
 		return nil, fmt.Errorf("make API client: %w", err)

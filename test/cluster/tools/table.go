@@ -8,26 +8,68 @@ const (
 	kubernetesVersion  = "v1.37.2"
 	kubernetesReleased = "2026-10-27T12:01:04Z"
 	etcdVersion        = "v3.7.3"
+	containerdVersion  = "v2.4.2"
+	runcVersion        = "v1.5.2"
+	helmVersion        = "v4.3.1"
+)
+
+// The make targets that build tools.
+const (
+	controlPlaneTarget = "control-plane"
+	clusterTarget      = "cluster-up"
 )
 
 // All returns every tool that ../build can build.
 func All() []Tool {
 	return []Tool{
-		kubernetes("kube-apiserver", "about 4 minutes on 2 cores"),
+		kubernetes("kube-apiserver", controlPlaneTarget, "about 4 minutes"),
 		{
 			Name:    "etcd",
 			Version: etcdVersion,
 			Module:  "go.etcd.io/etcd/server/v3",
 			Dir:     "etcd",
 			Package: "go.etcd.io/etcd/server/v3",
-			Target:  "control-plane",
+			Target:  controlPlaneTarget,
 			Cost:    "about half a minute on 2 cores",
+		},
+		kubernetes("kubelet", clusterTarget, "about 2 minutes"),
+		kubernetes("kube-controller-manager", clusterTarget, "about a minute"),
+		kubernetes("kube-scheduler", clusterTarget, "about a quarter of a minute"),
+		kubernetes("kube-proxy", clusterTarget, "about a quarter of a minute"),
+		kubernetes("kubectl", clusterTarget, "about half a minute"),
+		containerd("containerd", "about a minute"),
+		containerd("containerd-shim-runc-v2", "a few seconds"),
+		containerd("ctr", "a few seconds"),
+		{
+			Name:    "runc",
+			Version: runcVersion,
+			Module:  "github.com/opencontainers/runc",
+			Dir:     "runc",
+			Package: "github.com/opencontainers/runc",
+			LDFlags: []string{"-X main.version=" + strings.TrimPrefix(runcVersion, "v")},
+			Tags:    []string{"seccomp"}, // the runtime's default profile needs it
+			Cgo:     true,
+			Target:  clusterTarget,
+			Cost:    "about ten seconds on 2 cores",
+		},
+		{
+			Name:    "helm",
+			Version: helmVersion,
+			Module:  "helm.sh/helm/v4",
+			Dir:     "helm",
+			Package: "helm.sh/helm/v4/cmd/helm",
+			LDFlags: []string{
+				"-X helm.sh/helm/v4/internal/version.version=" + helmVersion,
+				"-X helm.sh/helm/v4/internal/version.gitTreeState=clean",
+			},
+			Target: clusterTarget,
+			Cost:   "about half a minute on 2 cores",
 		},
 	}
 }
 
 // kubernetes describes a command of k8s.io/kubernetes.
-func kubernetes(name, cost string) Tool {
+func kubernetes(name, target, cost string) Tool {
 	return Tool{
 		Name:    name,
 		Version: kubernetesVersion,
@@ -35,8 +77,26 @@ func kubernetes(name, cost string) Tool {
 		Dir:     "kubernetes",
 		Package: "k8s.io/kubernetes/cmd/" + name,
 		LDFlags: kubernetesLDFlags(),
-		Target:  "control-plane",
-		Cost:    cost,
+		Target:  target,
+		Cost:    cost + " on 2 cores",
+	}
+}
+
+// containerd describes a command of containerd.
+func containerd(name, cost string) Tool {
+	const module = "github.com/containerd/containerd/v2"
+	return Tool{
+		Name:    name,
+		Version: containerdVersion,
+		Module:  module,
+		Dir:     "containerd",
+		Package: module + "/cmd/" + name,
+		LDFlags: []string{
+			"-X " + module + "/version.Version=" + containerdVersion,
+			"-X " + module + "/version.Revision=unknown",
+		},
+		Target: clusterTarget,
+		Cost:   cost + " on 2 cores",
 	}
 }
 

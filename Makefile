@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+GO ?= go
+# Without tracing grpc does not link html/template: 4 MB less.
+TAGS := grpcnotrace
+BUILD := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags "-s -w -X main.version=$(VERSION)"
+# Modules of their own, so that what only tests need is not in the driver's go.mod.
+TEST_MODULES := test/sanity test/bench
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test lint unit sanity bench bench-once control-plane prerequisites clean
+
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## Build bin/fsuser-csi, static
+	$(BUILD) -o bin/fsuser-csi ./cmd/fsuser-csi
+
+demo: build ## Show the driver at work on this machine, without a cluster (root)
+	@bin/fsuser-csi demo
+
+test: prerequisites lint control-plane unit sanity bench-once ## Run every test but the cluster's, with the race detector (root)
+	@echo "all tests passed"
+
+lint: ## Check formatting and vet every module
+	@unformatted=$$(gofmt -l cmd internal pkg test); test -z "$$unformatted" || { echo "gofmt -w $$unformatted"; exit 1; }
+	$(GO) vet -tags $(TAGS) ./...
+	@for m in $(TEST_MODULES); do echo "$(GO) vet $$m"; $(GO) -C $$m vet -tags $(TAGS) ./... || exit 1; done
+
+# -p 2: several of these packages start an API server each.
+unit: ## Run the tests of this module, those against the real kernel and a real API server among them (root)
+	$(GO) test -race -tags $(TAGS) -p 2 -timeout 20m ./...
+
+sanity: ## Run the CSI test suite against the driver (root)
+	$(GO) -C test/sanity test -race -tags $(TAGS) -timeout 10m ./...
+
+bench: prerequisites control-plane ## Measure, and compare with the design's goals (root)
+	cd test/bench && $(GO) run -tags $(TAGS) .
+
+bench-once: control-plane
+	cd test/bench && $(GO) run -tags $(TAGS) . -quick
+
+control-plane: ## Build kube-apiserver and etcd from their Go modules, once
+	@$(GO) run ./test/cluster/build kube-apiserver etcd
+
+prerequisites:
+	@test "$$(id -u)" = 0 || { echo "the tests mount and change owners: run them as root (sudo make ...)"; exit 1; }
+	@command -v gcc >/dev/null || { echo "the race detector needs a C compiler: install gcc"; exit 1; }
+
+clean: ## Remove what was built, the cache of test binaries among it
+	rm -rf bin .cache

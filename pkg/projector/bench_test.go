@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package projector
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// ssh is 3 keys of 4 KiB in all.
+func ssh(fill string) Payload {
+	return payload(file("id_rsa", strings.Repeat(fill, 2600)), file("id_rsa.pub", strings.Repeat(fill, 600)), file("known_hosts", strings.Repeat(fill, 896)))
+}
+
+func open(b *testing.B, dir string) int {
+	b.Helper()
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return fd
+}
+
+func mustWrite(b *testing.B, fd int, p Payload, want bool) {
+	b.Helper()
+	if changed, err := Write(fd, p); err != nil || changed != want {
+		b.Fatalf("changed %v, want %v; %v", changed, want, err)
+	}
+}
+
+func BenchmarkWriteFirst(b *testing.B) {
+	b.ReportAllocs()
+	dir := newVolume(b, "")
+	p := ssh("x")
+	for b.Loop() {
+		b.StopTimer()
+		sub := filepath.Join(dir, "volume")
+		if err := os.RemoveAll(sub); err != nil {
+			b.Fatal(err)
+		}
+		if err := os.Mkdir(sub, 0o700); err != nil {
+			b.Fatal(err)
+		}
+		fd := open(b, sub)
+		b.StartTimer()
+		mustWrite(b, fd, p, true)
+		b.StopTimer()
+		unix.Close(fd)
+		b.StartTimer()
+	}
+}
+
+func BenchmarkWriteChanged(b *testing.B) {
+	b.ReportAllocs()
+	fd := open(b, newVolume(b, ""))
+	defer unix.Close(fd)
+	versions := []Payload{ssh("x"), ssh("y")}
+	mustWrite(b, fd, versions[1], true)
+	i := 0
+	for b.Loop() {
+		mustWrite(b, fd, versions[i%2], true)
+		i++
+	}
+}
+
+func BenchmarkWriteUnchanged(b *testing.B) {
+	b.ReportAllocs()
+	fd := open(b, newVolume(b, ""))
+	defer unix.Close(fd)
+	p := ssh("x")
+	mustWrite(b, fd, p, true)
+	for b.Loop() {
+		mustWrite(b, fd, p, false)
+	}
+}

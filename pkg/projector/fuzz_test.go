@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package projector
+
+import (
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// FuzzPaths checks that whatever the paths are, they are either refused, or all that is written lies inside the directory and
+// reads back equal.
+func FuzzPaths(f *testing.F) {
+	for _, seed := range [][3]string{
+		{"a", "b", "c"}, {"a/b", "a/c", "d"}, {"../x", "a", "b"}, {"a", "a", "a"}, {"a", "a/b", "a/b/c"}, {"..data", "..data/x", "x/..data"}, {"/etc/passwd", "", "."},
+		{"a\x00", "\xff", "ü"}, {strings.Repeat("n", 256), "a//b", "a/"}, {"..2026_11_23_10_00_00.1", "...", ".x"}, {"a/../../../victim", `a\b`, "a\nb"},
+	} {
+		f.Add(seed[0], seed[1], seed[2], uint32(0o400), uint32(0o755))
+	}
+	dir := newVolume(f, "size=16m,nr_inodes=20000")
+	outside := filepath.Dir(filepath.Dir(dir))
+	f.Fuzz(func(t *testing.T, a, b, c string, mode, dirMode uint32) {
+		p := Payload{DirMode: dirMode, UID: 1, GID: 2}
+		for i, path := range []string{a, b, c} {
+			p.Files = append(p.Files, File{Path: path, Data: []byte(path), Mode: mode, UID: uint32(i), GID: uint32(i + 10)})
+		}
+		fresh := payload(file("before", "before"))
+		if _, err := tryWrite(t, dir, fresh); err != nil {
+			t.Fatal(err)
+		}
+		_, err := tryWrite(t, dir, p)
+		switch {
+		case errors.Is(err, ErrBadPayload):
+			check(t, dir, fresh)
+		case err != nil:
+			t.Fatalf("%q, %q, %q: %v", a, b, c, err)
+		case max(len(a), len(b), len(c)) < unix.PathMax-200: // a longer one can't be looked at by its path
+			check(t, dir, p)
+		}
+		for path := range snapshotNames(t, outside) {
+			if path != "." && path != "pod" && path != "pod/mount" {
+				t.Fatalf("%q, %q, %q: %q is outside of the directory", a, b, c, path)
+			}
+		}
+	})
+}
+
+// snapshotNames lists what is outside of the volume.
+func snapshotNames(t *testing.T, outside string) map[string]bool {
+	t.Helper()
+	names := map[string]bool{}
+	for _, pattern := range []string{".", "*", "*/*"} {
+		paths, err := filepath.Glob(filepath.Join(outside, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range paths {
+			rel, _ := filepath.Rel(outside, path)
+			names[rel] = true
+		}
+	}
+	return names
+}
+
+func isDate(name string) bool {
+	_, err := time.Parse("2006_01_02_15_04_05", name[2:21])
+	return err == nil
+}
+
+// FuzzIsGeneration checks that what passes as a generation's name is one component that means no other directory.
+func FuzzIsGeneration(f *testing.F) {
+	f.Add(newGenerationName())
+	for _, seed := range []string{"..data", "..2026_11_23_10_00_00.1", "..2026_11_23_10_00_00.12345678901", "../../../victim", "..2026_02_30_10_00_00.1", ""} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		if given := newGenerationName(); !isGeneration(given) {
+			t.Fatalf("%q is given but not taken", given)
+		}
+		if isGeneration(name) != (generationForm.MatchString(name) && isDate(name)) {
+			t.Fatalf("%q: %v", name, isGeneration(name))
+		}
+		if isGeneration(name) && (strings.ContainsAny(name, "/\x00") || filepath.Clean(name) != name || len(name) > maxName) {
+			t.Fatalf("%q passes", name)
+		}
+	})
+}

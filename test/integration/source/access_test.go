@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package source_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/pkg/source"
+)
+
+// TestAccess is one story: a user has no role, gets one for one name, and loses it.
+func TestAccess(t *testing.T) {
+	const user = "source-reader"
+	admin := newClient(t)
+	for _, name := range []string{"granted", "not-granted"} {
+		admin.create(t, secret(name, "one"))
+		t.Cleanup(func() { cleanUp(admin, secret(name, "")) })
+	}
+	p := newProxy(t, userConfig(t, user))
+	api := newAPI(t, p.config)
+	ref := secretRef("granted")
+	changes := watched(t, api, ref)
+	_, err := api.Get(ref)
+	if !errors.Is(err, source.ErrForbidden) {
+		t.Fatalf("Get without a role: error %v, want %v", err, source.ErrForbidden)
+	}
+	for _, part := range []string{ref.String(), `secrets "granted" is forbidden: User "source-reader" cannot watch resource "secrets"`} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("error %q does not say %q", err, part)
+		}
+	}
+	if changes.Load() != 1 {
+		t.Errorf("told of %d changes, want 1: the refusal", changes.Load())
+	}
+
+	role, binding := grant(user, "granted")
+	admin.create(t, role)
+	t.Cleanup(func() { cleanUp(admin, role) })
+	admin.create(t, binding)
+	t.Cleanup(func() { cleanUp(admin, binding) })
+	start := time.Now()
+	waitValue(t, api, ref, 40*time.Second, "one")
+	t.Logf("recovered %v after the role was bound", time.Since(start))
+	if changes.Load() < 2 {
+		t.Error("not told of the recovery")
+	}
+	other := secretRef("not-granted")
+	watched(t, api, other)
+	if _, err := api.Get(other); !errors.Is(err, source.ErrForbidden) {
+		t.Errorf("Get of a name that the role does not have: error %v, want %v", err, source.ErrForbidden)
+	}
+	admin.update(t, secret("granted", "two"))
+	waitValue(t, api, ref, soon, "two")
+
+	told := changes.Load()
+	admin.delete(t, binding)
+	// The API server learns of it by a watch, and asks for leave only at the start of a watch.
+	waitRefused(t, userConfig(t, user), "granted")
+	if got := value(api, ref); got != "two" {
+		t.Errorf("while the watch lasts: %q", got)
+	}
+	if p.say("") == 0 {
+		t.Fatal("no watch to cut")
+	}
+	testkit.Eventually(t, 40*time.Second, "the refusal to be noticed", func() bool {
+		content, err := api.Get(ref)
+		if err != nil && len(content.Data) > 0 {
+			t.Fatal("content next to an error")
+		}
+		return errors.Is(err, source.ErrForbidden)
+	})
+	if changes.Load() != told+1 {
+		t.Errorf("told %d times of the refusal, want once", changes.Load()-told)
+	}
+	admin.create(t, binding)
+	waitValue(t, api, ref, 40*time.Second, "two")
+}
+
+func TestUnauthorized(t *testing.T) {
+	config := controlPlane.AdminConfig()
+	config.BearerToken = "wrong"
+	api := newAPI(t, config)
+	ref := secretRef("any")
+	watched(t, api, ref)
+	if _, err := api.Get(ref); !errors.Is(err, source.ErrForbidden) || !strings.Contains(err.Error(), "Unauthorized") {
+		t.Errorf("error %v, want %v with the server's word", err, source.ErrForbidden)
+	}
+}
+
+func userConfig(t testing.TB, user string) *rest.Config {
+	t.Helper()
+	config, err := controlPlane.UserConfig(user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return config
+}
+
+// grant is what the driver asks for: one name, to get, list and watch.
+func grant(user, secretName string) (*rbacv1.Role, *rbacv1.RoleBinding) {
+	return &rbacv1.Role{
+			ObjectMeta: metav1.ObjectMeta{Name: user},
+			Rules: []rbacv1.PolicyRule{{
+				APIGroups: []string{""}, Resources: []string{"secrets"}, ResourceNames: []string{secretName},
+				Verbs: []string{"get", "list", "watch"},
+			}},
+		}, &rbacv1.RoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Name: user},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: user},
+			Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
+		}
+}
+
+// waitRefused waits until the API server refuses a new watch.
+func waitRefused(t testing.TB, config *rest.Config, name string) {
+	t.Helper()
+	ref := secretRef(name)
+	testkit.Eventually(t, soon, "the API server to know that the role is gone", func() bool {
+		api, err := source.NewAPI(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer api.Close()
+		api.Watch(ref, holder, func() {})
+		waitKnown(t, api, ref)
+		_, err = api.Get(ref)
+		return errors.Is(err, source.ErrForbidden)
+	})
+}

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package source_test
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/pkg/source"
+)
+
+// TestWithoutStreamingLists has the API server refuse sendInitialEvents, as those before 1.27 and those without the feature do.
+func TestWithoutStreamingLists(t *testing.T) {
+	const refusal = `ListOptions.meta.k8s.io "" is invalid: sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled`
+	for name, refuse := range map[string]func(http.ResponseWriter, *http.Request) bool{
+		"422 Invalid":     status(422, metav1.StatusReasonInvalid, refusal),
+		"400 Bad Request": status(400, metav1.StatusReasonBadRequest, refusal),
+	} {
+		t.Run(name, func(t *testing.T) {
+			admin := newClient(t)
+			admin.create(t, secret("fallback", "one"))
+			t.Cleanup(func() { cleanUp(admin, secret("fallback", "")) })
+			p := newProxy(t, controlPlane.AdminConfig())
+			p.answer(func(w http.ResponseWriter, r *http.Request) bool {
+				return r.URL.Query().Has("sendInitialEvents") && refuse(w, r)
+			})
+			api := newAPI(t, p.config)
+			ref := secretRef("fallback")
+			changes := watched(t, api, ref)
+			if got := value(api, ref); got != "one" {
+				t.Fatalf("content %q", got)
+			}
+			testkit.Eventually(t, soon, "the watch after the list", func() bool { return p.open() == 1 })
+			if asked := p.asked.Load(); asked != 3 {
+				t.Errorf("%d requests, want 3: refused, list, watch", asked)
+			}
+			admin.update(t, secret("fallback", "two"))
+			waitValue(t, api, ref, soon, "two")
+			admin.delete(t, secret("fallback", ""))
+			testkit.Eventually(t, soon, "the deletion to be seen", func() bool {
+				_, err := api.Get(ref)
+				return errors.Is(err, source.ErrNotFound)
+			})
+			if changes.Load() != 3 {
+				t.Errorf("told of %d changes, want 3", changes.Load())
+			}
+		})
+	}
+}
+
+// TestGone has the API server end a watch with 410: etcd was compacted.
+func TestGone(t *testing.T) {
+	for name, test := range map[string]struct {
+		object string
+		// between happens while nobody watches.
+		between func(client)
+		want    string
+	}{
+		"nothing changed meanwhile": {"gone-1", func(client) {}, "one"},
+		"a change meanwhile arrives": {
+			"gone-2", func(c client) { c.update(t, secret("gone-2", "two")) }, "two",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			admin := newClient(t)
+			admin.create(t, secret(test.object, "one"))
+			t.Cleanup(func() { cleanUp(admin, secret(test.object, "")) })
+			p := newProxy(t, controlPlane.AdminConfig())
+			api := newAPI(t, p.config)
+			ref := secretRef(test.object)
+			var bad atomic.Pointer[string]
+			api.Watch(ref, holder, func() {})
+			waitKnown(t, api, ref)
+			// From here on Get may give the old content or the new, never anything else.
+			stop := make(chan struct{})
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					if got := value(api, ref); got != "one" && got != test.want {
+						bad.Store(&got)
+					}
+				}
+			}()
+			asked := p.asked.Load()
+			p.answer(func(w http.ResponseWriter, r *http.Request) bool {
+				if r.URL.Query().Get("resourceVersion") == "0" {
+					return false
+				}
+				// What the watch and the list know is too old, too.
+				return status(410, metav1.StatusReasonExpired, "too old resource version: 1 (2)")(w, r)
+			})
+			test.between(admin)
+			if p.say(errorEvent(410, metav1.StatusReasonExpired, "too old resource version: 1 (2)")) != 1 {
+				t.Fatal("no watch to tell")
+			}
+			testkit.Eventually(t, soon, "the first watch to end", func() bool { return p.open() == 0 })
+			testkit.Eventually(t, soon, "a new watch", func() bool { return p.open() == 1 })
+			waitValue(t, api, ref, soon, test.want)
+			close(stop)
+			<-ended
+			if b := bad.Load(); b != nil {
+				t.Errorf("Get gave %q in between", *b)
+			}
+			if more := p.asked.Load() - asked; more > 3 {
+				t.Errorf("%d requests, want at most 3", more)
+			}
+			// The new watch works.
+			p.answer(nil)
+			admin.update(t, secret(test.object, "three"))
+			waitValue(t, api, ref, soon, "three")
+		})
+	}
+}
+
+// TestAnswers has the API server give answers of all kinds in place of the right one, first before anything is known,
+// then after content was seen.
+func TestAnswers(t *testing.T) {
+	for name, test := range map[string]struct {
+		answer func(http.ResponseWriter, *http.Request) bool
+		want   error
+		says   string
+		// most is how many requests may be made in the first second.
+		most int64
+	}{
+		"429": {status(429, metav1.StatusReasonTooManyRequests, "slow down"), source.ErrUnavailable, "slow down", 4},
+		"429 with Retry-After": {func(w http.ResponseWriter, r *http.Request) bool {
+			w.Header().Set("Retry-After", "1")
+			return status(429, metav1.StatusReasonTooManyRequests, "slow down")(w, r)
+		}, source.ErrUnavailable, "slow down", 4},
+		"500": {status(500, metav1.StatusReasonInternalError, "it broke"), source.ErrUnavailable, "it broke", 4},
+		"503 with Retry-After": {func(w http.ResponseWriter, r *http.Request) bool {
+			w.Header().Set("Retry-After", "1")
+			return status(503, metav1.StatusReasonServiceUnavailable, "not now")(w, r)
+		}, source.ErrUnavailable, "not now", 4},
+		"504 too large resource version": {
+			status(504, metav1.StatusReasonTimeout, "Too large resource version: 9, current: 1"),
+			source.ErrUnavailable, "Too large resource version", 4,
+		},
+		"400 to everything": {status(400, metav1.StatusReasonBadRequest, "what?"), source.ErrUnavailable, "what?", 6},
+		"410 to everything": {status(410, metav1.StatusReasonExpired, "too old"), source.ErrUnavailable, "too old", 6},
+		"401":               {status(401, metav1.StatusReasonUnauthorized, "who?"), source.ErrForbidden, "who?", 4},
+		"403":               {status(403, metav1.StatusReasonForbidden, "not you"), source.ErrForbidden, "not you", 4},
+		"404":               {status(404, metav1.StatusReasonNotFound, "no such path"), source.ErrUnavailable, "no such path", 4},
+		"a page for people": {func(w http.ResponseWriter, _ *http.Request) bool {
+			w.Header().Set("Content-Type", "text/html")
+			fmt.Fprintln(w, "<html>Please log in</html>")
+			return true
+		}, source.ErrUnavailable, "", 4},
+		"a gateway's page": {func(w http.ResponseWriter, _ *http.Request) bool {
+			w.Header().Set("Content-Type", "text/html")
+			w.WriteHeader(http.StatusBadGateway)
+			fmt.Fprintln(w, "<html>Bad\ngateway</html>")
+			return true
+		}, source.ErrUnavailable, "", 4},
+		"something that is not JSON": {func(w http.ResponseWriter, _ *http.Request) bool {
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprintln(w, `{"type":"ADDED","object":{"kind":"Se`)
+			return true
+		}, source.ErrUnavailable, "", 6},
+		"something that is not protobuf": {func(w http.ResponseWriter, _ *http.Request) bool {
+			w.Header().Set("Content-Type", "application/vnd.kubernetes.protobuf")
+			fmt.Fprint(w, "\x00\x00\x00\x05hello")
+			return true
+		}, source.ErrUnavailable, "", 6},
+		"an object of another kind": {func(w http.ResponseWriter, r *http.Request) bool {
+			w.Header().Set("Content-Type", "application/json")
+			const pod = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"x"}}`
+			if r.URL.Query().Get("watch") != "" {
+				fmt.Fprintf(w, "{\"type\":\"ADDED\",\"object\":%s}\n", pod)
+			} else {
+				fmt.Fprintln(w, pod)
+			}
+			return true
+		}, source.ErrUnavailable, "", 6},
+		"nothing": {func(w http.ResponseWriter, _ *http.Request) bool {
+			w.Header().Set("Content-Type", "application/json")
+			return true
+		}, source.ErrUnavailable, "", 6},
+		"a closed connection": {func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) },
+			source.ErrUnavailable, "EOF", 6},
+		"a reset connection": {func(w http.ResponseWriter, _ *http.Request) bool {
+			connection, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				panic(err)
+			}
+			if tcp, ok := connection.(interface{ SetLinger(int) error }); ok {
+				_ = tcp.SetLinger(0)
+			}
+			connection.Close()
+			return true
+		}, source.ErrUnavailable, "reset", 6},
+	} {
+		t.Run(name, func(t *testing.T) {
+			object := "answers-" + strings.NewReplacer(" ", "-", "'", "").Replace(strings.ToLower(name))
+			admin := newClient(t)
+			admin.create(t, secret(object, "one"))
+			t.Cleanup(func() { cleanUp(admin, secret(object, "")) })
+			p := newProxy(t, controlPlane.AdminConfig())
+			p.answer(test.answer)
+			api := newAPI(t, p.config)
+			ref := secretRef(object)
+
+			start := time.Now()
+			watched(t, api, ref)
+			if took := time.Since(start); took > 5*time.Second {
+				t.Errorf("the first verdict took %v", took)
+			}
+			_, err := api.Get(ref)
+			if !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.says) {
+				t.Errorf("error %v, want %v that says %q", err, test.want, test.says)
+			}
+			if strings.Contains(fmt.Sprint(err), "\n") {
+				t.Errorf("error of more than one line: %q", err)
+			}
+			t.Logf("after %v: %v", time.Since(start).Round(time.Millisecond), err)
+			asked := p.asked.Load()
+			time.Sleep(time.Until(start.Add(time.Second))) // counts what is done meanwhile
+			if n := p.asked.Load(); n > test.most {
+				t.Errorf("%d requests in the first second (%d until the first verdict), want at most %d", n, asked, test.most)
+			}
+
+			p.answer(nil)
+			start = time.Now()
+			waitValue(t, api, ref, 40*time.Second, "one")
+			t.Logf("recovered in %v", time.Since(start).Round(time.Millisecond))
+
+			testkit.Eventually(t, soon, "the watch", func() bool { return p.open() == 1 })
+			p.answer(test.answer)
+			asked = p.asked.Load()
+			p.say("")
+			testkit.Eventually(t, soon, "another try", func() bool { return p.asked.Load() > asked })
+			switch content, err := api.Get(ref); {
+			case test.want == source.ErrForbidden:
+				testkit.Eventually(t, soon, "the refusal", func() bool {
+					_, err := api.Get(ref)
+					return errors.Is(err, source.ErrForbidden)
+				})
+			case err != nil || string(content.Data["key"]) != "one":
+				t.Errorf("what was seen before is not there any more: %q, error %v", content.Data, err)
+			}
+			closeSoon(t, api)
+		})
+	}
+}
+
+// TestErrorEvents has an open watch say that it failed, and the API server be well.
+func TestErrorEvents(t *testing.T) {
+	for name, line := range map[string]string{
+		"500":                        errorEvent(500, metav1.StatusReasonInternalError, "etcd is away"),
+		"403":                        errorEvent(403, metav1.StatusReasonForbidden, "not any more"),
+		"504":                        errorEvent(504, metav1.StatusReasonTimeout, "timed out"),
+		"410":                        errorEvent(410, metav1.StatusReasonGone, "gone"),
+		"429":                        errorEvent(429, metav1.StatusReasonTooManyRequests, "slow down"),
+		"an event of no known type":  `{"type":"RENAMED","object":{"apiVersion":"v1","kind":"Secret"}}`,
+		"something that is not JSON": `{"type":`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			object := "events-" + strings.ReplaceAll(strings.ToLower(name), " ", "-")
+			admin := newClient(t)
+			admin.create(t, secret(object, "one"))
+			t.Cleanup(func() { cleanUp(admin, secret(object, "")) })
+			p := newProxy(t, controlPlane.AdminConfig())
+			api := newAPI(t, p.config)
+			ref := secretRef(object)
+			changes := watched(t, api, ref)
+			asked := p.asked.Load()
+			p.say(line)
+			p.say("")
+			testkit.Eventually(t, soon, "the watch to end", func() bool { return p.open() == 0 })
+			admin.update(t, secret(object, "two"))
+			waitValue(t, api, ref, 20*time.Second, "two")
+			if n := p.asked.Load() - asked; n > 3 {
+				t.Errorf("%d requests, want at most 3", n)
+			}
+			if changes.Load() != 2 {
+				t.Errorf("told of %d changes, want 2", changes.Load())
+			}
+			p.say(line)
+			testkit.Eventually(t, soon, "the watch to end again", func() bool { return p.open() == 0 })
+			closeSoon(t, api)
+		})
+	}
+}
