@@ -4,7 +4,6 @@ package driver
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -23,12 +22,12 @@ const drain = 20 * time.Second
 // The order at the start: CSI first, for kubelet calls NodeGetInfo as soon as it sees the registration socket. At the end: the
 // registration socket goes first, so that kubelet sends no more; then calls under way end.
 func (d *Driver) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	working, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
 	var serving sync.WaitGroup
 	defer serving.Wait()
 
-	stop, err := d.serve(&serving, cancel, d.Endpoint, func(s *grpc.Server) {
+	stop, err := d.serve(&serving, fail, d.Endpoint, func(s *grpc.Server) {
 		csi.RegisterIdentityServer(s, identity{version: d.Version})
 		csi.RegisterNodeServer(s, node{id: d.NodeID, binding: d.Binding, volumes: d.Volumes})
 	})
@@ -37,7 +36,7 @@ func (d *Driver) Run(ctx context.Context) error {
 	}
 	defer stop()
 	if d.RegistrationSocket != "" {
-		stop, err := d.serve(&serving, cancel, d.RegistrationSocket, func(s *grpc.Server) {
+		stop, err := d.serve(&serving, fail, d.RegistrationSocket, func(s *grpc.Server) {
 			pluginregistration.RegisterRegistrationServer(s, d.registration)
 		})
 		if err != nil {
@@ -46,9 +45,9 @@ func (d *Driver) Run(ctx context.Context) error {
 		defer stop()
 	}
 	klog.InfoS("Serving", "endpoint", d.Endpoint, "registration", d.RegistrationSocket)
-	<-ctx.Done()
-	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
-		return cause
+	<-working.Done()
+	if ctx.Err() == nil {
+		return context.Cause(working)
 	}
 	return nil
 }

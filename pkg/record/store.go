@@ -48,9 +48,9 @@ func (s *Store) Save(v Volume) error {
 		return fmt.Errorf("encode record of volume %s: %w", v.VolumeID, err)
 	}
 	path := s.path(v.VolumeID)
-	// A fixed temporary name: what a killed writer left is overwritten by the next one.
+	// A fixed temporary name: what a killed writer left is replaced by the next one.
 	if err := write(path+tmpSuffix, b); err != nil {
-		return errors.Join(fmt.Errorf("write record of volume %s: %w", v.VolumeID, err), remove(path+tmpSuffix))
+		return fmt.Errorf("write record of volume %s: %w", v.VolumeID, err)
 	}
 	if err := os.Rename(path+tmpSuffix, path); err != nil {
 		return errors.Join(fmt.Errorf("write record of volume %s: %w", v.VolumeID, err), remove(path+tmpSuffix))
@@ -58,15 +58,22 @@ func (s *Store) Save(v Volume) error {
 	return nil
 }
 
-// write does not sync: on /run there is nothing to sync to, and a record that a power cut destroys describes a tmpfs that it
-// destroys too.
+// write makes a file, or none if it fails. It does not sync: on /run there is nothing to sync to, and a record that a power cut
+// destroys describes a tmpfs that it destroys too.
 func write(path string, b []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	if err := remove(path); err != nil {
+		return err
+	}
+	// O_EXCL: what is written to is a new file with this mode, and nothing that somebody put there.
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(b)
-	return errors.Join(err, f.Close())
+	if err := errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, remove(path))
+	}
+	return nil
 }
 
 // Remove removes the record of a volume. That there is none is no error.
@@ -120,8 +127,12 @@ func (s *Store) Load() (volumes []Volume, bad []error, err error) {
 func (s *Store) load(name string) (Volume, error) {
 	// O_NONBLOCK: a FIFO with the name of a record must not hang the start.
 	f, err := os.OpenFile(filepath.Join(s.dir, name), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) { // a symbolic link, a socket
+		return Volume{}, fmt.Errorf("%w: not a regular file", ErrCorrupt)
+	}
 	if err != nil {
-		return Volume{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
+		// Says nothing of the file: too many open files, for one.
+		return Volume{}, err
 	}
 	defer f.Close()
 	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
@@ -152,6 +163,9 @@ func decode(b []byte) (Volume, error) {
 	if err := json.Unmarshal(b, &head); err != nil {
 		return Volume{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
+	if head.Version < 1 {
+		return Volume{}, fmt.Errorf("%w: it has no version", ErrCorrupt)
+	}
 	if head.Version != version {
 		v := Volume{Version: head.Version}
 		return Volume{}, v.check()
@@ -165,7 +179,10 @@ func decode(b []byte) (Volume, error) {
 	if d.More() {
 		return Volume{}, fmt.Errorf("%w: data after the record", ErrCorrupt)
 	}
-	return v, v.check()
+	if err := v.check(); err != nil {
+		return Volume{}, err
+	}
+	return v, nil
 }
 
 // SetAside moves the record of a volume to where Load does not read it, for somebody to look at.

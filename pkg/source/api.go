@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
+	"reflect"
 	"sync"
 	"time"
 
@@ -16,7 +18,6 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
-	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
@@ -51,6 +52,7 @@ func NewAPI(config *rest.Config) (*API, error) {
 	c.AcceptContentTypes = runtime.ContentTypeProtobuf
 	// Half of what a watch costs in memory would be its decompressor, which stays as long as the watch does.
 	c.DisableCompression = true
+	c.Wrap(func(next http.RoundTripper) http.RoundTripper { return plainErrors{next} })
 	client, err := rest.RESTClientFor(c)
 	if err != nil {
 		return nil, fmt.Errorf("make API client: %w", err)
@@ -77,8 +79,8 @@ func (a *API) Watch(ref Ref, holder string, changed func()) {
 
 func (a *API) start(o *object) (stop func()) {
 	ctx, cancel := context.WithCancel(a.ctx)
-	r := &reflection{api: a, object: o, done: cancel}
-	a.running.Go(func() { r.run(ctx) })
+	r := &reflection{api: a, object: o, ctx: ctx, done: cancel}
+	a.running.Go(r.run)
 	return cancel
 }
 
@@ -86,39 +88,50 @@ func (a *API) start(o *object) (stop func()) {
 type reflection struct {
 	api    *API
 	object *object
+	ctx    context.Context
 	// done ends the reflection, from within: an immutable object needs no watching.
 	done func()
-	// refused is the answer to the last attempt at a streaming list. Only the reflector's goroutine uses it.
+
+	// Only the reflector's goroutine uses what follows.
+
+	// refused is the answer to the last attempt at a streaming list.
 	refused error
+	// attempts is how many streaming lists were asked for, one after the other, without coming to an end of any kind.
+	attempts int
+	// anyVersion: the last list was of any version.
+	anyVersion bool
 }
 
-func (r *reflection) run(ctx context.Context) {
-	var expected runtime.Object = &corev1.Secret{}
-	if r.object.ref.Kind == ConfigMap {
-		expected = &corev1.ConfigMap{}
-	}
+// kinds say how to ask for an object of a kind, and what to expect.
+var kinds = map[Kind]struct {
+	resource     string
+	object, list runtime.Object
+}{
+	Secret:    {"secrets", &corev1.Secret{}, &corev1.SecretList{}},
+	ConfigMap: {"configmaps", &corev1.ConfigMap{}, &corev1.ConfigMapList{}},
+}
+
+func (r *reflection) run() {
 	// The reflector's own backoff starts at 0.8 s and ends at 30 to 60 s; pods should not wait that long for an API server that
 	// is back. Jitter spreads those that lost it together.
 	backoff := wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 1, Steps: 6, Cap: 15 * time.Second}
-	reflector := cache.NewReflectorWithOptions(r, expected, r, cache.ReflectorOptions{
+	reflector := cache.NewReflectorWithOptions(r, kinds[r.object.ref.Kind].object, r, cache.ReflectorOptions{
 		Name: "source", TypeDescription: string(r.object.ref.Kind), Backoff: &backoff,
 	})
-	reflector.RunWithContext(ctx)
+	reflector.RunWithContext(r.ctx)
 }
 
 // ListWithContext implements cache.ListerWatcherWithContext. The reflector calls it only where a streaming list failed. If that
 // was for want of support it is the fallback; else the same answer would come again, at the price of a request.
 func (r *reflection) ListWithContext(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {
-	if r.refused != nil && !apierrors.IsInvalid(r.refused) && !apierrors.IsBadRequest(r.refused) {
+	r.attempts = 0
+	if r.refused != nil && !unsupported(r.refused) {
 		return nil, r.refused
 	}
 	r.selectObject(&opts)
-	var list runtime.Object = &corev1.SecretList{}
-	if r.object.ref.Kind == ConfigMap {
-		list = &corev1.ConfigMapList{}
-	}
-	err := r.request(&opts).Do(ctx).Into(list)
-	return list, r.answered(ctx, err)
+	r.anyVersion = opts.ResourceVersion == anyVersion
+	list, err := r.fetch(ctx, r.request().VersionedParams(&opts, r.api.params), kinds[r.object.ref.Kind].list)
+	return list, r.answered(ctx, opts.ResourceVersion, err)
 }
 
 // WatchWithContext implements cache.ListerWatcherWithContext.
@@ -126,18 +139,35 @@ func (r *reflection) WatchWithContext(ctx context.Context, opts metav1.ListOptio
 	r.selectObject(&opts)
 	opts.Watch = true
 	streamingList := opts.SendInitialEvents != nil && *opts.SendInitialEvents
-	if streamingList && opts.ResourceVersion == "" {
-		// "Any version": answered at once from the API server's cache, and corrected by the events that follow. The
-		// default, "the newest", has the API server wait for its cache to catch up with etcd, up to 100 ms.
-		opts.ResourceVersion = "0"
+	if streamingList && opts.ResourceVersion == "" && !r.object.seen() {
+		// Answered at once from the API server's cache, and corrected by the events that follow. The default, the newest
+		// version, has the API server wait for its cache to catch up with etcd, up to 100 ms. What was seen already
+		// must not become older, though.
+		opts.ResourceVersion = anyVersion
 	}
-	w, err := r.request(&opts).Watch(ctx)
-	err = r.answered(ctx, err)
 	if streamingList {
-		r.refused = err
+		// The reflector has reason to ask twice, for a specific version and the newest. If the API server breaks off each of its
+		// answers, though, the reflector goes on and on, without a pause.
+		if r.attempts++; r.attempts > 2 {
+			r.refused = r.answered(ctx, opts.ResourceVersion, errors.New("the API server breaks off its answers"))
+			return nil, r.refused
+		}
+	}
+	w, err := r.request().VersionedParams(&opts, r.api.params).Watch(ctx)
+	if !streamingList || !unsupported(err) {
+		err = r.answered(ctx, opts.ResourceVersion, err)
+	}
+	if streamingList {
+		r.refused, r.anyVersion = err, opts.ResourceVersion == anyVersion
 	}
 	return w, err
 }
+
+// anyVersion is the resource version that asks for what the API server has at hand.
+const anyVersion = "0"
+
+// unsupported reports whether a streaming list was refused for being one.
+func unsupported(err error) bool { return apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) }
 
 // List and Watch are the forms without a context, which the reflector does not use but its constructor asks for.
 func (r *reflection) List(opts metav1.ListOptions) (runtime.Object, error) {
@@ -153,16 +183,25 @@ func (r *reflection) selectObject(opts *metav1.ListOptions) {
 	opts.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, r.object.ref.Name).String()
 }
 
-func (r *reflection) request(opts *metav1.ListOptions) *rest.Request {
-	resource := "secrets"
-	if r.object.ref.Kind == ConfigMap {
-		resource = "configmaps"
-	}
-	return r.api.client.Get().Namespace(r.object.ref.Namespace).Resource(resource).VersionedParams(opts, r.api.params)
+// request is one that the client does not repeat by itself: it would do so for ten seconds and more before it told what is wrong.
+func (r *reflection) request() *rest.Request {
+	ref := r.object.ref
+	return r.api.client.Get().Namespace(ref.Namespace).Resource(kinds[ref.Kind].resource).MaxRetries(0)
 }
 
-// answered records what an answer of the API server means for the object, and returns the error for the reflector.
-func (r *reflection) answered(ctx context.Context, err error) error {
+// fetch makes a request and insists on an answer of the type of expected.
+func (r *reflection) fetch(ctx context.Context, request *rest.Request, expected runtime.Object) (runtime.Object, error) {
+	got, err := request.Do(ctx).Get()
+	if err == nil && reflect.TypeOf(got) != reflect.TypeOf(expected) {
+		return nil, fmt.Errorf("the API server sent a %T, not a %T", got, expected)
+	}
+	return got, err
+}
+
+// answered records what an answer of the API server means for the object, and returns the error for the reflector. The request
+// was for version.
+func (r *reflection) answered(ctx context.Context, version string, err error) error {
+	specific := version != "" && version != anyVersion
 	switch {
 	case err == nil:
 		r.object.recovered()
@@ -172,15 +211,15 @@ func (r *reflection) answered(ctx context.Context, err error) error {
 		return err
 	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
 		r.object.failed(ErrForbidden, detail(err))
-	case apierrors.IsResourceExpired(err), apierrors.IsGone(err), apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
-		// The reflector's own business: it lists anew, or without streaming.
+	case specific && (apierrors.IsResourceExpired(err) || apierrors.IsGone(err)):
+		// The reflector's own business: it lists anew.
 		return err
 	default:
 		r.object.failed(ErrUnavailable, detail(err))
 	}
-	if utilnet.IsConnectionRefused(err) || apierrors.IsTooManyRequests(err) {
-		// At these the reflector would wait without looking at its context (and Close for it). Hiding the cause
-		// makes it wait in its outer loop, which does look.
+	if !specific || apierrors.IsTooManyRequests(err) {
+		// To some of these the reflector would answer with another try at once, without end; or it would wait without looking
+		// at its context (and Close for it). Hiding the cause makes it wait in its outer loop, which does look.
 		return errors.New(err.Error())
 	}
 	return err
@@ -225,11 +264,29 @@ func (r *reflection) Delete(any) error {
 
 // Replace implements cache.ReflectorStore.
 func (r *reflection) Replace(items []any, _ string) error {
-	if len(items) == 0 {
+	r.attempts = 0
+	switch {
+	case len(items) > 0:
+		return r.Add(items[0])
+	case r.anyVersion:
+		return r.makeSure()
+	}
+	r.object.missing()
+	return nil
+}
+
+// makeSure asks for the object itself, in its newest version, when a list of any version did not have it: the API server's
+// cache may not know yet of an object that was made a moment ago.
+func (r *reflection) makeSure() error {
+	obj, err := r.fetch(r.ctx, r.request().Name(r.object.ref.Name), kinds[r.object.ref.Kind].object)
+	switch {
+	case apierrors.IsNotFound(err):
 		r.object.missing()
 		return nil
+	case err != nil:
+		return r.answered(r.ctx, "", err)
 	}
-	return r.Add(items[0])
+	return r.Add(obj)
 }
 
 // Resync implements cache.ReflectorStore.
@@ -253,3 +310,16 @@ func contentOf(obj any) (Content, bool) {
 }
 
 func isTrue(b *bool) bool { return b != nil && *b }
+
+// plainErrors has a failed request say what went wrong in words only. By the kind of an error client-go would take a timeout or
+// a closed connection for a watch that ended well, and the API server for reachable.
+type plainErrors struct{ next http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (p plainErrors) RoundTrip(request *http.Request) (*http.Response, error) {
+	response, err := p.next.RoundTrip(request)
+	if err != nil {
+		err = errors.New(err.Error())
+	}
+	return response, err
+}

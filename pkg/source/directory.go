@@ -11,8 +11,10 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/fsnotify/fsnotify"
 	corev1 "k8s.io/api/core/v1"
@@ -72,21 +74,29 @@ func (d *Directory) Watch(ref Ref, holder string, changed func()) {
 	})
 }
 
+// settleTime is for how long nothing may happen in the directory before it is read: who writes a file in place empties it first.
+const settleTime = 20 * time.Millisecond
+
 func (d *Directory) run() {
+	settled := time.NewTimer(settleTime)
+	settled.Stop() // until something happens
 	for {
 		select {
 		case _, ok := <-d.watcher.Events:
 			if !ok {
 				return
 			}
-			if err := d.read(); err != nil {
-				klog.ErrorS(err, "Manifests can't be read; what they gave before stays", "directory", d.path)
-			}
+			settled.Reset(settleTime)
 		case err, ok := <-d.watcher.Errors:
 			if !ok {
 				return
 			}
 			klog.ErrorS(err, "Watch of the directory of manifests", "directory", d.path)
+			settled.Reset(settleTime) // events may have been lost
+		case <-settled.C:
+			if err := d.read(); err != nil {
+				klog.ErrorS(err, "Manifests can't be read; what they gave before stays", "directory", d.path)
+			}
 		}
 	}
 }
@@ -141,11 +151,11 @@ func (d *Directory) read() error {
 	return errors.Join(failed...)
 }
 
-// all are the objects of all files. d.mu is held.
+// all are the objects of all files; of two with one name that of the file that sorts last. d.mu is held.
 func (d *Directory) all() map[Ref]Content {
 	all := map[Ref]Content{}
-	for _, objects := range d.files {
-		maps.Copy(all, objects)
+	for _, name := range slices.Sorted(maps.Keys(d.files)) {
+		maps.Copy(all, d.files[name])
 	}
 	return all
 }

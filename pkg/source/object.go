@@ -91,6 +91,13 @@ func (o *object) update(change func(*state) bool) {
 	}
 }
 
+// seen reports whether the source ever told if the object exists.
+func (o *object) seen() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.state.seen
+}
+
 // wait waits for the first state.
 func (o *object) wait(ctx context.Context) {
 	select {

@@ -5,6 +5,7 @@ package tmpfs
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -96,6 +97,9 @@ func (p *Point) Usage() (Usage, error) {
 	}, nil
 }
 
+// unescape undoes what the kernel does to a mount point in the mount table (proc_pid_mountinfo(5)).
+var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+
 // Mounts lists the mount points of this mount namespace whose file system Create made.
 func Mounts() (map[string]bool, error) {
 	all, err := mount.ParseMountInfo("/proc/self/mountinfo")
@@ -105,7 +109,7 @@ func Mounts() (map[string]bool, error) {
 	ours := map[string]bool{}
 	for _, m := range all {
 		if m.FsType == "tmpfs" && m.Source == Source {
-			ours[m.MountPoint] = true
+			ours[unescape.Replace(m.MountPoint)] = true
 		}
 	}
 	return ours, nil
@@ -114,26 +118,19 @@ func Mounts() (map[string]bool, error) {
 // IsShared reports whether mounts made below path reach the other mount namespaces of the machine: whether the mount
 // that path lies on has shared propagation (mount_namespaces(7)).
 func IsShared(path string) (bool, error) {
+	// The kernel tells which mount it is. Mount points alone don't: a mount can lie hidden under another, and the
+	// order of the table is not that of a stack.
+	var stx unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_MNT_ID, &stx); err != nil {
+		return false, &Error{Op: "inspect", Call: "statx", Target: path, Err: err}
+	}
 	all, err := mount.ParseMountInfo("/proc/self/mountinfo")
 	if err != nil {
 		return false, fmt.Errorf("read mount table: %w", err)
 	}
-	var on *mount.MountInfo
-	for i, m := range all {
-		if !mount.PathWithinBase(path, m.MountPoint) {
-			continue
-		}
-		// The longest mount point holds the path, and of several on the same place the last.
-		if on == nil || len(m.MountPoint) >= len(on.MountPoint) {
-			on = &all[i]
-		}
-	}
-	if on == nil {
-		return false, nil
-	}
-	for _, field := range on.OptionalFields {
-		if strings.HasPrefix(field, "shared:") {
-			return true, nil
+	for _, m := range all {
+		if uint64(m.ID) == stx.Mnt_id {
+			return slices.ContainsFunc(m.OptionalFields, func(field string) bool { return strings.HasPrefix(field, "shared:") }), nil
 		}
 	}
 	return false, nil

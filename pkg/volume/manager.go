@@ -195,6 +195,14 @@ func (m *Manager) Usage(ctx context.Context, id, path string) (tmpfs.Usage, erro
 		return tmpfs.Usage{}, err
 	}
 	defer point.Close()
+	there, err := inspect(point)
+	if err != nil {
+		return tmpfs.Usage{}, err
+	}
+	if !there.Mounted || there.Identity != v.identity {
+		// What is below it, or above, is not the volume.
+		return tmpfs.Usage{}, fmt.Errorf("%w: volume %s is not mounted at %q any more", ErrUnknown, id, path)
+	}
 	return point.Usage()
 }
 

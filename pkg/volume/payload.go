@@ -4,6 +4,7 @@ package volume
 
 import (
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
@@ -23,7 +24,7 @@ func (v *volume) payload(content source.Content, limits Limits) (projector.Paylo
 			Mode: or(mode, v.spec.Mode), UID: or(fileUID, uid), GID: or(fileGID, gid),
 		})
 	}
-	if v.spec.Items == nil {
+	if len(v.spec.Items) == 0 {
 		for key, data := range content.Data {
 			// The API server lets no such key in; a path is not the place to rely on that.
 			if problems := attributes.ValidatePath(key); problems != nil {
@@ -71,7 +72,7 @@ func (v *volume) origin() string {
 
 // room returns what a tmpfs needs to hold two versions of p at once: during a refresh the old one is still there.
 func room(p projector.Payload) tmpfs.Limits {
-	const page = 4096
+	page := uint64(os.Getpagesize()) // 64 KiB on some arm64 and ppc64le
 	var bytes, inodes uint64
 	directories, names := map[string]bool{}, map[string]bool{}
 	for _, f := range p.Files {

@@ -48,6 +48,9 @@ func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
 		if err := checkOurs(req.Target, there); err != nil {
 			return err
 		}
+		if v != nil {
+			m.forget(v) // it may have watched another object
+		}
 		defer m.metrics.observe(opRepublish, &err)()
 		return m.adopt(point, req, there.Identity)
 	case v != nil:

@@ -5,7 +5,6 @@ package volume
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"path/filepath"
 
@@ -48,14 +47,16 @@ func (m *Manager) recover(ctx context.Context, r record.Volume) error {
 	v := fromRecord(r)
 	if err := m.check(v); err != nil {
 		klog.ErrorS(err, "A volume's record is not one that this driver writes; it was moved aside, and nothing was touched", "volume", r.VolumeID)
+		// Neither this nor what follows may keep the other volumes from being taken up.
 		if err := m.Records.SetAside(r.VolumeID); err != nil {
-			return err
+			klog.ErrorS(err, "A volume's record could not be moved aside", "volume", r.VolumeID)
 		}
 		return nil
 	}
 	mounted, err := isMounted(v)
 	if err != nil {
-		return err
+		klog.ErrorS(err, "The target of a volume can't be looked at; its record stays, and the volume is taken up when kubelet republishes it", "volume", v.id)
+		return nil
 	}
 	if !mounted {
 		klog.InfoS("Dropped the record of a volume that is not mounted any more", "volume", v.id, "target", v.target)
@@ -80,19 +81,20 @@ func (m *Manager) check(v *volume) error {
 	return nil
 }
 
+// isMounted reports whether the volume is where its record says. An error means that this can't be told.
 func isMounted(v *volume) (bool, error) {
+	var state tmpfs.State
 	point, err := tmpfs.OpenPoint(v.target)
-	if errors.Is(err, fs.ErrNotExist) {
+	if err == nil {
+		defer point.Close()
+		state, err = point.Inspect()
+	}
+	// What is no directory, or behind a link, is no mount of ours.
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(classify(err), ErrPrecondition) {
 		return false, nil
 	}
-	if classify(err) != nil {
-		klog.ErrorS(err, "The target of a volume can't be looked at", "volume", v.id)
-		return false, nil
-	}
-	defer point.Close()
-	state, err := point.Inspect()
 	if err != nil {
-		return false, fmt.Errorf("recover volume %s: %w", v.id, err)
+		return false, err
 	}
 	return state.Mounted && state.Tmpfs && state.Identity == v.identity, nil
 }

@@ -61,7 +61,8 @@ func (m *Manager) apply(v *volume, point *tmpfs.Point, get func() (source.Conten
 	if err == nil {
 		changed, err = m.write(v, point, content)
 	}
-	if err == nil || changed {
+	// Not after an error, even if the new version is visible: the next attempt must get as far as write, which puts the rest right.
+	if err == nil {
 		v.applied = source.Content{UID: content.UID, ResourceVersion: content.ResourceVersion}
 	}
 	m.setStale(v, err)

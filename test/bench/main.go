@@ -1,19 +1,128 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Command bench measures the driver, and beside it, in the same run, what the kernel, the API server and others take for the
+// same work:
+//
+//	cd test/bench && go run .                  # everything, about two minutes; root
+//	cd test/bench && go run . -run refresh     # the rows that match, and their yardsticks
+//	cd test/bench && go run . -quick           # every row once or twice: does the benchmark still work?
+//	cd test/bench && go run . -driver /x/old   # another build of the driver, to compare
+//
+// The driver is its real binary in a process of its own, spoken to over its socket; the API server and etcd are real
+// (test/controlplane). Kubelet is played. A goal that is missed is shown and is no error: machines differ, and the ratios to
+// the yardsticks are what counts. An operation that fails is one, and the exit code is 1.
 package main
 
 import (
-	_ "github.com/container-storage-interface/spec/lib/go/csi"
-	_ "github.com/fsuser-csi/fsuser-csi/internal/kubelet"
-	_ "github.com/fsuser-csi/fsuser-csi/pkg/projector"
-	_ "github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
-	_ "github.com/fsuser-csi/fsuser-csi/test/controlplane"
-	_ "golang.org/x/sys/unix"
-	_ "google.golang.org/grpc"
-	_ "k8s.io/api/core/v1"
-	_ "k8s.io/client-go/kubernetes"
-	_ "k8s.io/kubernetes/pkg/volume/util"
-	_ "k8s.io/mount-utils"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"regexp"
+	"runtime"
+
+	"golang.org/x/sys/unix"
 )
 
-func main() {}
+// roleVariable tells a process of this program what it is. Unset: the one that somebody called.
+const roleVariable = "FSUSER_BENCH_ROLE"
+
+const (
+	roleRun  = "run"
+	roleBind = "bind"
+)
+
+func main() {
+	var err error
+	switch os.Getenv(roleVariable) {
+	case roleRun:
+		err = run()
+	case roleBind:
+		err = serveBinds(os.Args[1], os.Args[2])
+	default:
+		err = inMountNamespace()
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			os.Exit(1) // it has said why
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// inMountNamespace runs this program again in a private mount namespace: whatever happens to it, no mount stays on the machine.
+func inMountNamespace() error {
+	if os.Geteuid() != 0 {
+		return errors.New("it mounts and changes owners; run it as root")
+	}
+	// Who is interrupted is the other process, which has to clean up; this one waits for it.
+	interrupts := make(chan os.Signal, 1)
+	signal.Notify(interrupts, unix.SIGINT, unix.SIGTERM)
+	cmd := self(roleRun, os.Args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	// Its own process group: it gets an interrupt of the terminal from here, once.
+	cmd.SysProcAttr.Unshareflags, cmd.SysProcAttr.Setpgid = unix.CLONE_NEWNS, true
+	// PDEATHSIG is tied to the thread that forks.
+	runtime.LockOSThread()
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start in a mount namespace: %w", err)
+	}
+	go func() {
+		for s := range interrupts {
+			_ = cmd.Process.Signal(s) // fails only if it has ended
+		}
+	}()
+	return cmd.Wait()
+}
+
+// self is a command that runs this program in a role. It dies with this process.
+func self(role string, args ...string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Env = append(os.Environ(), roleVariable+"="+role)
+	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	return cmd
+}
+
+func run() (err error) {
+	quick := flag.Bool("quick", false, "small numbers: every benchmark runs, the figures mean nothing")
+	asJSON := flag.Bool("json", false, "print JSON instead of a table")
+	pattern := flag.String("run", "", "measure only the rows that match this `regexp`, and their yardsticks")
+	binary := flag.String("driver", "", "measure this binary of the driver, instead of one built now (an absolute `path`)")
+	n := flag.Int("n", 300, "how often an operation is measured")
+	flag.Parse()
+	wanted, err := regexp.Compile(*pattern)
+	if err != nil {
+		return fmt.Errorf("-run: %w", err)
+	}
+	if flag.NArg() > 0 || *n < 1 {
+		return errors.New("it takes no arguments but flags, and -n is at least 1")
+	}
+	size := full(*n)
+	if *quick {
+		size = small()
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+
+	e, err := newEnv(size)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, e.close()) }()
+	if *binary != "" {
+		e.binary = lazy[string]{made: true, value: *binary}
+	}
+	rows, err := measure(ctx, e, wanted)
+	if err != nil {
+		return err
+	}
+	if *asJSON {
+		return printJSON(os.Stdout, rows)
+	}
+	return printTable(os.Stdout, rows)
+}

@@ -60,19 +60,47 @@ func (cp *ControlPlane) StopAPIServer(ctx context.Context) error {
 	return nil
 }
 
+// Wait blocks until one of the two servers ends by itself, and returns an error
+// that says how, or until the context ends. It is not for a test that stops the
+// API server.
+func (cp *ControlPlane) Wait(ctx context.Context) error {
+	cp.mu.Lock()
+	server := cp.apiServer
+	cp.mu.Unlock()
+	if server == nil {
+		return fmt.Errorf("wait for the end of the API server: %w", errNotRunning)
+	}
+	select {
+	case <-cp.etcd.exited:
+		return cp.etcd.failure()
+	case <-server.exited:
+		return server.failure()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 func (cp *ControlPlane) apiServerArgs() []string {
+	listen, advertise, reconciler := "127.0.0.1", "127.0.0.1", "none"
+	if cp.advertise.IsValid() {
+		listen, advertise, reconciler = "0.0.0.0", cp.advertise.String(), "lease"
+	}
 	args := []string{
 		"--etcd-servers=http://" + cp.ports.etcdClient.address,
 
-		"--bind-address=127.0.0.1",
+		"--bind-address=" + listen,
 		"--secure-port=" + cp.ports.apiServer.port(),
 		// Otherwise it looks for an address on the default route, which a
 		// machine or a network namespace need not have.
-		"--advertise-address=127.0.0.1",
-		"--endpoint-reconciler-type=none",
+		"--advertise-address=" + advertise,
+		"--endpoint-reconciler-type=" + reconciler,
 		"--service-cluster-ip-range=" + serviceRange,
 		"--tls-cert-file=" + cp.path(servingCertFile),
 		"--tls-private-key-file=" + cp.path(servingKeyFile),
+
+		"--kubelet-client-certificate=" + cp.path(kubeletClientCertFile),
+		"--kubelet-client-key=" + cp.path(kubeletClientKeyFile),
+		"--kubelet-preferred-address-types=InternalIP",
 
 		"--client-ca-file=" + cp.path(caFile),
 		"--token-auth-file=" + cp.path(tokenFile),
@@ -106,4 +134,7 @@ func (cp *ControlPlane) waitForAPIServer(ctx context.Context, server *process) e
 	return nil
 }
 
-var errStopped = errors.New("the control plane was stopped")
+var (
+	errStopped    = errors.New("the control plane was stopped")
+	errNotRunning = errors.New("not running")
+)

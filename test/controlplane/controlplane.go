@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -28,6 +29,13 @@ type Options struct {
 	// Log receives what both servers write. Nil: the files etcd.log and
 	// kube-apiserver.log in Dir.
 	Log io.Writer
+	// Advertise is the address at which nodes and pods reach the API server.
+	// It is put into the serving certificate and published as that of the
+	// service `kubernetes`, and the API server listens on every address. The
+	// zero value: it is reached on 127.0.0.1 only, and publishes nothing.
+	Advertise netip.Addr
+	// Port is the API server's. 0: a free one.
+	Port int
 	// ExtraArgs are passed to kube-apiserver after those of this package: a
 	// flag given again wins, one that takes a list adds to it.
 	ExtraArgs []string
@@ -38,6 +46,7 @@ type Options struct {
 type ControlPlane struct {
 	dir       string
 	removeDir bool
+	advertise netip.Addr
 	extraArgs []string
 	log       io.Writer // nil: files in dir
 	binaries  binaries
@@ -62,7 +71,7 @@ func Start(ctx context.Context, o Options) (_ *ControlPlane, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("not done after %s", startTimeout))
 	defer cancel()
 
-	cp := &ControlPlane{extraArgs: o.ExtraArgs}
+	cp := &ControlPlane{advertise: o.Advertise, extraArgs: o.ExtraArgs}
 	if o.Log != nil {
 		cp.log = &lockedWriter{w: o.Log}
 	}
@@ -84,7 +93,7 @@ func Start(ctx context.Context, o Options) (_ *ControlPlane, err error) {
 	if err := cp.writeCredentials(); err != nil {
 		return nil, err
 	}
-	if cp.ports, err = reservePorts(); err != nil {
+	if cp.ports, err = reservePorts(o.Port); err != nil {
 		return nil, err
 	}
 	cp.keeper = newKeeper()

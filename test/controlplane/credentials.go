@@ -15,6 +15,8 @@ const (
 	caFile                   = "ca.crt"
 	servingCertFile          = "kube-apiserver.crt"
 	servingKeyFile           = "kube-apiserver.key"
+	kubeletClientCertFile    = "kubelet-client.crt"
+	kubeletClientKeyFile     = "kubelet-client.key"
 	serviceAccountKeyFile    = "service-account.key"
 	serviceAccountPublicFile = "service-account.pub"
 	tokenFile                = "tokens.csv"
@@ -25,6 +27,14 @@ const (
 	serviceIP    = "10.96.0.1" // of the service `kubernetes`: the first in the range
 )
 
+// CAFile returns the path of the certificate authority's certificate, which
+// signs the API server's certificate and those of its users.
+func (cp *ControlPlane) CAFile() string { return cp.path(caFile) }
+
+// ServiceAccountKeyFile returns the path of the private key that signs the
+// tokens of service accounts.
+func (cp *ControlPlane) ServiceAccountKeyFile() string { return cp.path(serviceAccountKeyFile) }
+
 func (cp *ControlPlane) path(file string) string { return filepath.Join(cp.dir, file) }
 
 // writeCredentials makes all keys and certificates of the API server and the
@@ -33,13 +43,22 @@ func (cp *ControlPlane) writeCredentials() (err error) {
 	if cp.pki, err = newPKI(); err != nil {
 		return err
 	}
+	addresses := []net.IP{net.IPv4(127, 0, 0, 1), net.ParseIP(serviceIP)}
+	if cp.advertise.IsValid() {
+		addresses = append(addresses, cp.advertise.AsSlice())
+	}
 	serving, err := cp.pki.serving(
 		[]string{
 			"localhost",
 			"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local",
 		},
-		[]net.IP{net.IPv4(127, 0, 0, 1), net.ParseIP(serviceIP)},
+		addresses,
 	)
+	if err != nil {
+		return err
+	}
+	// As the API server is to kubelets, which serve logs and exec.
+	kubeletClient, err := cp.pki.client("kube-apiserver-kubelet-client", []string{"system:masters"})
 	if err != nil {
 		return err
 	}
@@ -60,6 +79,8 @@ func (cp *ControlPlane) writeCredentials() (err error) {
 		caFile:                   cp.pki.certPEM,
 		servingCertFile:          serving.cert,
 		servingKeyFile:           serving.key,
+		kubeletClientCertFile:    kubeletClient.cert,
+		kubeletClientKeyFile:     kubeletClient.key,
 		serviceAccountKeyFile:    private,
 		serviceAccountPublicFile: public,
 		tokenFile:                []byte(cp.token + `,admin,admin,"system:masters"` + "\n"),

@@ -9,8 +9,9 @@
 // What it has not: a controller manager, scheduler or node. So no namespace
 // gets its `default` service account, and until a test makes that the API
 // server refuses pods in it; nothing is garbage collected, no pod runs. The
-// addresses of the `kubernetes` service are not published, since a loopback
-// address is not a valid one.
+// addresses of the `kubernetes` service are not published unless
+// Options.Advertise names one, since a loopback address is not a valid one.
+// Package cluster adds all that to it.
 //
 //	cp, err := controlplane.Start(ctx, controlplane.Options{})
 //	...

@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-const certificateLife = 24 * time.Hour
+// certificateLife is long enough for a cluster that somebody forgets for days.
+const certificateLife = 30 * 24 * time.Hour
 
 // pki is the certificate authority of one control plane. It signs the API
 // server's certificate and those of its users.

@@ -12,10 +12,15 @@ import (
 // ports are those of one control plane.
 type ports struct{ etcdClient, etcdPeer, apiServer port }
 
-func reservePorts() (_ ports, err error) {
+// reservePorts reserves one port for each server. That of the API server is
+// given, or 0 for any. It is taken first, so that it is still free.
+func reservePorts(apiServer int) (_ ports, err error) {
 	var p ports
-	for _, one := range []*port{&p.etcdClient, &p.etcdPeer, &p.apiServer} {
-		if *one, err = reservePort(); err != nil {
+	for _, one := range []struct {
+		port   *port
+		number int
+	}{{&p.apiServer, apiServer}, {&p.etcdClient, 0}, {&p.etcdPeer, 0}} {
+		if *one.port, err = reservePortNumber(one.number); err != nil {
 			p.release()
 			return ports{}, err
 		}
@@ -43,7 +48,10 @@ type port struct {
 	socket  int
 }
 
-func reservePort() (_ port, err error) {
+func reservePort() (port, error) { return reservePortNumber(0) }
+
+// reservePortNumber reserves the port of that number, or any if it is 0.
+func reservePortNumber(number int) (_ port, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("reserve a port of 127.0.0.1: %w", err)
@@ -53,7 +61,7 @@ func reservePort() (_ port, err error) {
 	if err != nil {
 		return port{}, err
 	}
-	bound, err := bindLoopback(socket)
+	bound, err := bindLoopbackPort(socket, number)
 	if err != nil {
 		syscall.Close(socket)
 		return port{}, err
@@ -74,11 +82,13 @@ func newSocket() (int, error) {
 	return socket, nil
 }
 
-func bindLoopback(socket int) (int, error) {
+func bindLoopback(socket int) (int, error) { return bindLoopbackPort(socket, 0) }
+
+func bindLoopbackPort(socket, number int) (int, error) {
 	if err := syscall.SetsockoptInt(socket, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1); err != nil {
 		return 0, fmt.Errorf("set SO_REUSEADDR: %w", err)
 	}
-	if err := syscall.Bind(socket, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+	if err := syscall.Bind(socket, &syscall.SockaddrInet4{Port: number, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
 		return 0, fmt.Errorf("bind: %w", err)
 	}
 	name, err := syscall.Getsockname(socket)

@@ -1,5 +1,5 @@
-// The containerd of the test cluster. A module of its own, so that its dependency
-// graph never meets the driver's. Built by ../build.
+// The containerd of the test cluster. A module of its own, so that its
+// dependency graph never meets the driver's. Built by ../build.
 module github.com/fsuser-csi/fsuser-csi/test/cluster/containerd
 
 go 1.26.6

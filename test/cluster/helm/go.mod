@@ -1,5 +1,5 @@
-// The helm of the test cluster. A module of its own, so that its dependency
-// graph never meets the driver's. Built by ../build.
+// The helm of the test cluster. A module of its own, so that its
+// dependency graph never meets the driver's. Built by ../build.
 module github.com/fsuser-csi/fsuser-csi/test/cluster/helm
 
 go 1.26.0

@@ -1,5 +1,5 @@
-// The runc of the test cluster. A module of its own, so that its dependency
-// graph never meets the driver's. Built by ../build.
+// The runc of the test cluster. A module of its own, so that its
+// dependency graph never meets the driver's. Built by ../build.
 module github.com/fsuser-csi/fsuser-csi/test/cluster/runc
 
 go 1.26.0

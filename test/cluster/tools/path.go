@@ -34,7 +34,7 @@ func Path(name string) (string, error) {
 
 // Binary returns where the tool's binary is, or will be once it is built.
 func (t Tool) Binary() (string, error) {
-	cache, err := cacheDir()
+	cache, err := Cache()
 	if err != nil {
 		return "", err
 	}
@@ -43,14 +43,15 @@ func (t Tool) Binary() (string, error) {
 
 // ModuleDir returns the folder of the module that the tool is built in.
 func (t Tool) ModuleDir() (string, error) {
-	root, err := repository()
+	root, err := Repository()
 	if err != nil {
 		return "", err
 	}
 	return filepath.Join(root, "test", "cluster", t.Dir), nil
 }
 
-func cacheDir() (string, error) {
+// Cache returns the folder for all that is made once and kept: see the package.
+func Cache() (string, error) {
 	if dir := os.Getenv("FSUSER_CACHE"); dir != "" {
 		abs, err := filepath.Abs(dir)
 		if err != nil {
@@ -58,17 +59,17 @@ func cacheDir() (string, error) {
 		}
 		return abs, nil
 	}
-	root, err := repository()
+	root, err := Repository()
 	if err != nil {
 		return "", fmt.Errorf("%w (FSUSER_CACHE can name the cache folder instead)", err)
 	}
 	return filepath.Join(root, ".cache"), nil
 }
 
-// repository finds the root of the repository above the working directory,
+// Repository finds the root of the repository above the working directory,
 // which for a test is its package's folder. runtime.Caller would not do: it
 // knows no folder after a build with -trimpath.
-func repository() (string, error) {
+func Repository() (string, error) {
 	start, err := os.Getwd()
 	if err != nil {
 		return "", fmt.Errorf("find the repository: %w", err)

@@ -46,7 +46,6 @@ func All() []Tool {
 			Module:  "github.com/opencontainers/runc",
 			Dir:     "runc",
 			Package: "github.com/opencontainers/runc",
-			LDFlags: []string{"-X main.version=" + strings.TrimPrefix(runcVersion, "v")},
 			Tags:    []string{"seccomp"}, // the runtime's default profile needs it
 			Cgo:     true,
 			Target:  clusterTarget,

@@ -97,8 +97,11 @@ func TestGone(t *testing.T) {
 			}()
 			asked := p.asked.Load()
 			p.answer(func(w http.ResponseWriter, r *http.Request) bool {
-				if r.URL.Query().Get("resourceVersion") == "0" {
+				switch r.URL.Query().Get("resourceVersion") {
+				case "":
 					return false
+				case "0":
+					t.Error("any version was asked for: it may be older than what was seen")
 				}
 				// What the watch and the list know is too old, too.
 				return status(410, metav1.StatusReasonExpired, "too old resource version: 1 (2)")(w, r)
@@ -147,7 +150,7 @@ func TestAnswers(t *testing.T) {
 			return status(503, metav1.StatusReasonServiceUnavailable, "not now")(w, r)
 		}, source.ErrUnavailable, "not now", 4},
 		"504 too large resource version": {
-			status(504, metav1.StatusReasonTimeout, "Too large resource version: 9, current: 1"),
+			tooLarge,
 			source.ErrUnavailable, "Too large resource version", 4,
 		},
 		"400 to everything": {status(400, metav1.StatusReasonBadRequest, "what?"), source.ErrUnavailable, "what?", 6},
@@ -190,6 +193,17 @@ func TestAnswers(t *testing.T) {
 			w.Header().Set("Content-Type", "application/json")
 			return true
 		}, source.ErrUnavailable, "", 6},
+		"a status without a failure": {status(200, "", ""), source.ErrUnavailable, "", 6},
+		"410, as an event, to everything": {func(w http.ResponseWriter, r *http.Request) bool {
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprintln(w, errorEvent(410, metav1.StatusReasonExpired, "too old"))
+			return true
+		}, source.ErrUnavailable, "breaks off", 6},
+		"a list that is not complete": {func(w http.ResponseWriter, r *http.Request) bool {
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprintln(w, `{"type":"ADDED","object":{"apiVersion":"v1","kind":"Secret","metadata":{"name":"x"}}}`)
+			return true
+		}, source.ErrUnavailable, "breaks off", 6},
 		"a closed connection": {func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) },
 			source.ErrUnavailable, "EOF", 6},
 		"a reset connection": {func(w http.ResponseWriter, _ *http.Request) bool {
@@ -205,7 +219,8 @@ func TestAnswers(t *testing.T) {
 		}, source.ErrUnavailable, "reset", 6},
 	} {
 		t.Run(name, func(t *testing.T) {
-			object := "answers-" + strings.NewReplacer(" ", "-", "'", "").Replace(strings.ToLower(name))
+			t.Parallel()
+			object := "answers-" + strings.NewReplacer(" ", "-", "'", "", ",", "").Replace(strings.ToLower(name))
 			admin := newClient(t)
 			admin.create(t, secret(object, "one"))
 			t.Cleanup(func() { cleanUp(admin, secret(object, "")) })
@@ -269,6 +284,7 @@ func TestErrorEvents(t *testing.T) {
 		"something that is not JSON": `{"type":`,
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			object := "events-" + strings.ReplaceAll(strings.ToLower(name), " ", "-")
 			admin := newClient(t)
 			admin.create(t, secret(object, "one"))
@@ -290,6 +306,7 @@ func TestErrorEvents(t *testing.T) {
 				t.Errorf("told of %d changes, want 2", changes.Load())
 			}
 			p.say(line)
+			p.say("")
 			testkit.Eventually(t, soon, "the watch to end again", func() bool { return p.open() == 0 })
 			closeSoon(t, api)
 		})

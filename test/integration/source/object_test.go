@@ -219,13 +219,14 @@ func TestRequests(t *testing.T) {
 		ref  source.Ref
 		want error
 		path string
-		most int
+		// requests: the watch, and one to make sure that an object is not there.
+		requests int
 	}{
-		"a secret that exists": {secretRef("counted"), nil, "/api/v1/namespaces/default/secrets", 1},
-		"a secret that does not": {secretRef("not-there"), source.ErrNotFound, "/api/v1/namespaces/default/secrets", 1},
+		"a secret that exists":   {secretRef("counted"), nil, "/api/v1/namespaces/default/secrets", 1},
+		"a secret that does not": {secretRef("not-there"), source.ErrNotFound, "/api/v1/namespaces/default/secrets", 2},
 		"a config map that does not, in a namespace that does not": {
 			source.Ref{Kind: source.ConfigMap, Namespace: "no-such", Name: "not-there"}, source.ErrNotFound,
-			"/api/v1/namespaces/no-such/configmaps", 1,
+			"/api/v1/namespaces/no-such/configmaps", 2,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -236,8 +237,11 @@ func TestRequests(t *testing.T) {
 				t.Errorf("Get: error %v, want %v", err, test.want)
 			}
 			urls := requests.all()
-			if len(urls) > test.most {
-				t.Errorf("requests %v, want at most %d", urls, test.most)
+			if len(urls) != test.requests {
+				t.Errorf("requests %v, want %d", urls, test.requests)
+			}
+			if len(urls) > 1 && (urls[1].Path != test.path+"/"+test.ref.Name || urls[1].RawQuery != "") {
+				t.Errorf("second request %s, want a plain get of the object", urls[1])
 			}
 			query := urls[0].Query()
 			for key, want := range map[string]string{

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 )
@@ -155,4 +156,15 @@ func statusJSON(code int32, reason metav1.StatusReason, message string) string {
 // errorEvent is a watch's way to say that something failed.
 func errorEvent(code int32, reason metav1.StatusReason, message string) string {
 	return fmt.Sprintf(`{"type":"ERROR","object":%s}`, statusJSON(code, reason, message))
+}
+
+// tooLarge answers as an API server whose cache is behind what the client has seen.
+func tooLarge(w http.ResponseWriter, _ *http.Request) bool {
+	s := apierrors.NewTimeoutError("Too large resource version: 9, current: 1", 1).ErrStatus
+	s.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}
+	s.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseTypeResourceVersionTooLarge, Message: "Too large resource version"}}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusGatewayTimeout)
+	_ = json.NewEncoder(w).Encode(s)
+	return true
 }

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package deploy renders the Helm chart in ./chart, with the helm of package tools (make control-plane). Its tests hold the chart to what
+// kubelet and the API server demand, on a real API server.
+package deploy
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
+)
+
+// Namespace is where the manifests install the driver.
+const Namespace = "fsuser-csi"
+
+// oldest is the first Kubernetes that all of the chart works with. Named, so that the result does not depend on helm's own.
+const oldest = "1.36.0"
+
+// Manifest is a file that installs the driver by kubectl alone.
+type Manifest struct {
+	File   string
+	Access string
+	// Warning is repeated at the head of the file.
+	Warning string
+}
+
+// Manifests returns the files that lie next to the chart.
+func Manifests() []Manifest {
+	return []Manifest{
+		{File: "fsuser-csi.yaml", Access: "node"},
+		{File: "fsuser-csi-namespaces.yaml", Access: "namespaces"},
+		{
+			File: "fsuser-csi-DANGER-cluster-wide-secrets.yaml", Access: "cluster",
+			Warning: "# DANGER: this gives the driver every Secret of the cluster, on every node. Prefer fsuser-csi.yaml.\n",
+		},
+	}
+}
+
+// Render returns the content of the file, from the chart in dir.
+func (m Manifest) Render(ctx context.Context, dir string) ([]byte, error) {
+	out, err := Template(ctx, dir, "--set", "access="+m.Access, "--set", "namespace.create=true")
+	if err != nil {
+		return nil, fmt.Errorf("render %s: %w", m.File, err)
+	}
+	head := "# fsuser-csi, access: " + m.Access + ". Made from chart/ by `make manifests`: change that.\n" + m.Warning
+	return append([]byte(head), out...), nil
+}
+
+// Template is `helm template` of the chart in dir, as release fsuser-csi in Namespace, with more arguments of helm.
+func Template(ctx context.Context, dir string, args ...string) ([]byte, error) {
+	return helm(ctx, append([]string{
+		"template", "fsuser-csi", filepath.Join(dir, "chart"), "--namespace", Namespace, "--kube-version", oldest,
+	}, args...)...)
+}
+
+func helm(ctx context.Context, args ...string) ([]byte, error) {
+	path, err := tools.Path("helm")
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, path, args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("helm %s: %w: %s%s", args[0], err, strings.TrimSpace(stderr.String()), bytes.TrimSpace(out))
+	}
+	return out, nil
+}

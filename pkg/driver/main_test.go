@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package driver
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"k8s.io/klog/v2"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
+	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
+)
+
+func TestMain(m *testing.M) {
+	testkit.RunHelper(map[string]func([]string) error{"speak": speak})
+	testkit.RunInMountNamespace(m)
+}
+
+// patience bounds what takes milliseconds.
+const patience = 10 * time.Second
+
+// fakeVolumes are Volumes of which a test says what they do. What it says nothing of succeeds.
+type fakeVolumes struct {
+	publish   func(context.Context, volume.Request) error
+	unpublish func(ctx context.Context, id, target string) error
+	usage     func(ctx context.Context, id, path string) (tmpfs.Usage, error)
+}
+
+func (f fakeVolumes) Publish(ctx context.Context, req volume.Request) error {
+	if f.publish == nil {
+		return nil
+	}
+	return f.publish(ctx, req)
+}
+
+func (f fakeVolumes) Unpublish(ctx context.Context, id, target string) error {
+	if f.unpublish == nil {
+		return nil
+	}
+	return f.unpublish(ctx, id, target)
+}
+
+func (f fakeVolumes) Usage(ctx context.Context, id, path string) (tmpfs.Usage, error) {
+	if f.usage == nil {
+		return tmpfs.Usage{}, nil
+	}
+	return f.usage(ctx, id, path)
+}
+
+// running is a Driver that serves, in this process, below a kubelet's root directory.
+type running struct {
+	*Driver
+	root   string
+	cancel context.CancelFunc
+	ended  chan struct{}
+	err    error
+}
+
+// run runs a Driver until t ends, or until stop. It returns when the Driver serves on both sockets.
+func run(t *testing.T, volumes Volumes) *running {
+	t.Helper()
+	root := shortDir(t)
+	if err := kubelet.MakeRoot(root); err != nil {
+		t.Fatal(err)
+	}
+	return runIn(t, root, volumes)
+}
+
+// runIn does so below a root directory that is there.
+func runIn(t *testing.T, root string, volumes Volumes) *running {
+	t.Helper()
+	d := newDriver(t, root, volumes)
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &running{Driver: d, root: root, cancel: cancel, ended: make(chan struct{})}
+	go func() {
+		defer close(r.ended)
+		r.err = d.Run(ctx)
+	}()
+	t.Cleanup(func() { r.stop(t) })
+	testkit.Eventually(t, patience, "the registration socket", func() bool { return exists(d.RegistrationSocket) })
+	return r
+}
+
+// stop ends the Driver, which must end well.
+func (r *running) stop(t *testing.T) {
+	t.Helper()
+	r.cancel()
+	select {
+	case <-r.ended:
+	case <-time.After(patience):
+		t.Fatal("Run did not return after its context had ended")
+	}
+	if r.err != nil {
+		t.Errorf("Run: %v", r.err)
+	}
+}
+
+func newDriver(t *testing.T, root string, volumes Volumes) *Driver {
+	t.Helper()
+	binding, err := NewBinding(root, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := New(Config{
+		Version: "v1", NodeID: "node-1", Binding: binding, Volumes: volumes,
+		Endpoint:           filepath.Join(root, "plugins", Name, "csi.sock"),
+		RegistrationSocket: filepath.Join(root, "plugins_registry", Name+"-reg.sock"),
+		Metrics:            prometheus.NewRegistry(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// shortDir is a directory with a path that leaves room for that of a socket.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "d-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// dial connects to a socket until t ends.
+func dial(t *testing.T, socket string) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+func deadline(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// answers fails t unless somebody serves CSI at the other end.
+func answers(t *testing.T, conn *grpc.ClientConn) {
+	t.Helper()
+	if _, err := csi.NewNodeClient(conn).NodeGetInfo(deadline(t), &csi.NodeGetInfoRequest{}); err != nil {
+		t.Errorf("the driver does not answer: %v", err)
+	}
+}
+
+// pod and aVolume are what good requests are about.
+var pod = kubelet.Pod{Namespace: "shop", Name: "web-0", UID: "6f0a3c1e-0000-4000-8000-000000000001"}
+
+func aVolume() kubelet.Volume {
+	return kubelet.Volume{Name: "ssh", Attributes: map[string]string{"secretName": "keys", "uid": "1000"}}
+}
+
+// request is a good request of the kubelet with this root directory.
+func request(t testing.TB, root string) *csi.NodePublishVolumeRequest {
+	t.Helper()
+	k, err := kubelet.Connect(root, filepath.Join(root, "nobody-listens-here"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	return k.Request(pod, aVolume())
+}
+
+// captureLog has the log kept, at the highest verbosity of the driver, until t ends.
+func captureLog(t *testing.T) (text func() string) {
+	t.Helper()
+	t.Cleanup(klog.CaptureState().Restore)
+	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
+	klog.InitFlags(flags)
+	for name, value := range map[string]string{"logtostderr": "false", "stderrthreshold": "FATAL", "v": "5"} {
+		if err := flags.Set(name, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out lockedBuffer
+	klog.SetOutput(&out)
+	return func() string {
+		klog.Flush()
+		return out.String()
+	}
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// says fails t unless text has all of the parts.
+func says(t *testing.T, text string, parts ...string) {
+	t.Helper()
+	for _, part := range parts {
+		if !strings.Contains(text, part) {
+			t.Errorf("%q is not in: %s", part, text)
+		}
+	}
+}

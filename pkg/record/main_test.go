@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package record
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+)
+
+func TestMain(m *testing.M) { testkit.RunInMountNamespace(m) }
+
+func pointer(n uint32) *uint32 { return &n }
+
+// full is a volume with every field set, each to another value.
+func full() Volume {
+	return Volume{
+		Version: 1, VolumeID: "csi-1", TargetPath: "/pods/uid/volumes/kubernetes.io~csi/ssh/mount",
+		Pod: Pod{Namespace: "team", Name: "web-0", UID: "0b5c"},
+		Spec: Spec{
+			Kind: "Secret", Name: "ssh-keys", UID: pointer(1000), GID: pointer(2000), Mode: 0o400, DirMode: 0o755,
+			Items:    []Item{{Key: "key", Path: "dir/<path> & \"more\"", Mode: pointer(0o444), UID: pointer(3), GID: pointer(0)}, {Key: "k2", Path: "p2"}},
+			Optional: true, Refresh: "watch",
+		},
+		MountGroup: pointer(5000), Device: 1<<64 - 1, FSID: 1<<63 + 1,
+	}
+}
+
+// minimal is a volume with nothing set that can be left out.
+func minimal(id string) Volume {
+	return Volume{Version: 1, VolumeID: id, TargetPath: "/t", Pod: Pod{UID: "u"}}
+}
+
+func newStore(t testing.TB) (*Store, string) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "volumes")
+	s, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, dir
+}
+
+func save(t testing.TB, s *Store, v Volume) {
+	t.Helper()
+	if err := s.Save(v); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// load loads what must have no bad file in it.
+func load(t testing.TB, s *Store) map[string]Volume {
+	t.Helper()
+	volumes, bad, err := s.Load()
+	if err != nil || bad != nil {
+		t.Fatalf("bad %v, error %v", bad, err)
+	}
+	byID := map[string]Volume{}
+	for _, v := range volumes {
+		if _, twice := byID[v.VolumeID]; twice {
+			t.Errorf("volume %q is there twice", v.VolumeID)
+		}
+		byID[v.VolumeID] = v
+	}
+	return byID
+}
+
+// tree lists what is below dir, with kinds and modes.
+func tree(t testing.TB, dir string) string {
+	t.Helper()
+	var lines []string
+	err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(dir, path)
+		lines = append(lines, fmt.Sprintf("%06o %d:%d %s", st.Mode, st.Uid, st.Gid, rel))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(lines, "\n")
+}

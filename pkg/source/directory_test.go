@@ -1,0 +1,361 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+)
+
+const soon = 10 * time.Second
+
+func manifest(kind Kind, name, value string) string {
+	return fmt.Sprintf("apiVersion: v1\nkind: %s\nmetadata: {name: %s}\n%s: {key: %q}\n", kind, name,
+		map[Kind]string{Secret: "stringData", ConfigMap: "data"}[kind], value)
+}
+
+func writeFile(t testing.TB, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// replaceFile has the file at path be another one.
+func replaceFile(t testing.TB, path, content string) {
+	t.Helper()
+	writeFile(t, path+".new", content)
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func newDirectory(t testing.TB, path string) *Directory {
+	t.Helper()
+	d, err := NewDirectory(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.Close)
+	return d
+}
+
+// value is what the key of an object holds, or the error.
+func value(r *registry, ref Ref) string {
+	content, err := r.Get(ref)
+	if err != nil {
+		return err.Error()
+	}
+	return string(content.Data["key"])
+}
+
+func waitValue(t testing.TB, r *registry, ref Ref, want string) {
+	t.Helper()
+	testkit.Eventually(t, soon, fmt.Sprintf("%s to hold %q", ref, want), func() bool { return value(r, ref) == want })
+}
+
+func TestManifests(t *testing.T) {
+	for name, test := range map[string]struct {
+		file, content string
+		ref           Ref
+		want          map[string]string // nil: not found
+	}{
+		"a secret's data is decoded": {
+			"a.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: a, namespace: ns}\ndata: {key: aGk=}\n",
+			Ref{Secret, "ns", "a"}, map[string]string{"key": "hi"},
+		},
+		"stringData wins over data": {
+			"a.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {key: aGk=, b: aGk=}\nstringData: {key: ho}\n",
+			Ref{Secret, "default", "a"}, map[string]string{"key": "ho", "b": "hi"},
+		},
+		"a config map gives data and binaryData": {
+			"a.yml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {key: hi}\nbinaryData: {b: aG8=}\n",
+			Ref{ConfigMap, "default", "a"}, map[string]string{"key": "hi", "b": "ho"},
+		},
+		"JSON": {
+			"a.json", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"key":"hi"}}`,
+			Ref{ConfigMap, "default", "a"}, map[string]string{"key": "hi"},
+		},
+		"the second of two documents": {
+			"a.yaml", "# first\n" + manifest(Secret, "a", "one") + "---\n" + manifest(Secret, "b", "two"),
+			Ref{Secret, "default", "b"}, map[string]string{"key": "two"},
+		},
+		"an object after one of another kind": {
+			"a.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {}\n---\n" + manifest(Secret, "a", "one"),
+			Ref{Secret, "default", "a"}, map[string]string{"key": "one"},
+		},
+		"no data at all": {
+			"a.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\n", Ref{Secret, "default", "a"}, map[string]string{},
+		},
+		"a Secret of another API group is none": {
+			"a.yaml", "apiVersion: example.com/v1\nkind: Secret\nmetadata: {name: a}\nfoo: bar\n", Ref{Secret, "default", "a"}, nil,
+		},
+		"a config map is not a secret": {
+			"a.yaml", manifest(ConfigMap, "a", "one"), Ref{Secret, "default", "a"}, nil,
+		},
+		"another namespace is another object": {
+			"a.yaml", manifest(Secret, "a", "one"), Ref{Secret, "n", "a"}, nil,
+		},
+		"a file with another extension is not read": {
+			"a.yaml~", "{", Ref{Secret, "default", "a"}, nil,
+		},
+		"an empty file": {"a.yaml", "", Ref{Secret, "default", "a"}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			writeFile(t, filepath.Join(dir, test.file), test.content)
+			d := newDirectory(t, dir)
+			told := 0
+			d.Watch(test.ref, "v", func() { told++ })
+			if told != 1 {
+				t.Errorf("told %d times at Watch, want once: it is known", told)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			d.Wait(ctx, test.ref)
+			content, err := d.Get(test.ref)
+			if test.want == nil {
+				if !errors.Is(err, ErrNotFound) {
+					t.Errorf("error %v, want %v", err, ErrNotFound)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(content.Data) != len(test.want) || content.ResourceVersion == "" {
+				t.Errorf("data %q of version %q, want %q of any", content.Data, content.ResourceVersion, test.want)
+			}
+			for key, want := range test.want {
+				if got := string(content.Data[key]); got != want {
+					t.Errorf("%s: %q, want %q", key, got, want)
+				}
+			}
+		})
+	}
+}
+
+func TestBadManifests(t *testing.T) {
+	for name, test := range map[string]struct{ content, want string }{
+		"not YAML":          {"{", "manifest a.yaml: document 1"},
+		"an unknown field":  {"apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndta: {}\n", `unknown field "dta"`},
+		"data not base64":   {"apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {key: '!'}\n", "document 1: Secret: "},
+		"the second is bad": {manifest(Secret, "a", "x") + "---\nkind: [\n", "document 2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			writeFile(t, filepath.Join(dir, "a.yaml"), test.content)
+			d, err := NewDirectory(dir)
+			if err == nil {
+				d.Close()
+				t.Fatal("NewDirectory succeeded")
+			}
+			if !strings.Contains(err.Error(), test.want) {
+				t.Errorf("error %q does not say %q", err, test.want)
+			}
+		})
+	}
+	t.Run("no directory", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "missing")
+		if _, err := NewDirectory(path); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), path) {
+			t.Errorf("error %v, want %v and the path", err, os.ErrNotExist)
+		}
+	})
+}
+
+// TestDirectoryChanges is one story.
+func TestDirectoryChanges(t *testing.T) {
+	testkit.NothingLeft(t)
+	logged := captureLog(t)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "a.yaml")
+	writeFile(t, file, manifest(Secret, "a", "one")+"---\n"+manifest(ConfigMap, "b", "one"))
+	d := newDirectory(t, dir)
+	a, b, c := Ref{Secret, "default", "a"}, Ref{ConfigMap, "default", "b"}, Ref{Secret, "default", "c"}
+	var changesA, changesB atomic.Int64
+	d.Watch(a, "v", func() { changesA.Add(1) })
+	d.Watch(b, "v", func() { changesB.Add(1) })
+	d.Watch(c, "v", func() {})
+	before, err := d.Get(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	t.Log("edit in place")
+	writeFile(t, file, manifest(Secret, "a", "two")+"---\n"+manifest(ConfigMap, "b", "one"))
+	waitValue(t, &d.registry, a, "two")
+	t.Log("replace by rename")
+	replaceFile(t, file, manifest(Secret, "a", "three")+"---\n"+manifest(ConfigMap, "b", "one"))
+	waitValue(t, &d.registry, a, "three")
+	if after, err := d.Get(b); err != nil || !after.SameVersion(before) {
+		t.Errorf("the object that did not change has another version: error %v", err)
+	}
+	if n := changesA.Load(); n != 3 {
+		t.Errorf("told of %d changes, want 3", n)
+	}
+	if n := changesB.Load(); n != 1 {
+		t.Errorf("told of %d changes of the object that did not change, want 1", n)
+	}
+
+	t.Log("a file that can't be parsed keeps what it gave; others go on")
+	writeFile(t, file, "kind: [\n")
+	writeFile(t, filepath.Join(dir, "c.json"), `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"c"},"stringData":{"key":"new"}}`)
+	waitValue(t, &d.registry, c, "new")
+	testkit.Eventually(t, soon, "the log to tell", func() bool { return strings.Contains(logged(), "manifest a.yaml: document 1") })
+	if got := value(&d.registry, a); got != "three" {
+		t.Errorf("content %q", got)
+	}
+	writeFile(t, file, manifest(Secret, "a", "four"))
+	waitValue(t, &d.registry, a, "four")
+	testkit.Eventually(t, soon, "the object that is no longer in the file to be missing", func() bool {
+		_, err := d.Get(b)
+		return errors.Is(err, ErrNotFound)
+	})
+
+	t.Log("delete a file")
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, soon, "its object to be missing", func() bool {
+		_, err := d.Get(a)
+		return errors.Is(err, ErrNotFound)
+	})
+	t.Log("a new file with what there was before")
+	writeFile(t, file, manifest(Secret, "a", "four"))
+	waitValue(t, &d.registry, a, "four")
+	if got := value(&d.registry, c); got != "new" {
+		t.Errorf("the other file's object: %q", got)
+	}
+
+	t.Log("let go")
+	d.Unwatch(a, "v")
+	told := changesA.Load()
+	writeFile(t, file, manifest(Secret, "a", "five")+"---\n"+manifest(ConfigMap, "b", "five"))
+	waitValue(t, &d.registry, b, "five")
+	if changesA.Load() != told || d.Watched() != 2 {
+		t.Errorf("told of a change after Unwatch, or %d watched, want 2", d.Watched())
+	}
+	d.Close()
+	d.Close()
+}
+
+// TestEditInPlace writes over a file many times: what is seen is always one of the contents, never the empty file between.
+func TestEditInPlace(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "a.yaml")
+	writeFile(t, file, manifest(Secret, "a", "0"))
+	d := newDirectory(t, dir)
+	ref := Ref{Secret, "default", "a"}
+	var missing, told atomic.Int64
+	d.Watch(ref, "v", func() {
+		told.Add(1)
+	})
+	var slowest time.Duration
+	for n := range 20 {
+		want := fmt.Sprint(n + 1)
+		start := time.Now()
+		writeFile(t, file, "")
+		time.Sleep(time.Millisecond) // an editor takes its time
+		writeFile(t, file, manifest(Secret, "a", want))
+		written := time.Now()
+		testkit.Eventually(t, soon, ref.String()+" to hold "+want, func() bool {
+			got := value(&d.registry, ref)
+			if got == (&Error{Ref: ref, Reason: ErrNotFound}).Error() && written.Sub(start) < settleTime/2 {
+				missing.Add(1) // else this machine was too busy to tell
+			}
+			return got == want
+		})
+		slowest = max(slowest, time.Since(written))
+	}
+	t.Logf("seen after at most %v", slowest)
+	if missing.Load() > 0 {
+		t.Error("the object was missing while its file was written")
+	}
+	if told.Load() < 21 {
+		t.Errorf("told of %d changes, want 21", told.Load())
+	}
+}
+
+// TestTwoFilesOneObject: which file wins does not change from one look to the next.
+func TestTwoFilesOneObject(t *testing.T) {
+	dir := t.TempDir()
+	writeFile(t, filepath.Join(dir, "a.yaml"), manifest(Secret, "a", "one"))
+	writeFile(t, filepath.Join(dir, "b.yaml"), manifest(Secret, "a", "two"))
+	ref, other := Ref{Secret, "default", "a"}, Ref{Secret, "default", "other"}
+	d := newDirectory(t, dir)
+	var told atomic.Int64
+	d.Watch(ref, "v", func() { told.Add(1) })
+	d.Watch(other, "v", func() {})
+	for n := range 20 {
+		if got := value(&d.registry, ref); got != "two" {
+			t.Fatalf("content %q, want that of the last file", got)
+		}
+		replaceFile(t, filepath.Join(dir, "other.yaml"), manifest(Secret, "other", fmt.Sprint(n)))
+		waitValue(t, &d.registry, other, fmt.Sprint(n))
+	}
+	if told.Load() != 1 {
+		t.Errorf("told of %d changes, want none but the first", told.Load()-1)
+	}
+}
+
+func BenchmarkDirectoryUpdate(b *testing.B) {
+	dir := b.TempDir()
+	file := filepath.Join(dir, "a.yaml")
+	writeFile(b, file, manifest(Secret, "a", "0"))
+	d := newDirectory(b, dir)
+	told := make(chan struct{}, 10)
+	d.Watch(Ref{Secret, "default", "a"}, "v", func() { told <- struct{}{} })
+	<-told
+	for n := 0; b.Loop(); n++ {
+		replaceFile(b, file, manifest(Secret, "a", fmt.Sprint(n+1)))
+		<-told
+	}
+}
+
+// captureLog returns a function that gives what klog wrote so far.
+func captureLog(t testing.TB) func() string {
+	t.Helper()
+	state := klog.CaptureState()
+	t.Cleanup(state.Restore)
+	flags := flag.NewFlagSet("klog", flag.PanicOnError)
+	klog.InitFlags(flags)
+	for name, value := range map[string]string{"logtostderr": "false", "stderrthreshold": "FATAL"} {
+		if err := flags.Set(name, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var b lockedBuffer
+	klog.SetOutput(&b)
+	return func() string { klog.Flush(); return b.String() }
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+)
+
+// TestStates tells an object one thing after the other, and looks at what Get returns and whether its holder is told.
+func TestStates(t *testing.T) {
+	one := Content{UID: "u", ResourceVersion: "1", Data: map[string][]byte{"key": []byte("one")}}
+	two := Content{UID: "u", ResourceVersion: "2", Data: map[string][]byte{"key": []byte("two")}}
+	type step struct {
+		do   func(*object)
+		want string // the content, or the reason of the error
+		told bool
+	}
+	found := func(c Content) func(*object) { return func(o *object) { o.found(c) } }
+	failed := func(reason error) func(*object) { return func(o *object) { o.failed(reason, "detail") } }
+	missing, recovered := (*object).missing, (*object).recovered
+	notFound, forbidden, unavailable := ErrNotFound.Error(), ErrForbidden.Error(), ErrUnavailable.Error()
+	for name, steps := range map[string][]step{
+		"nothing is known at first, nor by a mere recovery": {{func(*object) {}, unavailable, false}, {recovered, unavailable, false}},
+		"a change is told, the same again is not":           {{found(one), "one", true}, {found(one), "one", false}, {found(two), "two", true}},
+		"a missing object is told once, and its return":     {{missing, notFound, true}, {missing, notFound, false}, {found(one), "one", true}, {missing, notFound, true}},
+		"content without a version is always new":           {{found(Content{}), "", true}, {found(Content{}), "", true}},
+		"content outlives an outage": {
+			{found(one), "one", true}, {failed(ErrUnavailable), "one", true}, {failed(ErrUnavailable), "one", false}, {recovered, "one", true}, {recovered, "one", false},
+		},
+		"an outage ends with what is seen then":       {{found(one), "one", true}, {failed(ErrUnavailable), "one", true}, {found(one), "one", true}},
+		"a missing object stays missing in an outage": {{missing, notFound, true}, {failed(ErrUnavailable), notFound, true}, {missing, notFound, true}},
+		"content does not outlive a refusal": {
+			{found(one), "one", true}, {failed(ErrForbidden), forbidden, true}, {failed(ErrForbidden), forbidden, false}, {recovered, "one", true},
+		},
+		"a refusal that becomes an outage is told":      {{failed(ErrForbidden), forbidden, true}, {failed(ErrUnavailable), unavailable, true}},
+		"who was refused knows nothing until an answer": {{failed(ErrForbidden), forbidden, true}, {recovered, forbidden, false}, {missing, notFound, true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			told := 0
+			o := &object{ref: Ref{Secret, "n", "a"}, holders: map[string]func(){"v": func() { told++ }}, known: make(chan struct{})}
+			for n, step := range steps {
+				told = 0
+				step.do(o)
+				content, err := o.last()
+				got := string(content.Data["key"])
+				if err != nil {
+					var e *Error
+					if !errors.As(err, &e) || e.Ref != o.ref {
+						t.Fatalf("step %d: error %v, want an *Error of %v", n+1, err, o.ref)
+					}
+					got = e.Reason.Error()
+					if content.Data != nil {
+						t.Errorf("step %d: content next to an error", n+1)
+					}
+				}
+				if got != step.want || told != map[bool]int{true: 1}[step.told] {
+					t.Errorf("step %d: %q, told %d times; want %q, told: %v", n+1, got, told, step.want, step.told)
+				}
+			}
+		})
+	}
+}
+
+// TestRegistry watches a source that says nothing by itself.
+func TestRegistry(t *testing.T) {
+	r := newRegistry()
+	ref, other := Ref{Secret, "n", "a"}, Ref{ConfigMap, "n", "a"}
+	var started []*object
+	stopped := 0
+	start := func(o *object) func() {
+		started = append(started, o)
+		return func() { stopped++ }
+	}
+	told := map[string]int{}
+	watch := func(ref Ref, holder string) { r.watch(ref, holder, func() { told[holder]++ }, start) }
+
+	watch(ref, "one")
+	watch(ref, "one")
+	watch(ref, "two")
+	watch(other, "one")
+	if len(started) != 2 || r.Watched() != 2 || len(told) != 0 {
+		t.Fatalf("%d started, %d watched, told %v; want 2, 2 and nobody", len(started), r.Watched(), told)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	r.Wait(ended, ref) // returns, though nothing is known
+	started[0].found(Content{ResourceVersion: "1"})
+	r.Wait(t.Context(), ref)
+	watch(ref, "three")
+	if told["one"] != 1 || told["two"] != 1 || told["three"] != 1 {
+		t.Errorf("told %v, want each holder once", told)
+	}
+	if _, err := r.Get(other); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("of what is not known yet: error %v, want %v", err, ErrUnavailable)
+	}
+
+	// To hold twice is to hold once.
+	r.Unwatch(ref, "one")
+	r.Unwatch(ref, "one")
+	r.Unwatch(ref, "two")
+	started[0].missing()
+	if stopped != 0 || told["one"] != 1 || told["two"] != 1 || told["three"] != 2 {
+		t.Errorf("stopped %d times, told %v; want not stopped, and the last holder told alone", stopped, told)
+	}
+	r.Unwatch(ref, "three")
+	r.Unwatch(ref, "three")
+	if stopped != 1 || r.Watched() != 1 {
+		t.Errorf("stopped %d times, %d watched, want 1 and 1", stopped, r.Watched())
+	}
+	if _, err := r.Get(ref); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("after the last holder let go: error %v, want %v", err, ErrUnavailable)
+	}
+	r.Wait(t.Context(), ref) // of what nobody watches: returns
+	watch(ref, "four")
+	if len(started) != 3 || told["four"] != 0 {
+		t.Errorf("%d started, told %v; want to begin anew", len(started), told)
+	}
+}
+
+// TestConcurrently is for the race detector.
+func TestConcurrently(t *testing.T) {
+	r := newRegistry()
+	ref := Ref{Secret, "n", "a"}
+	var wait sync.WaitGroup
+	for _, holder := range []string{"one", "two", "three"} {
+		wait.Go(func() {
+			for range 200 {
+				r.watch(ref, holder, func() {}, func(o *object) func() {
+					wait.Go(func() {
+						o.found(Content{ResourceVersion: "1"})
+						o.failed(ErrUnavailable, "")
+						o.recovered()
+						o.missing()
+					})
+					return func() {}
+				})
+				r.Wait(t.Context(), ref)
+				_, _ = r.Get(ref)
+				r.Watched()
+				r.Unwatch(ref, holder)
+			}
+		})
+	}
+	wait.Wait()
+	if r.Watched() != 0 {
+		t.Errorf("%d watched, want none", r.Watched())
+	}
+}

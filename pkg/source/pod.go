@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Pod is what of a pod matters to its volumes.
+type Pod struct {
+	// User is the uid that all containers run as, if the pod says so and they have one in common; nil if not.
+	User *uint32
+	// SecretRefs has the name of the nodePublishSecretRef of each inline CSI volume that has one, by the volume's name.
+	SecretRefs map[string]string
+}
+
+// Pod reads a pod from the API server. A pod of the same name with another uid is ErrNotFound. The error is an *Error.
+func (a *API) Pod(ctx context.Context, namespace, name, uid string) (Pod, error) {
+	ref := Ref{Kind: "Pod", Namespace: namespace, Name: name}
+	var pod corev1.Pod
+	err := a.client.Get().Namespace(namespace).Resource("pods").Name(name).
+		VersionedParams(&metav1.GetOptions{}, a.params).Do(ctx).Into(&pod)
+	if err != nil {
+		return Pod{}, &Error{Ref: ref, Reason: reasonOf(err), Detail: detail(err)}
+	}
+	if string(pod.UID) != uid {
+		return Pod{}, &Error{Ref: ref, Reason: ErrNotFound, Detail: "there is another pod of this name"}
+	}
+	return podOf(&pod), nil
+}
+
+func podOf(pod *corev1.Pod) Pod {
+	p := Pod{User: commonUser(&pod.Spec), SecretRefs: map[string]string{}}
+	for _, v := range pod.Spec.Volumes {
+		if v.CSI != nil && v.CSI.NodePublishSecretRef != nil {
+			p.SecretRefs[v.Name] = v.CSI.NodePublishSecretRef.Name
+		}
+	}
+	return p
+}
+
+// commonUser is kubelet's FsUserFrom (pkg/volume/util): the effective runAsUser of all init, main and ephemeral containers, if each has one
+// and they are the same. What an image says of its user plays no part.
+func commonUser(spec *corev1.PodSpec) *uint32 {
+	var common *int64
+	for _, context := range securityContexts(spec) {
+		user := effectiveUser(spec.SecurityContext, context)
+		if user == nil || common != nil && *common != *user {
+			return nil
+		}
+		common = user
+	}
+	// The API server takes 0 to 2147483647 only.
+	if common == nil || *common < 0 || *common > 1<<31-1 {
+		return nil
+	}
+	user := uint32(*common)
+	return &user
+}
+
+func securityContexts(spec *corev1.PodSpec) []*corev1.SecurityContext {
+	var all []*corev1.SecurityContext
+	for i := range spec.InitContainers {
+		all = append(all, spec.InitContainers[i].SecurityContext)
+	}
+	for i := range spec.Containers {
+		all = append(all, spec.Containers[i].SecurityContext)
+	}
+	for i := range spec.EphemeralContainers {
+		all = append(all, spec.EphemeralContainers[i].SecurityContext)
+	}
+	return all
+}
+
+func effectiveUser(pod *corev1.PodSecurityContext, container *corev1.SecurityContext) *int64 {
+	if container != nil && container.RunAsUser != nil {
+		return container.RunAsUser
+	}
+	if pod != nil {
+		return pod.RunAsUser
+	}
+	return nil
+}
+
+// Pod of a Directory: nothing is known of any pod.
+func (d *Directory) Pod(context.Context, string, string, string) (Pod, error) { return Pod{}, nil }
+
+// reasonOf sorts what a request for an object ended with.
+func reasonOf(err error) error {
+	switch {
+	case apierrors.IsNotFound(err):
+		return ErrNotFound
+	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
+		return ErrForbidden
+	}
+	return ErrUnavailable
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+func TestErrorText(t *testing.T) {
+	ref := Ref{Secret, "ns", "name"}
+	for name, test := range map[string]struct {
+		err  *Error
+		want string
+	}{
+		"without detail": {&Error{Ref: ref, Reason: ErrNotFound}, `Secret "ns/name": not found`},
+		"with detail":    {&Error{Ref: ref, Reason: ErrForbidden, Detail: "no"}, `Secret "ns/name": forbidden: no`},
+		"a name that is none": {
+			&Error{Ref: Ref{ConfigMap, "a\n", `"`}, Reason: ErrUnavailable}, `ConfigMap "a\n/\"": can't be read now`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := test.err.Error(); got != test.want {
+				t.Errorf("%q, want %q", got, test.want)
+			}
+			wrapped := fmt.Errorf("volume: %w", test.err)
+			if !errors.Is(wrapped, test.err.Reason) {
+				t.Errorf("%v is not %v", wrapped, test.err.Reason)
+			}
+			var e *Error
+			if !errors.As(wrapped, &e) || e.Ref != test.err.Ref {
+				t.Errorf("%v is not an *Error of %v", wrapped, test.err.Ref)
+			}
+			for _, other := range []error{ErrNotFound, ErrForbidden, ErrUnavailable} {
+				if other != test.err.Reason && errors.Is(wrapped, other) {
+					t.Errorf("%v is also %v", wrapped, other)
+				}
+			}
+		})
+	}
+}
+
+func TestOneLine(t *testing.T) {
+	long := strings.Repeat("x", maxDetail)
+	for name, test := range map[string]struct{ in, want string }{
+		"nothing":                         {"", ""},
+		"one line stays":                  {`all "good" – é`, `all "good" – é`},
+		"lines become one":                {"a\nb\r\tc", "a b  c"},
+		"escape sequences lose their ESC": {"\x1b[31mred", " [31mred"},
+		"what turns text around is lost":  {"a\u202eb", "a b"},
+		"the longest that stays":          {long, long},
+		"longer is cut":                   {long + "y", long + "…"},
+		"never within a character":        {long[1:] + "é", long[1:] + "…"},
+		"not even a broken one":           {"a\xffb", "a\ufffdb"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := oneLine(test.in); got != test.want {
+				t.Errorf("%q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func FuzzOneLine(f *testing.F) {
+	f.Add("a\nb")
+	f.Add(strings.Repeat("é", maxDetail))
+	f.Add(strings.Repeat("\x80", 2*maxDetail))
+	f.Fuzz(func(t *testing.T, s string) {
+		got := oneLine(s)
+		if strings.ContainsAny(got, "\n\r\x1b\x00") || !utf8.ValidString(got) || len(got) > maxDetail+len("…") {
+			t.Errorf("%q became %q", s, got)
+		}
+	})
+}
+
+func TestDetail(t *testing.T) {
+	for name, test := range map[string]struct {
+		err  error
+		want string
+	}{
+		"the API server's message, without what wraps it": {
+			fmt.Errorf("outer: %w", apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, "a", errors.New("no\nrole"))),
+			`secrets "a" is forbidden: no role`,
+		},
+		"the connection's error, without the URL": {
+			&url.Error{Op: "Get", URL: "https://host/path?token=x", Err: errors.New("connection refused")}, "connection refused",
+		},
+		"any other error":          {errors.New("odd"), "odd"},
+		"a status without message": {&apierrors.StatusError{ErrStatus: metav1.Status{}}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := detail(test.err); got != test.want {
+				t.Errorf("%q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestContentOf(t *testing.T) {
+	yes, no := true, false
+	meta := metav1.ObjectMeta{UID: "u", ResourceVersion: "7"}
+	for name, test := range map[string]struct {
+		object any
+		want   map[string]string
+		fixed  bool
+		bad    bool
+	}{
+		"a secret": {object: &corev1.Secret{ObjectMeta: meta, Data: map[string][]byte{"a": []byte("b")}}, want: map[string]string{"a": "b"}},
+		"a config map": {
+			object: &corev1.ConfigMap{ObjectMeta: meta, Data: map[string]string{"a": "b"}, BinaryData: map[string][]byte{"c": {0}}},
+			want:   map[string]string{"a": "b", "c": "\x00"},
+		},
+		"an empty config map":         {object: &corev1.ConfigMap{ObjectMeta: meta}, want: map[string]string{}},
+		"immutable":                   {object: &corev1.Secret{ObjectMeta: meta, Immutable: &yes}, fixed: true},
+		"immutable: false":            {object: &corev1.ConfigMap{ObjectMeta: meta, Immutable: &no}},
+		"stringData is not of a read": {object: &corev1.Secret{ObjectMeta: meta, StringData: map[string]string{"a": "b"}}},
+		"another kind":                {object: &corev1.Pod{}, bad: true},
+		"nothing":                     {object: nil, bad: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			content, ok := contentOf(test.object)
+			if ok == test.bad {
+				t.Fatalf("understood: %v", ok)
+			}
+			if test.bad {
+				return
+			}
+			got := map[string]string{}
+			for key, value := range content.Data {
+				got[key] = string(value)
+			}
+			if !maps.Equal(got, test.want) || content.Immutable != test.fixed || content.UID != "u" || content.ResourceVersion != "7" {
+				t.Errorf("%+v, data %q; want %q, immutable %v", content, got, test.want, test.fixed)
+			}
+		})
+	}
+}
+
+func TestSameVersion(t *testing.T) {
+	for name, test := range map[string]struct {
+		a, b Content
+		want bool
+	}{
+		"one state of one object":      {Content{UID: "u", ResourceVersion: "1"}, Content{UID: "u", ResourceVersion: "1"}, true},
+		"another version":              {Content{UID: "u", ResourceVersion: "1"}, Content{UID: "u", ResourceVersion: "2"}, false},
+		"another object":               {Content{UID: "u", ResourceVersion: "1"}, Content{UID: "v", ResourceVersion: "1"}, false},
+		"content that came by request": {FromRequest(nil), FromRequest(nil), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := test.a.SameVersion(test.b); got != test.want {
+				t.Errorf("%v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
+func TestFromRequest(t *testing.T) {
+	content := FromRequest(map[string]string{"a": "b"})
+	if string(content.Data["a"]) != "b" || len(content.Data) != 1 || content.UID != "" || content.Immutable {
+		t.Errorf("%+v", content)
+	}
+}

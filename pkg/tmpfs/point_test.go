@@ -1,0 +1,622 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tmpfs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+)
+
+// withoutCapability runs f on a thread whose children can't have a capability.
+func withoutCapability(t *testing.T, capability uintptr, f func() ([]byte, error)) string {
+	t.Helper()
+	var out []byte
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		if err = unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0); err == nil {
+			out, err = f()
+		}
+	}()
+	<-done
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}
+
+func TestOpenPoint(t *testing.T) {
+	testkit.NothingLeft(t)
+	dir := t.TempDir()
+	for _, err := range []error{
+		os.MkdirAll(filepath.Join(dir, "a/b/c"), 0o755),
+		os.Symlink(filepath.Join(dir, "a"), filepath.Join(dir, "absolute")),
+		os.Symlink("a", filepath.Join(dir, "relative")),
+		os.Symlink("b", filepath.Join(dir, "a/link")),
+		os.Symlink("nowhere", filepath.Join(dir, "dangling")),
+		os.Symlink("loop", filepath.Join(dir, "loop")),
+		os.WriteFile(filepath.Join(dir, "file"), nil, 0o600),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var unclean = errors.New("not an absolute clean path")
+	for path, want := range map[string]error{
+		dir + "/a":            nil,
+		dir + "/a/b/c":        nil,
+		dir + "/missing":      nil,
+		dir + "/relative":     nil, // the leaf: whoever opens it refuses
+		"/top-level":          nil,
+		dir + "/missing/b":    fs.ErrNotExist,
+		dir + "/a/missing/c":  fs.ErrNotExist,
+		dir + "/absolute/b":   ErrSymlink,
+		dir + "/relative/b":   ErrSymlink,
+		dir + "/relative/b/c": ErrSymlink,
+		dir + "/a/link/c":     ErrSymlink,
+		dir + "/dangling/b":   ErrSymlink,
+		dir + "/loop/b":       ErrSymlink,
+		"/proc/self/root/tmp": ErrSymlink,
+		"/proc/1/cwd/x":       ErrSymlink,
+		dir + "/file/b":       ErrNotDirectory,
+		dir + "/file/b/c":     ErrNotDirectory,
+		dir + "/a\x00/b":      unix.EINVAL,
+		dir + "/" + strings.Repeat("n", 256) + "/b": unix.ENAMETOOLONG,
+		"":                unclean,
+		"/":               unclean,
+		".":               unclean,
+		"..":              unclean,
+		"a":               unclean,
+		"./a":             unclean,
+		"a/b":             unclean,
+		dir + "/a/":       unclean,
+		dir + "//a":       unclean,
+		dir + "/./a":      unclean,
+		dir + "/a/..":     unclean,
+		dir + "/a/../a/b": unclean,
+		dir + "/../a":     unclean,
+		"/..":             unclean,
+		"//a":             unclean,
+	} {
+		p, err := OpenPoint(path)
+		if err == nil {
+			p.Close()
+		}
+		if errors.Is(want, unclean) {
+			if err == nil || !strings.Contains(err.Error(), unclean.Error()) {
+				t.Errorf("%q: %v, want %v", path, err, want)
+			}
+			continue
+		}
+		if !errors.Is(err, want) || want != nil && !strings.Contains(err.Error(), filepath.Dir(path)) {
+			t.Errorf("%q: %v, want %v with the path", path, err, want)
+		}
+	}
+}
+
+func TestMake(t *testing.T) {
+	for name, c := range map[string]struct {
+		prepare func(path string) error
+		want    error
+	}{
+		"nothing there":      {func(string) error { return nil }, nil},
+		"an empty directory": {func(path string) error { return os.Mkdir(path, 0o700) }, nil},
+		"a directory with a file": {func(path string) error {
+			return errors.Join(os.Mkdir(path, 0o700), os.WriteFile(path+"/f", nil, 0o600))
+		}, ErrNotEmpty},
+		"a directory with a hidden one": {func(path string) error { return os.MkdirAll(path+"/.d", 0o700) }, ErrNotEmpty},
+		"a file":                        {func(path string) error { return os.WriteFile(path, nil, 0o600) }, ErrNotDirectory},
+		"a FIFO":                        {func(path string) error { return unix.Mkfifo(path, 0o600) }, ErrNotDirectory},
+		"a link to an empty directory":  {func(path string) error { return os.Symlink(filepath.Dir(path), path) }, ErrSymlink},
+		"a link to nowhere":             {func(path string) error { return os.Symlink("nowhere", path) }, ErrSymlink},
+		"no parent any more":            {func(path string) error { return os.Remove(filepath.Dir(path)) }, fs.ErrNotExist},
+	} {
+		t.Run(name, func(t *testing.T) {
+			testkit.NothingLeft(t)
+			defer unix.Umask(unix.Umask(0))
+			p, path := place(t)
+			if err := c.prepare(path); err != nil {
+				t.Fatal(err)
+			}
+			_, statErr := os.Lstat(path)
+			err := p.Make()
+			if !errors.Is(err, c.want) || err != nil && !strings.Contains(err.Error(), path) {
+				t.Fatalf("got %v, want %v with the path", err, c.want)
+			}
+			var st unix.Stat_t
+			if err := unix.Lstat(path, &st); c.want == nil && (err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR) {
+				t.Errorf("afterwards: mode %o, %v", st.Mode, err)
+			}
+			if made := c.want == nil && statErr != nil; made && (st.Mode&0o7777 != 0o750 || st.Uid != 0 || st.Gid != 0) {
+				t.Errorf("made with mode %o, owner %d:%d", st.Mode&0o7777, st.Uid, st.Gid)
+			}
+		})
+	}
+}
+
+func TestRemove(t *testing.T) {
+	for name, c := range map[string]struct {
+		prepare func(p *Point, path string) error
+		want    error
+	}{
+		"nothing there":           {func(*Point, string) error { return nil }, nil},
+		"an empty directory":      {func(p *Point, _ string) error { return p.Make() }, nil},
+		"a directory with a file": {func(_ *Point, path string) error { return os.MkdirAll(path+"/d", 0o700) }, unix.ENOTEMPTY},
+		"a mount":                 {func(p *Point, path string) error { return errors.Join(p.Make(), unix.Mount("x", path, "tmpfs", 0, "")) }, unix.EBUSY},
+		"a file":                  {func(_ *Point, path string) error { return os.WriteFile(path, nil, 0o600) }, unix.ENOTDIR},
+		"a link to a directory":   {func(_ *Point, path string) error { return os.Symlink(filepath.Dir(path), path) }, unix.ENOTDIR},
+	} {
+		t.Run(name, func(t *testing.T) {
+			testkit.NothingLeft(t)
+			p, path := place(t)
+			if err := c.prepare(p, path); err != nil {
+				t.Fatal(err)
+			}
+			if err := p.Remove(); !errors.Is(err, c.want) || err != nil && !strings.Contains(err.Error(), path) {
+				t.Errorf("got %v, want %v with the path", err, c.want)
+			}
+			if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) != (c.want == nil) {
+				t.Errorf("afterwards: %v", err)
+			}
+		})
+	}
+}
+
+// TestAttachWhileThePathIsExchanged has another process's part played by a goroutine that exchanges a directory of the path, or the
+// target itself, with a link to a victim, without a pause (CVE-2021-25741). No mount may ever land on the victim.
+func TestAttachWhileThePathIsExchanged(t *testing.T) {
+	for name, c := range map[string]struct{ directory, target string }{
+		"the target itself":   {"pods/volume/mount", "pods/volume/mount"},
+		"its parent":          {"pods/volume", "pods/volume/mount"},
+		"the parent's parent": {"pods", "pods/volume/mount"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			testkit.NothingLeft(t)
+			base := t.TempDir()
+			exchanged, victim, link := filepath.Join(base, c.directory), filepath.Join(base, "victim"), filepath.Join(base, "link")
+			rest := strings.TrimPrefix(c.target, c.directory)
+			for _, err := range []error{
+				os.MkdirAll(filepath.Join(base, c.target), 0o755),
+				os.MkdirAll(filepath.Join(victim, rest), 0o755),
+				os.Symlink(victim, link),
+			} {
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			var pause sync.Mutex // only for looking and cleaning up
+			var stop atomic.Bool
+			var exchanges atomic.Int64
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				for !stop.Load() {
+					pause.Lock()
+					if unix.Renameat2(unix.AT_FDCWD, exchanged, unix.AT_FDCWD, link, unix.RENAME_EXCHANGE) == nil { // EBUSY while the mount is there
+						exchanges.Add(1)
+					}
+					pause.Unlock()
+				}
+			})
+			attached, refused := 0, 0
+			for n := 0; n < 300 || n < 1000 && (attached == 0 || refused == 0); n++ {
+				if attachOnce(t, filepath.Join(base, c.target)) {
+					attached++
+				} else {
+					refused++
+				}
+				// The right directory may be called "link" by now; the victim never has another name.
+				pause.Lock()
+				for _, m := range mountsAt(t, base) {
+					if strings.HasPrefix(m.point, victim) {
+						t.Errorf("mounted on the victim: %s", m.wholeForLog)
+					}
+					if err := unix.Unmount(m.point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+						t.Error(err)
+					}
+				}
+				pause.Unlock()
+			}
+			stop.Store(true)
+			wg.Wait()
+			if attached == 0 || refused == 0 || exchanges.Load() == 0 {
+				t.Errorf("%d attached, %d refused, %d exchanges: one of them is 0, so nothing was shown", attached, refused, exchanges.Load())
+			}
+			t.Logf("%d attached, %d refused, %d exchanges", attached, refused, exchanges.Load())
+		})
+	}
+}
+
+// attachOnce publishes at path and reports whether it could.
+func attachOnce(t *testing.T, path string) bool {
+	t.Helper()
+	p, err := OpenPoint(path)
+	if err == nil {
+		defer p.Close()
+		var d *Detached
+		if d, err = Create(small); err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		err = errors.Join(d.Seal(), d.Attach(p))
+	}
+	// EAGAIN: openat2 gives up on a path that never holds still.
+	if err != nil && !errors.Is(err, ErrSymlink) && !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("%v", err)
+	}
+	return err == nil
+}
+
+func TestAttachGoesOnTop(t *testing.T) {
+	testkit.NothingLeft(t)
+	p, path, _ := publish(t, small)
+	d := create(t, small)
+	mustPut(t, d, "key", "top")
+	if err := errors.Join(d.Seal(), d.Attach(p)); err != nil {
+		t.Fatal(err)
+	}
+	if got := content(t, filepath.Join(path, "key")); got != "top" || len(mountsAt(t, path)) != 2 {
+		t.Errorf("content %q, mounts %+v", got, mountsAt(t, path))
+	}
+	if err := d.Attach(p); err == nil {
+		t.Error("the same mount was attached on itself")
+	}
+}
+
+func TestUnmount(t *testing.T) {
+	mount := func(path string) error { return unix.Mount("x", path, "tmpfs", 0, "") }
+	for name, c := range map[string]struct {
+		prepare func(t *testing.T, p *Point, path string) error
+		want    error
+	}{
+		"nothing there":       {func(*testing.T, *Point, string) error { return nil }, nil},
+		"no mount":            {func(_ *testing.T, p *Point, _ string) error { return p.Make() }, nil},
+		"no mount, not empty": {func(_ *testing.T, _ *Point, path string) error { return os.MkdirAll(path+"/d", 0o700) }, nil},
+		"one":                 {func(t *testing.T, p *Point, _ string) error { publishAt(t, p, small); return nil }, nil},
+		"three, stacked": {func(t *testing.T, p *Point, path string) error {
+			return errors.Join(p.Make(), mount(path), unix.Mount("/usr", path, "", unix.MS_BIND, ""), mount(path))
+		}, nil},
+		"one with another below it": {func(t *testing.T, p *Point, path string) error {
+			return errors.Join(p.Make(), mount(path), os.Mkdir(path+"/sub", 0o700), mount(path+"/sub"))
+		}, nil},
+		"one on a file": {func(t *testing.T, p *Point, path string) error {
+			return errors.Join(os.WriteFile(path, nil, 0o600), unix.Mount("/proc/version", path, "", unix.MS_BIND, ""))
+		}, ErrNotDirectory}, // unmounted all the same
+		"a file": {func(_ *testing.T, _ *Point, path string) error { return os.WriteFile(path, nil, 0o600) }, ErrNotDirectory},
+		"a link to a mount": {func(t *testing.T, _ *Point, path string) error {
+			_, other, _ := publish(t, small)
+			return os.Symlink(other, path)
+		}, ErrSymlink},
+		"a mount in the parent": {func(t *testing.T, p *Point, path string) error {
+			other := path + "2"
+			t.Cleanup(func() { unmountAll(other) })
+			return errors.Join(os.Mkdir(other, 0o700), mount(other))
+		}, nil},
+		"a file open below": {func(t *testing.T, p *Point, path string) error {
+			publishAt(t, p, small)
+			f, err := os.Open(filepath.Join(path, "key"))
+			t.Cleanup(func() {
+				b := make([]byte, 10)
+				if n, _ := f.Read(b); string(b[:n]) != "first" {
+					t.Errorf("the user of a detached mount reads %q", b[:n])
+				}
+				f.Close()
+			})
+			return err
+		}, nil},
+		"a process with its working directory there": {func(t *testing.T, p *Point, path string) error {
+			publishAt(t, p, small)
+			cmd := testkit.Helper(t, false, "stay")
+			cmd.Dir = path
+			startHelper(t, cmd)
+			return nil
+		}, nil},
+		"three, stacked, the lowest busy": {func(t *testing.T, p *Point, path string) error {
+			publishAt(t, p, small)
+			f, err := os.Open(filepath.Join(path, "key"))
+			t.Cleanup(func() { f.Close() })
+			return errors.Join(err, mount(path), mount(path))
+		}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			testkit.NothingLeft(t)
+			p, path := place(t)
+			before := testkit.MountTable(t)
+			if err := c.prepare(t, p, path); err != nil {
+				t.Fatal(err)
+			}
+			elsewhere := strings.Count(testkit.MountTable(t), "\n") - strings.Count(before, "\n") - len(mountsAt(t, path))
+			err := p.Unmount()
+			if !errors.Is(err, c.want) || err != nil && !strings.Contains(err.Error(), path) {
+				t.Errorf("got %v, want %v with the path", err, c.want)
+			}
+			if left := mountsAt(t, path); left != nil {
+				t.Errorf("left: %+v", left)
+			}
+			if got := strings.Count(testkit.MountTable(t), "\n") - strings.Count(before, "\n"); got != elsewhere {
+				t.Errorf("%d mounts elsewhere, %d before", got, elsewhere)
+			}
+			if err := p.Unmount(); !errors.Is(err, c.want) {
+				t.Errorf("again: %v", err)
+			}
+		})
+	}
+}
+
+// A Point keeps to the directory that it opened, whatever its path leads to by now.
+func TestPointWhosePathWasExchanged(t *testing.T) {
+	testkit.NothingLeft(t)
+	base := t.TempDir()
+	parent, moved, victim := filepath.Join(base, "volume"), filepath.Join(base, "moved"), filepath.Join(base, "victim")
+	for _, dir := range []string{parent, victim} {
+		t.Cleanup(func() { unmountAll(dir + "/mount") })
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		publishAt(t, open(t, dir+"/mount"), small)
+	}
+	t.Cleanup(func() { unmountAll(moved + "/mount") })
+	p := open(t, parent+"/mount")
+	id := oneMount(t, parent).id
+	if err := errors.Join(os.Rename(parent, moved), os.Symlink(victim, parent)); err != nil {
+		t.Fatal(err)
+	}
+	if state, err := p.Inspect(); err != nil || fmt.Sprint(state.MountID) != id {
+		t.Errorf("inspected mount %d, not %s; %v", state.MountID, id, err)
+	}
+	if err := errors.Join(p.Unmount(), p.Remove(), p.Make()); err != nil {
+		t.Error(err)
+	}
+	if left := mountsAt(t, moved); left != nil {
+		t.Errorf("left: %+v", left)
+	}
+	if got := content(t, oneMount(t, victim).point+"/key"); got != "first" {
+		t.Errorf("the victim's mount holds %q", got)
+	}
+}
+
+func TestInspect(t *testing.T) {
+	for name, c := range map[string]struct {
+		prepare func(t *testing.T, p *Point, path string) error
+		want    State
+		wantErr error
+	}{
+		"nothing there":   {func(*testing.T, *Point, string) error { return nil }, State{}, nil},
+		"a directory":     {func(_ *testing.T, p *Point, _ string) error { return p.Make() }, State{Exists: true}, nil},
+		"a mount of ours": {func(t *testing.T, p *Point, _ string) error { publishAt(t, p, small); return nil }, State{Exists: true, Mounted: true, Tmpfs: true}, nil},
+		"another's tmpfs": {func(t *testing.T, p *Point, path string) error {
+			return errors.Join(p.Make(), unix.Mount("x", path, "tmpfs", 0, ""))
+		}, State{Exists: true, Mounted: true, Tmpfs: true}, nil},
+		"a bind mount of the same file system": {func(t *testing.T, p *Point, path string) error {
+			return errors.Join(p.Make(), unix.Mount(path, path, "", unix.MS_BIND, ""))
+		}, State{Exists: true, Mounted: true}, nil},
+		"a proc": {func(t *testing.T, p *Point, path string) error {
+			return errors.Join(p.Make(), unix.Mount("x", path, "proc", 0, ""))
+		}, State{Exists: true, Mounted: true}, nil},
+		"a directory of a tmpfs": {func(t *testing.T, p *Point, path string) error {
+			return unix.Mount("x", filepath.Dir(path), "tmpfs", 0, "")
+		}, State{}, nil}, // the point holds its parent: what is mounted over that does not matter
+		"a file": {func(_ *testing.T, _ *Point, path string) error { return os.WriteFile(path, nil, 0o600) }, State{}, ErrNotDirectory},
+		"a link": {func(_ *testing.T, _ *Point, path string) error { return os.Symlink("/tmp", path) }, State{}, ErrSymlink},
+		"a FIFO": {func(_ *testing.T, _ *Point, path string) error { return unix.Mkfifo(path, 0o600) }, State{}, ErrNotDirectory},
+	} {
+		t.Run(name, func(t *testing.T) {
+			testkit.NothingLeft(t)
+			p, path := place(t)
+			t.Cleanup(func() { unmountAll(filepath.Dir(path)) })
+			if err := c.prepare(t, p, path); err != nil {
+				t.Fatal(err)
+			}
+			got, err := p.Inspect()
+			if !errors.Is(err, c.wantErr) || err != nil && !strings.Contains(err.Error(), path) {
+				t.Errorf("error %v, want %v with the path", err, c.wantErr)
+			}
+			if got.Mounted {
+				m := oneMount(t, path)
+				if fmt.Sprint(got.MountID) != m.id || fmt.Sprintf("%d:%d", unix.Major(got.Identity.Device), unix.Minor(got.Identity.Device)) != m.device {
+					t.Errorf("%+v is not %s", got, m.wholeForLog)
+				}
+			}
+			got.Identity, got.MountID = Identity{}, 0
+			if path := filepath.Dir(path); c.want.Exists && !c.want.Mounted {
+				var st unix.Statfs_t
+				if err := unix.Statfs(path, &st); err != nil {
+					t.Fatal(err)
+				}
+				c.want.Tmpfs = int64(st.Type) == unix.TMPFS_MAGIC
+			}
+			if name == "a bind mount of the same file system" {
+				got.Tmpfs = false
+			}
+			if got != c.want {
+				t.Errorf("got %+v, want %+v", got, c.want)
+			}
+		})
+	}
+}
+
+func TestUsage(t *testing.T) {
+	testkit.NothingLeft(t)
+	p, path := place(t)
+	d := create(t, Options{Limits: Limits{Bytes: 10 * 4096, Inodes: 20}})
+	mustPut(t, d, "two pages", strings.Repeat("x", 5000))
+	mustPut(t, d, "one page", "x")
+	mustPut(t, d, "none", "")
+	if err := errors.Join(p.Make(), d.Seal(), d.Attach(p)); err != nil {
+		t.Fatal(err)
+	}
+	got, err := p.Usage()
+	want := Usage{BytesTotal: 10 * 4096, BytesUsed: 3 * 4096, BytesFree: 7 * 4096, InodesTotal: 20, InodesUsed: 4, InodesFree: 16}
+	if err != nil || got != want {
+		t.Errorf("got %+v, want %+v; %v", got, want, err)
+	}
+	if _, err := open(t, path+"/missing").Usage(); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("of what is not there: %v", err)
+	}
+}
+
+func TestMounts(t *testing.T) {
+	testkit.NothingLeft(t)
+	before, err := Mounts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, one, _ := publish(t, small)
+	p, two := place(t)
+	publishAt(t, p, small)
+	if d := create(t, small); d.Attach(p) != nil { // twice on one place is once in the list
+		t.Fatal("attach on top failed")
+	}
+	dir := filepath.Join(t.TempDir(), "with space\tand tab\\and \"ü\"")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	odd := filepath.Join(dir, "mount")
+	t.Cleanup(func() { unmountAll(odd) })
+	publishAt(t, open(t, odd), small)
+	foreign, path := place(t)
+	if err := errors.Join(foreign.Make(), unix.Mount("foreign", path, "tmpfs", 0, "")); err != nil {
+		t.Fatal(err)
+	}
+	bind, path := place(t)
+	if err := errors.Join(bind.Make(), unix.Mount("/usr", path, "", unix.MS_BIND, "")); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Mounts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path := range before {
+		delete(got, path)
+	}
+	var paths []string
+	for path := range got {
+		paths = append(paths, path)
+	}
+	want := []string{one, two, odd}
+	slices.Sort(paths)
+	slices.Sort(want)
+	if !slices.Equal(paths, want) {
+		t.Errorf("got  %q\nwant %q", paths, want)
+	}
+}
+
+func TestIsShared(t *testing.T) {
+	testkit.NothingLeft(t)
+	shared := testkit.SharedDir(t)
+	private := t.TempDir()
+	mount := func(path string, flags uintptr) {
+		t.Helper()
+		if err := errors.Join(os.MkdirAll(path, 0o755), unix.Mount("x", path, "tmpfs", 0, ""), unix.Mount("", path, "", flags, "")); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Unmount(path, unix.MNT_DETACH) })
+	}
+	mount(shared+"/private", unix.MS_PRIVATE)
+	mount(shared+"/private/shared", unix.MS_SHARED)
+	mount(shared+"/slave", unix.MS_SLAVE)
+	mount(private+"/under/shared", unix.MS_SHARED)
+	mount(private+"/under", unix.MS_PRIVATE) // hides the shared one
+	mount(private+"/stack", unix.MS_SHARED)
+	mount(private+"/stack", unix.MS_PRIVATE)
+	mount(private+"/with space", unix.MS_SHARED)
+	for _, path := range []string{shared + "/dir/deep", shared + "/private/dir", private + "/under/shared", private + "/under/shared/dir", private + "/stack/dir", private + "/with space/dir", shared + "/privateer"} {
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, want := range map[string]bool{
+		shared:                        true,
+		shared + "/dir/deep":          true,
+		shared + "/privateer":         true,
+		shared + "/private":           false,
+		shared + "/private/dir":       false,
+		shared + "/private/shared":    true,
+		shared + "/slave":             false,
+		private:                       false,
+		private + "/under/shared":     false,
+		private + "/under/shared/dir": false,
+		private + "/stack":            false,
+		private + "/stack/dir":        false,
+		private + "/with space":       true,
+		private + "/with space/dir":   true,
+		"/":                           false,
+	} {
+		if got, err := IsShared(path); got != want || err != nil {
+			t.Errorf("%s: %v, %v; want %v\n%s", path, got, err, want, strings.Join(testkit.MountsBelow(t, private), "\n"))
+		}
+	}
+}
+
+func TestIsSharedOfWhatIsNotThere(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "missing")
+	if got, err := IsShared(path); got || !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), path) {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
+// A mount that is made first and attached last stands first in the mount table, and yet on top.
+func TestIsSharedOfAnOlderMountOnTop(t *testing.T) {
+	testkit.NothingLeft(t)
+	p, path := place(t)
+	older := create(t, small) // has the lower mount id
+	if err := errors.Join(p.Make(), unix.Mount("x", path, "tmpfs", 0, ""), unix.Mount("", path, "", unix.MS_SHARED, ""), older.Attach(p)); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("", path, "", unix.MS_PRIVATE, ""); err != nil { // what is on top
+		t.Fatal(err)
+	}
+	if got, err := IsShared(path); got || err != nil {
+		t.Errorf("got %v, %v; want false\n%s", got, err, strings.Join(testkit.MountsBelow(t, path), "\n"))
+	}
+}
+
+func TestNoDescriptorLeaks(t *testing.T) {
+	testkit.NothingLeft(t)
+	p, path, id := publish(t, small)
+	count := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	before := count()
+	for range 20 {
+		c, err := p.Clone(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Grow(Limits{1 << 20, 100}, false)
+		c.Grow(Limits{1 << 21, 100}, true)
+		c.Close()
+		p.Clone(Identity{})
+		p.Make()
+		p.Inspect()
+		p.Usage()
+		OpenPoint("/missing/mount")
+		OpenPoint(path + "/key/x")
+		Create(Options{SELinuxContext: "no such"})
+		create(t, small).Close()
+		Probe()
+		Mounts()
+		IsShared(path)
+	}
+	if after := count(); after != before {
+		t.Errorf("%d descriptors, %d before", after, before)
+	}
+}

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"context"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/pkg/record"
+	"github.com/fsuser-csi/fsuser-csi/pkg/source"
+)
+
+func TestNewChecksItsConfig(t *testing.T) {
+	records, err := record.Open(t.TempDir())
+	must(t, err)
+	for _, test := range []struct {
+		name  string
+		spoil func(*Config)
+		ok    bool
+	}{
+		{"all is there", func(*Config) {}, true},
+		{"no source", func(c *Config) { c.Source = nil }, false},
+		{"no records", func(c *Config) { c.Records = nil }, false},
+		{"no check of targets", func(c *Config) { c.CheckTarget = nil }, false},
+		{"no metrics", func(c *Config) { c.Metrics = nil }, false},
+		{"no bytes", func(c *Config) { c.Limits.Bytes = 0 }, false},
+		{"no files", func(c *Config) { c.Limits.Files = 0 }, false},
+		{"no workers", func(c *Config) { c.Workers = 0 }, false},
+		{"no pause between collections", func(c *Config) { c.CollectEvery = 0 }, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := Config{
+				Source: &fakeSource{objects: map[source.Ref]*fakeObject{}}, Records: records, Limits: ample, Workers: 1, CollectEvery: time.Hour,
+				CheckTarget: func(_, _, _ string) error { return nil }, Metrics: prometheus.NewRegistry(),
+			}
+			test.spoil(&c)
+			m, err := New(c)
+			if (err == nil) != test.ok {
+				t.Errorf("got the error %v", err)
+			}
+			if err == nil {
+				m.queue.ShutDown()
+			}
+		})
+	}
+}
+
+func TestRunEndsWithAllThatItStarted(t *testing.T) {
+	w := newFakeWorld(t, func(c *Config) { c.CollectEvery = time.Millisecond; c.Workers = 7 })
+	var requests []Request
+	for _, name := range []string{"a", "b", "c"} {
+		w.secret(name, content{"k": "1"})
+		r := w.request(name, "secretName", name)
+		w.publish(r)
+		requests = append(requests, r)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); w.Run(ctx) }()
+	testkit.Eventually(t, patience, "seven workers and a collector", func() bool {
+		return strings.Count(stacks(), "created by sync.(*WaitGroup).Go in goroutine") >= 8
+	})
+	// One worker waits for a call that does not end, one volume fails again and again.
+	unlock, err := w.locks.lock(t.Context(), "csi-a")
+	must(t, err)
+	fill(t, requests[1])
+	w.secret("a", content{"k": "2"})
+	w.secret("b", content{"k": "2"})
+	testkit.Eventually(t, patience, "a worker to wait", func() bool { return w.locks.users("csi-a") >= 2 })
+	testkit.Eventually(t, patience, "a failure", func() bool { return w.counts()["refresh error"] > 0 })
+	cancel()
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		t.Fatalf("Run did not return:\n%s", stacks())
+	}
+	unlock()
+	testkit.Eventually(t, patience, "all goroutines to end", func() bool {
+		s := stacks()
+		return !strings.Contains(s, "volume.(*Manager)") && !strings.Contains(s, "workqueue.")
+	})
+
+	// Calls that came in late still do their part, and no volume is lost.
+	w.publish(requests[2])
+	w.present(requests[2], content{"k": "1"})
+	w.unpublish(requests[2])
+	w.present(requests[0], content{"k": "1"})
+}
+
+// stacks are those of all goroutines.
+func stacks() string {
+	b := make([]byte, 1<<20)
+	return string(b[:runtime.Stack(b, true)])
+}
+
+func TestMetricsCountOperationsByOutcome(t *testing.T) {
+	w := newFakeWorld(t)
+	count := func(want map[string]int) {
+		t.Helper()
+		if got := w.counts(); !maps.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+	}
+	count(map[string]int{})
+	r := w.request("v", "secretName", "keys")
+	if err := w.Publish(t.Context(), r); err == nil {
+		t.Fatal("no error")
+	}
+	count(map[string]int{"publish error": 1})
+	w.secret("keys", content{"k": "1"})
+	w.publish(r)
+	count(map[string]int{"publish error": 1, "publish ok": 1})
+	w.publish(r)
+	count(map[string]int{"publish error": 1, "publish ok": 1, "republish ok": 1})
+	w.secret("keys", content{"k": "2"})
+	must(t, w.refresh(t.Context(), r.ID))
+	must(t, w.refresh(t.Context(), r.ID)) // nothing to do, nothing to count
+	count(map[string]int{"publish error": 1, "publish ok": 1, "republish ok": 1, "refresh ok": 1})
+	w.secret("keys", content{"../k": "2"})
+	w.publish(r)
+	count(map[string]int{"publish error": 1, "publish ok": 1, "republish ok": 2, "refresh ok": 1, "refresh error": 1})
+	other := r
+	other.Spec.Mode = 0o444
+	isErr(t, w.Publish(t.Context(), other), ErrConflict)
+	isErr(t, w.Unpublish(t.Context(), r.ID, r.Target+"x"), ErrPrecondition)
+	w.unpublish(r)
+	w.unpublish(r)
+	count(map[string]int{"publish error": 1, "publish ok": 1, "republish ok": 2, "republish error": 1, "refresh ok": 1, "refresh error": 1,
+		"unpublish error": 1, "unpublish ok": 2})
+}
+
+func TestMetricsNameNobody(t *testing.T) {
+	w := newFakeWorld(t)
+	w.secret("keys", content{"k": "v"})
+	for _, name := range []string{"one", "two"} {
+		w.publish(w.request(name, "secretName", "keys"))
+	}
+	families, err := w.registry.Gather()
+	must(t, err)
+	allowed := map[string][]string{
+		"operation": {"publish", "republish", "refresh", "unpublish"},
+		"outcome":   {"ok", "error"},
+	}
+	gauges := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if !slices.Contains(allowed[l.GetName()], l.GetValue()) {
+					t.Errorf("%s has the label %s=%q", f.GetName(), l.GetName(), l.GetValue())
+				}
+			}
+			if m.GetGauge() != nil {
+				gauges[f.GetName()] = m.GetGauge().GetValue()
+			}
+		}
+	}
+	if want := map[string]float64{"fsuser_volumes": 2, "fsuser_watched_objects": 1, "fsuser_stale_volumes": 0}; !maps.Equal(gauges, want) {
+		t.Errorf("got %v, want %v", gauges, want)
+	}
+}
+
+func TestUsage(t *testing.T) {
+	w := newFakeWorld(t)
+	w.secret("keys", content{"a": strings.Repeat("x", 10000), "b": "y"})
+	r := w.request("v", "secretName", "keys")
+	w.publish(r)
+	u, err := w.Usage(t.Context(), r.ID, r.Target)
+	must(t, err)
+	// Files take whole pages; the inodes are the root, ..data, a generation, and a file and a link for each key.
+	page := uint64(os.Getpagesize())
+	if want := (10000+page-1)/page*page + page; u.BytesUsed != want || u.InodesUsed != 7 {
+		t.Errorf("got %+v, want %d bytes and 7 inodes in use", u, want)
+	}
+	if u.BytesUsed+u.BytesFree != u.BytesTotal || u.InodesUsed+u.InodesFree != u.InodesTotal {
+		t.Errorf("the sums are wrong: %+v", u)
+	}
+
+	_, err = w.Usage(t.Context(), "csi-unknown", r.Target)
+	isErr(t, err, ErrUnknown)
+	_, err = w.Usage(t.Context(), r.ID, filepath.Dir(r.Target))
+	isErr(t, err, ErrUnknown)
+	must(t, unix.Mount("somebody", r.Target, "tmpfs", 0, "size=1m"))
+	_, err = w.Usage(t.Context(), r.ID, r.Target)
+	isErr(t, err, ErrUnknown)
+	must(t, unix.Unmount(r.Target, 0))
+	must(t, unix.Unmount(r.Target, 0))
+	_, err = w.Usage(t.Context(), r.ID, r.Target) // that would be the disk
+	isErr(t, err, ErrUnknown)
+	must(t, os.Remove(r.Target))
+	_, err = w.Usage(t.Context(), r.ID, r.Target)
+	isErr(t, err, ErrUnknown)
+	w.unpublish(r)
+	_, err = w.Usage(t.Context(), r.ID, r.Target)
+	isErr(t, err, ErrUnknown)
+}

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
+	typedv1 "k8s.io/client-go/kubernetes/typed/core/v1"
+
+	"github.com/fsuser-csi/fsuser-csi/test/controlplane"
+)
+
+const namespace = metav1.NamespaceDefault
+
+// cluster is a real API server and its administrator's client.
+type cluster struct {
+	client  kubernetes.Interface
+	secrets typedv1.SecretInterface
+	// kubeconfig is the driver's.
+	kubeconfig string
+}
+
+// newCluster starts the control plane, the first time.
+func (e *env) newCluster(ctx context.Context) (*cluster, error) {
+	return e.cluster.get(func() (*cluster, error) {
+		cp, err := controlplane.Start(ctx, controlplane.Options{})
+		if err != nil {
+			return nil, err
+		}
+		e.onClose(func() error { cp.Stop(); return nil })
+		config := cp.AdminConfig()
+		config.ContentType = runtime.ContentTypeProtobuf
+		config.QPS = -1 // what is measured is the server and the driver, not the client's patience
+		client, err := kubernetes.NewForConfig(config)
+		if err != nil {
+			return nil, err
+		}
+		c := &cluster{client: client, secrets: client.CoreV1().Secrets(namespace), kubeconfig: filepath.Join(e.dir, "kubeconfig")}
+		const user = "system:serviceaccount:fsuser-csi:fsuser-csi"
+		if err := c.allow(ctx, user); err != nil {
+			return nil, err
+		}
+		driver, err := cp.UserConfig(user)
+		if err != nil {
+			return nil, err
+		}
+		return c, cp.Kubeconfig(c.kubeconfig, driver)
+	})
+}
+
+// allow lets the driver read the Secrets of the namespace.
+func (c *cluster) allow(ctx context.Context, user string) error {
+	const name = "fsuser-csi"
+	role := &rbacv1.Role{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get", "list", "watch"}}},
+	}
+	if _, err := c.client.RbacV1().Roles(namespace).Create(ctx, role, metav1.CreateOptions{}); err != nil {
+		return err
+	}
+	binding := &rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
+	}
+	_, err := c.client.RbacV1().RoleBindings(namespace).Create(ctx, binding, metav1.CreateOptions{})
+	return err
+}
+
+// object is something that a volume can show: a Secret of the API server, or a manifest.
+type object interface {
+	// objectName is what a volume calls it by.
+	objectName() string
+	// update makes a new version of it.
+	update(ctx context.Context) error
+	// current is the number of that version.
+	current() int
+}
+
+// secret is a Secret of the cluster.
+type secret struct {
+	*cluster
+	name    string
+	version int
+}
+
+func (c *cluster) create(ctx context.Context, name string) (*secret, error) {
+	s := &secret{cluster: c, name: name}
+	_, err := c.secrets.Create(ctx, s.object(0), metav1.CreateOptions{})
+	return s, err
+}
+
+// createMany creates n Secrets of their own.
+func (c *cluster) createMany(ctx context.Context, prefix string, n int) ([]*secret, error) {
+	all := make([]*secret, n)
+	return all, concurrently(n, 8, func(i int) (err error) {
+		all[i], err = c.create(ctx, fmt.Sprintf("%s-%d", prefix, i))
+		return err
+	})
+}
+
+func (s *secret) object(version int) *corev1.Secret {
+	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: s.name}, Data: content(version)}
+}
+
+func (s *secret) objectName() string { return s.name }
+
+func (s *secret) current() int { return s.version }
+
+func (s *secret) get(ctx context.Context) error {
+	_, err := s.secrets.Get(ctx, s.name, metav1.GetOptions{})
+	return err
+}
+
+func (s *secret) update(ctx context.Context) error {
+	s.version++
+	_, err := s.secrets.Update(ctx, s.object(s.version), metav1.UpdateOptions{})
+	return err
+}
+
+// seen is a version, and when it was seen.
+type seen struct {
+	version int
+	at      time.Time
+}
+
+// watch tells of each version that an event comes for.
+func (s *secret) watch(e *env) (<-chan seen, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	w, err := s.secrets.Watch(ctx, metav1.ListOptions{
+		FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, s.name).String(),
+	})
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	events := make(chan seen, 100)
+	e.onClose(func() error { cancel(); w.Stop(); return nil })
+	go func() {
+		for event := range w.ResultChan() {
+			at := time.Now()
+			object, ok := event.Object.(*corev1.Secret)
+			if !ok {
+				continue
+			}
+			var version int
+			if _, err := fmt.Sscanf(string(object.Data[mainKey]), "version %d\n", &version); err != nil {
+				continue
+			}
+			select {
+			case events <- seen{version, at}:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return events, nil
+}
+
+var requestCount = regexp.MustCompile(`^apiserver_request_total\{(.*)\} (\S+)$`)
+
+// reads is how many requests to read Secrets, ConfigMaps or pods the API server has answered. A watch counts when it ends.
+func (c *cluster) reads(ctx context.Context) (int, error) {
+	metrics, err := c.client.CoreV1().RESTClient().Get().AbsPath("/metrics").DoRaw(ctx)
+	if err != nil {
+		return 0, err
+	}
+	total := 0
+	for line := range strings.Lines(string(metrics)) {
+		m := requestCount.FindStringSubmatch(strings.TrimSpace(line))
+		if m == nil || !hasLabel(m[1], "verb", "GET", "LIST", "WATCH") || !hasLabel(m[1], "resource", "secrets", "configmaps", "pods") {
+			continue
+		}
+		n, err := strconv.ParseFloat(m[2], 64)
+		if err != nil {
+			return 0, fmt.Errorf("metric %q: %w", line, err)
+		}
+		total += int(n)
+	}
+	return total, nil
+}
+
+func hasLabel(labels, key string, values ...string) bool {
+	for _, value := range values {
+		if strings.Contains(","+labels, fmt.Sprintf(`,%s="%s"`, key, value)) {
+			return true
+		}
+	}
+	return false
+}
+
+// readsWhenQuiet is reads once the number has not changed for a while: the ends of watches are counted a little later.
+func (c *cluster) readsWhenQuiet(ctx context.Context) (int, error) {
+	last, since := -1, time.Now()
+	for {
+		n, err := c.reads(ctx)
+		if err != nil {
+			return 0, err
+		}
+		if n != last {
+			last, since = n, time.Now()
+		}
+		if time.Since(since) > 500*time.Millisecond {
+			return n, nil
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+)
+
+// driverBinary builds the driver as its image has it, the first time. Not this module's versions of its dependencies: its own.
+func (e *env) driverBinary(ctx context.Context) (string, error) {
+	return e.binary.get(func() (string, error) {
+		path := filepath.Join(e.dir, "fsuser-csi")
+		root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/fsuser-csi/fsuser-csi").Output()
+		if err != nil {
+			return "", fmt.Errorf("find the driver's source: %w", err)
+		}
+		cmd := exec.CommandContext(ctx, "go", "build", "-C", strings.TrimSpace(string(root)),
+			"-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w", "-o", path, "./cmd/fsuser-csi")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+		if output, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("build the driver: %w\n%s", err, output)
+		}
+		return path, nil
+	})
+}
+
+// node is a driver in a process of its own, with the kubelet that calls it.
+type node struct {
+	*kubelet.Kubelet
+	env            *env
+	root, endpoint string
+	pid            int
+	log            string
+}
+
+// apiNode is a driver that reads from the API server. It has no volumes but those that a benchmark gives it.
+func (e *env) apiNode(ctx context.Context) (*node, error) {
+	return e.api.get(func() (*node, error) { return e.startWithAPI(ctx) })
+}
+
+func (e *env) startWithAPI(ctx context.Context) (*node, error) {
+	c, err := e.newCluster(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return e.startNode(ctx, "--kubeconfig="+c.kubeconfig)
+}
+
+// startNode starts a driver and waits until it has registered. It is ended by env.close, and must end well.
+func (e *env) startNode(ctx context.Context, args ...string) (*node, error) {
+	binary, err := e.driverBinary(ctx)
+	if err != nil {
+		return nil, err
+	}
+	root, err := e.newDir("n")
+	if err != nil {
+		return nil, err
+	}
+	if err := kubelet.MakeRoot(root); err != nil {
+		return nil, err
+	}
+	n := &node{env: e, root: root, endpoint: filepath.Join(root, "plugins", "fsuser.csi.io", "csi.sock"), log: root + ".log"}
+	// To a file, as under a kubelet: what nobody reads would stop the driver.
+	log, err := os.Create(n.log)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	cmd := exec.Command(binary, append([]string{"node", "--node-name=bench", "--kubelet-root=" + root,
+		"--state-dir=" + filepath.Join(e.run, filepath.Base(root))}, args...)...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start the driver: %w", err)
+	}
+	n.pid = cmd.Process.Pid
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	e.onClose(func() error { return n.stop(cmd.Process, ended) })
+
+	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("the driver did not register"))
+	defer cancel()
+	if n.Kubelet, err = kubelet.Register(ctx, root); err != nil {
+		return nil, n.withLog(fmt.Errorf("start the driver: %w", err))
+	}
+	e.onClose(n.Kubelet.Close)
+	return n, nil
+}
+
+func (n *node) stop(process *os.Process, ended <-chan error) error {
+	_ = process.Signal(unix.SIGTERM) // fails only if it has ended, which the next lines tell
+	select {
+	case err := <-ended:
+		if err != nil {
+			return n.withLog(fmt.Errorf("the driver did not end well: %w", err))
+		}
+		return nil
+	case <-time.After(30 * time.Second):
+		_ = process.Kill()
+		<-ended
+		return n.withLog(errors.New("the driver did not end within 30 s of SIGTERM"))
+	}
+}
+
+// withLog adds the end of the driver's log to an error.
+func (n *node) withLog(err error) error {
+	log, _ := os.ReadFile(n.log) // the error is worth telling without it too
+	return fmt.Errorf("%w; the end of its log:\n%s", err, log[max(0, len(log)-4096):])
+}
+
+// volume is one that is, or can be, published.
+type volume struct {
+	pod     kubelet.Pod
+	request *csi.NodePublishVolumeRequest
+}
+
+const volumeName = "keys"
+
+// file is where the main key is.
+func (v *volume) file() string { return filepath.Join(v.request.GetTargetPath(), mainKey) }
+
+// prepare does what kubelet does before it calls: it makes the volume's directory.
+func (n *node) prepare(object string) (*volume, error) {
+	name := n.env.name("pod")
+	pod := kubelet.Pod{Namespace: namespace, Name: name, UID: name + "-6f0a3c1e"}
+	v := &volume{pod: pod, request: n.Request(pod, kubelet.Volume{Name: volumeName, Attributes: map[string]string{
+		"secretName": object, "uid": strconv.Itoa(owner), "gid": strconv.Itoa(owner), "mode": fmt.Sprintf("%#o", fileMode),
+	}})}
+	return v, os.MkdirAll(filepath.Dir(v.request.GetTargetPath()), 0o750)
+}
+
+func (n *node) publish(ctx context.Context, object string) (*volume, error) {
+	v, err := n.prepare(object)
+	if err != nil {
+		return nil, err
+	}
+	_, err = n.NodePublishVolume(ctx, v.request)
+	return v, err
+}
+
+// publishMany publishes a volume of each object, a few at a time.
+func (n *node) publishMany(ctx context.Context, objects []string) ([]*volume, error) {
+	volumes, err := n.prepareMany(objects)
+	if err != nil {
+		return nil, err
+	}
+	return volumes, concurrently(len(volumes), 8, func(i int) error {
+		_, err := n.NodePublishVolume(ctx, volumes[i].request)
+		return err
+	})
+}
+
+func (n *node) prepareMany(objects []string) (volumes []*volume, err error) {
+	for _, object := range objects {
+		v, err := n.prepare(object)
+		if err != nil {
+			return nil, err
+		}
+		volumes = append(volumes, v)
+	}
+	return volumes, nil
+}
+
+// unpublish takes a volume away, and its pod's directories.
+func (n *node) unpublish(ctx context.Context, v *volume) error {
+	if err := n.Unpublish(ctx, v.pod, volumeName); err != nil {
+		return err
+	}
+	return n.RemovePod(v.pod)
+}
+
+func (n *node) unpublishMany(ctx context.Context, volumes []*volume) error {
+	return concurrently(len(volumes), 8, func(i int) error { return n.unpublish(ctx, volumes[i]) })
+}
+
+// comeAndGo publishes a volume and unpublishes it, and measures both.
+func (n *node) comeAndGo(ctx context.Context, object string, publish, unpublish *row) error {
+	v, err := n.prepare(object)
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	if _, err := n.NodePublishVolume(ctx, v.request); err != nil {
+		return err
+	}
+	publish.time(time.Since(start))
+	start = time.Now()
+	_, err = n.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: v.request.GetVolumeId(), TargetPath: v.request.GetTargetPath()})
+	if err != nil {
+		return err
+	}
+	unpublish.time(time.Since(start))
+	if err := os.Remove(filepath.Dir(v.request.GetTargetPath())); err != nil {
+		return err
+	}
+	return n.RemovePod(v.pod)
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"runtime"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// row is a line of the table: something that is measured, in one unit.
+type row struct {
+	what string
+	unit unit
+	// yardstick is what the p50 is set against; nil: nothing comparable.
+	yardstick *row
+	goal      goal
+	// note says what is not a figure of its own.
+	note    string
+	samples []float64
+}
+
+type unit string
+
+const (
+	milliseconds unit = "ms"
+	mebibytes    unit = "MiB"
+	requests     unit = "requests"
+)
+
+// goal of section 6 of the design, in the unit of the row. Zero: there is none.
+type goal struct{ p50, p99 float64 }
+
+// time adds a duration.
+func (r *row) time(d time.Duration) { r.add(float64(d) / float64(time.Millisecond)) }
+
+func (r *row) add(v float64) { r.samples = append(r.samples, v) }
+
+// percentile is the nearest-rank percentile of what was measured.
+func (r *row) percentile(p float64) float64 {
+	if len(r.samples) == 0 {
+		return math.NaN()
+	}
+	sorted := slices.Sorted(slices.Values(r.samples))
+	return sorted[max(0, int(math.Ceil(p/100*float64(len(sorted))))-1)]
+}
+
+// result is a row as it is printed. It is what -json gives.
+type result struct {
+	What      string   `json:"what"`
+	Unit      unit     `json:"unit"`
+	N         int      `json:"n"`
+	P50       float64  `json:"p50"`
+	P99       float64  `json:"p99"`
+	Yardstick string   `json:"yardstick,omitempty"`
+	Ratio     *float64 `json:"ratio,omitempty"`
+	GoalP50   float64  `json:"goalP50,omitempty"`
+	GoalP99   float64  `json:"goalP99,omitempty"`
+	Met       *bool    `json:"met,omitempty"`
+	Note      string   `json:"note,omitempty"`
+}
+
+func (r *row) result() result {
+	res := result{
+		What: r.what, Unit: r.unit, N: len(r.samples), P50: r.percentile(50), P99: r.percentile(99),
+		GoalP50: r.goal.p50, GoalP99: r.goal.p99, Note: r.note,
+	}
+	if r.yardstick != nil {
+		res.Yardstick = r.yardstick.what
+		if y := r.yardstick.percentile(50); y > 0 {
+			ratio := res.P50 / y
+			res.Ratio = &ratio
+		}
+	}
+	if r.goal != (goal{}) {
+		met := (r.goal.p50 == 0 || res.P50 <= r.goal.p50) && (r.goal.p99 == 0 || res.P99 <= r.goal.p99)
+		res.Met = &met
+	}
+	return res
+}
+
+func results(rows []*row) []result {
+	var rs []result
+	for _, r := range rows {
+		rs = append(rs, r.result())
+	}
+	return rs
+}
+
+func printJSON(w io.Writer, rows []*row) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(map[string]any{"machine": machine(), "rows": results(rows)})
+}
+
+// printTable prints the rows. Yardsticks have a number, which the column "ratio" refers to.
+func printTable(w io.Writer, rows []*row) error {
+	numbers := map[string]int{}
+	for _, r := range rows {
+		if r.yardstick != nil {
+			numbers[r.yardstick.what] = 0
+		}
+	}
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "%s\n3 keys, 4 KiB, owner and mode set, unless a row says otherwise. \"1.5 of #2\": the p50 is 1.5 times that of yardstick #2.\n\n", machine())
+	fmt.Fprintln(table, "what\tn\tp50\tp99\tratio\tgoal\tmet\t")
+	last := 0
+	for _, r := range results(rows) {
+		if _, isYardstick := numbers[r.What]; isYardstick {
+			last++
+			numbers[r.What] = last
+			r.What = fmt.Sprintf("#%d %s", last, r.What)
+		}
+		p99 := ""
+		if r.N > 1 {
+			p99 = figure(r.P99, r.Unit)
+		}
+		fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", r.What, r.N, figure(r.P50, r.Unit), p99,
+			ratio(r, numbers), goalText(r), met(r), r.Note)
+	}
+	return table.Flush()
+}
+
+func figure(v float64, u unit) string {
+	switch {
+	case u == milliseconds && v < 10:
+		return fmt.Sprintf("%.3f ms", v)
+	case u == requests:
+		return fmt.Sprintf("%.2f", v)
+	}
+	return fmt.Sprintf("%.1f %s", v, u)
+}
+
+func ratio(r result, numbers map[string]int) string {
+	if r.Ratio == nil {
+		return ""
+	}
+	return fmt.Sprintf("%.1f of #%d", *r.Ratio, numbers[r.Yardstick])
+}
+
+func goalText(r result) string {
+	var parts []string
+	if r.GoalP50 > 0 {
+		parts = append(parts, fmt.Sprintf("%g", r.GoalP50))
+	}
+	if r.GoalP99 > 0 {
+		parts = append(parts, fmt.Sprintf("p99 %g", r.GoalP99))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func met(r result) string {
+	switch {
+	case r.Met == nil:
+		return ""
+	case *r.Met:
+		return "yes"
+	}
+	return "no"
+}
+
+// machine says what the figures depend on most.
+func machine() string {
+	var u unix.Utsname
+	_ = unix.Uname(&u) // can't fail with a valid pointer
+	return fmt.Sprintf("Linux %s, %d CPUs, %s", unix.ByteSliceToString(u.Release[:]), runtime.NumCPU(), runtime.Version())
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Unpack makes a root file system of Debian packages and all that they depend
+// on, in a folder below cache, and returns that folder: it is the caller's to
+// read, not to change. What is there from an earlier call is used again; delete
+// the cache for newer versions of the packages.
+//
+// The packages are unpacked, not installed: no script of theirs has run. So
+// there are no users beside root, no alternatives, no certificates collection,
+// no initialized databases; add what is needed with Image.Files. Essential
+// packages are there only if something depends on them or they are named:
+// dash has /bin/sh, coreutils the usual commands.
+//
+// It needs apt-get, with lists that `apt-get update` fetched, and dpkg-deb.
+func Unpack(ctx context.Context, cache string, packages ...string) (root string, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("unpack %s: %w", strings.Join(packages, ", "), err)
+		}
+	}()
+	packages = slices.Sorted(slices.Values(packages))
+	key, err := contentKey(runtime.GOARCH, packages)
+	if err != nil {
+		return "", err
+	}
+	if cache, err = filepath.Abs(cache); err != nil {
+		return "", err
+	}
+	root = filepath.Join(cache, "root-"+key)
+	if _, err := os.Stat(root); !errors.Is(err, fs.ErrNotExist) {
+		return root, err
+	}
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return "", err
+	}
+	work, err := os.MkdirTemp(cache, ".unpack-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(work)
+	debs, err := download(ctx, work, filepath.Join(cache, "debs"), packages)
+	if err != nil {
+		return "", err
+	}
+	partial := filepath.Join(work, "root")
+	if err := makeMergedUsr(partial); err != nil {
+		return "", err
+	}
+	for _, deb := range debs {
+		if err := unpackDeb(ctx, deb, partial); err != nil {
+			return "", err
+		}
+	}
+	if err := addRootUser(partial); err != nil {
+		return "", err
+	}
+	err = os.Rename(partial, root)
+	if errors.Is(err, fs.ErrExist) { // another process was faster
+		err = nil
+	}
+	return root, err
+}
+
+// download fetches the packages and their dependencies, as apt-get resolves
+// them for a machine on which nothing is installed, and returns their files.
+func download(ctx context.Context, work, debs string, packages []string) ([]string, error) {
+	empty := filepath.Join(work, "archives")
+	for _, dir := range []string{debs, empty} {
+		if err := os.MkdirAll(filepath.Join(dir, "partial"), 0o755); err != nil {
+			return nil, err
+		}
+	}
+	status := filepath.Join(work, "status")
+	if err := os.WriteFile(status, nil, 0o644); err != nil {
+		return nil, err
+	}
+	install := func(archives, mode string) []string {
+		return append([]string{
+			"-o", "Dir::State::status=" + status,
+			"-o", "Dir::State::extended_states=" + filepath.Join(work, "extended_states"),
+			"-o", "Dir::Cache::archives=" + archives,
+			"-o", "Debug::NoLocking=true", // apt's lock fails whoever comes second; ours makes it wait
+			"-o", "APT::Sandbox::User=root",
+			"--no-install-recommends", "--yes", "--quiet=2", mode, "install",
+		}, packages...)
+	}
+	unlock, err := lockFolder(ctx, debs)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if _, err := aptGet(ctx, install(debs, "--download-only")...); err != nil {
+		return nil, err
+	}
+	// The names are those of what would be fetched if nothing had been.
+	uris, err := aptGet(ctx, install(empty, "--print-uris")...)
+	if err != nil {
+		return nil, err
+	}
+	var files []string
+	for line := range strings.Lines(uris) {
+		// 'URL' name size checksum
+		if fields := strings.Fields(line); len(fields) >= 3 && strings.HasPrefix(line, "'") {
+			files = append(files, filepath.Join(debs, fields[1]))
+		}
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("apt-get names no file:\n%s", uris)
+	}
+	return files, nil
+}
+
+func aptGet(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "apt-get", args...)
+	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C.UTF-8")
+	cmd.WaitDelay = 10 * time.Second
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	output, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s: %w (are there package lists? apt-get update fetches them)\n%s%s", cmd, err, output, &stderr)
+	}
+	return string(output), nil
+}
+
+// makeMergedUsr makes the links by which /bin and the like are below /usr.
+func makeMergedUsr(root string) error {
+	for _, dir := range []string{"bin", "sbin", "lib", "lib64"} {
+		if err := os.MkdirAll(filepath.Join(root, "usr", dir), 0o755); err != nil {
+			return err
+		}
+		if err := os.Symlink("usr/"+dir, filepath.Join(root, dir)); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(filepath.Join(root, "tmp"), 0o777); err != nil {
+		return err
+	}
+	return os.Chmod(filepath.Join(root, "tmp"), 0o777|fs.ModeSticky)
+}
+
+// unpackDeb is dpkg-deb -x, but for the links of makeMergedUsr, which that
+// would replace by folders.
+func unpackDeb(ctx context.Context, deb, root string) error {
+	unpack := exec.CommandContext(ctx, "tar", "-C", root, "--keep-directory-symlink", "--same-owner", "-xpf", "-")
+	read := exec.CommandContext(ctx, "dpkg-deb", "--fsys-tarfile", deb)
+	pipe, err := read.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	unpack.Stdin = pipe
+	if err := read.Start(); err != nil {
+		return fmt.Errorf("%s: %w", read, err)
+	}
+	output, unpackErr := unpack.CombinedOutput()
+	if err := errors.Join(read.Wait(), unpackErr); err != nil {
+		return fmt.Errorf("unpack %s: %w\n%s", deb, err, output)
+	}
+	return nil
+}
+
+// addRootUser adds what base-passwd would: programs want their user to have a name.
+func addRootUser(root string) error {
+	for name, content := range map[string]string{
+		"passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+		"group":  "root:x:0:\nnogroup:x:65534:\n",
+	} {
+		path := filepath.Join(root, "etc", name)
+		if _, err := os.Stat(path); err == nil {
+			continue
+		}
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build unix
+
+// Command pause does nothing until it is told to end, as the process that holds
+// the namespaces of a pod. Where it is process 1 of a pod that shares its PID
+// namespace, it waits for orphans.
+package main
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGCHLD)
+	for s := range signals {
+		if s != syscall.SIGCHLD {
+			return
+		}
+		for {
+			pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil)
+			if err == nil && pid > 0 {
+				continue
+			}
+			break
+		}
+	}
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package images
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
+)
+
+// The names of the ready images.
+const (
+	PauseName   = "fsuser.test/pause:1"
+	BusyboxName = "fsuser.test/busybox:1"
+)
+
+// Pause makes the image of the process that holds a pod's namespaces, in the
+// folder, and returns the path of its tar.
+func Pause(ctx context.Context, dir string) (string, error) {
+	work, err := os.MkdirTemp(dir, ".pause-")
+	if err != nil {
+		return "", fmt.Errorf("make image of pause: %w", err)
+	}
+	defer os.RemoveAll(work)
+	binary := filepath.Join(work, "pause")
+	source, err := tools.Tool{Dir: filepath.Join("images", "pause")}.ModuleDir()
+	if err != nil {
+		return "", err
+	}
+	build := exec.CommandContext(ctx, "go", "build", "-C", source, "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", binary, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if output, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("compile pause: %w\n%s", err, output)
+	}
+	path := filepath.Join(dir, "pause.tar")
+	return path, Build(path, Image{
+		Name:       PauseName,
+		Files:      []File{{Path: "/pause", Source: binary, Mode: 0o755}},
+		Entrypoint: []string{"/pause"},
+		User:       "65535:65535",
+	})
+}
+
+// Busybox makes an image with a shell and the usual commands, in the folder,
+// and returns the path of its tar. It needs Debian's busybox-static.
+func Busybox(ctx context.Context, dir string) (string, error) {
+	binary, err := exec.LookPath("busybox")
+	if err != nil {
+		return "", fmt.Errorf("find busybox, of the Debian package busybox-static: %w", err)
+	}
+	list, err := exec.CommandContext(ctx, binary, "--list").Output()
+	if err != nil {
+		return "", fmt.Errorf("list the commands of busybox: %w", err)
+	}
+	// Under /bin it is also if Debian's is in /usr/bin.
+	files, err := WithLibraries(File{Path: "/bin/busybox", Source: binary, Mode: 0o755})
+	if err != nil {
+		return "", err
+	}
+	for command := range strings.Lines(string(list)) {
+		if command = strings.TrimSpace(command); command != "busybox" {
+			files = append(files, File{Path: "/bin/" + command, Symlink: "busybox"})
+		}
+	}
+	files = append(files,
+		File{Path: "/tmp", Mode: os.ModeDir | os.ModeSticky | 0o777},
+		File{Path: "/root", Mode: os.ModeDir | 0o700},
+		File{Path: "/etc/passwd", Content: []byte("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n")},
+		File{Path: "/etc/group", Content: []byte("root:x:0:\nnogroup:x:65534:\n")},
+	)
+	path := filepath.Join(dir, "busybox.tar")
+	return path, Build(path, Image{Name: BusyboxName, Files: files, Cmd: []string{"/bin/sh"}})
+}

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import "os"
+
+// Environment is that of every program inside the namespaces: the tools in
+// PATH, a client configuration for each, and caches that are not the user's.
+func Environment(runDir string) []string {
+	paths := Paths(runDir)
+	env := []string{
+		"PATH=" + paths.Bin() + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"HOME=" + paths.Data("home"),
+		"TMPDIR=/run/tmp",
+		"KUBECONFIG=" + paths.Kubeconfig(),
+		"CONTAINERD_NAMESPACE=k8s.io",
+		"LANG=C.UTF-8",
+	}
+	if term := os.Getenv("TERM"); term != "" {
+		env = append(env, "TERM="+term)
+	}
+	return env
+}

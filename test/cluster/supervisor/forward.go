@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"io"
+	"net"
+)
+
+// forward connects whoever connects to the listener, which is in another
+// network namespace, to an address in this one, until the listener fails.
+func forward(listener net.Listener, address string) {
+	for {
+		client, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer client.Close()
+			server, err := net.Dial("tcp", address)
+			if err != nil {
+				return // the client sees the connection end
+			}
+			defer server.Close()
+			pipe(client, server)
+		}()
+	}
+}
+
+// pipe copies both ways until both have ended; the end of one way is passed on.
+func pipe(a, b net.Conn) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		copyAndClose(a, b)
+	}()
+	copyAndClose(b, a)
+	<-done
+}
+
+func copyAndClose(to, from net.Conn) {
+	_, _ = io.Copy(to, from)
+	if tcp, ok := to.(*net.TCPConn); ok {
+		_ = tcp.CloseWrite()
+	}
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+)
+
+// Init is process 1 of the cluster's namespaces. It starts node and waits for
+// it and for every orphan, as the shims of containers are. It returns when node
+// has ended, and by its own end the kernel ends everything else.
+func Init(spec Spec) error {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find own program: %w", err)
+	}
+	files := []*os.File{os.Stdin, os.Stdout, os.Stderr}
+	for _, fd := range []int{progressFD, aliveFD, lockFD, listenerFD} {
+		files = append(files, inherited(fd, "inherited"))
+	}
+	node, err := os.StartProcess(self, []string{self, "node", spec.String()}, &os.ProcAttr{Env: os.Environ(), Files: files})
+	if err != nil {
+		return fmt.Errorf("start node: %w", err)
+	}
+	// node shall have the only copies, but for the lock, which is to be held
+	// until here, too, all is over.
+	for _, file := range []*os.File{files[progressFD], files[aliveFD], files[listenerFD]} {
+		file.Close()
+	}
+	for {
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, 0, nil)
+		switch {
+		case errors.Is(err, syscall.EINTR):
+		case err != nil:
+			return fmt.Errorf("wait for children: %w", err)
+		case pid == node.Pid && (status.Exited() || status.Signaled()):
+			return fmt.Errorf("node ended: exit code %d, signal %d", status.ExitStatus(), status.Signal())
+		}
+	}
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The descriptors that a process of the cluster gets, beside the standard ones.
+const (
+	progressFD = 3 // to write messages to
+	aliveFD    = 4 // to read: its end means that the cluster has to end
+	lockFD     = 5 // init and node: the lock of the run folder
+	listenerFD = 6 // init and node: the API server's port on the machine
+)
+
+// Detach is what keep reads from aliveFD when the cluster shall outlive the
+// process that started it.
+const Detach = "detach\n"
+
+// cleanTimeout bounds the removal of cgroups and files. It takes a second.
+const cleanTimeout = 30 * time.Second
+
+// Keep runs a cluster until SIGTERM, until whoever started it ends without
+// having detached, or until the cluster fails.
+func Keep(spec Spec) error {
+	report := &reporter{out: inherited(progressFD, "progress")}
+	err := keep(spec, inherited(aliveFD, "alive"))
+	if err != nil {
+		report.send(Message{Error: err.Error()})
+	}
+	return err
+}
+
+func keep(spec Spec, alive io.Reader) (err error) {
+	paths := Paths(spec.RunDir)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+
+	// 1. Nobody else works in this folder, and nothing is left of who did.
+	lock, err := lockSoon(paths.Lock())
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := writeHolder(lock); err != nil {
+		return err
+	}
+	if err := cleanWithin(cleanTimeout, spec.RunDir); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, cleanWithin(cleanTimeout, spec.RunDir)) }()
+
+	// 2. The port on the machine. node accepts on it, from inside.
+	listener, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		return fmt.Errorf("listen for clients of the API server: %w", err)
+	}
+	defer listener.Close()
+	spec.APIServerPort = listener.Addr().(*net.TCPAddr).Port
+
+	// 3. The namespaces.
+	ended, kill, err := startInit(spec, paths, lock, listener)
+	if err != nil {
+		return err
+	}
+
+	// 4. Whatever comes first ends it all.
+	select {
+	case <-signals:
+	case <-abandoned(alive):
+	case err := <-ended:
+		return fmt.Errorf("the cluster ended by itself: %w", err)
+	}
+	kill()
+	<-ended // the kernel reports it when every process in there is gone
+	return nil
+}
+
+// startInit starts process 1 of the namespaces.
+func startInit(spec Spec, paths Paths, lock *os.File, listener *net.TCPListener) (ended <-chan error, kill func(), err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, nil, fmt.Errorf("find own program: %w", err)
+	}
+	socket, err := listener.File()
+	if err != nil {
+		return nil, nil, fmt.Errorf("get the listener's socket: %w", err)
+	}
+	defer socket.Close()
+	aliveRead, aliveWrite, err := os.Pipe()
+	if err != nil {
+		return nil, nil, fmt.Errorf("make pipe: %w", err)
+	}
+	defer aliveRead.Close()
+	cmd := exec.Command(self, "init", spec.String())
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.ExtraFiles = []*os.File{inherited(progressFD, "progress"), aliveRead, lock, socket}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
+	}
+	if err := cmd.Start(); err != nil {
+		aliveWrite.Close()
+		return nil, nil, fmt.Errorf("start process 1 of new namespaces: %w", err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		err := cmd.Wait()
+		aliveWrite.Close() // only now: it must not be collected before
+		done <- err
+	}()
+	kill = func() { _ = cmd.Process.Kill() } // fails only if it has ended
+	if err := (State{InitPID: cmd.Process.Pid}).write(paths.State()); err != nil {
+		kill()
+		<-done
+		return nil, nil, err
+	}
+	return done, kill, nil
+}
+
+// abandoned is closed when the process that started keep has ended, unless it
+// detached before.
+func abandoned(alive io.Reader) <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		if read, err := io.ReadAll(alive); err == nil && string(read) == Detach {
+			return
+		}
+		close(done)
+	}()
+	return done
+}
+
+func writeHolder(lock *os.File) error {
+	if err := lock.Truncate(0); err != nil {
+		return fmt.Errorf("write own process id: %w", err)
+	}
+	if _, err := lock.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
+		return fmt.Errorf("write own process id: %w", err)
+	}
+	return nil
+}
+
+func cleanWithin(timeout time.Duration, runDir string) error {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), timeout, fmt.Errorf("not done after %s", timeout))
+	defer cancel()
+	return Clean(ctx, runDir)
+}
+
+// inherited returns a descriptor that no child inherits by accident.
+func inherited(fd int, name string) *os.File {
+	unix.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), name)
+}

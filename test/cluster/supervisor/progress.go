@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+)
+
+// Message is one line, in JSON, of what keep and node tell the process that
+// started the cluster. After Ready or Error there is no other.
+type Message struct {
+	Step  string `json:"step,omitempty"`
+	Ready bool   `json:"ready,omitempty"`
+	Error string `json:"error,omitempty"`
+}
+
+// reporter sends messages. It is safe for concurrent use. Nobody may be
+// listening any more: that is no error.
+type reporter struct {
+	mu  sync.Mutex
+	out io.Writer
+}
+
+func (r *reporter) send(m Message) {
+	line, err := json.Marshal(m)
+	if err != nil {
+		panic(err) // strings always can
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, _ = r.out.Write(append(line, '\n'))
+}
+
+// step reports that something was done, and how long it took.
+func (r *reporter) step(begin time.Time, format string, args ...any) {
+	r.send(Message{Step: fmt.Sprintf("%s (%.1f s)", fmt.Sprintf(format, args...), time.Since(begin).Seconds())})
+}

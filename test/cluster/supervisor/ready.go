@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package supervisor
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+)
+
+// readyInterval is between two looks at what is not ready yet.
+const readyInterval = 100 * time.Millisecond
+
+// condition is something that a pod relies on.
+type condition struct {
+	name  string
+	check func(ctx context.Context) error
+}
+
+// waitReady waits until a pod can be made, scheduled, started and reach the
+// API server by its service.
+func (n *node) waitReady(ctx context.Context) error {
+	client, err := kubernetes.NewForConfig(n.control.AdminConfig())
+	if err != nil {
+		return fmt.Errorf("make a client of the API server: %w", err)
+	}
+	for _, c := range []condition{
+		{"the scheduler", healthy("https://127.0.0.1:10259/healthz")},
+		{"the service account default of the namespace default", func(ctx context.Context) error {
+			_, err := client.CoreV1().ServiceAccounts(metav1.NamespaceDefault).Get(ctx, "default", metav1.GetOptions{})
+			return err
+		}},
+		{"the rules of kube-proxy", healthy("http://127.0.0.1:10256/healthz")},
+		{"the node to be Ready", func(ctx context.Context) error { return nodeReady(ctx, client) }},
+	} {
+		if err := c.wait(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c condition) wait(ctx context.Context) error {
+	ticker := time.NewTicker(readyInterval)
+	defer ticker.Stop()
+	last := errors.New("not asked yet")
+	for {
+		err := c.check(ctx)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil { // else the request was only cut short
+			last = err
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s: %w; the last answer was: %w", c.name, context.Cause(ctx), last)
+		}
+	}
+}
+
+// healthy asks a component of this network namespace, which nobody else is in,
+// so that its self-signed certificate will do.
+func healthy(url string) func(context.Context) error {
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	client := &http.Client{Transport: transport, Timeout: 5 * time.Second}
+	return func(ctx context.Context) error {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return err
+		}
+		response, err := client.Do(request)
+		if err != nil {
+			return err
+		}
+		response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			return fmt.Errorf("%s: %s", url, response.Status)
+		}
+		return nil
+	}
+}
+
+func nodeReady(ctx context.Context, client kubernetes.Interface) error {
+	node, err := client.CoreV1().Nodes().Get(ctx, NodeName, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	for _, taint := range node.Spec.Taints {
+		if taint.Effect == corev1.TaintEffectNoSchedule {
+			return fmt.Errorf("node %s has the taint %s", NodeName, taint.Key)
+		}
+	}
+	for _, condition := range node.Status.Conditions {
+		if condition.Type == corev1.NodeReady {
+			if condition.Status == corev1.ConditionTrue {
+				return nil
+			}
+			return fmt.Errorf("node %s is not Ready: %s", NodeName, condition.Message)
+		}
+	}
+	return fmt.Errorf("node %s has no condition Ready", NodeName)
+}

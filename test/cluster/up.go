@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package cluster
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/fsuser-csi/fsuser-csi/test/cluster/supervisor"
+	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
+)
+
+// endTimeout bounds how long Up waits for the end of a cluster that failed.
+const endTimeout = time.Minute
+
+// Up starts a cluster and returns when its node is Ready, the namespace
+// `default` has its service account, and services are routed. The first time
+// it compiles everything. The context bounds the start only; when it ends
+// early, nothing is left. It is an error if a cluster runs in the folder.
+func Up(ctx context.Context, o Options) (_ *Cluster, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("start cluster: %w", err)
+		}
+	}()
+	if o, err = o.withDefaults(); err != nil {
+		return nil, err
+	}
+	if os.Geteuid() != 0 {
+		return nil, errors.New("it needs root")
+	}
+	if _, err := supervisor.ReadState(o.RunDir); !errors.Is(err, supervisor.ErrNotRunning) {
+		if err == nil {
+			err = fmt.Errorf("one runs in %s already: end it with: make cluster-down", o.RunDir)
+		}
+		return nil, err
+	}
+	spec, err := prepare(ctx, &o)
+	if err != nil {
+		return nil, err
+	}
+	return start(ctx, o, spec)
+}
+
+// prepare makes all that does not run yet: programs and images.
+func prepare(ctx context.Context, o *Options) (supervisor.Spec, error) {
+	cache, err := tools.Cache()
+	if err != nil {
+		return supervisor.Spec{}, err
+	}
+	if err := installPackages(ctx, o.Progress); err != nil {
+		return supervisor.Spec{}, err
+	}
+	if err := buildTools(ctx, o.Progress); err != nil {
+		return supervisor.Spec{}, err
+	}
+	if o.Program == "" {
+		if o.Program, err = buildProgram(ctx, cache); err != nil {
+			return supervisor.Spec{}, err
+		}
+	}
+	images, err := readyImages(ctx, cache)
+	if err != nil {
+		return supervisor.Spec{}, err
+	}
+	return supervisor.Spec{
+		RunDir:        o.RunDir,
+		CacheDir:      cache,
+		Images:        append(images, o.Images...),
+		APIServerArgs: o.APIServerArgs,
+		KubeletArgs:   o.KubeletArgs,
+	}, nil
+}
+
+// start starts the keep process and follows it until the cluster is ready.
+func start(ctx context.Context, o Options, spec supervisor.Spec) (*Cluster, error) {
+	paths := supervisor.Paths(o.RunDir)
+	// Logs are of one cluster; they stay when it has ended.
+	if err := os.RemoveAll(paths.Logs()); err != nil {
+		return nil, fmt.Errorf("remove old logs: %w", err)
+	}
+	if err := os.MkdirAll(paths.Logs(), 0o755); err != nil {
+		return nil, fmt.Errorf("make run folder: %w", err)
+	}
+	log, err := os.Create(filepath.Join(paths.Logs(), "supervisor.log"))
+	if err != nil {
+		return nil, fmt.Errorf("make log: %w", err)
+	}
+	defer log.Close()
+	progress, progressWrite, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make pipe: %w", err)
+	}
+	defer progress.Close()
+	defer progressWrite.Close()
+	aliveRead, alive, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make pipe: %w", err)
+	}
+	defer aliveRead.Close()
+
+	cmd := exec.Command(o.Program, "keep", spec.String())
+	cmd.Dir = "/"
+	cmd.Env = append(os.Environ(), "FSUSER_CACHE="+spec.CacheDir)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = []*os.File{progressWrite, aliveRead}
+	// A Ctrl-C at the terminal ends this process, and only thereby the cluster.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		alive.Close()
+		return nil, fmt.Errorf("start supervisor: %w", err)
+	}
+	progressWrite.Close()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait() // what went wrong is in its messages and its log
+	}()
+
+	if err := follow(ctx, progress, o.Progress); err != nil {
+		alive.Close() // which ends it
+		select {
+		case <-ended:
+		case <-time.After(endTimeout):
+			err = fmt.Errorf("%w; process %d has not ended %s later", err, cmd.Process.Pid, endTimeout)
+		}
+		return nil, fmt.Errorf("%w; logs are in %s", err, paths.Logs())
+	}
+	c := &Cluster{runDir: o.RunDir, alive: alive}
+	if o.Detach {
+		_, err := io.WriteString(alive, supervisor.Detach)
+		if err = errors.Join(err, alive.Close()); err != nil {
+			return nil, fmt.Errorf("detach from supervisor: %w", err)
+		}
+		c.alive = nil
+	}
+	return c, nil
+}
+
+// follow copies the steps to progress until the cluster is ready or has failed.
+func follow(ctx context.Context, messages *os.File, progress io.Writer) error {
+	stop := context.AfterFunc(ctx, func() { _ = messages.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	lines := bufio.NewScanner(messages)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var message supervisor.Message
+		if err := json.Unmarshal(lines.Bytes(), &message); err != nil {
+			return fmt.Errorf("read the supervisor's progress %q: %w", lines.Text(), err)
+		}
+		switch {
+		case message.Ready:
+			return nil
+		case message.Error != "":
+			return errors.New(message.Error)
+		default:
+			fmt.Fprintln(progress, message.Step)
+		}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return errors.Join(errors.New("the supervisor ended without a word"), lines.Err())
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package source_test
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/pkg/source"
+)
+
+// TestLog does what makes client-go write to the log, at -v=5 (see runTests), and looks for content there.
+func TestLog(t *testing.T) {
+	const hidden = "correct-horse-battery"
+	log.take()
+	admin := newClient(t)
+	made := secret("logged", hidden)
+	made.Annotations = map[string]string{"note": hidden}
+	admin.create(t, made)
+	t.Cleanup(func() { cleanUp(admin, made) })
+	p := newProxy(t, controlPlane.AdminConfig())
+	ref := secretRef("logged")
+	var errorTexts strings.Builder
+
+	full := fmt.Sprintf(`{"apiVersion":"v1","kind":"Secret","metadata":{"name":"logged","annotations":{"note":"%s"}},"data":{"key":"%s"}}`,
+		hidden, base64.StdEncoding.EncodeToString([]byte(hidden)))
+	for _, line := range []string{
+		errorEvent(500, metav1.StatusReasonInternalError, "it broke"),
+		errorEvent(410, metav1.StatusReasonExpired, "too old"),
+		// Events and answers that can't be understood, all with content in them.
+		fmt.Sprintf(`{"type":"RENAMED","object":%s}`, full),
+		fmt.Sprintf(`{"type":"MODIFIED","object":%s}`, strings.Replace(full, `"Secret"`, `"Pod"`, 1)),
+		fmt.Sprintf(`{"type":"MODIFIED","object":%s}`, strings.Replace(full, `"Secret"`, `"ConfigMap"`, 1)),
+		fmt.Sprintf(`{"type":"MODIFIED","object":%s}`, strings.Replace(full, `{"key"`, `[{"key"`, 1)),
+		fmt.Sprintf(`{"type":"MODIFIED","object":%s}`, strings.Replace(full, `{"key":"`, `{"key":"!`, 1)),
+		fmt.Sprintf(`{"type":"MODIFIED","object":%s`, full[:len(full)-10]),
+	} {
+		answer := func(w http.ResponseWriter, r *http.Request) bool {
+			w.Header().Set("Content-Type", "application/json")
+			if r.URL.Query().Get("watch") != "" {
+				fmt.Fprintln(w, line)
+			} else {
+				fmt.Fprintln(w, strings.Replace(full, `{"key":"`, `{"key":"!`, 1))
+			}
+			return true
+		}
+		// To one that has content, to one that waits for it.
+		api := newAPI(t, p.config)
+		watched(t, api, ref)
+		asked := p.asked.Load()
+		p.answer(answer)
+		p.say(line)
+		p.say("")
+		testkit.Eventually(t, soon, "another try", func() bool { return p.asked.Load() > asked })
+		other := newAPI(t, p.config)
+		watched(t, other, ref)
+		_, err := other.Get(ref)
+		if !errors.Is(err, source.ErrUnavailable) {
+			t.Errorf("error %v, want %v", err, source.ErrUnavailable)
+		}
+		fmt.Fprintln(&errorTexts, err)
+		p.answer(nil)
+		api.Close()
+		other.Close()
+	}
+	api := newAPI(t, p.config)
+	watched(t, api, ref)
+	admin.update(t, secret("logged", hidden+"2"))
+	waitValue(t, api, ref, soon, hidden+"2")
+	admin.delete(t, secret("logged", ""))
+	testkit.Eventually(t, soon, "the deletion to be seen", func() bool {
+		_, err := api.Get(ref)
+		return errors.Is(err, source.ErrNotFound)
+	})
+	api.Close()
+
+	written := log.take()
+	for _, sign := range []string{"Caches populated", "Failed to watch", "Stopping reflector"} {
+		if !strings.Contains(written, sign) {
+			t.Fatalf("the log does not say %q, so this shows nothing:\n%s", sign, written)
+		}
+	}
+	text := written + errorTexts.String()
+	for name, form := range map[string]string{
+		"plain":    hidden,
+		"base64":   strings.TrimRight(base64.StdEncoding.EncodeToString([]byte(hidden)), "=")[:20],
+		"numbers":  strings.Trim(fmt.Sprint([]byte(hidden[:8])), "[]"),
+		"hex":      fmt.Sprintf("%x", hidden[:8]),
+		"Go bytes": "0x63, 0x6f, 0x72",
+	} {
+		for line := range strings.Lines(text) {
+			if strings.Contains(line, form) {
+				t.Errorf("content, %s, in the log or an error: %s", name, line)
+			}
+		}
+	}
+}
