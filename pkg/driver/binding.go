@@ -52,15 +52,21 @@ const maxPath = 4095
 
 var (
 	podUIDForm = regexp.MustCompile(`^[0-9A-Za-z-]{1,63}$`)
-	// lenientIDForm is what a volume id must look like in any case; 128 bytes is the specification's limit.
-	lenientIDForm = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._-]{0,127}$`)
+	// volumeIDForm is what a volume id must look like in any case; 128 bytes is the specification's limit.
+	volumeIDForm = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._-]{0,127}$`)
 )
+
+const badVolumeID = "volume_id must be 1 to 128 letters, digits, '-', '_' or '.', without two dots in a row"
+
+func validVolumeID(id string) bool {
+	return volumeIDForm.MatchString(id) && !strings.Contains(id, "..")
+}
 
 // target checks that a volume id and a target path belong together, and returns the path with links resolved and the
 // uid of the pod whose volume it is (empty if lenient).
 func (b Binding) target(volumeID, path string) (resolved, podUID string, err error) {
-	if !lenientIDForm.MatchString(volumeID) || strings.Contains(volumeID, "..") {
-		return "", "", errors.New("volume_id must be 1 to 128 letters, digits, '-', '_' or '.'")
+	if !validVolumeID(volumeID) {
+		return "", "", errors.New(badVolumeID)
 	}
 	if len(path) > maxPath || !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
 		return "", "", fmt.Errorf("target_path must be an absolute path of at most %d bytes without '.', '..' and double slashes", maxPath)

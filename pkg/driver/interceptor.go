@@ -45,8 +45,9 @@ func panicError(p any) error {
 	return fmt.Errorf("panic with a %T", p)
 }
 
+// volumeID is the volume that a request is about, if it has the form of one: a log is no place for anything else.
 func volumeID(req any) string {
-	if r, ok := req.(interface{ GetVolumeId() string }); ok {
+	if r, ok := req.(interface{ GetVolumeId() string }); ok && validVolumeID(r.GetVolumeId()) {
 		return r.GetVolumeId()
 	}
 	return ""

@@ -63,6 +63,9 @@ func (n node) NodeGetVolumeStats(ctx context.Context, req *csi.NodeGetVolumeStat
 	if req.GetVolumeId() == "" || req.GetVolumePath() == "" {
 		return nil, status.Error(codes.InvalidArgument, "volume_id and volume_path must be set")
 	}
+	if !validVolumeID(req.GetVolumeId()) {
+		return nil, status.Error(codes.InvalidArgument, badVolumeID)
+	}
 	u, err := n.volumes.Usage(ctx, req.GetVolumeId(), n.binding.resolve(req.GetVolumePath()))
 	if err != nil {
 		return nil, toStatus(err)

@@ -14,8 +14,8 @@ import (
 	pluginregistration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 )
 
-// drain is how long calls that are under way may take to end when the driver stops.
-const drain = 20 * time.Second
+// drain is how long calls that are under way may take to end when the driver stops, on each of its two sockets. A pod has 30 s to end.
+const drain = 10 * time.Second
 
 // Run serves CSI, tells kubelet, and returns when ctx has ended and all calls have, or when serving fails. Mounts stay as they are.
 //
@@ -54,13 +54,13 @@ func (d *Driver) Run(ctx context.Context) error {
 
 // serve serves on a socket until stop is called, which waits for the calls under way.
 func (d *Driver) serve(serving *sync.WaitGroup, fatal context.CancelCauseFunc, path string, register func(*grpc.Server)) (stop func(), err error) {
-	listener, err := listen(path)
+	listener, err := Listen(path)
 	if err != nil {
 		return nil, err
 	}
 	server := grpc.NewServer(
 		grpc.ChainUnaryInterceptor(d.intercept),
-		grpc.ConnectionTimeout(10*time.Second),
+		grpc.ConnectionTimeout(3*time.Second),
 		grpc.MaxConcurrentStreams(1000),
 	)
 	register(server)
@@ -70,7 +70,7 @@ func (d *Driver) serve(serving *sync.WaitGroup, fatal context.CancelCauseFunc, p
 		}
 	})
 	return func() {
-		listener.vanish()
+		listener.Vanish()
 		force := time.AfterFunc(drain, server.Stop)
 		defer force.Stop()
 		server.GracefulStop()

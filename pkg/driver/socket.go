@@ -17,16 +17,16 @@ import (
 // maxSocketPath is the longest path of a unix socket, in bytes (unix(7): 108 with the terminating zero).
 const maxSocketPath = 107
 
-// socket is a listening unix socket that takes root's connections only.
-type socket struct {
+// Socket is a listening unix socket that takes root's connections only.
+type Socket struct {
 	*net.UnixListener
 	path string
 	self os.FileInfo
 }
 
-// listen makes a socket at path. It appears there at once with mode 0600: bound under a hidden name (which kubelet passes over in
+// Listen makes a socket at path. It appears there at once with mode 0600: bound under a hidden name (which kubelet passes over in
 // plugins_registry), and renamed. A socket that an earlier process left is replaced; anything else at path is an error.
-func listen(path string) (*socket, error) {
+func Listen(path string) (*Socket, error) {
 	hidden := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
 	if len(hidden) > maxSocketPath {
 		return nil, fmt.Errorf("socket path %s is longer than the %d bytes that a unix socket can have", path, maxSocketPath-1)
@@ -45,14 +45,14 @@ func listen(path string) (*socket, error) {
 	}
 	// Closing must not unlink by name: another instance may have its socket there by then.
 	l.SetUnlinkOnClose(false)
-	s := &socket{UnixListener: l, path: path}
+	s := &Socket{UnixListener: l, path: path}
 	if err := s.appear(hidden); err != nil {
 		return nil, errors.Join(err, os.Remove(hidden), l.Close())
 	}
 	return s, nil
 }
 
-func (s *socket) appear(hidden string) (err error) {
+func (s *Socket) appear(hidden string) (err error) {
 	if err := os.Chmod(hidden, 0o600); err != nil {
 		return err
 	}
@@ -62,8 +62,8 @@ func (s *socket) appear(hidden string) (err error) {
 	return os.Rename(hidden, s.path)
 }
 
-// vanish removes the socket from the file system, if it is still this one.
-func (s *socket) vanish() {
+// Vanish removes the socket from the file system, if it is still this one.
+func (s *Socket) Vanish() {
 	if now, err := os.Lstat(s.path); err == nil && os.SameFile(now, s.self) {
 		if err := os.Remove(s.path); err != nil {
 			klog.ErrorS(err, "Socket not removed", "path", s.path)
@@ -73,7 +73,7 @@ func (s *socket) vanish() {
 
 // Accept implements net.Listener. A peer that is not root is turned away, whatever the modes of socket and directories have become: who
 // can speak to the driver can have any pod's volume.
-func (s *socket) Accept() (net.Conn, error) {
+func (s *Socket) Accept() (net.Conn, error) {
 	for {
 		conn, err := s.AcceptUnix()
 		if err != nil {

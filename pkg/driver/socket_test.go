@@ -27,21 +27,21 @@ import (
 )
 
 // listening makes a socket that is closed and gone when t ends.
-func listening(t *testing.T, path string) *socket {
+func listening(t *testing.T, path string) *Socket {
 	t.Helper()
-	s, err := listen(path)
+	s, err := Listen(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		s.vanish()
+		s.Vanish()
 		s.Close()
 	})
 	return s
 }
 
 // reaches fails t unless a connection to path gets to s.
-func reaches(t *testing.T, path string, s *socket) {
+func reaches(t *testing.T, path string, s *Socket) {
 	t.Helper()
 	conn, err := net.Dial("unix", path)
 	if err != nil {
@@ -157,7 +157,7 @@ func TestSocketReplacesNothingElse(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				s, err := listen(filepath.Join(dir, "csi.sock"))
+				s, err := Listen(filepath.Join(dir, "csi.sock"))
 				if err == nil {
 					s.Close()
 					t.Fatal("it was replaced")
@@ -176,7 +176,7 @@ func TestSocketPathsHaveALimit(t *testing.T) {
 	dir := shortDir(t)
 	longest := filepath.Join(dir, strings.Repeat("a", 106-len(dir)-1))
 	reaches(t, longest, listening(t, longest))
-	if _, err := listen(longest + "a"); err == nil {
+	if _, err := Listen(longest + "a"); err == nil {
 		t.Error("a path of 107 bytes was accepted")
 	} else {
 		says(t, err.Error(), longest+"a", "106 bytes")
@@ -186,7 +186,7 @@ func TestSocketPathsHaveALimit(t *testing.T) {
 func TestSocketNeedsItsDirectory(t *testing.T) {
 	testkit.NothingLeft(t)
 	path := filepath.Join(shortDir(t), "nowhere", "csi.sock")
-	if _, err := listen(path); !errors.Is(err, os.ErrNotExist) {
+	if _, err := Listen(path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -197,7 +197,7 @@ func TestSocketTakesOnlyItselfAway(t *testing.T) {
 	path := filepath.Join(shortDir(t), "csi.sock")
 	a := listening(t, path)
 	b := listening(t, path)
-	a.vanish()
+	a.Vanish()
 	reaches(t, path, b)
 	// A third that is just about to appear.
 	hidden := filepath.Join(filepath.Dir(path), ".csi.sock")
@@ -213,11 +213,11 @@ func TestSocketTakesOnlyItselfAway(t *testing.T) {
 	if !exists(hidden) {
 		t.Error("the socket that closed took the hidden name of another one with it")
 	}
-	b.vanish()
+	b.Vanish()
 	if exists(path) {
 		t.Error("the socket is there after it has vanished")
 	}
-	b.vanish()
+	b.Vanish()
 }
 
 func TestAnOldDriverLeavesTheNewOnesSocketsAlone(t *testing.T) {

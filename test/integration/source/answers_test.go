@@ -136,49 +136,49 @@ func TestAnswers(t *testing.T) {
 		answer func(http.ResponseWriter, *http.Request) bool
 		want   error
 		says   string
-		// most is how many requests may be made in the first second.
+		// most is how many requests may be made in the first second, in which there are at most two tries.
 		most int64
 	}{
-		"429": {status(429, metav1.StatusReasonTooManyRequests, "slow down"), source.ErrUnavailable, "slow down", 4},
+		"429": {status(429, metav1.StatusReasonTooManyRequests, "slow down"), source.ErrUnavailable, "slow down", 2},
 		"429 with Retry-After": {func(w http.ResponseWriter, r *http.Request) bool {
 			w.Header().Set("Retry-After", "1")
 			return status(429, metav1.StatusReasonTooManyRequests, "slow down")(w, r)
-		}, source.ErrUnavailable, "slow down", 4},
-		"500": {status(500, metav1.StatusReasonInternalError, "it broke"), source.ErrUnavailable, "it broke", 4},
+		}, source.ErrUnavailable, "slow down", 2},
+		"500": {status(500, metav1.StatusReasonInternalError, "it broke"), source.ErrUnavailable, "it broke", 2},
 		"503 with Retry-After": {func(w http.ResponseWriter, r *http.Request) bool {
 			w.Header().Set("Retry-After", "1")
 			return status(503, metav1.StatusReasonServiceUnavailable, "not now")(w, r)
-		}, source.ErrUnavailable, "not now", 4},
+		}, source.ErrUnavailable, "not now", 2},
 		"504 too large resource version": {
 			tooLarge,
-			source.ErrUnavailable, "Too large resource version", 4,
+			source.ErrUnavailable, "Too large resource version", 2,
 		},
-		"400 to everything": {status(400, metav1.StatusReasonBadRequest, "what?"), source.ErrUnavailable, "what?", 6},
-		"410 to everything": {status(410, metav1.StatusReasonExpired, "too old"), source.ErrUnavailable, "too old", 6},
-		"401":               {status(401, metav1.StatusReasonUnauthorized, "who?"), source.ErrForbidden, "who?", 4},
-		"403":               {status(403, metav1.StatusReasonForbidden, "not you"), source.ErrForbidden, "not you", 4},
-		"404":               {status(404, metav1.StatusReasonNotFound, "no such path"), source.ErrUnavailable, "no such path", 4},
+		"400 to everything": {status(400, metav1.StatusReasonBadRequest, "what?"), source.ErrUnavailable, "what?", 4},
+		"410 to everything": {status(410, metav1.StatusReasonExpired, "too old"), source.ErrUnavailable, "too old", 2},
+		"401":               {status(401, metav1.StatusReasonUnauthorized, "who?"), source.ErrForbidden, "who?", 2},
+		"403":               {status(403, metav1.StatusReasonForbidden, "not you"), source.ErrForbidden, "not you", 2},
+		"404":               {status(404, metav1.StatusReasonNotFound, "no such path"), source.ErrUnavailable, "no such path", 2},
 		"a page for people": {func(w http.ResponseWriter, _ *http.Request) bool {
 			w.Header().Set("Content-Type", "text/html")
 			fmt.Fprintln(w, "<html>Please log in</html>")
 			return true
-		}, source.ErrUnavailable, "", 4},
+		}, source.ErrUnavailable, "", 2},
 		"a gateway's page": {func(w http.ResponseWriter, _ *http.Request) bool {
 			w.Header().Set("Content-Type", "text/html")
 			w.WriteHeader(http.StatusBadGateway)
 			fmt.Fprintln(w, "<html>Bad\ngateway</html>")
 			return true
-		}, source.ErrUnavailable, "", 4},
+		}, source.ErrUnavailable, "", 2},
 		"something that is not JSON": {func(w http.ResponseWriter, _ *http.Request) bool {
 			w.Header().Set("Content-Type", "application/json")
 			fmt.Fprintln(w, `{"type":"ADDED","object":{"kind":"Se`)
 			return true
-		}, source.ErrUnavailable, "", 6},
+		}, source.ErrUnavailable, "", 4},
 		"something that is not protobuf": {func(w http.ResponseWriter, _ *http.Request) bool {
 			w.Header().Set("Content-Type", "application/vnd.kubernetes.protobuf")
 			fmt.Fprint(w, "\x00\x00\x00\x05hello")
 			return true
-		}, source.ErrUnavailable, "", 6},
+		}, source.ErrUnavailable, "", 4},
 		"an object of another kind": {func(w http.ResponseWriter, r *http.Request) bool {
 			w.Header().Set("Content-Type", "application/json")
 			const pod = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"x"}}`
@@ -188,24 +188,24 @@ func TestAnswers(t *testing.T) {
 				fmt.Fprintln(w, pod)
 			}
 			return true
-		}, source.ErrUnavailable, "", 6},
+		}, source.ErrUnavailable, "", 4},
 		"nothing": {func(w http.ResponseWriter, _ *http.Request) bool {
 			w.Header().Set("Content-Type", "application/json")
 			return true
-		}, source.ErrUnavailable, "", 6},
-		"a status without a failure": {status(200, "", ""), source.ErrUnavailable, "", 6},
+		}, source.ErrUnavailable, "", 4},
+		"a status without a failure": {status(200, "", ""), source.ErrUnavailable, "", 4},
 		"410, as an event, to everything": {func(w http.ResponseWriter, r *http.Request) bool {
 			w.Header().Set("Content-Type", "application/json")
 			fmt.Fprintln(w, errorEvent(410, metav1.StatusReasonExpired, "too old"))
 			return true
-		}, source.ErrUnavailable, "breaks off", 6},
+		}, source.ErrUnavailable, "breaks off", 4},
 		"a list that is not complete": {func(w http.ResponseWriter, r *http.Request) bool {
 			w.Header().Set("Content-Type", "application/json")
 			fmt.Fprintln(w, `{"type":"ADDED","object":{"apiVersion":"v1","kind":"Secret","metadata":{"name":"x"}}}`)
 			return true
-		}, source.ErrUnavailable, "breaks off", 6},
+		}, source.ErrUnavailable, "breaks off", 4},
 		"a closed connection": {func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) },
-			source.ErrUnavailable, "EOF", 6},
+			source.ErrUnavailable, "EOF", 2},
 		"a reset connection": {func(w http.ResponseWriter, _ *http.Request) bool {
 			connection, _, err := http.NewResponseController(w).Hijack()
 			if err != nil {
@@ -216,7 +216,7 @@ func TestAnswers(t *testing.T) {
 			}
 			connection.Close()
 			return true
-		}, source.ErrUnavailable, "reset", 6},
+		}, source.ErrUnavailable, "reset", 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -310,5 +310,20 @@ func TestErrorEvents(t *testing.T) {
 			testkit.Eventually(t, soon, "the watch to end again", func() bool { return p.open() == 0 })
 			closeSoon(t, api)
 		})
+	}
+}
+
+// TestCompression: the memory that each watch would need for it is not worth it.
+func TestCompression(t *testing.T) {
+	p := newProxy(t, controlPlane.AdminConfig())
+	var accepted atomic.Pointer[string]
+	p.answer(func(_ http.ResponseWriter, r *http.Request) bool {
+		encoding := r.Header.Get("Accept-Encoding")
+		accepted.Store(&encoding)
+		return false
+	})
+	watched(t, newAPI(t, p.config), secretRef("not-there"))
+	if got := accepted.Load(); got == nil || *got != "" {
+		t.Errorf("Accept-Encoding %q, want none", *got)
 	}
 }
