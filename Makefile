@@ -9,7 +9,7 @@ BUILD := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags "-s -w -X ma
 TEST_MODULES := test/sanity test/bench
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint unit sanity bench bench-once control-plane prerequisites clean
+.PHONY: help build demo test lint unit sanity bench bench-once control-plane manifests image prerequisites clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ test: prerequisites lint control-plane unit sanity bench-once ## Run every test 
 	@echo "all tests passed"
 
 lint: ## Check formatting and vet every module
-	@unformatted=$$(gofmt -l cmd internal pkg test); test -z "$$unformatted" || { echo "gofmt -w $$unformatted"; exit 1; }
+	@unformatted=$$(gofmt -l cmd deploy internal pkg test *.go); test -z "$$unformatted" || { echo "gofmt -w $$unformatted"; exit 1; }
 	$(GO) vet -tags $(TAGS) ./...
 	@for m in $(TEST_MODULES); do echo "$(GO) vet $$m"; $(GO) -C $$m vet -tags $(TAGS) ./... || exit 1; done
 
@@ -41,8 +41,15 @@ bench: prerequisites control-plane ## Measure, and compare with the design's goa
 bench-once: control-plane
 	cd test/bench && $(GO) run -tags $(TAGS) . -quick
 
-control-plane: ## Build kube-apiserver and etcd from their Go modules, once
-	@$(GO) run ./test/cluster/build kube-apiserver etcd
+control-plane: ## Build kube-apiserver, etcd and helm from their Go modules, once
+	@$(GO) run ./test/cluster/build kube-apiserver etcd helm
+
+manifests: control-plane ## Render deploy/*.yaml from the chart
+	$(GO) run ./deploy/manifests
+
+IMAGE ?= fsuser-csi/fsuser-csi:$(VERSION)
+image: build ## Pack the driver into bin/fsuser-csi-image.tar, without a container engine
+	$(GO) run ./deploy/image -o bin/fsuser-csi-image.tar -tag $(IMAGE) -version $(VERSION) bin/fsuser-csi
 
 prerequisites:
 	@test "$$(id -u)" = 0 || { echo "the tests mount and change owners: run them as root (sudo make ...)"; exit 1; }

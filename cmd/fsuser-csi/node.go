@@ -31,6 +31,12 @@ import (
 // maxVerbosity is the highest level of the log: from 6 on the API client logs requests, and from 8 on their bodies, which are Secrets.
 const maxVerbosity = 5
 
+// The values of --access.
+const (
+	accessNode           = "node"
+	accessServiceAccount = "service-account"
+)
+
 // nodeOptions are the flags of "fsuser-csi node".
 type nodeOptions struct {
 	nodeName        string
@@ -38,6 +44,7 @@ type nodeOptions struct {
 	endpoint        string
 	register        bool
 	stateDir        string
+	access          string
 	kubeconfig      string
 	manifests       string
 	httpAddress     string
@@ -66,6 +73,7 @@ kubelet's root directory at its own path with shared mount propagation (in a Dae
 	f.StringVar(&o.endpoint, "endpoint", "", "path of the CSI socket, the same on the host (default: plugins/fsuser.csi.io/csi.sock below --kubelet-root)")
 	f.BoolVar(&o.register, "register", true, "register with kubelet, by a socket in plugins_registry below --kubelet-root")
 	f.StringVar(&o.stateDir, "state-dir", "/run/fsuser.csi.io", "directory for the records of published volumes; one that a reboot empties")
+	f.StringVar(&o.access, "access", accessNode, `who reads the objects: "node" (this node, by constrained impersonation: only what its pods declare), or "service-account" (whatever RBAC gives the driver)`)
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file for the API server (default: the service account of the pod)")
 	f.StringVar(&o.manifests, "manifests", "", "read Secrets and ConfigMaps from the manifests in this directory instead of an API server")
 	f.StringVar(&o.httpAddress, "http-address", "", "address:port for /healthz, /readyz and /metrics, on loopback or the pod's IP (default: not served)")
@@ -87,6 +95,9 @@ func (o nodeOptions) run(ctx context.Context) (err error) {
 	defer klog.Flush()
 	if o.requestChecks != "strict" && o.requestChecks != "csi-sanity" {
 		return fmt.Errorf(`--request-checks is %q; it must be "strict" or "csi-sanity"`, o.requestChecks)
+	}
+	if o.access != accessNode && o.access != accessServiceAccount {
+		return fmt.Errorf("--access is %q; it must be %q or %q", o.access, accessNode, accessServiceAccount)
 	}
 	if err := harden(); err != nil {
 		return err
@@ -192,6 +203,11 @@ func (o nodeOptions) source() (objects, error) {
 	// The API server's priority and fairness is what limits the driver. A limit here would only delay pods.
 	config.QPS = -1
 	config.UserAgent = "fsuser-csi/" + buildVersion()
+	if o.access == accessNode {
+		// KEP-5284: the token of a service account that is bound to a pod on this node may act as this node, and as no other. The
+		// Node authorizer then decides, object by object.
+		config.Impersonate = rest.ImpersonationConfig{UserName: "system:node:" + o.nodeName}
+	}
 	return source.NewAPI(config)
 }
 

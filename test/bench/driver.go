@@ -56,7 +56,7 @@ func (e *env) startWithAPI(ctx context.Context) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	return e.startNode(ctx, "--kubeconfig="+c.kubeconfig)
+	return e.startNode(ctx, "--access=service-account", "--kubeconfig="+c.kubeconfig)
 }
 
 // startNode starts a driver and waits until it has registered. It is ended by env.close, and must end well.

@@ -115,7 +115,7 @@ func (c *cluster) bind(t *testing.T) {
 
 func (c *cluster) start(t *testing.T, args ...string) *testkit.Driver {
 	t.Helper()
-	return testkit.StartDriver(t, c.binary, append(args, "--kubeconfig="+c.kubeconfig)...)
+	return testkit.StartDriver(t, c.binary, append(args, "--access=service-account", "--kubeconfig="+c.kubeconfig)...)
 }
 
 // secret creates a Secret, and deletes it when t ends.
