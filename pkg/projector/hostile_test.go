@@ -225,8 +225,46 @@ func (w world) list() (names []string) {
 	return names
 }
 
-// A file that is hard-linked from outside the generation must not be written through: it would reach the other name.
-func TestSecondNameKeepsTheOldBytes(t *testing.T) {
+// What looks like a file of the payload to stat and read, and is none, is replaced.
+func TestLooksTheSame(t *testing.T) {
+	for name, plant := range map[string]func(w world){
+		"an empty file is a FIFO":              func(w world) { w.replace(w.now("empty"), func(p string) { w.node(p, unix.S_IFIFO, 0) }) },
+		"an empty file is a socket":            func(w world) { w.replace(w.now("empty"), func(p string) { w.node(p, unix.S_IFSOCK, 0) }) },
+		"an empty file is a device":            func(w world) { w.replace(w.now("empty"), func(p string) { w.node(p, unix.S_IFCHR, zero) }) },
+		"an empty file is a link to another":   func(w world) { w.replace(w.now("empty"), func(p string) { w.link("empty2", p) }) },
+		"two files with equal bytes are one":   func(w world) { w.remove(w.now("a")); w.must(os.Link(w.now("b"), w.now("a"))) },
+		"a file has a second name out of here": func(w world) { w.must(os.Link(w.now("a"), filepath.Join(filepath.Dir(w.dir), "second"))) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			testkit.NothingLeft(t)
+			w := newWorld(t)
+			// The volume is a directory of the mount, so that there is an outside on the same file system.
+			w.dir = w.in("inner/volume")
+			w.mkdir(w.dir)
+			p := payload(file("empty", ""), file("empty2", ""), file("a", "equal"), file("b", "equal"))
+			write(t, w.dir, p)
+			generation, err := os.Readlink(w.in("..data"))
+			w.must(err)
+			w.generation = generation
+			plant(w)
+			within(t, 10*time.Second, func() {
+				if !write(t, w.dir, p) {
+					t.Error("changed is false")
+				}
+			})
+			for _, f := range p.Files {
+				var st unix.Stat_t
+				w.must(unix.Stat(w.in(f.Path), &st))
+				if st.Nlink != 1 {
+					t.Errorf("%s has %d names", f.Path, st.Nlink)
+				}
+			}
+		})
+	}
+}
+
+// A file is never written in place.
+func TestReaderKeepsTheOldBytes(t *testing.T) {
 	testkit.NothingLeft(t)
 	dir := newVolume(t, "")
 	write(t, dir, keys())

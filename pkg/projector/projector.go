@@ -75,13 +75,13 @@ type Payload struct {
 //
 // The steps, marked by number in the code:
 //
-//  1. Check the payload. Own the root directory.
+//  1. Check the payload.
 //  2. Find the current generation: what ..data names, if that is a name this package gives.
 //  3. Remove every other ".." name: only a killed writer leaves one.
 //  4. Compare the current generation with the payload: names, owners, modes, bytes. If equal, go to 7.
 //  5. Write a new generation; each file gets owner, then mode, before the generation has a visible name.
 //  6. Rename a new ..data over the old one: from here on readers see the new version.
-//  7. Make the visible links that are missing or wrong, remove those that have no file any more.
+//  7. Own the root directory. Make the visible links that are missing or wrong, remove those that have no file any more.
 //  8. Remove the old generation.
 func Write(root int, p Payload) (changed bool, err error) {
 	// (1)
@@ -94,9 +94,6 @@ func Write(root int, p Payload) (changed bool, err error) {
 		return false, fmt.Errorf("open volume directory: %w", err)
 	}
 	defer dir.close()
-	if err := dir.own(p.UID, p.GID, p.DirMode); err != nil {
-		return false, fmt.Errorf("set owner and mode of volume directory: %w", err)
-	}
 
 	// (2), (3)
 	current := currentGeneration(dir)
@@ -106,10 +103,7 @@ func Write(root int, p Payload) (changed bool, err error) {
 
 	// (4)
 	if current != "" && sameGeneration(dir, current, tree, p) {
-		if err := link(dir, tree, p); err != nil { // (7)
-			return false, fmt.Errorf("make visible links: %w", err)
-		}
-		return false, nil
+		return false, show(dir, tree, p) // (7)
 	}
 
 	// (5)
@@ -124,8 +118,8 @@ func Write(root int, p Payload) (changed bool, err error) {
 	}
 
 	// (7)
-	if err := link(dir, tree, p); err != nil {
-		return true, fmt.Errorf("make visible links: %w", err)
+	if err := show(dir, tree, p); err != nil {
+		return true, err
 	}
 	// (8)
 	if current != "" {
@@ -134,6 +128,17 @@ func Write(root int, p Payload) (changed bool, err error) {
 		}
 	}
 	return true, nil
+}
+
+// show makes the root directory agree with the payload: its owner and mode, and the visible links.
+func show(dir directory, tree *node, p Payload) error {
+	if err := dir.own(p.UID, p.GID, p.DirMode); err != nil {
+		return fmt.Errorf("set owner and mode of volume directory: %w", err)
+	}
+	if err := link(dir, tree, p); err != nil {
+		return fmt.Errorf("make visible links: %w", err)
+	}
+	return nil
 }
 
 // publish points ..data at generation by a rename, the one step that readers can see.

@@ -26,7 +26,7 @@ func FuzzRoundTrip(f *testing.F) {
 		}
 		for _, s := range []string{id, target, namespace, name, uid, kind, object, key, path, refresh} {
 			if !utf8.ValidString(s) {
-				t.Skip() // can't come in a request: protobuf refuses it
+				return // can't come in a request: protobuf refuses it
 			}
 		}
 		s, err := Open(dir)

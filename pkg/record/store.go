@@ -176,9 +176,6 @@ func decode(b []byte) (Volume, error) {
 	if err := d.Decode(&v); err != nil {
 		return Volume{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	if d.More() {
-		return Volume{}, fmt.Errorf("%w: data after the record", ErrCorrupt)
-	}
 	if err := v.check(); err != nil {
 		return Volume{}, err
 	}

@@ -98,6 +98,33 @@ func TestRunEndsWithAllThatItStarted(t *testing.T) {
 	w.present(requests[0], content{"k": "1"})
 }
 
+func TestRunWaitsForAWriteThatIsUnderWay(t *testing.T) {
+	w := newFakeWorld(t)
+	w.secret("keys", content{"k": "1"})
+	r := w.request("v", "secretName", "keys")
+	w.publish(r)
+	busy, finish := make(chan struct{}), make(chan struct{})
+	w.fake.setAfterGet(func() { w.fake.setAfterGet(nil); close(busy); <-finish })
+	w.secret("keys", content{"k": "2"})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); w.Run(ctx) }()
+	<-busy
+	cancel()
+	testkit.Eventually(t, patience, "all but the busy worker to end", func() bool {
+		return w.queue.ShuttingDown() && strings.Count(stacks(), "(*Manager).refreshNext") == 1 && !strings.Contains(stacks(), "(*Manager).Run.func2")
+	})
+	for range 1000 {
+		runtime.Gosched()
+	}
+	if isClosed(ended) {
+		t.Error("Run returned while a worker was writing")
+	}
+	close(finish)
+	<-ended
+	w.shows(r, content{"k": "2"})
+}
+
 // stacks are those of all goroutines.
 func stacks() string {
 	b := make([]byte, 1<<20)

@@ -165,6 +165,10 @@ func TestUnpublishRefuses(t *testing.T) {
 			must(t, os.Mkdir(r.Target, 0o750))
 			must(t, os.WriteFile(filepath.Join(r.Target, "precious"), nil, 0o600))
 		}, unix.ENOTEMPTY, []string{"rmdir"}},
+		{"a known volume whose mount is gone and whose directory somebody uses", func(t *testing.T, w *world, r *Request) {
+			must(t, unix.Unmount(r.Target, 0))
+			must(t, os.WriteFile(filepath.Join(r.Target, "precious"), nil, 0o600))
+		}, unix.ENOTEMPTY, []string{"unpublish volume csi-v", "rmdir"}},
 		{"a path that is not absolute", func(t *testing.T, w *world, r *Request) { r.ID, r.Target = "csi-x", "x/mount" }, nil, []string{"not an absolute clean path"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -183,8 +187,11 @@ func TestUnpublishRefuses(t *testing.T) {
 				test.want = err
 			}
 			isErr(t, err, test.want, test.says...)
+			// Also what is known stays known: there will be another call.
 			w.unchanged(before)
-			w.present(known, content{"k": "v"})
+			if w.get(known.ID) == nil {
+				t.Error("the known volume is forgotten")
+			}
 		})
 	}
 }

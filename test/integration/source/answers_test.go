@@ -5,9 +5,13 @@ package source_test
 import (
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -205,7 +209,7 @@ func TestAnswers(t *testing.T) {
 			return true
 		}, source.ErrUnavailable, "breaks off", 4},
 		"a closed connection": {func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) },
-			source.ErrUnavailable, "EOF", 2},
+			source.ErrUnavailable, "EOF", 4},
 		"a reset connection": {func(w http.ResponseWriter, _ *http.Request) bool {
 			connection, _, err := http.NewResponseController(w).Hijack()
 			if err != nil {
@@ -216,7 +220,7 @@ func TestAnswers(t *testing.T) {
 			}
 			connection.Close()
 			return true
-		}, source.ErrUnavailable, "reset", 2},
+		}, source.ErrUnavailable, "reset", 4},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -313,17 +317,62 @@ func TestErrorEvents(t *testing.T) {
 	}
 }
 
-// TestCompression: the memory that each watch would need for it is not worth it.
-func TestCompression(t *testing.T) {
-	p := newProxy(t, controlPlane.AdminConfig())
-	var accepted atomic.Pointer[string]
-	p.answer(func(_ http.ResponseWriter, r *http.Request) bool {
-		encoding := r.Header.Get("Accept-Encoding")
-		accepted.Store(&encoding)
-		return false
-	})
-	watched(t, newAPI(t, p.config), secretRef("not-there"))
-	if got := accepted.Load(); got == nil || *got != "" {
-		t.Errorf("Accept-Encoding %q, want none", *got)
+// TestFailedConnections: client-go takes some errors of a connection for a watch that ended, and would ask once more to know.
+func TestFailedConnections(t *testing.T) {
+	for name, failure := range map[string]error{
+		"a timeout":                   os.ErrDeadlineExceeded,
+		"a connection that is closed": io.EOF,
+		"a connection that is refused": &net.OpError{
+			Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED),
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var asked atomic.Int64
+			config := controlPlane.AdminConfig()
+			config.Wrap(func(http.RoundTripper) http.RoundTripper {
+				return roundTripper(func(*http.Request) (*http.Response, error) {
+					asked.Add(1)
+					return nil, failure
+				})
+			})
+			api := newAPI(t, config)
+			ref := secretRef("any")
+			watched(t, api, ref)
+			_, err := api.Get(ref)
+			if !errors.Is(err, source.ErrUnavailable) || !strings.Contains(err.Error(), failure.Error()) {
+				t.Errorf("error %v, want %v that says %v", err, source.ErrUnavailable, failure)
+			}
+			if strings.Contains(fmt.Sprint(err), "https:") {
+				t.Errorf("error %v has the URL", err)
+			}
+			if n := asked.Load(); n != 1 {
+				t.Errorf("%d requests to know, want 1", n)
+			}
+			closeSoon(t, api)
+		})
 	}
 }
+
+// TestCompression: the memory that each watch would need for it is not worth it.
+func TestCompression(t *testing.T) {
+	admin := newClient(t)
+	admin.create(t, secret("not-compressed", "one"))
+	t.Cleanup(func() { cleanUp(admin, secret("not-compressed", "")) })
+	var compressed atomic.Bool
+	config := controlPlane.AdminConfig()
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(request *http.Request) (*http.Response, error) {
+			response, err := next.RoundTrip(request)
+			compressed.Store(err == nil && response.Uncompressed)
+			return response, err
+		})
+	})
+	watched(t, newAPI(t, config), secretRef("not-compressed"))
+	if compressed.Load() {
+		t.Error("the answer was compressed")
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(request *http.Request) (*http.Response, error) { return f(request) }

@@ -317,7 +317,7 @@ func measureMany(config *rest.Config) (map[string]float64, error) {
 		"heap-KiB/watch":        (heapAfter - heapBefore) / many,
 		"stack-KiB/watch":       (stackAfter - stackBefore) / many,
 		"goroutines/watch":      float64(running-goroutinesBefore) / many,
-		"runtime-overhead-MiB:": overhead(),
+		"runtime-overhead-MiB": overhead(),
 	}, nil
 }
 
