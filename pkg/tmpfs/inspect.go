@@ -22,6 +22,8 @@ type State struct {
 	Tmpfs bool
 	// Identity of the file system that is there.
 	Identity Identity
+	// UID owns the directory.
+	UID uint32
 	// MountID tells one mount from another in this mount namespace (statx(2), STATX_MNT_ID).
 	MountID uint64
 }
@@ -37,7 +39,7 @@ func (p *Point) Inspect() (State, error) {
 	}
 	defer unix.Close(fd)
 	var stx unix.Statx_t
-	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_TYPE|unix.STATX_MNT_ID, &stx); err != nil {
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_TYPE|unix.STATX_UID|unix.STATX_MNT_ID, &stx); err != nil {
 		return State{}, &Error{Op: "inspect", Call: "statx", Target: p.path, Err: err}
 	}
 	var st unix.Statfs_t
@@ -50,6 +52,7 @@ func (p *Point) Inspect() (State, error) {
 		Mounted:  stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0,
 		Tmpfs:    int64(st.Type) == unix.TMPFS_MAGIC,
 		Identity: Identity{Device: unix.Mkdev(stx.Dev_major, stx.Dev_minor), FSID: fsid(&st)},
+		UID:      stx.Uid,
 		MountID:  stx.Mnt_id,
 	}, nil
 }
@@ -97,41 +100,37 @@ func (p *Point) Usage() (Usage, error) {
 	}, nil
 }
 
-// unescape undoes what the kernel does to a mount point in the mount table (proc_pid_mountinfo(5)).
-var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
-
-// Mounts lists the mount points of this mount namespace whose file system Create made.
-func Mounts() (map[string]bool, error) {
-	all, err := mount.ParseMountInfo("/proc/self/mountinfo")
-	if err != nil {
-		return nil, fmt.Errorf("read mount table: %w", err)
+// Ours reports whether what Inspect found is mounted from a file system that Create made, by this process or an earlier one.
+func (s State) Ours() (bool, error) {
+	if !s.Mounted || !s.Tmpfs {
+		return false, nil
 	}
-	ours := map[string]bool{}
-	for _, m := range all {
-		if m.FsType == "tmpfs" && m.Source == Source {
-			ours[unescape.Replace(m.MountPoint)] = true
-		}
-	}
-	return ours, nil
+	m, err := mountWithID(s.MountID)
+	return m.Source == Source, err
 }
 
 // IsShared reports whether mounts made below path reach the other mount namespaces of the machine: whether the mount
 // that path lies on has shared propagation (mount_namespaces(7)).
 func IsShared(path string) (bool, error) {
-	// The kernel tells which mount it is. Mount points alone don't: a mount can lie hidden under another, and the
-	// order of the table is not that of a stack.
 	var stx unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_MNT_ID, &stx); err != nil {
 		return false, &Error{Op: "inspect", Call: "statx", Target: path, Err: err}
 	}
+	m, err := mountWithID(stx.Mnt_id)
+	return slices.ContainsFunc(m.OptionalFields, func(field string) bool { return strings.HasPrefix(field, "shared:") }), err
+}
+
+// mountWithID looks up a mount by the id that the kernel gave. Its path would not do: mounts lie hidden under others, and the order of the
+// table is not that of a stack. A mount that is not there (any more) is the zero one.
+func mountWithID(id uint64) (mount.MountInfo, error) {
 	all, err := mount.ParseMountInfo("/proc/self/mountinfo")
 	if err != nil {
-		return false, fmt.Errorf("read mount table: %w", err)
+		return mount.MountInfo{}, fmt.Errorf("read mount table: %w", err)
 	}
 	for _, m := range all {
-		if uint64(m.ID) == stx.Mnt_id {
-			return slices.ContainsFunc(m.OptionalFields, func(field string) bool { return strings.HasPrefix(field, "shared:") }), nil
+		if uint64(m.ID) == id {
+			return m, nil
 		}
 	}
-	return false, nil
+	return mount.MountInfo{}, nil
 }

@@ -119,10 +119,8 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 	}
 	v.applied = source.Content{UID: content.UID, ResourceVersion: content.ResourceVersion}
 	m.put(v)
-	if v.watches() {
-		// A change that came before the volume was known to the workers.
-		m.queue.Add(v.id)
-	} else {
+	// A change from now on finds a worker that waits for this volume's lock.
+	if !v.watches() {
 		m.unwatch(v)
 	}
 	klog.InfoS("Published", v.logFields("files", len(payload.Files))...)
@@ -200,14 +198,8 @@ func classify(err error) error {
 
 // checkOurs is for a mount that is not known: is it one of this driver's at all?
 func checkOurs(target string, state tmpfs.State) error {
-	if state.Tmpfs {
-		ours, err := tmpfs.Mounts()
-		if err != nil {
-			return err
-		}
-		if ours[target] {
-			return nil
-		}
+	if ours, err := state.Ours(); ours || err != nil {
+		return err
 	}
 	return fmt.Errorf("%w: something that is not this driver's is mounted at %s; unmount it", ErrPrecondition, target)
 }

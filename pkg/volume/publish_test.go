@@ -747,3 +747,39 @@ func TestSpecSurvivesTheRecord(t *testing.T) {
 		t.Errorf("got %+v, want %+v", got, plain)
 	}
 }
+
+// The mount table has a mount of ours at the target, but it is not the one that is seen there.
+func TestPublishDoesNotAdoptWhatIsMountedOverAVolume(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		prepare func(w *world, r Request)
+	}{
+		{"that is known", func(*world, Request) {}},
+		{"whose record is lost", func(w *world, _ Request) {
+			for _, file := range w.recordFiles() {
+				must(w.t, os.Remove(file))
+			}
+			w.restart()
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newFakeWorld(t)
+			w.secret("keys", content{"k": "v"})
+			r := w.request("v", "secretName", "keys")
+			w.publish(r)
+			foreignTmpfs(t, r.Target)
+			test.prepare(w, r)
+			w.secret("keys", content{"k": "new"})
+			before := w.snapshot()
+			isErr(t, w.Publish(t.Context(), r), ErrPrecondition, "not this driver's")
+			w.unchanged(before)
+			if b, err := os.ReadFile(filepath.Join(r.Target, "precious")); string(b) != "precious" {
+				t.Errorf("what somebody else mounted was written to: %q, %v", b, err)
+			}
+			must(t, unix.Unmount(r.Target, 0))
+			w.publish(r)
+			w.present(r, content{"k": "new"})
+			w.unpublish(r)
+		})
+	}
+}

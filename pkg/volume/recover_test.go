@@ -186,7 +186,7 @@ func TestRecoverDoesNotTrustRecords(t *testing.T) {
 		{"the file is no JSON", overwrite("\x00\xff\x00"), aside, true},
 		{"the file is for another volume than its name says", tamper(func(v *record.Volume) { v.VolumeID = "csi-other" }), aside, true},
 		{"a newer driver wrote it", overwrite(`{"version":99,"volumeID":"csi-v","targetPath":"/etc","new":{}}`), stays, true},
-		{"an older driver wrote it", overwrite(`{"version":0}`), stays, true},
+		{"the file has no version", overwrite(`{"volumeID":"csi-v"}`), aside, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := newFakeWorld(t)
