@@ -44,11 +44,12 @@ func packages(t *testing.T) map[string]goPackage {
 
 func TestImportsPointOneWay(t *testing.T) {
 	allowed := map[string][]string{
-		"cmd/fsuser-csi":   {"internal/kubelet", "pkg/driver", "pkg/record", "pkg/source", "pkg/tmpfs", "pkg/volume"},
+		"cmd/fsuser-csi":   {"internal/kubelet", "pkg/driver", "pkg/event", "pkg/record", "pkg/source", "pkg/tmpfs", "pkg/volume"},
 		"pkg/driver":       {"pkg/attributes", "pkg/source", "pkg/tmpfs", "pkg/volume"},
-		"pkg/volume":       {"pkg/attributes", "pkg/projector", "pkg/record", "pkg/source", "pkg/tmpfs"},
+		"pkg/volume":       {"pkg/attributes", "pkg/event", "pkg/projector", "pkg/record", "pkg/source", "pkg/tmpfs"},
 		"pkg/attributes":   {},
 		"pkg/source":       {},
+		"pkg/event":        {},
 		"pkg/projector":    {},
 		"pkg/tmpfs":        {},
 		"pkg/record":       {},

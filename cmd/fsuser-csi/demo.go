@@ -322,7 +322,7 @@ func (d *demo) refresh(ctx context.Context) error {
 			return fmt.Errorf("waited for the new key in the container: %w", context.Cause(ctx))
 		}
 	}
-	d.say("\nThe Secret is edited. The container sees the new key %s later (in-tree: after a minute or more).", milliseconds(time.Since(start)))
+	d.say("\nThe Secret is edited. The container sees the new key %s later (Kubernetes' own volumes: within a minute and a half).", milliseconds(time.Since(start)))
 	return nil
 }
 
@@ -354,7 +354,7 @@ func (d *demo) proveNothingLeft(before string) error {
 			return err
 		}
 		for _, e := range entries {
-			if e.Name() != "lock" {
+			if e.Name() != "lock" { // it stays for the next driver
 				left = append(left, filepath.Join(dir, e.Name()))
 			}
 		}

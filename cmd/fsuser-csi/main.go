@@ -36,6 +36,6 @@ owned by the user who needs them, with the mode they need, and refreshes them wi
 		Args:          cobra.NoArgs,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newNodeCommand(), newDemoCommand(), newVersionCommand())
+	root.AddCommand(newNodeCommand(), newStatusCommand(), newDemoCommand(), newVersionCommand())
 	return root
 }

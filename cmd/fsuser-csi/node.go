@@ -31,6 +31,8 @@ import (
 // maxVerbosity is the highest level of the log: from 6 on the API client logs requests, and from 8 on their bodies, which are Secrets.
 const maxVerbosity = 5
 
+const defaultStateDir = "/run/" + driver.Name
+
 // The values of --access.
 const (
 	accessNode           = "node"
@@ -72,7 +74,7 @@ kubelet's root directory at its own path with shared mount propagation (in a Dae
 	f.StringVar(&o.kubeletRoot, "kubelet-root", "/var/lib/kubelet", "kubelet's root directory (its --root-dir), mounted here at the same path")
 	f.StringVar(&o.endpoint, "endpoint", "", "path of the CSI socket, the same on the host (default: plugins/fsuser.csi.io/csi.sock below --kubelet-root)")
 	f.BoolVar(&o.register, "register", true, "register with kubelet, by a socket in plugins_registry below --kubelet-root")
-	f.StringVar(&o.stateDir, "state-dir", "/run/fsuser.csi.io", "directory for the records of published volumes; one that a reboot empties")
+	f.StringVar(&o.stateDir, "state-dir", defaultStateDir, "directory for the records of published volumes; one that a reboot empties")
 	f.StringVar(&o.access, "access", accessNode, `who reads the objects: "node" (this node, by constrained impersonation: only what its pods declare), or "service-account" (whatever RBAC gives the driver)`)
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file for the API server (default: the service account of the pod)")
 	f.StringVar(&o.manifests, "manifests", "", "read Secrets and ConfigMaps from the manifests in this directory instead of an API server")
@@ -158,6 +160,11 @@ func (o nodeOptions) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	stopStatus, err := serveStatus(o.stateDir, volumes.Status)
+	if err != nil {
+		return fmt.Errorf("--state-dir: %w", err)
+	}
+	defer stopStatus()
 	stopHTTP, err := serveHTTP(o.httpAddress, endpoint, d.Ready, metrics)
 	if err != nil {
 		return fmt.Errorf("--http-address: %w", err)

@@ -205,7 +205,7 @@ func (d *Driver) Records() []string {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.Name() != "lock" {
+		if e.Name() != "lock" && e.Name() != "status.sock" {
 			names = append(names, e.Name())
 		}
 	}

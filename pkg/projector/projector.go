@@ -68,6 +68,15 @@ type Payload struct {
 	GID uint32
 }
 
+// Size is how many bytes the files hold.
+func (p Payload) Size() int64 {
+	var size int64
+	for _, f := range p.Files {
+		size += int64(len(f.Data))
+	}
+	return size
+}
+
 // Write makes p the content of the directory that root is a descriptor of, and reports whether files changed.
 // An O_PATH descriptor will do. On an error with changed false the directory still shows what it showed before,
 // whole; with changed true the new version is visible, and a link or an old generation too many is left for the

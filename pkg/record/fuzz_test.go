@@ -19,9 +19,9 @@ func FuzzRoundTrip(f *testing.F) {
 	dir := filepath.Join(f.TempDir(), "volumes")
 	f.Fuzz(func(t *testing.T, id, target, namespace, name, uid, kind, object, key, path, refresh string, a, b uint32, device, fsid uint64, more bool) {
 		v := Volume{Version: version, VolumeID: id, TargetPath: target, Pod: Pod{namespace, name, uid}, Device: device, FSID: fsid,
-			Spec: Spec{Kind: kind, Name: object, Mode: a, DirMode: b, Optional: more, Refresh: refresh}}
+			Object: Object{Kind: object, Name: kind}, Spec: Spec{Object: Object{Kind: kind, Name: object}, Mode: a, DirMode: b, Optional: more, Refresh: refresh}}
 		if more {
-			v.MountGroup, v.Spec.UID, v.Spec.GID = &a, &b, &a
+			v.MountGroup, v.User, v.Spec.UID, v.Spec.GID = &a, &b, &b, &a
 			v.Spec.Items = []Item{{Key: key, Path: path, Mode: &a, UID: &b, GID: &a}, {Key: path, Path: key}}
 		}
 		for _, s := range []string{id, target, namespace, name, uid, kind, object, key, path, refresh} {

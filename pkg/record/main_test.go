@@ -24,11 +24,11 @@ func full() Volume {
 		Version: 1, VolumeID: "csi-1", TargetPath: "/pods/uid/volumes/kubernetes.io~csi/ssh/mount",
 		Pod: Pod{Namespace: "team", Name: "web-0", UID: "0b5c"},
 		Spec: Spec{
-			Kind: "Secret", Name: "ssh-keys", UID: pointer(1000), GID: pointer(2000), Mode: 0o400, DirMode: 0o755,
+			Object: Object{Kind: "Secret", Name: "ssh-keys"}, UID: pointer(1000), GID: pointer(2000), Mode: 0o400, DirMode: 0o755,
 			Items:    []Item{{Key: "key", Path: "dir/<path> & \"more\"", Mode: pointer(0o444), UID: pointer(3), GID: pointer(0)}, {Key: "k2", Path: "p2"}},
 			Optional: true, Refresh: "watch",
 		},
-		MountGroup: pointer(5000), Device: 1<<64 - 1, FSID: 1<<63 + 1,
+		MountGroup: pointer(5000), Object: Object{Kind: "ConfigMap", Name: "other"}, User: pointer(70), Device: 1<<64 - 1, FSID: 1<<63 + 1,
 	}
 }
 

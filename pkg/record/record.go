@@ -36,6 +36,10 @@ type Volume struct {
 	Spec Spec `json:"spec"`
 	// MountGroup is the pod's fsGroup (CSI's volume_mount_group); absent if it has none.
 	MountGroup *uint32 `json:"mountGroup,omitempty"`
+	// Object is where the content comes from: the spec's, or that of the pod's nodePublishSecretRef. Empty: from requests only.
+	Object Object `json:"object,omitzero"`
+	// User is who owns the files if the spec does not say: the pod's common runAsUser; absent if it had none.
+	User *uint32 `json:"user,omitempty"`
 	// Device and FSID identify the tmpfs. A mount with another identity at TargetPath is not the volume.
 	Device uint64 `json:"device"`
 	FSID   uint64 `json:"fsid"`
@@ -48,11 +52,16 @@ type Pod struct {
 	UID       string `json:"uid"`
 }
 
+// Object names an object in the pod's namespace.
+type Object struct {
+	Kind string `json:"kind,omitempty"`
+	Name string `json:"name,omitempty"`
+}
+
 // Spec is the volume's attributes, in a form of its own: the files outlive the code that wrote them.
 type Spec struct {
-	// Kind and Name are the object; both empty if the content comes with each request.
-	Kind     string  `json:"kind,omitempty"`
-	Name     string  `json:"name,omitempty"`
+	// Object is empty if the content comes with each request.
+	Object   Object  `json:"object,omitzero"`
 	UID      *uint32 `json:"uid,omitempty"`
 	GID      *uint32 `json:"gid,omitempty"`
 	Mode     uint32  `json:"mode"`

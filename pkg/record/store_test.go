@@ -26,9 +26,9 @@ import (
 // version of the driver left: a field that it does not know is an error for it, so the version has to change as well.
 const golden = `{"version":1,"volumeID":"csi-1","targetPath":"/pods/uid/volumes/kubernetes.io~csi/ssh/mount",` +
 	`"pod":{"namespace":"team","name":"web-0","uid":"0b5c"},` +
-	`"spec":{"kind":"Secret","name":"ssh-keys","uid":1000,"gid":2000,"mode":256,"dirMode":493,` +
+	`"spec":{"object":{"kind":"Secret","name":"ssh-keys"},"uid":1000,"gid":2000,"mode":256,"dirMode":493,` +
 	`"items":[{"key":"key","path":"dir/\u003cpath\u003e \u0026 \"more\"","mode":292,"uid":3,"gid":0},{"key":"k2","path":"p2"}],` +
-	`"optional":true,"refresh":"watch"},"mountGroup":5000,"device":18446744073709551615,"fsid":9223372036854775809}`
+	`"optional":true,"refresh":"watch"},"mountGroup":5000,"object":{"kind":"ConfigMap","name":"other"},"user":70,"device":18446744073709551615,"fsid":9223372036854775809}`
 
 const goldenMinimal = `{"version":1,"volumeID":"csi-0","targetPath":"/t","pod":{"namespace":"","name":"","uid":"u"},` +
 	`"spec":{"mode":0,"dirMode":0,"refresh":""},"device":0,"fsid":0}`

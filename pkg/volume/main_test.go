@@ -370,7 +370,7 @@ func (w *world) isThere(r Request) {
 		w.t.Errorf("the record of %s is of another tmpfs: %+v, not %+v", r.ID, rec, v.identity)
 	}
 	if w.fake != nil {
-		if ref, _ := v.ref(); w.fake.holds(ref, r.ID) != v.watches() {
+		if w.fake.holds(v.object, r.ID) != v.watches() {
 			w.t.Errorf("%s watches its object: %v, want %v", r.ID, !v.watches(), v.watches())
 		}
 	}
@@ -606,6 +606,18 @@ type fakeSource struct {
 	afterGet func()
 	// gets counts the calls of Get.
 	gets int
+	// pod is what Pod answers, and podErr its error; pods counts the calls.
+	pod    source.Pod
+	podErr error
+	pods   int
+}
+
+// Pod implements Source.
+func (f *fakeSource) Pod(context.Context, string, string, string) (source.Pod, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.pods++
+	return f.pod, f.podErr
 }
 
 type fakeObject struct {

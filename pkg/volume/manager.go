@@ -16,6 +16,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
+	"github.com/fsuser-csi/fsuser-csi/pkg/event"
 	"github.com/fsuser-csi/fsuser-csi/pkg/record"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
@@ -27,6 +28,7 @@ type Source interface {
 	Unwatch(ref source.Ref, holder string)
 	Wait(ctx context.Context, ref source.Ref)
 	Get(ref source.Ref) (source.Content, error)
+	Pod(ctx context.Context, namespace, name, uid string) (source.Pod, error)
 	Watched() int
 }
 
@@ -47,6 +49,8 @@ type Config struct {
 	CheckTarget func(id, target, podUID string) error
 	// Metrics takes the Manager's metrics.
 	Metrics prometheus.Registerer
+	// Events takes what those who run a pod should know. It must not block. nil: nobody is told.
+	Events func(event.Event)
 }
 
 // Manager keeps the volumes of a node. Its methods are safe for concurrent use. Calls for one volume run one after the other.
@@ -113,7 +117,7 @@ func (m *Manager) refreshNext(ctx context.Context) bool {
 		return false
 	}
 	defer m.queue.Done(id)
-	if err := m.refresh(ctx, id); err != nil {
+	if err := m.refreshSafely(ctx, id); err != nil {
 		m.queue.AddRateLimited(id)
 	} else {
 		m.queue.Forget(id)
@@ -141,21 +145,20 @@ func (m *Manager) all() []*volume {
 
 // watch has the volume told of changes. A call for a volume that is not published yet, or not any more, does nothing.
 func (m *Manager) watch(v *volume) {
-	ref, _ := v.ref()
-	m.Source.Watch(ref, v.id, func() { m.queue.Add(v.id) })
+	m.Source.Watch(v.object, v.id, func() { m.queue.Add(v.id) })
 }
 
 func (m *Manager) unwatch(v *volume) {
-	if ref, ok := v.ref(); ok {
-		m.Source.Unwatch(ref, v.id)
+	if v.hasObject() {
+		m.Source.Unwatch(v.object, v.id)
 	}
 }
 
 // forget drops all that is known of a volume. The mount is not its business. A record that can't be removed does no harm: it
 // describes a mount that is not there.
 func (m *Manager) forget(v *volume) {
-	m.setStale(v, nil)
 	m.unwatch(v)
+	m.metrics.forget(v.id)
 	m.mu.Lock()
 	delete(m.volumes, v.id)
 	m.mu.Unlock()
@@ -170,8 +173,10 @@ func (m *Manager) removeRecord(id string) {
 
 // content returns what the volume's object holds now. An optional object that is missing has no keys.
 func (m *Manager) content(v *volume) (source.Content, error) {
-	ref, _ := v.ref()
-	c, err := m.Source.Get(ref)
+	if !v.hasObject() {
+		return source.Content{}, &source.Error{Ref: v.object, Reason: source.ErrUnavailable, Detail: "the pod does not tell its name"}
+	}
+	c, err := m.Source.Get(v.object)
 	if errors.Is(err, source.ErrNotFound) && v.spec.Optional {
 		return source.Content{}, nil
 	}
@@ -209,9 +214,10 @@ func (m *Manager) Usage(ctx context.Context, id, path string) (tmpfs.Usage, erro
 func (v *volume) toRecord() record.Volume {
 	r := record.Volume{
 		VolumeID: v.id, TargetPath: v.target, Pod: record.Pod(v.pod), MountGroup: v.mountGroup,
+		Object: record.Object{Kind: string(v.object.Kind), Name: v.object.Name}, User: v.user,
 		Device: v.identity.Device, FSID: v.identity.FSID,
 		Spec: record.Spec{
-			Kind: string(v.spec.Object.Kind), Name: v.spec.Object.Name, UID: v.spec.UID, GID: v.spec.GID,
+			Object: record.Object{Kind: string(v.spec.Object.Kind), Name: v.spec.Object.Name}, UID: v.spec.UID, GID: v.spec.GID,
 			Mode: v.spec.Mode, DirMode: v.spec.DirMode, Optional: v.spec.Optional, Refresh: string(v.spec.Refresh),
 		},
 	}
@@ -223,10 +229,11 @@ func (v *volume) toRecord() record.Volume {
 
 func fromRecord(r record.Volume) *volume {
 	v := &volume{
-		id: r.VolumeID, target: r.TargetPath, pod: Pod(r.Pod), mountGroup: r.MountGroup,
+		id: r.VolumeID, target: r.TargetPath, pod: Pod(r.Pod), mountGroup: r.MountGroup, user: r.User,
+		object:   source.Ref{Kind: source.Kind(r.Object.Kind), Namespace: r.Pod.Namespace, Name: r.Object.Name},
 		identity: tmpfs.Identity{Device: r.Device, FSID: r.FSID},
 		spec: attributes.Spec{
-			Object: attributes.Object{Kind: attributes.Kind(r.Spec.Kind), Name: r.Spec.Name}, UID: r.Spec.UID, GID: r.Spec.GID,
+			Object: attributes.Object{Kind: attributes.Kind(r.Spec.Object.Kind), Name: r.Spec.Object.Name}, UID: r.Spec.UID, GID: r.Spec.GID,
 			Mode: r.Spec.Mode, DirMode: r.Spec.DirMode, Optional: r.Spec.Optional, Refresh: attributes.Refresh(r.Spec.Refresh),
 		},
 	}

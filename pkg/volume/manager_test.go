@@ -178,6 +178,7 @@ func TestMetricsNameNobody(t *testing.T) {
 	allowed := map[string][]string{
 		"operation": {"publish", "republish", "refresh", "unpublish"},
 		"outcome":   {"ok", "error"},
+		"reason":    {"not_found", "forbidden", "unavailable", "precondition", "other"},
 	}
 	gauges := map[string]float64{}
 	for _, f := range families {
@@ -192,7 +193,8 @@ func TestMetricsNameNobody(t *testing.T) {
 			}
 		}
 	}
-	if want := map[string]float64{"fsuser_volumes": 2, "fsuser_watched_objects": 1, "fsuser_stale_volumes": 0}; !maps.Equal(gauges, want) {
+	want := map[string]float64{"fsuser_volumes": 2, "fsuser_watched_objects": 1, "fsuser_stale_volumes": 0, "fsuser_oldest_stale_volume_seconds": 0, "fsuser_volume_bytes": 2}
+	if !maps.Equal(gauges, want) {
 		t.Errorf("got %v, want %v", gauges, want)
 	}
 }

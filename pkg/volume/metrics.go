@@ -3,9 +3,13 @@
 package volume
 
 import (
+	"errors"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 )
 
 // operation is a value of the label "operation".
@@ -21,7 +25,12 @@ const (
 // metrics of the volumes of a node. No label has a pod, an object or a volume in it: there would be no end to them.
 type metrics struct {
 	duration *prometheus.HistogramVec
-	stale    prometheus.Gauge
+	failures *prometheus.CounterVec
+
+	mu sync.Mutex
+	// sizes are the bytes of content by volume id; staleSince has the volumes that are stale.
+	sizes      map[string]int64
+	staleSince map[string]time.Time
 }
 
 func newMetrics(r prometheus.Registerer, m *Manager) (*metrics, error) {
@@ -32,10 +41,16 @@ func newMetrics(r prometheus.Registerer, m *Manager) (*metrics, error) {
 			// From a tenth of a millisecond, which a refresh can take, to the two minutes that kubelet waits.
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, .5, 1, 5, 30, 120},
 		}, []string{"operation", "outcome"}),
-		stale: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "fsuser_stale_volumes",
-			Help: "Volumes whose files are not known to be current, because their object can't be read or written out.",
-		}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "fsuser_volume_failures_total",
+			Help: "Operations on volumes that failed, by operation (publish, refresh) and reason (not_found, forbidden, unavailable: the object can't be read; precondition: object or target is not as it must be; other).",
+		}, []string{"operation", "reason"}),
+		sizes: map[string]int64{}, staleSince: map[string]time.Time{},
+	}
+	for _, op := range []operation{opPublish, opRefresh} {
+		for _, r := range []string{"not_found", "forbidden", "unavailable", "precondition", "other"} {
+			mt.failures.WithLabelValues(string(op), r)
+		}
 	}
 	for _, op := range []operation{opPublish, opRepublish, opRefresh, opUnpublish} {
 		for _, outcome := range []string{"ok", "error"} {
@@ -43,7 +58,17 @@ func newMetrics(r prometheus.Registerer, m *Manager) (*metrics, error) {
 		}
 	}
 	collectors := []prometheus.Collector{
-		mt.duration, mt.stale,
+		mt.duration, mt.failures,
+		mt.gauge("fsuser_stale_volumes", "Volumes whose files are not known to be current, because their object can't be read or written out.",
+			func() float64 { return float64(len(mt.staleSince)) }),
+		mt.gauge("fsuser_oldest_stale_volume_seconds", "How long the volume that is stale longest has been so; 0 if none is.", mt.oldest),
+		mt.gauge("fsuser_volume_bytes", "Bytes of content in the volumes of this node.", func() float64 {
+			var sum int64
+			for _, size := range mt.sizes {
+				sum += size
+			}
+			return float64(sum)
+		}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "fsuser_volumes", Help: "Volumes that are published on this node.",
 		}, func() float64 {
@@ -71,14 +96,63 @@ func (mt *metrics) observe(op operation, err *error) func() {
 		if *err != nil {
 			outcome = "error"
 		}
+		if *err != nil && op == opPublish {
+			mt.failed(op, *err)
+		}
 		mt.duration.WithLabelValues(string(op), outcome).Observe(time.Since(start).Seconds())
 	}
 }
 
-func (mt *metrics) setStale(stale bool) {
-	if stale {
-		mt.stale.Inc()
-	} else {
-		mt.stale.Dec()
+// gauge is a metric whose value is read under the lock.
+func (mt *metrics) gauge(name, help string, value func() float64) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+		mt.mu.Lock()
+		defer mt.mu.Unlock()
+		return value()
+	})
+}
+
+func (mt *metrics) oldest() float64 {
+	var oldest time.Duration
+	for _, since := range mt.staleSince {
+		oldest = max(oldest, time.Since(since))
 	}
+	return oldest.Seconds()
+}
+
+func (mt *metrics) current(id string, size int64) {
+	mt.mu.Lock()
+	defer mt.mu.Unlock()
+	mt.sizes[id] = size
+	delete(mt.staleSince, id)
+}
+
+func (mt *metrics) stale(id string, since time.Time) {
+	mt.mu.Lock()
+	defer mt.mu.Unlock()
+	mt.staleSince[id] = since
+}
+
+func (mt *metrics) forget(id string) {
+	mt.mu.Lock()
+	defer mt.mu.Unlock()
+	delete(mt.sizes, id)
+	delete(mt.staleSince, id)
+}
+
+// failed counts a failure by its reason.
+func (mt *metrics) failed(op operation, err error) {
+	reason := "other"
+	for _, r := range []struct {
+		is   error
+		name string
+	}{
+		{source.ErrNotFound, "not_found"}, {source.ErrForbidden, "forbidden"}, {source.ErrUnavailable, "unavailable"}, {ErrPrecondition, "precondition"},
+	} {
+		if errors.Is(err, r.is) {
+			reason = r.name
+			break
+		}
+	}
+	mt.failures.WithLabelValues(string(op), reason).Inc()
 }

@@ -47,11 +47,7 @@ func (v *volume) payload(content source.Content, limits Limits) (projector.Paylo
 }
 
 func (v *volume) checkSize(p projector.Payload, limits Limits) error {
-	var size int64
-	for _, f := range p.Files {
-		size += int64(len(f.Data))
-	}
-	if size > limits.Bytes {
+	if size := p.Size(); size > limits.Bytes {
 		return fmt.Errorf("%w: the files of %s hold %d bytes, more than the %d that a volume may hold (--max-volume-bytes)",
 			ErrPrecondition, v.origin(), size, limits.Bytes)
 	}
@@ -64,8 +60,8 @@ func (v *volume) checkSize(p projector.Payload, limits Limits) error {
 
 // origin names where the content comes from, for error messages.
 func (v *volume) origin() string {
-	if ref, ok := v.ref(); ok {
-		return ref.String()
+	if v.hasObject() {
+		return v.object.String()
 	}
 	return fmt.Sprintf("the Secret of nodePublishSecretRef of pod %q", v.pod.Namespace+"/"+v.pod.Name)
 }

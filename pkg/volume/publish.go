@@ -10,6 +10,8 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
+	"github.com/fsuser-csi/fsuser-csi/pkg/event"
 	"github.com/fsuser-csi/fsuser-csi/pkg/projector"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
@@ -52,17 +54,13 @@ func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
 			m.forget(v) // it may have watched another object
 		}
 		defer m.metrics.observe(opRepublish, &err)()
-		return m.adopt(point, req, there.Identity)
+		return m.adopt(point, req, there)
 	case v != nil:
 		klog.InfoS("The mount of a published volume is gone; publishing it anew", "volume", v.id, "target", v.target)
 		m.forget(v)
 	}
 	defer m.metrics.observe(opPublish, &err)()
 	return m.publish(ctx, point, req)
-}
-
-func newVolume(req Request) *volume {
-	return &volume{id: req.ID, target: req.Target, pod: req.Pod, spec: req.Spec, mountGroup: req.MountGroup}
 }
 
 // publish is the first publish of a volume: nothing is mounted at point.
@@ -75,13 +73,18 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 		}
 	}()
 
-	content := source.FromRequest(req.Secrets)
-	if ref, fromObject := v.ref(); fromObject {
+	if err := m.askPod(ctx, v); err != nil {
+		return err
+	}
+	if v.hasObject() {
 		m.watch(v)
 		done.add(func() error { m.unwatch(v); return nil })
-		m.Source.Wait(ctx, ref)
+	}
+	content := source.FromRequest(req.Secrets)
+	if !v.fromRequest() {
+		m.Source.Wait(ctx, v.object)
 		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("wait for %s: %w", ref, err)
+			return fmt.Errorf("wait for %s: %w", v.object, err)
 		}
 		if content, err = m.content(v); err != nil {
 			return err
@@ -117,7 +120,7 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 	if err := mount.Attach(point); err != nil {
 		return err
 	}
-	v.applied = source.Content{UID: content.UID, ResourceVersion: content.ResourceVersion}
+	m.current(v, content, payload.Size())
 	m.put(v)
 	// A change from now on finds a worker that waits for this volume's lock.
 	if !v.watches() {
@@ -134,7 +137,7 @@ func (m *Manager) build(payload projector.Payload) (*tmpfs.Detached, error) {
 		return nil, err
 	}
 	if _, err := projector.Write(mount.Dir(), payload); err != nil {
-		return nil, errors.Join(err, mount.Close())
+		return nil, errors.Join(classify(err), mount.Close())
 	}
 	if err := mount.Seal(); err != nil {
 		return nil, errors.Join(err, mount.Close())
@@ -147,19 +150,25 @@ func (m *Manager) republish(v *volume, point *tmpfs.Point, req Request) error {
 	if !v.spec.Equal(req.Spec) || v.pod.UID != req.Pod.UID {
 		return fmt.Errorf("%w: volume %s at %s; delete the pod to publish it anew", ErrConflict, v.id, v.target)
 	}
-	if v.watches() {
-		m.apply(v, point, func() (source.Content, error) { return m.content(v) })
-	} else if _, fromObject := v.ref(); !fromObject {
-		m.apply(v, point, func() (source.Content, error) { return source.FromRequest(req.Secrets), nil })
+	if v.spec.Refresh == attributes.RefreshOff {
+		return nil
 	}
+	// What is watched is never older than what kubelet sends along.
+	content, err := m.content(v)
+	if err != nil && v.fromRequest() {
+		content, err = source.FromRequest(req.Secrets), nil
+	}
+	m.apply(v, point, content, err)
 	return nil
 }
 
 // adopt takes over a mount that this driver made but has no record of. What it holds is whole: it was when it was attached, and
 // refresh replaces it whole.
-func (m *Manager) adopt(point *tmpfs.Point, req Request, identity tmpfs.Identity) error {
+func (m *Manager) adopt(point *tmpfs.Point, req Request, there tmpfs.State) error {
 	v := newVolume(req)
-	v.identity = identity
+	v.identity = there.Identity
+	// Who owned the volume when it was published owns it still: the pod may not be readable now.
+	v.user = &there.UID
 	if err := m.Records.Save(v.toRecord()); err != nil {
 		klog.ErrorS(err, "An adopted volume has no record; it will be adopted again after a restart", "volume", v.id)
 	}
@@ -186,9 +195,9 @@ func inspect(point *tmpfs.Point) (tmpfs.State, error) {
 	return state, classify(err)
 }
 
-// classify makes a target that is not as it must be a precondition.
+// classify makes a target, or an object, that is not as it must be a precondition.
 func classify(err error) error {
-	for _, reason := range []error{tmpfs.ErrSymlink, tmpfs.ErrNotDirectory, tmpfs.ErrNotEmpty} {
+	for _, reason := range []error{tmpfs.ErrSymlink, tmpfs.ErrNotDirectory, tmpfs.ErrNotEmpty, projector.ErrBadPayload} {
 		if errors.Is(err, reason) {
 			return fmt.Errorf("%w: %w", ErrPrecondition, err)
 		}
@@ -219,11 +228,31 @@ func (u undo) all(cause error) error {
 	return cause
 }
 
-// logFields are the fields of a volume that may be in a log: never the request, never content.
-func (v *volume) logFields(more ...any) []any {
-	uid, gid := v.owner()
-	return append([]any{
-		"volume", v.id, "pod", klog.KRef(v.pod.Namespace, v.pod.Name), "object", v.origin(),
-		"resourceVersion", v.applied.ResourceVersion, "uid", uid, "gid", gid,
-	}, more...)
+// askPod asks the API server for what the request leaves to the pod: who owns the files, if the attributes do not say, and the name
+// behind a nodePublishSecretRef, so that it can be watched.
+func (m *Manager) askPod(ctx context.Context, v *volume) error {
+	if v.spec.UID != nil && !v.fromRequest() {
+		return nil
+	}
+	pod, err := m.Source.Pod(ctx, v.pod.Namespace, v.pod.Name, v.pod.UID)
+	switch {
+	case err == nil:
+	case v.spec.UID == nil && !errors.Is(err, source.ErrForbidden):
+		return fmt.Errorf("find out who owns the files, since uid is not set: %w", err)
+	default:
+		klog.V(2).InfoS("The pod can't be read; its volume goes without what it would tell", "volume", v.id, "reason", err)
+	}
+	v.user = pod.User
+	if name := pod.SecretRefs[v.name()]; v.fromRequest() && name != "" {
+		v.object = source.Ref{Kind: source.Secret, Namespace: v.pod.Namespace, Name: name}
+	}
+	if v.spec.UID == nil && v.user == nil {
+		why := "its containers do not all have the same runAsUser"
+		if err != nil {
+			why = err.Error()
+		}
+		m.tell(v, event.Warning, reasonOwnerUnknown,
+			"the files of volume %q belong to root: uid is not set, and the pod does not tell (%s); set uid in volumeAttributes, or runAsUser in the pod", v.name(), why)
+	}
+	return nil
 }

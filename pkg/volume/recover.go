@@ -5,6 +5,7 @@ package volume
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path/filepath"
 
@@ -75,8 +76,15 @@ func (m *Manager) check(v *volume) error {
 	if err := m.CheckTarget(v.id, v.target, v.pod.UID); err != nil {
 		return err
 	}
-	if errs := attributes.Validate(v.spec); len(errs) > 0 {
+	spec := v.spec
+	if v.fromRequest() && v.hasObject() {
+		spec.Object = attributes.Object{Kind: attributes.Secret, Name: v.object.Name}
+	}
+	if errs := attributes.Validate(spec); len(errs) > 0 {
 		return errs.ToAggregate()
+	}
+	if v.hasObject() && (string(v.object.Kind) != string(spec.Object.Kind) || v.object.Name != spec.Object.Name) {
+		return fmt.Errorf("it names %s as its object, and attributes that are for another", v.object)
 	}
 	return nil
 }

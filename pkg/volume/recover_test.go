@@ -178,8 +178,9 @@ func TestRecoverDoesNotTrustRecords(t *testing.T) {
 		{"two items clash", tamper(func(v *record.Volume) {
 			v.Spec.Items = []record.Item{{Key: "k", Path: "a"}, {Key: "k", Path: "a/b"}}
 		}), aside, true},
-		{"the object's name is a path", tamper(func(v *record.Volume) { v.Spec.Name = "../../configmaps/x" }), aside, true},
-		{"the kind is none", tamper(func(v *record.Volume) { v.Spec.Kind = "Pod" }), aside, true},
+		{"the object's name is a path", tamper(func(v *record.Volume) { v.Spec.Object.Name = "../../configmaps/x" }), aside, true},
+		{"the object is not that of the attributes", tamper(func(v *record.Volume) { v.Object.Name = "another" }), aside, true},
+		{"the kind is none", tamper(func(v *record.Volume) { v.Spec.Object.Kind = "Pod" }), aside, true},
 		{"refresh is neither watch nor off", tamper(func(v *record.Volume) { v.Spec.Refresh = "" }), aside, true},
 		{"the file is empty", overwrite(""), aside, true},
 		{"the file is cut off", overwrite(`{"version":1,"volumeID":"csi-v","targetPa`), aside, true},

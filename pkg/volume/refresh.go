@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 
 	"k8s.io/klog/v2"
 
@@ -27,14 +28,30 @@ func (m *Manager) refresh(ctx context.Context, id string) error {
 	}
 	point, err := tmpfs.OpenPoint(v.target)
 	if err != nil {
-		m.setStale(v, err)
+		m.stale(v, err)
 		return nil
 	}
 	defer point.Close()
-	if err := m.apply(v, point, func() (source.Content, error) { return m.content(v) }); worthRetry(err) {
+	content, err := m.content(v)
+	if err != nil && v.fromRequest() {
+		return nil // the next republish brings the content
+	}
+	if err := m.apply(v, point, content, err); worthRetry(err) {
 		return err
 	}
 	return nil
+}
+
+// refreshSafely keeps a bug that one volume brings to light from taking down the others.
+func (m *Manager) refreshSafely(ctx context.Context, id string) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			// What panicked could hold anything; its type must do.
+			err = fmt.Errorf("refreshing panicked with a %T", p)
+			klog.ErrorS(err, "The driver has a bug", "volume", id, "stack", string(debug.Stack()))
+		}
+	}()
+	return m.refresh(ctx, id)
 }
 
 // worthRetry reports whether a refresh that failed may succeed without anything having changed. If the object is the reason, the next
@@ -50,61 +67,47 @@ func isSourceError(err error) bool {
 
 // apply makes the files of a published volume show the content, unless they do. A failure leaves them as they are, and is what the
 // volume is then stale for.
-func (m *Manager) apply(v *volume, point *tmpfs.Point, get func() (source.Content, error)) (err error) {
-	content, err := get()
+func (m *Manager) apply(v *volume, point *tmpfs.Point, content source.Content, err error) error {
 	if err == nil && content.SameVersion(v.applied) {
-		m.setStale(v, nil)
+		m.current(v, content, v.size)
 		return nil
 	}
 	defer m.metrics.observe(opRefresh, &err)()
-	changed := false
-	if err == nil {
-		changed, err = m.write(v, point, content)
+	if err != nil {
+		m.stale(v, err)
+		return err
 	}
-	// Not after an error, even if the new version is visible: the next attempt must get as far as write, which puts the rest right.
-	if err == nil {
-		v.applied = source.Content{UID: content.UID, ResourceVersion: content.ResourceVersion}
+	changed, size, err := m.write(v, point, content)
+	if err != nil {
+		// Not current, even if the new version is visible: the next attempt must get as far as write, which puts the rest right.
+		m.stale(v, err)
+		return err
 	}
-	m.setStale(v, err)
+	m.current(v, content, size)
 	if changed {
 		klog.InfoS("Refreshed", v.logFields()...)
 	}
-	return err
+	return nil
 }
 
 // write puts a new version into the volume, through a private clone of its mount.
-func (m *Manager) write(v *volume, point *tmpfs.Point, content source.Content) (changed bool, err error) {
+func (m *Manager) write(v *volume, point *tmpfs.Point, content source.Content) (changed bool, size int64, err error) {
 	payload, err := v.payload(content, m.Limits)
 	if err != nil {
-		return false, err
+		return false, 0, err
 	}
 	clone, err := point.Clone(v.identity)
 	if err != nil {
-		return false, err
+		return false, 0, err
 	}
 	// A clone that stayed open would keep the content in memory after the volume is unmounted.
 	defer func() { err = errors.Join(err, clone.Close()) }()
 	if err := clone.Grow(room(payload), m.Features.NoSwap); err != nil {
-		return false, err
+		return false, 0, err
 	}
 	changed, err = projector.Write(clone.Dir(), payload)
 	if err != nil {
-		return changed, fmt.Errorf("refresh volume %s: %w", v.id, err)
+		return changed, 0, fmt.Errorf("refresh volume %s: %w", v.id, classify(err))
 	}
-	return changed, nil
-}
-
-// setStale records, and logs when it changes, whether the files are known to be current.
-func (m *Manager) setStale(v *volume, reason error) {
-	was := v.stale
-	v.stale = reason
-	switch {
-	case reason == nil && was != nil:
-		klog.InfoS("Current again", v.logFields()...)
-	case reason != nil && (was == nil || was.Error() != reason.Error()):
-		klog.ErrorS(reason, "Not refreshed; the files stay as they are", v.logFields()...)
-	}
-	if (reason == nil) != (was == nil) {
-		m.metrics.setStale(reason != nil)
-	}
+	return changed, payload.Size(), nil
 }

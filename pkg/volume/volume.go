@@ -16,6 +16,8 @@ package volume
 
 import (
 	"errors"
+	"path/filepath"
+	"time"
 
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
@@ -72,29 +74,51 @@ type volume struct {
 	pod        Pod
 	spec       attributes.Spec
 	mountGroup *uint32
-	identity   tmpfs.Identity
+	// object is where the content comes from. Its name is empty if the content comes with each request only.
+	object source.Ref
+	// user owns the files if the spec does not say who: the pod's common runAsUser when it was published.
+	user     *uint32
+	identity tmpfs.Identity
 	// applied is the version that the files show, without its data. It is zero if that is not known, or has no version.
 	applied source.Content
-	// stale is why the files are not known to be current; nil if they are.
-	stale error
+	// size is how many bytes the files hold.
+	size int64
+	// refreshed is when the files were last written or found current by this process.
+	refreshed time.Time
+	// stale is why the files are not known to be current, since staleSince; nil if they are.
+	stale      error
+	staleSince time.Time
 }
 
-// ref names the object of the volume; ok is false if the content comes with each request.
-func (v *volume) ref() (ref source.Ref, ok bool) {
-	o := v.spec.Object
-	return source.Ref{Kind: source.Kind(o.Kind), Namespace: v.pod.Namespace, Name: o.Name}, o.Name != ""
+func newVolume(req Request) *volume {
+	v := &volume{id: req.ID, target: req.Target, pod: req.Pod, spec: req.Spec, mountGroup: req.MountGroup}
+	if o := req.Spec.Object; o.Name != "" {
+		v.object = source.Ref{Kind: source.Kind(o.Kind), Namespace: req.Pod.Namespace, Name: o.Name}
+	}
+	return v
 }
+
+// name is what the pod calls the volume: kubelet makes it the directory of the target.
+func (v *volume) name() string { return filepath.Base(filepath.Dir(v.target)) }
+
+// fromRequest reports whether kubelet sends the content along, as the data of a nodePublishSecretRef.
+func (v *volume) fromRequest() bool { return v.spec.Object.Name == "" }
+
+// hasObject reports whether there is an object that can be read.
+func (v *volume) hasObject() bool { return v.object.Name != "" }
 
 // watches reports whether the volume follows its object.
 func (v *volume) watches() bool {
-	_, fromObject := v.ref()
-	return fromObject && v.spec.Refresh == attributes.RefreshWatch
+	return v.hasObject() && v.spec.Refresh == attributes.RefreshWatch
 }
 
 // owner is who owns directories, links, and files without an owner of their own.
 func (v *volume) owner() (uid, gid uint32) {
-	if v.spec.UID != nil {
+	switch {
+	case v.spec.UID != nil:
 		uid = *v.spec.UID
+	case v.user != nil:
+		uid = *v.user
 	}
 	switch {
 	case v.spec.GID != nil:

@@ -61,8 +61,8 @@ func All() []Tool {
 				"-X helm.sh/helm/v4/internal/version.version=" + helmVersion,
 				"-X helm.sh/helm/v4/internal/version.gitTreeState=clean",
 			},
-			Target: clusterTarget,
-			Cost:   "about half a minute on 2 cores",
+			Target: controlPlaneTarget,
+			Cost:   "about 2 minutes on 2 cores",
 		},
 	}
 }

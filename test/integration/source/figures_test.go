@@ -308,15 +308,15 @@ func measureMany(config *rest.Config) (map[string]float64, error) {
 	start = time.Now()
 	api.Close()
 	return map[string]float64{
-		"known-ms":              float64(took.Milliseconds()),
-		"close-ms":              float64(time.Since(start).Milliseconds()),
-		"rss-before-MiB":        rssBefore / 1024,
-		"rss-peak-MiB":          peak / 1024,
-		"rss-after-MiB":         rssAfter / 1024,
-		"rss-KiB/watch":         (rssAfter - rssBefore) / many,
-		"heap-KiB/watch":        (heapAfter - heapBefore) / many,
-		"stack-KiB/watch":       (stackAfter - stackBefore) / many,
-		"goroutines/watch":      float64(running-goroutinesBefore) / many,
+		"known-ms":             float64(took.Milliseconds()),
+		"close-ms":             float64(time.Since(start).Milliseconds()),
+		"rss-before-MiB":       rssBefore / 1024,
+		"rss-peak-MiB":         peak / 1024,
+		"rss-after-MiB":        rssAfter / 1024,
+		"rss-KiB/watch":        (rssAfter - rssBefore) / many,
+		"heap-KiB/watch":       (heapAfter - heapBefore) / many,
+		"stack-KiB/watch":      (stackAfter - stackBefore) / many,
+		"goroutines/watch":     float64(running-goroutinesBefore) / many,
 		"runtime-overhead-MiB": overhead(),
 	}, nil
 }

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/driver"
+	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
+)
+
+// statusSocket is where a running driver answers "fsuser-csi status", in its state directory, which root alone can enter.
+const statusSocket = "status.sock"
+
+func newStatusCommand() *cobra.Command {
+	var stateDir, output string
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the volumes of this node, and which of them are not current and why",
+		Long: `status asks the driver that runs on this node what it knows of its volumes. In a cluster:
+
+  kubectl -n fsuser-csi exec ds/fsuser-csi -- /fsuser-csi status`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output != "table" && output != "json" {
+				return fmt.Errorf(`--output is %q; it must be "table" or "json"`, output)
+			}
+			volumes, err := askStatus(cmd.Context(), filepath.Join(stateDir, statusSocket))
+			if err != nil {
+				return fmt.Errorf("ask the driver (is it running, and is --state-dir the same?): %w", err)
+			}
+			if output == "json" {
+				encoder := json.NewEncoder(cmd.OutOrStdout())
+				encoder.SetIndent("", "  ")
+				return encoder.Encode(volumes)
+			}
+			return printStatus(cmd.OutOrStdout(), volumes, time.Now())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&stateDir, "state-dir", defaultStateDir, "the driver's --state-dir")
+	f.StringVarP(&output, "output", "o", "table", `"table" or "json"`)
+	return cmd
+}
+
+func askStatus(ctx context.Context, socket string) ([]volume.Status, error) {
+	client := http.Client{
+		Timeout: 10 * time.Second,
+		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		}},
+	}
+	defer client.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://driver/volumes", nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, errors.Unwrap(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("it answers %s", resp.Status)
+	}
+	var volumes []volume.Status
+	return volumes, json.NewDecoder(resp.Body).Decode(&volumes)
+}
+
+func printStatus(out io.Writer, volumes []volume.Status, now time.Time) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "POD\tVOLUME\tOBJECT\tOWNER\tMODE\tVERSION\tREFRESHED\tSTATE")
+	for _, v := range volumes {
+		state := "current"
+		switch {
+		case v.Stale != "":
+			state = "stale for " + age(now, v.StaleSince) + ": " + v.Stale
+		case v.Refresh == "off":
+			state = "fixed"
+		}
+		fmt.Fprintf(w, "%s/%s\t%s\t%s\t%d:%d\t%04o\t%s\t%s\t%s\n", v.PodNamespace, v.PodName, v.Volume, v.Object, v.UID, v.GID, v.Mode,
+			orDash(v.ResourceVersion), age(now, v.Refreshed), state)
+	}
+	return w.Flush()
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// age is how long ago something was, or a dash if it is not known.
+func age(now time.Time, at *time.Time) string {
+	if at == nil {
+		return "-"
+	}
+	return now.Sub(*at).Round(time.Second).String()
+}
+
+// serveStatus answers "fsuser-csi status" on a socket in stateDir until stop is called.
+func serveStatus(stateDir string, status func(context.Context) ([]volume.Status, error)) (stop func(), err error) {
+	path := filepath.Join(stateDir, statusSocket)
+	listener, err := driver.Listen(path)
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /volumes", func(w http.ResponseWriter, r *http.Request) {
+		volumes, err := status(r.Context())
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		if err := json.NewEncoder(w).Encode(volumes); err != nil {
+			klog.V(2).ErrorS(err, "Status not sent")
+		}
+	})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second}
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			klog.ErrorS(err, "Serving status ended")
+		}
+	})
+	return func() {
+		listener.Vanish()
+		server.Close()
+		running.Wait()
+	}, nil
+}
+

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
+	"github.com/fsuser-csi/fsuser-csi/pkg/event"
+	"github.com/fsuser-csi/fsuser-csi/pkg/source"
+)
+
+// The reasons of the Events that a pod gets, besides kubelet's own FailedMount.
+const (
+	reasonRefreshFailed = "VolumeRefreshFailed"
+	reasonObjectMissing = "VolumeObjectMissing"
+	reasonRecovered     = "VolumeRefreshRecovered"
+	reasonOwnerUnknown  = "VolumeOwnerUnknown"
+)
+
+// current records that the files show content.
+func (m *Manager) current(v *volume, content source.Content, size int64) {
+	v.applied = source.Content{UID: content.UID, ResourceVersion: content.ResourceVersion}
+	v.refreshed, v.size = time.Now(), size
+	m.metrics.current(v.id, size)
+	if v.stale == nil {
+		return
+	}
+	v.stale = nil
+	klog.InfoS("Current again", v.logFields()...)
+	m.tell(v, event.Normal, reasonRecovered, "the files of volume %q show %s again", v.name(), v.origin())
+}
+
+// stale records that the files are not known to be current, and why. The same reason is told once.
+func (m *Manager) stale(v *volume, reason error) {
+	m.metrics.failed(opRefresh, reason)
+	was := v.stale
+	v.stale = reason
+	if was != nil && was.Error() == reason.Error() {
+		return
+	}
+	if was == nil {
+		v.staleSince = time.Now()
+		m.metrics.stale(v.id, v.staleSince)
+	}
+	klog.ErrorS(reason, "Not refreshed; the files stay as they are", v.logFields()...)
+	why := reasonRefreshFailed
+	if errors.Is(reason, source.ErrNotFound) {
+		why = reasonObjectMissing
+	}
+	m.tell(v, event.Warning, why, "the files of volume %q stay as they are: %v", v.name(), reason)
+}
+
+func (m *Manager) tell(v *volume, kind event.Type, reason, format string, args ...any) {
+	if m.Events != nil {
+		m.Events(event.Event{Pod: event.Pod(v.pod), Type: kind, Reason: reason, Message: fmt.Sprintf(format, args...)})
+	}
+}
+
+// logFields are the fields of a volume that may be in a log: never the request, never content.
+func (v *volume) logFields(more ...any) []any {
+	uid, gid := v.owner()
+	return append([]any{
+		"volume", v.id, "pod", klog.KRef(v.pod.Namespace, v.pod.Name), "object", v.origin(),
+		"resourceVersion", v.applied.ResourceVersion, "uid", uid, "gid", gid,
+	}, more...)
+}
+
+// Status is what there is to know of a volume, for people and programs.
+type Status struct {
+	PodNamespace string `json:"podNamespace"`
+	PodName      string `json:"podName"`
+	PodUID       string `json:"podUID"`
+	// Volume is the volume's name in the pod.
+	Volume string `json:"volume"`
+	// Object names what the content comes from.
+	Object string `json:"object"`
+	UID    uint32 `json:"uid"`
+	GID    uint32 `json:"gid"`
+	Mode   uint32 `json:"mode"`
+	// ResourceVersion that the files show; empty if it is not known.
+	ResourceVersion string `json:"resourceVersion,omitempty"`
+	// Refresh is the attribute: watch or off.
+	Refresh attributes.Refresh `json:"refresh"`
+	// Bytes of content.
+	Bytes int64 `json:"bytes"`
+	// Refreshed is when this process last wrote the files or found them current; absent if it has not yet.
+	Refreshed *time.Time `json:"refreshed,omitempty"`
+	// Stale is why the files are not known to be current, and StaleSince since when; both absent if they are.
+	Stale      string     `json:"stale,omitempty"`
+	StaleSince *time.Time `json:"staleSince,omitempty"`
+}
+
+// Status tells of all volumes, sorted by pod and name.
+func (m *Manager) Status(ctx context.Context) ([]Status, error) {
+	all := []Status{}
+	for _, v := range m.all() {
+		unlock, err := m.locks.lock(ctx, v.id)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, v.status())
+		unlock()
+	}
+	slices.SortFunc(all, func(a, b Status) int {
+		return strings.Compare(a.PodNamespace+"/"+a.PodName+"/"+a.Volume, b.PodNamespace+"/"+b.PodName+"/"+b.Volume)
+	})
+	return all, nil
+}
+
+func (v *volume) status() Status {
+	uid, gid := v.owner()
+	s := Status{
+		PodNamespace: v.pod.Namespace, PodName: v.pod.Name, PodUID: v.pod.UID, Volume: v.name(), Object: v.origin(),
+		UID: uid, GID: gid, Mode: v.spec.Mode, ResourceVersion: v.applied.ResourceVersion, Refresh: v.spec.Refresh, Bytes: v.size,
+	}
+	if at := v.refreshed; !at.IsZero() {
+		s.Refreshed = &at
+	}
+	if v.stale != nil {
+		since := v.staleSince
+		s.Stale, s.StaleSince = v.stale.Error(), &since
+	}
+	return s
+}

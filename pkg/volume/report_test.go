@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"encoding/json"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/pkg/event"
+	"github.com/fsuser-csi/fsuser-csi/pkg/source"
+)
+
+// eventLog collects what a driver would write as Events.
+type eventLog struct {
+	mu     sync.Mutex
+	events []event.Event
+}
+
+func (l *eventLog) record(e event.Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.events = append(l.events, e)
+}
+
+// take returns the reasons of the events so far, and forgets them. Each must be about the pod and hold the text.
+func (l *eventLog) take(t *testing.T, r Request, says string) string {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var reasons []string
+	for _, e := range l.events {
+		reasons = append(reasons, e.Type+" "+e.Reason)
+		if e.Pod != event.Pod(r.Pod) || !strings.Contains(e.Message, says) {
+			t.Errorf("the event does not say %q of %+v: %+v", says, r.Pod, e)
+		}
+	}
+	l.events = nil
+	return strings.Join(reasons, ", ")
+}
+
+func eventWorld(t *testing.T) (*world, *eventLog) {
+	log := &eventLog{}
+	return newFakeWorld(t, func(c *Config) { c.Events = log.record }), log
+}
+
+func ownerOf(t *testing.T, path string) uint32 {
+	t.Helper()
+	var st unix.Stat_t
+	must(t, unix.Stat(path, &st))
+	return st.Uid
+}
+
+func TestOwnerWithoutUIDIsThePodsUser(t *testing.T) {
+	seventy := uint32(70)
+	for _, test := range []struct {
+		name   string
+		pod    source.Pod
+		err    error
+		owner  uint32
+		event  string
+		says   string
+		refuse error
+	}{
+		{name: "the pod has one", pod: source.Pod{User: &seventy}, owner: 70},
+		{name: "the pod has none: root, and an event", event: "Warning VolumeOwnerUnknown", says: "runAsUser"},
+		{name: "the pod may not be read: root, and an event", err: &source.Error{Reason: source.ErrForbidden}, event: "Warning VolumeOwnerUnknown", says: "forbidden"},
+		{name: "the pod can't be read now: the publish fails", err: &source.Error{Reason: source.ErrUnavailable}, refuse: source.ErrUnavailable},
+		{name: "the pod is gone: the publish fails", err: &source.Error{Reason: source.ErrNotFound}, refuse: source.ErrNotFound},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w, log := eventWorld(t)
+			w.fake.pod, w.fake.podErr = test.pod, test.err
+			w.secret("keys", content{"k": "v"})
+			r := w.request("v", "secretName", "keys")
+			if test.refuse != nil {
+				before := w.snapshot()
+				isErr(t, w.Publish(t.Context(), r), test.refuse, "uid is not set")
+				w.unchanged(before)
+				return
+			}
+			w.publish(r)
+			if got := ownerOf(t, r.Target+"/k"); got != test.owner {
+				t.Errorf("the file belongs to %d, want %d", got, test.owner)
+			}
+			if got := log.take(t, r, test.says); got != test.event {
+				t.Errorf("events %q, want %q", got, test.event)
+			}
+
+			// It is asked once: a pod that gets a debug container does not change the owner of what it has.
+			w.fake.pod, w.fake.podErr = source.Pod{}, nil
+			w.publish(r)
+			w.restart()
+			w.secret("keys", content{"k": "new"})
+			w.publish(r)
+			w.shows(r, content{"k": "new"})
+			if got := ownerOf(t, r.Target+"/k"); got != test.owner || w.fake.pods != 1 {
+				t.Errorf("after a restart the file belongs to %d, want %d; the pod was read %d times", got, test.owner, w.fake.pods)
+			}
+
+			// Not even if the record is lost.
+			for _, file := range w.recordFiles() {
+				must(t, os.Remove(file))
+			}
+			w.restart()
+			w.publish(r)
+			if got := ownerOf(t, r.Target+"/k"); got != test.owner {
+				t.Errorf("after the record was lost the file belongs to %d, want %d", got, test.owner)
+			}
+			w.unpublish(r)
+		})
+	}
+}
+
+func TestUIDInTheAttributesNeedsNoPod(t *testing.T) {
+	w, log := eventWorld(t)
+	w.fake.podErr = &source.Error{Reason: source.ErrForbidden}
+	w.secret("keys", content{"k": "v"})
+	r := w.request("v", "secretName", "keys", "uid", "1000")
+	w.publish(r)
+	if got := log.take(t, r, ""); w.fake.pods != 0 || got != "" {
+		t.Errorf("the pod was read %d times, events %q", w.fake.pods, got)
+	}
+	w.unpublish(r)
+}
+
+func TestNodePublishSecretRefIsWatchedByTheNameThatThePodTells(t *testing.T) {
+	w, _ := eventWorld(t)
+	w.fake.pod = source.Pod{SecretRefs: map[string]string{"v": "keys", "other": "another"}}
+	r := w.request("v", "uid", "1000")
+	w.publish(r) // at once: the content is in the request
+	w.shows(r, content{"k": "from the request"})
+	w.run()
+	w.secret("keys", content{"k": "watched"})
+	w.becomes(r, content{"k": "watched"})
+
+	// Kubelet's copy is never newer than the watched object.
+	w.publish(r)
+	w.shows(r, content{"k": "watched"})
+
+	// Without the right to read it kubelet's copy is what there is.
+	w.fake.fail(secretRef("keys"), source.ErrForbidden)
+	r.Secrets = map[string]string{"k": "sent along"}
+	w.publish(r)
+	w.shows(r, content{"k": "sent along"})
+
+	w.restart()
+	w.run()
+	w.secret("keys", content{"k": "watched after a restart"})
+	w.becomes(r, content{"k": "watched after a restart"})
+	w.unpublish(r)
+	if left := w.watches(); len(left) > 0 {
+		t.Errorf("watches are left: %q", left)
+	}
+}
+
+func TestEventsTellOnceWhatWentWrongAndThatItIsOver(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		reason error
+		event  string
+	}{
+		{"the object was deleted", source.ErrNotFound, "Warning VolumeObjectMissing"},
+		{"the object is forbidden", source.ErrForbidden, "Warning VolumeRefreshFailed"},
+		{"the API server is away", source.ErrUnavailable, "Warning VolumeRefreshFailed"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w, log := eventWorld(t)
+			w.secret("keys", content{"k": "v"})
+			r := w.request("v", "secretName", "keys", "uid", "1000")
+			w.publish(r)
+			w.fake.fail(secretRef("keys"), test.reason)
+			for range 3 {
+				w.publish(r)
+			}
+			if got := log.take(t, r, `"v" stay as they are`); got != test.event {
+				t.Errorf("events %q, want %q", got, test.event)
+			}
+			if status := one(t, w); status.Stale == "" || status.StaleSince == nil {
+				t.Errorf("status: %+v", status)
+			}
+			if w.gauge("fsuser_oldest_stale_volume_seconds") <= 0 {
+				t.Error("no volume is stale, by the metric")
+			}
+			w.secret("keys", content{"k": "new"})
+			w.publish(r)
+			if got := log.take(t, r, `"v" show`); got != "Normal VolumeRefreshRecovered" {
+				t.Errorf("events %q", got)
+			}
+			w.unpublish(r)
+			if got := log.take(t, r, ""); got != "" {
+				t.Errorf("events after unpublish: %q", got)
+			}
+		})
+	}
+}
+
+func one(t *testing.T, w *world) Status {
+	t.Helper()
+	all, err := w.Status(t.Context())
+	must(t, err)
+	if len(all) != 1 {
+		t.Fatalf("%d volumes, want one", len(all))
+	}
+	return all[0]
+}
+
+func TestStatusTellsWhatThereIsToKnowAndNoValue(t *testing.T) {
+	w, _ := eventWorld(t)
+	if all, err := w.Status(t.Context()); err != nil || all == nil || len(all) != 0 {
+		t.Errorf("of nothing: %v, %v", all, err)
+	}
+	w.secret("keys", content{"k": "the value"})
+	r := w.request("v", "secretName", "keys", "uid", "1000", "gid", "2000", "mode", "0600")
+	w.publish(r)
+	s := one(t, w)
+	if s.Refreshed == nil || s.ResourceVersion == "" {
+		t.Errorf("%+v", s)
+	}
+	want := Status{
+		PodNamespace: namespace, PodName: "pod-v", PodUID: "uid-v", Volume: "v", Object: `Secret "ns/keys"`, UID: 1000, GID: 2000, Mode: 0o600,
+		ResourceVersion: s.ResourceVersion, Refresh: "watch", Bytes: int64(len("the value")), Refreshed: s.Refreshed,
+	}
+	if s != want {
+		t.Errorf("got  %+v\nwant %+v", s, want)
+	}
+	b, err := json.Marshal(s)
+	must(t, err)
+	if strings.Contains(string(b), "the value") {
+		t.Errorf("the value is in %s", b)
+	}
+	w.unpublish(r)
+}
+
+func TestPanicInARefreshIsARefreshThatFailed(t *testing.T) {
+	w, _ := eventWorld(t)
+	w.secret("keys", content{"k": "v"})
+	w.secret("others", content{"k": "v"})
+	r, other := w.request("v", "secretName", "keys", "uid", "1000"), w.request("other", "secretName", "others", "uid", "1000")
+	w.publish(r)
+	w.publish(other)
+	var once sync.Once
+	w.fake.setAfterGet(func() { once.Do(func() { panic("the secret value") }) })
+	w.run()
+	w.secret("keys", content{"k": "new"})
+	w.becomes(r, content{"k": "new"}) // tried again
+	w.secret("others", content{"k": "new"})
+	w.becomes(other, content{"k": "new"})
+	testkit.Eventually(t, patience, "the panic in the log", func() bool { return strings.Contains(logged.text(), "panicked with a string") })
+	if strings.Contains(logged.text(), "the secret value") {
+		t.Error("what panicked is in the log")
+	}
+	w.fake.setAfterGet(nil)
+	w.unpublish(r)
+	w.unpublish(other)
+}
