@@ -144,4 +144,3 @@ func serveStatus(stateDir string, status func(context.Context) ([]volume.Status,
 		running.Wait()
 	}, nil
 }
-
