@@ -9,7 +9,7 @@ BUILD := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags "-s -w -X ma
 TEST_MODULES := test/sanity test/bench
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint unit sanity bench bench-once control-plane manifests image prerequisites clean
+.PHONY: help build demo test lint unit sanity bench bench-once control-plane manifests image gallery cluster-up cluster-down cluster-shell cluster-test prerequisites clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,27 @@ manifests: control-plane ## Render deploy/*.yaml from the chart
 IMAGE ?= fsuser-csi/fsuser-csi:$(VERSION)
 image: build ## Pack the driver into bin/fsuser-csi-image.tar, without a container engine
 	$(GO) run ./deploy/image -o bin/fsuser-csi-image.tar -tag $(IMAGE) -version $(VERSION) bin/fsuser-csi
+
+# The runner of cluster commands is built, not run: go run would make every exit code 1.
+CLUSTER := .cache/bin/fsuser-cluster/fsuser-cluster
+.PHONY: $(CLUSTER)
+$(CLUSTER):
+	@$(GO) build -o $@ ./test/cluster/fsuser-cluster
+
+cluster-up: prerequisites $(CLUSTER) ## Start a real one-node Kubernetes, built from Go modules (root)
+	@$(CLUSTER) up
+
+cluster-down: $(CLUSTER) ## Stop it, and leave nothing (root)
+	@$(CLUSTER) down
+
+cluster-shell: $(CLUSTER) ## A shell in it, with kubectl set up (root)
+	@$(CLUSTER) shell
+
+cluster-test: prerequisites ## Prove that the cluster works and leaves nothing (root)
+	$(GO) test -tags cluster -count=1 -timeout=60m ./test/cluster/proof
+
+gallery: prerequisites ## Show real programs with their keys on a real cluster, and write docs/gallery.md (root)
+	$(GO) run ./test/gallery/run
 
 prerequisites:
 	@test "$$(id -u)" = 0 || { echo "the tests mount and change owners: run them as root (sudo make ...)"; exit 1; }

@@ -22,6 +22,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/fsuser-csi/fsuser-csi/pkg/driver"
+	"github.com/fsuser-csi/fsuser-csi/pkg/event"
 	"github.com/fsuser-csi/fsuser-csi/pkg/record"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
@@ -129,6 +130,10 @@ func (o nodeOptions) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer objects.Close()
+	events, runEvents, err := o.events(metrics)
+	if err != nil {
+		return err
+	}
 	selinux := ""
 	if features.SELinux {
 		selinux = o.selinuxContext
@@ -137,7 +142,7 @@ func (o nodeOptions) run(ctx context.Context) (err error) {
 		Source: objects, Records: records, Features: features, SELinuxContext: selinux,
 		Limits:  volume.Limits{Bytes: o.maxVolumeBytes, Files: o.maxVolumeFiles},
 		Workers: o.refreshWorkers, CollectEvery: o.collectInterval,
-		CheckTarget: binding.CheckTarget, Metrics: metrics,
+		CheckTarget: binding.CheckTarget, Metrics: metrics, Events: events,
 	})
 	if err != nil {
 		return err
@@ -175,6 +180,7 @@ func (o nodeOptions) run(ctx context.Context) (err error) {
 	refreshing, stopRefreshing := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	running.Go(func() { volumes.Run(refreshing) })
+	running.Go(func() { runEvents(refreshing) })
 	defer running.Wait()
 	defer stopRefreshing()
 
@@ -207,30 +213,48 @@ func (o nodeOptions) source() (objects, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The API server's priority and fairness is what limits the driver. A limit here would only delay pods.
-	config.QPS = -1
-	config.UserAgent = "fsuser-csi/" + buildVersion()
+	var options source.Options
 	if o.access == accessNode {
-		// KEP-5284: the token of a service account that is bound to a pod on this node may act as this node, and as no other. The
-		// Node authorizer then decides, object by object.
-		config.Impersonate = rest.ImpersonationConfig{UserName: "system:node:" + o.nodeName}
+		if o.nodeName == "" {
+			return nil, fmt.Errorf("--access=%s needs the name of the node; set --node-name (in a DaemonSet: from spec.nodeName)", accessNode)
+		}
+		options.Node = o.nodeName
 	}
-	return source.NewAPI(config)
+	return source.NewAPI(config, options)
 }
 
-func (o nodeOptions) clientConfig() (*rest.Config, error) {
+// events returns where volumes hand over Events, and what writes them until its context ends. The driver writes them as itself, whatever
+// the access: a node may not. Without an API server nobody is told.
+func (o nodeOptions) events(metrics prometheus.Registerer) (record func(event.Event), run func(context.Context), err error) {
+	if o.manifests != "" {
+		return nil, func(context.Context) {}, nil
+	}
+	config, err := o.clientConfig()
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err := source.NewClient(config)
+	if err != nil {
+		return nil, nil, err
+	}
+	recorder := event.New(client, driver.Name, o.nodeName)
+	return recorder.Record, recorder.Run, metrics.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "fsuser_dropped_events_total", Help: "Events about pods that could not be written.",
+	}, func() float64 { return float64(recorder.Dropped()) }))
+}
+
+func (o nodeOptions) clientConfig() (config *rest.Config, err error) {
 	if o.kubeconfig != "" {
-		config, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
-		if err != nil {
+		if config, err = clientcmd.BuildConfigFromFlags("", o.kubeconfig); err != nil {
 			return nil, fmt.Errorf("--kubeconfig: %w", err)
 		}
-		return config, nil
-	}
-	config, err := rest.InClusterConfig()
-	if errors.Is(err, rest.ErrNotInCluster) {
+	} else if config, err = rest.InClusterConfig(); errors.Is(err, rest.ErrNotInCluster) {
 		return nil, errors.New("this is no pod of a cluster; set --kubeconfig, or --manifests to go without an API server")
+	} else if err != nil {
+		return nil, err
 	}
-	return config, err
+	config.UserAgent = "fsuser-csi/" + buildVersion()
+	return config, nil
 }
 
 // harden takes from the process what it never needs: files that others can read, and dumps of its memory.

@@ -196,6 +196,16 @@ func (d *Driver) Metric(name string) float64 {
 	return 0
 }
 
+// Status is what "fsuser-csi status" prints.
+func (d *Driver) Status() string {
+	d.t.Helper()
+	out, err := exec.Command(d.binary, "status", "--state-dir="+d.State).CombinedOutput()
+	if err != nil {
+		d.t.Fatalf("status: %v\n%s", err, out)
+	}
+	return string(out)
+}
+
 // Records are the names of the volume records.
 func (d *Driver) Records() []string {
 	d.t.Helper()

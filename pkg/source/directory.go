@@ -46,7 +46,8 @@ func NewDirectory(path string) (*Directory, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch directory of manifests: %w", err)
 	}
-	d := &Directory{path: path, registry: newRegistry(), watcher: watcher, files: map[string]map[Ref]Content{}}
+	d := &Directory{path: path, registry: newRegistry(0), watcher: watcher, files: map[string]map[Ref]Content{}}
+	d.keep = d.show
 	// Watch first, read then: a change in between is read twice rather than missed.
 	if err := watcher.Add(path); err != nil {
 		return nil, errors.Join(fmt.Errorf("watch directory of manifests %s: %w", path, err), watcher.Close())
@@ -64,14 +65,12 @@ func (d *Directory) Close() {
 	d.running.Wait()
 }
 
-// Watch is as API.Watch.
-func (d *Directory) Watch(ref Ref, holder string, changed func()) {
-	d.watch(ref, holder, changed, func(o *object) func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.tell(o)
-		return func() {}
-	})
+// show tells an object what the manifests say; from then on read does.
+func (d *Directory) show(o *object) (stop func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.tell(o)
+	return func() {}
 }
 
 // settleTime is for how long nothing may happen in the directory before it is read: who writes a file in place empties it first.
@@ -227,9 +226,12 @@ func parseDocument(document []byte) (ref Ref, content Content, ok bool, err erro
 		return Ref{}, Content{}, false, fmt.Errorf("%s: %w", head.Kind, err)
 	}
 	ref = Ref{Kind: Kind(head.Kind), Namespace: obj.GetNamespace(), Name: obj.GetName()}
+	if ref.Name == "" {
+		return Ref{}, Content{}, false, fmt.Errorf("%s: metadata.name must be set", head.Kind)
+	}
 	if ref.Namespace == "" {
 		ref.Namespace = metav1.NamespaceDefault
 	}
-	content, _ = contentOf(obj)
+	content, _ = contentOf(ref.Kind, obj)
 	return ref, content, true, nil
 }

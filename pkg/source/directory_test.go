@@ -153,6 +153,7 @@ func TestBadManifests(t *testing.T) {
 	for name, test := range map[string]struct{ content, want string }{
 		"not YAML":          {"{", "manifest a.yaml: document 1"},
 		"an unknown field":  {"apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndta: {}\n", `unknown field "dta"`},
+		"no name":           {"apiVersion: v1\nkind: ConfigMap\nmetadata: {namespace: a}\n", "document 1: ConfigMap: metadata.name"},
 		"data not base64":   {"apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {key: '!'}\n", "document 1: Secret: "},
 		"the second is bad": {manifest(Secret, "a", "x") + "---\nkind: [\n", "document 2"},
 	} {

@@ -4,6 +4,7 @@ package source
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 )
@@ -18,138 +19,186 @@ type object struct {
 	// holders are told of each change, by a function that must neither block nor call back. A map, so that to hold twice is
 	// to hold once.
 	holders map[string]func()
-	state   state
-	// known is closed when the first state is set.
+	// last is the last verdict; nil before the first.
+	last *verdict
+	// known is closed when there is a verdict that is fresh enough for who comes now.
 	known chan struct{}
+	// resting is since when the object is immutable and nothing keeps it current. Zero: something does.
+	resting time.Time
 }
 
-// state is the last that was seen of an object.
-type state struct {
-	// seen: the source has told whether the object exists.
-	seen bool
-	// exists: it does, and content is valid.
-	exists  bool
+// verdict is what Get returns.
+type verdict struct {
 	content Content
-	// err is why the source can't tell at the moment. What was seen before it stays.
-	err *Error
-	// at is when seen was last confirmed by content.
-	at time.Time
+	err     *Error
+}
+
+// same reports whether who knows one verdict need not be told of the other.
+func (v verdict) same(other verdict) bool {
+	if v.err != nil && other.err != nil {
+		return v.err.Reason == other.err.Reason
+	}
+	return v.err == nil && other.err == nil && v.content.SameVersion(other.content)
+}
+
+func newObject(ref Ref) *object {
+	return &object{ref: ref, holders: map[string]func(){}, known: make(chan struct{})}
 }
 
 // found records that the object has content.
-func (o *object) found(c Content) {
-	o.update(func(s *state) bool {
-		changed := !s.seen || !s.exists || s.err != nil || !s.content.SameVersion(c)
-		*s = state{seen: true, exists: true, content: c, at: time.Now()}
-		return changed
-	})
-}
+func (o *object) found(c Content) { o.decide(verdict{content: c}) }
 
 // missing records that the object does not exist.
-func (o *object) missing() {
-	o.update(func(s *state) bool {
-		changed := !s.seen || s.exists || s.err != nil
-		*s = state{seen: true, at: time.Now()}
-		return changed
-	})
-}
+func (o *object) missing() { o.decide(verdict{err: &Error{Ref: o.ref, Reason: ErrNotFound}}) }
 
-// failed records that the source can't tell.
-func (o *object) failed(reason error, detail string) {
-	o.update(func(s *state) bool {
-		changed := s.err == nil || s.err.Reason != reason
-		s.err = &Error{Ref: o.ref, Reason: reason, Detail: detail}
-		return changed
-	})
-}
-
-// recovered records that the source can tell again, and that nothing is known to have changed.
-func (o *object) recovered() {
-	o.update(func(s *state) bool {
-		if s.err == nil || !s.seen {
-			return false
-		}
-		s.err = nil
-		return true
-	})
-}
-
-// update changes the state and tells the holders if change returns true.
-func (o *object) update(change func(*state) bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if !change(&o.state) {
+// failed records that the source can't tell. What was seen before stays, unless it is forbidden now: who may not read the object
+// any more is not given a copy of it either.
+func (o *object) failed(e *Error) {
+	if o.seen() && !errors.Is(e, ErrForbidden) {
+		o.answered()
 		return
 	}
-	select {
-	case <-o.known:
-	default:
-		close(o.known)
+	o.decide(verdict{err: e})
+}
+
+// decide sets the verdict and tells the holders if it is another one.
+func (o *object) decide(v verdict) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	changed := o.last == nil || !o.last.same(v)
+	o.last = &v
+	o.closeKnown()
+	if !changed {
+		return
 	}
 	for _, changed := range o.holders {
 		changed()
 	}
 }
 
-// seen reports whether the source ever told if the object exists.
+// answered ends the waiting with the verdict that is there.
+func (o *object) answered() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.closeKnown()
+}
+
+func (o *object) closeKnown() {
+	select {
+	case <-o.known:
+	default:
+		close(o.known)
+	}
+}
+
+// seen reports whether the last verdict says if the object exists.
 func (o *object) seen() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.state.seen
+	return o.last != nil && (o.last.err == nil || errors.Is(o.last.err, ErrNotFound))
 }
 
-// wait waits for the first state.
+// rest records that nothing keeps the object current any more.
+func (o *object) rest() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.resting = time.Now()
+}
+
+// wake reports whether the object has been resting for that long. If so it rests no more, and who waits for it
+// waits for the next verdict: the caller has to bring it about.
+func (o *object) wake(after time.Duration) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.resting.IsZero() || time.Since(o.resting) < after {
+		return false
+	}
+	o.resting, o.known = time.Time{}, make(chan struct{})
+	return true
+}
+
+// wait waits for a verdict.
 func (o *object) wait(ctx context.Context) {
+	o.mu.Lock()
+	known := o.known
+	o.mu.Unlock()
 	select {
-	case <-o.known:
+	case <-known:
 	case <-ctx.Done():
 	}
 }
 
-// last returns the last state.
-func (o *object) last() (Content, error) {
+// get returns the last verdict.
+func (o *object) get() (Content, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	s := o.state
 	switch {
-	case s.err == nil && !s.seen:
+	case o.last == nil:
 		return Content{}, &Error{Ref: o.ref, Reason: ErrUnavailable, Detail: "the API server has not answered yet"}
-	case s.err != nil && (!s.seen || s.err.Reason == ErrForbidden):
-		// Who may not read the object any more is not given a copy of it either.
-		return Content{}, s.err
-	case !s.exists:
-		return Content{}, &Error{Ref: o.ref, Reason: ErrNotFound}
+	case o.last.err != nil:
+		return Content{}, o.last.err
 	}
-	return s.content, nil
+	return o.last.content, nil
+}
+
+// holds reports whether holder holds the object.
+func (o *object) holds(holder string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	_, held := o.holders[holder]
+	return held
+}
+
+// hold makes holder one of the object's, and tells it if there is something to tell.
+func (o *object) hold(holder string, changed func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.holders[holder] = changed
+	if o.last != nil {
+		changed()
+	}
+}
+
+// letGo makes holder none of the object's, and reports whether it was the last.
+func (o *object) letGo(holder string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.holders, holder)
+	return len(o.holders) == 0
 }
 
 // registry is the objects that are held. Safe for concurrent use.
 type registry struct {
+	// keep starts to keep an object current, and returns what will end it. The lock is held.
+	keep func(*object) (stop func())
+	// recheck is how long an immutable object is taken to be still there.
+	recheck time.Duration
+
 	mu      sync.Mutex
 	objects map[Ref]*object
 }
 
-func newRegistry() registry { return registry{objects: map[Ref]*object{}} }
+func newRegistry(recheck time.Duration) registry {
+	return registry{recheck: recheck, objects: map[Ref]*object{}}
+}
 
-// watch makes holder a holder of ref. For the first one start is called, with the new object; it returns what
-// will end the watching. If the state is known already, changed is called at once.
-func (r *registry) watch(ref Ref, holder string, changed func(), start func(*object) (stop func())) {
+// Watch keeps ref current for holder until Unwatch. It calls changed after each change of what Get returns, the first
+// included, and at once if Get has something to return already. changed must neither block nor call back. To watch again changes
+// nothing.
+func (r *registry) Watch(ref Ref, holder string, changed func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	o := r.objects[ref]
-	if o == nil {
-		o = &object{ref: ref, holders: map[string]func(){}, known: make(chan struct{})}
+	switch {
+	case o == nil:
+		o = newObject(ref)
 		r.objects[ref] = o
-		o.stop = start(o)
+		o.stop = r.keep(o)
+	case !o.holds(holder) && o.wake(0):
+		// An immutable object, for somebody new: it may have been deleted and made anew since it was read.
+		o.stop = r.keep(o)
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.holders[holder] = changed
-	select {
-	case <-o.known:
-		changed()
-	default:
-	}
+	o.hold(holder, changed)
 }
 
 // Unwatch lets go of ref. With its last holder the watch ends and the content is forgotten.
@@ -160,29 +209,37 @@ func (r *registry) Unwatch(ref Ref, holder string) {
 	if o == nil {
 		return
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	delete(o.holders, holder)
-	if len(o.holders) == 0 {
+	if o.letGo(holder) {
 		delete(r.objects, ref)
 		o.stop()
 	}
 }
 
-// Wait waits until the first state of a watched object is known, or ctx ends.
+// Wait waits until a watched object is known, or is known not to be readable now, or ctx ends. For one that is immutable, and was
+// read before, that is the answer to the reading anew that a new holder brings about.
 func (r *registry) Wait(ctx context.Context, ref Ref) {
 	if o := r.object(ref); o != nil {
 		o.wait(ctx)
 	}
 }
 
-// Get returns the content of a watched object as last seen. It neither waits nor makes a request. The error is an *Error. Content
-// that was seen stays readable while the source is away, but not when it forbids reading.
+// Get returns the content of a watched object as last seen. It does not wait. The error is an *Error. Content that was seen
+// stays readable while the source is away, but not when it forbids reading.
 func (r *registry) Get(ref Ref) (Content, error) {
 	if o := r.object(ref); o != nil {
-		return o.last()
+		r.refresh(o)
+		return o.get()
 	}
 	return Content{}, &Error{Ref: ref, Reason: ErrUnavailable, Detail: "nobody watches it"}
+}
+
+// refresh has an immutable object read anew if that was long ago.
+func (r *registry) refresh(o *object) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.objects[o.ref] == o && o.wake(r.recheck) {
+		o.stop = r.keep(o)
+	}
 }
 
 // Watched is how many distinct objects are watched.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"sync"
 	"testing"
+	"time"
 )
 
 // TestStates tells an object one thing after the other, and looks at what Get returns and whether its holder is told.
@@ -19,32 +20,36 @@ func TestStates(t *testing.T) {
 		told bool
 	}
 	found := func(c Content) func(*object) { return func(o *object) { o.found(c) } }
-	failed := func(reason error) func(*object) { return func(o *object) { o.failed(reason, "detail") } }
-	missing, recovered := (*object).missing, (*object).recovered
+	failed := func(reason error) func(*object) {
+		return func(o *object) { o.failed(&Error{Ref: o.ref, Reason: reason, Detail: "detail"}) }
+	}
+	missing := (*object).missing
 	notFound, forbidden, unavailable := ErrNotFound.Error(), ErrForbidden.Error(), ErrUnavailable.Error()
 	for name, steps := range map[string][]step{
-		"nothing is known at first, nor by a mere recovery": {{func(*object) {}, unavailable, false}, {recovered, unavailable, false}},
-		"a change is told, the same again is not":           {{found(one), "one", true}, {found(one), "one", false}, {found(two), "two", true}},
-		"a missing object is told once, and its return":     {{missing, notFound, true}, {missing, notFound, false}, {found(one), "one", true}, {missing, notFound, true}},
-		"content without a version is always new":           {{found(Content{}), "", true}, {found(Content{}), "", true}},
-		"content outlives an outage": {
-			{found(one), "one", true}, {failed(ErrUnavailable), "one", true}, {failed(ErrUnavailable), "one", false}, {recovered, "one", true}, {recovered, "one", false},
+		"nothing is known at first":                     {{func(*object) {}, unavailable, false}, {failed(ErrUnavailable), unavailable, true}},
+		"a change is told, the same again is not":       {{found(one), "one", true}, {found(one), "one", false}, {found(two), "two", true}},
+		"a missing object is told once, and its return": {{missing, notFound, true}, {missing, notFound, false}, {found(one), "one", true}, {missing, notFound, true}},
+		"content without a version is always new":       {{found(Content{}), "", true}, {found(Content{}), "", true}},
+		"an outage changes nothing": {
+			{found(one), "one", true}, {failed(ErrUnavailable), "one", false}, {found(one), "one", false},
+			{failed(ErrUnavailable), "one", false}, {found(two), "two", true},
 		},
-		"an outage ends with what is seen then":       {{found(one), "one", true}, {failed(ErrUnavailable), "one", true}, {found(one), "one", true}},
-		"a missing object stays missing in an outage": {{missing, notFound, true}, {failed(ErrUnavailable), notFound, true}, {missing, notFound, true}},
-		"content does not outlive a refusal": {
-			{found(one), "one", true}, {failed(ErrForbidden), forbidden, true}, {failed(ErrForbidden), forbidden, false}, {recovered, "one", true},
+		"a missing object stays missing in an outage": {{missing, notFound, true}, {failed(ErrUnavailable), notFound, false}, {missing, notFound, false}},
+		"an outage at first is told once":             {{failed(ErrUnavailable), unavailable, true}, {failed(ErrUnavailable), unavailable, false}, {found(one), "one", true}},
+		"content does not outlive a refusal, nor comes back by an outage": {
+			{found(one), "one", true}, {failed(ErrForbidden), forbidden, true}, {failed(ErrForbidden), forbidden, false},
+			{failed(ErrUnavailable), unavailable, true}, {found(one), "one", true},
 		},
-		"a refusal that becomes an outage is told":      {{failed(ErrForbidden), forbidden, true}, {failed(ErrUnavailable), unavailable, true}},
-		"who was refused knows nothing until an answer": {{failed(ErrForbidden), forbidden, true}, {recovered, forbidden, false}, {missing, notFound, true}},
+		"who was refused knows nothing until an answer": {{failed(ErrForbidden), forbidden, true}, {missing, notFound, true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			told := 0
-			o := &object{ref: Ref{Secret, "n", "a"}, holders: map[string]func(){"v": func() { told++ }}, known: make(chan struct{})}
+			o := newObject(Ref{Secret, "n", "a"})
+			o.hold("v", func() { told++ })
 			for n, step := range steps {
 				told = 0
 				step.do(o)
-				content, err := o.last()
+				content, err := o.get()
 				got := string(content.Data["key"])
 				if err != nil {
 					var e *Error
@@ -66,16 +71,16 @@ func TestStates(t *testing.T) {
 
 // TestRegistry watches a source that says nothing by itself.
 func TestRegistry(t *testing.T) {
-	r := newRegistry()
+	r := newRegistry(time.Hour)
 	ref, other := Ref{Secret, "n", "a"}, Ref{ConfigMap, "n", "a"}
 	var started []*object
 	stopped := 0
-	start := func(o *object) func() {
+	r.keep = func(o *object) func() {
 		started = append(started, o)
 		return func() { stopped++ }
 	}
 	told := map[string]int{}
-	watch := func(ref Ref, holder string) { r.watch(ref, holder, func() { told[holder]++ }, start) }
+	watch := func(ref Ref, holder string) { r.Watch(ref, holder, func() { told[holder]++ }) }
 
 	watch(ref, "one")
 	watch(ref, "one")
@@ -120,23 +125,95 @@ func TestRegistry(t *testing.T) {
 	}
 }
 
+// TestResting has an object be read once and for all, and somebody want to know again.
+func TestResting(t *testing.T) {
+	const recheck = time.Hour
+	r := newRegistry(recheck)
+	ref := Ref{Secret, "n", "a"}
+	var started []*object
+	r.keep = func(o *object) func() {
+		started = append(started, o)
+		return func() {}
+	}
+	told := map[string]int{}
+	watch := func(holder string) { r.Watch(ref, holder, func() { told[holder]++ }) }
+	watch("one")
+	o := started[0]
+	settle := func(c Content) {
+		o.found(c)
+		o.rest()
+	}
+	waits := func() bool {
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		select {
+		case <-o.known:
+			return false
+		default:
+			r.Wait(ended, ref)
+			return true
+		}
+	}
+	one := Content{UID: "u", ResourceVersion: "1", Immutable: true}
+	settle(one)
+	watch("one")
+	if _, err := r.Get(ref); err != nil || len(started) != 1 || waits() {
+		t.Fatalf("started %d times, error %v; want the object to rest", len(started), err)
+	}
+
+	watch("two")
+	if len(started) != 2 || !waits() || told["two"] != 1 {
+		t.Errorf("a new holder: started %d times, told %v; want another reading, to wait for it, and what is there told at once", len(started), told)
+	}
+	watch("three")
+	if len(started) != 2 {
+		t.Errorf("started %d times, want one reading for all that come meanwhile", len(started))
+	}
+	settle(one)
+	if waits() || told["one"] != 2 || told["two"] != 1 { // "one" watched twice
+		t.Errorf("the same again: told %v, waits: %v; want nobody told", told, waits())
+	}
+
+	o.resting = time.Now().Add(-recheck + time.Minute)
+	r.Get(ref)
+	if len(started) != 2 {
+		t.Error("read anew too early")
+	}
+	o.resting = time.Now().Add(-recheck)
+	content, err := r.Get(ref)
+	r.Get(ref)
+	if len(started) != 3 || err != nil || !content.SameVersion(one) {
+		t.Errorf("started %d times, error %v; want one more reading, and the old content meanwhile", len(started), err)
+	}
+	o.failed(&Error{Ref: ref, Reason: ErrUnavailable})
+	if content, err := r.Get(ref); err != nil || !content.SameVersion(one) || waits() {
+		t.Errorf("the API server is away: %v; want the old content, and nobody to wait", err)
+	}
+	settle(Content{UID: "v", ResourceVersion: "2", Immutable: true})
+	if told["one"] != 3 || told["two"] != 2 || told["three"] != 2 {
+		t.Errorf("made anew: told %v, want each once more", told)
+	}
+}
+
 // TestConcurrently is for the race detector.
 func TestConcurrently(t *testing.T) {
-	r := newRegistry()
+	r := newRegistry(0)
 	ref := Ref{Secret, "n", "a"}
 	var wait sync.WaitGroup
+	r.keep = func(o *object) func() {
+		wait.Go(func() {
+			o.found(Content{ResourceVersion: "1"})
+			o.failed(&Error{Ref: ref, Reason: ErrUnavailable})
+			o.missing()
+			o.found(Content{ResourceVersion: "1", Immutable: true})
+			o.rest()
+		})
+		return func() {}
+	}
 	for _, holder := range []string{"one", "two", "three"} {
 		wait.Go(func() {
 			for range 200 {
-				r.watch(ref, holder, func() {}, func(o *object) func() {
-					wait.Go(func() {
-						o.found(Content{ResourceVersion: "1"})
-						o.failed(ErrUnavailable, "")
-						o.recovered()
-						o.missing()
-					})
-					return func() {}
-				})
+				r.Watch(ref, holder, func() {})
 				r.Wait(t.Context(), ref)
 				_, _ = r.Get(ref)
 				r.Watched()

@@ -4,11 +4,14 @@ package source
 
 import (
 	"context"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 )
+
+// podKind is the kind of a pod in a Ref. It can't be watched.
+const podKind Kind = "Pod"
 
 // Pod is what of a pod matters to its volumes.
 type Pod struct {
@@ -20,17 +23,29 @@ type Pod struct {
 
 // Pod reads a pod from the API server. A pod of the same name with another uid is ErrNotFound. The error is an *Error.
 func (a *API) Pod(ctx context.Context, namespace, name, uid string) (Pod, error) {
-	ref := Ref{Kind: "Pod", Namespace: namespace, Name: name}
-	var pod corev1.Pod
-	err := a.client.Get().Namespace(namespace).Resource("pods").Name(name).
-		VersionedParams(&metav1.GetOptions{}, a.params).Do(ctx).Into(&pod)
+	ref := Ref{Kind: podKind, Namespace: namespace, Name: name}
+	object, err := a.readPod(ctx, ref)
 	if err != nil {
-		return Pod{}, &Error{Ref: ref, Reason: reasonOf(err), Detail: detail(err)}
+		return Pod{}, a.explain(ref, err)
+	}
+	pod, ok := object.(*corev1.Pod)
+	if !ok {
+		return Pod{}, a.explain(ref, errNotUnderstood)
 	}
 	if string(pod.UID) != uid {
 		return Pod{}, &Error{Ref: ref, Reason: ErrNotFound, Detail: "there is another pod of this name"}
 	}
-	return podOf(&pod), nil
+	return podOf(pod), nil
+}
+
+// readPod reads a pod, of which the Node authorizer may not have heard yet.
+func (a *API) readPod(ctx context.Context, ref Ref) (runtime.Object, error) {
+	for started := time.Now(); ; {
+		object, err := a.read(ctx, a.request(ref).Name(ref.Name))
+		if !a.isEarly(err, started) || sleep(ctx, jittered(gracePause)) != nil {
+			return object, err
+		}
+	}
 }
 
 func podOf(pod *corev1.Pod) Pod {
@@ -88,14 +103,3 @@ func effectiveUser(pod *corev1.PodSecurityContext, container *corev1.SecurityCon
 
 // Pod of a Directory: nothing is known of any pod.
 func (d *Directory) Pod(context.Context, string, string, string) (Pod, error) { return Pod{}, nil }
-
-// reasonOf sorts what a request for an object ended with.
-func reasonOf(err error) error {
-	switch {
-	case apierrors.IsNotFound(err):
-		return ErrNotFound
-	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
-		return ErrForbidden
-	}
-	return ErrUnavailable
-}

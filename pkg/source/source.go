@@ -11,9 +11,12 @@ package source
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // Why an object could not be read; each error of this package about an object wraps one of them.
@@ -92,23 +95,38 @@ func (e *Error) Error() string {
 // Unwrap gives the reason, for errors.Is.
 func (e *Error) Unwrap() error { return e.Reason }
 
-// maxDetail is how much of a server's message an error repeats, in bytes. It ends up in Events, which hold 1 KiB.
-const maxDetail = 300
-
-// oneLine makes a server's message fit for an error text: one line, printable, of bounded length.
-func oneLine(s string) string {
+// oneLine makes a server's message fit for an error text: one line, printable, of at most limit bytes and an ellipsis.
+func oneLine(s string, limit int) string {
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
 			return r
 		}
 		return ' '
 	}, s)
-	if len(s) <= maxDetail {
+	if len(s) <= limit {
 		return s
 	}
-	cut := maxDetail
+	cut := limit
 	for !utf8.RuneStart(s[cut]) {
 		cut--
 	}
 	return s[:cut] + "…"
 }
+
+// contentOf returns the content of an object as the API has it, if it is of that kind.
+func contentOf(kind Kind, object any) (Content, bool) {
+	switch o := object.(type) {
+	case *corev1.Secret:
+		return Content{Data: o.Data, UID: string(o.UID), ResourceVersion: o.ResourceVersion, Immutable: isTrue(o.Immutable)}, kind == Secret
+	case *corev1.ConfigMap:
+		data := make(map[string][]byte, len(o.Data)+len(o.BinaryData))
+		for key, value := range o.Data {
+			data[key] = []byte(value)
+		}
+		maps.Copy(data, o.BinaryData)
+		return Content{Data: data, UID: string(o.UID), ResourceVersion: o.ResourceVersion, Immutable: isTrue(o.Immutable)}, kind == ConfigMap
+	}
+	return Content{}, false
+}
+
+func isTrue(b *bool) bool { return b != nil && *b }

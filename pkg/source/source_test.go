@@ -6,15 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/url"
 	"strings"
 	"testing"
 	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 func TestErrorText(t *testing.T) {
@@ -64,7 +61,7 @@ func TestOneLine(t *testing.T) {
 		"not even a broken one":           {"a\xffb", "a\ufffdb"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := oneLine(test.in); got != test.want {
+			if got := oneLine(test.in, maxDetail); got != test.want {
 				t.Errorf("%q, want %q", got, test.want)
 			}
 		})
@@ -76,40 +73,18 @@ func FuzzOneLine(f *testing.F) {
 	f.Add(strings.Repeat("é", maxDetail))
 	f.Add(strings.Repeat("\x80", 2*maxDetail))
 	f.Fuzz(func(t *testing.T, s string) {
-		got := oneLine(s)
+		got := oneLine(s, maxDetail)
 		if strings.ContainsAny(got, "\n\r\x1b\x00") || !utf8.ValidString(got) || len(got) > maxDetail+len("…") {
 			t.Errorf("%q became %q", s, got)
 		}
 	})
 }
 
-func TestDetail(t *testing.T) {
-	for name, test := range map[string]struct {
-		err  error
-		want string
-	}{
-		"the API server's message, without what wraps it": {
-			fmt.Errorf("outer: %w", apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, "a", errors.New("no\nrole"))),
-			`secrets "a" is forbidden: no role`,
-		},
-		"the connection's error, without the URL": {
-			&url.Error{Op: "Get", URL: "https://host/path?token=x", Err: errors.New("connection refused")}, "connection refused",
-		},
-		"any other error":          {errors.New("odd"), "odd"},
-		"a status without message": {&apierrors.StatusError{ErrStatus: metav1.Status{}}, ""},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if got := detail(test.err); got != test.want {
-				t.Errorf("%q, want %q", got, test.want)
-			}
-		})
-	}
-}
-
 func TestContentOf(t *testing.T) {
 	yes, no := true, false
 	meta := metav1.ObjectMeta{UID: "u", ResourceVersion: "7"}
 	for name, test := range map[string]struct {
+		kind   Kind // Secret if empty
 		object any
 		want   map[string]string
 		fixed  bool
@@ -117,18 +92,24 @@ func TestContentOf(t *testing.T) {
 	}{
 		"a secret": {object: &corev1.Secret{ObjectMeta: meta, Data: map[string][]byte{"a": []byte("b")}}, want: map[string]string{"a": "b"}},
 		"a config map": {
-			object: &corev1.ConfigMap{ObjectMeta: meta, Data: map[string]string{"a": "b"}, BinaryData: map[string][]byte{"c": {0}}},
-			want:   map[string]string{"a": "b", "c": "\x00"},
+			kind: ConfigMap, object: &corev1.ConfigMap{ObjectMeta: meta, Data: map[string]string{"a": "b"}, BinaryData: map[string][]byte{"c": {0}}},
+			want: map[string]string{"a": "b", "c": "\x00"},
 		},
-		"an empty config map":         {object: &corev1.ConfigMap{ObjectMeta: meta}, want: map[string]string{}},
+		"an empty config map":         {kind: ConfigMap, object: &corev1.ConfigMap{ObjectMeta: meta}, want: map[string]string{}},
 		"immutable":                   {object: &corev1.Secret{ObjectMeta: meta, Immutable: &yes}, fixed: true},
-		"immutable: false":            {object: &corev1.ConfigMap{ObjectMeta: meta, Immutable: &no}},
+		"immutable: false":            {kind: ConfigMap, object: &corev1.ConfigMap{ObjectMeta: meta, Immutable: &no}},
 		"stringData is not of a read": {object: &corev1.Secret{ObjectMeta: meta, StringData: map[string]string{"a": "b"}}},
+		"a secret for a config map":   {kind: ConfigMap, object: &corev1.Secret{}, bad: true},
+		"a config map for a secret":   {object: &corev1.ConfigMap{}, bad: true},
 		"another kind":                {object: &corev1.Pod{}, bad: true},
 		"nothing":                     {object: nil, bad: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			content, ok := contentOf(test.object)
+			kind := Secret
+			if test.kind != "" {
+				kind = test.kind
+			}
+			content, ok := contentOf(kind, test.object)
 			if ok == test.bad {
 				t.Fatalf("understood: %v", ok)
 			}

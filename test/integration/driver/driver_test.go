@@ -20,6 +20,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
@@ -59,6 +60,8 @@ func TestDriverWithRealAPIServer(t *testing.T) {
 		{"refresh off keeps what was published", refreshOff},
 		{"the API server goes away, the driver restarts, and nothing is lost", outage},
 		{"the right to read is taken away and given back", rightsComeAndGo},
+		{"uid absent is the pod's common runAsUser, and the name behind a nodePublishSecretRef is watched", fromThePod},
+		{"the pod's events and the status tell what is wrong and that it is over", eventsAndStatus},
 		{"health, readiness and metrics", health},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -82,7 +85,11 @@ func startCluster(t *testing.T) *cluster {
 	}
 	role := &rbacv1.Role{
 		ObjectMeta: metav1.ObjectMeta{Name: "fsuser-csi"},
-		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"secrets", "configmaps"}, Verbs: []string{"get", "list", "watch"}}},
+		Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{""}, Resources: []string{"secrets", "configmaps"}, Verbs: []string{"get", "list", "watch"}},
+			{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"get"}},
+			{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create", "patch"}},
+		},
 	}
 	if _, err := client.RbacV1().Roles(namespace).Create(ctx, role, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
@@ -178,8 +185,9 @@ func holds(t *testing.T, path, text string) {
 	})
 }
 
+// ssh is a volume with these attributes (key, value, ...), and a uid: without one the driver asks for the pod, which is not there in most tests.
 func ssh(attributes ...string) kubelet.Volume {
-	v := kubelet.Volume{Name: "ssh", Attributes: map[string]string{}}
+	v := kubelet.Volume{Name: "ssh", Attributes: map[string]string{"uid": "1000"}}
 	for i := 0; i < len(attributes); i += 2 {
 		v.Attributes[attributes[i]] = attributes[i+1]
 	}
@@ -522,6 +530,94 @@ func rightsComeAndGo(t *testing.T, c *cluster) {
 	holds(t, filepath.Join(dir, "k"), "after")
 	stop()
 	unpublish(t, d, p, "ssh")
+}
+
+func fromThePod(t *testing.T, c *cluster) {
+	ctx := context.Background()
+	// No controller manager runs that would make it.
+	if _, err := c.CoreV1().ServiceAccounts(namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.secret(t, "keys", map[string]string{"k": "in the object"})
+	user := int64(70)
+	readOnly := true
+	created, err := c.CoreV1().Pods(namespace).Create(ctx, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "seventy"},
+		Spec: corev1.PodSpec{
+			SecurityContext: &corev1.PodSecurityContext{RunAsUser: &user},
+			Containers:      []corev1.Container{{Name: "c", Image: "none"}},
+			Volumes: []corev1.Volume{{Name: "ssh", VolumeSource: corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{
+				Driver: "fsuser.csi.io", ReadOnly: &readOnly, NodePublishSecretRef: &corev1.LocalObjectReference{Name: "keys"},
+			}}}},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := kubelet.Pod{Namespace: namespace, Name: created.Name, UID: string(created.UID)}
+	d := c.start(t)
+	v := kubelet.Volume{Name: "ssh", Secrets: map[string]string{"k": "sent along"}}
+	dir, stop := publish(t, d, p, v)
+	file := filepath.Join(dir, "k")
+	holds(t, file, "in the object") // the watch, without a republish
+	c.update(t, "keys", map[string]string{"k": "updated"})
+	holds(t, file, "updated")
+	if b, err := testkit.ReadAs(70, 70, file); err != nil || string(b) != "updated" {
+		t.Errorf("uid 70 reads %q, %v", b, err)
+	}
+	d.Kill()
+	d.StartAgain()
+	c.update(t, "keys", map[string]string{"k": "after a restart"})
+	holds(t, file, "after a restart")
+	stop()
+	unpublish(t, d, p, "ssh")
+}
+
+func eventsAndStatus(t *testing.T, c *cluster) {
+	c.secret(t, "keys", map[string]string{"k": "the secret value"})
+	d := c.start(t)
+	p := pod("told")
+	_, stop := publish(t, d, p, ssh("secretName", "keys", "uid", "1000"))
+	if err := c.CoreV1().Secrets(namespace).Delete(context.Background(), "keys", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	event := c.event(t, p, "VolumeObjectMissing")
+	if event.Type != "Warning" || event.InvolvedObject.UID != types.UID(p.UID) || event.Source.Host != "node-1" || event.Count != 1 ||
+		!strings.Contains(event.Message, `volume "ssh" stay as they are: Secret "default/keys": not found`) {
+		t.Errorf("%+v", event)
+	}
+	if table := d.Status(); !strings.Contains(table, "default/told") || !strings.Contains(table, "1000:0 ") || !strings.Contains(table, "stale for") {
+		t.Errorf("status:\n%s", table)
+	}
+	c.secret(t, "keys", map[string]string{"k": "the secret value"})
+	if event := c.event(t, p, "VolumeRefreshRecovered"); event.Type != "Normal" {
+		t.Errorf("%+v", event)
+	}
+	table := d.Status()
+	if !strings.Contains(table, "current") || strings.Contains(table, "the secret value") {
+		t.Errorf("status:\n%s", table)
+	}
+	stop()
+	unpublish(t, d, p, "ssh")
+}
+
+// event waits for an event of the pod with this reason.
+func (c *cluster) event(t *testing.T, p kubelet.Pod, reason string) (found corev1.Event) {
+	t.Helper()
+	testkit.Eventually(t, 30*time.Second, "the event "+reason, func() bool {
+		events, err := c.CoreV1().Events(p.Namespace).List(context.Background(), metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range events.Items {
+			if e.Reason == reason && e.InvolvedObject.Name == p.Name {
+				found = e
+				return true
+			}
+		}
+		return false
+	})
+	return found
 }
 
 func health(t *testing.T, c *cluster) {

@@ -67,7 +67,7 @@ func TestAccess(t *testing.T) {
 	if got := value(api, ref); got != "two" {
 		t.Errorf("while the watch lasts: %q", got)
 	}
-	if p.say("") == 0 {
+	if p.say(nil) == 0 {
 		t.Fatal("no watch to cut")
 	}
 	testkit.Eventually(t, 40*time.Second, "the refusal to be noticed", func() bool {
@@ -124,7 +124,7 @@ func waitRefused(t testing.TB, config *rest.Config, name string) {
 	t.Helper()
 	ref := secretRef(name)
 	testkit.Eventually(t, soon, "the API server to know that the role is gone", func() bool {
-		api, err := source.NewAPI(config)
+		api, err := source.NewAPI(config, source.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
@@ -140,74 +141,63 @@ func TestAnswers(t *testing.T) {
 		answer func(http.ResponseWriter, *http.Request) bool
 		want   error
 		says   string
-		// most is how many requests may be made in the first second, in which there are at most two tries.
+		// most is how many requests may be made in the first second, in which there are at most four tries.
 		most int64
 	}{
-		"429": {status(429, metav1.StatusReasonTooManyRequests, "slow down"), source.ErrUnavailable, "slow down", 2},
+		"429": {status(429, metav1.StatusReasonTooManyRequests, "slow down"), source.ErrUnavailable, "slow down", 4},
 		"429 with Retry-After": {func(w http.ResponseWriter, r *http.Request) bool {
 			w.Header().Set("Retry-After", "1")
 			return status(429, metav1.StatusReasonTooManyRequests, "slow down")(w, r)
-		}, source.ErrUnavailable, "slow down", 2},
-		"500": {status(500, metav1.StatusReasonInternalError, "it broke"), source.ErrUnavailable, "it broke", 2},
+		}, source.ErrUnavailable, "slow down", 4},
+		"500": {status(500, metav1.StatusReasonInternalError, "it broke"), source.ErrUnavailable, "it broke", 4},
 		"503 with Retry-After": {func(w http.ResponseWriter, r *http.Request) bool {
 			w.Header().Set("Retry-After", "1")
 			return status(503, metav1.StatusReasonServiceUnavailable, "not now")(w, r)
-		}, source.ErrUnavailable, "not now", 2},
+		}, source.ErrUnavailable, "not now", 4},
 		"504 too large resource version": {
 			tooLarge,
-			source.ErrUnavailable, "Too large resource version", 2,
+			source.ErrUnavailable, "Too large resource version", 2, // it asks for a pause of a second
 		},
-		"400 to everything": {status(400, metav1.StatusReasonBadRequest, "what?"), source.ErrUnavailable, "what?", 4},
-		"410 to everything": {status(410, metav1.StatusReasonExpired, "too old"), source.ErrUnavailable, "too old", 2},
-		"401":               {status(401, metav1.StatusReasonUnauthorized, "who?"), source.ErrForbidden, "who?", 2},
-		"403":               {status(403, metav1.StatusReasonForbidden, "not you"), source.ErrForbidden, "not you", 2},
-		"404":               {status(404, metav1.StatusReasonNotFound, "no such path"), source.ErrUnavailable, "no such path", 2},
+		"400 to everything": {status(400, metav1.StatusReasonBadRequest, "what?"), source.ErrUnavailable, "what?", 8}, // a list after each
+		"410 to everything": {status(410, metav1.StatusReasonExpired, "too old"), source.ErrUnavailable, "too old", 4},
+		"401":               {status(401, metav1.StatusReasonUnauthorized, "who?"), source.ErrForbidden, "who?", 4},
+		"403":               {status(403, metav1.StatusReasonForbidden, "not you"), source.ErrForbidden, "not you", 4},
+		"404":               {status(404, metav1.StatusReasonNotFound, "no such path"), source.ErrUnavailable, "no such path", 4},
 		"a page for people": {func(w http.ResponseWriter, _ *http.Request) bool {
 			w.Header().Set("Content-Type", "text/html")
 			fmt.Fprintln(w, "<html>Please log in</html>")
 			return true
-		}, source.ErrUnavailable, "", 2},
+		}, source.ErrUnavailable, "", 4},
 		"a gateway's page": {func(w http.ResponseWriter, _ *http.Request) bool {
 			w.Header().Set("Content-Type", "text/html")
 			w.WriteHeader(http.StatusBadGateway)
 			fmt.Fprintln(w, "<html>Bad\ngateway</html>")
 			return true
-		}, source.ErrUnavailable, "", 2},
-		"something that is not JSON": {func(w http.ResponseWriter, _ *http.Request) bool {
-			w.Header().Set("Content-Type", "application/json")
-			fmt.Fprintln(w, `{"type":"ADDED","object":{"kind":"Se`)
-			return true
 		}, source.ErrUnavailable, "", 4},
-		"something that is not protobuf": {func(w http.ResponseWriter, _ *http.Request) bool {
-			w.Header().Set("Content-Type", "application/vnd.kubernetes.protobuf")
-			fmt.Fprint(w, "\x00\x00\x00\x05hello")
-			return true
-		}, source.ErrUnavailable, "", 4},
-		"an object of another kind": {func(w http.ResponseWriter, r *http.Request) bool {
+		"JSON": {func(w http.ResponseWriter, _ *http.Request) bool {
 			w.Header().Set("Content-Type", "application/json")
-			const pod = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"x"}}`
+			fmt.Fprintln(w, `{"type":"ADDED","object":{"kind":"Secret","apiVersion":"v1"}}`)
+			return true
+		}, source.ErrUnavailable, "no protobuf", 4},
+		"something that is not protobuf": {protobufAnswer(func(*http.Request) []byte { return []byte("\x00\x00\x00\x05hello") }),
+			source.ErrUnavailable, "understood", 4},
+		"an event that ends in the middle": {protobufAnswer(func(*http.Request) []byte {
+			whole := event("ADDED", secret("x", "one"))
+			return whole[:len(whole)-5]
+		}), source.ErrUnavailable, "breaks off", 4},
+		"an object of another kind": {protobufAnswer(func(r *http.Request) []byte {
 			if r.URL.Query().Get("watch") != "" {
-				fmt.Fprintf(w, "{\"type\":\"ADDED\",\"object\":%s}\n", pod)
-			} else {
-				fmt.Fprintln(w, pod)
+				return event("ADDED", &corev1.Pod{})
 			}
-			return true
-		}, source.ErrUnavailable, "", 4},
-		"nothing": {func(w http.ResponseWriter, _ *http.Request) bool {
-			w.Header().Set("Content-Type", "application/json")
-			return true
-		}, source.ErrUnavailable, "", 4},
+			return encoded(&corev1.Pod{})
+		}), source.ErrUnavailable, "understood", 4},
+		"nothing":                    {protobufAnswer(func(*http.Request) []byte { return nil }), source.ErrUnavailable, "breaks off", 4},
 		"a status without a failure": {status(200, "", ""), source.ErrUnavailable, "", 4},
-		"410, as an event, to everything": {func(w http.ResponseWriter, r *http.Request) bool {
-			w.Header().Set("Content-Type", "application/json")
-			fmt.Fprintln(w, errorEvent(410, metav1.StatusReasonExpired, "too old"))
-			return true
-		}, source.ErrUnavailable, "breaks off", 4},
-		"a list that is not complete": {func(w http.ResponseWriter, r *http.Request) bool {
-			w.Header().Set("Content-Type", "application/json")
-			fmt.Fprintln(w, `{"type":"ADDED","object":{"apiVersion":"v1","kind":"Secret","metadata":{"name":"x"}}}`)
-			return true
-		}, source.ErrUnavailable, "breaks off", 4},
+		"410, as an event, to everything": {protobufAnswer(func(*http.Request) []byte {
+			return errorEvent(410, metav1.StatusReasonExpired, "too old")
+		}), source.ErrUnavailable, "too old", 4},
+		"a list that is not complete": {protobufAnswer(func(*http.Request) []byte { return event("ADDED", secret("x", "one")) }),
+			source.ErrUnavailable, "breaks off", 4},
 		"a closed connection": {func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) },
 			source.ErrUnavailable, "EOF", 4},
 		"a reset connection": {func(w http.ResponseWriter, _ *http.Request) bool {
@@ -257,10 +247,14 @@ func TestAnswers(t *testing.T) {
 			waitValue(t, api, ref, 40*time.Second, "one")
 			t.Logf("recovered in %v", time.Since(start).Round(time.Millisecond))
 
+			// One that has seen content, and has not failed yet: the pauses of the other have grown.
+			closeSoon(t, api)
+			api = newAPI(t, p.config)
+			watched(t, api, ref)
 			testkit.Eventually(t, soon, "the watch", func() bool { return p.open() == 1 })
 			p.answer(test.answer)
 			asked = p.asked.Load()
-			p.say("")
+			p.say(nil)
 			testkit.Eventually(t, soon, "another try", func() bool { return p.asked.Load() > asked })
 			switch content, err := api.Get(ref); {
 			case test.want == source.ErrForbidden:
@@ -278,14 +272,17 @@ func TestAnswers(t *testing.T) {
 
 // TestErrorEvents has an open watch say that it failed, and the API server be well.
 func TestErrorEvents(t *testing.T) {
-	for name, line := range map[string]string{
-		"500":                        errorEvent(500, metav1.StatusReasonInternalError, "etcd is away"),
-		"403":                        errorEvent(403, metav1.StatusReasonForbidden, "not any more"),
-		"504":                        errorEvent(504, metav1.StatusReasonTimeout, "timed out"),
-		"410":                        errorEvent(410, metav1.StatusReasonGone, "gone"),
-		"429":                        errorEvent(429, metav1.StatusReasonTooManyRequests, "slow down"),
-		"an event of no known type":  `{"type":"RENAMED","object":{"apiVersion":"v1","kind":"Secret"}}`,
-		"something that is not JSON": `{"type":`,
+	for name, frame := range map[string][]byte{
+		"500":                          errorEvent(500, metav1.StatusReasonInternalError, "etcd is away"),
+		"403":                          errorEvent(403, metav1.StatusReasonForbidden, "not any more"),
+		"504":                          errorEvent(504, metav1.StatusReasonTimeout, "timed out"),
+		"410":                          errorEvent(410, metav1.StatusReasonGone, "gone"),
+		"429":                          errorEvent(429, metav1.StatusReasonTooManyRequests, "slow down"),
+		"an event of no known type":    event("RENAMED", secret("x", "three")),
+		"an object of another kind":    event("MODIFIED", &corev1.Pod{}),
+		"something that is no event":   []byte("\x00\x00\x00\x05hello"),
+		"something that has no length": []byte(`{"type":`),
+		"nothing":                      nil,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -298,8 +295,8 @@ func TestErrorEvents(t *testing.T) {
 			ref := secretRef(object)
 			changes := watched(t, api, ref)
 			asked := p.asked.Load()
-			p.say(line)
-			p.say("")
+			p.say(frame)
+			p.say(nil)
 			testkit.Eventually(t, soon, "the watch to end", func() bool { return p.open() == 0 })
 			admin.update(t, secret(object, "two"))
 			waitValue(t, api, ref, 20*time.Second, "two")
@@ -309,8 +306,8 @@ func TestErrorEvents(t *testing.T) {
 			if changes.Load() != 2 {
 				t.Errorf("told of %d changes, want 2", changes.Load())
 			}
-			p.say(line)
-			p.say("")
+			p.say(frame)
+			p.say(nil)
 			testkit.Eventually(t, soon, "the watch to end again", func() bool { return p.open() == 0 })
 			closeSoon(t, api)
 		})

@@ -167,13 +167,14 @@ func write(t testing.TB, perSecond int) (stop func()) {
 
 // TestFreshObjects looks whether an object that was just made is there at the first look.
 func TestFreshObjects(t *testing.T) {
+	const fresh = 100
 	admin := newClient(t)
 	api := newAPI(t, controlPlane.AdminConfig())
 	watched(t, api, secretRef("not-there")) // opens the connection
 	for name, kind := range map[string]source.Kind{"secrets": source.Secret, "config maps": source.ConfigMap} {
 		t.Run(name, func(t *testing.T) {
 			missing := 0
-			for n := range 300 {
+			for n := range fresh {
 				name := fmt.Sprintf("fresh-%d", n)
 				var o object = secret(name, "one")
 				if kind == source.ConfigMap {
@@ -191,7 +192,7 @@ func TestFreshObjects(t *testing.T) {
 				admin.delete(t, o)
 			}
 			if missing > 0 {
-				t.Errorf("%d of 300 were reported missing right after they were made", missing)
+				t.Errorf("%d of %d were reported missing right after they were made", missing, fresh)
 			}
 		})
 	}
@@ -265,7 +266,7 @@ func memoryChildMain(kubeconfig string) {
 }
 
 func measureMany(config *rest.Config) (map[string]float64, error) {
-	api, err := source.NewAPI(config)
+	api, err := source.NewAPI(config, source.Options{})
 	if err != nil {
 		return nil, err
 	}

@@ -10,13 +10,14 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 )
 
-// TestLog does what makes client-go write to the log, at -v=5 (see runTests), and looks for content there.
+// TestLog does what makes the source and client-go write to the log, at -v=5 (see runTests), and looks for content there.
 func TestLog(t *testing.T) {
 	const hidden = "correct-horse-battery"
 	log.take()
@@ -29,44 +30,47 @@ func TestLog(t *testing.T) {
 	ref := secretRef("logged")
 	var errorTexts strings.Builder
 
-	full := fmt.Sprintf(`{"apiVersion":"v1","kind":"Secret","metadata":{"name":"logged","annotations":{"note":"%s"}},"data":{"key":"%s"}}`,
-		hidden, base64.StdEncoding.EncodeToString([]byte(hidden)))
-	for _, line := range []string{
+	full := made.DeepCopy()
+	full.Annotations["again"] = hidden
+	broken := encoded(full)
+	broken[len(broken)-3] = 0xff // in the middle of the object, after its content
+	for n, frame := range [][]byte{
 		errorEvent(500, metav1.StatusReasonInternalError, "it broke"),
 		errorEvent(410, metav1.StatusReasonExpired, "too old"),
 		// Events and answers that can't be understood, all with content in them.
-		fmt.Sprintf(`{"type":"RENAMED","object":%s}`, full),
-		fmt.Sprintf(`{"type":"MODIFIED","object":%s}`, strings.Replace(full, `"Secret"`, `"Pod"`, 1)),
-		fmt.Sprintf(`{"type":"MODIFIED","object":%s}`, strings.Replace(full, `"Secret"`, `"ConfigMap"`, 1)),
-		fmt.Sprintf(`{"type":"MODIFIED","object":%s}`, strings.Replace(full, `{"key"`, `[{"key"`, 1)),
-		fmt.Sprintf(`{"type":"MODIFIED","object":%s}`, strings.Replace(full, `{"key":"`, `{"key":"!`, 1)),
-		fmt.Sprintf(`{"type":"MODIFIED","object":%s`, full[:len(full)-10]),
+		event("RENAMED", full),
+		event("MODIFIED", &corev1.ConfigMap{ObjectMeta: full.ObjectMeta, Data: map[string]string{"key": hidden}}),
+		event("MODIFIED", &corev1.Event{ObjectMeta: full.ObjectMeta, Message: hidden}),
+		event("ERROR", full),
+		rawEvent("MODIFIED", broken),
+		rawEvent(hidden, encoded(full)),
+		rawEvent("MODIFIED", []byte(hidden)),
+		[]byte(hidden),
+		event("MODIFIED", full)[:100],
 	} {
-		answer := func(w http.ResponseWriter, r *http.Request) bool {
-			w.Header().Set("Content-Type", "application/json")
+		answer := protobufAnswer(func(r *http.Request) []byte {
 			if r.URL.Query().Get("watch") != "" {
-				fmt.Fprintln(w, line)
-			} else {
-				fmt.Fprintln(w, strings.Replace(full, `{"key":"`, `{"key":"!`, 1))
+				return frame
 			}
-			return true
-		}
+			return broken
+		})
 		// To one that has content, to one that waits for it.
 		api := newAPI(t, p.config)
 		watched(t, api, ref)
 		asked := p.asked.Load()
 		p.answer(answer)
-		p.say(line)
-		p.say("")
+		p.say(frame)
+		p.say(nil)
 		testkit.Eventually(t, soon, "another try", func() bool { return p.asked.Load() > asked })
 		other := newAPI(t, p.config)
 		watched(t, other, ref)
 		_, err := other.Get(ref)
 		if !errors.Is(err, source.ErrUnavailable) {
-			t.Errorf("error %v, want %v", err, source.ErrUnavailable)
+			t.Errorf("frame %d: error %v, want %v", n, err, source.ErrUnavailable)
 		}
 		fmt.Fprintln(&errorTexts, err)
 		p.answer(nil)
+		waitValue(t, other, ref, soon, hidden)
 		api.Close()
 		other.Close()
 	}
@@ -82,7 +86,7 @@ func TestLog(t *testing.T) {
 	api.Close()
 
 	written := log.take()
-	for _, sign := range []string{"Caches populated", "Failed to watch", "Stopping reflector"} {
+	for _, sign := range []string{"Object can't be read", "Object can be read again"} {
 		if !strings.Contains(written, sign) {
 			t.Fatalf("the log does not say %q, so this shows nothing:\n%s", sign, written)
 		}

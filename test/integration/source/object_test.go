@@ -195,6 +195,20 @@ func TestImmutable(t *testing.T) {
 		t.Errorf("%d requests and %d changes told, want one of each", n, changes.Load())
 	}
 
+	t.Run("a new holder notices that it was made anew", func(t *testing.T) {
+		admin.delete(t, immutable)
+		anew := secret("immutable", "two")
+		anew.Immutable = &yes
+		admin.create(t, anew)
+		if got := value(api, ref); got != "one" {
+			t.Errorf("content %q before anybody asked anew", got)
+		}
+		api.Watch(ref, "another", func() {})
+		waitKnown(t, api, ref)
+		if got := value(api, ref); got != "two" || changes.Load() != 2 {
+			t.Errorf("content %q, the first holder told %d times; want the new content, and both told", got, changes.Load())
+		}
+	})
 	t.Run("an object that becomes immutable is not watched on", func(t *testing.T) {
 		admin.create(t, secret("settling", "one"))
 		t.Cleanup(func() { cleanUp(admin, secret("settling", "")) })

@@ -3,22 +3,28 @@
 package source_test
 
 import (
-	"bufio"
+	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/client-go/rest"
 )
 
-// proxy stands between a source and the API server, asks in JSON, whatever the source asked for, and lets a test answer
-// in the API server's place, write into the open watches and cut them.
+// proxy stands between a source and the API server, and lets a test answer in the API server's place, write into the open
+// watches and cut them.
 type proxy struct {
 	config *rest.Config
 	// handle answers a request and returns true, or leaves it to the API server.
@@ -29,7 +35,7 @@ type proxy struct {
 	host     string
 
 	mu      sync.Mutex
-	streams map[chan string]bool
+	streams map[chan []byte]bool
 }
 
 // newProxy returns a proxy that asks the API server with config.
@@ -39,7 +45,7 @@ func newProxy(t testing.TB, config *rest.Config) *proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{upstream: upstream, host: controlPlane.APIServerAddress(), streams: map[chan string]bool{}}
+	p := &proxy{upstream: upstream, host: controlPlane.APIServerAddress(), streams: map[chan []byte]bool{}}
 	server := httptest.NewServer(p)
 	t.Cleanup(server.Close)
 	// A watch lasts for minutes, and the server waits for all its requests.
@@ -57,12 +63,12 @@ func (p *proxy) answer(handle func(http.ResponseWriter, *http.Request) bool) {
 	p.handle.Store(&handle)
 }
 
-// say writes a line into each open watch, or cuts it if the line is empty. It returns how many there were.
-func (p *proxy) say(line string) int {
+// say writes a frame into each open watch, or cuts it if the frame is nil. It returns how many there were.
+func (p *proxy) say(frame []byte) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for stream := range p.streams {
-		stream <- line
+		stream <- frame
 	}
 	return len(p.streams)
 }
@@ -80,8 +86,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	request := r.Clone(r.Context())
 	request.URL.Scheme, request.URL.Host, request.Host, request.RequestURI = "https", p.host, "", ""
-	request.Header.Set("Accept", "application/json")
-	request.Header.Del("Accept-Encoding")
+	request.Header.Del("Accept-Encoding") // the transport asks for gzip by itself, and takes it off
 	response, err := p.upstream.RoundTrip(request)
 	if err != nil {
 		panic(http.ErrAbortHandler)
@@ -91,24 +96,28 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(response.StatusCode)
 	_ = http.NewResponseController(w).Flush()
 
-	lines := make(chan string)
+	if r.URL.Query().Get("watch") == "" || response.StatusCode != http.StatusOK {
+		_, _ = io.Copy(w, response.Body)
+		return
+	}
+	frames := make(chan []byte)
 	go func() {
-		defer close(lines)
-		scanner := bufio.NewScanner(response.Body)
-		scanner.Buffer(nil, 4<<20)
-		for scanner.Scan() {
+		defer close(frames)
+		for {
+			frame, err := nextFrame(response.Body)
+			if err != nil {
+				return
+			}
 			select {
-			case lines <- scanner.Text():
+			case frames <- frame:
 			case <-r.Context().Done():
 				return
 			}
 		}
 	}()
-	said := make(chan string, 10)
+	said := make(chan []byte, 10)
 	p.mu.Lock()
-	if r.URL.Query().Get("watch") != "" && response.StatusCode == http.StatusOK {
-		p.streams[said] = true
-	}
+	p.streams[said] = true
 	p.mu.Unlock()
 	defer func() {
 		p.mu.Lock()
@@ -116,19 +125,62 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		delete(p.streams, said)
 	}()
 	for {
-		var line string
-		var more bool
+		var frame []byte
 		select {
-		case line, more = <-lines:
-		case line = <-said:
-			more = line != ""
+		case frame = <-frames:
+		case frame = <-said:
 		case <-r.Context().Done():
 		}
-		if !more {
+		if frame == nil {
 			return
 		}
-		fmt.Fprintln(w, line)
+		_, _ = w.Write(frame)
 		_ = http.NewResponseController(w).Flush()
+	}
+}
+
+// nextFrame reads an event as it is on the wire: its length in four bytes, and as many more.
+func nextFrame(r io.Reader) ([]byte, error) {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return nil, err
+	}
+	frame := append(head[:], make([]byte, binary.BigEndian.Uint32(head[:]))...)
+	_, err := io.ReadFull(r, frame[4:])
+	return frame, err
+}
+
+// event is one of a watch, with an object of apiVersion v1, as it is on the wire.
+func event(name string, object runtime.Object) []byte {
+	return rawEvent(name, encoded(object))
+}
+
+func rawEvent(name string, object []byte) []byte {
+	e := metav1.WatchEvent{Type: name, Object: runtime.RawExtension{Raw: object}}
+	data, err := e.Marshal()
+	if err != nil {
+		panic(err)
+	}
+	return append(binary.BigEndian.AppendUint32(nil, uint32(len(data))), data...)
+}
+
+// encoded is an object of apiVersion v1 in protobuf, as the API server sends it.
+func encoded(object runtime.Object) []byte {
+	object = object.DeepCopyObject()
+	object.GetObjectKind().SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(reflect.TypeOf(object).Elem().Name()))
+	var data bytes.Buffer
+	if err := protobuf.NewSerializer(nil, nil).Encode(object, &data); err != nil {
+		panic(err)
+	}
+	return data.Bytes()
+}
+
+// protobufAnswer sends what a test wrote as what it says it is.
+func protobufAnswer(answer func(*http.Request) []byte) func(http.ResponseWriter, *http.Request) bool {
+	return func(w http.ResponseWriter, r *http.Request) bool {
+		w.Header().Set("Content-Type", "application/vnd.kubernetes.protobuf")
+		_, _ = w.Write(answer(r))
+		return true
 	}
 }
 
@@ -154,8 +206,8 @@ func statusJSON(code int32, reason metav1.StatusReason, message string) string {
 }
 
 // errorEvent is a watch's way to say that something failed.
-func errorEvent(code int32, reason metav1.StatusReason, message string) string {
-	return fmt.Sprintf(`{"type":"ERROR","object":%s}`, statusJSON(code, reason, message))
+func errorEvent(code int32, reason metav1.StatusReason, message string) []byte {
+	return event("ERROR", &metav1.Status{Status: metav1.StatusFailure, Code: code, Reason: reason, Message: message})
 }
 
 // tooLarge answers as an API server whose cache is behind what the client has seen.

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e && linux
+
+package gallery
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+)
+
+const (
+	driverName = "fsuser.csi.io"
+	user       = int64(1000)
+	podTimeout = 2 * time.Minute
+)
+
+// podOf returns a pod that runs a script once.
+func podOf(name, script string, volume corev1.VolumeSource, mount string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.PodSpec{
+			RestartPolicy:                 corev1.RestartPolicyNever,
+			AutomountServiceAccountToken:  new(false),
+			EnableServiceLinks:            new(false),
+			TerminationGracePeriodSeconds: new(int64(0)),
+			SecurityContext:               &corev1.PodSecurityContext{RunAsUser: new(user), RunAsGroup: new(user)},
+			Containers: []corev1.Container{{
+				Name: "program", Image: ImageName, ImagePullPolicy: corev1.PullNever,
+				Command:      []string{"/bin/sh", "-ec", "exec 2>&1\n" + script},
+				WorkingDir:   "/tmp",
+				Env:          []corev1.EnvVar{{Name: "HOME", Value: "/home/app"}},
+				VolumeMounts: []corev1.VolumeMount{{Name: "keys", MountPath: mount, ReadOnly: true}},
+			}},
+			Volumes: []corev1.Volume{{Name: "keys", VolumeSource: volume}},
+		},
+	}
+}
+
+// mountFiles mounts each file of a pod's volume by itself.
+func mountFiles(pod *corev1.Pod, keys []string) {
+	container := &pod.Spec.Containers[0]
+	folder := container.VolumeMounts[0]
+	container.VolumeMounts = nil
+	for _, key := range keys {
+		file := folder
+		file.SubPath = pathOf(key)
+		file.MountPath = path.Join(folder.MountPath, file.SubPath)
+		container.VolumeMounts = append(container.VolumeMounts, file)
+	}
+}
+
+// inTree is Kubernetes' own volume of a Secret.
+func inTree(secret string, keys []string, mode int32) corev1.VolumeSource {
+	source := &corev1.SecretVolumeSource{SecretName: secret, DefaultMode: new(mode)}
+	if hasFolders(keys) {
+		for _, key := range keys {
+			source.Items = append(source.Items, corev1.KeyToPath{Key: key, Path: pathOf(key)})
+		}
+	}
+	return corev1.VolumeSource{Secret: source}
+}
+
+// ours is the same by this driver.
+func ours(secret string, keys []string, attributes map[string]string) corev1.VolumeSource {
+	all := map[string]string{"uid": fmt.Sprint(user)}
+	maps.Copy(all, attributes)
+	all["secretName"] = secret
+	if hasFolders(keys) {
+		var items strings.Builder
+		for _, key := range keys {
+			fmt.Fprintf(&items, "- {key: %s, path: %s}\n", key, pathOf(key))
+		}
+		all["items"] = items.String()
+	}
+	return corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{Driver: driverName, ReadOnly: new(true), VolumeAttributes: all}}
+}
+
+func hasFolders(keys []string) bool {
+	return slices.ContainsFunc(keys, func(key string) bool { return strings.Contains(key, "--") })
+}
+
+func pathOf(key string) string { return strings.ReplaceAll(key, "--", "/") }
+
+// runPod makes a pod, waits until it has ended, and returns its log and exit code.
+func runPod(ctx context.Context, client kubernetes.Interface, namespace string, pod *corev1.Pod) (log string, code int32, err error) {
+	if _, err := client.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{}); err != nil {
+		return "", 0, fmt.Errorf("create pod %s: %w", pod.Name, err)
+	}
+	ended, err := waitForPod(ctx, client, namespace, pod.Name, "end", func(p *corev1.Pod) bool {
+		return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+	})
+	if err != nil {
+		return "", 0, err
+	}
+	text, err := client.CoreV1().Pods(namespace).GetLogs(pod.Name, &corev1.PodLogOptions{}).DoRaw(ctx)
+	if err != nil {
+		return "", 0, fmt.Errorf("read the log of pod %s: %w", pod.Name, err)
+	}
+	for _, status := range ended.Status.ContainerStatuses {
+		if status.State.Terminated != nil {
+			return string(text), status.State.Terminated.ExitCode, nil
+		}
+	}
+	return "", 0, fmt.Errorf("pod %s is %s, and no container has ended: %s", pod.Name, ended.Status.Phase, ended.Status.Message)
+}
+
+// waitForPod waits until a pod is as wanted.
+func waitForPod(ctx context.Context, client kubernetes.Interface, namespace, name, what string, wanted func(*corev1.Pod) bool) (*corev1.Pod, error) {
+	ctx, cancel := context.WithTimeout(ctx, podTimeout)
+	defer cancel()
+	for {
+		// A watch without a version begins with the pod as it is.
+		events, err := client.CoreV1().Pods(namespace).Watch(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", name).String()})
+		if err != nil {
+			return nil, fmt.Errorf("wait for the %s of pod %s: %w", what, name, err)
+		}
+		for event := range events.ResultChan() {
+			if pod, ok := event.Object.(*corev1.Pod); ok && event.Type != watch.Deleted && wanted(pod) {
+				events.Stop()
+				return pod, nil
+			}
+		}
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("waited %s for the %s of pod %s in vain: %s", podTimeout, what, name, troubles(client, namespace, name))
+		}
+	}
+}
+
+// troubles returns the events of a pod.
+func troubles(client kubernetes.Interface, namespace, name string) string {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	events, err := client.CoreV1().Events(namespace).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=" + name})
+	if err != nil {
+		return err.Error()
+	}
+	var lines []string
+	for _, event := range events.Items {
+		lines = append(lines, event.Reason+": "+event.Message)
+	}
+	return strings.Join(lines, "\n")
+}
