@@ -353,7 +353,7 @@ func TestACallUnderWayEndsBeforeRunReturns(t *testing.T) {
 
 func TestAPanicEndsOneCallAlone(t *testing.T) {
 	testkit.NothingLeft(t)
-	log := captureLog(t)
+	log := testkit.LogOf(t, 5).Text
 	var what any
 	r := run(t, fakeVolumes{publish: func(context.Context, volume.Request) error { panic(what) }})
 	client := csi.NewNodeClient(dial(t, r.Endpoint))
@@ -385,7 +385,7 @@ func TestAPanicEndsOneCallAlone(t *testing.T) {
 // The log is where a request would be if anywhere.
 func TestNoSecretGetsIntoTheLog(t *testing.T) {
 	testkit.NothingLeft(t)
-	log := captureLog(t)
+	log := testkit.LogOf(t, 5).Text
 	r := run(t, fakeVolumes{})
 	client := csi.NewNodeClient(dial(t, r.Endpoint))
 	good := request(t, r.root)

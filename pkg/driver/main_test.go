@@ -3,13 +3,10 @@
 package driver
 
 import (
-	"bytes"
 	"context"
-	"flag"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,7 +14,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	"k8s.io/klog/v2"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
@@ -188,42 +184,6 @@ func request(t testing.TB, root string) *csi.NodePublishVolumeRequest {
 	}
 	defer k.Close()
 	return k.Request(pod, aVolume())
-}
-
-// captureLog has the log kept, at the highest verbosity of the driver, until t ends.
-func captureLog(t *testing.T) (text func() string) {
-	t.Helper()
-	t.Cleanup(klog.CaptureState().Restore)
-	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
-	klog.InitFlags(flags)
-	for name, value := range map[string]string{"logtostderr": "false", "stderrthreshold": "FATAL", "v": "5"} {
-		if err := flags.Set(name, value); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var out lockedBuffer
-	klog.SetOutput(&out)
-	return func() string {
-		klog.Flush()
-		return out.String()
-	}
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // says fails t unless text has all of the parts.

@@ -276,7 +276,7 @@ func converse(conn net.Conn, send []byte) (got []byte, err error) {
 
 func TestPeersThatAreNotRootAreRefused(t *testing.T) {
 	testkit.NothingLeft(t)
-	log := captureLog(t)
+	log := testkit.LogOf(t, 5).Text
 	r := run(t, fakeVolumes{})
 	mine := dial(t, r.Endpoint)
 	answers(t, mine)

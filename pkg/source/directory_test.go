@@ -3,20 +3,15 @@
 package source
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"k8s.io/klog/v2"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
@@ -181,7 +176,7 @@ func TestBadManifests(t *testing.T) {
 // TestDirectoryChanges is one story.
 func TestDirectoryChanges(t *testing.T) {
 	testkit.NothingLeft(t)
-	logged := captureLog(t)
+	logged := testkit.LogOf(t, 0).Text
 	dir := t.TempDir()
 	file := filepath.Join(dir, "a.yaml")
 	writeFile(t, file, manifest(Secret, "a", "one")+"---\n"+manifest(ConfigMap, "b", "one"))
@@ -325,38 +320,4 @@ func BenchmarkDirectoryUpdate(b *testing.B) {
 		replaceFile(b, file, manifest(Secret, "a", fmt.Sprint(n+1)))
 		<-told
 	}
-}
-
-// captureLog returns a function that gives what klog wrote so far.
-func captureLog(t testing.TB) func() string {
-	t.Helper()
-	state := klog.CaptureState()
-	t.Cleanup(state.Restore)
-	flags := flag.NewFlagSet("klog", flag.PanicOnError)
-	klog.InitFlags(flags)
-	for name, value := range map[string]string{"logtostderr": "false", "stderrthreshold": "FATAL"} {
-		if err := flags.Set(name, value); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var b lockedBuffer
-	klog.SetOutput(&b)
-	return func() string { klog.Flush(); return b.String() }
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

@@ -26,7 +26,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/client-go/rest"
-	"k8s.io/klog/v2"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
@@ -358,11 +357,7 @@ func TestPauses(t *testing.T) {
 
 // TestLogOfChanges: a line for each change of state, however often it is tried. It takes over klog, so it is not parallel.
 func TestLogOfChanges(t *testing.T) {
-	var log bytes.Buffer
-	state := klog.CaptureState()
-	t.Cleanup(state.Restore)
-	klog.LogToStderr(false)
-	klog.SetOutput(&log)
+	log := testkit.LogOf(t, 0)
 	w := &watcher{api: &API{}, object: newObject(Ref{Secret, "ns", "a"})}
 	unavailable := apierrors.NewServiceUnavailable("later")
 	for _, step := range []func(){
@@ -375,9 +370,8 @@ func TestLogOfChanges(t *testing.T) {
 		w.answered = time.Time{}
 		step()
 	}
-	klog.Flush()
 	var lines []string
-	for line := range strings.Lines(log.String()) {
+	for line := range strings.Lines(log.Text()) {
 		_, line, _ = strings.Cut(strings.TrimSpace(line), "] ")
 		lines = append(lines, line)
 	}

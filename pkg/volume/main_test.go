@@ -3,11 +3,9 @@
 package volume
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -24,7 +22,6 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/klog/v2"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
@@ -34,44 +31,11 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	var flags flag.FlagSet
-	klog.InitFlags(&flags)
-	for name, value := range map[string]string{"logtostderr": "false", "stderrthreshold": "FATAL"} {
-		if err := flags.Set(name, value); err != nil {
-			panic(err)
-		}
-	}
-	klog.SetOutput(&logged)
 	testkit.RunInMountNamespace(m)
 }
 
 // logged is what the tests have logged so far. A world empties it.
-var logged logBuffer
-
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *logBuffer) text() string {
-	klog.Flush()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-func (l *logBuffer) empty() {
-	klog.Flush()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.b.Reset()
-}
+var logged, _ = testkit.CaptureLog(0)
 
 const (
 	namespace = "ns"
@@ -124,11 +88,11 @@ func makeWorld(t testing.TB, configure []func(*Config)) *world {
 	if err := os.Mkdir(w.root, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	logged.empty()
+	logged.Take()
 	t.Cleanup(func() {
 		w.end()
 		if t.Failed() {
-			t.Logf("the log:\n%s", logged.text())
+			t.Logf("the log:\n%s", logged.Text())
 		}
 		for _, line := range testkit.MountsBelow(t, dir) {
 			if err := unix.Unmount(strings.Fields(line)[4], unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {

@@ -268,7 +268,7 @@ func TestPublishThatFailsLeavesNothing(t *testing.T) {
 			if strings.Contains(err.Error(), canary) {
 				t.Errorf("the error has the content in it: %v", err)
 			}
-			if strings.Contains(logged.text(), canary) {
+			if strings.Contains(logged.Text(), canary) {
 				t.Error("the log has the content in it")
 			}
 			w.unchanged(before)

@@ -251,8 +251,8 @@ func TestPanicInARefreshIsARefreshThatFailed(t *testing.T) {
 	w.becomes(r, content{"k": "new"}) // tried again
 	w.secret("others", content{"k": "new"})
 	w.becomes(other, content{"k": "new"})
-	testkit.Eventually(t, patience, "the panic in the log", func() bool { return strings.Contains(logged.text(), "panicked with a string") })
-	if strings.Contains(logged.text(), "the secret value") {
+	testkit.Eventually(t, patience, "the panic in the log", func() bool { return strings.Contains(logged.Text(), "panicked with a string") })
+	if strings.Contains(logged.Text(), "the secret value") {
 		t.Error("what panicked is in the log")
 	}
 	w.fake.setAfterGet(nil)

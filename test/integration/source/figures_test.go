@@ -181,7 +181,7 @@ func TestFreshObjects(t *testing.T) {
 					o = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}}
 				}
 				ref := source.Ref{Kind: kind, Namespace: namespace, Name: name}
-				admin.create(t, o)
+				admin.createAtOnce(t, o)
 				api.Watch(ref, holder, func() {})
 				waitKnown(t, api, ref)
 				_, err := api.Get(ref)

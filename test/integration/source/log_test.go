@@ -20,7 +20,7 @@ import (
 // TestLog does what makes the source and client-go write to the log, at -v=5 (see runTests), and looks for content there.
 func TestLog(t *testing.T) {
 	const hidden = "correct-horse-battery"
-	log.take()
+	log.Take()
 	admin := newClient(t)
 	made := secret("logged", hidden)
 	made.Annotations = map[string]string{"note": hidden}
@@ -85,7 +85,7 @@ func TestLog(t *testing.T) {
 	})
 	api.Close()
 
-	written := log.take()
+	written := log.Take()
 	for _, sign := range []string{"Object can't be read", "Object can be read again"} {
 		if !strings.Contains(written, sign) {
 			t.Fatalf("the log does not say %q, so this shows nothing:\n%s", sign, written)

@@ -25,7 +25,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/rest"
-	"k8s.io/klog/v2"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
@@ -57,14 +56,6 @@ func runTests(m *testing.M) int {
 		panic(err)
 	}
 	// What client-go has to say about injected failures would drown the rest.
-	flags := flag.NewFlagSet("klog", flag.PanicOnError)
-	klog.InitFlags(flags)
-	for name, value := range map[string]string{"logtostderr": "false", "stderrthreshold": "FATAL", "v": "5"} {
-		if err := flags.Set(name, value); err != nil {
-			panic(err)
-		}
-	}
-	klog.SetOutput(&log)
 	var err error
 	if controlPlane, err = controlplane.Start(context.Background(), controlplane.Options{}); err != nil {
 		fmt.Fprintln(os.Stderr, "FAIL:", err)
@@ -75,28 +66,7 @@ func runTests(m *testing.M) int {
 }
 
 // log collects what klog writes.
-var log logBuffer
-
-type logBuffer struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-// take returns what was written since the last take.
-func (b *logBuffer) take() string {
-	klog.Flush()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	text := b.text.String()
-	b.text.Reset()
-	return text
-}
+var log, _ = testkit.CaptureLog(5)
 
 func testContext(t testing.TB) context.Context {
 	t.Helper()
@@ -152,7 +122,18 @@ type object interface {
 	runtime.Object
 }
 
+// create makes an object and waits until the API server's cache has it: what comes from there first is part of what the tests count.
 func (c client) create(t testing.TB, o object) {
+	t.Helper()
+	c.createAtOnce(t, o)
+	rc, resource := c.place(o)
+	testkit.Eventually(t, soon, resource+" "+o.GetName()+" in the API server's cache", func() bool {
+		return rc.Get().Namespace(namespace).Resource(resource).Name(o.GetName()).Param("resourceVersion", "0").Do(t.Context()).Error() == nil
+	})
+}
+
+// createAtOnce makes an object that the API server's cache may not have yet.
+func (c client) createAtOnce(t testing.TB, o object) {
 	t.Helper()
 	rc, resource := c.place(o)
 	if err := rc.Post().Namespace(namespace).Resource(resource).Body(o).Do(t.Context()).Error(); err != nil {
