@@ -9,7 +9,7 @@ BUILD := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags "-s -w -X ma
 TEST_MODULES := test/sanity test/bench
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint unit sanity bench bench-once control-plane manifests image gallery cluster-up cluster-down cluster-shell cluster-test prerequisites clean
+.PHONY: help build demo test lint unit sanity bench bench-once control-plane manifests image e2e gallery cluster-up cluster-down cluster-shell cluster-test prerequisites clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,7 @@ test: prerequisites lint control-plane unit sanity bench-once ## Run every test 
 lint: ## Check formatting and vet every module
 	@unformatted=$$(gofmt -l cmd deploy internal pkg test *.go); test -z "$$unformatted" || { echo "gofmt -w $$unformatted"; exit 1; }
 	$(GO) vet -tags $(TAGS) ./...
+	$(GO) vet -tags '$(TAGS) e2e cluster' ./test/e2e/... ./test/gallery/... ./test/cluster/...
 	@for m in $(TEST_MODULES); do echo "$(GO) vet $$m"; $(GO) -C $$m vet -tags $(TAGS) ./... || exit 1; done
 
 # -p 2: several of these packages start an API server each.
@@ -68,6 +69,10 @@ cluster-shell: $(CLUSTER) ## A shell in it, with kubectl set up (root)
 
 cluster-test: prerequisites ## Prove that the cluster works and leaves nothing (root)
 	$(GO) test -tags cluster -count=1 -timeout=60m ./test/cluster/proof
+
+E2E ?=
+e2e: prerequisites ## Run the end-to-end tests on a real one-node Kubernetes (root), or on yours: KUBECONFIG, IMAGE, POD_IMAGE
+	$(GO) run ./test/e2e/run $(if $(E2E),-run '$(E2E)')
 
 gallery: prerequisites ## Show real programs with their keys on a real cluster, and write docs/gallery.md (root)
 	$(GO) run ./test/gallery/run

@@ -73,7 +73,8 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 		}
 	}()
 
-	if err := m.askPod(ctx, v); err != nil {
+	doubt, err := m.askPod(ctx, v)
+	if err != nil {
 		return err
 	}
 	if v.hasObject() {
@@ -122,6 +123,11 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 	}
 	m.current(v, content, payload.Size())
 	m.put(v)
+	// Only now: kubelet tries again after a failure, and the pod may tell then.
+	if doubt != "" {
+		m.tell(v, event.Warning, reasonOwnerUnknown,
+			"the files of volume %q belong to root: uid is not set, and the pod does not tell (%s); set uid in volumeAttributes, or runAsUser in the pod", v.name(), doubt)
+	}
 	// A change from now on finds a worker that waits for this volume's lock.
 	if !v.watches() {
 		m.unwatch(v)
@@ -229,16 +235,16 @@ func (u undo) all(cause error) error {
 }
 
 // askPod asks the API server for what the request leaves to the pod: who owns the files, if the attributes do not say, and the name
-// behind a nodePublishSecretRef, so that it can be watched.
-func (m *Manager) askPod(ctx context.Context, v *volume) error {
+// behind a nodePublishSecretRef, so that it can be watched. If nobody says who owns them, root does, and doubt tells why.
+func (m *Manager) askPod(ctx context.Context, v *volume) (doubt string, err error) {
 	if v.spec.UID != nil && !v.fromRequest() {
-		return nil
+		return "", nil
 	}
 	pod, err := m.Source.Pod(ctx, v.pod.Namespace, v.pod.Name, v.pod.UID)
 	switch {
 	case err == nil:
 	case v.spec.UID == nil && !errors.Is(err, source.ErrForbidden):
-		return fmt.Errorf("find out who owns the files, since uid is not set: %w", err)
+		return "", fmt.Errorf("find out who owns the files, since uid is not set: %w", err)
 	default:
 		klog.V(2).InfoS("The pod can't be read; its volume goes without what it would tell", "volume", v.id, "reason", err)
 	}
@@ -246,13 +252,11 @@ func (m *Manager) askPod(ctx context.Context, v *volume) error {
 	if name := pod.SecretRefs[v.name()]; v.fromRequest() && name != "" {
 		v.object = source.Ref{Kind: source.Secret, Namespace: v.pod.Namespace, Name: name}
 	}
-	if v.spec.UID == nil && v.user == nil {
-		why := "its containers do not all have the same runAsUser"
-		if err != nil {
-			why = err.Error()
-		}
-		m.tell(v, event.Warning, reasonOwnerUnknown,
-			"the files of volume %q belong to root: uid is not set, and the pod does not tell (%s); set uid in volumeAttributes, or runAsUser in the pod", v.name(), why)
+	switch {
+	case v.spec.UID != nil || v.user != nil:
+		return "", nil
+	case err != nil:
+		return err.Error(), nil
 	}
-	return nil
+	return "its containers do not all have the same runAsUser", nil
 }

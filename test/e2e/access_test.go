@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e && linux
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+)
+
+// testAccess goes through the kinds of access as deploy/README.md says to change them, and tries what a thief of the driver's token could.
+func testAccess(t *testing.T) {
+	// Runs all the time, and shows that a change of access takes nothing from a pod.
+	long := newNamespace(t)
+	long.secret("s", "key", "v1")
+	long.run(watchingPod("old", `secretName: s`))
+	node := newNodeShell(t)
+	t.Run("node", func(t *testing.T) { nodeAccess(t, node) })
+	t.Run("namespaces", func(t *testing.T) {
+		change(t, manifestNamespaces, deleteNodeAccess...)
+		long.expect("old", "", "cat /v/key", "v1")
+		namespacesAccess(t, node)
+	})
+	t.Run("cluster", func(t *testing.T) {
+		change(t, manifestCluster)
+		long.t = t
+		long.changeSecret("s", "key", "v2")
+		long.waitSaid("old", "/v/key v2")
+		clusterAccess(t, node)
+	})
+	t.Run("namespaces are walls, even then", walls)
+	t.Run("back to node", func(t *testing.T) {
+		n := newNamespace(t)
+		n.secret("s", "key", "v1")
+		n.run(watchingPod("undeclared", `secretName: s`))
+		change(t, manifestNode,
+			[]string{"delete", "clusterrolebinding", "fsuser-csi-danger-cluster-wide-secrets"},
+			[]string{"delete", "clusterrole", "fsuser-csi-reader"})
+		long.t = t
+		long.changeSecret("s", "key", "v3") // its pod is of a time with the policy
+		long.waitSaid("old", "/v/key v3")
+		n.changeSecret("s", "key", "v2")
+		t.Logf("a pod without a declaration is told: %s", n.event("undeclared", "VolumeRefreshFailed", "forbidden", "the pod must declare the object"))
+		n.expect("undeclared", "", "cat /v/key", "v1")
+	})
+}
+
+// deleteNodeAccess is what deploy/README.md has deleted after a change from access: node.
+var deleteNodeAccess = [][]string{
+	{"delete", "mutatingadmissionpolicybinding,mutatingadmissionpolicy", "declare-references.fsuser.csi.io"},
+	{"delete", "clusterrolebinding,clusterrole", "fsuser-csi-node"},
+}
+
+// change applies another manifest and deletes what only the old one has.
+func change(t *testing.T, manifest string, deletions ...[]string) {
+	t.Helper()
+	old := driverPod(t)
+	if err := applyOnly(manifest); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range deletions {
+		if _, err := kubectl(suite, "", args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := rolledOut(suite); err != nil {
+		t.Fatal(err)
+	}
+	if err := waitForPolicy(suite, manifest == manifestNode); err != nil {
+		t.Fatal(err)
+	}
+	if args := strings.Join(driverPod(t).Spec.Containers[0].Args, " "); args == strings.Join(old.Spec.Containers[0].Args, " ") && (manifest == manifestNode) != strings.Contains(args, "--access=node") {
+		t.Fatalf("the driver still runs with %s", args)
+	}
+}
+
+func applyOnly(path string) error {
+	objects, err := manifest(path)
+	if err != nil {
+		return err
+	}
+	_, err = kubectl(suite, objects, "apply", "-f", "-")
+	return err
+}
+
+// stolen is the token in the driver's running container, as somebody who has taken over the node finds it.
+func stolen(n nodeShell) string {
+	n.t.Helper()
+	driverPod(n.t)
+	token := n.do("cat /proc/$(pidof fsuser-csi)/root/var/run/secrets/kubernetes.io/serviceaccount/token")
+	if strings.Count(token, ".") != 2 {
+		n.t.Fatalf("that is no token: %d bytes", len(token))
+	}
+	return token
+}
+
+// thief is a client with the stolen token, acting as a node if one is named.
+func thief(t *testing.T, token, asNode string) kubernetes.Interface {
+	t.Helper()
+	if asNode != "" {
+		asNode = "system:node:" + asNode
+	}
+	c, err := kubernetes.NewForConfig(clientConfig(token, asNode))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+type attempt struct {
+	name string
+	do   func(context.Context) error
+}
+
+// thefts are what nobody but an administrator, or the owner of the namespace, should be able to do.
+func thefts(c kubernetes.Interface, namespace, secret string) []attempt {
+	get, list := metav1.GetOptions{}, metav1.ListOptions{}
+	return []attempt{
+		{"get Secret " + namespace + "/" + secret, func(ctx context.Context) error {
+			_, err := c.CoreV1().Secrets(namespace).Get(ctx, secret, get)
+			return err
+		}},
+		{"get ConfigMap " + namespace + "/" + secret, func(ctx context.Context) error {
+			_, err := c.CoreV1().ConfigMaps(namespace).Get(ctx, secret, get)
+			return err
+		}},
+		{"list Secrets of " + namespace, func(ctx context.Context) error { _, err := c.CoreV1().Secrets(namespace).List(ctx, list); return err }},
+		{"watch Secrets of " + namespace, func(ctx context.Context) error {
+			w, err := c.CoreV1().Secrets(namespace).Watch(ctx, list)
+			if err == nil {
+				w.Stop()
+			}
+			return err
+		}},
+		{"list all Secrets", func(ctx context.Context) error { _, err := c.CoreV1().Secrets("").List(ctx, list); return err }},
+		{"list ConfigMaps of " + namespace, func(ctx context.Context) error {
+			_, err := c.CoreV1().ConfigMaps(namespace).List(ctx, list)
+			return err
+		}},
+	}
+}
+
+func refused(t *testing.T, who string, attempts ...attempt) {
+	t.Helper()
+	ctx, cancel := within(t, soon, "the API server's answers")
+	defer cancel()
+	for _, a := range attempts {
+		if err := a.do(ctx); !apierrors.IsForbidden(err) {
+			t.Errorf("%s: %s: error %v, want forbidden", who, a.name, err)
+		}
+	}
+}
+
+func allowed(t *testing.T, who string, attempts ...attempt) {
+	t.Helper()
+	ctx, cancel := within(t, soon, "the API server's answers")
+	defer cancel()
+	for _, a := range attempts {
+		if err := a.do(ctx); err != nil {
+			t.Errorf("%s: %s: %v", who, a.name, err)
+		}
+	}
+}
+
+func nodeAccess(t *testing.T, node nodeShell) {
+	node.t = t
+	n, other := newNamespace(t), newNamespace(t)
+	for _, ns := range []namespace{n, other} {
+		ns.t = t
+		ns.secret("s", "key", "v1")
+		ns.secret("undeclared", "key", "v1")
+		ns.configMap("undeclared", "key", "v1")
+	}
+	n.run(onePod("declared", `secretName: s`))
+	withoutPolicy(n)
+	token := stolen(node)
+	as, itself := thief(t, token, nodeName), thief(t, token, "")
+	declared := thefts(as, n.name, "s")[0]
+	allowed(t, "as the node, what a pod on it declares", declared)
+	refused(t, "as the node", thefts(as, n.name, "undeclared")...)
+	refused(t, "as the node, the same name elsewhere", thefts(as, other.name, "s")[0])
+	refused(t, "as itself", thefts(itself, n.name, "s")...)
+	refused(t, "as another node", thefts(thief(t, token, "another"), n.name, "s")...)
+	admin := clientConfig(token, "admin")
+	admin.Impersonate.Groups = []string{"system:masters"}
+	c, err := kubernetes.NewForConfig(admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused(t, "as system:masters", thefts(c, n.name, "s")...)
+	// Acting as the node gives reading, not the node's other rights.
+	refused(t, "as the node", attempt{"make a mirror pod", func(ctx context.Context) error {
+		pod := parsePod(t, onePod("mirror", `secretName: undeclared`))
+		pod.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "x"}
+		pod.Spec.NodeName = nodeName
+		_, err := as.CoreV1().Pods(n.name).Create(ctx, pod, metav1.CreateOptions{})
+		return err
+	}}, attempt{"change the node", func(ctx context.Context) error {
+		_, err := as.CoreV1().Nodes().Patch(ctx, nodeName, types.MergePatchType, []byte(`{"metadata":{"labels":{"a":"b"}}}`), metav1.PatchOptions{})
+		return err
+	}}, attempt{"delete a pod", func(ctx context.Context) error {
+		return as.CoreV1().Pods(n.name).Delete(ctx, "declared", metav1.DeleteOptions{})
+	}}, attempt{"list pods", func(ctx context.Context) error {
+		_, err := as.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + nodeName})
+		return err
+	}})
+	// When no pod declares it any more it can't be read any more.
+	n.delete("declared")
+	ctx, cancel := within(t, soon, "the API server to forget the pod")
+	defer cancel()
+	for !apierrors.IsForbidden(declared.do(ctx)) {
+		if ctx.Err() != nil {
+			t.Fatal(context.Cause(ctx))
+		}
+	}
+}
+
+// consentCommand is what deploy/README.md tells the owner of a namespace to do.
+func consentCommand(namespace string) string {
+	return "kubectl -n " + namespace + " create rolebinding fsuser-csi --clusterrole=fsuser-csi-reader --serviceaccount=fsuser-csi:fsuser-csi"
+}
+
+func consent(n namespace) {
+	n.t.Helper()
+	if _, err := kubectl(suite, "", strings.Fields(consentCommand(n.name))[1:]...); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// withoutPolicy: a pod that nobody has declared anything for is told what to do.
+func withoutPolicy(n namespace) {
+	n.t.Helper()
+	const binding = "declare-references.fsuser.csi.io"
+	if _, err := kubectl(suite, "", "delete", "mutatingadmissionpolicybinding", binding); err != nil {
+		n.t.Fatal(err)
+	}
+	put := func() {
+		if err := applyOnly(manifestNode); err != nil {
+			n.t.Fatal(err)
+		}
+		if err := waitForPolicy(suite, true); err != nil {
+			n.t.Fatal(err)
+		}
+	}
+	defer put()
+	if err := waitForPolicy(suite, false); err != nil {
+		n.t.Fatal(err)
+	}
+	// Another Secret than the one that a pod has declared.
+	n.create(onePod("alone", `secretName: undeclared, uid: "1000"`))
+	n.t.Logf("a pod without a declaration is told: %s", n.event("alone", "FailedMount", "PermissionDenied", "is the declare-references policy installed", "secretName: undeclared"))
+	n.delete("alone")
+}
+
+func namespacesAccess(t *testing.T, node nodeShell) {
+	node.t = t
+	n, other := newNamespace(t), newNamespace(t)
+	n.secret("s", "key", "v1")
+	n.configMap("s", "key", "v1")
+	other.secret("s", "key", "v1")
+	n.create(watchingPod("waits", `secretName: s`))
+	t.Logf("a pod in a namespace that has not consented is told: %s", n.event("waits", "FailedMount", "PermissionDenied", n.name+"/s", consentCommand(n.name)))
+	// Without uid the driver has to read the pod, too: with consent it can.
+	consent(n)
+	n.ready("waits")
+	n.expect("waits", "", show("/v/key"), "1000:0 400\nv1")
+	n.changeSecret("s", "key", "v2")
+	n.waitSaid("waits", "/v/key v2")
+	token := stolen(node)
+	allowed(t, "where it has consent", thefts(thief(t, token, ""), n.name, "s")[:3]...)
+	refused(t, "where it has none", thefts(thief(t, token, ""), other.name, "s")...)
+	refused(t, "as the node", thefts(thief(t, token, nodeName), n.name, "s")...)
+	// A nodePublishSecretRef needs no right.
+	other.run(strings.Replace(onePod("ref", `uid: "1000"`), "readOnly: true,", "readOnly: true, nodePublishSecretRef: {name: s},", 1))
+	other.expect("ref", "", show("/v/key"), "1000:0 400\nv1")
+	// Consent is taken back: the files stay.
+	if _, err := kubectl(suite, "", "-n", n.name, "delete", "rolebinding", "fsuser-csi"); err != nil {
+		t.Fatal(err)
+	}
+	n.expect("waits", "", "cat /v/key", "v2")
+	// What another pod has on the node is still watched, for as long as the API server lets that go on. What nobody has is refused.
+	n.secret("unseen", "key", "v1")
+	n.create(onePod("late", `secretName: unseen, uid: "1000"`))
+	n.event("late", "FailedMount", "PermissionDenied", consentCommand(n.name))
+}
+
+func clusterAccess(t *testing.T, node nodeShell) {
+	node.t = t
+	n := newNamespace(t)
+	n.secret("s", "key", "v1")
+	n.configMap("s", "key", "v1")
+	n.run(onePod("any", `secretName: s`))
+	n.expect("any", "", show("/v/key"), "1000:0 400\nv1")
+	token := stolen(node)
+	allowed(t, "as itself", thefts(thief(t, token, ""), n.name, "s")...)
+	refused(t, "as the node", thefts(thief(t, token, nodeName), n.name, "s")...)
+	refused(t, "as itself", attempt{"delete a Secret", func(ctx context.Context) error {
+		return thief(t, token, "").CoreV1().Secrets(n.name).Delete(ctx, "s", metav1.DeleteOptions{})
+	}})
+}
+
+// walls: the driver could read every Secret now. A pod must not reach those of another namespace through it, whatever it asks for.
+func walls(t *testing.T) {
+	victim, n := newNamespace(t), newNamespace(t)
+	victim.secret("treasure", "key", "v1")
+	owner := victim.run(onePod("owner", `secretName: treasure`))
+	forged := fmt.Sprintf(`csi.storage.k8s.io/pod.namespace: %s, csi.storage.k8s.io/pod.name: %s, csi.storage.k8s.io/pod.uid: %s, csi.storage.k8s.io/ephemeral: "true"`,
+		victim.name, owner.Name, owner.UID)
+	for i, test := range []struct {
+		attributes string
+		words      []string
+	}{
+		{`secretName: treasure`, []string{"NotFound", n.name + "/treasure"}},
+		{`secretName: treasure, ` + forged, []string{"NotFound", n.name + "/treasure"}}, // kubelet's words win
+		{`secretName: ` + victim.name + `/treasure`, []string{"InvalidArgument"}},
+		{`secretName: ../` + victim.name + `/treasure`, []string{"InvalidArgument"}},
+		{`secretName: treasure, namespace: ` + victim.name, []string{"InvalidArgument", "namespace"}},
+		{`secretName: treasure, secretNamespace: ` + victim.name, []string{"InvalidArgument", "secretNamespace"}},
+		{`secretName: "treasure?fieldSelector="`, []string{"InvalidArgument"}},
+	} {
+		kept(n, fmt.Sprintf("thief-%d", i), test.attributes, test.words)
+	}
+	// Without podInfoOnMount kubelet hands through what the pod says of itself.
+	podInfo(t, false)
+	restore := func() { podInfo(t, true) }
+	defer restore()
+	kept(n, "forger", `uid: "1000", secretName: treasure, `+forged, []string{"InvalidArgument", "does not belong to target_path"})
+	kept(n, "half-a-forger", `uid: "1000", secretName: treasure, csi.storage.k8s.io/pod.namespace: `+victim.name, []string{"InvalidArgument", "podInfoOnMount"})
+	kept(n, "nobody", `uid: "1000", secretName: treasure`, []string{"InvalidArgument", "podInfoOnMount"})
+	victim.expect("owner", "", "cat /v/key", "v1")
+	podInfo(t, true)
+	victim.run(onePod("again", `secretName: treasure`))
+}
+
+// kept checks that a pod is told these words, and does not start.
+func kept(n namespace, name, attributes string, words []string) {
+	n.t.Helper()
+	n.create(onePod(name, attributes))
+	message := n.event(name, "FailedMount", words...)
+	p, err := client.CoreV1().Pods(n.name).Get(suite, name, metav1.GetOptions{})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	if p.Status.Phase != corev1.PodPending {
+		n.t.Errorf("%s is %s after: %s", name, p.Status.Phase, message)
+	}
+}
+
+func podInfo(t *testing.T, on bool) {
+	t.Helper()
+	patch := fmt.Sprintf(`{"spec":{"podInfoOnMount":%t}}`, on)
+	if _, err := client.StorageV1().CSIDrivers().Patch(suite, driverName, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,451 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e && linux
+
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	watchtools "k8s.io/client-go/tools/watch"
+	"sigs.k8s.io/yaml"
+)
+
+// testLabel marks the tests' namespaces.
+const testLabel = "fsuser-csi-e2e"
+
+// soon bounds a single wait: for a pod to start on a busy node, a line to appear, a pod to go.
+const soon = 2 * time.Minute
+
+// namespace is one of the tests', gone when its test is.
+type namespace struct {
+	name string
+	t    *testing.T
+}
+
+// newNamespace makes a namespace, with labels (key=value) of its own.
+func newNamespace(t *testing.T, labels ...string) namespace {
+	t.Helper()
+	meta := metav1.ObjectMeta{GenerateName: "e2e-", Labels: map[string]string{testLabel: ""}}
+	for _, label := range labels {
+		key, value, _ := strings.Cut(label, "=")
+		meta.Labels[key] = value
+	}
+	made, err := client.CoreV1().Namespaces().Create(suite, &corev1.Namespace{ObjectMeta: meta}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := namespace{made.Name, t}
+	t.Cleanup(n.remove)
+	// A pod that comes before it is refused.
+	until(t, "the service account of a new namespace", "serviceaccounts", n.name, "default", &corev1.ServiceAccount{}, func(watch.Event) (bool, error) { return true, nil })
+	return n
+}
+
+// remove deletes the namespace, and says what its pods have to say if the test failed. It does not wait: only nothingLeft has to.
+func (n namespace) remove() {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if n.t.Failed() {
+		pods, _ := kubectl(ctx, "", "-n", n.name, "get", "pods", "-o", "wide")
+		events, _ := kubectl(ctx, "", "-n", n.name, "get", "events", "-o", "custom-columns=OBJECT:.involvedObject.name,REASON:.reason,MESSAGE:.message", "--field-selector=type=Warning,reason!=MissingClusterDNS")
+		n.t.Logf("pods:\n%s\nwarnings:\n%s", pods, tail(events, 20))
+	}
+	if err := client.CoreV1().Namespaces().Delete(ctx, n.name, metav1.DeleteOptions{}); err != nil {
+		n.t.Errorf("delete the namespace: %v", err)
+	}
+}
+
+func tail(text string, n int) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// within is a context for one wait. The error of its end says what was waited for.
+func within(t *testing.T, d time.Duration, what string) (context.Context, context.CancelFunc) {
+	t.Helper()
+	return context.WithTimeoutCause(suite, d, fmt.Errorf("waited %s for %s", d, what))
+}
+
+// until watches one object until the condition holds, and returns it.
+func until[T runtime.Object](t *testing.T, what, resource, namespace, name string, object T, condition watchtools.ConditionFunc) T {
+	t.Helper()
+	got, err := untilErr(t, soon, what, resource, namespace, name, object, condition)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+func untilErr[T runtime.Object](t *testing.T, d time.Duration, what, resource, namespace, name string, object T, condition watchtools.ConditionFunc) (T, error) {
+	t.Helper()
+	ctx, cancel := within(t, d, what)
+	defer cancel()
+	var zero T
+	last, err := watchtools.UntilWithSync(ctx, listWatch(restFor(resource), resource, namespace, name), object, nil, condition)
+	if ctx.Err() != nil {
+		return zero, context.Cause(ctx)
+	}
+	if err != nil {
+		return zero, fmt.Errorf("wait for %s: %w", what, err)
+	}
+	got, _ := last.Object.(T)
+	return got, nil
+}
+
+func restFor(resource string) cache.Getter {
+	switch resource {
+	case "deployments":
+		return client.AppsV1().RESTClient()
+	case "csinodes":
+		return client.StorageV1().RESTClient()
+	}
+	return client.CoreV1().RESTClient()
+}
+
+func listWatch(getter cache.Getter, resource, namespace, name string) *cache.ListWatch {
+	selector := fields.Everything()
+	if name != "" {
+		selector = fields.OneTermEqualSelector(metav1.ObjectNameField, name)
+	}
+	return cache.NewListWatchFromClient(getter, resource, namespace, selector)
+}
+
+// parsePod reads a manifest of a pod, with POD_IMAGE as the image of containers that name none, and puts it on the node under test.
+func parsePod(t *testing.T, manifest string) *corev1.Pod {
+	t.Helper()
+	pod := &corev1.Pod{}
+	if err := yaml.UnmarshalStrict([]byte(manifest), pod); err != nil {
+		t.Fatalf("%v in\n%s", err, manifest)
+	}
+	finish(&pod.Spec)
+	return pod
+}
+
+func finish(spec *corev1.PodSpec) {
+	for i := range spec.Containers {
+		if spec.Containers[i].Image == "" {
+			spec.Containers[i].Image = podImage
+		}
+	}
+	spec.NodeSelector = map[string]string{corev1.LabelHostname: nodeName}
+	if spec.TerminationGracePeriodSeconds == nil {
+		grace := int64(5)
+		spec.TerminationGracePeriodSeconds = &grace
+	}
+}
+
+// create makes the pod of a manifest.
+func (n namespace) create(manifest string) *corev1.Pod {
+	n.t.Helper()
+	return n.createPod(parsePod(n.t, manifest))
+}
+
+func (n namespace) createPod(pod *corev1.Pod) *corev1.Pod {
+	n.t.Helper()
+	made, err := client.CoreV1().Pods(n.name).Create(suite, pod, metav1.CreateOptions{})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return made
+}
+
+// run makes the pod of a manifest and waits until it is ready.
+func (n namespace) run(manifest string) *corev1.Pod {
+	n.t.Helper()
+	return n.ready(n.create(manifest).Name)
+}
+
+func (n namespace) ready(pod string) *corev1.Pod {
+	n.t.Helper()
+	return until(n.t, "pod "+pod+" to be ready", "pods", n.name, pod, &corev1.Pod{}, func(e watch.Event) (bool, error) {
+		p, ok := e.Object.(*corev1.Pod)
+		return ok && isReady(p), nil
+	})
+}
+
+func isReady(p *corev1.Pod) bool {
+	return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
+}
+
+// delete deletes pods and waits until they are gone.
+func (n namespace) delete(pods ...string) {
+	n.t.Helper()
+	for _, pod := range pods {
+		if err := client.CoreV1().Pods(n.name).Delete(suite, pod, metav1.DeleteOptions{}); err != nil {
+			n.t.Fatal(err)
+		}
+	}
+	for _, pod := range pods {
+		n.gone(pod)
+	}
+}
+
+func (n namespace) gone(pod string) {
+	n.t.Helper()
+	if err := n.goneWithin(soon, pod); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// goneWithin waits until no pod has that name; no name: until there is none.
+func (n namespace) goneWithin(d time.Duration, pod string) error {
+	ctx, cancel := within(n.t, d, "pod "+pod+" to be gone")
+	defer cancel()
+	none := func(store cache.Store) (bool, error) { return len(store.List()) == 0, nil }
+	left := map[string]bool{}
+	_, err := watchtools.UntilWithSync(ctx, listWatch(client.CoreV1().RESTClient(), "pods", n.name, pod), &corev1.Pod{}, none, func(e watch.Event) (bool, error) {
+		p, ok := e.Object.(*corev1.Pod)
+		if !ok {
+			return false, nil
+		}
+		if e.Type != watch.Deleted {
+			left[p.Name] = true
+			return false, nil
+		}
+		delete(left, p.Name)
+		return len(left) == 0, nil
+	})
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// secret makes a Secret, or gives it other content.
+func (n namespace) secret(name string, keysAndValues ...string) *corev1.Secret {
+	n.t.Helper()
+	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, StringData: pairs(keysAndValues)}
+	made, err := client.CoreV1().Secrets(n.name).Create(suite, s, metav1.CreateOptions{})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return made
+}
+
+func (n namespace) changeSecret(name string, keysAndValues ...string) {
+	n.t.Helper()
+	s, err := client.CoreV1().Secrets(n.name).Get(suite, name, metav1.GetOptions{})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	s.Data, s.StringData = nil, pairs(keysAndValues)
+	if _, err := client.CoreV1().Secrets(n.name).Update(suite, s, metav1.UpdateOptions{}); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+func (n namespace) configMap(name string, keysAndValues ...string) {
+	n.t.Helper()
+	c := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: pairs(keysAndValues)}
+	if _, err := client.CoreV1().ConfigMaps(n.name).Create(suite, c, metav1.CreateOptions{}); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+func pairs(keysAndValues []string) map[string]string {
+	m := map[string]string{}
+	for i := 0; i+1 < len(keysAndValues); i += 2 {
+		m[keysAndValues[i]] = keysAndValues[i+1]
+	}
+	return m
+}
+
+// sh runs a shell script in a container and returns what it prints to both outputs, whether it fails or not.
+func (n namespace) sh(pod, container, script string) string {
+	n.t.Helper()
+	ctx, cancel := within(n.t, time.Minute, "a command in pod "+pod)
+	defer cancel()
+	args := []string{"-n", n.name, "exec", pod}
+	if container != "" {
+		args = append(args, "-c", container)
+	}
+	cmd := exec.CommandContext(ctx, "kubectl", append(args, "--", "sh", "-c", "exec 2>&1; "+script)...)
+	cmd.WaitDelay = 5 * time.Second
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	if ctx.Err() != nil {
+		n.t.Fatal(context.Cause(ctx))
+	}
+	text := strings.TrimSpace(strings.ReplaceAll(out.String(), fmt.Sprintf("command terminated with exit code %d\n", cmd.ProcessState.ExitCode()), ""))
+	if err != nil && (text == "" || strings.Contains(text, "rror from server") || strings.Contains(text, "error:")) {
+		n.t.Fatalf("kubectl exec %s: %v\n%s", pod, err, out.String())
+	}
+	return text
+}
+
+// expect compares what a script prints in a container.
+func (n namespace) expect(pod, container, script, want string) {
+	n.t.Helper()
+	if got := n.sh(pod, container, script); got != want {
+		n.t.Errorf("%s %s prints\n%s\nwant\n%s", pod, container, got, want)
+	}
+}
+
+// said waits until a container has printed a line, and returns when it was read: at most that late.
+func (n namespace) said(d time.Duration, pod, line string) (time.Time, error) {
+	ctx, cancel := within(n.t, d, fmt.Sprintf("pod %s to print %q", pod, line))
+	defer cancel()
+	var last string
+	for {
+		at, found, err := n.read(ctx, pod, line, &last)
+		if found {
+			return at, nil
+		}
+		if ctx.Err() != nil {
+			return at, fmt.Errorf("%w (last line: %q)", context.Cause(ctx), last)
+		}
+		// The stream ends with kubelet, and before a container that is about to start.
+		select {
+		case <-ctx.Done():
+			return at, fmt.Errorf("%w (last line: %q, last error: %w)", context.Cause(ctx), last, err)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+func (n namespace) read(ctx context.Context, pod, line string, last *string) (time.Time, bool, error) {
+	stream, err := client.CoreV1().Pods(n.name).GetLogs(pod, &corev1.PodLogOptions{Follow: true}).Stream(ctx)
+	if err != nil {
+		return time.Time{}, false, err
+	}
+	defer stream.Close()
+	lines := bufio.NewScanner(stream)
+	for lines.Scan() {
+		*last = lines.Text()
+		if *last == line {
+			return time.Now(), true, nil
+		}
+	}
+	return time.Time{}, false, lines.Err()
+}
+
+// waitSaid is said that has to come.
+func (n namespace) waitSaid(pod, line string) time.Time {
+	n.t.Helper()
+	at, err := n.said(soon, pod, line)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return at
+}
+
+// onLine opens a container's log, and tells when the line is read there: at most that late it was printed.
+func (n namespace) onLine(pod, line string) (seen <-chan time.Time) {
+	n.t.Helper()
+	ctx, cancel := within(n.t, 3*time.Minute, fmt.Sprintf("pod %s to print %q", pod, line))
+	stream, err := client.CoreV1().Pods(n.name).GetLogs(pod, &corev1.PodLogOptions{Follow: true}).Stream(ctx)
+	if err != nil {
+		cancel()
+		n.t.Fatal(err)
+	}
+	found := make(chan time.Time, 1)
+	go func() {
+		defer close(found)
+		defer cancel()
+		defer stream.Close()
+		for lines := bufio.NewScanner(stream); lines.Scan(); {
+			if lines.Text() == line {
+				found <- time.Now()
+				return
+			}
+		}
+	}()
+	return found
+}
+
+// wait is for what onLine returned.
+func (n namespace) wait(seen <-chan time.Time, what string) time.Time {
+	n.t.Helper()
+	at, ok := <-seen
+	if !ok {
+		n.t.Fatalf("not printed: %s", what)
+	}
+	return at
+}
+
+// event waits for an Event of the pod with this reason whose message has all the words.
+func (n namespace) event(pod, reason string, words ...string) string {
+	n.t.Helper()
+	what := fmt.Sprintf("an event %s of pod %s with %q", reason, pod, words)
+	messages := map[string]bool{}
+	got, err := untilErr(n.t, soon, what, "events", n.name, "", &corev1.Event{}, func(e watch.Event) (bool, error) {
+		event, ok := e.Object.(*corev1.Event)
+		if !ok || event.InvolvedObject.Name != pod || event.Reason != reason {
+			return false, nil
+		}
+		messages[event.Message] = true
+		for _, word := range words {
+			if !strings.Contains(event.Message, word) {
+				return false, nil
+			}
+		}
+		return true, nil
+	})
+	if err != nil {
+		n.t.Fatalf("%v; there were: %v", err, messages)
+	}
+	return got.Message
+}
+
+// nodeShell runs a script as root in the host's process namespace on the node under test. The node's files are below /proc/1/root.
+type nodeShell struct{ namespace }
+
+func newNodeShell(t *testing.T) nodeShell {
+	t.Helper()
+	n := newNamespace(t, "pod-security.kubernetes.io/enforce=privileged")
+	n.run(`
+metadata: {name: node}
+spec:
+  hostPID: true
+  tolerations: [{operator: Exists}]
+  containers:
+  - {name: main, securityContext: {privileged: true, runAsUser: 0}}`)
+	return nodeShell{n}
+}
+
+func (n nodeShell) do(script string) string {
+	n.t.Helper()
+	return n.sh("node", "", script)
+}
+
+// driverPod returns the driver's pod on the node under test, when it is ready and not one of those named.
+func driverPod(t *testing.T, not ...string) *corev1.Pod {
+	t.Helper()
+	return until(t, "the driver's pod to be ready", "pods", driverNamespace, "", &corev1.Pod{}, func(e watch.Event) (bool, error) {
+		p, ok := e.Object.(*corev1.Pod)
+		return ok && e.Type != watch.Deleted && p.Spec.NodeName == nodeName && isReady(p) && p.DeletionTimestamp == nil && !slices.Contains(not, string(p.UID)), nil
+	})
+}
+
+// metrics reads the driver's metrics as Prometheus does, from within the cluster's network.
+func metrics(t *testing.T, from namespace, pod string) string {
+	t.Helper()
+	return from.sh(pod, "", "/pod get http://"+driverPod(t).Status.PodIP+":9808/metrics")
+}
+
+// clientConfig is for a client that has only a token, and acts as another user if one is named.
+func clientConfig(token, impersonate string) *rest.Config {
+	c := rest.AnonymousClientConfig(config)
+	c.BearerToken = token
+	c.Impersonate.UserName = impersonate
+	return c
+}

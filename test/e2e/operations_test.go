@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e && linux
+
+package e2e
+
+import (
+	"encoding/json"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
+)
+
+// testTold: Events of the pod and `fsuser-csi status` say what goes wrong with a refresh, and when it is well again.
+func testTold(t *testing.T) {
+	t.Parallel()
+	n := newNamespace(t)
+	n.secret("s", "key", "v1", "other", "x")
+	n.run(watchingPod("told", `secretName: s, items: '[{key: key, path: key}]'`))
+	if s := statusOf(t, n, "told"); s.Stale != "" || s.Object != "Secret "+n.name+"/s" && !strings.Contains(s.Object, n.name+"/s") || s.UID != 1000 || s.Mode != 0o400 || s.ResourceVersion == "" {
+		t.Errorf("status: %+v", s)
+	}
+
+	n.changeSecret("s", "other", "y")
+	t.Logf("a key is gone: %s", n.event("told", "VolumeRefreshFailed", `"v"`, "key"))
+	if s := statusOf(t, n, "told"); s.Stale == "" || s.StaleSince == nil {
+		t.Errorf("status of a volume that is not current: %+v", s)
+	}
+	table := status(t, "table")
+	if line := lineWith(table, n.name+"/told"); !strings.Contains(line, "stale for") {
+		t.Errorf("status of a volume that is not current:\n%s", table)
+	}
+	if m := metrics(t, n, "told"); strings.Contains(m, "\nfsuser_stale_volumes 0\n") || !strings.Contains(m, "\nfsuser_stale_volumes ") || !strings.Contains(m, "\nfsuser_volumes ") || strings.Contains(m, "\nfsuser_volumes 0\n") {
+		t.Errorf("metrics with a volume that is not current:\n%s", m)
+	}
+	n.expect("told", "", "cat /v/key", "v1")
+
+	n.changeSecret("s", "key", "v2")
+	n.waitSaid("told", "/v/key v2")
+	n.event("told", "VolumeRefreshRecovered", `"v"`)
+
+	if err := client.CoreV1().Secrets(n.name).Delete(suite, "s", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("the object is deleted: %s", n.event("told", "VolumeObjectMissing", n.name+"/s"))
+	n.expect("told", "", "cat /v/key", "v2")
+	n.secret("s", "key", "v3")
+	n.waitSaid("told", "/v/key v3")
+	if s := statusOf(t, n, "told"); s.Stale != "" || s.StaleSince != nil {
+		t.Errorf("status of a volume that is current again: %+v", s)
+	}
+}
+
+func status(t *testing.T, format string) string {
+	t.Helper()
+	out, err := kubectl(suite, "", "-n", driverNamespace, "exec", driverPod(t).Name, "--", "/fsuser-csi", "status", "-o", format)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func statusOf(t *testing.T, n namespace, pod string) volume.Status {
+	t.Helper()
+	var all []volume.Status
+	text := status(t, "json")
+	if err := json.Unmarshal([]byte(text), &all); err != nil {
+		t.Fatalf("%v in\n%s", err, text)
+	}
+	for _, s := range all {
+		if s.PodNamespace == n.name && s.PodName == pod {
+			return s
+		}
+	}
+	t.Fatalf("status has no volume of %s/%s:\n%s", n.name, pod, text)
+	return volume.Status{}
+}
+
+func lineWith(text, word string) string {
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, word) {
+			return line
+		}
+	}
+	return ""
+}
+
+// testUninstall takes the driver off in the documented order, and puts it on again.
+func testUninstall(t *testing.T) {
+	nothingLeft(t) // steps 1 and 2: no pod uses it
+	for _, m := range []string{manifestNode, manifestNamespaces, manifestCluster} {
+		if m != manifestNode {
+			if err := install(suite, m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := uninstall(suite, m); err != nil {
+			t.Fatal(err)
+		}
+		notInstalled(t)
+	}
+	if err := install(suite, manifestNode); err != nil {
+		t.Fatal(err)
+	}
+	n := newNamespace(t)
+	n.secret("s", "key", "v1")
+	n.run(onePod("again", `secretName: s`))
+	n.delete("again")
+	if err := uninstall(suite, manifestNode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// everything is each kind of object that the chart makes.
+const everything = "daemonset,serviceaccount,clusterrole,clusterrolebinding,csidriver,mutatingadmissionpolicy,mutatingadmissionpolicybinding,pods"
+
+func notInstalled(t *testing.T) {
+	t.Helper()
+	namespace{driverNamespace, t}.gone("")
+	until(t, "kubelet to deregister the driver", "csinodes", "", nodeName, &storagev1.CSINode{}, func(e watch.Event) (bool, error) {
+		return !slices.ContainsFunc(e.Object.(*storagev1.CSINode).Spec.Drivers, func(d storagev1.CSINodeDriver) bool { return d.Name == driverName }), nil
+	})
+	out, err := kubectl(suite, "", "get", everything, "-A", "-l", "app.kubernetes.io/name=fsuser-csi", "-o", "name")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out != "" {
+		t.Errorf("after the uninstallation there is:\n%s", out)
+	}
+	node := newNodeShell(t)
+	if left := node.do(`cd /proc/1/root; find run/fsuser.csi.io var/lib/kubelet/plugins/fsuser.csi.io ! -type d; find var/lib/kubelet/plugins_registry | grep fsuser; true`); left != "" && left != "run/fsuser.csi.io/lock" {
+		t.Errorf("on the node is left:\n%s", left)
+	}
+}
+
+// testHelm installs, changes and uninstalls the chart.
+func testHelm(t *testing.T) {
+	if _, err := exec.LookPath("helm"); err != nil {
+		t.Skip("there is no helm in PATH")
+	}
+	repository, tag := image[:strings.LastIndexByte(image, ':')], image[strings.LastIndexByte(image, ':')+1:]
+	set := []string{chart, "--namespace", driverNamespace, "--set", "image.repository=" + repository, "--set", "image.tag=" + tag}
+	helm(t, append([]string{"install", "fsuser-csi", "--create-namespace"}, set...)...)
+	uninstalled := false
+	t.Cleanup(func() {
+		if !uninstalled {
+			helm(t, "uninstall", "fsuser-csi", "--namespace", driverNamespace, "--wait")
+		}
+	})
+	installed(t, true)
+	n := newNamespace(t)
+	n.secret("s", "key", "v1")
+	n.run(watchingPod("helm", `secretName: s`))
+	n.expect("helm", "", show("/v/key"), "1000:0 400\nv1")
+	helm(t, append([]string{"upgrade", "fsuser-csi", "--set", "access=namespaces"}, set...)...)
+	installed(t, false)
+	consent(n)
+	n.changeSecret("s", "key", "v2")
+	n.waitSaid("helm", "/v/key v2")
+	n.delete("helm")
+	helm(t, "uninstall", "fsuser-csi", "--namespace", driverNamespace, "--wait")
+	uninstalled = true
+	notInstalled(t)
+	if err := client.CoreV1().Namespaces().Delete(suite, driverNamespace, metav1.DeleteOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
+func installed(t *testing.T, policy bool) {
+	t.Helper()
+	if err := rolledOut(suite); err != nil {
+		t.Fatal(err)
+	}
+	if err := waitForPolicy(suite, policy); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func helm(t *testing.T, args ...string) {
+	t.Helper()
+	ctx, cancel := within(t, soon, "helm "+args[0])
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, "helm", args...).CombinedOutput(); err != nil {
+		t.Fatalf("helm %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+// Command pod is what the pods of the end-to-end tests run:
+//
+//	pod                 do nothing until told to end
+//	pod get <url>       print what an HTTP server answers
+//	pod watch <file>... print each file's content, as `<file> <content>`, now and whenever its folder's ..data is replaced
+//
+// Like a reloader in a container it sees only inotify events, and ends at SIGTERM.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	var err error
+	switch {
+	case len(os.Args) == 1:
+		<-ctx.Done()
+	case os.Args[1] == "watch":
+		err = watch(ctx, os.Args[2:])
+	case os.Args[1] == "get" && len(os.Args) == 3:
+		err = get(ctx, os.Args[2])
+	default:
+		err = errors.New("say nothing, or: get <url>, or: watch <file>...")
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "pod:", err)
+		os.Exit(1)
+	}
+}
+
+// get is what busybox' static wget can't: it crashes where there is no DNS server.
+func get(ctx context.Context, url string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return errors.New(response.Status)
+	}
+	_, err = io.Copy(os.Stdout, response.Body)
+	return err
+}
+
+func watch(ctx context.Context, files []string) error {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	for _, file := range files {
+		if err := w.Add(filepath.Dir(file)); err != nil {
+			return err
+		}
+	}
+	for _, file := range files {
+		show(file)
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-w.Errors:
+			return err
+		case e := <-w.Events:
+			if filepath.Base(e.Name) != "..data" || !e.Has(fsnotify.Create) {
+				continue
+			}
+			for _, file := range files {
+				if filepath.Dir(file) == filepath.Dir(e.Name) {
+					show(file)
+				}
+			}
+		}
+	}
+}
+
+func show(file string) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		fmt.Printf("%s error: %v\n", file, err)
+		return
+	}
+	fmt.Printf("%s %s\n", file, strings.TrimSpace(string(content)))
+}

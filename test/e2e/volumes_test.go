@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e && linux
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/yaml"
+)
+
+// show prints owner and mode of a file behind its links, and its content.
+func show(path string) string {
+	return "stat -L -c '%u:%g %a' " + path + " && cat " + path + " && echo"
+}
+
+// readmePod is the first YAML of README.md, with only its image replaced.
+func readmePod(t *testing.T) *corev1.Pod {
+	t.Helper()
+	content, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(content), "```yaml\n")
+	example, _, ok := strings.Cut(rest, "```")
+	if !ok || strings.Count(example, "example.com/git") != 1 {
+		t.Fatal("README.md has no YAML example that names the image example.com/git once")
+	}
+	pod := &corev1.Pod{}
+	if err := yaml.UnmarshalStrict([]byte(strings.ReplaceAll(example, "example.com/git", podImage)), pod); err != nil {
+		t.Fatal(err)
+	}
+	pod.Spec.NodeSelector = map[string]string{corev1.LabelHostname: nodeName}
+	return pod
+}
+
+const readmeKey = "-----BEGIN OPENSSH PRIVATE KEY-----"
+
+func testREADME(t *testing.T) {
+	t.Parallel()
+	n := newNamespace(t)
+	n.secret("ssh-keys", "id_ed25519", readmeKey)
+	pod := n.createPod(readmePod(t))
+	n.ready(pod.Name)
+	n.expect(pod.Name, "", "cd /home/git/.ssh; ls -ln ..data/ | awk 'NF > 8 {print $1, $2, $3, $4, $5, $9}'; cat id_ed25519; echo; id -u",
+		fmt.Sprintf("-rw------- 1 1000 0 %d id_ed25519\n%s\n1000", len(readmeKey), readmeKey))
+	n.expect(pod.Name, "", "cd /home/git/.ssh; touch new; echo x > id_ed25519; chmod 644 id_ed25519; true", `touch: new: Read-only file system
+sh: can't create id_ed25519: Read-only file system
+chmod: id_ed25519: Read-only file system`)
+}
+
+func testDeployment(t *testing.T) {
+	t.Parallel()
+	n := newNamespace(t)
+	n.secret("ssh-keys", "id_ed25519", readmeKey)
+	pod := readmePod(t)
+	labels, replicas := map[string]string{"app": "git"}, int32(2)
+	_, err := client.AppsV1().Deployments(n.name).Create(suite, &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: "git"},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: pod.Spec},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "both pods of the Deployment", "deployments", n.name, "git", &appsv1.Deployment{}, func(e watch.Event) (bool, error) {
+		return e.Object.(*appsv1.Deployment).Status.AvailableReplicas == replicas, nil
+	})
+	pods, err := client.CoreV1().Pods(n.name).List(suite, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range pods.Items {
+		n.expect(p.Name, "", show("/home/git/.ssh/id_ed25519"), "1000:0 600\n"+readmeKey)
+	}
+}
+
+// onePod is a pod of uid 1000 with one volume at /v.
+func onePod(name, attributes string) string {
+	return fmt.Sprintf(`
+metadata: {name: %s}
+spec:
+  securityContext: {runAsUser: 1000}
+  containers:
+  - name: main
+    volumeMounts: [{name: v, mountPath: /v}]
+  volumes:
+  - name: v
+    csi: {driver: fsuser.csi.io, readOnly: true, volumeAttributes: {%s}}`, name, attributes)
+}
+
+// watchingPod is onePod that prints /v/key whenever it changes.
+func watchingPod(name, attributes string) string {
+	return strings.Replace(onePod(name, attributes), "- name: main", `- name: main
+    command: [/pod, watch, /v/key]`, 1)
+}
+
+func testSecretAfterPod(t *testing.T) {
+	t.Parallel()
+	n := newNamespace(t)
+	n.create(onePod("early", `secretName: late, uid: "1000"`))
+	// Whether the API server has it not, or may not say, depends on the kind of access and its cache.
+	message := n.event("early", "FailedMount", n.name+"/late")
+	t.Logf("the pod is told: %s", message)
+	n.secret("late", "key", "v1")
+	begin := time.Now()
+	n.ready("early")
+	t.Logf("ready %.1f s after the Secret", time.Since(begin).Seconds())
+	n.expect("early", "", show("/v/key"), "1000:0 400\nv1")
+}
+
+func testConfigMap(t *testing.T) {
+	t.Parallel()
+	n := newNamespace(t)
+	n.configMap("settings", "a.conf", "A", "b.conf", "B")
+	n.run(onePod("reader", `configMapName: settings, uid: "1000", gid: "7"`))
+	n.expect("reader", "", "cd /v; ls; "+show("a.conf"), "a.conf\nb.conf\n1000:7 444\nA")
+}
+
+func testItems(t *testing.T) {
+	t.Parallel()
+	n := newNamespace(t)
+	n.secret("keys", "a", "A", "b", "B", "c", "C")
+	n.run(onePod("items", `secretName: keys, uid: "1000", dirMode: "0700", items: '[{key: a, path: x/y/a, mode: "0440", gid: 8}, {key: b, path: b, uid: 5}]'`))
+	n.expect("items", "", "cd /v; find . -follow -type f ! -path '*/..*' | sort; "+show("x/y/a")+"; stat -L -c '%u:%g %a' b; cat b; stat -c '%u:%g %a' /v/ ; stat -L -c '%u:%g %a' x",
+		"./b\n./x/y/a\n1000:8 440\nA\n5:0 400\ncat: can't open 'b': Permission denied\n1000:0 700\n1000:0 700")
+}
+
+func testOptional(t *testing.T) {
+	t.Parallel()
+	n := newNamespace(t)
+	n.secret("partial", "key", "v1")
+	n.run(onePod("empty", `secretName: missing, optional: "true"`))
+	n.run(onePod("partial", `secretName: partial, optional: "true", items: '[{key: key, path: key}, {key: other, path: other}]'`))
+	n.expect("empty", "", "ls /v; echo none", "none")
+	n.expect("partial", "", "ls /v", "key")
+	n.run(watchingPod("filled", `secretName: filled, optional: "true"`))
+	n.secret("filled", "key", "v1")
+	n.waitSaid("filled", "/v/key v1")
+}
+
+func testNodePublishSecretRef(t *testing.T) {
+	t.Parallel()
+	n := newNamespace(t)
+	n.secret("ref", "key", "v1")
+	n.run(strings.Replace(watchingPod("ref", `uid: "1000"`), "readOnly: true,", "readOnly: true, nodePublishSecretRef: {name: ref},", 1))
+	n.expect("ref", "", show("/v/key"), "1000:0 400\nv1")
+	seen := n.onLine("ref", "/v/key v2")
+	begin := time.Now()
+	n.changeSecret("ref", "key", "v2")
+	t.Logf("a changed nodePublishSecretRef is seen in the container after at most %d ms", n.wait(seen, "the new content").Sub(begin).Milliseconds())
+}
+
+func testOwnerFromPod(t *testing.T) {
+	t.Parallel()
+	n := newNamespace(t)
+	n.secret("s", "key", "v1")
+	n.run(onePod("owner", `secretName: s`))
+	n.expect("owner", "", show("/v/key"), "1000:0 400\nv1")
+	// Two containers with two users: nobody can say whose it is.
+	pod := parsePod(t, onePod("unclear", `secretName: s`))
+	other := int64(2000)
+	pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{
+		Name: "other", Image: podImage, SecurityContext: &corev1.SecurityContext{RunAsUser: &other},
+	})
+	n.createPod(pod)
+	n.ready("unclear")
+	n.expect("unclear", "main", "stat -L -c %u:%g /v/key", "0:0")
+	n.event("unclear", "VolumeOwnerUnknown", "set uid in volumeAttributes, or runAsUser in the pod")
+}
+
+func testTwoUsers(t *testing.T) {
+	t.Parallel()
+	n := newNamespace(t)
+	n.secret("s", "key", "v1")
+	n.run(`
+metadata: {name: two}
+spec:
+  containers:
+  - name: a
+    securityContext: {runAsUser: 1001}
+    volumeMounts: [{name: a, mountPath: /a}, {name: b, mountPath: /b}]
+  - name: b
+    securityContext: {runAsUser: 1002}
+    volumeMounts: [{name: a, mountPath: /a}, {name: b, mountPath: /b}]
+  volumes:
+  - name: a
+    csi: {driver: fsuser.csi.io, readOnly: true, volumeAttributes: {secretName: s, uid: "1001"}}
+  - name: b
+    csi: {driver: fsuser.csi.io, readOnly: true, volumeAttributes: {secretName: s, uid: "1002"}}`)
+	n.expect("two", "a", "cat /a/key; echo; cat /b/key", "v1\ncat: can't open '/b/key': Permission denied")
+	n.expect("two", "b", "cat /b/key; echo; cat /a/key", "v1\ncat: can't open '/a/key': Permission denied")
+}
+
+func testUserNamespace(t *testing.T) {
+	t.Parallel()
+	n := newNamespace(t)
+	n.secret("s", "key", "v1")
+	n.run(strings.Replace(watchingPod("userns", `secretName: s, uid: "1000", gid: "1000", mode: "0600"`), "spec:", "spec:\n  hostUsers: false", 1))
+	n.expect("userns", "", "cat /proc/self/uid_map | awk '{print ($2 > 0)}'; "+show("/v/key"), "1\n1000:1000 600\nv1")
+	n.changeSecret("s", "key", "v2")
+	n.waitSaid("userns", "/v/key v2")
+	n.expect("userns", "", show("/v/key"), "1000:1000 600\nv2")
+}
+
+func testFSGroup(t *testing.T) {
+	t.Parallel()
+	n := newNamespace(t)
+	n.secret("s", "key", "v1")
+	n.run(strings.Replace(onePod("fsgroup", `secretName: s, uid: "1000"`), "runAsUser: 1000", "runAsUser: 1000, fsGroup: 3000", 1))
+	n.expect("fsgroup", "", show("/v/key")+"; id -G", "1000:3000 400\nv1\n0 3000")
+}
+
+func testRestricted(t *testing.T) {
+	t.Parallel()
+	n := newNamespace(t, "pod-security.kubernetes.io/enforce=restricted")
+	n.secret("s", "key", "v1")
+	n.run(strings.Replace(onePod("restricted", `secretName: s, mode: "0600"`), "- name: main", `- name: main
+    securityContext: {runAsNonRoot: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}, seccompProfile: {type: RuntimeDefault}}`, 1))
+	n.expect("restricted", "", show("/v/key"), "1000:0 600\nv1")
+}
+
+// testRefused: what the pod is told when it asks for something wrong.
+func testRefused(t *testing.T) {
+	t.Parallel()
+	n := newNamespace(t)
+	n.secret("s", "key", "v1")
+	n.create(onePod("wrong", `secretName: s, mod: "0400", mode: "9", namespace: kube-system`))
+	n.event("wrong", "FailedMount", "mod", "mode", "namespace")
+	n.create(strings.Replace(onePod("writable", `secretName: s`), "readOnly: true,", "", 1))
+	n.event("writable", "FailedMount", "set csi.readOnly: true")
+}
+
+// testLatency compares with a secret volume of Kubernetes, which kubelet refreshes in its own time.
+func testLatency(t *testing.T) {
+	t.Parallel()
+	n := newNamespace(t)
+	n.secret("s", "key", "v1")
+	pod := parsePod(t, watchingPod("latency", `secretName: s`))
+	main := &pod.Spec.Containers[0]
+	main.Command = append(main.Command, "/intree/key")
+	main.VolumeMounts = append(main.VolumeMounts, corev1.VolumeMount{Name: "intree", MountPath: "/intree"})
+	pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: "intree", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s"}}})
+	n.createPod(pod)
+	n.waitSaid("latency", "/intree/key v1")
+	// Just after its start kubelet looks at a pod more often than later.
+	n.ready("latency")
+	n.changeSecret("s", "key", "v2")
+	if _, err := n.said(3*time.Minute, "latency", "/intree/key v2"); err != nil {
+		t.Fatal(err)
+	}
+	seen, seenInTree := n.onLine("latency", "/v/key v3"), n.onLine("latency", "/intree/key v3")
+	begin := time.Now()
+	n.changeSecret("s", "key", "v3")
+	ours := n.wait(seen, "the new content").Sub(begin)
+	inTree := n.wait(seenInTree, "the new content in the secret volume")
+	t.Logf("a changed Secret is seen in the container after at most %d ms; in a secret volume of Kubernetes after %d ms", ours.Milliseconds(), inTree.Sub(begin).Milliseconds())
+	if ours > 10*time.Second {
+		t.Errorf("the change took %s", ours)
+	}
+}
