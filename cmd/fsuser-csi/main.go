@@ -34,6 +34,8 @@ owned by the user who needs them, with the mode they need, and refreshes them wi
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
+		// With it a word that is no command is an error; without, cobra would print the help and succeed.
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(newNodeCommand(), newStatusCommand(), newDemoCommand(), newVersionCommand())

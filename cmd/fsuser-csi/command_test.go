@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+)
+
+func TestMain(m *testing.M) { testkit.RunInMountNamespace(m) }
+
+// run runs the program and returns what it prints to stderr. It must fail.
+func run(t *testing.T, binary string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(binary, args...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	var exit *exec.ExitError
+	if err := cmd.Run(); !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Fatalf("%q ended with %v, want exit code 1\n%s", args, err, stderr.String())
+	}
+	return stderr.String()
+}
+
+func TestWhatIsWrongAtTheStartIsSaidInOneLine(t *testing.T) {
+	testkit.NothingLeft(t)
+	binary := testkit.BuildDriver(t)
+	shared, state := testkit.SharedDir(t), t.TempDir()
+	if err := kubelet.MakeRoot(shared); err != nil {
+		t.Fatal(err)
+	}
+	private := t.TempDir()
+	if err := kubelet.MakeRoot(private); err != nil {
+		t.Fatal(err)
+	}
+	node := func(args ...string) []string {
+		return append([]string{"node", "--node-name=n", "--kubelet-root=" + shared, "--state-dir=" + state, "--manifests=" + t.TempDir()}, args...)
+	}
+	for _, test := range []struct {
+		name string
+		args []string
+		says []string
+	}{
+		{"an unknown command", []string{"nodes"}, []string{`unknown command "nodes"`}},
+		{"an unknown flag", []string{"node", "--nodename=x"}, []string{"unknown flag: --nodename"}},
+		{"an argument that is none", []string{"node", "now"}, []string{"now"}},
+		{"no node name", node("--node-name="), []string{"--node-name", "spec.nodeName"}},
+		{"an access that is none", node("--access=all"), []string{"--access", `"all"`, `"node"`, `"service-account"`}},
+		{"request checks that are none", node("--request-checks=off"), []string{"--request-checks", `"off"`, "strict"}},
+		{"a verbosity that would log Secrets", node("-v=6"), []string{"-v 6", "0 to 5", "Secrets"}},
+		{"a kubelet root that is not there", node("--kubelet-root=/nowhere"), []string{"--kubelet-root", "/nowhere"}},
+		{"a kubelet root that is relative", node("--kubelet-root=kubelet"), []string{"--kubelet-root", "absolute"}},
+		{"a directory that is no kubelet's", node("--kubelet-root=" + state), []string{"pods", "--kubelet-root"}},
+		{"mounts that would not reach the host", node("--kubelet-root=" + private), []string{"self-test", "shared propagation", "Bidirectional"}},
+		{"a directory of manifests that is not there", node("--manifests=/nowhere"), []string{"/nowhere"}},
+		{"neither cluster nor kubeconfig", node("--manifests="), []string{"--kubeconfig", "--manifests"}},
+		{"a kubeconfig that is not there", node("--manifests=", "--kubeconfig=/nowhere"), []string{"--kubeconfig", "/nowhere"}},
+		{"metrics for everybody", node("--http-address=:9808"), []string{"--http-address", "every address", "127.0.0.1"}},
+		{"an endpoint with a scheme", node("--endpoint=unix:///csi.sock"), []string{"unix:///csi.sock"}},
+		{"a socket path that is too long", node("--endpoint=/" + strings.Repeat("x", 107)), []string{"106 bytes"}},
+		{"no workers", node("--refresh-workers=0"), []string{"workers"}},
+		{"status without a driver", []string{"status", "--state-dir=" + state}, []string{"is it running", "--state-dir"}},
+		{"status in a format that is none", []string{"status", "-o", "yaml"}, []string{"--output", `"yaml"`, "json"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			stderr := run(t, binary, test.args...)
+			lines := strings.Split(strings.TrimSpace(stderr), "\n")
+			last := lines[len(lines)-1]
+			if !strings.HasPrefix(last, "Error: ") || strings.Count(stderr, "Error: ") != 1 {
+				t.Errorf("the last line, and no other, should say what is wrong:\n%s", stderr)
+			}
+			for _, part := range test.says {
+				if !strings.Contains(last, part) {
+					t.Errorf("it does not say %q: %s", part, last)
+				}
+			}
+		})
+	}
+	for _, left := range []string{filepath.Join(shared, "plugins/fsuser.csi.io"), filepath.Join(shared, "plugins_registry")} {
+		if entries, err := os.ReadDir(left); err != nil || len(entries) > 0 {
+			t.Errorf("%s: %v, %v", left, entries, err)
+		}
+	}
+}
+
+func TestASecondDriverWithTheSameRecordsEndsAtOnce(t *testing.T) {
+	testkit.NothingLeft(t)
+	binary := testkit.BuildDriver(t)
+	d := testkit.StartDriver(t, binary, "--manifests="+t.TempDir())
+	stderr := run(t, binary, "node", "--node-name=n", "--kubelet-root="+d.Root, "--state-dir="+d.State, "--manifests="+t.TempDir())
+	if !strings.Contains(stderr, "another driver is running") {
+		t.Errorf("it says:\n%s", stderr)
+	}
+	if status, body := d.Get("/readyz"); status != 200 {
+		t.Errorf("the first driver: %d %s", status, body)
+	}
+}
+
+func TestTheProcessKeepsItsMemoryToItself(t *testing.T) {
+	testkit.NothingLeft(t)
+	d := testkit.StartDriver(t, testkit.BuildDriver(t), "--manifests="+t.TempDir())
+	var core unix.Rlimit
+	if err := unix.Prlimit(d.PID(), unix.RLIMIT_CORE, nil, &core); err != nil || core.Cur != 0 || core.Max != 0 {
+		t.Errorf("core limit %+v, %v; want 0", core, err)
+	}
+	for _, path := range []string{d.State, filepath.Join(d.State, "lock"), filepath.Join(d.State, "status.sock"), filepath.Join(d.Root, "plugins/fsuser.csi.io/csi.sock")} {
+		st, err := os.Stat(path)
+		if err != nil || st.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s: %v, %v; others must have no right to it", path, st.Mode(), err)
+		}
+	}
+}
