@@ -81,11 +81,15 @@ func (d *Directory) run() {
 	settled.Stop() // until something happens
 	for {
 		select {
-		case _, ok := <-d.watcher.Events:
+		case event, ok := <-d.watcher.Events:
 			if !ok {
 				return
 			}
-			settled.Reset(settleTime)
+			if movedIn(event) {
+				settled.Reset(0)
+			} else {
+				settled.Reset(settleTime)
+			}
 		case err, ok := <-d.watcher.Errors:
 			if !ok {
 				return
@@ -98,6 +102,15 @@ func (d *Directory) run() {
 			}
 		}
 	}
+}
+
+// movedIn reports whether a file appeared with content: it was written elsewhere and renamed, and is whole.
+func movedIn(event fsnotify.Event) bool {
+	if !event.Has(fsnotify.Create) {
+		return false
+	}
+	st, err := os.Stat(event.Name)
+	return err == nil && st.Size() > 0
 }
 
 // read reads all manifests and tells the watched objects what came of it.
