@@ -77,7 +77,9 @@ func askStatus(ctx context.Context, socket string) ([]volume.Status, error) {
 		return nil, fmt.Errorf("it answers %s", resp.Status)
 	}
 	var volumes []volume.Status
-	return volumes, json.NewDecoder(resp.Body).Decode(&volumes)
+	// Not in the return: the order in which it would read volumes and fill them is not defined.
+	err = json.NewDecoder(resp.Body).Decode(&volumes)
+	return volumes, err
 }
 
 func printStatus(out io.Writer, volumes []volume.Status, now time.Time) error {

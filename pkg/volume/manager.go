@@ -143,7 +143,8 @@ func (m *Manager) all() []*volume {
 	return slices.Collect(maps.Values(m.volumes))
 }
 
-// watch has the volume told of changes. A call for a volume that is not published yet, or not any more, does nothing.
+// watch has the volume refreshed after each change. One that comes during a publish has a worker wait for the volume's lock; one for a
+// volume that is not published any more does nothing.
 func (m *Manager) watch(v *volume) {
 	m.Source.Watch(v.object, v.id, func() { m.queue.Add(v.id) })
 }
