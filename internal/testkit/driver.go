@@ -29,16 +29,25 @@ const startTimeout = 30 * time.Second
 // BuildDriver builds the driver into a directory of t's, with the race detector if the test has it, and returns the path.
 func BuildDriver(t testing.TB) string {
 	t.Helper()
-	binary := filepath.Join(t.TempDir(), "fsuser-csi")
+	binary, err := BuildDriverIn(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return binary
+}
+
+// BuildDriverIn is BuildDriver for a directory that outlives a test.
+func BuildDriverIn(dir string) (binary string, err error) {
+	binary = filepath.Join(dir, "fsuser-csi")
 	args := []string{"build", "-tags", "grpcnotrace", "-o", binary}
 	if raceEnabled {
 		args = append(args, "-race")
 	}
 	cmd := exec.Command("go", append(args, "github.com/fsuser-csi/fsuser-csi/cmd/fsuser-csi")...)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the driver: %v\n%s", err, out)
+		return "", fmt.Errorf("build the driver: %w\n%s", err, out)
 	}
-	return binary
+	return binary, nil
 }
 
 // Driver is a driver process with the directories that it works in. They outlive it: StartAgain takes them up.
@@ -91,6 +100,7 @@ func (d *Driver) StartAgain() {
 	args := append([]string{"node", "--node-name=node-1", "--kubelet-root=" + d.Root, "--state-dir=" + d.State, "--http-address=" + d.http}, d.args...)
 	d.cmd = exec.Command(d.binary, args...)
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
+	d.cmd.Env = append(os.Environ(), withoutExitSleep())
 	d.cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	if err := d.cmd.Start(); err != nil {
 		d.t.Fatal(err)
@@ -199,7 +209,9 @@ func (d *Driver) Metric(name string) float64 {
 // Status is what "fsuser-csi status" prints.
 func (d *Driver) Status() string {
 	d.t.Helper()
-	out, err := exec.Command(d.binary, "status", "--state-dir="+d.State).CombinedOutput()
+	cmd := exec.Command(d.binary, "status", "--state-dir="+d.State)
+	cmd.Env = append(os.Environ(), withoutExitSleep())
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		d.t.Fatalf("status: %v\n%s", err, out)
 	}

@@ -18,33 +18,15 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
-	"github.com/fsuser-csi/fsuser-csi/test/controlplane"
 )
-
-func TestMain(m *testing.M) { testkit.RunInMountNamespace(m) }
-
-const (
-	namespace = "default"
-	user      = "system:serviceaccount:fsuser-csi:fsuser-csi"
-)
-
-// cluster is a control plane, an administrator, and a kubeconfig for a driver that may read Secrets and ConfigMaps in one namespace.
-type cluster struct {
-	*controlplane.ControlPlane
-	kubernetes.Interface
-	binary     string
-	kubeconfig string
-}
 
 func TestDriverWithRealAPIServer(t *testing.T) {
-	c := startCluster(t)
+	c := shared
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T, *cluster)
@@ -68,55 +50,6 @@ func TestDriverWithRealAPIServer(t *testing.T) {
 			testkit.NothingLeft(t)
 			test.run(t, c)
 		})
-	}
-}
-
-func startCluster(t *testing.T) *cluster {
-	t.Helper()
-	ctx := context.Background()
-	cp, err := controlplane.Start(ctx, controlplane.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cp.Stop)
-	client, err := kubernetes.NewForConfig(cp.AdminConfig())
-	if err != nil {
-		t.Fatal(err)
-	}
-	role := &rbacv1.Role{
-		ObjectMeta: metav1.ObjectMeta{Name: "fsuser-csi"},
-		Rules: []rbacv1.PolicyRule{
-			{APIGroups: []string{""}, Resources: []string{"secrets", "configmaps"}, Verbs: []string{"get", "list", "watch"}},
-			{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"get"}},
-			{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create", "patch"}},
-		},
-	}
-	if _, err := client.RbacV1().Roles(namespace).Create(ctx, role, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	c := &cluster{ControlPlane: cp, Interface: client, binary: testkit.BuildDriver(t)}
-	c.bind(t)
-	config, err := cp.UserConfig(user)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
-	if err := cp.Kubeconfig(c.kubeconfig, config); err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-// bind lets the driver read the namespace.
-func (c *cluster) bind(t *testing.T) {
-	t.Helper()
-	binding := &rbacv1.RoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: "fsuser-csi"},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "fsuser-csi"},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
-	}
-	if _, err := c.RbacV1().RoleBindings(namespace).Create(context.Background(), binding, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
 	}
 }
 
@@ -526,7 +459,9 @@ func rightsComeAndGo(t *testing.T, c *cluster) {
 	testkit.Eventually(t, time.Minute, "the volume to be stale", func() bool { return d.Metric("fsuser_stale_volumes") == 1 })
 	holds(t, filepath.Join(dir, "k"), "before")
 	c.update(t, "keys", map[string]string{"k": "after"})
-	c.bind(t)
+	if err := c.bind(); err != nil {
+		t.Fatal(err)
+	}
 	holds(t, filepath.Join(dir, "k"), "after")
 	stop()
 	unpublish(t, d, p, "ssh")
