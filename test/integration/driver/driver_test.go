@@ -34,9 +34,6 @@ func TestDriverWithRealAPIServer(t *testing.T) {
 		{"a Secret for uid 1000 is published, refreshed, survives SIGKILL of the driver, and goes", life},
 		{"the same request 100 times leaves one mount with the same id", manyTimes},
 		{"bad requests get their code, and leave nothing", badRequests},
-		{"an optional Secret that is created later appears", optional},
-		{"a key that is removed takes its file away, one that is added brings one", keysComeAndGo},
-		{"a Secret that is deleted leaves the files, one that is made anew replaces them", deletedAndRecreated},
 		{"a ConfigMap with items, nested paths and owners of their own", configMapWithItems},
 		{"nodePublishSecretRef works without the API server and is refreshed by a republish", requestSecrets},
 		{"refresh off keeps what was published", refreshOff},
@@ -271,59 +268,6 @@ func badRequests(t *testing.T, c *cluster) {
 	holds(t, filepath.Join(dir, "id_rsa"), canary)
 	stop()
 	unpublish(t, d, healthy, "ssh")
-}
-
-func optional(t *testing.T, c *cluster) {
-	d := c.start(t)
-	p := pod("optional")
-	dir, stop := publish(t, d, p, ssh("secretName", "later", "optional", "true", "uid", "1000"))
-	if names := visible(t, dir); len(names) != 0 {
-		t.Errorf("the volume of an absent optional Secret has %q", names)
-	}
-	c.secret(t, "later", map[string]string{"k": "here"})
-	holds(t, filepath.Join(dir, "k"), "here")
-	if err := c.CoreV1().Secrets(namespace).Delete(context.Background(), "later", metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	testkit.Eventually(t, time.Minute, "the files of the deleted optional Secret to go", func() bool { return len(visible(t, dir)) == 0 })
-	stop()
-	unpublish(t, d, p, "ssh")
-}
-
-func keysComeAndGo(t *testing.T, c *cluster) {
-	c.secret(t, "keys", map[string]string{"a": "1", "b": "1"})
-	d := c.start(t)
-	p := pod("keys")
-	dir, stop := publish(t, d, p, ssh("secretName", "keys"))
-	s, err := c.CoreV1().Secrets(namespace).Get(context.Background(), "keys", metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Data = map[string][]byte{"b": []byte("2"), "c": []byte("2")}
-	if _, err := c.CoreV1().Secrets(namespace).Update(context.Background(), s, metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	testkit.Eventually(t, time.Minute, "the files b and c", func() bool { return slices.Equal(visible(t, dir), []string{"b", "c"}) })
-	holds(t, filepath.Join(dir, "b"), "2")
-	stop()
-	unpublish(t, d, p, "ssh")
-}
-
-func deletedAndRecreated(t *testing.T, c *cluster) {
-	c.secret(t, "keys", map[string]string{"k": "old"})
-	d := c.start(t)
-	p := pod("deleted")
-	dir, stop := publish(t, d, p, ssh("secretName", "keys"))
-	if err := c.CoreV1().Secrets(namespace).Delete(context.Background(), "keys", metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	testkit.Eventually(t, time.Minute, "the driver to notice the deletion", func() bool { return d.Metric("fsuser_stale_volumes") == 1 })
-	holds(t, filepath.Join(dir, "k"), "old")
-	c.secret(t, "keys", map[string]string{"k": "new"})
-	holds(t, filepath.Join(dir, "k"), "new")
-	testkit.Eventually(t, time.Minute, "the volume to be current", func() bool { return d.Metric("fsuser_stale_volumes") == 0 })
-	stop()
-	unpublish(t, d, p, "ssh")
 }
 
 func configMapWithItems(t *testing.T, c *cluster) {
@@ -571,20 +515,4 @@ func health(t *testing.T, c *cluster) {
 			t.Errorf("/metrics has no %s", name)
 		}
 	}
-}
-
-// visible are the names in a volume that do not belong to the layout.
-func visible(t *testing.T, dir string) []string {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), "..") {
-			names = append(names, e.Name())
-		}
-	}
-	return names
 }
