@@ -107,13 +107,18 @@ func read(path string) (Entry, error) {
 	case unix.S_IFREG:
 		e.Type = "-"
 		var content []byte
-		if content, err = os.ReadFile(path); len(content) <= longest {
-			e.Text = strconv.Quote(string(content))
-		} else {
-			e.Text = fmt.Sprintf("%d bytes, SHA-256 %x", len(content), sha256.Sum256(content))
-		}
+		content, err = os.ReadFile(path)
+		e.Text = Text(content)
 	}
 	return e, err
+}
+
+// Text is how an entry shows the bytes of a file.
+func Text(content []byte) string {
+	if len(content) <= longest {
+		return strconv.Quote(string(content))
+	}
+	return fmt.Sprintf("%d bytes, SHA-256 %x", len(content), sha256.Sum256(content))
 }
 
 // Files returns what a program that opens names finds: for each file behind the visible names its path and its bytes, in the form of

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -34,6 +33,15 @@ const soon = 30 * time.Second
 
 // files is what a container finds: bytes by path.
 type files map[string]string
+
+// texts is f in the form of tree.Files.
+func (f files) texts() map[string]string {
+	texts := map[string]string{}
+	for path, text := range f {
+		texts[path] = tree.Text([]byte(text))
+	}
+	return texts
+}
 
 // seen is a published volume, and where a container has it. It is unpublished when its test ends.
 type seen struct {
@@ -71,15 +79,12 @@ func (s *seen) tree() []tree.Entry {
 // becomes waits until the volume shows these files and no other, and then looks whether each name in it has its place.
 func (s *seen) becomes(want files) {
 	s.t.Helper()
-	quoted := map[string]string{}
-	for path, text := range want {
-		quoted[path] = strconv.Quote(text)
-	}
+	texts := want.texts()
 	var entries []tree.Entry
 	for end := time.Now().Add(soon); ; {
 		// An update in the midst of it takes away what is being read.
 		var err error
-		if entries, err = tree.Read(s.dir); err == nil && maps.Equal(tree.Files(entries), quoted) {
+		if entries, err = tree.Read(s.dir); err == nil && maps.Equal(tree.Files(entries), texts) {
 			break
 		}
 		if time.Now().After(end) {
@@ -97,15 +102,7 @@ func (s *seen) becomes(want files) {
 // stays checks that the volume shows these files. The caller knows that the driver is done.
 func (s *seen) stays(want files) {
 	s.t.Helper()
-	got := tree.Files(s.tree())
-	for path, text := range got {
-		unquoted, err := strconv.Unquote(text)
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		got[path] = unquoted
-	}
-	if !maps.Equal(got, want) {
+	if got := tree.Files(s.tree()); !maps.Equal(got, want.texts()) {
 		s.t.Errorf("the volume shows %q, want %q", got, want)
 	}
 }
