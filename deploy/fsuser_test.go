@@ -212,9 +212,6 @@ func rewrites(t *testing.T, c *cluster, w *warnings) {
 					t.Errorf("volume %d is\n%s\nwant attributes\n%v", i, encode(t, v), want)
 					continue
 				}
-				if v.CSI.VolumeAttributes["sources"] != "" {
-					continue // TODO: the driver on this branch does not know sources yet
-				}
 				if _, errs := attributes.Parse(v.CSI.VolumeAttributes, false); len(errs) > 0 {
 					t.Errorf("the driver refuses volume %d: %v", i, errs)
 				}
