@@ -133,7 +133,7 @@ func nodeAccess(t *testing.T, c access) {
 	t.Run("what the node's pods declare", func(t *testing.T) {
 		for what, read := range readsOfOne(driver, apps, "node-1") {
 			// The authorizer learns of the pod by a watch.
-			eventually(t, func() error { return named(what, read(t.Context())) })
+			eventually(t, func() error { return failed(what, read(t.Context())) })
 		}
 		if _, err := driver.CoreV1().Pods(apps).Get(t.Context(), "node-1", metav1.GetOptions{}); err != nil {
 			t.Errorf("get the pod: %v", err)
@@ -217,7 +217,7 @@ func namespacesAccess(t *testing.T, c access) {
 	mine := c.token(t, "node-1")
 	driver := as(t, mine, "")
 	for what, read := range readsOfOne(driver, consenting, "node-1") {
-		eventually(t, func() error { return named(what, read(t.Context())) })
+		eventually(t, func() error { return failed(what, read(t.Context())) })
 	}
 	refused(t, "without consent: ", readsOfOne(driver, apps, "node-1"))
 	refused(t, "without consent, all: ", readsOfAll(driver, apps))
@@ -236,7 +236,7 @@ func clusterAccess(t *testing.T, c access) {
 	mine := c.token(t, "node-1")
 	driver := as(t, mine, "")
 	for what, read := range readsOfOne(driver, apps, "undeclared") {
-		eventually(t, func() error { return named(what, read(t.Context())) })
+		eventually(t, func() error { return failed(what, read(t.Context())) })
 	}
 	// This is the danger.
 	for what, read := range readsOfAll(driver, metav1.NamespaceAll) {
@@ -320,7 +320,7 @@ func refused(t *testing.T, when string, all reads) {
 	}
 }
 
-func named(what string, err error) error {
+func failed(what string, err error) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}

@@ -72,7 +72,7 @@ object.spec.?volumes.orValue([]).exists(v,
         'sources': dyn([{'configMap': v.configMap}])}
       : has(v.downwardAPI) ? {'at': dyn(i), 'name': dyn(v.name), 'kind': dyn('downwardAPI'), 'body': dyn(v.downwardAPI),
         'sources': dyn([{'downwardAPI': v.downwardAPI}])}
-      : {'at': dyn(i), 'name': dyn(v.name), 'kind': dyn('projected'), 'body': dyn(v.projected), 'sources': dyn(v.projected.?sources.orValue([]))})
+      : {'at': dyn(i), 'name': dyn(v.name), 'kind': dyn('projected'), 'body': dyn(v.projected), 'sources': v.projected.?sources.orValue(null) == null ? dyn([]) : dyn(v.projected.sources)})
 # keys are the items of Secrets and ConfigMaps, fields those of the downward API.
 - name: parts
   expression: >-
@@ -125,6 +125,7 @@ object.spec.?volumes.orValue([]).exists(v,
       : variables.tooLarge ? 'the pod has more than 400 volumes, mounts, sources or items, or paths too long: too much for a policy'
       : variables.parts[n].other
         ? 'a serviceAccountToken, clusterTrustBundle or podCertificate stays with the volumes of Kubernetes'
+      : size(variables.found[n].sources) > 64 ? 'it has more than the 64 sources that the driver takes'
       : size(variables.found[n].sources) == 0 || variables.parts[n].downward.exists(d, size(d) == 0) ? 'it has a source without content'
       : !variables.parts[n].objects.all(o, size(o.?name.orValue('')) <= 253
           && o.?name.orValue('').matches(r'^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$'))
@@ -146,15 +147,15 @@ object.spec.?volumes.orValue([]).exists(v,
         ? 'two items have the same path, or one lies below another'
       : !variables.items[n].fields.all(f, has(f.fieldRef) != has(f.resourceFieldRef) && (has(f.fieldRef)
           ? f.fieldRef.?apiVersion.orValue('v1') == 'v1' && f.fieldRef.fieldPath.matches(
-            r"^metadata\.(name|namespace|uid|labels|annotations|(labels|annotations)\['([a-z0-9]([-.a-z0-9]*[a-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?'\])$")
-          : f.resourceFieldRef.resource.matches('^(limits|requests)[.](cpu|memory|ephemeral-storage|hugepages-[0-9A-Za-z]+)$')
+            r"^metadata\.(name|namespace|uid|labels|annotations|(labels|annotations)\['([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?'\])$")
+          : f.resourceFieldRef.resource.matches('^(limits|requests)[.](cpu|memory|ephemeral-storage|hugepages-[1-9][0-9]*([kMG]|[KMG]i)?)$')
             && f.resourceFieldRef.?divisor.orValue('0') in (f.resourceFieldRef.resource.endsWith('.cpu') ? ['0', '1', '1m']
               : ['0', '1', '1k', '1M', '1G', '1T', '1P', '1E', '1Ki', '1Mi', '1Gi', '1Ti', '1Pi', '1Ei'])))
         ? 'a field of the downward API is none that the driver knows'
       : !variables.items[n].fields.all(f, !has(f.resourceFieldRef) || variables.containers.exists(c, c.name == f.resourceFieldRef.?containerName.orValue('')
           && (f.resourceFieldRef.resource.startsWith('requests.')
             || c.?resources.?limits[?f.resourceFieldRef.resource.substring(7)].orValue('0') != '0')))
-        ? 'it has a limit that the container does not set, in place of which Kubernetes would tell what the node has'
+        ? 'it shows a limit that the container does not set, in place of which Kubernetes tells what the node has'
       : size(bytes(variables.texts[n])) > 65536 ? 'its items and sources are longer than the 64 KiB that the driver takes'
       : '')
 {{- end }}
