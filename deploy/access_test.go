@@ -138,11 +138,17 @@ func nodeAccess(t *testing.T, c access) {
 		if _, err := driver.CoreV1().Pods(apps).Get(t.Context(), "node-1", metav1.GetOptions{}); err != nil {
 			t.Errorf("get the pod: %v", err)
 		}
+		// For a volume with downwardAPI sources.
+		if err := watchPod(t.Context(), driver, "node-1"); err != nil {
+			t.Errorf("watch the pod: %v", err)
+		}
 	})
 	t.Run("nothing else", func(t *testing.T) {
 		refused(t, "not declared: ", readsOfOne(driver, apps, "undeclared"))
 		refused(t, "the same name in another namespace: ", readsOfOne(driver, consenting, "node-1"))
 		refused(t, "declared on another node: ", readsOfOne(driver, apps, "node-2"))
+		refused(t, "another node's pod: ", reads{"watch Pod": func(ctx context.Context) error { return watchPod(ctx, driver, "node-2") }})
+		refused(t, "all pods: ", reads{"watch Pods": func(ctx context.Context) error { return watchPod(ctx, driver, "") }})
 		refused(t, "all: ", readsOfAll(driver, apps))
 		refused(t, "all, everywhere: ", readsOfAll(driver, metav1.NamespaceAll))
 	})
@@ -276,6 +282,19 @@ func readsOfAll(client kubernetes.Interface, namespace string) reads {
 	all := reads{}
 	addLists(all, client, namespace, "")
 	return all
+}
+
+// watchPod watches one pod; no name: all.
+func watchPod(ctx context.Context, client kubernetes.Interface, name string) error {
+	options := metav1.ListOptions{}
+	if name != "" {
+		options = metav1.SingleObject(metav1.ObjectMeta{Name: name})
+	}
+	w, err := client.CoreV1().Pods(apps).Watch(ctx, options)
+	if err == nil {
+		w.Stop()
+	}
+	return err
 }
 
 func addLists(all reads, client kubernetes.Interface, namespace, selector string) {
