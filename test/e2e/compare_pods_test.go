@@ -187,6 +187,54 @@ func compareMissingSubPath(t *testing.T, kubernetes, driver namespace) {
 	}
 }
 
+// compareNestedMount: kubelet makes the mount point of a volume beneath in its own volumes only. The policy leaves such a volume to it.
+func compareNestedMount(t *testing.T, kubernetes, driver namespace) {
+	const name = "nested-mount"
+	manifest := strings.ReplaceAll(`
+metadata: {name: NAME}
+spec:
+  containers:
+  - name: main
+    volumeMounts: [{name: v, mountPath: /v}, {name: beneath, mountPath: /v/beneath}]
+  volumes:
+  - {name: v, secret: {secretName: NAME}}
+  - {name: beneath, emptyDir: {}}`, "NAME", name)
+	for _, n := range []namespace{kubernetes, driver} {
+		secret("k", "1")(n, name)
+	}
+	kubernetes.run(manifest)
+	left := parsePod(t, manifest)
+	annotate(&left.ObjectMeta)
+	if made := driver.createPod(left); made.Spec.Volumes[0].Secret == nil {
+		t.Errorf("the policy did not leave the volume to Kubernetes: %+v", made.Spec.Volumes[0])
+	}
+	direct := parsePod(t, strings.ReplaceAll(manifest, "secret: {secretName: "+name+"}", "csi: {driver: fsuser.csi.io, readOnly: true, volumeAttributes: {secretName: "+name+`, uid: "1000"}}`))
+	direct.Name = "nested-mount-in-csi"
+	driver.createPod(direct)
+	for _, n := range []namespace{kubernetes, driver} {
+		n.ready(name)
+		n.expect(name, "", "touch /v/beneath/file; ls /v /v/beneath", "/v:\nbeneath\nk\n\n/v/beneath:\nfile")
+	}
+	t.Logf("the pod with the driver's volume is told: %s", driver.event(direct.Name, "Failed", "read-only file system"))
+}
+
+// compareSameKeyTwice: of two whole objects in a projected volume that have the same key kubelet takes the last.
+func compareSameKeyTwice(t *testing.T, kubernetes, driver namespace) {
+	c := comparison{name: "same-key-twice", volumes: "- {name: v, projected: {sources: [{secret: {name: NAME}}, {configMap: {name: NAME}}]}}"}
+	for _, n := range []namespace{kubernetes, driver} {
+		secret("k", "of the Secret")(n, c.name)
+		configMap("k", "of the ConfigMap")(n, c.name)
+	}
+	c.create(t, kubernetes, driver)
+	kubernetes.ready(c.name)
+	kubernetes.expect(c.name, "", "cat /v/k", "of the ConfigMap")
+	t.Logf("the driver's pod is told: %s", driver.event(c.name, "FailedMount", "two of its sources", `"k"`))
+	// What the message says helps.
+	configMap("other", "of the ConfigMap")(driver, c.name)
+	driver.ready(c.name)
+	driver.expect(c.name, "", "cat /v/k", "of the Secret")
+}
+
 func names(entries []tree.Entry) []string {
 	var all []string
 	for _, e := range entries {

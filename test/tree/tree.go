@@ -38,7 +38,7 @@ type Entry struct {
 	Mode uint32
 	UID  uint32
 	GID  uint32
-	// Text is a link's target, or a file's bytes as a quoted Go string; of a large file, size and hash.
+	// Text is a link's target, or a file's bytes as a quoted Go string; of a large file, size and hash. Of what can't be read, why.
 	Text string
 }
 
@@ -48,10 +48,10 @@ func (e Entry) String() string {
 	switch e.Type {
 	case "l":
 		return s + " -> " + e.Text
-	case "-":
-		return s + " " + e.Text
+	case "d":
+		return s
 	}
-	return s
+	return s + " " + e.Text
 }
 
 // Read returns all that is in dir, sorted by path. It follows no link. What is read while the volume changes may be of two versions.

@@ -78,7 +78,7 @@ func list(paths []string) error {
 	for _, path := range paths {
 		entries, err := tree.Read(path)
 		if err != nil {
-			return err
+			entries = []tree.Entry{{Path: ".", Type: "?", Text: err.Error()}}
 		}
 		all[path] = entries
 	}
