@@ -228,20 +228,21 @@ func comparisons() []comparison {
 func differencesOfAll() []difference {
 	return []difference{{"The mode of the volume's root is `0755`", func(e tree.Entry) tree.Entry {
 		// Kubelet leaves a tmpfs with 1777 and a directory on the disk with 0777.
-		if e.Path == "." && e.Type == "d" && e.Mode&0o777 == 0o777 {
+		if e.Path == "." && e.Type == "d" && (e.Mode == 0o1777 || e.Mode == 0o777) {
 			e.Mode = 0o755
 		}
 		return e
 	}}}
 }
 
-// withoutFSGroupModes takes back what kubelet adds to the modes for the group: to files those that they were to have.
+// withoutFSGroupModes takes back what kubelet adds for the group: 0440 to the modes of files, which are given, and 02550 to directories'.
 func withoutFSGroupModes(modes map[string]uint32) func(tree.Entry) tree.Entry {
 	return func(e tree.Entry) tree.Entry {
-		if mode, ok := modes[strings.TrimPrefix(e.Path, tree.Generation+"/")]; ok && e.Type == "-" {
+		mode, known := modes[strings.TrimPrefix(e.Path, tree.Generation+"/")]
+		switch {
+		case e.Type == "-" && known && e.Mode == mode|0o440:
 			e.Mode = mode
-		}
-		if e.Type == "d" {
+		case e.Type == "d" && e.Path == "." && e.Mode == 0o3777, e.Type == "d" && e.Mode == 0o2755:
 			e.Mode = 0o755
 		}
 		return e

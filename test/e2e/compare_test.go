@@ -23,9 +23,6 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/tree"
 )
 
-// manifestFSUser has the policy that gives the volumes of annotated pods to the driver.
-const manifestFSUser = "../../deploy/fsuser-csi-fs-user.yaml"
-
 const (
 	annotationFSUser = "fsuser.csi.io/fs-user"
 	// fsUser is whose the volumes of the annotated pods are.
