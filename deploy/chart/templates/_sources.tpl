@@ -28,7 +28,7 @@ The objects that the attribute sources names, for expressions that have a variab
 {{- range $kind, $letter := dict "Secrets" "S" "ConfigMaps" "C" }}
 - name: listed{{ $kind }}
   expression: >-
-    variables.outlines.map(o, o.findAll('{{ $letter }} [^SCNX]*N =[^ ?]+( [^=]|$)')).flatten()
+    variables.outlines.join(' X ').findAll('{{ $letter }} [^SCNX]*N =[^ ?]+( [^=]|$)')
     .map(m, m.substring(m.indexOf('N =') + 3).split(' ')[0])
     .filter(n, !n.matches('^([0-9.]+|y|n|yes|no|on|off|true|false|null)$')).map(n, n.replace('"', '').replace('\'', ''))
 {{- end }}
