@@ -26,19 +26,50 @@ import (
 // startTimeout bounds the start of a driver. It takes a tenth of a second.
 const startTimeout = 30 * time.Second
 
-// BuildDriver builds the driver into a directory of t's, with the race detector if the test has it, and returns the path.
+// BuildDriver builds the driver, with the race detector if the test has it, and returns the path of a file that is t's own.
 func BuildDriver(t testing.TB) string {
 	t.Helper()
-	binary := filepath.Join(t.TempDir(), "fsuser-csi")
-	args := []string{"build", "-tags", "grpcnotrace", "-o", binary}
-	if raceEnabled {
-		args = append(args, "-race")
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/fsuser-csi/fsuser-csi").Output()
+	if err != nil {
+		t.Fatalf("find the driver's module: %v", err)
 	}
-	cmd := exec.Command("go", append(args, "github.com/fsuser-csi/fsuser-csi/cmd/fsuser-csi")...)
-	if out, err := cmd.CombinedOutput(); err != nil {
+	args := []string{"build", "-tags", "grpcnotrace"}
+	name := "plain"
+	if raceEnabled {
+		args, name = append(args, "-race"), "race"
+	}
+	// What is there already and is up to date is not linked again, which takes seconds.
+	dir := filepath.Join(strings.TrimSpace(string(root)), ".cache", "bin", "driver-of-tests", name)
+	unlock := lock(t, dir)
+	defer unlock()
+	built := filepath.Join(dir, "fsuser-csi")
+	if out, err := exec.Command("go", append(args, "-o", built, "github.com/fsuser-csi/fsuser-csi/cmd/fsuser-csi")...).CombinedOutput(); err != nil {
 		t.Fatalf("build the driver: %v\n%s", err, out)
 	}
+	// The next build puts another file in its place. A link, for a file that was written a moment ago can't always be run: another
+	// process that is being started may still have it open (ETXTBSY).
+	binary := filepath.Join(dir, fmt.Sprintf("fsuser-csi-%d-%d", os.Getpid(), time.Now().UnixNano()))
+	if err := os.Link(built, binary); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(binary) })
 	return binary
+}
+
+// lock makes a directory and holds it against other processes until unlock is called.
+func lock(t testing.TB, dir string) (unlock func()) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatalf("lock %s: %v", dir, err)
+	}
+	return func() { f.Close() }
 }
 
 // Driver is a driver process with the directories that it works in. They outlive it: StartAgain takes them up.
