@@ -26,28 +26,62 @@ import (
 // startTimeout bounds the start of a driver. It takes a tenth of a second.
 const startTimeout = 30 * time.Second
 
-// BuildDriver builds the driver into a directory of t's, with the race detector if the test has it, and returns the path.
+// BuildDriver builds the driver, with the race detector if the test has it, and returns the path of a file that is t's own.
 func BuildDriver(t testing.TB) string {
 	t.Helper()
-	binary, err := BuildDriverIn(t.TempDir())
+	binary, remove, err := Build()
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(remove)
 	return binary
 }
 
-// BuildDriverIn is BuildDriver for a directory that outlives a test.
-func BuildDriverIn(dir string) (binary string, err error) {
-	binary = filepath.Join(dir, "fsuser-csi")
-	args := []string{"build", "-tags", "grpcnotrace", "-o", binary}
+// Build is BuildDriver for more than one test. The file is there until remove is called.
+func Build() (binary string, remove func(), err error) {
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/fsuser-csi/fsuser-csi").Output()
+	if err != nil {
+		return "", nil, fmt.Errorf("find the driver's module: %w", err)
+	}
+	args := []string{"build", "-tags", "grpcnotrace"}
+	name := "plain"
 	if raceEnabled {
-		args = append(args, "-race")
+		args, name = append(args, "-race"), "race"
 	}
-	cmd := exec.Command("go", append(args, "github.com/fsuser-csi/fsuser-csi/cmd/fsuser-csi")...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build the driver: %w\n%s", err, out)
+	// What is there already and is up to date is not linked again, which takes seconds.
+	dir := filepath.Join(strings.TrimSpace(string(root)), ".cache", "bin", "driver-of-tests", name)
+	unlock, err := lock(dir)
+	if err != nil {
+		return "", nil, err
 	}
-	return binary, nil
+	defer unlock()
+	built := filepath.Join(dir, "fsuser-csi")
+	if out, err := exec.Command("go", append(args, "-o", built, "github.com/fsuser-csi/fsuser-csi/cmd/fsuser-csi")...).CombinedOutput(); err != nil {
+		return "", nil, fmt.Errorf("build the driver: %w\n%s", err, out)
+	}
+	// The next build puts another file in its place. A link, for a file that was written a moment ago can't always be run: another
+	// process that is being started may still have it open (ETXTBSY).
+	binary = filepath.Join(dir, fmt.Sprintf("fsuser-csi-%d-%d", os.Getpid(), time.Now().UnixNano()))
+	if err := os.Link(built, binary); err != nil {
+		return "", nil, err
+	}
+	return binary, func() { os.Remove(binary) }, nil
+}
+
+// lock makes a directory and holds it against other processes until unlock is called.
+func lock(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return func() { f.Close() }, nil
 }
 
 // Driver is a driver process with the directories that it works in. They outlive it: StartAgain takes them up.

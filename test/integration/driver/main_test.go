@@ -51,22 +51,26 @@ func (i inCluster) Run() int {
 		return 1
 	}
 	defer cp.Stop()
-	if shared, err = newCluster(cp, dir); err != nil {
+	binary, remove, err := testkit.Build()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "FAIL:", err)
+		return 1
+	}
+	defer remove()
+	if shared, err = newCluster(cp, binary, dir); err != nil {
 		fmt.Fprintln(os.Stderr, "FAIL:", err)
 		return 1
 	}
 	return i.m.Run()
 }
 
-func newCluster(cp *controlplane.ControlPlane, dir string) (*cluster, error) {
+// newCluster keeps its kubeconfig in dir.
+func newCluster(cp *controlplane.ControlPlane, binary, dir string) (*cluster, error) {
 	client, err := kubernetes.NewForConfig(cp.AdminConfig())
 	if err != nil {
 		return nil, err
 	}
-	c := &cluster{ControlPlane: cp, Interface: client, kubeconfig: filepath.Join(dir, "kubeconfig")}
-	if c.binary, err = testkit.BuildDriverIn(dir); err != nil {
-		return nil, err
-	}
+	c := &cluster{ControlPlane: cp, Interface: client, binary: binary, kubeconfig: filepath.Join(dir, "kubeconfig")}
 	role := &rbacv1.Role{
 		ObjectMeta: metav1.ObjectMeta{Name: "fsuser-csi"},
 		Rules: []rbacv1.PolicyRule{
