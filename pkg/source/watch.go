@@ -51,6 +51,8 @@ type watcher struct {
 	answered time.Time
 	// paused is how long the last pause could have been.
 	paused time.Duration
+	// refused: the API server has refused, and has not answered since.
+	refused bool
 	// reported is the reason that the log has for the object's being away. Nil: it is not.
 	reported error
 }
@@ -68,6 +70,9 @@ const (
 
 	firstPause = 100 * time.Millisecond
 	maxPause   = 15 * time.Second
+	// refusedPause is the longest pause of who is refused, and refusedFirst the longest one before it was (docs/decisions/0007-refused.md).
+	refusedPause = 5 * time.Minute
+	refusedFirst = time.Second
 	// anyVersion is the resource version that asks for what the API server has at hand.
 	anyVersion = "0"
 )
@@ -87,10 +92,23 @@ func (w *watcher) run(ctx context.Context) {
 			w.object.rest()
 			return
 		}
-		if sleep(ctx, w.pauseAfter(err)) != nil {
+		if w.pause(ctx, w.pauseAfter(err)) != nil {
 			return
 		}
 	}
+}
+
+// pause is sleep, but ends when somebody asks.
+func (w *watcher) pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-w.object.asked:
+		w.started = time.Now()
+	case <-ctx.Done():
+	}
+	return ctx.Err()
 }
 
 // round is steps 1 to 6. No error: the watch began and ended.
@@ -327,6 +345,8 @@ func (w *watcher) works() {
 	if w.answered.IsZero() {
 		w.answered = time.Now()
 	}
+	w.refused = false
+	w.object.reached()
 	if w.reported != nil {
 		klog.InfoS("Object can be read again", "object", w.object.ref.String())
 		w.reported = nil
@@ -349,7 +369,16 @@ func (w *watcher) pauseAfter(err error) time.Duration {
 	if !w.answered.IsZero() && time.Since(w.answered) >= lasting {
 		w.paused = 0
 	}
-	w.paused = min(max(firstPause, 3*w.paused), maxPause)
+	longest := maxPause
+	if err != nil && errors.Is(reasonOf(err), ErrForbidden) {
+		longest = refusedPause
+		if !w.refused {
+			// This one may be passing: an API server that has just started does not know the rights yet.
+			w.paused = min(w.paused, refusedFirst)
+		}
+		w.refused = true
+	}
+	w.paused = min(max(firstPause, 3*w.paused), longest)
 	return jittered(w.paused) + askedPause(err)
 }
 
@@ -358,11 +387,14 @@ func (w *watcher) failed(err error) {
 	if errors.Is(e, ErrNotFound) {
 		e.Reason = ErrUnavailable // of the path; a list has no object that could be missing
 	}
+	w.object.failed(e)
+	if _, away := w.object.outage(); w.seen && errors.Is(e, ErrUnavailable) && away == nil {
+		return // back in a moment, perhaps: not worth a line for each object
+	}
 	if !errors.Is(w.reported, e.Reason) {
 		klog.InfoS("Object can't be read", "object", e.Ref.String(), "reason", e.Reason, "detail", e.Detail)
 		w.reported = e.Reason
 	}
-	w.object.failed(e)
 }
 
 // isPassing reports whether a failure says nothing about the version that a watch was to go on from.

@@ -342,6 +342,16 @@ func TestPauses(t *testing.T) {
 		most *= time.Millisecond
 		within(fmt.Sprintf("pause %d", n+1), w.pauseAfter(failure), most/2, most)
 	}
+	w.paused = maxPause
+	for n, most := range []time.Duration{3, 9, 27, 81, 243, 300, 300} {
+		most *= time.Second
+		within(fmt.Sprintf("refused %d", n+1), w.pauseAfter(forbidden()), most/2, most)
+	}
+	within("away, after that", w.pauseAfter(failure), maxPause/2, maxPause)
+	within("refused again", w.pauseAfter(forbidden()), 3*maxPause/2, 3*maxPause)
+	w.works()
+	w.answered = time.Time{}
+	within("refused anew", w.pauseAfter(forbidden()), 3*refusedFirst/2, 3*refusedFirst)
 	slow := func(seconds int) error { return apierrors.NewTooManyRequests("slow down", seconds) }
 	w.paused = 0
 	within("asked for 3 s", w.pauseAfter(slow(3)), 3050*time.Millisecond, 3100*time.Millisecond)
@@ -362,6 +372,7 @@ func TestLogOfChanges(t *testing.T) {
 	unavailable := apierrors.NewServiceUnavailable("later")
 	for _, step := range []func(){
 		func() { w.found(Content{ResourceVersion: "1"}) },
+		func() { w.pauseAfter(io.EOF) }, func() { w.object.awaySince = time.Now().Add(-tolerated) }, // a line only now
 		func() { w.pauseAfter(unavailable) }, func() { w.pauseAfter(unavailable) }, func() { w.pauseAfter(io.EOF) },
 		func() { w.pauseAfter(forbidden()) }, func() { w.pauseAfter(forbidden()) },
 		func() { w.found(Content{ResourceVersion: "1"}) }, func() { w.found(Content{ResourceVersion: "2"}) }, w.works,

@@ -28,6 +28,7 @@ type Source interface {
 	Unwatch(ref source.Ref, holder string)
 	Wait(ctx context.Context, ref source.Ref)
 	Get(ref source.Ref) (source.Content, error)
+	Away(ref source.Ref) (since time.Time, err error)
 	Pod(ctx context.Context, namespace, name, uid string) (source.Pod, error)
 	Watched() int
 }
