@@ -14,6 +14,7 @@ import (
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
+	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
 )
 
 // TestAccess is one story: a user has no role, gets one for one name, and loses it.
@@ -24,8 +25,8 @@ func TestAccess(t *testing.T) {
 		admin.create(t, secret(name, "one"))
 		t.Cleanup(func() { cleanUp(admin, secret(name, "")) })
 	}
-	p := newProxy(t, userConfig(t, user))
-	api := newAPI(t, p.config)
+	p := faultproxy.NewPlain(t, userConfig(t, user))
+	api := newAPI(t, p.Config())
 	ref := secretRef("granted")
 	changes := watched(t, api, ref)
 	_, err := api.Get(ref)
@@ -67,7 +68,7 @@ func TestAccess(t *testing.T) {
 	if got := value(api, ref); got != "two" {
 		t.Errorf("while the watch lasts: %q", got)
 	}
-	if p.say(nil) == 0 {
+	if p.Say(nil) == 0 {
 		t.Fatal("no watch to cut")
 	}
 	testkit.Eventually(t, 40*time.Second, "the refusal to be noticed", func() bool {
