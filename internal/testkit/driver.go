@@ -60,7 +60,12 @@ type Driver struct {
 // shown if t failed.
 func StartDriver(t testing.TB, binary string, args ...string) *Driver {
 	t.Helper()
-	root := SharedDir(t)
+	return StartDriverAt(t, SharedDir(t), binary, args...)
+}
+
+// StartDriverAt is StartDriver with this directory, or a link to it, as kubelet's root directory.
+func StartDriverAt(t testing.TB, root, binary string, args ...string) *Driver {
+	t.Helper()
 	if err := os.Chmod(root, 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"encoding/pem"
 	"io"
+	"log"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -72,6 +73,8 @@ func newProxy(t testing.TB, config *rest.Config) *Proxy {
 	}
 	p := &Proxy{upstream: upstream, address: address, streams: map[chan []byte]bool{}}
 	p.server = httptest.NewUnstartedServer(p)
+	// Whoever gives up a connection in the middle of a handshake does so because of a fault.
+	p.server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	p.Network = newNetwork(p.server.Listener)
 	p.server.Listener = p.Network
 	t.Cleanup(func() {
@@ -103,10 +106,16 @@ func (p *Proxy) Answer(handle Handler) {
 func (p *Proxy) Say(frame []byte) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	n := len(p.streams)
 	for stream := range p.streams {
-		stream <- frame
+		if frame == nil {
+			delete(p.streams, stream)
+			close(stream)
+		} else {
+			stream <- frame
+		}
 	}
-	return len(p.streams)
+	return n
 }
 
 // Watches is how many watches are open.

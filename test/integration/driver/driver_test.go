@@ -6,6 +6,7 @@ package driver
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -30,7 +31,14 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/controlplane"
 )
 
-func TestMain(m *testing.M) { testkit.RunInMountNamespace(m) }
+func TestMain(m *testing.M) {
+	// The tests that run in parallel wait most of the time.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	testkit.RunInMountNamespace(m)
+}
 
 const (
 	namespace = "default"
