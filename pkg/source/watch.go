@@ -51,8 +51,8 @@ type watcher struct {
 	answered time.Time
 	// paused is how long the last pause could have been.
 	paused time.Duration
-	// refused: the API server has refused, and has not answered since.
-	refused bool
+	// refused is when the API server first refused, if it has not answered since. Zero: it has.
+	refused time.Time
 	// reported is the reason that the log has for the object's being away. Nil: it is not.
 	reported error
 }
@@ -345,7 +345,7 @@ func (w *watcher) works() {
 	if w.answered.IsZero() {
 		w.answered = time.Now()
 	}
-	w.refused = false
+	w.refused = time.Time{}
 	w.object.reached()
 	if w.reported != nil {
 		klog.InfoS("Object can be read again", "object", w.object.ref.String())
@@ -362,21 +362,19 @@ func (w *watcher) pauseAfter(err error) time.Duration {
 	if !w.seen && w.api.isEarly(err, w.started) {
 		return jittered(gracePause)
 	}
-	// What ends a watch that worked is not a verdict yet: the next round is.
-	if err != nil && !expired && w.answered.IsZero() {
-		w.failed(err)
-	}
 	if !w.answered.IsZero() && time.Since(w.answered) >= lasting {
 		w.paused = 0
 	}
 	longest := maxPause
 	if err != nil && errors.Is(reasonOf(err), ErrForbidden) {
 		longest = refusedPause
-		if !w.refused {
-			// This one may be passing: an API server that has just started does not know the rights yet.
-			w.paused = min(w.paused, refusedFirst)
+		if w.refused.IsZero() {
+			w.refused, w.paused = time.Now(), min(w.paused, refusedFirst)
 		}
-		w.refused = true
+	}
+	// What ends a watch that worked is not a verdict yet: the next round is.
+	if err != nil && !expired && w.answered.IsZero() {
+		w.failed(err)
 	}
 	w.paused = min(max(firstPause, 3*w.paused), longest)
 	return jittered(w.paused) + askedPause(err)
@@ -386,6 +384,12 @@ func (w *watcher) failed(err error) {
 	e := w.api.explain(w.object.ref, err)
 	if errors.Is(e, ErrNotFound) {
 		e.Reason = ErrUnavailable // of the path; a list has no object that could be missing
+	}
+	if errors.Is(e, ErrForbidden) && w.object.seen() && time.Since(w.refused) < tolerated {
+		// An API server that has just started refuses what it will allow in a moment: it does not know the rights yet.
+		w.object.lost(e)
+		w.object.answered()
+		return
 	}
 	w.object.failed(e)
 	if _, away := w.object.outage(); w.seen && errors.Is(e, ErrUnavailable) && away == nil {

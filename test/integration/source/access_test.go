@@ -19,6 +19,7 @@ import (
 
 // TestAccess is one story: a user has no role, gets one for one name, and loses it.
 func TestAccess(t *testing.T) {
+	t.Parallel() // a refusal counts after ten seconds
 	const user = "source-reader"
 	admin := newClient(t)
 	for _, name := range []string{"granted", "not-granted"} {
@@ -82,7 +83,13 @@ func TestAccess(t *testing.T) {
 		t.Errorf("told %d times of the refusal, want once", changes.Load()-told)
 	}
 	admin.create(t, binding)
-	waitValue(t, api, ref, 40*time.Second, "two")
+	// The next try may be minutes away, unless somebody new comes.
+	testkit.Eventually(t, soon, "the right that was given back to be noticed", func() bool {
+		api.Watch(ref, "another", func() {})
+		defer api.Unwatch(ref, "another")
+		waitKnown(t, api, ref)
+		return value(api, ref) == "two"
+	})
 }
 
 func TestUnauthorized(t *testing.T) {

@@ -259,7 +259,8 @@ func TestAnswers(t *testing.T) {
 			testkit.Eventually(t, soon, "another try", func() bool { return p.Asked() > asked })
 			switch content, err := api.Get(ref); {
 			case test.want == source.ErrForbidden:
-				testkit.Eventually(t, soon, "the refusal", func() bool {
+				// It counts when it has lasted for ten seconds.
+				testkit.Eventually(t, 40*time.Second, "the refusal", func() bool {
 					_, err := api.Get(ref)
 					return errors.Is(err, source.ErrForbidden)
 				})
