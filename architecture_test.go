@@ -6,11 +6,18 @@ package architecture
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 const module = "github.com/fsuser-csi/fsuser-csi/"
@@ -92,6 +99,59 @@ func TestLibrariesHaveOneOwner(t *testing.T) {
 			}
 		}
 	}
+}
+
+// What a clock says may only be shown: in names of generations, whose order means nothing, in Events, and in the status. All else goes by
+// how much time has passed, which time.Time carries along (monotonic) until something takes it off. So a clock that jumps changes nothing
+// here; only the API server's certificate and the driver's token may be invalid for as long as it is wrong, which is an outage (F-02).
+func TestNothingGoesByTheClock(t *testing.T) {
+	// These take off, or ask for, more than how much time has passed.
+	wall := []string{"Unix", "UnixMilli", "UnixMicro", "UnixNano", "UTC", "Local", "In", "Round", "Truncate", "Format", "AppendFormat", "Date", "Clock",
+		"Hour", "Minute", "Second", "YearDay", "Weekday", "Parse", "ParseInLocation", "ModTime", "WithDeadline", "SetDeadline"}
+	allowed := []string{
+		"cmd/fsuser-csi/status.go Round",                                                                          // of a duration, to print it
+		"pkg/projector/projector.go Format", "pkg/projector/projector.go UTC", "pkg/projector/projector.go Parse", // the names of generations
+	}
+	seen := map[string]bool{}
+	files := 0
+	for name, p := range packages(t) {
+		if strings.HasPrefix(name, "internal/") {
+			continue // for tests and the demo
+		}
+		for _, file := range p.GoFiles {
+			path := filepath.Join(name, file)
+			parsed, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			files++
+			imported := map[string]bool{}
+			for _, i := range parsed.Imports {
+				imported[strings.Trim(i.Path.Value, `"`)] = true
+			}
+			ast.Inspect(parsed, func(n ast.Node) bool {
+				call, ok := n.(*ast.CallExpr)
+				if !ok {
+					return true
+				}
+				selector, ok := call.Fun.(*ast.SelectorExpr)
+				if ok && imported["time"] && slices.Contains(wall, selector.Sel.Name) {
+					use := path + " " + selector.Sel.Name
+					seen[use] = true
+					if !slices.Contains(allowed, use) {
+						t.Errorf("%s goes by the clock, which can jump: use how much time has passed", use)
+					}
+				}
+				return true
+			})
+		}
+	}
+	for _, use := range allowed {
+		if !seen[use] {
+			t.Errorf("%s is allowed and not there", use)
+		}
+	}
+	reliability.Shown(t, "F-25", fmt.Sprintf("%d files of source: none asks a clock for more than how much time has passed", files))
 }
 
 func TestEveryPackageSaysWhatItIsFor(t *testing.T) {

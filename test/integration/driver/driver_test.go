@@ -29,6 +29,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/test/controlplane"
+	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 func TestMain(m *testing.M) {
@@ -282,6 +283,7 @@ func manyTimes(t *testing.T, c *cluster) {
 		t.Errorf("after 100 publishes the mounts are %q; after one they were %q", now, first)
 	}
 	unpublish(t, d, p, "ssh")
+	reliability.Shown(t, "F-12", "100 publishes: one mount, with the same id")
 }
 
 func badRequests(t *testing.T, c *cluster) {
@@ -359,13 +361,19 @@ func optional(t *testing.T, c *cluster) {
 		t.Errorf("the volume of an absent optional Secret has %q", names)
 	}
 	c.secret(t, "later", map[string]string{"k": "here"})
+	made := time.Now()
 	holds(t, filepath.Join(dir, "k"), "here")
+	appeared := time.Since(made)
+	if appeared > 5*time.Second {
+		t.Errorf("the files appeared %v after the object", appeared)
+	}
 	if err := c.CoreV1().Secrets(namespace).Delete(context.Background(), "later", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	testkit.Eventually(t, time.Minute, "the files of the deleted optional Secret to go", func() bool { return len(visible(t, dir)) == 0 })
 	stop()
 	unpublish(t, d, p, "ssh")
+	reliability.Shown(t, "F-06", "the files appear "+seconds(appeared)+" after the object")
 }
 
 func keysComeAndGo(t *testing.T, c *cluster) {
@@ -400,8 +408,27 @@ func deletedAndRecreated(t *testing.T, c *cluster) {
 	c.secret(t, "keys", map[string]string{"k": "new"})
 	holds(t, filepath.Join(dir, "k"), "new")
 	testkit.Eventually(t, time.Minute, "the volume to be current", func() bool { return d.Metric("fsuser_stale_volumes") == 0 })
+
+	// The same data in another object: nothing to write.
+	generation := link(t, dir)
+	if err := c.CoreV1().Secrets(namespace).Delete(context.Background(), "keys", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.CoreV1().Secrets(namespace).Create(context.Background(),
+		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "keys"}, StringData: map[string]string{"k": "new"}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, time.Minute, "the new object in the status", func() bool {
+		table := d.Status()
+		return strings.Contains(table, s.ResourceVersion) && strings.Contains(table, "current")
+	})
+	if link(t, dir) != generation {
+		t.Error("the same data was written again")
+	}
 	stop()
 	unpublish(t, d, p, "ssh")
+	reliability.Shown(t, "F-05", "the same data, and other data")
 }
 
 func configMapWithItems(t *testing.T, c *cluster) {

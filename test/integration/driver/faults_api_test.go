@@ -23,6 +23,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
+	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 func publishWithoutAPIServer(t *testing.T, c *cluster) string {
@@ -557,4 +558,50 @@ func oldReplica(t *testing.T, c *cluster) string {
 	stop()
 	unpublish(t, d, p, "ssh")
 	return fmt.Sprintf("%d requests to an API server that is behind", refusals.Load())
+}
+
+// TestAPIServerRestarts has the real thing: while it starts, an API server refuses what it will allow in a moment, and its new cache does
+// not know the versions that the watches go on from.
+func TestAPIServerRestarts(t *testing.T) {
+	const volumes = 50
+	testkit.NothingLeft(t)
+	c := startCluster(t)
+	d, proxy := c.startBehind(t)
+	m := c.manyVolumes(t, d, "restarts", volumes)
+	var slowest time.Duration
+	var requests int
+	rounds := 1
+	if torture() {
+		rounds = 5
+	}
+	for i := range rounds {
+		text := fmt.Sprint("round ", i)
+		m.update(t, text) // versions move on
+		m.show(t, converged, text)
+		asked := proxy.Asked()
+		if err := c.StopAPIServer(deadline(t)); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.StartAPIServer(deadline(t)); err != nil {
+			t.Fatal(err)
+		}
+		back := time.Now()
+		text += ", after the restart"
+		m.update(t, text)
+		m.show(t, converged, text)
+		slowest = max(slowest, time.Since(back))
+		requests = max(requests, proxy.Asked()-asked)
+	}
+	if n := d.Metric("fsuser_stale_volumes"); n != 0 {
+		t.Errorf("%v volumes are stale", n)
+	}
+	if events := c.eventsOf(t, "restarts"); len(events) > 0 {
+		t.Errorf("%d events, among them %.300q", len(events), events)
+	}
+	if log := d.Log(); strings.Contains(log, "can't be read") || strings.Contains(log, "Not refreshed") {
+		t.Error("restarts of seconds are in the log")
+	}
+	m.unpublish(t)
+	nothingAtAll(t, d)
+	reliability.Shown(t, "F-04", fmt.Sprintf("%d restarts of the API server under %d volumes: at most %d requests each, all current %s after it was ready", rounds, volumes, requests, seconds(slowest)))
 }
