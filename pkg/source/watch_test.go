@@ -433,7 +433,7 @@ func TestImmutableRecheck(t *testing.T) {
 	set("1")
 	yes := true
 	var urls sync.Map
-	api := serve(t, Options{ImmutableRecheck: 50 * time.Millisecond}, func(w http.ResponseWriter, r *http.Request) {
+	api := serve(t, Options{ImmutableRecheck: time.Second}, func(w http.ResponseWriter, r *http.Request) {
 		urls.Store(asked.Add(1), r.URL.Query())
 		s := secretOf(*version.Load())
 		s.Immutable = &yes

@@ -23,8 +23,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
 )
 
-// terminationGrace is how long a pod of the DaemonSet has to end (deploy).
-const terminationGrace = 30 * time.Second
+// stopBound is how long the driver may take to stop: a pod of the DaemonSet has 30 s to end, and the driver gives its calls 10.
+const stopBound = 20 * time.Second
 
 // apart is a kubelet with a connection of its own, which outlives the driver.
 func apart(t *testing.T, root string) *kubelet.Kubelet {
@@ -55,7 +55,7 @@ func drain(t *testing.T, c *cluster) string {
 	d.Stop() // and fails t if the exit code is not 0
 	took := time.Since(start)
 	publishing.Wait()
-	if took > terminationGrace {
+	if took > stopBound {
 		t.Errorf("the driver took %v to stop", took)
 	}
 	done := 0
@@ -107,7 +107,7 @@ func drainHanging(t *testing.T, c *cluster) string {
 	if err := <-published; status.Code(err) != codes.Unavailable {
 		t.Errorf("the call that hung: %v", err)
 	}
-	if took > terminationGrace {
+	if took > stopBound {
 		t.Errorf("the driver took %v to stop", took)
 	}
 	nothingOf(t, d, p)
