@@ -44,17 +44,18 @@ func packages(t *testing.T) map[string]goPackage {
 
 func TestImportsPointOneWay(t *testing.T) {
 	allowed := map[string][]string{
-		"cmd/fsuser-csi":   {"internal/kubelet", "pkg/driver", "pkg/event", "pkg/record", "pkg/source", "pkg/tmpfs", "pkg/volume"},
-		"pkg/driver":       {"pkg/attributes", "pkg/source", "pkg/tmpfs", "pkg/volume"},
-		"pkg/volume":       {"pkg/attributes", "pkg/event", "pkg/projector", "pkg/record", "pkg/source", "pkg/tmpfs"},
-		"pkg/attributes":   {},
-		"pkg/source":       {},
-		"pkg/event":        {},
-		"pkg/projector":    {},
-		"pkg/tmpfs":        {},
-		"pkg/record":       {},
-		"internal/kubelet": {},
-		"internal/testkit": {"internal/kubelet"},
+		"cmd/fsuser-csi":     {"internal/kubelet", "pkg/driver", "pkg/event", "pkg/record", "pkg/source", "pkg/tmpfs", "pkg/volume"},
+		"pkg/driver":         {"internal/failpoint", "pkg/attributes", "pkg/source", "pkg/tmpfs", "pkg/volume"},
+		"pkg/volume":         {"internal/failpoint", "pkg/attributes", "pkg/event", "pkg/projector", "pkg/record", "pkg/source", "pkg/tmpfs"},
+		"pkg/attributes":     {},
+		"pkg/source":         {"internal/failpoint"},
+		"pkg/event":          {},
+		"pkg/projector":      {"internal/failpoint"},
+		"pkg/tmpfs":          {"internal/failpoint"},
+		"pkg/record":         {"internal/failpoint"},
+		"internal/failpoint": {},
+		"internal/kubelet":   {},
+		"internal/testkit":   {"internal/kubelet"},
 	}
 	for name, p := range packages(t) {
 		rule, known := allowed[name]

@@ -26,11 +26,12 @@ import (
 // startTimeout bounds the start of a driver. It takes a tenth of a second.
 const startTimeout = 30 * time.Second
 
-// BuildDriver builds the driver into a directory of t's, with the race detector if the test has it, and returns the path.
-func BuildDriver(t testing.TB) string {
+// BuildDriver builds the driver into a directory of t's, with more build tags, and with the race detector if the test has it, and returns
+// the path.
+func BuildDriver(t testing.TB, tags ...string) string {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "fsuser-csi")
-	args := []string{"build", "-tags", "grpcnotrace", "-o", binary}
+	args := []string{"build", "-tags", strings.Join(append(tags, "grpcnotrace"), ","), "-o", binary}
 	if raceEnabled {
 		args = append(args, "-race")
 	}

@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/event"
 	"github.com/fsuser-csi/fsuser-csi/pkg/projector"
@@ -69,6 +70,7 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 	var done undo
 	defer func() {
 		if err != nil {
+			failpoint.Hit("publish-undo")
 			err = done.all(err)
 		}
 	}()
@@ -80,6 +82,9 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 	if v.hasObjects() {
 		m.watch(v)
 		done.add(func() error { m.unwatch(v); return nil })
+	}
+	if err := failpoint.Error("publish-watching"); err != nil {
+		return err
 	}
 	content := []source.Content{source.FromRequest(req.Secrets)}
 	if !v.fromRequest() {
@@ -107,6 +112,9 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 		return err
 	}
 	defer mount.Close()
+	if err := failpoint.Error("publish-built"); err != nil {
+		return err
+	}
 	if v.identity, err = mount.Identity(); err != nil {
 		return err
 	}
@@ -116,6 +124,9 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 		return err
 	}
 	done.add(func() error { return m.Records.Remove(v.id) })
+	if err := failpoint.Error("publish-recorded"); err != nil {
+		return err
+	}
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("publish volume %s: %w", v.id, err)
 	}
@@ -134,6 +145,7 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 	if !v.watches() {
 		m.unwatch(v)
 	}
+	failpoint.Hit("publish-done")
 	klog.InfoS("Published", v.logFields("files", len(payload.Files))...)
 	return nil
 }
@@ -161,6 +173,7 @@ func (m *Manager) republish(v *volume, point *tmpfs.Point, req Request) error {
 	if v.spec.Refresh == attributes.RefreshOff {
 		return nil
 	}
+	failpoint.Hit("publish-again")
 	// What is watched is never older than what kubelet sends along.
 	content, err := m.content(v)
 	if err != nil && v.fromRequest() {
@@ -177,10 +190,12 @@ func (m *Manager) adopt(point *tmpfs.Point, req Request, there tmpfs.State) erro
 	v.identity = there.Identity
 	// Who owned the volume when it was published owns it still: the pod may not be readable now.
 	v.user = &there.UID
+	failpoint.Hit("publish-adopt")
 	if err := m.Records.Save(v.toRecord()); err != nil {
 		klog.ErrorS(err, "An adopted volume has no record; it will be adopted again after a restart", "volume", v.id)
 	}
 	m.put(v)
+	failpoint.Hit("publish-adopted")
 	klog.InfoS("Adopted a mount without a record", v.logFields()...)
 	if v.watches() {
 		m.watch(v)
