@@ -90,7 +90,12 @@ func take(dir, name string) (action, arg string, err error) {
 		if err != nil {
 			return "", "", err
 		}
-		return "", "", os.WriteFile(path, fmt.Appendln(nil, action, arg, left-1), 0o600)
+		// By a rename: the process may be killed elsewhere meanwhile.
+		next := filepath.Join(dir, ".next")
+		if err := os.WriteFile(next, fmt.Appendln(nil, action, arg, left-1), 0o600); err != nil {
+			return "", "", err
+		}
+		return "", "", os.Rename(next, path)
 	}
 	if action == "pause" {
 		return action, arg, os.Rename(path, path+".paused")

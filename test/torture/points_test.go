@@ -4,16 +4,18 @@ package torture
 
 import (
 	"bytes"
+	"errors"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
 const repository = "../.."
@@ -76,13 +78,16 @@ func points(t *testing.T) []point {
 	return all
 }
 
-func TestTheDriverThatShipsHasNoFailpoints(t *testing.T) {
+func noFailpoints(t *testing.T, c *cluster) {
 	all := points(t)
 	if len(all) < 40 {
 		t.Fatalf("only %d failpoints were found", len(all))
 	}
-	plain := build(t, "grpcnotrace")
-	with := build(t, "grpcnotrace,failpoints")
+	plain, errPlain := os.ReadFile(testkit.BuildDriverWithoutRace(t))
+	with, errWith := os.ReadFile(c.binary)
+	if err := errors.Join(errPlain, errWith); err != nil {
+		t.Fatal(err)
+	}
 	for _, p := range append(all, point{name: "FSUSER_FAILPOINTS"}) {
 		if bytes.Contains(plain, []byte(p.name)) {
 			t.Errorf("the driver has %s in it", p.name)
@@ -91,21 +96,4 @@ func TestTheDriverThatShipsHasNoFailpoints(t *testing.T) {
 			t.Errorf("the driver with failpoints has not %s in it", p.name)
 		}
 	}
-}
-
-// build builds the driver as it ships, but for the tags.
-func build(t *testing.T, tags string) []byte {
-	t.Helper()
-	binary := filepath.Join(t.TempDir(), "fsuser-csi")
-	cmd := exec.Command("go", "build", "-trimpath", "-tags", tags, "-o", binary, "./cmd/fsuser-csi")
-	cmd.Dir = repository
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the driver: %v\n%s", err, out)
-	}
-	b, err := os.ReadFile(binary)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
 }
