@@ -205,7 +205,7 @@ func (d *Driver) signal(s os.Signal) {
 	if err := d.Kubelet.Close(); err != nil {
 		d.t.Error(err)
 	}
-	if err := d.cmd.Process.Signal(s); err != nil {
+	if err := d.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		d.t.Fatal(err)
 	}
 	select {

@@ -68,8 +68,10 @@ func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
 func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) (err error) {
 	v := newVolume(req)
 	var done undo
+	attached := false
 	defer func() {
-		if err != nil {
+		// Also after a panic, which goes on.
+		if !attached {
 			failpoint.Hit("publish-undo")
 			err = done.all(err)
 		}
@@ -134,6 +136,7 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 	if err := mount.Attach(point); err != nil {
 		return err
 	}
+	attached = true
 	m.current(v, content, payload.Size())
 	m.put(v)
 	// Only now: kubelet tries again after a failure, and the pod may tell then.
@@ -156,12 +159,20 @@ func (m *Manager) build(payload projector.Payload) (*tmpfs.Detached, error) {
 	if err != nil {
 		return nil, err
 	}
+	built := false
+	defer func() {
+		// Also after a panic: a descriptor that nobody closes would keep the content in memory.
+		if !built {
+			mount.Close()
+		}
+	}()
 	if _, err := projector.Write(mount.Dir(), payload); err != nil {
-		return nil, errors.Join(classify(err), mount.Close())
+		return nil, classify(err)
 	}
 	if err := mount.Seal(); err != nil {
-		return nil, errors.Join(err, mount.Close())
+		return nil, err
 	}
+	built = true
 	return mount, nil
 }
 

@@ -72,7 +72,7 @@ func kills(t *testing.T, c *cluster) {
 
 	w.failing = false
 
-	for enough := killed + rounds(10, 600); killed < enough; {
+	for enough := killed + rounds(5, 500); killed < enough; {
 		w.deaths = 0
 		p := all[rand.N(len(all))]
 		w.arm(p.name, fmt.Sprint("kill ", rand.N(6)))

@@ -21,6 +21,15 @@ func TestTorture(t *testing.T) {
 		run  func(*testing.T, *cluster)
 	}{
 		{"the driver that ships has no failpoints", noFailpoints},
+		{"calls come out of order", outOfOrder},
+		{"publish and unpublish race", publishAgainstUnpublish},
+		{"the caller gives up at every step", givenUp},
+		{"all volumes arrive at once", allAtOnce},
+		{"calls and refreshes panic", panics},
+		{"the disk below the records is slow", slowRecords},
+		{"an object is removed before it is watched", removedBeforeTheWatch},
+		{"two instances", twoInstances},
+		{"records of other versions", otherVersions},
 		{"the driver is killed at every step, and at any time", kills},
 	} {
 		t.Run(test.name, func(t *testing.T) {
