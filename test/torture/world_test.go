@@ -170,8 +170,8 @@ func (w *world) start() {
 		if err == nil {
 			return
 		}
-		// One failpoint at the start, or two that are armed together. More is a driver that does not start.
-		if attempt == 3 {
+		// It is killed at each failpoint once. More is a driver that does not start.
+		if attempt == 10 {
 			w.t.Fatal(err)
 		}
 		w.deaths++
