@@ -18,15 +18,17 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/test/controlplane"
 )
 
 const namespace = "default"
 
-// cluster is a real API server, which the driver reaches through a proxy, and a driver with failpoints.
+// cluster is a real API server, which the driver reaches through a proxy, and the driver with failpoints and as it ships.
 type cluster struct {
-	t          testing.TB
-	binary     string
+	t             testing.TB
+	binary, plain string
+
 	client     kubernetes.Interface
 	kubeconfig string
 	proxy      *proxy
@@ -45,7 +47,7 @@ func startCluster(t testing.TB, args ...string) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{t: t, binary: buildDriver(t), client: client, kubeconfig: filepath.Join(t.TempDir(), "kubeconfig"), proxy: startProxy(t, cp.APIServerAddress())}
+	c := &cluster{t: t, binary: buildDriver(t), plain: testkit.BuildDriverWithoutRace(t), client: client, kubeconfig: filepath.Join(t.TempDir(), "kubeconfig"), proxy: startProxy(t, cp.APIServerAddress())}
 	config = cp.AdminConfig()
 	config.Host = "https://" + c.proxy.listener.Addr().String()
 	if err := cp.Kubeconfig(c.kubeconfig, config); err != nil {

@@ -30,6 +30,8 @@ func TestTorture(t *testing.T) {
 		{"an object is removed before it is watched", removedBeforeTheWatch},
 		{"two instances", twoInstances},
 		{"records of other versions", otherVersions},
+		{"a long life with a directory of manifests", soakManifests},
+		{"a long life with the API server", soakAPI},
 		{"the driver is killed at every step, and at any time", kills},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -14,8 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-
-	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
 const repository = "../.."
@@ -83,7 +81,7 @@ func noFailpoints(t *testing.T, c *cluster) {
 	if len(all) < 40 {
 		t.Fatalf("only %d failpoints were found", len(all))
 	}
-	plain, errPlain := os.ReadFile(testkit.BuildDriverWithoutRace(t))
+	plain, errPlain := os.ReadFile(c.plain)
 	with, errWith := os.ReadFile(c.binary)
 	if err := errors.Join(errPlain, errWith); err != nil {
 		t.Fatal(err)
