@@ -121,7 +121,8 @@ func (p *proxy) hand(from net.Conn, server string) {
 	var both sync.WaitGroup
 	for _, pair := range [][2]net.Conn{{from, to}, {to, from}} {
 		both.Go(func() {
-			_, _ = io.Copy(pair[0], pair[1])
+			// Hidden, or Go has splice(2) do it, and keeps the pipes for that until they are collected.
+			_, _ = io.Copy(struct{ io.Writer }{pair[0]}, struct{ io.Reader }{pair[1]})
 			pair[0].Close()
 			pair[1].Close()
 		})
