@@ -25,6 +25,9 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 )
 
+// maxShown is how many bytes of a driver's log are shown.
+const maxShown = 256 << 10
+
 // startTimeout bounds the start of a driver. It takes a tenth of a second.
 const startTimeout = 30 * time.Second
 
@@ -94,7 +97,8 @@ func StartDriver(t testing.TB, binary string, args ...string) *Driver {
 			d.Stop()
 		}
 		if t.Failed() {
-			t.Logf("log of the driver:\n%s", d.Log())
+			text := d.Log()
+			t.Logf("log of the driver, its end:\n%s", text[max(0, len(text)-maxShown):])
 		}
 		log.Close()
 	})

@@ -120,7 +120,9 @@ func soak(t *testing.T, c *cluster, args []string, source string, sweeps, cycles
 		if err := set(version); err != nil {
 			t.Fatal(err)
 		}
-		shows(version%soaked, version) // the driver keeps up, or updates would only be coalesced
+		if version%4 == 0 {
+			shows(version%soaked, version) // the driver keeps up, or updates would only be coalesced
+		}
 	}
 	// What is made once, and then used again, is made now.
 	for i := range 40 {

@@ -56,11 +56,15 @@ type mounted struct {
 
 func (m mounted) volume() kubelet.Volume { return m.owned.volume(m.secret) }
 
-func newWorld(t testing.TB, c *cluster, args ...string) *world {
+func newWorld(t testing.TB, c *cluster) *world {
+	t.Helper()
+	return newWorldOf(t, c, c.binary)
+}
+
+func newWorldOf(t testing.TB, c *cluster, binary string) *world {
 	t.Helper()
 	w := &world{t: t, cluster: c, armed: t.TempDir(), versions: map[string]int{}}
-	args = append([]string{"--access=service-account", "--kubeconfig=" + c.kubeconfig, "--collect-interval=50ms"}, args...)
-	w.driver = testkit.StartDriver(t, c.binary, args...)
+	w.driver = testkit.StartDriver(t, binary, "--access=service-account", "--kubeconfig="+c.kubeconfig, "--collect-interval=50ms")
 	// The first process is not to be killed at its start: the points are given to the next.
 	w.driver.Env = []string{"FSUSER_FAILPOINTS=" + w.armed, "GORACE=atexit_sleep_ms=0"}
 	w.driver.Kill()
