@@ -19,6 +19,8 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 )
 
 // watcher keeps one object current, in one goroutine. It goes round:
@@ -128,6 +130,7 @@ func (w *watcher) round(ctx context.Context) error {
 	if w.immutable {
 		return nil
 	}
+	failpoint.Hit("source-between-read-and-watch")
 	return w.watch(ctx, false)
 }
 

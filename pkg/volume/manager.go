@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 
+	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/event"
 	"github.com/fsuser-csi/fsuser-csi/pkg/record"
@@ -164,6 +165,7 @@ func (m *Manager) unwatch(v *volume) {
 // describes a mount that is not there.
 func (m *Manager) forget(v *volume) {
 	m.unwatch(v)
+	failpoint.Hit("forget-unwatched")
 	m.metrics.forget(v.id)
 	m.mu.Lock()
 	delete(m.volumes, v.id)

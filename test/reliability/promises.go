@@ -39,7 +39,7 @@ func Promises() []Promise {
 		{"F-18", "Something else is mounted at the target, or the volume with other attributes", "what is not the driver's is not touched; other attributes are refused"},
 		{"F-19", "The directory of records is read-only or full", "a publish is undone; refresh and unpublish work on"},
 		{"F-20", "A record is truncated, garbage, huge, or another's", "it is moved aside; all others count; republish makes it anew"},
-		{"F-21", "A record is of another version of the driver (downgrade, upgrade)", "it is not interpreted and not removed before its volume goes; republish and unpublish work"},
+		{"F-21", "A record is of another version of the driver (downgrade, upgrade)", "it is not interpreted, and stays until the volume is published again or goes; both work"},
 		{"F-22", "The directory of records holds links, pipes, sockets, directories", "none is followed, none blocks"},
 		{"F-23", "Something is where the socket should be", "a stale socket is replaced; anything else is an error that names it"},
 		{"F-24", "Two instances run at once", "the second one ends and says why; the first one's exit does not take away the socket of the next"},
