@@ -25,6 +25,7 @@ import (
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 func TestDriverWithRealAPIServer(t *testing.T) {
@@ -36,6 +37,8 @@ func TestDriverWithRealAPIServer(t *testing.T) {
 		{"a Secret for uid 1000 is published, refreshed, survives SIGKILL of the driver, and goes", life},
 		{"the same request 100 times leaves one mount with the same id", manyTimes},
 		{"bad requests get their code, and leave nothing", badRequests},
+		{"an optional Secret that is created later appears", optional},
+		{"a Secret that is deleted leaves the files, one that is made anew replaces them", deletedAndRecreated},
 		{"a ConfigMap with items, nested paths and owners of their own", configMapWithItems},
 		{"sources join a Secret, a ConfigMap and the pod's labels, and follow each", severalSources},
 		{"nodePublishSecretRef works without the API server and is refreshed by a republish", requestSecrets},
@@ -204,6 +207,7 @@ func manyTimes(t *testing.T, c *cluster) {
 		t.Errorf("after 100 publishes the mounts are %q; after one they were %q", now, first)
 	}
 	unpublish(t, d, p, "ssh")
+	reliability.Shown(t, "F-12", "100 publishes: one mount, with the same id")
 }
 
 func badRequests(t *testing.T, c *cluster) {
@@ -271,6 +275,65 @@ func badRequests(t *testing.T, c *cluster) {
 	holds(t, filepath.Join(dir, "id_rsa"), canary)
 	stop()
 	unpublish(t, d, healthy, "ssh")
+}
+
+func optional(t *testing.T, c *cluster) {
+	d := c.start(t)
+	p := pod("optional")
+	dir, stop := publish(t, d, p, ssh("secretName", "later", "optional", "true", "uid", "1000"))
+	if names := visible(t, dir); len(names) != 0 {
+		t.Errorf("the volume of an absent optional Secret has %q", names)
+	}
+	c.secret(t, "later", map[string]string{"k": "here"})
+	made := time.Now()
+	holds(t, filepath.Join(dir, "k"), "here")
+	appeared := time.Since(made)
+	if appeared > 5*time.Second {
+		t.Errorf("the files appeared %v after the object", appeared)
+	}
+	if err := c.CoreV1().Secrets(namespace).Delete(context.Background(), "later", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, time.Minute, "the files of the deleted optional Secret to go", func() bool { return len(visible(t, dir)) == 0 })
+	stop()
+	unpublish(t, d, p, "ssh")
+	reliability.Shown(t, "F-06", "the files appear "+seconds(appeared)+" after the object")
+}
+
+func deletedAndRecreated(t *testing.T, c *cluster) {
+	c.secret(t, "keys", map[string]string{"k": "old"})
+	d := c.start(t)
+	p := pod("deleted")
+	dir, stop := publish(t, d, p, ssh("secretName", "keys"))
+	if err := c.CoreV1().Secrets(namespace).Delete(context.Background(), "keys", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, time.Minute, "the driver to notice the deletion", func() bool { return d.Metric("fsuser_stale_volumes") == 1 })
+	holds(t, filepath.Join(dir, "k"), "old")
+	c.secret(t, "keys", map[string]string{"k": "new"})
+	holds(t, filepath.Join(dir, "k"), "new")
+	testkit.Eventually(t, time.Minute, "the volume to be current", func() bool { return d.Metric("fsuser_stale_volumes") == 0 })
+
+	// The same data in another object: nothing to write.
+	generation := link(t, dir)
+	if err := c.CoreV1().Secrets(namespace).Delete(context.Background(), "keys", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.CoreV1().Secrets(namespace).Create(context.Background(),
+		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "keys"}, StringData: map[string]string{"k": "new"}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, time.Minute, "the new object in the status", func() bool {
+		table := d.Status()
+		return strings.Contains(table, s.ResourceVersion) && strings.Contains(table, "current")
+	})
+	if link(t, dir) != generation {
+		t.Error("the same data was written again")
+	}
+	stop()
+	unpublish(t, d, p, "ssh")
+	reliability.Shown(t, "F-05", "the same data, and other data")
 }
 
 func configMapWithItems(t *testing.T, c *cluster) {
@@ -582,4 +645,20 @@ func health(t *testing.T, c *cluster) {
 			t.Errorf("/metrics has no %s", name)
 		}
 	}
+}
+
+// visible are the names in a volume that do not belong to the layout.
+func visible(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), "..") {
+			names = append(names, e.Name())
+		}
+	}
+	return names
 }

@@ -4,6 +4,7 @@ package driver
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -33,7 +34,14 @@ type cluster struct {
 // shared is the cluster of all tests, set once by TestMain.
 var shared *cluster
 
-func TestMain(m *testing.M) { testkit.RunInMountNamespace(inCluster{m}) }
+func TestMain(m *testing.M) {
+	// The tests that run in parallel wait most of the time.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	testkit.RunInMountNamespace(inCluster{m})
+}
 
 type inCluster struct{ m *testing.M }
 
@@ -62,6 +70,21 @@ func (i inCluster) Run() int {
 		return 1
 	}
 	return i.m.Run()
+}
+
+// startCluster starts a cluster of t's own, for faults that would disturb the other tests.
+func startCluster(t *testing.T) *cluster {
+	t.Helper()
+	cp, err := controlplane.Start(context.Background(), controlplane.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cp.Stop)
+	c, err := newCluster(cp, testkit.BuildDriver(t), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 // newCluster keeps its kubeconfig in dir.
