@@ -94,6 +94,11 @@ func drainHanging(t *testing.T, c *cluster) string {
 	d, proxy := c.startBehind(t)
 	k := apart(t, d.Root)
 	p := pod("f09-hangs")
+	// With a connection that is there a request hangs for longer than without: a handshake gives up after ten seconds.
+	if _, err := d.Publish(deadline(t), p, ssh("secretName", "f09-hangs")); err != nil {
+		t.Fatal(err)
+	}
+	unpublish(t, d, p, "ssh")
 	proxy.Stall()
 	published := make(chan error)
 	go func() {
