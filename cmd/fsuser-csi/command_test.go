@@ -95,6 +95,19 @@ func TestWhatIsWrongAtTheStartIsSaidInOneLine(t *testing.T) {
 	}
 }
 
+// What it would log is seen in net/http/h2_bundle.go: header fields, and the first bytes of each frame.
+func TestASwitchOfGoThatLogsSecretsIsRefused(t *testing.T) {
+	binary := testkit.BuildDriver(t)
+	for _, value := range []string{"http2debug=1", "http2debug=2", "netdns=go,http2debug=2"} {
+		cmd := exec.Command(binary, "node", "--node-name=n", "--manifests=/nowhere")
+		cmd.Env = []string{"GODEBUG=" + value}
+		out, err := cmd.CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "GODEBUG has http2debug") || strings.Count(string(out), "\n") != 1 {
+			t.Errorf("%s: %v\n%s", value, err, out)
+		}
+	}
+}
+
 func TestASecondDriverWithTheSameRecordsEndsAtOnce(t *testing.T) {
 	testkit.NothingLeft(t)
 	binary := testkit.BuildDriver(t)

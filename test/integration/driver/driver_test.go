@@ -72,6 +72,8 @@ func TestDriverWithRealAPIServer(t *testing.T) {
 		{"what is just allowed works", acceptedEdges},
 		{"more than the limits is refused", tooMuch},
 		{"calls that overtake each other", callsThatOvertake},
+		{"no secret leaks, at any level of the log", nothingLeaks},
+		{"no switch of a library makes it log secrets", switchesOfLibraries},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			testkit.NothingLeft(t)
