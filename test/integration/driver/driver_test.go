@@ -30,7 +30,10 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/controlplane"
 )
 
-func TestMain(m *testing.M) { testkit.RunInMountNamespace(m) }
+func TestMain(m *testing.M) {
+	testkit.RunHelper(map[string]func([]string) error{"exchange": exchange})
+	testkit.RunInMountNamespace(m)
+}
 
 const (
 	namespace = "default"
