@@ -18,7 +18,10 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-func TestMain(m *testing.M) { testkit.RunInMountNamespace(m) }
+func TestMain(m *testing.M) {
+	testkit.RunHelper(map[string]func([]string) error{"pry": pry, "idle": idle})
+	testkit.RunInMountNamespace(m)
+}
 
 // run runs the program and returns what it prints to stderr. It must fail.
 func run(t *testing.T, binary string, args ...string) string {

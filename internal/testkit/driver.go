@@ -119,11 +119,26 @@ func (d *Driver) Kill() {
 	d.t.Helper()
 	d.signal(unix.SIGKILL)
 	d.cmd = nil
+	d.removeRegistration()
+}
+
+func (d *Driver) removeRegistration() {
+	d.t.Helper()
 	// Nobody removes the sockets of a killed driver. A fake kubelet can't tell a stale one from a new one, as the real one does by
 	// its inode: it looks again after the restart.
 	if err := os.Remove(filepath.Join(d.Root, "plugins_registry", "fsuser.csi.io-reg.sock")); err != nil {
 		d.t.Fatal(err)
 	}
+}
+
+// Crash ends the driver with a signal that programs die of, and returns how it ended.
+func (d *Driver) Crash(s unix.Signal) syscall.WaitStatus {
+	d.t.Helper()
+	d.signal(s)
+	status := d.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	d.cmd = nil
+	d.removeRegistration()
+	return status
 }
 
 // Stop ends the driver with SIGTERM, as kubelet does when the pod is deleted, and checks that it ended well.
