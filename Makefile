@@ -9,7 +9,7 @@ BUILD := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags "-s -w -X ma
 TEST_MODULES := test/sanity test/bench
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint unit sanity torture bench bench-once control-plane manifests image e2e gallery cluster-up cluster-down cluster-shell cluster-test prerequisites clean
+.PHONY: help build demo test lint unit fuzz audit sanity torture bench bench-once control-plane manifests image e2e gallery cluster-up cluster-down cluster-shell cluster-test prerequisites clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,20 @@ lint: ## Check formatting and vet every module
 # -p 2: several of these packages start an API server each. -count=1: some build the driver, whose sources the cache of results does not know of.
 unit: ## Run the tests of this module, those against the real kernel and a real API server among them (root)
 	$(GO) test -race -tags $(TAGS) -count=1 -p 2 -timeout 20m ./...
+
+# Targets are found, not listed. What a target finds goes into testdata/fuzz beside it, and is a test from then on.
+FUZZTIME ?= 30s
+FUZZPROCS ?= 2
+fuzz: prerequisites ## Run each fuzz target for FUZZTIME (root)
+	@set -e; for p in $$(grep -rl --include='*_test.go' '^func Fuzz' cmd internal pkg | xargs -n 1 dirname | sort -u); do \
+		for f in $$($(GO) test -tags $(TAGS) -list '^Fuzz' ./$$p | grep '^Fuzz'); do \
+			echo "$$p $$f"; $(GO) test -tags $(TAGS) -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -parallel $(FUZZPROCS) ./$$p; \
+		done; done
+
+audit: ## Check the modules against go.sum, and the driver against the Go vulnerability database (vuln.go.dev)
+	$(GO) mod verify
+	@for m in $(TEST_MODULES); do $(GO) -C $$m mod verify || exit 1; done
+	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0 -tags $(TAGS) ./cmd/...
 
 sanity: ## Run the CSI test suite against the driver (root)
 	$(GO) -C test/sanity test -race -tags $(TAGS) -count=1 -timeout 10m ./...

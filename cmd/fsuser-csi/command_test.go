@@ -19,7 +19,10 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
-func TestMain(m *testing.M) { testkit.RunInMountNamespace(m) }
+func TestMain(m *testing.M) {
+	testkit.RunHelper(map[string]func([]string) error{"pry": pry, "idle": idle})
+	testkit.RunInMountNamespace(m)
+}
 
 // run runs the program and returns what it prints to stderr. It must fail.
 func run(t *testing.T, binary string, args ...string) string {
@@ -101,6 +104,19 @@ func TestWhatIsWrongAtTheStartIsSaidInOneLine(t *testing.T) {
 	}
 	reliability.Shown(t, "F-23", "the driver ends, and the last line of its log names the file")
 	reliability.Shown(t, "F-32", "the driver ends, and the last line of its log says what to set")
+}
+
+// What it would log is seen in net/http/h2_bundle.go: header fields, and the first bytes of each frame.
+func TestASwitchOfGoThatLogsSecretsIsRefused(t *testing.T) {
+	binary := testkit.BuildDriver(t)
+	for _, value := range []string{"http2debug=1", "http2debug=2", "netdns=go,http2debug=2"} {
+		cmd := exec.Command(binary, "node", "--node-name=n", "--manifests=/nowhere")
+		cmd.Env = []string{"GODEBUG=" + value}
+		out, err := cmd.CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "GODEBUG has http2debug") || strings.Count(string(out), "\n") != 1 {
+			t.Errorf("%s: %v\n%s", value, err, out)
+		}
+	}
 }
 
 func TestASecondDriverWithTheSameRecordsEndsAtOnce(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -213,6 +214,10 @@ func (o nodeOptions) run(ctx context.Context) (err error) {
 func (o nodeOptions) setUpLog() error {
 	if o.verbosity < 0 || o.verbosity > maxVerbosity {
 		return fmt.Errorf("-v %d: must be 0 to %d; above that the API client would log Secrets", o.verbosity, maxVerbosity)
+	}
+	// Go's HTTP client reads it before main, and nothing turns it off any more.
+	if strings.Contains(os.Getenv("GODEBUG"), "http2debug=") {
+		return errors.New("the environment variable GODEBUG has http2debug in it: the API client would log Secrets and the driver's token; take it out")
 	}
 	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(flags)

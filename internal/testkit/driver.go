@@ -227,6 +227,18 @@ func (d *Driver) Kill() {
 	}
 }
 
+// Crash ends the driver with a signal that programs die of, and returns how it ended.
+func (d *Driver) Crash(s unix.Signal) syscall.WaitStatus {
+	d.t.Helper()
+	d.signal(s)
+	status := d.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	d.cmd = nil
+	if err := d.removeSocket(); err != nil {
+		d.t.Fatal(err)
+	}
+	return status
+}
+
 // Stop ends the driver with SIGTERM, as kubelet does when the pod is deleted, and checks that it ended well.
 func (d *Driver) Stop() {
 	d.t.Helper()

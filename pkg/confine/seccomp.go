@@ -4,6 +4,7 @@ package confine
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 
 	"github.com/elastic/go-seccomp-bpf"
@@ -16,6 +17,13 @@ func filterSystemCalls() error {
 	filter, err := filter()
 	if err != nil {
 		return err
+	}
+	// Loading for all threads gives them no_new_privs too if the thread that loads has it (seccomp(2), SECCOMP_FILTER_FLAG_TSYNC): also one that
+	// the call for all threads before has missed, as it was just starting.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("set no_new_privs: %w", err)
 	}
 	if err := seccomp.LoadFilter(filter); err != nil {
 		return fmt.Errorf("%w (does this kernel have CONFIG_SECCOMP_FILTER?)", err)

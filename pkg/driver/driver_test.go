@@ -383,7 +383,7 @@ func TestAPanicEndsOneCallAlone(t *testing.T) {
 	says(t, text, "panic with a string", "index out of range", "NodePublishVolume", VolumeID(podUID, "ssh"), "driver_test.go")
 }
 
-// The log is where a request would be if anywhere.
+// The log is where a request would be if anywhere (H-112).
 func TestNoSecretGetsIntoTheLog(t *testing.T) {
 	testkit.NothingLeft(t)
 	log := testkit.LogOf(t, 5).Text

@@ -67,7 +67,7 @@ type running struct {
 }
 
 // run runs a Driver until t ends, or until stop. It returns when the Driver serves on both sockets.
-func run(t *testing.T, volumes Volumes) *running {
+func run(t testing.TB, volumes Volumes) *running {
 	t.Helper()
 	root := shortDir(t)
 	if err := kubelet.MakeRoot(root); err != nil {
@@ -77,7 +77,7 @@ func run(t *testing.T, volumes Volumes) *running {
 }
 
 // runIn does so below a root directory that is there.
-func runIn(t *testing.T, root string, volumes Volumes) *running {
+func runIn(t testing.TB, root string, volumes Volumes) *running {
 	t.Helper()
 	d := newDriver(t, root, volumes)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -92,7 +92,7 @@ func runIn(t *testing.T, root string, volumes Volumes) *running {
 }
 
 // stop ends the Driver, which must end well.
-func (r *running) stop(t *testing.T) {
+func (r *running) stop(t testing.TB) {
 	t.Helper()
 	r.cancel()
 	select {
@@ -105,7 +105,7 @@ func (r *running) stop(t *testing.T) {
 	}
 }
 
-func newDriver(t *testing.T, root string, volumes Volumes) *Driver {
+func newDriver(t testing.TB, root string, volumes Volumes) *Driver {
 	t.Helper()
 	binding, err := NewBinding(root, false)
 	if err != nil {
@@ -125,7 +125,7 @@ func newDriver(t *testing.T, root string, volumes Volumes) *Driver {
 }
 
 // shortDir is a directory with a path that leaves room for that of a socket.
-func shortDir(t *testing.T) string {
+func shortDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "d-")
 	if err != nil {
@@ -145,7 +145,7 @@ func exists(path string) bool {
 }
 
 // dial connects to a socket until t ends.
-func dial(t *testing.T, socket string) *grpc.ClientConn {
+func dial(t testing.TB, socket string) *grpc.ClientConn {
 	t.Helper()
 	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -155,14 +155,14 @@ func dial(t *testing.T, socket string) *grpc.ClientConn {
 	return conn
 }
 
-func deadline(t *testing.T) context.Context {
+func deadline(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
 	return ctx
 }
 
 // answers fails t unless somebody serves CSI at the other end.
-func answers(t *testing.T, conn *grpc.ClientConn) {
+func answers(t testing.TB, conn *grpc.ClientConn) {
 	t.Helper()
 	if _, err := csi.NewNodeClient(conn).NodeGetInfo(deadline(t), &csi.NodeGetInfoRequest{}); err != nil {
 		t.Errorf("the driver does not answer: %v", err)

@@ -276,6 +276,7 @@ func converse(conn net.Conn, send []byte) (got []byte, err error) {
 	return got, err
 }
 
+// H-106 of docs/hostile-inputs.md.
 func TestPeersThatAreNotRootAreRefused(t *testing.T) {
 	testkit.NothingLeft(t)
 	log := testkit.LogOf(t, 5).Text
@@ -316,6 +317,7 @@ func TestPeersThatAreNotRootAreRefused(t *testing.T) {
 	says(t, log(), "not root", "uid=1000", "uid=65534")
 }
 
+// H-102 and H-103 of docs/hostile-inputs.md.
 func TestWhatIsNotGRPCDisturbsNobody(t *testing.T) {
 	testkit.NothingLeft(t)
 	r := run(t, fakeVolumes{})
@@ -358,6 +360,7 @@ func TestWhatIsNotGRPCDisturbsNobody(t *testing.T) {
 	}
 }
 
+// H-100 of docs/hostile-inputs.md.
 func TestAMessageThatIsTooLongIsRefused(t *testing.T) {
 	testkit.NothingLeft(t)
 	r := run(t, fakeVolumes{})

@@ -48,6 +48,14 @@ func TestDriverWithRealAPIServer(t *testing.T) {
 		{"uid absent is the pod's common runAsUser, and the name behind a nodePublishSecretRef is watched", fromThePod},
 		{"the pod's events and the status tell what is wrong and that it is over", eventsAndStatus},
 		{"health, readiness and metrics", health},
+		{"hostile requests are refused and leave nothing", hostilePublish},
+		{"hostile targets are refused and left alone", hostileTargets},
+		{"hostile unpublishes take nothing away, harmless ones succeed", hostileUnpublish},
+		{"what is just allowed works", acceptedEdges},
+		{"more than the limits is refused", tooMuch},
+		{"calls that overtake each other", callsThatOvertake},
+		{"no secret leaks, at any level of the log", nothingLeaks},
+		{"no switch of a library makes it log secrets", switchesOfLibraries},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			testkit.NothingLeft(t)
@@ -415,6 +423,7 @@ func refreshOff(t *testing.T, c *cluster) {
 	unpublish(t, d, follows, "ssh")
 }
 
+// With H-096 (kubelet publishes again what runs already) and H-109 (the driver says that it is healthy) of docs/hostile-inputs.md.
 func outage(t *testing.T, c *cluster) {
 	c.secret(t, "keys", map[string]string{"k": "before"})
 	d := c.start(t)

@@ -35,6 +35,7 @@ type cluster struct {
 var shared *cluster
 
 func TestMain(m *testing.M) {
+	testkit.RunHelper(map[string]func([]string) error{"exchange": exchange})
 	// The tests that run in parallel wait most of the time.
 	flag.Parse()
 	if err := flag.Set("test.parallel", "8"); err != nil {

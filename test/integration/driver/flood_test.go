@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package driver
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+)
+
+// TestFlood has root's own connections (there are no others, H-106) pour onto the CSI socket: H-102, H-103 and H-104 of
+// docs/hostile-inputs.md. Kubelet's calls are served all the time, and afterwards the driver is as small as before.
+func TestFlood(t *testing.T) {
+	connections, streams, rounds := 2000, 1500, 1
+	if os.Getenv("FSUSER_TORTURE") != "" {
+		connections, rounds = 10000, 20
+	}
+	testkit.NothingLeft(t)
+	d := testkit.StartDriver(t, testkit.BuildDriver(t), "--manifests="+keysManifest(t))
+	socket := filepath.Join(d.Root, "plugins", "fsuser.csi.io", "csi.sock")
+	calm := served(t, d, func() bool { return false })
+	fds, goroutines := d.Metric("process_open_fds"), d.Metric("go_goroutines")
+
+	for range rounds {
+		for _, flood := range []struct {
+			name string
+			pour func(t *testing.T, socket string) (drain func())
+		}{
+			{"connections that say nothing", func(t *testing.T, socket string) func() { return dialled(t, socket, connections, nil) }},
+			{"connections with half a hello", func(t *testing.T, socket string) func() {
+				return dialled(t, socket, connections, []byte(http2.ClientPreface[:10]))
+			}},
+			{"garbage", func(t *testing.T, socket string) func() {
+				return dialled(t, socket, connections, bytes.Repeat([]byte{0, 0xff, '\n', 'x'}, 100))
+			}},
+			{"HTTP/1", func(t *testing.T, socket string) func() {
+				return dialled(t, socket, connections, []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
+			}},
+			{"messages that never end, on many streams", func(t *testing.T, socket string) func() { return unfinished(t, socket, streams) }},
+			{"calls on many streams", func(t *testing.T, socket string) func() { return concurrent(t, d.Root, socket, streams) }},
+			{"messages that are too long", func(t *testing.T, socket string) func() { return oversized(t, d.Root, socket, 5) }},
+		} {
+			t.Run(flood.name, func(t *testing.T) {
+				var pouring sync.WaitGroup
+				poured := make(chan struct{})
+				var drain func()
+				pouring.Go(func() {
+					defer close(poured)
+					drain = flood.pour(t, socket)
+				})
+				slowest := served(t, d, func() bool {
+					select {
+					case <-poured:
+						return false
+					default:
+						return true
+					}
+				})
+				pouring.Wait()
+				// Once more, with all of it there.
+				slowest = max(slowest, served(t, d, func() bool { return false }))
+				most, memory := d.Metric("process_open_fds"), d.Metric("process_resident_memory_bytes")
+				drain()
+				testkit.Eventually(t, 30*time.Second, "descriptors and goroutines to be back where they were", func() bool {
+					return d.Metric("process_open_fds") <= fds+5 && d.Metric("go_goroutines") <= goroutines+20
+				})
+				t.Logf("the slowest call of kubelet took %v, in calm %v; descriptors %v, resident memory %.0f MiB", slowest, calm, most, memory/(1<<20))
+				if slowest > 5*time.Second {
+					t.Errorf("a call of kubelet took %v", slowest)
+				}
+				// The race detector multiplies what the driver takes by five to ten.
+				if memory > 1<<30 {
+					t.Errorf("%v bytes of resident memory", memory)
+				}
+			})
+		}
+	}
+	if status, body := d.Get("/healthz"); status != 200 {
+		t.Errorf("health: %d %s", status, body)
+	}
+}
+
+// keysManifest is a directory with the Secret "keys".
+func keysManifest(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	text := "apiVersion: v1\nkind: Secret\nmetadata: {name: keys, namespace: default}\nstringData: {k: text}\n"
+	if err := os.WriteFile(filepath.Join(dir, "keys.yaml"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// served publishes and unpublishes over kubelet's connection and a new one, 20 times and for as long as more says so. It returns how long
+// the slowest call took.
+func served(t *testing.T, d *testkit.Driver, more func() bool) (slowest time.Duration) {
+	t.Helper()
+	p, v := pod("served"), ssh("secretName", "keys")
+	for i := 0; i < 20 || more(); i++ {
+		start := time.Now()
+		target, err := d.Publish(deadline(t), p, v)
+		slowest = max(slowest, time.Since(start))
+		if err != nil {
+			t.Error(err)
+			return slowest
+		}
+		if b, err := os.ReadFile(filepath.Join(target, "k")); err != nil || string(b) != "text" {
+			t.Errorf("the volume holds %q, %v", b, err)
+		}
+		start = time.Now()
+		unpublish(t, d, p, "ssh")
+		slowest = max(slowest, time.Since(start))
+
+		again, err := kubelet.Connect(d.Root, filepath.Join(d.Root, "plugins", "fsuser.csi.io", "csi.sock"))
+		if err != nil {
+			t.Error(err)
+			return slowest
+		}
+		start = time.Now()
+		if _, err := again.NodeGetInfo(deadline(t), &csi.NodeGetInfoRequest{}); err != nil {
+			t.Errorf("over a new connection: %v", err)
+		}
+		slowest = max(slowest, time.Since(start))
+		again.Close()
+	}
+	return slowest
+}
+
+// dialled are n connections that have said these words and then nothing more.
+func dialled(t *testing.T, socket string, n int, words []byte) (drain func()) {
+	var all []net.Conn
+	for range n {
+		conn, err := net.Dial("unix", socket)
+		// The queue of the socket is full (EAGAIN), or this process may have no more descriptors: enough are there.
+		if err != nil {
+			break
+		}
+		all = append(all, conn)
+		if len(words) > 0 {
+			conn.Write(words) // the driver may have hung up
+		}
+	}
+	if len(all) < 500 {
+		t.Errorf("only %d connections came to be", len(all))
+	}
+	return func() {
+		for _, conn := range all {
+			conn.Close()
+		}
+	}
+}
+
+// unfinished opens streams, and on each begins a message of 4 MiB of which no more than a few bytes ever come.
+func unfinished(t *testing.T, socket string, streams int) (drain func()) {
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Error(err)
+		return func() {}
+	}
+	var reading sync.WaitGroup
+	reading.Go(func() { io.Copy(io.Discard, conn) })
+	var head bytes.Buffer
+	fields := hpack.NewEncoder(&head)
+	message := append(binary.BigEndian.AppendUint32([]byte{0}, 4<<20), "few bytes"...)
+	_, err = io.WriteString(conn, http2.ClientPreface)
+	framer := http2.NewFramer(conn, nil)
+	err = errors.Join(err, framer.WriteSettings())
+	opened := 0
+	for ; opened < streams && err == nil; opened++ {
+		head.Reset()
+		for _, f := range [][2]string{{":method", "POST"}, {":scheme", "http"}, {":path", csi.Node_NodePublishVolume_FullMethodName}, {":authority", "x"},
+			{"content-type", "application/grpc"}, {"te", "trailers"}} {
+			err = errors.Join(err, fields.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]}))
+		}
+		id := uint32(2*opened + 1)
+		err = errors.Join(err, framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: head.Bytes(), EndHeaders: true}), framer.WriteData(id, false, message))
+	}
+	// Beyond as many streams as it allows the driver may refuse each, or hang up.
+	if opened < 500 {
+		t.Errorf("only %d streams were opened: %v", opened, err)
+	}
+	return func() {
+		conn.Close()
+		reading.Wait()
+	}
+}
+
+// concurrent calls on as many streams of one connection at once, for a volume each that can't be.
+func concurrent(t *testing.T, root, socket string, streams int) (drain func()) {
+	k, err := kubelet.Connect(root, socket)
+	if err != nil {
+		t.Error(err)
+		return func() {}
+	}
+	var calls sync.WaitGroup
+	var mu sync.Mutex
+	answers := map[codes.Code]int{}
+	for i := range streams {
+		calls.Go(func() {
+			// Its directory is not there.
+			_, err := k.NodePublishVolume(deadline(t), k.Request(pod(fmt.Sprint("flood-", i)), ssh("secretName", "keys")))
+			mu.Lock()
+			defer mu.Unlock()
+			answers[status.Code(err)]++
+		})
+	}
+	calls.Wait()
+	if answers[codes.FailedPrecondition] != streams {
+		t.Errorf("answers: %v", answers)
+	}
+	return func() { k.Close() }
+}
+
+// oversized sends messages of 64 MiB, which the driver does not read.
+func oversized(t *testing.T, root, socket string, n int) (drain func()) {
+	k, err := kubelet.Connect(root, socket)
+	if err != nil {
+		t.Error(err)
+		return func() {}
+	}
+	req := k.Request(pod("oversized"), ssh())
+	req.Secrets = map[string]string{"k": strings.Repeat("x", 64<<20)}
+	if size := proto.Size(req); size < 64<<20 {
+		t.Errorf("the message has %d bytes", size)
+	}
+	for range n {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		if _, err := k.NodePublishVolume(ctx, req); status.Code(err) != codes.ResourceExhausted {
+			t.Errorf("%v", status.Code(err))
+		}
+		cancel()
+	}
+	return func() { k.Close() }
+}

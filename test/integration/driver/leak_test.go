@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package driver
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+)
+
+const keyTokens = "csi.storage.k8s.io/serviceAccount.tokens"
+
+// canaries are values that must not turn up anywhere but in the files of a volume, by what they are.
+type canaries map[string]string
+
+// make returns a new value. Its first and last 8 bytes are letters and digits, which no escaping changes; what is between would be escaped.
+func (c canaries) make(what string) string {
+	value := rand.Text()[:12] + " \"<&%+/\\\n\u00e9" + rand.Text()[:12]
+	c[what] = value
+	return value
+}
+
+// found tells which canaries are in text, whole or in part, as they are or encoded.
+func (c canaries) found(text []byte) (found []string) {
+	for what, value := range c {
+		for _, part := range []string{value[:8], value[len(value)-8:]} {
+			for name, form := range forms(part) {
+				if bytes.Contains(text, []byte(form)) {
+					found = append(found, what+" "+name)
+				}
+			}
+		}
+	}
+	return found
+}
+
+// forms are what a part of a value becomes if something prints it. JSON, URLs and Go's %q leave letters and digits as they are.
+func forms(part string) map[string]string {
+	decimal := strings.Trim(fmt.Sprint([]byte(part)), "[]")
+	all := map[string]string{
+		"as it is": part, "in hex": fmt.Sprintf("%x", part), "in HEX": fmt.Sprintf("%X", part), "in bytes": decimal,
+		"in bytes with commas": strings.ReplaceAll(decimal, " ", ", "), "in hex bytes": fmt.Sprintf("% x", part),
+	}
+	// In base64 three bytes make four letters: what a part becomes depends on what is before it, and its edges on its neighbours.
+	for shift := range 3 {
+		text := base64.RawStdEncoding.EncodeToString([]byte(strings.Repeat("x", shift) + part))
+		all[fmt.Sprint("in base64, shifted by ", shift)] = text[(shift*4+2)/3 : len(text)-2]
+	}
+	return all
+}
+
+// A search that finds nothing must be one that would find something.
+func TestCanariesAreFound(t *testing.T) {
+	c := canaries{}
+	value := c.make("value")
+	inJSON, err := json.Marshal(map[string]any{"text": "before " + value + " after", "data": []byte("12" + value)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, text := range map[string]string{
+		"raw": "x" + value + "y", "quoted": fmt.Sprintf("%q", value), "hex": fmt.Sprintf("%x", "ab"+value), "JSON": string(inJSON),
+		"bytes": fmt.Sprint([]byte("a" + value)), "cut": value[:10], "the end": value[14:],
+		"base64": base64.StdEncoding.EncodeToString([]byte("a" + value)), "base64 for URLs": base64.URLEncoding.EncodeToString([]byte(value)),
+	} {
+		if len(c.found([]byte(text))) == 0 {
+			t.Errorf("%s: the value was not found in %q", what, text)
+		}
+	}
+	if found := c.found([]byte(rand.Text() + rand.Text())); len(found) > 0 {
+		t.Errorf("found in other text: %q", found)
+	}
+}
+
+// withToken gives the driver a service account with a token, as a pod has it, which then is a canary.
+func (c *cluster) withToken(t *testing.T, secret canaries) (kubeconfig string) {
+	t.Helper()
+	ctx := context.Background()
+	account, err := c.CoreV1().ServiceAccounts(namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{GenerateName: "leak-"}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.RbacV1().RoleBindings(namespace).Create(ctx, &rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: account.Name},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "fsuser-csi"},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: namespace, Name: account.Name}},
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	token, err := c.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, account.Name, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Its beginning says which algorithm it is; the rest is secret.
+	secret["the driver's token"] = token.Status.Token[20:]
+	admin := c.AdminConfig()
+	config := &rest.Config{Host: admin.Host, TLSClientConfig: admin.TLSClientConfig, BearerToken: token.Status.Token}
+	kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
+	if err := c.Kubeconfig(kubeconfig, config); err != nil {
+		t.Fatal(err)
+	}
+	return kubeconfig
+}
+
+// everythingWithSecrets has the driver do all that it can do with secrets, well and badly, and returns the messages of its errors.
+func everythingWithSecrets(t *testing.T, c *cluster, d *testkit.Driver, secret canaries, pods [3]kubelet.Pod, outage bool) (messages string) {
+	t.Helper()
+	ctx := context.Background()
+	tokens := func(what string) string {
+		return fmt.Sprintf(`{"":{"token":%q,"expirationTimestamp":"2026-01-01T00:00:00Z"}}`, secret.make(what))
+	}
+	call := func(p kubelet.Pod, v kubelet.Volume, want codes.Code, change func(*csi.NodePublishVolumeRequest)) {
+		t.Helper()
+		req := d.Request(p, v)
+		req.VolumeContext[keyTokens] = tokens("a token in attributes")
+		if err := os.MkdirAll(filepath.Dir(req.TargetPath), 0o750); err != nil {
+			t.Fatal(err)
+		}
+		if change != nil {
+			change(req)
+		}
+		_, err := d.NodePublishVolume(deadline(t), req)
+		if status.Code(err) != want {
+			t.Errorf("got %v, want %v", err, want)
+		}
+		if err != nil {
+			messages += err.Error() + "\n"
+		}
+	}
+	along := func(attributes ...string) kubelet.Volume {
+		v := ssh(attributes...)
+		v.Secrets = map[string]string{"k": secret.make("sent along"), "token": tokens("a token sent along")}
+		return v
+	}
+	value := func() map[string]string {
+		return map[string]string{"k": secret.make("in a Secret"), "other": secret.make("in another key")}
+	}
+	c.secret(t, "canary", value())
+	watched, sent, bad := pods[0], pods[1], pods[2]
+	v := ssh("secretName", "canary")
+
+	call(watched, v, codes.OK, nil)
+	call(watched, v, codes.OK, nil)
+	call(sent, along(), codes.OK, nil)
+	call(sent, along(), codes.OK, nil)
+	next := value()
+	c.update(t, "canary", next)
+	holds(t, filepath.Join(d.Target(watched, "ssh"), "k"), next["k"])
+
+	call(bad, ssh("secretName", "canary", "items", "[{key: none, path: x}]"), codes.FailedPrecondition, nil)
+	call(bad, ssh("secretName", "nowhere"), codes.NotFound, nil)
+	call(bad, ssh("secretName", "canary", "uid", "x", "mode", "y", "items", "z"), codes.InvalidArgument, nil)
+	call(bad, along("secretName", "canary", "uid", "x"), codes.InvalidArgument, nil)
+	call(kubelet.Pod{Namespace: "kube-system", Name: "bad", UID: bad.UID}, v, codes.PermissionDenied, nil)
+	call(bad, along(), codes.InvalidArgument, func(r *csi.NodePublishVolumeRequest) { r.Readonly = false })
+	call(bad, along(), codes.FailedPrecondition, func(r *csi.NodePublishVolumeRequest) { r.Secrets["../x"] = secret.make("behind a bad key") })
+	call(bad, along(), codes.FailedPrecondition, func(r *csi.NodePublishVolumeRequest) {
+		r.Secrets["big"] = secret.make("in much") + strings.Repeat("x", 1<<20)
+	})
+	call(bad, along(), codes.ResourceExhausted, func(r *csi.NodePublishVolumeRequest) {
+		r.Secrets["huge"] = secret.make("in too much") + strings.Repeat("x", 5<<20)
+	})
+	call(bad, along(), codes.InvalidArgument, func(r *csi.NodePublishVolumeRequest) {
+		r.PublishContext = map[string]string{"k": secret.make("in the publish context")}
+		r.TargetPath = "/etc"
+	})
+	call(bad, along(), codes.FailedPrecondition, func(r *csi.NodePublishVolumeRequest) {
+		if err := os.WriteFile(r.TargetPath, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	})
+	call(watched, ssh("secretName", "canary", "uid", "7"), codes.AlreadyExists, nil)
+	call(sent, along("uid", "7"), codes.AlreadyExists, nil)
+
+	// A refresh that can't be: too large, then gone.
+	c.update(t, "canary", map[string]string{"k": secret.make("in a version that is too large") + strings.Repeat("x", 1<<19)})
+	c.event(t, watched, "VolumeRefreshFailed")
+	if err := c.CoreV1().Secrets(namespace).Delete(ctx, "canary", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.event(t, watched, "VolumeObjectMissing")
+	last := value()
+	c.secret(t, "canary", last)
+	holds(t, filepath.Join(d.Target(watched, "ssh"), "k"), last["k"])
+
+	if outage {
+		if err := c.StopAPIServer(deadline(t)); err != nil {
+			t.Fatal(err)
+		}
+		call(watched, v, codes.OK, nil)
+		call(sent, along(), codes.OK, nil)
+	}
+	d.Kill()
+	d.StartAgain()
+	call(watched, v, codes.OK, nil)
+	call(sent, along(), codes.OK, nil)
+	if outage {
+		if err := c.StartAPIServer(deadline(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	testkit.Eventually(t, time.Minute, "the volumes to be current", func() bool { return d.Metric("fsuser_stale_volumes") == 0 })
+	return messages
+}
+
+// surfaces are all places where a value could be read by those who may not, by name.
+func surfaces(t *testing.T, c *cluster, d *testkit.Driver, messages string) map[string][]byte {
+	t.Helper()
+	all := map[string][]byte{"the messages": []byte(messages), "the log": []byte(d.Log()), "the status": []byte(d.Status())}
+	for _, path := range []string{"/metrics", "/healthz", "/readyz"} {
+		_, body := d.Get(path)
+		all[path] = []byte(body)
+	}
+	events, err := c.CoreV1().Events("").List(context.Background(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all["the events"], err = json.Marshal(events); err != nil {
+		t.Fatal(err)
+	}
+	records := 0
+	err = filepath.WalkDir(d.State, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		records++
+		all["the record "+entry.Name()], err = os.ReadFile(path)
+		return err
+	})
+	if err != nil || records < 3 { // two volumes, and the lock
+		t.Fatalf("%d files in the directory of records, %v", records, err)
+	}
+	for _, name := range []string{"cmdline", "environ", "comm", "maps", "mountinfo", "mounts", "status", "stack", "limits"} {
+		path := fmt.Sprintf("/proc/%d/%s", d.PID(), name)
+		if all[path], err = os.ReadFile(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	links, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", d.PID()))
+	if err != nil || len(links) < 5 {
+		t.Fatalf("descriptors: %q, %v", links, err)
+	}
+	for _, link := range links {
+		target, _ := os.Readlink(link) // it may be closed by now
+		all["the descriptors"] = append(all["the descriptors"], target+"\n"...)
+	}
+	return all
+}
+
+// H-112, and all others who could tell a secret: whatever the driver is asked for, and however much it logs.
+func nothingLeaks(t *testing.T, c *cluster) {
+	for verbosity := range 6 {
+		t.Run(fmt.Sprint("-v=", verbosity), func(t *testing.T) { leaksNothing(t, c, verbosity, fmt.Sprint("level-", verbosity)) })
+	}
+}
+
+func leaksNothing(t *testing.T, c *cluster, verbosity int, name string) {
+	secret := canaries{}
+	d := testkit.StartDriver(t, c.binary, "--access=service-account", "--kubeconfig="+c.withToken(t, secret), fmt.Sprint("-v=", verbosity), "--max-volume-bytes=100000")
+	// The names are new each time, so that no Event is taken for another run's.
+	pods := [3]kubelet.Pod{pod(name + "-watched"), pod(name + "-sent"), pod(name + "-bad")}
+	messages := everythingWithSecrets(t, c, d, secret, pods, name == "level-5")
+	for place, text := range surfaces(t, c, d, messages) {
+		if len(text) == 0 && !strings.HasPrefix(place, "/proc") && !strings.Contains(place, "record") {
+			t.Errorf("%s: there is nothing to search in", place)
+		}
+		if found := secret.found(text); len(found) > 0 {
+			t.Errorf("in %s: %q", place, found)
+		}
+	}
+	// Where a file stood in the way.
+	if err := os.Remove(d.Target(pods[2], "ssh")); err != nil {
+		t.Error(err)
+	}
+	for _, p := range pods {
+		unpublish(t, d, p, "ssh")
+	}
+	d.Stop()
+	if found := secret.found([]byte(d.Log())); len(found) > 0 {
+		t.Errorf("in the log at the end: %q", found)
+	}
+	d.StartAgain() // the driver is stopped once more when the test ends
+}
+
+// The libraries below have switches of their own, which no flag of the driver bounds. One more, GODEBUG=http2debug, would print Secrets: the
+// driver does not start with it (cmd/fsuser-csi).
+func switchesOfLibraries(t *testing.T, c *cluster) {
+	keys := filepath.Join(t.TempDir(), "tls-keys")
+	for name, value := range map[string]string{
+		"GRPC_GO_LOG_SEVERITY_LEVEL": "info", "GRPC_GO_LOG_VERBOSITY_LEVEL": "99", "GRPC_BINARY_LOG_FILTER": "*",
+		"SSLKEYLOGFILE": keys,
+	} {
+		t.Setenv(name, value)
+	}
+	leaksNothing(t, c, 5, "switches")
+	if _, err := os.Lstat(keys); err == nil {
+		t.Error("the keys of TLS connections are in a file")
+	}
+}
