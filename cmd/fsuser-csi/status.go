@@ -93,7 +93,7 @@ func printStatus(out io.Writer, volumes []volume.Status, now time.Time) error {
 		case v.Refresh == "off":
 			state = "fixed"
 		}
-		fmt.Fprintf(w, "%s/%s\t%s\t%s\t%d:%d\t%04o\t%s\t%s\t%s\n", v.PodNamespace, v.PodName, v.Volume, v.Object, v.UID, v.GID, v.Mode,
+		fmt.Fprintf(w, "%s/%s\t%s\t%s\t%d:%d\t%s\t%s\t%s\t%s\n", v.PodNamespace, v.PodName, v.Volume, v.Object, v.UID, v.GID, v.Mode,
 			orDash(v.ResourceVersion), age(now, v.Refreshed), state)
 	}
 	return w.Flush()

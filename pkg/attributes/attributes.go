@@ -19,19 +19,21 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// Kind tells the two objects apart that a volume can project.
+// Kind tells the objects apart that a volume can project.
 type Kind string
 
 // The kinds of object, spelled as in the Kubernetes API.
 const (
 	Secret    Kind = "Secret"
 	ConfigMap Kind = "ConfigMap"
+	// Pod is the pod itself, whose fields the downward API projects.
+	Pod Kind = "Pod"
 )
 
-// Object names the Secret or ConfigMap whose keys become files. It has no namespace: it is always the pod's own.
+// Object names what is projected. It has no namespace: it is always the pod's own.
 type Object struct {
 	Kind Kind
-	Name string // a DNS-1123 subdomain
+	Name string // a DNS-1123 subdomain; empty for the Pod, which can only be the volume's own
 }
 
 // Refresh says whether a volume follows its object.
@@ -46,39 +48,59 @@ const (
 
 // Item projects one key of the object to one file, like items[] of a Secret volume in the Kubernetes API.
 type Item struct {
-	Key  string // key of the object
-	Path string // file, relative to the volume's root; see ValidatePath
+	// Key of the Secret or ConfigMap. Of the Pod it is what the API calls fieldPath, such as metadata.labels['app'], or
+	// resource, such as limits.cpu.
+	Key string
+	// Container whose resource it is, and Divisor that it is counted in, a quantity; empty is 1. Both are empty but for resources.
+	Container, Divisor string
+	Path               string // file, relative to the volume's root; see ValidatePath
 
 	// Mode (permission bits), UID and GID (0..2147483647) of this file. Nil means the volume's own.
 	Mode, UID, GID *uint32
 }
 
-// Spec is what the pod author asked for, checked and with defaults filled in.
-type Spec struct {
+// IsResource reports whether the item of a Pod is a resource of a container, and not a field.
+func (i Item) IsResource() bool { return isResource(i.Key) }
+
+// Source is one object and what of it is projected.
+type Source struct {
 	// Object is the zero Object when the content comes with the request (the volume's nodePublishSecretRef).
 	Object Object
-	// UID and GID own files and directories, 0..2147483647. Nil when the request does not say: the caller decides by the pod.
-	UID, GID *uint32
-	// Mode of files, permission bits only. Default 0400 for a Secret and for content of the request, 0444 for a ConfigMap.
-	Mode uint32
-	// DirMode of directories, permission bits only. Default 0755.
-	DirMode uint32
-	// Items to project. Nil (or empty) means every key, each at the path of its own name.
+	// Items to project. Nil (or empty) means every key, each at the path of its own name; the Pod always has items.
 	Items []Item
 	// Optional makes a missing object, or a missing key among Items, no error.
 	Optional bool
+	// Mode of files that have none of their own, permission bits only. Default 0400 for a Secret and for content of the request, else 0444.
+	Mode uint32
+}
+
+// Spec is what the pod author asked for, checked and with defaults filled in.
+type Spec struct {
+	// Sources of the files, one at least. Only one that is alone can be content of the request.
+	Sources []Source
+	// UID and GID own files and directories, 0..2147483647. Nil when the request does not say: the caller decides by the pod.
+	UID, GID *uint32
+	// DirMode of directories, permission bits only. Default 0755.
+	DirMode uint32
 	// Refresh defaults to RefreshWatch.
 	Refresh Refresh
 }
 
-// Equal reports whether s and o ask for the same. Numbers are compared by value, not by pointer, and the order of Items counts.
+// FromRequest reports whether the content comes with each publish request, as the data of the volume's nodePublishSecretRef.
+func (s Spec) FromRequest() bool { return len(s.Sources) == 1 && s.Sources[0].Object == Object{} }
+
+// Equal reports whether s and o ask for the same. Numbers are compared by value, not by pointer, and the order of sources and items
+// counts.
 func (s Spec) Equal(o Spec) bool {
-	return s.Object == o.Object && s.Mode == o.Mode && s.DirMode == o.DirMode && s.Optional == o.Optional &&
-		s.Refresh == o.Refresh && equalNumber(s.UID, o.UID) && equalNumber(s.GID, o.GID) &&
-		slices.EqualFunc(s.Items, o.Items, func(a, b Item) bool {
-			return a.Key == b.Key && a.Path == b.Path &&
-				equalNumber(a.Mode, b.Mode) && equalNumber(a.UID, b.UID) && equalNumber(a.GID, b.GID)
+	return s.DirMode == o.DirMode && s.Refresh == o.Refresh && equalNumber(s.UID, o.UID) && equalNumber(s.GID, o.GID) &&
+		slices.EqualFunc(s.Sources, o.Sources, func(a, b Source) bool {
+			return a.Object == b.Object && a.Optional == b.Optional && a.Mode == b.Mode && slices.EqualFunc(a.Items, b.Items, equalItem)
 		})
+}
+
+func equalItem(a, b Item) bool {
+	return a.Key == b.Key && a.Container == b.Container && a.Divisor == b.Divisor && a.Path == b.Path &&
+		equalNumber(a.Mode, b.Mode) && equalNumber(a.UID, b.UID) && equalNumber(a.GID, b.GID)
 }
 
 // kubeletPrefix marks the keys that kubelet adds to volume_context. They are not the pod author's, and
@@ -86,9 +108,9 @@ func (s Spec) Equal(o Spec) bool {
 const kubeletPrefix = "csi.storage.k8s.io/"
 
 const (
-	defaultSecretMode    uint32 = 0o400
-	defaultConfigMapMode uint32 = 0o444
-	defaultDirMode       uint32 = 0o755
+	defaultSecretMode uint32 = 0o400
+	defaultMode       uint32 = 0o444
+	defaultDirMode    uint32 = 0o755
 )
 
 // Parse turns the volume_context of a NodePublishVolumeRequest, which is the pod author's volumeAttributes merged with kubelet's
@@ -106,7 +128,9 @@ func Parse(volumeContext map[string]string, requestHasSecrets bool) (Spec, field
 	spec := Spec{DirMode: defaultDirMode, Refresh: RefreshWatch}
 	var (
 		mode    *uint32
-		objects []Object
+		one     Source   // what secretName or configMapName, items and optional say
+		listed  []Source // what sources says
+		ours    []string // attributes that belong to one
 		origins []string // everything that says where the content comes from
 		errs    field.ErrorList
 	)
@@ -127,14 +151,16 @@ func Parse(volumeContext map[string]string, requestHasSecrets bool) (Spec, field
 		}
 
 		var problem string
+		var partErrs field.ErrorList
 		switch key {
 		case "secretName":
-			objects = append(objects, Object{Kind: Secret, Name: value})
+			one.Object = Object{Kind: Secret, Name: value}
+			partErrs = validateName(path, value)
 		case "configMapName":
-			objects = append(objects, Object{Kind: ConfigMap, Name: value})
+			one.Object = Object{Kind: ConfigMap, Name: value}
+			partErrs = validateName(path, value)
 		case "sources":
-			errs = append(errs, field.Forbidden(path,
-				"not supported by this version: use one volume per object, each with secretName or configMapName"))
+			listed, partErrs = parseSources(path, value)
 		case "uid":
 			spec.UID, problem = idFromText(value)
 		case "gid":
@@ -147,12 +173,12 @@ func Parse(volumeContext map[string]string, requestHasSecrets bool) (Spec, field
 				spec.DirMode = *dirMode
 			}
 		case "items":
-			var itemErrs field.ErrorList
-			spec.Items, itemErrs = parseItems(path, value)
-			errs = append(errs, itemErrs...)
+			ours = append(ours, key)
+			one.Items, partErrs = parseItems(path, value)
 		case "optional":
-			spec.Optional = value == "true"
-			if !spec.Optional && value != "false" {
+			ours = append(ours, key)
+			one.Optional = value == "true"
+			if !one.Optional && value != "false" {
 				problem = `must be exactly "true" or "false"`
 			}
 		case "refresh":
@@ -163,33 +189,39 @@ func Parse(volumeContext map[string]string, requestHasSecrets bool) (Spec, field
 		if problem != "" {
 			errs = append(errs, field.Invalid(path, short(value), problem))
 		}
+		errs = append(errs, partErrs...)
 	}
 
 	if len(origins) == 0 {
-		errs = append(errs, field.Required(root(), "name the object to project: give secretName or configMapName, "+
+		errs = append(errs, field.Required(root(), "name the object to project: give secretName, configMapName or sources, "+
 			"or set the volume's nodePublishSecretRef"))
 	} else if len(origins) > 1 {
 		errs = append(errs, field.Invalid(root(), strings.Join(origins, ", "),
-			"only one of secretName, configMapName, sources and nodePublishSecretRef may be given: keep one, use a volume each"))
+			"only one of secretName, configMapName, sources and nodePublishSecretRef may be given: keep one, list several objects in sources"))
 	}
-	if len(objects) == 1 {
-		spec.Object = objects[0]
-	} else {
-		for _, object := range objects {
-			errs = append(errs, validateObject(object)...)
+	_, isList := volumeContext["sources"]
+	if isList {
+		for _, key := range ours {
+			errs = append(errs, field.Forbidden(attribute(key), "belongs to each entry of sources: move it there"))
 		}
+		spec.Sources = listed
+	} else {
+		spec.Sources = []Source{one}
 	}
-	switch {
-	case mode != nil:
-		spec.Mode = *mode
-	case spec.Object.Kind == ConfigMap:
-		spec.Mode = defaultConfigMapMode
-	default:
-		spec.Mode = defaultSecretMode
+	for i := range spec.Sources {
+		source := &spec.Sources[i]
+		switch {
+		case mode != nil:
+			source.Mode = *mode
+		case source.Object.Kind == ConfigMap, source.Object.Kind == Pod:
+			source.Mode = defaultMode
+		default:
+			source.Mode = defaultSecretMode
+		}
 	}
 
 	// What could not even be read is left empty in spec; do not complain about it a second time.
-	errs = append(errs, withoutKnown(validate(spec), errs)...)
+	errs = append(errs, withoutKnown(validate(spec, isList), errs)...)
 	if len(errs) > 0 {
 		return Spec{}, present(errs)
 	}

@@ -24,6 +24,11 @@ func with(pairs ...string) map[string]string {
 	return m
 }
 
+// specOf returns a Spec of these sources, with the defaults for all else.
+func specOf(sources ...Source) Spec {
+	return Spec{Sources: sources, DirMode: 0o755, Refresh: RefreshWatch}
+}
+
 // text is the list as users see it, one problem a line.
 func text(errs field.ErrorList) string {
 	var lines []string
@@ -47,11 +52,10 @@ func refused(t *testing.T, context map[string]string, requestHasSecrets bool) st
 }
 
 func TestParseAccepts(t *testing.T) {
-	fromRequest := Spec{Mode: 0o400, DirMode: 0o755, Refresh: RefreshWatch}
-	secret, configMap := fromRequest, fromRequest
-	secret.Object = Object{Secret, "keys"}
-	configMap.Object, configMap.Mode = Object{ConfigMap, "conf"}, 0o444
-	change := func(s Spec, f func(*Spec)) Spec { f(&s); return s }
+	fromRequest := specOf(Source{Mode: 0o400})
+	secret := specOf(Source{Object: Object{Secret, "keys"}, Mode: 0o400})
+	configMap := specOf(Source{Object: Object{ConfigMap, "conf"}, Mode: 0o444})
+	change := func(s Spec, f func(*Spec)) Spec { s.Sources = slices.Clone(s.Sources); f(&s); return s }
 
 	for _, tc := range []struct {
 		name              string
@@ -62,23 +66,23 @@ func TestParseAccepts(t *testing.T) {
 		{"a secret's defaults are 0400, 0755 and watch", with(), false, secret},
 		{"a config map's default mode is 0444", map[string]string{"configMapName": "conf"}, false, configMap},
 		{"the content may come with the request alone", nil, true, fromRequest},
-		{"a name may have dots", with("secretName", "a.b-c.d"), false, change(secret, func(s *Spec) { s.Object.Name = "a.b-c.d" })},
+		{"a name may have dots", with("secretName", "a.b-c.d"), false, change(secret, func(s *Spec) { s.Sources[0].Object.Name = "a.b-c.d" })},
 		{"a name may have 253 characters", with("secretName", strings.Repeat("a", 253)), false,
-			change(secret, func(s *Spec) { s.Object.Name = strings.Repeat("a", 253) })},
+			change(secret, func(s *Spec) { s.Sources[0].Object.Name = strings.Repeat("a", 253) })},
 		{"uid and gid are numbers", with("uid", "1000", "gid", "2000"), false,
 			change(secret, func(s *Spec) { s.UID, s.GID = number(1000), number(2000) })},
 		{"uid 0 is not the same as no uid", with("uid", "0"), false, change(secret, func(s *Spec) { s.UID = number(0) })},
 		{"mode wins over the kind's default", map[string]string{"configMapName": "conf", "mode": "0400"}, false,
-			change(configMap, func(s *Spec) { s.Mode = 0o400 })},
-		{"mode 0 is not the same as no mode", with("mode", "0"), false, change(secret, func(s *Spec) { s.Mode = 0 })},
+			change(configMap, func(s *Spec) { s.Sources[0].Mode = 0o400 })},
+		{"mode 0 is not the same as no mode", with("mode", "0"), false, change(secret, func(s *Spec) { s.Sources[0].Mode = 0 })},
 		{"dirMode is octal too", with("dirMode", "700"), false, change(secret, func(s *Spec) { s.DirMode = 0o700 })},
-		{"optional is true", with("optional", "true"), false, change(secret, func(s *Spec) { s.Optional = true })},
+		{"optional is true", with("optional", "true"), false, change(secret, func(s *Spec) { s.Sources[0].Optional = true })},
 		{"optional is false", with("optional", "false"), false, secret},
 		{"refresh is off", with("refresh", "off"), false, change(secret, func(s *Spec) { s.Refresh = RefreshOff })},
 		{"refresh is watch", with("refresh", "watch"), false, secret},
 		{"an empty list of items is every key", with("items", "[]"), false, secret},
 		{"items are read", with("items", "[{key: a, path: b, uid: 5}]"), false,
-			change(secret, func(s *Spec) { s.Items = []Item{{Key: "a", Path: "b", UID: number(5)}} })},
+			change(secret, func(s *Spec) { s.Sources[0].Items = []Item{{Key: "a", Path: "b", UID: number(5)}} })},
 		{"kubelet's keys are skipped, known or not (H-046)", with("csi.storage.k8s.io/ephemeral", "true",
 			"csi.storage.k8s.io/pod.name", "p", "csi.storage.k8s.io/from.the.future", "", "csi.storage.k8s.io/", "x"), false, secret},
 	} {
@@ -104,15 +108,13 @@ func TestParseRefuses(t *testing.T) {
 		requestHasSecrets bool
 		want              []string // all of these are in the messages
 	}{
-		{"no attributes at all (H-009, H-067)", nil, false, []string{"volumeAttributes: Required value", "secretName or configMapName", "nodePublishSecretRef"}},
+		{"no attributes at all (H-009, H-067)", nil, false, []string{"volumeAttributes: Required value", "secretName, configMapName or sources", "nodePublishSecretRef"}},
 		{"only kubelet's attributes", map[string]string{"csi.storage.k8s.io/pod.name": "p"}, false, []string{"volumeAttributes: Required value"}},
 		{"two objects", with("configMapName", "conf"), false, []string{`volumeAttributes: Invalid value: "configMapName, secretName"`, "keep one"}},
 		{"an object besides the request's content", with(), true, []string{`"nodePublishSecretRef, secretName"`}},
 		{"two objects, both names also bad", with("secretName", "A", "configMapName", "B"), false,
 			[]string{"volumeAttributes[configMapName]: Invalid", "volumeAttributes[secretName]: Invalid"}},
-		{"sources, which is for a later version", map[string]string{"sources": "[]"}, false,
-			[]string{"volumeAttributes[sources]: Forbidden: not supported by this version", "one volume per object"}},
-		{"sources besides a name", with("sources", "[]"), false, []string{`"secretName, sources"`, "not supported by this version"}},
+		{"sources besides a name", with("sources", "[{configMap: {name: a}}]"), false, []string{`"secretName, sources"`, "list several objects in sources"}},
 
 		{"an empty name", with("secretName", ""), false, []string{"volumeAttributes[secretName]: Required value: must not be empty"}},
 		{"an empty uid", with("uid", ""), false, []string{"volumeAttributes[uid]: Required value"}},
@@ -222,24 +224,27 @@ func TestParseCutsLongValuesAndLongLists(t *testing.T) {
 
 func TestEqualLooksAtEveryField(t *testing.T) {
 	base := func() Spec {
-		return Spec{Object: Object{Secret, "a"}, UID: number(1), GID: number(2), Mode: 0o400, DirMode: 0o755, Refresh: RefreshWatch,
-			Items: []Item{{Key: "a", Path: "b", Mode: number(3), UID: number(4), GID: number(5)}}}
+		return Spec{UID: number(1), GID: number(2), DirMode: 0o755, Refresh: RefreshWatch,
+			Sources: []Source{{Object: Object{Secret, "a"}, Mode: 0o400,
+				Items: []Item{{Key: "a", Container: "c", Divisor: "1", Path: "b", Mode: number(3), UID: number(4), GID: number(5)}}}}}
 	}
 	if !base().Equal(base()) {
 		t.Error("equal numbers behind different pointers are not equal")
 	}
-	if a, b := (Spec{Items: nil}), (Spec{Items: []Item{}}); !a.Equal(b) {
+	if a, b := specOf(Source{Items: nil}), specOf(Source{Items: []Item{}}); !a.Equal(b) {
 		t.Error("no items and an empty list of items both mean every key")
 	}
 	for name, change := range map[string]func(*Spec){
-		"kind": func(s *Spec) { s.Object.Kind = ConfigMap }, "name": func(s *Spec) { s.Object.Name = "b" },
+		"kind": func(s *Spec) { s.Sources[0].Object.Kind = ConfigMap }, "name": func(s *Spec) { s.Sources[0].Object.Name = "b" },
 		"uid": func(s *Spec) { s.UID = number(9) }, "no uid": func(s *Spec) { s.UID = nil },
 		"gid": func(s *Spec) { s.GID = number(9) }, "no gid": func(s *Spec) { s.GID = nil },
-		"mode": func(s *Spec) { s.Mode = 0 }, "dirMode": func(s *Spec) { s.DirMode = 0 },
-		"optional": func(s *Spec) { s.Optional = true }, "refresh": func(s *Spec) { s.Refresh = RefreshOff },
-		"no items": func(s *Spec) { s.Items = nil }, "item key": func(s *Spec) { s.Items[0].Key = "x" },
-		"item path": func(s *Spec) { s.Items[0].Path = "x" }, "item mode": func(s *Spec) { s.Items[0].Mode = nil },
-		"item uid": func(s *Spec) { s.Items[0].UID = number(9) }, "item gid": func(s *Spec) { s.Items[0].GID = nil },
+		"mode": func(s *Spec) { s.Sources[0].Mode = 0 }, "dirMode": func(s *Spec) { s.DirMode = 0 },
+		"optional": func(s *Spec) { s.Sources[0].Optional = true }, "refresh": func(s *Spec) { s.Refresh = RefreshOff },
+		"no items": func(s *Spec) { s.Sources[0].Items = nil }, "item key": func(s *Spec) { s.Sources[0].Items[0].Key = "x" },
+		"container": func(s *Spec) { s.Sources[0].Items[0].Container = "x" }, "divisor": func(s *Spec) { s.Sources[0].Items[0].Divisor = "1Ki" },
+		"another source": func(s *Spec) { s.Sources = append(s.Sources, s.Sources[0]) },
+		"item path":      func(s *Spec) { s.Sources[0].Items[0].Path = "x" }, "item mode": func(s *Spec) { s.Sources[0].Items[0].Mode = nil },
+		"item uid": func(s *Spec) { s.Sources[0].Items[0].UID = number(9) }, "item gid": func(s *Spec) { s.Sources[0].Items[0].GID = nil },
 	} {
 		changed := base()
 		change(&changed)
@@ -248,7 +253,9 @@ func TestEqualLooksAtEveryField(t *testing.T) {
 		}
 	}
 	// A field that is added later must be added to Equal too.
-	if n, m := reflect.TypeFor[Spec]().NumField(), reflect.TypeFor[Item]().NumField(); n != 8 || m != 5 {
-		t.Errorf("Spec has %d fields and Item %d: extend Equal and this test", n, m)
+	for kind, known := range map[reflect.Type]int{reflect.TypeFor[Spec](): 5, reflect.TypeFor[Source](): 4, reflect.TypeFor[Item](): 7} {
+		if n := kind.NumField(); n != known {
+			t.Errorf("%s has %d fields: extend Equal and this test", kind, n)
+		}
 	}
 }

@@ -23,14 +23,15 @@ type Key struct {
 
 // Keys returns the vocabulary in the order in which it is best read. The slice is the caller's own.
 func Keys() []Key {
-	const oneObject = "none; exactly one of secretName, configMapName and the volume's nodePublishSecretRef is needed"
+	const oneObject = "none; exactly one of secretName, configMapName, sources and the volume's nodePublishSecretRef is needed"
 	return []Key{
 		{"secretName", "name of a Secret in the pod's own namespace", oneObject, "the Secret whose keys become files"},
 		{"configMapName", "name of a ConfigMap in the pod's own namespace", oneObject, "the ConfigMap whose keys become files"},
-		{"sources", "list shaped like projected.sources", "none", "several objects in one volume; not supported by this version"},
+		{"sources", "YAML or JSON list shaped like projected.sources: secret, configMap, downwardAPI", oneObject,
+			"several objects, and fields of the pod, in one volume"},
 		{"uid", "decimal, 0 to 2147483647", "the pod's common runAsUser, else 0", "owner of files and directories"},
 		{"gid", "decimal, 0 to 2147483647", "the pod's fsGroup, else 0", "group of files and directories"},
-		{"mode", "octal, 0 to 0777", "0400 for a Secret, 0444 for a ConfigMap", "permission bits of files, never widened"},
+		{"mode", "octal, 0 to 0777", "0400 for a Secret, else 0444", "permission bits of files, never widened"},
 		{"dirMode", "octal, 0 to 0777", "0755", "permission bits of directories"},
 		{"items", "YAML or JSON list of {key, path, mode, uid, gid}", "every key, at the path of its name",
 			"which keys to project, and where; mode, uid and gid override the volume's"},
@@ -51,15 +52,25 @@ func keyNames() []string {
 // may be anything, such as a password put in the wrong place. What is "attribute" or "field".
 func unknownName(what, name string, known []string) string {
 	// What users know from the Kubernetes API, from KEP-5280 and KEP-5936, and from other drivers.
+	called := ""
 	switch strings.ToLower(name) {
 	case "namespace", "podnamespace", "secretnamespace", "configmapnamespace", "objectnamespace":
 		return fmt.Sprintf("unknown %s: the object is always read from the pod's own namespace; remove it", what)
+	case "secretname", "configmapname":
+		called = "name"
 	case "defaultmode", "filemode":
-		return fmt.Sprintf(`unknown %s: it is called "mode" here`, what)
+		called = "mode"
 	case "defaultuser", "fsuser", "user", "owner", "runasuser":
-		return fmt.Sprintf(`unknown %s: it is called "uid" here, and takes a number`, what)
+		called = "uid"
 	case "defaultgroup", "fsgroup", "group", "runasgroup":
-		return fmt.Sprintf(`unknown %s: it is called "gid" here, and takes a number`, what)
+		called = "gid"
+	}
+	if called != "" && slices.Contains(known, called) {
+		takes := ""
+		if called == "uid" || called == "gid" {
+			takes = ", and takes a number"
+		}
+		return fmt.Sprintf("unknown %s: it is called %q here%s", what, called, takes)
 	}
 	guess := ""
 	if near := nearest(name, known); near != "" {

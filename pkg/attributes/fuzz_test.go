@@ -21,6 +21,8 @@ func FuzzParse(f *testing.F) {
 	f.Add("configMapName", "conf", "mode", "0444", "items", `[{"key":"a","path":"b/c","mode":"0400","uid":5}]`, false)
 	f.Add("dirMode", "0700", "optional", "true", "refresh", "off", true)
 	f.Add("secretname", "a/b", "namespace", "x", "sources", "[]", false)
+	f.Add("sources", "[{secret: {name: a}}, {configMap: {name: b, items: [{key: k, path: p}]}}]", "mode", "0400", "", "", false)
+	f.Add("sources", "- downwardAPI:\n    items:\n    - {path: l, fieldRef: {fieldPath: \"metadata.labels['a']\"}}", "uid", "1", "gid", "2", false)
 	f.Add("", "", "secretName", "", "a\nb]", "\xff", true)
 	f.Fuzz(func(t *testing.T, k1, v1, k2, v2, k3, v3 string, requestHasSecrets bool) {
 		const token = "s3cr3t-t0k3n"
@@ -76,19 +78,53 @@ func FuzzItems(f *testing.F) {
 			GID  *uint32 `json:"gid"`
 		}
 		items := []jsonItem{}
-		for _, item := range spec.Items {
-			items = append(items, jsonItem(item))
+		for _, item := range spec.Sources[0].Items {
+			items = append(items, jsonItem{item.Key, item.Path, item.Mode, item.UID, item.GID})
 		}
 		written, err := json.Marshal(items)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(written) > maxItemsText {
+		if len(written) > maxListText {
 			t.Skip()
 		}
 		again, errs := Parse(with("items", string(written)), false)
 		if len(errs) > 0 || !again.Equal(spec) {
-			t.Fatalf("%q became %+v, and %s became %+v, %s", list, spec.Items, written, again.Items, text(errs))
+			t.Fatalf("%q became %+v, and %s became %+v, %s", list, spec.Sources, written, again.Sources, text(errs))
+		}
+	})
+}
+
+// FuzzSources checks that no list of sources is accepted that Validate would refuse, and that what is accepted can be projected: each
+// source has its object, and no two items have one path.
+func FuzzSources(f *testing.F) {
+	for _, seed := range []string{
+		"[]", "[{}]", "[{secret: {name: a}}]", "- secret: {name: a, optional: true, items: [{key: k, path: p, mode: 256}]}\n- configMap:\n    name: b\n",
+		`[{"downwardAPI":{"items":[{"path":"l","fieldRef":{"apiVersion":"v1","fieldPath":"metadata.labels['a/b']"}}]}}]`,
+		"[{downwardAPI: {items: [{path: c, resourceFieldRef: {containerName: c, resource: limits.cpu, divisor: 1m}}]}}]",
+		"[{serviceAccountToken: {path: t}}]", "[{secret: {name: a}, configMap: {name: a}}]", "[{secret: null}]", "[{secret: a}]",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, list string) {
+		spec, errs := Parse(map[string]string{"sources": list}, false)
+		if len(errs) > 0 {
+			return
+		}
+		if errs := validate(spec, true); len(errs) > 0 {
+			t.Fatalf("%q: Validate refuses what Parse accepted: %s", list, text(errs))
+		}
+		paths := map[string]bool{}
+		for _, source := range spec.Sources {
+			if (source.Object.Name == "") != (source.Object.Kind == Pod) {
+				t.Fatalf("%q: object %+v", list, source.Object)
+			}
+			for _, item := range source.Items {
+				if paths[item.Path] || len(ValidatePath(item.Path)) > 0 {
+					t.Fatalf("%q: path %q", list, item.Path)
+				}
+				paths[item.Path] = true
+			}
 		}
 	})
 }
@@ -98,20 +134,20 @@ func FuzzAnchors(f *testing.F) {
 	for _, seed := range []string{"[&a x]", "[a&b, 'c &']", "- & a", "{a: b&c}", "[\"&\", '&&']", "&", "!!a&b c", "|2&a", "[{k:&a x}]", "*a&b", "?&a b", "# &a\n- b&\n"} {
 		f.Add(seed)
 	}
-	f.Fuzz(func(t *testing.T, list string) {
-		if strings.Contains(list, "Q") || len(list) > 4096 {
+	f.Fuzz(func(t *testing.T, given string) {
+		if strings.Contains(given, "Q") || len(given) > 4096 {
 			t.Skip()
 		}
-		got, err := decodeList(list)
+		got, err := list{}.entries(given)
 		if err != nil {
 			return
 		}
-		want, err := decodeList(strings.ReplaceAll(list, "&", "Q"))
+		want, err := list{}.entries(strings.ReplaceAll(given, "&", "Q"))
 		if err != nil {
-			t.Fatalf("%q: %v", list, err)
+			t.Fatalf("%q: %v", given, err)
 		}
 		if g, w := strings.ReplaceAll(fmt.Sprintf("%v", got), "&", "Q"), fmt.Sprintf("%v", want); len(got) != len(want) || len(g) != len(w) {
-			t.Fatalf("%q: got %s, want %s", list, g, w)
+			t.Fatalf("%q: got %s, want %s", given, g, w)
 		}
 	})
 }

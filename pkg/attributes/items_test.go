@@ -50,11 +50,11 @@ func TestItemsAccepted(t *testing.T) {
 			if len(errs) > 0 {
 				t.Fatal(text(errs))
 			}
-			if !spec.Equal(Spec{Object: spec.Object, Mode: spec.Mode, DirMode: spec.DirMode, Refresh: spec.Refresh, Items: tc.want}) {
-				t.Errorf("got %+v, want %+v", spec.Items, tc.want)
+			if !spec.Equal(specOf(Source{Object: Object{Secret, "keys"}, Mode: 0o400, Items: tc.want})) {
+				t.Errorf("got %+v, want %+v", spec.Sources[0].Items, tc.want)
 			}
-			if len(tc.want) == 0 && spec.Items != nil {
-				t.Errorf("every key must be nil, got %#v", spec.Items)
+			if len(tc.want) == 0 && spec.Sources[0].Items != nil {
+				t.Errorf("every key must be nil, got %#v", spec.Sources[0].Items)
 			}
 		})
 	}
@@ -175,9 +175,9 @@ func TestItemsAreBoundedInTimeAndMemory(t *testing.T) {
 	}
 	for _, tc := range []struct{ name, text, want string }{
 		{"a string of a mebibyte", `["` + strings.Repeat("x", 1<<20) + `"]`, "Too long: may not be more than 65536 bytes"},
-		{"64 KiB and a byte", strings.Repeat(" ", maxItemsText+1), "Too long"},
+		{"64 KiB and a byte", strings.Repeat(" ", maxListText+1), "Too long"},
 		{"lists nested 10000 deep", strings.Repeat("[", 10000) + strings.Repeat("]", 10000), "nested too deeply"},
-		{"lists that are never closed", strings.Repeat("[", maxItemsText), "nested too deeply"},
+		{"lists that are never closed", strings.Repeat("[", maxListText), "nested too deeply"},
 		{"mappings nested 10000 deep", strings.Repeat("{a: ", 10000) + strings.Repeat("}", 10000), "nested too deeply"},
 		{"JSON objects nested 10000 deep", strings.Repeat(`{"a":`, 10000) + "1" + strings.Repeat("}", 10000), "nested too deeply"},
 		{"dashes nested 10000 deep", strings.Repeat("- ", 10000) + "a", "nested too deeply"},
@@ -211,8 +211,8 @@ func TestItemsAreBoundedInTimeAndMemory(t *testing.T) {
 			t.Logf("%v, %d KiB allocated", took, (after.TotalAlloc-before.TotalAlloc)>>10)
 		})
 	}
-	if spec, errs := Parse(with("items", manyItems(1024)), false); len(errs) > 0 || len(spec.Items) != 1024 {
-		t.Errorf("1024 items: got %d, %s", len(spec.Items), text(errs))
+	if spec, errs := Parse(with("items", manyItems(1024)), false); len(errs) > 0 || len(spec.Sources[0].Items) != 1024 {
+		t.Errorf("1024 items: got %d, %s", len(spec.Sources[0].Items), text(errs))
 	}
 }
 

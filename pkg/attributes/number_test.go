@@ -39,9 +39,10 @@ func TestModeFromText(t *testing.T) {
 	} {
 		for _, key := range []string{"mode", "dirMode"} {
 			spec, errs := Parse(with(key, text), false)
-			got := map[string]uint32{"mode": spec.Mode, "dirMode": spec.DirMode}[key]
-			if len(errs) > 0 || got != want {
-				t.Errorf("%s %q: got %04o, %v, want %04o", key, text, got, errs, want)
+			if len(errs) > 0 {
+				t.Errorf("%s %q: %v", key, text, errs)
+			} else if got := map[string]uint32{"mode": spec.Sources[0].Mode, "dirMode": spec.DirMode}[key]; got != want {
+				t.Errorf("%s %q: got %04o, want %04o", key, text, got, want)
 			}
 		}
 	}

@@ -25,21 +25,48 @@ const (
 // Validate applies the rules of the vocabulary to a Spec that does not come from Parse, such as a record read back from disk. It
 // returns an empty list for a good Spec; else all problems, each at the place Parse would name, in the order of Parse.
 //
-// A zero Object is good: it means that the content comes with the request. No defaults are applied, so the zero Spec is not good.
+// No defaults are applied, so the zero Spec is not good.
 func Validate(s Spec) field.ErrorList {
-	return present(validate(s))
+	return present(validate(s, len(s.Sources) > 1 || len(s.Sources) == 1 && s.Sources[0].Object.Kind == Pod))
 }
 
-func validate(s Spec) field.ErrorList {
-	errs := validateObject(s.Object)
-	errs = append(errs, validateNumber(attribute("dirMode"), &s.DirMode, "%04o", modeProblem)...)
+// validate names the places of a list of sources, or of one source that is not in a list.
+func validate(s Spec, listed bool) field.ErrorList {
+	errs := validateNumber(attribute("dirMode"), &s.DirMode, "%04o", modeProblem)
 	errs = append(errs, validateNumber(attribute("gid"), s.GID, "%d", idProblem)...)
-	errs = append(errs, validateItems(attribute("items"), s.Items)...)
-	errs = append(errs, validateNumber(attribute("mode"), &s.Mode, "%04o", modeProblem)...)
+	errs = append(errs, validateSources(s.Sources, listed)...)
 	if s.Refresh != RefreshWatch && s.Refresh != RefreshOff {
 		errs = append(errs, field.Invalid(attribute("refresh"), short(string(s.Refresh)), `must be exactly "watch" or "off"`))
 	}
 	return append(errs, validateNumber(attribute("uid"), s.UID, "%d", idProblem)...)
+}
+
+func validateSources(sources []Source, listed bool) field.ErrorList {
+	if len(sources) == 0 {
+		return field.ErrorList{field.Required(attribute("sources"), "there is no object to project")}
+	}
+	if len(sources) > maxSources {
+		return field.ErrorList{field.TooMany(attribute("sources"), len(sources), maxSources)}
+	}
+	total := 0
+	for _, source := range sources {
+		total += len(source.Items)
+	}
+	if listed && total > maxItems {
+		return field.ErrorList{field.TooMany(attribute("sources"), total, maxItems)}
+	}
+	var errs field.ErrorList
+	where := places(sources, listed)
+	conflicts := conflictsBetween(sources, where)
+	for i, source := range sources {
+		errs = append(errs, validateObject(where[i], source)...)
+		errs = append(errs, validateItems(where[i].items, source, conflicts[i])...)
+		// One attribute says the mode of all.
+		if i == 0 || source.Mode != sources[0].Mode {
+			errs = append(errs, validateNumber(attribute("mode"), &source.Mode, "%04o", modeProblem)...)
+		}
+	}
+	return errs
 }
 
 func validateNumber(path *field.Path, number *uint32, format string, problem func(uint64) string) field.ErrorList {
@@ -52,42 +79,63 @@ func validateNumber(path *field.Path, number *uint32, format string, problem fun
 	return nil
 }
 
-// validateObject keeps everything out of the request's URL that the API server would not take for a name.
-func validateObject(o Object) field.ErrorList {
-	var path *field.Path
+func validateObject(where place, source Source) field.ErrorList {
+	o := source.Object
 	switch {
-	case o == Object{}:
+	case where.entry == nil && o == Object{}:
 		return nil
-	case o.Kind == Secret:
-		path = attribute("secretName")
-	case o.Kind == ConfigMap:
-		path = attribute("configMapName")
-	default:
-		return field.ErrorList{field.NotSupported(root(), short(string(o.Kind)), []Kind{Secret, ConfigMap})}
+	case where.entry != nil && o.Kind == Pod:
+		if o.Name != "" || source.Optional {
+			return field.ErrorList{field.Invalid(where.entry, short(o.Name), "the pod is there, and is the volume's own: it has neither name nor optional")}
+		}
+		return nil
+	case o.Kind != Secret && o.Kind != ConfigMap:
+		at := root()
+		if where.entry != nil {
+			at = where.entry
+		}
+		return field.ErrorList{field.NotSupported(at, short(string(o.Kind)), []Kind{Secret, ConfigMap})}
+	case where.entry != nil && o.Name == "":
+		return field.ErrorList{field.Required(where.name, "name the object to project")}
 	}
-	if len(o.Name) > validation.DNS1123SubdomainMaxLength { // before any regular expression sees it
-		return field.ErrorList{field.Invalid(path, short(o.Name), validation.MaxLenError(validation.DNS1123SubdomainMaxLength))}
+	return validateName(where.name, o.Name)
+}
+
+// validateName keeps everything out of the request's URL that the API server would not take for a name.
+func validateName(path *field.Path, name string) field.ErrorList {
+	if len(name) > validation.DNS1123SubdomainMaxLength { // before any regular expression sees it
+		return field.ErrorList{field.Invalid(path, short(name), validation.MaxLenError(validation.DNS1123SubdomainMaxLength))}
 	}
 	var errs field.ErrorList
-	for _, problem := range validation.IsDNS1123Subdomain(o.Name) {
-		if strings.Contains(o.Name, "/") {
+	for _, problem := range validation.IsDNS1123Subdomain(name) {
+		if strings.Contains(name, "/") {
 			problem = "give the name alone: the object is always read from the pod's own namespace; " + problem
 		}
-		errs = append(errs, field.Invalid(path, short(o.Name), problem))
+		errs = append(errs, field.Invalid(path, short(name), problem))
 	}
 	return errs
 }
 
-func validateItems(path *field.Path, items []Item) field.ErrorList {
+func validateItems(path *field.Path, source Source, conflicts []string) field.ErrorList {
+	items := source.Items
 	if len(items) > maxItems {
 		return field.ErrorList{field.TooMany(path, len(items), maxItems)}
 	}
 	var errs field.ErrorList
-	conflicts := pathConflicts(items)
+	if source.Object.Kind == Pod && len(items) == 0 {
+		errs = append(errs, field.Required(path, "list the fields to project, as in [{path: labels, fieldRef: {fieldPath: metadata.labels}}]"))
+	}
 	for i, item := range items {
 		at := path.Index(i)
 		errs = append(errs, validateNumber(at.Child("gid"), item.GID, "%d", idProblem)...)
-		errs = append(errs, validateKey(at.Child("key"), item.Key)...)
+		if source.Object.Kind == Pod {
+			errs = append(errs, validateField(at, item)...)
+		} else {
+			errs = append(errs, validateKey(at.Child("key"), item.Key)...)
+			if item.Container != "" || item.Divisor != "" {
+				errs = append(errs, field.Invalid(at, short(item.Container), "a key has neither container nor divisor"))
+			}
+		}
 		errs = append(errs, validateNumber(at.Child("mode"), item.Mode, "%04o", modeProblem)...)
 		if item.Path == "" {
 			errs = append(errs, field.Required(at.Child("path"), "an item needs a path; it is usually the same as its key"))
@@ -118,23 +166,26 @@ func validateKey(path *field.Path, key string) field.ErrorList {
 	return errs
 }
 
-// pathConflicts returns, by index, what is wrong with an item whose path is that of an earlier item, lies below it or above it.
+// namedPath is the path of a file, and where it stands, for messages.
+type namedPath struct{ path, name string }
+
+// pathConflicts returns, by index, what is wrong with a path that is that of an earlier file, lies below it or above it.
 // For secret volumes the API lets both pass; then the last one wins, or the order of a map decides.
-func pathConflicts(items []Item) []string {
+func pathConflicts(files []namedPath) []string {
 	type entry struct {
 		key   string // path whose separators sort before all else, so that what lies below a file follows it at once
 		index int
 	}
 	var entries []entry
-	for i, item := range items {
-		if len(ValidatePath(item.Path)) == 0 { // so it is clean, and holds no NUL
-			entries = append(entries, entry{strings.ReplaceAll(item.Path, "/", "\x00"), i})
+	for i, file := range files {
+		if len(ValidatePath(file.path)) == 0 { // so it is clean, and holds no NUL
+			entries = append(entries, entry{strings.ReplaceAll(file.path, "/", "\x00"), i})
 		}
 	}
 	slices.SortFunc(entries, func(a, b entry) int {
 		return cmp.Or(strings.Compare(a.key, b.key), cmp.Compare(a.index, b.index))
 	})
-	conflicts := make([]string, len(items))
+	conflicts := make([]string, len(files))
 	for i, file := 1, 0; i < len(entries); i++ {
 		first, other := entries[file], entries[i]
 		same := other.key == first.key
@@ -142,12 +193,12 @@ func pathConflicts(items []Item) []string {
 			file = i
 			continue
 		}
+		a, b := files[first.index], files[other.index]
 		blamed := max(first.index, other.index)
 		if same {
-			conflicts[blamed] = fmt.Sprintf("items[%d] and items[%d] have the same path: give each its own", first.index, other.index)
+			conflicts[blamed] = fmt.Sprintf("%s and %s have the same path: give each its own", a.name, b.name)
 		} else if conflicts[blamed] == "" {
-			conflicts[blamed] = fmt.Sprintf("items[%d] makes %q a file, but items[%d] needs it to be a directory for %q: rename one",
-				first.index, short(items[first.index].Path), other.index, short(items[other.index].Path))
+			conflicts[blamed] = fmt.Sprintf("%s makes %q a file, but %s needs it to be a directory for %q: rename one", a.name, short(a.path), b.name, short(b.path))
 		}
 	}
 	return conflicts
@@ -187,15 +238,26 @@ func ValidatePath(path string) []string {
 	return problems
 }
 
-// withoutKnown returns those errs that concern neither a field that known already complains about nor a part of one.
+// withoutKnown returns those errs that concern neither a field that known already complains about nor a part or the whole of one.
 func withoutKnown(errs, known field.ErrorList) field.ErrorList {
-	complained := map[string]bool{}
+	wholes := func(part string) []string { // part itself first; never the root
+		all := []string{part}
+		for i := len(part) - 1; i > len(root().String()); i-- {
+			if part[i] == '.' || part[i] == '[' {
+				all = append(all, part[:i])
+			}
+		}
+		return all
+	}
+	complained, within := map[string]bool{}, map[string]bool{}
 	for _, err := range known {
-		complained[err.Field] = true
+		complained[err.Field] = err.Field != root().String()
+		for _, whole := range wholes(err.Field) {
+			within[whole] = err.Field != root().String()
+		}
 	}
 	return slices.DeleteFunc(errs, func(err *field.Error) bool {
-		parent := err.Field[:max(0, strings.LastIndexByte(err.Field, '.'))]
-		return complained[err.Field] || complained[parent]
+		return within[err.Field] || slices.ContainsFunc(wholes(err.Field), func(whole string) bool { return complained[whole] })
 	})
 }
 

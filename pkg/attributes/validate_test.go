@@ -9,7 +9,7 @@ import (
 
 func TestValidate(t *testing.T) {
 	good := func() Spec {
-		return Spec{Object: Object{Secret, "keys"}, Mode: 0o400, DirMode: 0o755, Refresh: RefreshWatch}
+		return specOf(Source{Object: Object{Secret, "keys"}, Mode: 0o400})
 	}
 	if errs := Validate(good()); len(errs) > 0 {
 		t.Errorf("a good Spec: %s", text(errs))
@@ -19,28 +19,29 @@ func TestValidate(t *testing.T) {
 		change func(*Spec)
 		want   string // "" when it is good
 	}{
-		{"content of the request", func(s *Spec) { s.Object = Object{} }, ""},
+		{"content of the request", func(s *Spec) { s.Sources[0].Object = Object{} }, ""},
 		{"the largest ids", func(s *Spec) { s.UID, s.GID = number(1<<31-1), number(1<<31-1) }, ""},
-		{"an empty list of items", func(s *Spec) { s.Items = []Item{} }, ""},
-		{"no permissions at all", func(s *Spec) { s.Mode, s.DirMode = 0, 0 }, ""},
-		{"the zero Spec", func(s *Spec) { *s = Spec{} }, `volumeAttributes[refresh]: Invalid value: "": must be exactly`},
-		{"an unknown kind", func(s *Spec) { s.Object.Kind = "Pod" }, `volumeAttributes: Unsupported value: "Pod": supported values: "Secret", "ConfigMap"`},
-		{"a name without a kind", func(s *Spec) { s.Object.Kind = "" }, "volumeAttributes: Unsupported value"},
-		{"a kind without a name", func(s *Spec) { s.Object.Name = "" }, "volumeAttributes[secretName]: Invalid"},
-		{"a name that is none", func(s *Spec) { s.Object = Object{ConfigMap, "../x"} }, `volumeAttributes[configMapName]: Invalid value: "../x"`},
+		{"an empty list of items", func(s *Spec) { s.Sources[0].Items = []Item{} }, ""},
+		{"no permissions at all", func(s *Spec) { s.Sources[0].Mode, s.DirMode = 0, 0 }, ""},
+		{"no refresh", func(s *Spec) { s.Refresh = "" }, `volumeAttributes[refresh]: Invalid value: "": must be exactly`},
+		{"no source", func(s *Spec) { s.Sources = nil }, "volumeAttributes[sources]: Required value"},
+		{"an unknown kind", func(s *Spec) { s.Sources[0].Object.Kind = "Node" }, `volumeAttributes: Unsupported value: "Node": supported values: "Secret", "ConfigMap"`},
+		{"a name without a kind", func(s *Spec) { s.Sources[0].Object.Kind = "" }, "volumeAttributes: Unsupported value"},
+		{"a kind without a name", func(s *Spec) { s.Sources[0].Object.Name = "" }, "volumeAttributes[secretName]: Invalid"},
+		{"a name that is none", func(s *Spec) { s.Sources[0].Object = Object{ConfigMap, "../x"} }, `volumeAttributes[configMapName]: Invalid value: "../x"`},
 		{"a uid that chown would ignore", func(s *Spec) { s.UID = number(1<<32 - 1) }, `volumeAttributes[uid]: Invalid value: "4294967295"`},
 		{"a gid out of range", func(s *Spec) { s.GID = number(1 << 31) }, `volumeAttributes[gid]: Invalid value: "2147483648"`},
-		{"a setuid mode", func(s *Spec) { s.Mode = 0o4755 }, `volumeAttributes[mode]: Invalid value: "4755"`},
-		{"Go's own setuid bit", func(s *Spec) { s.Mode = 1<<23 | 0o755 }, "volumeAttributes[mode]: Invalid"},
+		{"a setuid mode", func(s *Spec) { s.Sources[0].Mode = 0o4755 }, `volumeAttributes[mode]: Invalid value: "4755"`},
+		{"Go's own setuid bit", func(s *Spec) { s.Sources[0].Mode = 1<<23 | 0o755 }, "volumeAttributes[mode]: Invalid"},
 		{"a sticky dirMode", func(s *Spec) { s.DirMode = 0o1777 }, `volumeAttributes[dirMode]: Invalid value: "1777"`},
 		{"a refresh that is none", func(s *Spec) { s.Refresh = "soon" }, `volumeAttributes[refresh]: Invalid value: "soon"`},
-		{"an item's mode", func(s *Spec) { s.Items = []Item{{Key: "a", Path: "b", Mode: number(0o1000)}} }, "volumeAttributes[items][0].mode: Invalid"},
-		{"an item's ids", func(s *Spec) { s.Items = []Item{{Key: "a", Path: "b", UID: number(1 << 31)}} }, "volumeAttributes[items][0].uid: Invalid"},
-		{"an item's group", func(s *Spec) { s.Items = []Item{{Key: "a", Path: "b", GID: number(1 << 31)}} }, "volumeAttributes[items][0].gid: Invalid"},
-		{"an item's path", func(s *Spec) { s.Items = []Item{{Key: "a", Path: "../b"}} }, "volumeAttributes[items][0].path: Invalid"},
-		{"an item without a path", func(s *Spec) { s.Items = []Item{{Key: "a"}} }, "volumeAttributes[items][0].path: Required"},
-		{"two items at one path", func(s *Spec) { s.Items = []Item{{Key: "a", Path: "b"}, {Key: "c", Path: "b"}} }, "items[0] and items[1] have the same path"},
-		{"too many items", func(s *Spec) { s.Items = make([]Item, maxItems+1) }, "volumeAttributes[items]: Too many: 1025"},
+		{"an item's mode", func(s *Spec) { s.Sources[0].Items = []Item{{Key: "a", Path: "b", Mode: number(0o1000)}} }, "volumeAttributes[items][0].mode: Invalid"},
+		{"an item's ids", func(s *Spec) { s.Sources[0].Items = []Item{{Key: "a", Path: "b", UID: number(1 << 31)}} }, "volumeAttributes[items][0].uid: Invalid"},
+		{"an item's group", func(s *Spec) { s.Sources[0].Items = []Item{{Key: "a", Path: "b", GID: number(1 << 31)}} }, "volumeAttributes[items][0].gid: Invalid"},
+		{"an item's path", func(s *Spec) { s.Sources[0].Items = []Item{{Key: "a", Path: "../b"}} }, "volumeAttributes[items][0].path: Invalid"},
+		{"an item without a path", func(s *Spec) { s.Sources[0].Items = []Item{{Key: "a"}} }, "volumeAttributes[items][0].path: Required"},
+		{"two items at one path", func(s *Spec) { s.Sources[0].Items = []Item{{Key: "a", Path: "b"}, {Key: "c", Path: "b"}} }, "items[0] and items[1] have the same path"},
+		{"too many items", func(s *Spec) { s.Sources[0].Items = make([]Item, maxItems+1) }, "volumeAttributes[items]: Too many: 1025"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			spec := good()

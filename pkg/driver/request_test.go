@@ -223,7 +223,9 @@ func TestPublishAccepts(t *testing.T) {
 	gid, uid := uint32(2000), uint32(1000)
 	base := volume.Request{
 		ID: VolumeID(podUID, "ssh"), Target: target(testRoot, podUID, "ssh"), Pod: volume.Pod{Namespace: "shop", Name: "web-0", UID: podUID},
-		Spec: attributes.Spec{Object: attributes.Object{Kind: attributes.Secret, Name: "keys"}, UID: &uid, Mode: 0o400, DirMode: 0o755, Refresh: attributes.RefreshWatch},
+		Spec: attributes.Spec{
+			Sources: []attributes.Source{{Object: attributes.Object{Kind: attributes.Secret, Name: "keys"}, Mode: 0o400}}, UID: &uid, DirMode: 0o755, Refresh: attributes.RefreshWatch,
+		},
 	}
 	for _, test := range []struct {
 		name   string
@@ -239,7 +241,9 @@ func TestPublishAccepts(t *testing.T) {
 		{"nodePublishSecretRef", func(r *csi.NodePublishVolumeRequest) {
 			delete(r.VolumeContext, "secretName")
 			r.Secrets = map[string]string{"k": "v"}
-		}, func(r *volume.Request) { r.Spec.Object, r.Secrets = attributes.Object{}, map[string]string{"k": "v"} }},
+		}, func(r *volume.Request) {
+			r.Spec.Sources, r.Secrets = []attributes.Source{{Mode: 0o400}}, map[string]string{"k": "v"}
+		}},
 		// Who can forge this alone is root on the node: a pod author can't know the uid of a pod that is not made yet.
 		{"a namespace that is not the pod's, with the right uid (H-043)", set(keyPodNamespace, "kube-system"), func(r *volume.Request) { r.Pod.Namespace = "kube-system" }},
 	} {

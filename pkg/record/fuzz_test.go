@@ -19,10 +19,10 @@ func FuzzRoundTrip(f *testing.F) {
 	dir := filepath.Join(f.TempDir(), "volumes")
 	f.Fuzz(func(t *testing.T, id, target, namespace, name, uid, kind, object, key, path, refresh string, a, b uint32, device, fsid uint64, more bool) {
 		v := Volume{Version: version, VolumeID: id, TargetPath: target, Pod: Pod{namespace, name, uid}, Device: device, FSID: fsid,
-			Object: Object{Kind: object, Name: kind}, Spec: Spec{Object: Object{Kind: kind, Name: object}, Mode: a, DirMode: b, Optional: more, Refresh: refresh}}
+			SecretRef: kind, Spec: Spec{Sources: []Source{{Kind: kind, Name: object, Mode: a, Optional: more}}, DirMode: b, Refresh: refresh}}
 		if more {
 			v.MountGroup, v.User, v.Spec.UID, v.Spec.GID = &a, &b, &b, &a
-			v.Spec.Items = []Item{{Key: key, Path: path, Mode: &a, UID: &b, GID: &a}, {Key: path, Path: key}}
+			v.Spec.Sources[0].Items = []Item{{Key: key, Container: path, Divisor: key, Path: path, Mode: &a, UID: &b, GID: &a}, {Key: path, Path: key}}
 		}
 		for _, s := range []string{id, target, namespace, name, uid, kind, object, key, path, refresh} {
 			if !utf8.ValidString(s) {
@@ -80,8 +80,10 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%q: %v", b, err)
 		}
-		if len(v.Spec.Items) == 0 {
-			v.Spec.Items = nil // an empty list is left out
+		for i := range v.Spec.Sources {
+			if len(v.Spec.Sources[i].Items) == 0 {
+				v.Spec.Sources[i].Items = nil // an empty list is left out
+			}
 		}
 		again, err := decode(encoded)
 		if err != nil || !reflect.DeepEqual(again, v) {

@@ -21,20 +21,22 @@ func pointer(n uint32) *uint32 { return &n }
 // full is a volume with every field set, each to another value.
 func full() Volume {
 	return Volume{
-		Version: 1, VolumeID: "csi-1", TargetPath: "/pods/uid/volumes/kubernetes.io~csi/ssh/mount",
+		Version: version, VolumeID: "csi-1", TargetPath: "/pods/uid/volumes/kubernetes.io~csi/ssh/mount",
 		Pod: Pod{Namespace: "team", Name: "web-0", UID: "0b5c"},
 		Spec: Spec{
-			Object: Object{Kind: "Secret", Name: "ssh-keys"}, UID: pointer(1000), GID: pointer(2000), Mode: 0o400, DirMode: 0o755,
-			Items:    []Item{{Key: "key", Path: "dir/<path> & \"more\"", Mode: pointer(0o444), UID: pointer(3), GID: pointer(0)}, {Key: "k2", Path: "p2"}},
-			Optional: true, Refresh: "watch",
+			Sources: []Source{{
+				Kind: "Secret", Name: "ssh-keys", Optional: true, Mode: 0o400,
+				Items: []Item{{Key: "key", Container: "c", Divisor: "1Mi", Path: "dir/<path> & \"more\"", Mode: pointer(0o444), UID: pointer(3), GID: pointer(0)}, {Key: "k2", Path: "p2"}},
+			}, {}},
+			UID: pointer(1000), GID: pointer(2000), DirMode: 0o755, Refresh: "watch",
 		},
-		MountGroup: pointer(5000), Object: Object{Kind: "ConfigMap", Name: "other"}, User: pointer(70), Device: 1<<64 - 1, FSID: 1<<63 + 1,
+		MountGroup: pointer(5000), SecretRef: "other", User: pointer(70), Device: 1<<64 - 1, FSID: 1<<63 + 1,
 	}
 }
 
 // minimal is a volume with nothing set that can be left out.
 func minimal(id string) Volume {
-	return Volume{Version: 1, VolumeID: id, TargetPath: "/t", Pod: Pod{UID: "u"}}
+	return Volume{Version: version, VolumeID: id, TargetPath: "/t", Pod: Pod{UID: "u"}}
 }
 
 func newStore(t testing.TB) (*Store, string) {

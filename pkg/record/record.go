@@ -13,7 +13,7 @@ import (
 )
 
 // version is written to each record. A reader takes its own version only.
-const version = 1
+const version = 2
 
 // Errors that Store.Load puts around the name of a file.
 var (
@@ -36,8 +36,8 @@ type Volume struct {
 	Spec Spec `json:"spec"`
 	// MountGroup is the pod's fsGroup (CSI's volume_mount_group); absent if it has none.
 	MountGroup *uint32 `json:"mountGroup,omitempty"`
-	// Object is where the content comes from: the spec's, or that of the pod's nodePublishSecretRef. Empty: from requests only.
-	Object Object `json:"object,omitzero"`
+	// SecretRef is the name of the volume's nodePublishSecretRef, if the content comes from it and the pod told.
+	SecretRef string `json:"secretRef,omitempty"`
 	// User is who owns the files if the spec does not say: the pod's common runAsUser; absent if it had none.
 	User *uint32 `json:"user,omitempty"`
 	// Device and FSID identify the tmpfs. A mount with another identity at TargetPath is not the volume.
@@ -52,32 +52,34 @@ type Pod struct {
 	UID       string `json:"uid"`
 }
 
-// Object names an object in the pod's namespace.
-type Object struct {
-	Kind string `json:"kind,omitempty"`
-	Name string `json:"name,omitempty"`
-}
-
 // Spec is the volume's attributes, in a form of its own: the files outlive the code that wrote them.
 type Spec struct {
-	// Object is empty if the content comes with each request.
-	Object   Object  `json:"object,omitzero"`
-	UID      *uint32 `json:"uid,omitempty"`
-	GID      *uint32 `json:"gid,omitempty"`
-	Mode     uint32  `json:"mode"`
-	DirMode  uint32  `json:"dirMode"`
-	Items    []Item  `json:"items,omitempty"`
-	Optional bool    `json:"optional,omitempty"`
-	Refresh  string  `json:"refresh"`
+	Sources []Source `json:"sources"`
+	UID     *uint32  `json:"uid,omitempty"`
+	GID     *uint32  `json:"gid,omitempty"`
+	DirMode uint32   `json:"dirMode"`
+	Refresh string   `json:"refresh"`
 }
 
-// Item is one entry of the attribute items.
+// Source is one object and what of it is projected.
+type Source struct {
+	// Kind and Name of an object in the pod's namespace. Both are empty if the content comes with each request.
+	Kind     string `json:"kind,omitempty"`
+	Name     string `json:"name,omitempty"`
+	Items    []Item `json:"items,omitempty"`
+	Optional bool   `json:"optional,omitempty"`
+	Mode     uint32 `json:"mode"`
+}
+
+// Item is one entry of the attribute items, or of the items of a source.
 type Item struct {
-	Key  string  `json:"key"`
-	Path string  `json:"path"`
-	Mode *uint32 `json:"mode,omitempty"`
-	UID  *uint32 `json:"uid,omitempty"`
-	GID  *uint32 `json:"gid,omitempty"`
+	Key       string  `json:"key"`
+	Container string  `json:"container,omitempty"`
+	Divisor   string  `json:"divisor,omitempty"`
+	Path      string  `json:"path"`
+	Mode      *uint32 `json:"mode,omitempty"`
+	UID       *uint32 `json:"uid,omitempty"`
+	GID       *uint32 `json:"gid,omitempty"`
 }
 
 // check tells whether v can be a record at all.

@@ -24,14 +24,14 @@ import (
 
 // golden is full() as a file. Whoever changes the form of a record changes it here, and thinks of the files that an earlier
 // version of the driver left: a field that it does not know is an error for it, so the version has to change as well.
-const golden = `{"version":1,"volumeID":"csi-1","targetPath":"/pods/uid/volumes/kubernetes.io~csi/ssh/mount",` +
+const golden = `{"version":2,"volumeID":"csi-1","targetPath":"/pods/uid/volumes/kubernetes.io~csi/ssh/mount",` +
 	`"pod":{"namespace":"team","name":"web-0","uid":"0b5c"},` +
-	`"spec":{"object":{"kind":"Secret","name":"ssh-keys"},"uid":1000,"gid":2000,"mode":256,"dirMode":493,` +
-	`"items":[{"key":"key","path":"dir/\u003cpath\u003e \u0026 \"more\"","mode":292,"uid":3,"gid":0},{"key":"k2","path":"p2"}],` +
-	`"optional":true,"refresh":"watch"},"mountGroup":5000,"object":{"kind":"ConfigMap","name":"other"},"user":70,"device":18446744073709551615,"fsid":9223372036854775809}`
+	`"spec":{"sources":[{"kind":"Secret","name":"ssh-keys","items":[{"key":"key","container":"c","divisor":"1Mi",` +
+	`"path":"dir/\u003cpath\u003e \u0026 \"more\"","mode":292,"uid":3,"gid":0},{"key":"k2","path":"p2"}],"optional":true,"mode":256},{"mode":0}],` +
+	`"uid":1000,"gid":2000,"dirMode":493,"refresh":"watch"},"mountGroup":5000,"secretRef":"other","user":70,"device":18446744073709551615,"fsid":9223372036854775809}`
 
-const goldenMinimal = `{"version":1,"volumeID":"csi-0","targetPath":"/t","pod":{"namespace":"","name":"","uid":"u"},` +
-	`"spec":{"mode":0,"dirMode":0,"refresh":""},"device":0,"fsid":0}`
+const goldenMinimal = `{"version":2,"volumeID":"csi-0","targetPath":"/t","pod":{"namespace":"","name":"","uid":"u"},` +
+	`"spec":{"sources":null,"dirMode":0,"refresh":""},"device":0,"fsid":0}`
 
 func TestGolden(t *testing.T) {
 	testkit.NothingLeft(t)
@@ -246,12 +246,13 @@ func TestLoadOfBadFiles(t *testing.T) {
 		"a list":                              {text("[" + valid + "]"), corrupt},
 		"a string":                            {text(`"mine"`), corrupt},
 		"deeply nested":                       {text(strings.Repeat("[", 1<<20)), corrupt},
-		"version 0":                           {with(`"version":1`, `"version":0`), corrupt},
-		"version -1":                          {with(`"version":1`, `"version":-1`), corrupt},
-		"no version":                          {with(`"version":1,`, ``), corrupt},
-		"a version that is text":              {with(`"version":1`, `"version":"1"`), corrupt},
-		"a version beyond any integer":        {with(`"version":1`, `"version":1e99`), corrupt},
-		"version 2":                           {with(`"version":1`, `"version":2`), other},
+		"version 0":                           {with(`"version":2`, `"version":0`), corrupt},
+		"version -1":                          {with(`"version":2`, `"version":-1`), corrupt},
+		"no version":                          {with(`"version":2,`, ``), corrupt},
+		"a version that is text":              {with(`"version":2`, `"version":"1"`), corrupt},
+		"a version beyond any integer":        {with(`"version":2`, `"version":1e99`), corrupt},
+		"version 1":                           {with(`"version":2`, `"version":1`), other},
+		"version 3":                           {with(`"version":2`, `"version":3`), other},
 		"version 99, with unknown fields":     {text(`{"version":99,"volume":{"id":"mine"}}`), other},
 		"version 2, truncated":                {text(`{"version":2,"volumeID":"mi`), corrupt},
 		"another volume's name":               {with(`"mine"`, `"yours"`), corrupt},
@@ -267,12 +268,12 @@ func TestLoadOfBadFiles(t *testing.T) {
 		"zeros behind the record":             {text(valid + "\x00\x00"), corrupt},
 		"a number where text belongs":         {with(`"/t"`, `7`), corrupt},
 		"text where a number belongs":         {with(`"device":0`, `"device":"0"`), corrupt},
-		"a negative mode":                     {with(`"mode":0`, `"mode":-1`), corrupt},
-		"a uid beyond 32 bits":                {with(`"mode":0`, `"uid":4294967296,"mode":0`), corrupt},
+		"a negative mode":                     {with(`"dirMode":0`, `"dirMode":-1`), corrupt},
+		"a uid beyond 32 bits":                {with(`"dirMode":0`, `"uid":4294967296,"dirMode":0`), corrupt},
 		"17 MiB of spaces behind the record":  {text(valid + strings.Repeat(" ", 17<<20)), corrupt},
 		"17 MiB that are nowhere on the disk": {func(path string) error { return errors.Join(text(valid)(path), os.Truncate(path, 17<<20)) }, corrupt},
 		"a key twice, the last one right":     {with(`"device":0`, `"device":5,"device":0`), good}, // encoding/json takes the last
-		"a version twice":                     {with(`"device":0`, `"version":2,"device":0`), other},
+		"a version twice":                     {with(`"device":0`, `"version":3,"device":0`), other},
 		"a name twice, the last one wrong":    {with(`"device":0`, `"volumeID":"yours","device":0`), corrupt},
 		"a symbolic link to a good record": {func(path string) error {
 			return errors.Join(text(valid)(path+".elsewhere"), os.Symlink(path+".elsewhere", path))
@@ -508,7 +509,7 @@ func TestSaveOverLeftOvers(t *testing.T) {
 func TestSaveFails(t *testing.T) {
 	big := full()
 	for i := range 1000 {
-		big.Spec.Items = append(big.Spec.Items, Item{Key: "key", Path: strings.Repeat("p", 100) + fmt.Sprint(i)})
+		big.Spec.Sources[0].Items = append(big.Spec.Sources[0].Items, Item{Key: "key", Path: strings.Repeat("p", 100) + fmt.Sprint(i)})
 	}
 	for name, c := range map[string]struct {
 		options string

@@ -51,7 +51,7 @@ func TestExplain(t *testing.T) {
 			`secrets "a" is forbidden: no role; with access node the pod must declare the object: is the declare-references policy installed, or was the pod made before it was? Else add an unmounted volume, {name: x, secret: {secretName: a, optional: true}}, to the pod`},
 		"a config map refused, by the Node authorizer": {true, ConfigMap, refused, ErrForbidden,
 			`secrets "a" is forbidden: no role; with access node the pod must declare the object: is the declare-references policy installed, or was the pod made before it was? Else add an unmounted volume, {name: x, configMap: {name: a, optional: true}}, to the pod`},
-		"a pod refused, by the Node authorizer":         {true, podKind, refused, ErrForbidden, `secrets "a" is forbidden: no role`},
+		"a pod refused, by the Node authorizer":         {true, PodKind, refused, ErrForbidden, `secrets "a" is forbidden: no role`},
 		"not known at all: no role would help":          {false, Secret, apierrors.NewUnauthorized("who?"), ErrForbidden, "who?"},
 		"not there":                                     {false, Secret, apierrors.NewNotFound(resource, "a"), ErrNotFound, `secrets "a" not found`},
 		"anything else, however it is put, in one line": {true, Secret, errors.New("odd\nthing"), ErrUnavailable, "odd thing"},

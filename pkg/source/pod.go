@@ -10,9 +10,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// podKind is the kind of a pod in a Ref. It can't be watched.
-const podKind Kind = "Pod"
-
 // Pod is what of a pod matters to its volumes.
 type Pod struct {
 	// User is the uid that all containers run as, if the pod says so and they have one in common; nil if not.
@@ -23,7 +20,7 @@ type Pod struct {
 
 // Pod reads a pod from the API server. A pod of the same name with another uid is ErrNotFound. The error is an *Error.
 func (a *API) Pod(ctx context.Context, namespace, name, uid string) (Pod, error) {
-	ref := Ref{Kind: podKind, Namespace: namespace, Name: name}
+	ref := Ref{Kind: PodKind, Namespace: namespace, Name: name}
 	object, err := a.readPod(ctx, ref)
 	if err != nil {
 		return Pod{}, a.explain(ref, err)

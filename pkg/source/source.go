@@ -36,6 +36,8 @@ type Kind string
 const (
 	Secret    Kind = "Secret"
 	ConfigMap Kind = "ConfigMap"
+	// PodKind is read for its fields: what the downward API projects.
+	PodKind Kind = "Pod"
 )
 
 // Ref names an object. It is a struct and never a joined string, so that no two objects share a name.
@@ -50,19 +52,28 @@ func (r Ref) String() string { return fmt.Sprintf("%s %q", r.Kind, r.Namespace+"
 
 // Content is what an object holds. It is shared between all that read it: nobody changes it.
 type Content struct {
-	// Data by key; of a ConfigMap, data and binaryData together.
+	// Data by key; of a ConfigMap, data and binaryData together; of a pod, its fields (see ResourceKey for those of containers).
 	Data map[string][]byte
 	// UID and ResourceVersion tell one state of an object from another, by equality only. Both are empty if the
 	// content came with a request.
 	UID             string
 	ResourceVersion string
+	// Digest of Data, where that says more than the version: a pod has a new version with each change of its status.
+	Digest string
 	// Immutable: the API server will not let this object change, only be deleted and made anew.
 	Immutable bool
 }
 
 // SameVersion reports whether both are known to be one state of one object.
 func (c Content) SameVersion(other Content) bool {
-	return c.ResourceVersion != "" && c.UID == other.UID && c.ResourceVersion == other.ResourceVersion
+	return c.ResourceVersion != "" && c.UID == other.UID &&
+		(c.ResourceVersion == other.ResourceVersion || c.Digest != "" && c.Digest == other.Digest)
+}
+
+// Version returns c without its data.
+func (c Content) Version() Content {
+	c.Data = nil
+	return c
 }
 
 // FromRequest gives the content of a nodePublishSecretRef, which kubelet sends along with each publish and republish.
@@ -125,6 +136,9 @@ func contentOf(kind Kind, object any) (Content, bool) {
 		}
 		maps.Copy(data, o.BinaryData)
 		return Content{Data: data, UID: string(o.UID), ResourceVersion: o.ResourceVersion, Immutable: isTrue(o.Immutable)}, kind == ConfigMap
+	case *corev1.Pod:
+		data := fieldsOf(o)
+		return Content{Data: data, UID: string(o.UID), ResourceVersion: o.ResourceVersion, Digest: digest(data)}, kind == PodKind
 	}
 	return Content{}, false
 }

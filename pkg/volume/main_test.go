@@ -334,10 +334,18 @@ func (w *world) isThere(r Request) {
 		w.t.Errorf("the record of %s is of another tmpfs: %+v, not %+v", r.ID, rec, v.identity)
 	}
 	if w.fake != nil {
-		if w.fake.holds(v.object, r.ID) != v.watches() {
-			w.t.Errorf("%s watches its object: %v, want %v", r.ID, !v.watches(), v.watches())
+		for _, object := range v.objects {
+			if w.fake.holds(object, r.ID) != v.watches() {
+				w.t.Errorf("%s watches %s: %v, want %v", r.ID, object, !v.watches(), v.watches())
+			}
 		}
 	}
+}
+
+// copied returns a request whose sources can be changed without changing those of r.
+func copied(r Request) Request {
+	r.Spec.Sources = slices.Clone(r.Spec.Sources)
+	return r
 }
 
 // shows fails the test unless the volume's visible files are these.

@@ -146,12 +146,16 @@ func (m *Manager) all() []*volume {
 // watch has the volume refreshed after each change. One that comes during a publish has a worker wait for the volume's lock; one for a
 // volume that is not published any more does nothing.
 func (m *Manager) watch(v *volume) {
-	m.Source.Watch(v.object, v.id, func() { m.queue.Add(v.id) })
+	for _, object := range v.objects {
+		m.Source.Watch(object, v.id, func() { m.queue.Add(v.id) })
+	}
 }
 
 func (m *Manager) unwatch(v *volume) {
-	if v.hasObject() {
-		m.Source.Unwatch(v.object, v.id)
+	if v.hasObjects() {
+		for _, object := range v.objects {
+			m.Source.Unwatch(object, v.id)
+		}
 	}
 }
 
@@ -172,16 +176,25 @@ func (m *Manager) removeRecord(id string) {
 	}
 }
 
-// content returns what the volume's object holds now. An optional object that is missing has no keys.
-func (m *Manager) content(v *volume) (source.Content, error) {
-	if !v.hasObject() {
-		return source.Content{}, &source.Error{Ref: v.object, Reason: source.ErrUnavailable, Detail: "the pod does not tell its name"}
+// content returns what the volume's objects hold now, one for each source. An optional object that is missing has no keys.
+func (m *Manager) content(v *volume) ([]source.Content, error) {
+	if !v.hasObjects() {
+		return nil, &source.Error{Ref: v.objects[0], Reason: source.ErrUnavailable, Detail: "the pod does not tell its name"}
 	}
-	c, err := m.Source.Get(v.object)
-	if errors.Is(err, source.ErrNotFound) && v.spec.Optional {
-		return source.Content{}, nil
+	var all []source.Content
+	for i, object := range v.objects {
+		c, err := m.Source.Get(object)
+		switch {
+		case errors.Is(err, source.ErrNotFound) && v.spec.Sources[i].Optional:
+			c = source.Content{}
+		case err != nil:
+			return nil, err
+		case object.Kind == source.PodKind && c.UID != v.pod.UID:
+			return nil, &source.Error{Ref: object, Reason: source.ErrNotFound, Detail: "there is another pod of this name"}
+		}
+		all = append(all, c)
 	}
-	return c, err
+	return all, nil
 }
 
 // Usage tells how much of the file system of a published volume is in use. The error is ErrUnknown if no volume id is published at
@@ -214,16 +227,16 @@ func (m *Manager) Usage(ctx context.Context, id, path string) (tmpfs.Usage, erro
 
 func (v *volume) toRecord() record.Volume {
 	r := record.Volume{
-		VolumeID: v.id, TargetPath: v.target, Pod: record.Pod(v.pod), MountGroup: v.mountGroup,
-		Object: record.Object{Kind: string(v.object.Kind), Name: v.object.Name}, User: v.user,
+		VolumeID: v.id, TargetPath: v.target, Pod: record.Pod(v.pod), MountGroup: v.mountGroup, SecretRef: v.secretRef(), User: v.user,
 		Device: v.identity.Device, FSID: v.identity.FSID,
-		Spec: record.Spec{
-			Object: record.Object{Kind: string(v.spec.Object.Kind), Name: v.spec.Object.Name}, UID: v.spec.UID, GID: v.spec.GID,
-			Mode: v.spec.Mode, DirMode: v.spec.DirMode, Optional: v.spec.Optional, Refresh: string(v.spec.Refresh),
-		},
+		Spec: record.Spec{UID: v.spec.UID, GID: v.spec.GID, DirMode: v.spec.DirMode, Refresh: string(v.spec.Refresh)},
 	}
-	for _, item := range v.spec.Items {
-		r.Spec.Items = append(r.Spec.Items, record.Item(item))
+	for _, s := range v.spec.Sources {
+		written := record.Source{Kind: string(s.Object.Kind), Name: s.Object.Name, Optional: s.Optional, Mode: s.Mode}
+		for _, item := range s.Items {
+			written.Items = append(written.Items, record.Item(item))
+		}
+		r.Spec.Sources = append(r.Spec.Sources, written)
 	}
 	return r
 }
@@ -231,15 +244,19 @@ func (v *volume) toRecord() record.Volume {
 func fromRecord(r record.Volume) *volume {
 	v := &volume{
 		id: r.VolumeID, target: r.TargetPath, pod: Pod(r.Pod), mountGroup: r.MountGroup, user: r.User,
-		object:   source.Ref{Kind: source.Kind(r.Object.Kind), Namespace: r.Pod.Namespace, Name: r.Object.Name},
 		identity: tmpfs.Identity{Device: r.Device, FSID: r.FSID},
-		spec: attributes.Spec{
-			Object: attributes.Object{Kind: attributes.Kind(r.Spec.Object.Kind), Name: r.Spec.Object.Name}, UID: r.Spec.UID, GID: r.Spec.GID,
-			Mode: r.Spec.Mode, DirMode: r.Spec.DirMode, Optional: r.Spec.Optional, Refresh: attributes.Refresh(r.Spec.Refresh),
-		},
+		spec:     attributes.Spec{UID: r.Spec.UID, GID: r.Spec.GID, DirMode: r.Spec.DirMode, Refresh: attributes.Refresh(r.Spec.Refresh)},
 	}
-	for _, item := range r.Spec.Items {
-		v.spec.Items = append(v.spec.Items, attributes.Item(item))
+	for _, written := range r.Spec.Sources {
+		s := attributes.Source{
+			Object:   attributes.Object{Kind: attributes.Kind(written.Kind), Name: written.Name},
+			Optional: written.Optional, Mode: written.Mode,
+		}
+		for _, item := range written.Items {
+			s.Items = append(s.Items, attributes.Item(item))
+		}
+		v.spec.Sources = append(v.spec.Sources, s)
 	}
+	v.findObjects(r.SecretRef)
 	return v
 }

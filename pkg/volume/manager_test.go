@@ -157,8 +157,8 @@ func TestMetricsCountOperationsByOutcome(t *testing.T) {
 	w.secret("keys", content{"../k": "2"})
 	w.publish(r)
 	count(map[string]int{"publish error": 1, "publish ok": 1, "republish ok": 2, "refresh ok": 1, "refresh error": 1})
-	other := r
-	other.Spec.Mode = 0o444
+	other := copied(r)
+	other.Spec.Sources[0].Mode = 0o444
 	isErr(t, w.Publish(t.Context(), other), ErrConflict)
 	isErr(t, w.Unpublish(t.Context(), r.ID, r.Target+"x"), ErrPrecondition)
 	w.unpublish(r)

@@ -5,6 +5,7 @@ package volume
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
@@ -13,37 +14,79 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
-// payload says which files the content of the volume's object makes. It touches nothing: the same input gives the same
-// files.
-func (v *volume) payload(content source.Content, limits Limits) (projector.Payload, error) {
+// payload says which files the content of the volume's objects makes, one content for each source. It touches nothing: the same
+// input gives the same files.
+func (v *volume) payload(content []source.Content, limits Limits) (projector.Payload, error) {
 	uid, gid := v.owner()
 	p := projector.Payload{DirMode: v.spec.DirMode, UID: uid, GID: gid}
-	add := func(path string, data []byte, mode, fileUID, fileGID *uint32) {
-		p.Files = append(p.Files, projector.File{
-			Path: path, Data: data,
-			Mode: or(mode, v.spec.Mode), UID: or(fileUID, uid), GID: or(fileGID, gid),
-		})
-	}
-	if len(v.spec.Items) == 0 {
-		for key, data := range content.Data {
-			// The API server lets no such key in; a path is not the place to rely on that.
-			if problems := attributes.ValidatePath(key); problems != nil {
-				return projector.Payload{}, fmt.Errorf("%w: key %q of %s can't be a file name: %s", ErrPrecondition, key, v.origin(), strings.Join(problems, "; "))
+	for i, s := range v.spec.Sources {
+		add := func(path string, data []byte, item attributes.Item) {
+			p.Files = append(p.Files, projector.File{
+				Path: path, Data: data,
+				Mode: or(item.Mode, s.Mode), UID: or(item.UID, uid), GID: or(item.GID, gid),
+			})
+		}
+		if len(s.Items) == 0 {
+			for key, data := range content[i].Data {
+				// The API server lets no such key in; a path is not the place to rely on that.
+				if problems := attributes.ValidatePath(key); problems != nil {
+					return projector.Payload{}, fmt.Errorf("%w: key %q of %s can't be a file name: %s", ErrPrecondition, key, v.originOf(i), strings.Join(problems, "; "))
+				}
+				add(key, data, attributes.Item{})
 			}
-			add(key, data, nil, nil, nil)
+		}
+		for j, item := range s.Items {
+			if s.Object.Kind == attributes.Pod {
+				data, err := downward(content[i], item)
+				if err != nil {
+					return projector.Payload{}, fmt.Errorf("%w: %s %w", ErrPrecondition, v.originOf(i), err)
+				}
+				add(item.Path, data, item)
+				continue
+			}
+			data, ok := content[i].Data[item.Key]
+			switch {
+			case ok:
+				add(item.Path, data, item)
+			case !s.Optional:
+				return projector.Payload{}, fmt.Errorf(`%w: %s has no key %q, which %s names; add the key, or set optional: "true" to go without it`,
+					ErrPrecondition, v.originOf(i), item.Key, v.itemName(i, j))
+			}
 		}
 	}
-	for i, item := range v.spec.Items {
-		data, ok := content.Data[item.Key]
-		switch {
-		case ok:
-			add(item.Path, data, item.Mode, item.UID, item.GID)
-		case !v.spec.Optional:
-			return projector.Payload{}, fmt.Errorf(`%w: %s has no key %q, which items[%d] names; add the key, or set optional: "true" to go without it`,
-				ErrPrecondition, v.origin(), item.Key, i)
+	if len(v.spec.Sources) > 1 {
+		if conflict := conflictOf(p.Files); conflict != "" {
+			return projector.Payload{}, fmt.Errorf("%w: %s: %s; give one of them another path with items", ErrPrecondition, v.origin(), conflict)
 		}
 	}
 	return p, v.checkSize(p, limits)
+}
+
+// itemName is what people call an item of a source.
+func (v *volume) itemName(source, item int) string {
+	if len(v.spec.Sources) == 1 {
+		return fmt.Sprintf("items[%d]", item)
+	}
+	return fmt.Sprintf("items[%d] of sources[%d]", item, source)
+}
+
+// conflictOf says which path two sources want, or want as a file and as a directory. What attributes alone show was refused before.
+func conflictOf(files []projector.File) string {
+	taken := map[string]bool{}
+	for _, f := range files {
+		if taken[f.Path] {
+			return fmt.Sprintf("two of its sources have a file %q", f.Path)
+		}
+		taken[f.Path] = true
+	}
+	for _, f := range files {
+		for i := range f.Path {
+			if f.Path[i] == '/' && taken[f.Path[:i]] {
+				return fmt.Sprintf("one of its sources has a file %q, another %q", f.Path[:i], f.Path)
+			}
+		}
+	}
+	return ""
 }
 
 func (v *volume) checkSize(p projector.Payload, limits Limits) error {
@@ -60,8 +103,19 @@ func (v *volume) checkSize(p projector.Payload, limits Limits) error {
 
 // origin names where the content comes from, for error messages.
 func (v *volume) origin() string {
-	if v.hasObject() {
-		return v.object.String()
+	var all []string
+	for i := range v.objects {
+		if name := v.originOf(i); !slices.Contains(all, name) {
+			all = append(all, name)
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
+// originOf names where the content of one source comes from.
+func (v *volume) originOf(i int) string {
+	if v.hasObjects() {
+		return v.objects[i].String()
 	}
 	return fmt.Sprintf("the Secret of nodePublishSecretRef of pod %q", v.pod.Namespace+"/"+v.pod.Name)
 }

@@ -70,7 +70,7 @@ func TestPayload(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			v := testVolume(parse(t, test.attrs, test.attrs == nil), test.group)
-			got, err := v.payload(source.Content{Data: test.content.bytes()}, ample)
+			got, err := v.payload([]source.Content{{Data: test.content.bytes()}}, ample)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -85,8 +85,8 @@ func TestPayload(t *testing.T) {
 // The doc of attributes.Spec promises it for a Spec that does not come from Parse, too.
 func TestPayloadOfItemsThatAreEmptyAndNotNilHasEveryKey(t *testing.T) {
 	spec := parse(t, map[string]string{"secretName": "s"}, false)
-	spec.Items = []attributes.Item{}
-	p, err := testVolume(spec, nil).payload(source.Content{Data: content{"a": "1"}.bytes()}, ample)
+	spec.Sources[0].Items = []attributes.Item{}
+	p, err := testVolume(spec, nil).payload([]source.Content{{Data: content{"a": "1"}.bytes()}}, ample)
 	if err != nil || len(p.Files) != 1 {
 		t.Errorf("got %+v, %v", p, err)
 	}
@@ -133,7 +133,7 @@ func TestPayloadRefuses(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			v := testVolume(parse(t, test.attrs, test.attrs == nil), nil)
-			_, err := v.payload(source.Content{Data: test.content.bytes()}, test.limits)
+			_, err := v.payload([]source.Content{{Data: test.content.bytes()}}, test.limits)
 			isErr(t, err, ErrPrecondition, test.says...)
 			if strings.ContainsAny(err.Error(), "\n\x00") {
 				t.Errorf("the error is not one line: %q", err)
@@ -146,13 +146,13 @@ func TestPayloadRefuses(t *testing.T) {
 
 	t.Run("exactly the limits are no error", func(t *testing.T) {
 		v := testVolume(parse(t, secret, false), nil)
-		if _, err := v.payload(source.Content{Data: content{"a": "12345", "b": "12345"}.bytes()}, Limits{Bytes: 10, Files: 2}); err != nil {
+		if _, err := v.payload([]source.Content{{Data: content{"a": "12345", "b": "12345"}.bytes()}}, Limits{Bytes: 10, Files: 2}); err != nil {
 			t.Error(err)
 		}
 	})
 	t.Run("what items leave out does not count", func(t *testing.T) {
 		v := testVolume(parse(t, items(`[{key: a, path: a}]`, "false"), false), nil)
-		if _, err := v.payload(source.Content{Data: content{"a": "1", "b": "12345", "../c": "x"}.bytes()}, Limits{Bytes: 1, Files: 1}); err != nil {
+		if _, err := v.payload([]source.Content{{Data: content{"a": "1", "b": "12345", "../c": "x"}.bytes()}}, Limits{Bytes: 1, Files: 1}); err != nil {
 			t.Error(err)
 		}
 	})

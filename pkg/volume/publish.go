@@ -77,15 +77,17 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 	if err != nil {
 		return err
 	}
-	if v.hasObject() {
+	if v.hasObjects() {
 		m.watch(v)
 		done.add(func() error { m.unwatch(v); return nil })
 	}
-	content := source.FromRequest(req.Secrets)
+	content := []source.Content{source.FromRequest(req.Secrets)}
 	if !v.fromRequest() {
-		m.Source.Wait(ctx, v.object)
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("wait for %s: %w", v.object, err)
+		for _, object := range v.objects {
+			m.Source.Wait(ctx, object)
+			if err := ctx.Err(); err != nil {
+				return fmt.Errorf("wait for %s: %w", object, err)
+			}
 		}
 		if content, err = m.content(v); err != nil {
 			return err
@@ -162,7 +164,7 @@ func (m *Manager) republish(v *volume, point *tmpfs.Point, req Request) error {
 	// What is watched is never older than what kubelet sends along.
 	content, err := m.content(v)
 	if err != nil && v.fromRequest() {
-		content, err = source.FromRequest(req.Secrets), nil
+		content, err = []source.Content{source.FromRequest(req.Secrets)}, nil
 	}
 	m.apply(v, point, content, err)
 	return nil
@@ -250,7 +252,7 @@ func (m *Manager) askPod(ctx context.Context, v *volume) (doubt string, err erro
 	}
 	v.user = pod.User
 	if name := pod.SecretRefs[v.name()]; v.fromRequest() && name != "" {
-		v.object = source.Ref{Kind: source.Secret, Namespace: v.pod.Namespace, Name: name}
+		v.findObjects(name)
 	}
 	switch {
 	case v.spec.UID != nil || v.user != nil:

@@ -387,12 +387,12 @@ func TestPublishAgain(t *testing.T) {
 		change func(w *world, r *Request)
 		want   error
 	}{
-		{"with another object", func(w *world, r *Request) { r.Spec.Object.Name = "other" }, ErrConflict},
-		{"with another kind", func(w *world, r *Request) { r.Spec.Object.Kind = attributes.ConfigMap }, ErrConflict},
+		{"with another object", func(w *world, r *Request) { r.Spec.Sources[0].Object.Name = "other" }, ErrConflict},
+		{"with another kind", func(w *world, r *Request) { r.Spec.Sources[0].Object.Kind = attributes.ConfigMap }, ErrConflict},
 		{"with another owner", func(w *world, r *Request) { uid := uint32(1001); r.Spec.UID = &uid }, ErrConflict},
 		{"without an owner", func(w *world, r *Request) { r.Spec.UID = nil }, ErrConflict},
-		{"with another mode", func(w *world, r *Request) { r.Spec.Mode = 0o444 }, ErrConflict},
-		{"with items", func(w *world, r *Request) { r.Spec.Items = []attributes.Item{{Key: "k", Path: "p"}} }, ErrConflict},
+		{"with another mode", func(w *world, r *Request) { r.Spec.Sources[0].Mode = 0o444 }, ErrConflict},
+		{"with items", func(w *world, r *Request) { r.Spec.Sources[0].Items = []attributes.Item{{Key: "k", Path: "p"}} }, ErrConflict},
 		{"with refresh off", func(w *world, r *Request) { r.Spec.Refresh = attributes.RefreshOff }, ErrConflict},
 		{"for another pod", func(w *world, r *Request) { r.Pod.UID = "uid-other" }, ErrConflict},
 		{"at another target", func(w *world, r *Request) { r.Target = w.request("elsewhere", "secretName", "keys").Target }, ErrPrecondition},
@@ -401,7 +401,7 @@ func TestPublishAgain(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w, r := setUp(t)
-			again := r
+			again := copied(r)
 			test.change(w, &again)
 			before := w.snapshot()
 			if err := w.Publish(t.Context(), again); !errors.Is(err, test.want) || test.want == nil && err != nil {
@@ -743,7 +743,7 @@ func TestSpecSurvivesTheRecord(t *testing.T) {
 		t.Errorf("got  %+v\nwant %+v", got, v)
 	}
 	plain := newVolume(w.request("w", "secretName", "s"))
-	if got := fromRecord(plain.toRecord()); got.spec.Items != nil || got.spec.UID != nil || got.spec.GID != nil || got.mountGroup != nil || !got.spec.Equal(plain.spec) {
+	if got := fromRecord(plain.toRecord()); got.spec.Sources[0].Items != nil || got.spec.UID != nil || got.spec.GID != nil || got.mountGroup != nil || !got.spec.Equal(plain.spec) {
 		t.Errorf("got %+v, want %+v", got, plain)
 	}
 }

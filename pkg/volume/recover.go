@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 
 	"k8s.io/klog/v2"
 
@@ -46,7 +47,7 @@ func (m *Manager) recover(ctx context.Context, r record.Volume) error {
 	}
 	defer unlock()
 	v := fromRecord(r)
-	if err := m.check(v); err != nil {
+	if err := m.check(v, r); err != nil {
 		klog.ErrorS(err, "A volume's record is not one that this driver writes; it was moved aside, and nothing was touched", "volume", r.VolumeID)
 		// Neither this nor what follows may keep the other volumes from being taken up.
 		if err := m.Records.SetAside(r.VolumeID); err != nil {
@@ -72,21 +73,24 @@ func (m *Manager) recover(ctx context.Context, r record.Volume) error {
 }
 
 // check applies to a record the rules that its request once passed.
-func (m *Manager) check(v *volume) error {
+func (m *Manager) check(v *volume, r record.Volume) error {
 	if err := m.CheckTarget(v.id, v.target, v.pod.UID); err != nil {
 		return err
 	}
-	spec := v.spec
-	if v.fromRequest() && v.hasObject() {
-		spec.Object = attributes.Object{Kind: attributes.Secret, Name: v.object.Name}
-	}
-	if errs := attributes.Validate(spec); len(errs) > 0 {
+	if errs := attributes.Validate(v.spec); len(errs) > 0 {
 		return errs.ToAggregate()
 	}
-	if v.hasObject() && (string(v.object.Kind) != string(spec.Object.Kind) || v.object.Name != spec.Object.Name) {
-		return fmt.Errorf("it names %s as its object, and attributes that are for another", v.object)
+	if r.SecretRef == "" {
+		return nil
 	}
-	return nil
+	if !v.fromRequest() {
+		return fmt.Errorf("it names the Secret %q of a nodePublishSecretRef, and attributes that name other objects", r.SecretRef)
+	}
+	// The name goes into a request like that of any other object.
+	named := v.spec
+	named.Sources = slices.Clone(named.Sources)
+	named.Sources[0].Object = attributes.Object{Kind: attributes.Secret, Name: r.SecretRef}
+	return attributes.Validate(named).ToAggregate()
 }
 
 // isMounted reports whether the volume is where its record says. An error means that this can't be told.

@@ -62,8 +62,8 @@ func TestRecoverTakesUpWhatWasPublished(t *testing.T) {
 	if now := readlink(t, same); now != generation {
 		t.Error("a volume that was right was written again")
 	}
-	other := same
-	other.Spec.Mode = 0o444
+	other := copied(same)
+	other.Spec.Sources[0].Mode = 0o444
 	isErr(t, w.Publish(t.Context(), other), ErrConflict)
 	for _, r := range all {
 		if now := mountID(t, r); now != mounts[r.ID] {
@@ -171,16 +171,23 @@ func TestRecoverDoesNotTrustRecords(t *testing.T) {
 			v.TargetPath = strings.Replace(strings.Replace(v.TargetPath, "uid-v", "uid-healthy", 1), "/v/mount", "/healthy/mount", 1)
 		}), aside, true},
 		{"the pod is another", tamper(func(v *record.Volume) { v.Pod.UID = "uid-healthy" }), aside, true},
-		{"the mode has the setuid bit", tamper(func(v *record.Volume) { v.Spec.Mode = 0o4755 }), aside, true},
+		{"the mode has the setuid bit", tamper(func(v *record.Volume) { v.Spec.Sources[0].Mode = 0o4755 }), aside, true},
 		{"the directories' mode has the sticky bit", tamper(func(v *record.Volume) { v.Spec.DirMode = 0o1777 }), aside, true},
 		{"the owner is beyond what there is", tamper(func(v *record.Volume) { uid := uint32(1 << 31); v.Spec.UID = &uid }), aside, true},
-		{"an item leads out", tamper(func(v *record.Volume) { v.Spec.Items = []record.Item{{Key: "k", Path: "../../escaped"}} }), aside, true},
+		{"an item leads out", tamper(func(v *record.Volume) { v.Spec.Sources[0].Items = []record.Item{{Key: "k", Path: "../../escaped"}} }), aside, true},
 		{"two items clash", tamper(func(v *record.Volume) {
-			v.Spec.Items = []record.Item{{Key: "k", Path: "a"}, {Key: "k", Path: "a/b"}}
+			v.Spec.Sources[0].Items = []record.Item{{Key: "k", Path: "a"}, {Key: "k", Path: "a/b"}}
 		}), aside, true},
-		{"the object's name is a path", tamper(func(v *record.Volume) { v.Spec.Object.Name = "../../configmaps/x" }), aside, true},
-		{"the object is not that of the attributes", tamper(func(v *record.Volume) { v.Object.Name = "another" }), aside, true},
-		{"the kind is none", tamper(func(v *record.Volume) { v.Spec.Object.Kind = "Pod" }), aside, true},
+		{"the object's name is a path", tamper(func(v *record.Volume) { v.Spec.Sources[0].Name = "../../configmaps/x" }), aside, true},
+		{"a nodePublishSecretRef is not that of the attributes", tamper(func(v *record.Volume) { v.SecretRef = "another" }), aside, true},
+		{"a nodePublishSecretRef's name is a path", tamper(func(v *record.Volume) {
+			v.Spec.Sources[0].Kind, v.Spec.Sources[0].Name, v.SecretRef = "", "", "../../configmaps/x"
+		}), aside, true},
+		{"there is no source", tamper(func(v *record.Volume) { v.Spec.Sources = nil }), aside, true},
+		{"the pod is said to have another name", tamper(func(v *record.Volume) {
+			v.Spec.Sources[0] = record.Source{Kind: "Pod", Name: "other", Items: []record.Item{{Key: "metadata.name", Path: "a"}}}
+		}), aside, true},
+		{"the kind is none", tamper(func(v *record.Volume) { v.Spec.Sources[0].Kind = "Node" }), aside, true},
 		{"refresh is neither watch nor off", tamper(func(v *record.Volume) { v.Spec.Refresh = "" }), aside, true},
 		{"the file is empty", overwrite(""), aside, true},
 		{"the file is cut off", overwrite(`{"version":1,"volumeID":"csi-v","targetPa`), aside, true},
@@ -295,7 +302,7 @@ func TestRecoverGoesOn(t *testing.T) {
 	t.Run("if a record can't be moved aside", func(t *testing.T) {
 		w, sick, healthy := setUp(t)
 		rec := w.record(sick.ID)
-		rec.Spec.Mode = 0o4755
+		rec.Spec.Sources[0].Mode = 0o4755
 		must(t, w.Records.Save(*rec))
 		readOnly(t, w.state)
 		w.restart()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 
 	"k8s.io/klog/v2"
 
@@ -15,7 +16,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
-// refresh brings the files of a volume up to its object. An error means: try again later.
+// refresh brings the files of a volume up to its objects. An error means: try again later.
 func (m *Manager) refresh(ctx context.Context, id string) error {
 	unlock, err := m.locks.lock(ctx, id)
 	if err != nil {
@@ -67,8 +68,8 @@ func isSourceError(err error) bool {
 
 // apply makes the files of a published volume show the content, unless they do. A failure leaves them as they are, and is what the
 // volume is then stale for.
-func (m *Manager) apply(v *volume, point *tmpfs.Point, content source.Content, err error) error {
-	if err == nil && content.SameVersion(v.applied) {
+func (m *Manager) apply(v *volume, point *tmpfs.Point, content []source.Content, err error) error {
+	if err == nil && slices.EqualFunc(content, v.applied, source.Content.SameVersion) {
 		m.current(v, content, v.size)
 		return nil
 	}
@@ -91,7 +92,7 @@ func (m *Manager) apply(v *volume, point *tmpfs.Point, content source.Content, e
 }
 
 // write puts a new version into the volume, through a private clone of its mount.
-func (m *Manager) write(v *volume, point *tmpfs.Point, content source.Content) (changed bool, size int64, err error) {
+func (m *Manager) write(v *volume, point *tmpfs.Point, content []source.Content) (changed bool, size int64, err error) {
 	payload, err := v.payload(content, m.Limits)
 	if err != nil {
 		return false, 0, err

@@ -3,6 +3,7 @@
 package volume
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,8 +27,11 @@ const (
 )
 
 // current records that the files show content.
-func (m *Manager) current(v *volume, content source.Content, size int64) {
-	v.applied = source.Content{UID: content.UID, ResourceVersion: content.ResourceVersion}
+func (m *Manager) current(v *volume, content []source.Content, size int64) {
+	v.applied = nil
+	for _, c := range content {
+		v.applied = append(v.applied, c.Version())
+	}
 	v.refreshed, v.size = time.Now(), size
 	m.metrics.current(v.id, size)
 	if v.stale == nil {
@@ -69,7 +73,7 @@ func (v *volume) logFields(more ...any) []any {
 	uid, gid := v.owner()
 	return append([]any{
 		"volume", v.id, "pod", klog.KRef(v.pod.Namespace, v.pod.Name), "object", v.origin(),
-		"resourceVersion", v.applied.ResourceVersion, "uid", uid, "gid", gid,
+		"resourceVersion", v.version(), "uid", uid, "gid", gid,
 	}, more...)
 }
 
@@ -80,12 +84,13 @@ type Status struct {
 	PodUID       string `json:"podUID"`
 	// Volume is the volume's name in the pod.
 	Volume string `json:"volume"`
-	// Object names what the content comes from.
+	// Object names what the content comes from; several are joined by commas.
 	Object string `json:"object"`
 	UID    uint32 `json:"uid"`
 	GID    uint32 `json:"gid"`
-	Mode   uint32 `json:"mode"`
-	// ResourceVersion that the files show; empty if it is not known.
+	// Mode of files without one of their own, octal; those of several sources are joined by commas.
+	Mode string `json:"mode"`
+	// ResourceVersion that the files show, those of several sources joined by commas; empty if none is known.
 	ResourceVersion string `json:"resourceVersion,omitempty"`
 	// Refresh is the attribute: watch or off.
 	Refresh attributes.Refresh `json:"refresh"`
@@ -115,11 +120,33 @@ func (m *Manager) Status(ctx context.Context) ([]Status, error) {
 	return all, nil
 }
 
+// version names the version of each object that the files show; an object that is not there has a dash.
+func (v *volume) version() string {
+	var versions []string
+	for _, c := range v.applied {
+		versions = append(versions, cmp.Or(c.ResourceVersion, "-"))
+	}
+	if all := strings.Join(versions, ","); strings.Trim(all, "-,") != "" {
+		return all
+	}
+	return ""
+}
+
+func (v *volume) mode() string {
+	var modes []string
+	for _, s := range v.spec.Sources {
+		if mode := fmt.Sprintf("%04o", s.Mode); !slices.Contains(modes, mode) {
+			modes = append(modes, mode)
+		}
+	}
+	return strings.Join(modes, ",")
+}
+
 func (v *volume) status() Status {
 	uid, gid := v.owner()
 	s := Status{
 		PodNamespace: v.pod.Namespace, PodName: v.pod.Name, PodUID: v.pod.UID, Volume: v.name(), Object: v.origin(),
-		UID: uid, GID: gid, Mode: v.spec.Mode, ResourceVersion: v.applied.ResourceVersion, Refresh: v.spec.Refresh, Bytes: v.size,
+		UID: uid, GID: gid, Mode: v.mode(), ResourceVersion: v.version(), Refresh: v.spec.Refresh, Bytes: v.size,
 	}
 	if at := v.refreshed; !at.IsZero() {
 		s.Refreshed = &at

@@ -223,7 +223,7 @@ func TestStatusTellsWhatThereIsToKnowAndNoValue(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	want := Status{
-		PodNamespace: namespace, PodName: "pod-v", PodUID: "uid-v", Volume: "v", Object: `Secret "ns/keys"`, UID: 1000, GID: 2000, Mode: 0o600,
+		PodNamespace: namespace, PodName: "pod-v", PodUID: "uid-v", Volume: "v", Object: `Secret "ns/keys"`, UID: 1000, GID: 2000, Mode: "0600",
 		ResourceVersion: s.ResourceVersion, Refresh: "watch", Bytes: int64(len("the value")), Refreshed: s.Refreshed,
 	}
 	if s != want {

@@ -55,7 +55,7 @@ type Request struct {
 	Spec   attributes.Spec
 	// MountGroup is the pod's fsGroup, which owns the files unless the Spec names a group. nil: it has none.
 	MountGroup *uint32
-	// Secrets is the content of the volume's nodePublishSecretRef. It counts only if the Spec names no object.
+	// Secrets is the content of the volume's nodePublishSecretRef. It counts only if the Spec says so.
 	Secrets map[string]string
 }
 
@@ -74,13 +74,15 @@ type volume struct {
 	pod        Pod
 	spec       attributes.Spec
 	mountGroup *uint32
-	// object is where the content comes from. Its name is empty if the content comes with each request only.
-	object source.Ref
+	// objects are where the content comes from, one for each source of the spec. A name is empty if the content comes with each
+	// request only.
+	objects []source.Ref
 	// user owns the files if the spec does not say who: the pod's common runAsUser when it was published.
 	user     *uint32
 	identity tmpfs.Identity
-	// applied is the version that the files show, without its data. It is zero if that is not known, or has no version.
-	applied source.Content
+	// applied are the versions that the files show, without their data, one for each source. It is nil if they are not known; one
+	// that has no version is zero.
+	applied []source.Content
 	// size is how many bytes the files hold.
 	size int64
 	// refreshed is when the files were last written or found current by this process.
@@ -92,24 +94,46 @@ type volume struct {
 
 func newVolume(req Request) *volume {
 	v := &volume{id: req.ID, target: req.Target, pod: req.Pod, spec: req.Spec, mountGroup: req.MountGroup}
-	if o := req.Spec.Object; o.Name != "" {
-		v.object = source.Ref{Kind: source.Kind(o.Kind), Namespace: req.Pod.Namespace, Name: o.Name}
-	}
+	v.findObjects("")
 	return v
+}
+
+// findObjects sets the objects: those that the spec names, the pod itself, or the Secret of the volume's nodePublishSecretRef, whose
+// name is empty if it is not known.
+func (v *volume) findObjects(secretRef string) {
+	v.objects = nil
+	for _, s := range v.spec.Sources {
+		ref := source.Ref{Kind: source.Kind(s.Object.Kind), Namespace: v.pod.Namespace, Name: s.Object.Name}
+		switch {
+		case s.Object.Kind == attributes.Pod:
+			ref.Name = v.pod.Name
+		case v.fromRequest():
+			ref.Kind, ref.Name = source.Secret, secretRef
+		}
+		v.objects = append(v.objects, ref)
+	}
+}
+
+// secretRef is the name of the volume's nodePublishSecretRef, if it has one and the name is known.
+func (v *volume) secretRef() string {
+	if v.fromRequest() {
+		return v.objects[0].Name
+	}
+	return ""
 }
 
 // name is what the pod calls the volume: kubelet makes it the directory of the target.
 func (v *volume) name() string { return filepath.Base(filepath.Dir(v.target)) }
 
 // fromRequest reports whether kubelet sends the content along, as the data of a nodePublishSecretRef.
-func (v *volume) fromRequest() bool { return v.spec.Object.Name == "" }
+func (v *volume) fromRequest() bool { return v.spec.FromRequest() }
 
-// hasObject reports whether there is an object that can be read.
-func (v *volume) hasObject() bool { return v.object.Name != "" }
+// hasObjects reports whether there are objects that can be read.
+func (v *volume) hasObjects() bool { return !v.fromRequest() || v.secretRef() != "" }
 
-// watches reports whether the volume follows its object.
+// watches reports whether the volume follows its objects.
 func (v *volume) watches() bool {
-	return v.hasObject() && v.spec.Refresh == attributes.RefreshWatch
+	return v.hasObjects() && v.spec.Refresh == attributes.RefreshWatch
 }
 
 // owner is who owns directories, links, and files without an owner of their own.
