@@ -2,7 +2,8 @@
 
 //go:build linux
 
-// Package setup has what the commands share that run tests in a cluster of their own: the driver's image and the cluster.
+// Package setup has what the commands share that run tests in a cluster of their own: the driver's image,
+// the cluster, and the driver in it.
 package setup
 
 import (
@@ -12,16 +13,19 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
+	"github.com/fsuser-csi/fsuser-csi/deploy"
 	"github.com/fsuser-csi/fsuser-csi/test/cluster"
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
 )
 
 const (
-	upTimeout   = 45 * time.Minute // with an empty cache
-	downTimeout = 2 * time.Minute
+	upTimeout      = 45 * time.Minute // with an empty cache
+	installTimeout = 2 * time.Minute
+	downTimeout    = 2 * time.Minute
 )
 
 // DriverImage builds the driver of this tree and writes the tar of its image, under the name, to a folder. The driver's version is the
@@ -88,4 +92,52 @@ func upOrOpen(ctx context.Context, o cluster.Options, keep bool) (*cluster.Clust
 	defer cancel()
 	o.Detach, o.Progress = keep, os.Stdout
 	return cluster.Up(ctx, o)
+}
+
+var imageLine = regexp.MustCompile(`image: "fsuser-csi/fsuser-csi:[^"]*"`)
+
+// Install applies manifests of the folder deploy, the first of which has the driver, and returns when its pods are ready. The image is
+// that of DriverImage; pods of an earlier run are started anew, since they may have another one of that name.
+func Install(ctx context.Context, c *cluster.Cluster, image string, manifests ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, installTimeout)
+	defer cancel()
+	repository, err := tools.Repository()
+	if err != nil {
+		return err
+	}
+	for i, name := range manifests {
+		content, err := os.ReadFile(filepath.Join(repository, "deploy", name))
+		if err != nil {
+			return fmt.Errorf("install the driver: %w", err)
+		}
+		if n := len(imageLine.FindAll(content, -1)); i == 0 && n != 1 {
+			return fmt.Errorf("install the driver: %s names its image %d times, want once", name, n)
+		}
+		content = imageLine.ReplaceAllLiteral(content, []byte(`image: "`+image+`"`))
+		if err := Apply(ctx, c, string(content)); err != nil {
+			return fmt.Errorf("install the driver: %s: %w", name, err)
+		}
+	}
+	for _, args := range [][]string{
+		{"delete", "pods", "--all"},
+		{"rollout", "status", "daemonset/fsuser-csi", "--timeout=60s"},
+	} {
+		if _, err := c.Run(ctx, "kubectl", append([]string{"--namespace=" + deploy.Namespace}, args...)...); err != nil {
+			return fmt.Errorf("install the driver: %w", err)
+		}
+	}
+	return nil
+}
+
+// Apply makes or changes the objects of a manifest.
+func Apply(ctx context.Context, c *cluster.Cluster, manifest string) error {
+	cmd, err := c.Command(ctx, "kubectl", "apply", "-f", "-")
+	if err != nil {
+		return err
+	}
+	cmd.Stdin = strings.NewReader(manifest)
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("kubectl apply: %w: %s", err, output)
+	}
+	return nil
 }

@@ -26,10 +26,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/setup"
 )
 
-// driverImage is that of the manifests.
-const driverImage = "fsuser-csi/fsuser-csi:0.1.0"
-
-const installTimeout = 2 * time.Minute
+const driverImage = "fsuser.test/fsuser-csi:gallery"
 
 func main() {
 	keep := flag.Bool("keep", false, "leave the cluster running, for the next run; fsuser-cluster -run .cache/gallery-cluster down ends it")
@@ -70,28 +67,12 @@ func run(ctx context.Context, keep bool, testArgs []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, end()) }()
-	if err := install(ctx, c, repository); err != nil {
+	if err := setup.Install(ctx, c, driverImage, "fsuser-csi.yaml"); err != nil {
 		return err
 	}
 	test := command(ctx, repository, "go", append([]string{"test", "-tags", "e2e", "-count=1", "-timeout=15m", "-parallel=6", "./test/gallery"}, testArgs...)...)
 	test.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig())
 	return test.Run()
-}
-
-// install installs the driver; one from an earlier run is started anew.
-func install(ctx context.Context, c *cluster.Cluster, repository string) error {
-	ctx, cancel := context.WithTimeout(ctx, installTimeout)
-	defer cancel()
-	for _, args := range [][]string{
-		{"apply", "-f", filepath.Join(repository, "deploy", "fsuser-csi.yaml")},
-		{"-n", "fsuser-csi", "delete", "pods", "--all"},
-		{"-n", "fsuser-csi", "rollout", "status", "daemonset/fsuser-csi", "--timeout=60s"},
-	} {
-		if _, err := c.Run(ctx, "kubectl", args...); err != nil {
-			return fmt.Errorf("install the driver: %w", err)
-		}
-	}
-	return nil
 }
 
 // printImage makes the image and tells where it is.
