@@ -44,12 +44,13 @@ func packages(t *testing.T) map[string]goPackage {
 
 func TestImportsPointOneWay(t *testing.T) {
 	allowed := map[string][]string{
-		"cmd/fsuser-csi":   {"internal/kubelet", "pkg/driver", "pkg/event", "pkg/record", "pkg/source", "pkg/tmpfs", "pkg/volume"},
+		"cmd/fsuser-csi":   {"internal/kubelet", "pkg/confine", "pkg/driver", "pkg/event", "pkg/record", "pkg/source", "pkg/tmpfs", "pkg/volume"},
 		"pkg/driver":       {"pkg/attributes", "pkg/source", "pkg/tmpfs", "pkg/volume"},
 		"pkg/volume":       {"pkg/attributes", "pkg/event", "pkg/projector", "pkg/record", "pkg/source", "pkg/tmpfs"},
 		"pkg/attributes":   {},
 		"pkg/source":       {},
 		"pkg/event":        {},
+		"pkg/confine":      {},
 		"pkg/projector":    {},
 		"pkg/tmpfs":        {},
 		"pkg/record":       {},
@@ -72,18 +73,20 @@ func TestImportsPointOneWay(t *testing.T) {
 // Each of these has one owner; whoever else needs it asks the owner.
 func TestLibrariesHaveOneOwner(t *testing.T) {
 	owners := map[string][]string{
-		"google.golang.org/grpc/codes":          {"pkg/driver"},
-		"google.golang.org/grpc/status":         {"pkg/driver"},
-		"k8s.io/client-go/tools/cache":          {}, // a watch would take twice the memory (docs/decisions/0005-no-reflector.md)
-		"k8s.io/mount-utils":                    {"pkg/tmpfs"},
-		"github.com/spf13/cobra":                {"cmd/fsuser-csi"},
-		"os/exec":                               {"cmd/fsuser-csi", "internal/testkit"}, // the demo only: the node agent runs no program
-		"k8s.io/client-go/kubernetes":           {},                                     // its scheme would double the program
-		"k8s.io/kubernetes":                     {},
-		"github.com/fsnotify/fsnotify":          {"pkg/source"},
-		"sigs.k8s.io/yaml":                      {"pkg/source"},
-		"k8s.io/client-go/util/workqueue":       {"pkg/volume"},
-		"github.com/kubernetes-csi/csi-test/v5": {},
+		"google.golang.org/grpc/codes":                  {"pkg/driver"},
+		"google.golang.org/grpc/status":                 {"pkg/driver"},
+		"k8s.io/client-go/tools/cache":                  {}, // a watch would take twice the memory (docs/decisions/0005-no-reflector.md)
+		"k8s.io/mount-utils":                            {"pkg/tmpfs"},
+		"github.com/spf13/cobra":                        {"cmd/fsuser-csi"},
+		"os/exec":                                       {"cmd/fsuser-csi", "internal/testkit"}, // the demo only: the node agent runs no program
+		"github.com/elastic/go-seccomp-bpf":             {"pkg/confine"},
+		"kernel.org/pub/linux/libs/security/libcap/cap": {"pkg/confine"},
+		"k8s.io/client-go/kubernetes":                   {}, // its scheme would double the program
+		"k8s.io/kubernetes":                             {},
+		"github.com/fsnotify/fsnotify":                  {"pkg/source"},
+		"sigs.k8s.io/yaml":                              {"pkg/source"},
+		"k8s.io/client-go/util/workqueue":               {"pkg/volume"},
+		"github.com/kubernetes-csi/csi-test/v5":         {},
 	}
 	for name, p := range packages(t) {
 		for _, path := range p.Imports {

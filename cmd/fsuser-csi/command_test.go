@@ -4,6 +4,8 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -103,6 +105,33 @@ func TestASecondDriverWithTheSameRecordsEndsAtOnce(t *testing.T) {
 	}
 	if status, body := d.Get("/readyz"); status != 200 {
 		t.Errorf("the first driver: %d %s", status, body)
+	}
+}
+
+// What these mean: capabilities(7), and proc_pid_status(5).
+func TestTheProcessKeepsOnlyThePowerThatItNeeds(t *testing.T) {
+	testkit.NothingLeft(t)
+	d := testkit.StartDriver(t, testkit.BuildDriver(t), "--manifests="+t.TempDir())
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", d.PID()))
+	if err != nil || len(threads) < 2 {
+		t.Fatalf("threads: %q, %v", threads, err)
+	}
+	for _, thread := range threads {
+		status, err := os.ReadFile(thread)
+		if errors.Is(err, unix.ESRCH) || errors.Is(err, fs.ErrNotExist) {
+			continue // it has ended
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range []string{
+			"CapInh:\t0000000000000000", "CapPrm:\t000000000020000b", "CapEff:\t000000000020000b", "CapBnd:\t000000000020000b", "CapAmb:\t0000000000000000",
+			"NoNewPrivs:\t1", "Seccomp:\t2",
+		} {
+			if !strings.Contains(string(status), line+"\n") {
+				t.Errorf("%s lacks %q:\n%s", thread, line, status)
+			}
+		}
 	}
 }
 

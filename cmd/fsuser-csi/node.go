@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
+	"github.com/fsuser-csi/fsuser-csi/pkg/confine"
 	"github.com/fsuser-csi/fsuser-csi/pkg/driver"
 	"github.com/fsuser-csi/fsuser-csi/pkg/event"
 	"github.com/fsuser-csi/fsuser-csi/pkg/record"
@@ -57,6 +58,7 @@ type nodeOptions struct {
 	maxVolumeFiles  int
 	refreshWorkers  int
 	collectInterval time.Duration
+	seccomp         bool
 	verbosity       int
 }
 
@@ -86,6 +88,7 @@ kubelet's root directory at its own path with shared mount propagation (in a Dae
 	f.IntVar(&o.maxVolumeFiles, "max-volume-files", 2048, "most files that one volume may have")
 	f.IntVar(&o.refreshWorkers, "refresh-workers", 4, "volumes that are refreshed at the same time")
 	f.DurationVar(&o.collectInterval, "collect-interval", time.Minute, "pause between two looks for volumes whose pod directory is gone")
+	f.BoolVar(&o.seccomp, "seccomp", true, "have the kernel refuse the system calls that the driver does not make; false where kernel or architecture has no such filter")
 	f.IntVarP(&o.verbosity, "v", "v", 0, fmt.Sprintf("verbosity of the log, 0 to %d", maxVerbosity))
 	return cmd
 }
@@ -102,7 +105,7 @@ func (o nodeOptions) run(ctx context.Context) (err error) {
 	if o.access != accessNode && o.access != accessServiceAccount {
 		return fmt.Errorf("--access is %q; it must be %q or %q", o.access, accessNode, accessServiceAccount)
 	}
-	if err := harden(); err != nil {
+	if err := confine.Process(o.seccomp); err != nil {
 		return err
 	}
 	binding, err := driver.NewBinding(o.kubeletRoot, o.requestChecks == "csi-sanity")
@@ -255,18 +258,6 @@ func (o nodeOptions) clientConfig() (config *rest.Config, err error) {
 	}
 	config.UserAgent = "fsuser-csi/" + buildVersion()
 	return config, nil
-}
-
-// harden takes from the process what it never needs: files that others can read, and dumps of its memory.
-func harden() error {
-	unix.Umask(0o077)
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
-		return fmt.Errorf("set core limit to 0: %w", err)
-	}
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("make process undumpable: %w", err)
-	}
-	return nil
 }
 
 // selfTest finds out now, in one line, what would fail each pod later.

@@ -200,7 +200,7 @@ func (w *world) request(name string, attrs ...string) Request {
 	for i := 0; i < len(attrs); i += 2 {
 		m[attrs[i]] = attrs[i+1]
 	}
-	if m["secretName"] == "" && m["configMapName"] == "" {
+	if m["secretName"] == "" && m["configMapName"] == "" && m["sources"] == "" {
 		r.Secrets = map[string]string{"k": "from the request"}
 	}
 	r.Spec = parse(w.t, m, r.Secrets != nil)

@@ -92,6 +92,18 @@ func applyOnly(path string) error {
 	return err
 }
 
+// testLeastPower: a container that is privileged, for mountPropagation: Bidirectional, and a process in it that is not.
+func testLeastPower(t *testing.T) {
+	t.Parallel()
+	n := newNodeShell(t)
+	driverPod(t)
+	got := n.do(`cat /proc/$(pidof fsuser-csi)/task/*/status | grep -E '^(Cap|NoNewPrivs|Seccomp:)' | tr -d '\t' | sort -u`)
+	const want = "CapAmb:0000000000000000\nCapBnd:000000000020000b\nCapEff:000000000020000b\nCapInh:0000000000000000\nCapPrm:000000000020000b\nNoNewPrivs:1\nSeccomp:2"
+	if got != want {
+		t.Errorf("the threads of the driver have\n%s\nwant\n%s", got, want)
+	}
+}
+
 // stolen is the token in the driver's running container, as somebody who has taken over the node finds it.
 func stolen(n nodeShell) string {
 	n.t.Helper()

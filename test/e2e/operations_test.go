@@ -24,7 +24,7 @@ func testTold(t *testing.T) {
 	n := newNamespace(t)
 	n.secret("s", "key", "v1", "other", "x")
 	n.run(watchingPod("told", `secretName: s, items: '[{key: key, path: key}]'`))
-	if s := statusOf(t, n, "told"); s.Stale != "" || s.Object != "Secret "+n.name+"/s" && !strings.Contains(s.Object, n.name+"/s") || s.UID != 1000 || s.Mode != 0o400 || s.ResourceVersion == "" {
+	if s := statusOf(t, n, "told"); s.Stale != "" || s.Object != "Secret "+n.name+"/s" && !strings.Contains(s.Object, n.name+"/s") || s.UID != 1000 || s.Mode != "0400" || s.ResourceVersion == "" {
 		t.Errorf("status: %+v", s)
 	}
 

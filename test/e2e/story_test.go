@@ -46,6 +46,7 @@ func testVolumes(t *testing.T) {
 		{"a restricted namespace", testRestricted},
 		{"what is wrong is said", testRefused},
 		{"a failed refresh is told", testTold},
+		{"the driver keeps only the power that it needs", testLeastPower},
 	} {
 		t.Run(test.name, test.run)
 	}

@@ -19,6 +19,8 @@ import (
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -56,6 +58,7 @@ func TestDriverWithRealAPIServer(t *testing.T) {
 		{"a key that is removed takes its file away, one that is added brings one", keysComeAndGo},
 		{"a Secret that is deleted leaves the files, one that is made anew replaces them", deletedAndRecreated},
 		{"a ConfigMap with items, nested paths and owners of their own", configMapWithItems},
+		{"sources join a Secret, a ConfigMap and the pod's labels, and follow each", severalSources},
 		{"nodePublishSecretRef works without the API server and is refreshed by a republish", requestSecrets},
 		{"refresh off keeps what was published", refreshOff},
 		{"the API server goes away, the driver restarts, and nothing is lost", outage},
@@ -534,10 +537,7 @@ func rightsComeAndGo(t *testing.T, c *cluster) {
 
 func fromThePod(t *testing.T, c *cluster) {
 	ctx := context.Background()
-	// No controller manager runs that would make it.
-	if _, err := c.CoreV1().ServiceAccounts(namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	c.defaultServiceAccount(t)
 	c.secret(t, "keys", map[string]string{"k": "in the object"})
 	user := int64(70)
 	readOnly := true
@@ -571,6 +571,73 @@ func fromThePod(t *testing.T, c *cluster) {
 	holds(t, file, "after a restart")
 	stop()
 	unpublish(t, d, p, "ssh")
+}
+
+func severalSources(t *testing.T, c *cluster) {
+	ctx := context.Background()
+	c.secret(t, "keys", map[string]string{"k": "1"})
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "conf-of-sources"}, Data: map[string]string{"a": "text"}}
+	if _, err := c.CoreV1().ConfigMaps(namespace).Create(ctx, cm, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.defaultServiceAccount(t)
+	created, err := c.CoreV1().Pods(namespace).Create(ctx, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "of-sources", Labels: map[string]string{"app": "web"}},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "none", Resources: corev1.ResourceRequirements{
+			Limits: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")},
+		}}}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := kubelet.Pod{Namespace: namespace, Name: created.Name, UID: string(created.UID)}
+	d := c.start(t)
+	dir, stop := publish(t, d, p, ssh("uid", "1000", "sources", `
+- secret: {name: keys}
+- configMap: {name: conf-of-sources, items: [{key: a, path: conf/a, uid: 7}]}
+- downwardAPI:
+    items:
+    - {path: pod/labels, fieldRef: {fieldPath: metadata.labels}}
+    - {path: pod/name, fieldRef: {fieldPath: metadata.name}}
+    - {path: pod/ip, fieldRef: {fieldPath: status.podIP}}
+    - {path: pod/memory, resourceFieldRef: {containerName: c, resource: limits.memory, divisor: 1Mi}}
+`))
+	file := func(name string) string { return filepath.Join(dir, name) }
+	for name, want := range map[string]string{"k": "1", "conf/a": "text", "pod/labels": `app="web"`, "pod/name": "of-sources", "pod/ip": "", "pod/memory": "64"} {
+		holds(t, file(name), want)
+	}
+	c.update(t, "keys", map[string]string{"k": "2"})
+	holds(t, file("k"), "2")
+	// An address comes to be known when the pod's sandbox is there, which is after its volumes.
+	patch := []byte(`{"metadata":{"labels":{"app":"db"}},"status":{"podIP":"10.1.2.3","podIPs":[{"ip":"10.1.2.3"}]}}`)
+	for _, part := range [][]string{nil, {"status"}} {
+		if _, err := c.CoreV1().Pods(namespace).Patch(ctx, p.Name, types.MergePatchType, patch, metav1.PatchOptions{}, part...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	holds(t, file("pod/labels"), `app="db"`)
+	holds(t, file("pod/ip"), "10.1.2.3")
+	d.Kill()
+	cm.Data["a"] = "changed meanwhile"
+	if _, err := c.CoreV1().ConfigMaps(namespace).Update(ctx, cm, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	d.StartAgain()
+	holds(t, file("conf/a"), "changed meanwhile")
+	if table := d.Status(); !strings.Contains(table, `Secret "default/keys", ConfigMap "default/conf-of-sources", Pod "default/of-sources"`) || !strings.Contains(table, "0400,0444") {
+		t.Errorf("status:\n%s", table)
+	}
+	stop()
+	unpublish(t, d, p, "ssh")
+}
+
+// defaultServiceAccount makes the one that pods need. No controller manager runs that would.
+func (c *cluster) defaultServiceAccount(t *testing.T) {
+	t.Helper()
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
+	if _, err := c.CoreV1().ServiceAccounts(namespace).Create(context.Background(), account, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		t.Fatal(err)
+	}
 }
 
 func eventsAndStatus(t *testing.T, c *cluster) {

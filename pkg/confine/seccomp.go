@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package confine
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/elastic/go-seccomp-bpf"
+	"github.com/elastic/go-seccomp-bpf/arch"
+	"golang.org/x/sys/unix"
+)
+
+// filterSystemCalls has the kernel refuse, with EPERM, whatever is not among SystemCalls, in all threads.
+func filterSystemCalls() error {
+	filter, err := filter()
+	if err != nil {
+		return err
+	}
+	if err := seccomp.LoadFilter(filter); err != nil {
+		return fmt.Errorf("%w (does this kernel have CONFIG_SECCOMP_FILTER?)", err)
+	}
+	return nil
+}
+
+func filter() (seccomp.Filter, error) {
+	machine, err := arch.GetInfo("")
+	if err != nil {
+		return seccomp.Filter{}, err
+	}
+	known := func(names []string) []string {
+		return slices.DeleteFunc(names, func(name string) bool { _, ok := machine.SyscallNames[name]; return !ok })
+	}
+	return seccomp.Filter{
+		Flag: seccomp.FilterFlagTSync, // all threads
+		Policy: seccomp.Policy{
+			DefaultAction: seccomp.ActionErrno, // EPERM
+			Syscalls: []seccomp.SyscallGroup{
+				// Their arguments are in memory, where a filter can't look. Without clone3 a C library takes clone.
+				{Names: known([]string{"clone3"}), Action: seccomp.ActionErrno | seccomp.Action(unix.ENOSYS)},
+				{Names: known(SystemCalls()), Action: seccomp.ActionAllow, NamesWithCondtions: []seccomp.NameWithConditions{
+					// Threads, not namespaces and not other processes.
+					{Name: "clone", Conditions: seccomp.ArgumentConditions{{Argument: 0, Operation: seccomp.BitsSet, Value: unix.CLONE_THREAD}}},
+				}},
+			},
+		},
+	}, nil
+}
+
+// SystemCalls are the names of what the driver may ask of the kernel, besides making threads. Some machines do not have all of them.
+func SystemCalls() []string {
+	return slices.Concat(
+		// Go's runtime, and the C library beneath it where there is one.
+		[]string{
+			"arch_prctl", "brk", "clock_getres", "clock_gettime", "clock_nanosleep", "exit", "exit_group", "futex", "getcpu", "getpid", "getppid", "getrandom",
+			"getrlimit", "getrusage", "gettid", "gettimeofday", "madvise", "membarrier", "mincore", "mlock", "mmap", "mprotect", "mremap", "munlock", "munmap",
+			"nanosleep", "prctl", "prlimit64", "restart_syscall", "rseq", "rt_sigaction", "rt_sigpending", "rt_sigprocmask", "rt_sigreturn", "rt_sigsuspend",
+			"rt_sigtimedwait", "sched_getaffinity", "sched_getparam", "sched_getscheduler", "sched_yield", "set_robust_list", "set_tid_address", "setitimer",
+			"sigaltstack", "sysinfo", "tgkill", "time", "timer_create", "timer_delete", "timer_settime", "uname",
+			"getegid", "geteuid", "getgid", "getuid", "capget",
+		},
+		// Waiting, pipes and events.
+		[]string{
+			"epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_pwait2", "epoll_wait", "eventfd2", "pipe2", "poll", "ppoll", "pselect6", "select",
+			"inotify_add_watch", "inotify_init1", "inotify_rm_watch",
+		},
+		// Files.
+		[]string{
+			"access", "chdir", "close", "close_range", "copy_file_range", "dup", "dup3", "faccessat", "faccessat2", "fchdir", "fchmod", "fchmodat", "fchmodat2",
+			"fchown", "fchownat", "fcntl", "fdatasync", "flock", "fstat", "fstatfs", "fsync", "ftruncate", "getcwd", "getdents64", "ioctl", "linkat", "lseek", "lstat",
+			"mkdirat", "newfstatat", "open", "openat", "openat2", "pread64", "preadv", "pwrite64", "pwritev", "read", "readlink", "readlinkat", "readv", "renameat",
+			"renameat2", "sendfile", "splice", "stat", "statfs", "statx", "symlinkat", "umask", "unlinkat", "utimensat", "write", "writev",
+		},
+		// Mounts, by the interface of descriptors: not mount(2), which takes paths, and no namespaces.
+		[]string{
+			"fsconfig", "fsmount", "fsopen", "fspick", "listmount", "mount_setattr", "move_mount", "name_to_handle_at", "open_tree", "statmount", "umount2",
+		},
+		// Sockets.
+		[]string{
+			"accept4", "bind", "connect", "getpeername", "getsockname", "getsockopt", "listen", "recvfrom", "recvmmsg", "recvmsg", "sendmmsg", "sendmsg", "sendto",
+			"setsockopt", "shutdown", "socket",
+		},
+	)
+}
