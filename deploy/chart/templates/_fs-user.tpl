@@ -48,17 +48,17 @@ object.spec.?volumes.orValue([]).exists(v,
   expression: object.spec.?volumes.orValue([])
 - name: containers
   expression: object.spec.?initContainers.orValue([]) + object.spec.?containers.orValue([])
-# Of each container. A path ends with a slash, so that one which begins with it lies beneath.
+# Of each container, sorted so that what lies beneath a path follows it at once: as \x01 the slash, which ends each path, is before all else.
 - name: mounts
   expression: >-
     variables.containers.map(c, c.?volumeMounts.orValue([]).map(m, {
       'volume': string(m.name),
-      'path': '/' + m.mountPath.split('/').filter(e, e != '' && e != '.').map(e, e + '/').join('')}))
+      'path': '\x01' + m.mountPath.split('/').filter(e, e != '' && e != '.').map(e, e + '\x01').join('')}).sortBy(m, m.path))
 - name: mounted
-  expression: variables.mounts.map(ms, ms.map(m, m.volume)).flatten()
+  expression: variables.containers.map(c, c.?volumeMounts.orValue([]).map(m, m.name)).flatten()
 - name: mountedOver
   expression: >-
-    variables.mounts.map(ms, ms.filter(m, ms.exists(n, n.path.startsWith(m.path) && n.path != m.path)).map(m, m.volume)).flatten()
+    variables.mounts.map(ms, ms.transformList(i, m, i + 1 < size(ms) && ms[i + 1].path.startsWith(m.path), m.volume)).flatten()
 # Each with its sources, in the form of a projected volume's. What has not exactly one kind of source is left for the API server to refuse.
 # References, our own and those of declare-references, are mounted by nobody; kube-api-access-* is the service account's.
 - name: found
@@ -72,7 +72,7 @@ object.spec.?volumes.orValue([]).exists(v,
         'sources': dyn([{'configMap': v.configMap}])}
       : has(v.downwardAPI) ? {'at': dyn(i), 'name': dyn(v.name), 'kind': dyn('downwardAPI'), 'body': dyn(v.downwardAPI),
         'sources': dyn([{'downwardAPI': v.downwardAPI}])}
-      : {'at': dyn(i), 'name': dyn(v.name), 'kind': dyn('projected'), 'body': dyn(v.projected), 'sources': dyn(v.projected.?sources.orValue([]))})
+      : {'at': dyn(i), 'name': dyn(v.name), 'kind': dyn('projected'), 'body': dyn(v.projected), 'sources': v.projected.?sources.orValue(null) == null ? dyn([]) : dyn(v.projected.sources)})
 # keys are the items of Secrets and ConfigMaps, fields those of the downward API.
 - name: parts
   expression: >-
@@ -85,23 +85,53 @@ object.spec.?volumes.orValue([]).exists(v,
     variables.parts.map(p, {
       'keys': dyn(p.objects.map(o, o.?items.orValue([])).flatten()),
       'fields': dyn(p.downward.flatten())})
+# The API server bounds what an expression may cost, and sorting costs the square of the number.
+- name: tooLarge
+  expression: >-
+    size(variables.volumes) > 400 || size(variables.mounted) > 400 || variables.found.map(f, size(f.sources)).sum() > 400
+    || variables.items.map(i, size(i.keys) + size(i.fields)).sum() > 400
+    || variables.items.map(i, i.keys + i.fields).flatten().map(i, size(i.?path.orValue(''))).sum() > 65536
 - name: paths
   expression: >-
     variables.items.map(i, (i.keys + i.fields).map(f, f.?path.orValue('').replace('/', '\x01')).sort())
+# The items of each source as JSON, with '&' as an escape: the driver takes that for the beginning of a YAML anchor.
+- name: itemTexts
+  expression: >-
+    variables.found.map(f, f.sources.map(s, (has(s.secret) ? s.secret : has(s.configMap) ? s.configMap : s.?downwardAPI.orValue({}))
+      .?items.orValue([]).map(i, '{'
+        + (has(i.fieldRef) ? '"fieldRef":{"fieldPath":' + strings.quote(i.fieldRef.fieldPath) + '}'
+          : has(i.resourceFieldRef) ? '"resourceFieldRef":{"containerName":' + strings.quote(i.resourceFieldRef.?containerName.orValue(''))
+            + ',"resource":' + strings.quote(i.resourceFieldRef.resource)
+            + (i.resourceFieldRef.?divisor.orValue('0') == '0' ? '' : ',"divisor":' + strings.quote(i.resourceFieldRef.divisor)) + '}'
+          : '"key":' + strings.quote(i.?key.orValue('')))
+        + ',"path":' + strings.quote(i.?path.orValue('')).replace('&', '\\u0026')
+        + (has(i.mode) ? ',"mode":' + string(i.mode) : '')
+        + (has(i.user) ? ',"uid":' + string(i.user) : '') + '}').join(',')))
+# What becomes the attribute items of a Secret or ConfigMap, sources of the others.
+- name: texts
+  expression: >-
+    lists.range(size(variables.found)).map(n, variables.found[n].kind in ['secret', 'configMap']
+      ? (variables.itemTexts[n][0] == '' ? '' : '[' + variables.itemTexts[n][0] + ']')
+      : '[' + variables.found[n].sources.transformList(i, s,
+          (has(s.secret) ? '{"secret":{"name":' + strings.quote(s.secret.?name.orValue('')) + (s.secret.?optional.orValue(false) ? ',"optional":true' : '')
+            : has(s.configMap) ? '{"configMap":{"name":' + strings.quote(s.configMap.?name.orValue('')) + (s.configMap.?optional.orValue(false) ? ',"optional":true' : '')
+            : '{"downwardAPI":{')
+          + (variables.itemTexts[n][i] == '' ? '' : (has(s.downwardAPI) ? '' : ',') + '"items":[' + variables.itemTexts[n][i] + ']') + '}}').join(',') + ']')
 # Why a volume is left alone, or nothing. What the driver would refuse, or do otherwise than Kubernetes' own volume.
 - name: why
   expression: >-
     lists.range(size(variables.found)).map(n,
       variables.windows ? 'the pod is for Windows'
+      : variables.tooLarge ? 'the pod has more than 400 volumes, mounts, sources or items, or paths too long: too much for a policy'
       : variables.parts[n].other
         ? 'a serviceAccountToken, clusterTrustBundle or podCertificate stays with the volumes of Kubernetes'
+      : size(variables.found[n].sources) > 64 ? 'it has more than the 64 sources that the driver takes'
       : size(variables.found[n].sources) == 0 || variables.parts[n].downward.exists(d, size(d) == 0) ? 'it has a source without content'
       : !variables.parts[n].objects.all(o, size(o.?name.orValue('')) <= 253
           && o.?name.orValue('').matches(r'^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$'))
         ? 'what it names can be no Secret and no ConfigMap'
       : variables.found[n].name in variables.mountedOver
         ? 'another volume is mounted beneath it, and only Kubernetes makes mount points in its own volumes'
-      : size(variables.items[n].keys) + size(variables.items[n].fields) > 1024 ? 'it has more than 1024 items'
       : !([variables.found[n].body.?defaultMode.orValue(0)] + (variables.items[n].keys + variables.items[n].fields).map(i, i.?mode.orValue(0)))
           .all(m, m >= 0 && m <= 511) ? 'a mode is not from 0 to 0777'
       : !([variables.found[n].body.?defaultUser.orValue(0)] + (variables.items[n].keys + variables.items[n].fields).map(i, i.?user.orValue(0)))
@@ -117,14 +147,15 @@ object.spec.?volumes.orValue([]).exists(v,
         ? 'two items have the same path, or one lies below another'
       : !variables.items[n].fields.all(f, has(f.fieldRef) != has(f.resourceFieldRef) && (has(f.fieldRef)
           ? f.fieldRef.?apiVersion.orValue('v1') == 'v1' && f.fieldRef.fieldPath.matches(
-            r"^metadata\.(name|namespace|uid|labels|annotations|(labels|annotations)\['([a-z0-9]([-.a-z0-9]*[a-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?'\])$")
-          : f.resourceFieldRef.resource.matches('^(limits|requests)[.](cpu|memory|ephemeral-storage|hugepages-[0-9A-Za-z]+)$')
+            r"^metadata\.(name|namespace|uid|labels|annotations|(labels|annotations)\['([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?'\])$")
+          : f.resourceFieldRef.resource.matches('^(limits|requests)[.](cpu|memory|ephemeral-storage|hugepages-[1-9][0-9]*([kMG]|[KMG]i)?)$')
             && f.resourceFieldRef.?divisor.orValue('0') in (f.resourceFieldRef.resource.endsWith('.cpu') ? ['0', '1', '1m']
               : ['0', '1', '1k', '1M', '1G', '1T', '1P', '1E', '1Ki', '1Mi', '1Gi', '1Ti', '1Pi', '1Ei'])))
         ? 'a field of the downward API is none that the driver knows'
       : !variables.items[n].fields.all(f, !has(f.resourceFieldRef) || variables.containers.exists(c, c.name == f.resourceFieldRef.?containerName.orValue('')
           && (f.resourceFieldRef.resource.startsWith('requests.')
             || c.?resources.?limits[?f.resourceFieldRef.resource.substring(7)].orValue('0') != '0')))
-        ? 'it has a limit that the container does not set, in place of which Kubernetes would tell what the node has'
+        ? 'it shows a limit that the container does not set, in place of which Kubernetes tells what the node has'
+      : size(bytes(variables.texts[n])) > 65536 ? 'its items and sources are longer than the 64 KiB that the driver takes'
       : '')
 {{- end }}
