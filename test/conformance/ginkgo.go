@@ -47,7 +47,7 @@ func findPrograms() (p programs, err error) {
 }
 
 // runSpecs runs the specs of the groups, or those whose name matches, and returns how each ended. A spec that fails is no error. dir keeps
-// the report.
+// the report and the output.
 func runSpecs(ctx context.Context, p programs, c *cluster.Cluster, dir, match string) ([]spec, error) {
 	quoted := make([]string, len(containers))
 	for i, container := range containers {
@@ -61,17 +61,23 @@ func runSpecs(ctx context.Context, p programs, c *cluster.Cluster, dir, match st
 	if err := os.Remove(report); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
+	log, err := os.Create(filepath.Join(dir, "ginkgo.log"))
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	fmt.Printf("the specs run, which takes some six minutes; output in %s\n", log.Name())
 	cmd := exec.CommandContext(ctx, p.ginkgo, "--no-color", "--silence-skips", "--timeout="+suiteTimeout.String(),
 		// They wait, most of the time: eight of them for five minutes each.
 		"--procs="+strconv.Itoa(5*runtime.NumCPU()),
 		"--focus="+focus, "--skip="+skipped, "--output-dir="+dir, "--json-report="+filepath.Base(report),
 		p.tests, "--", "--provider=local", "--kubeconfig="+c.Kubeconfig(), "--kubectl-path="+p.kubectl)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, os.Stdout, os.Stderr
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
 	// In a group of its own: a Ctrl-C reaches it once, by way of the context, and what is left of it can be killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = interruptTimeout
-	err := cmd.Run()
+	err = cmd.Run()
 	if ctx.Err() != nil {
 		if cmd.Process != nil {
 			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // none is left, usually

@@ -85,7 +85,7 @@ func (o options) run(ctx context.Context) (err error) {
 			problems = append(problems, v.name+"\n    "+strings.ReplaceAll(v.problem, "\n", "\n    "))
 		}
 	}
-	fmt.Printf("%d specs in %.0f s; %d volumes published by the driver; %d problems; output and report are in %s\n",
+	fmt.Printf("%d specs in %.0f s; %d volumes published by the driver; %d problems; the report is in %s\n",
 		len(r.verdicts), r.took.Seconds(), sum(r.verdicts), len(problems), dir)
 	if len(problems) > 0 {
 		return fmt.Errorf("%d problems:\n  %s", len(problems), strings.Join(problems, "\n  "))

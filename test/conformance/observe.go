@@ -133,8 +133,9 @@ func mounted(spec corev1.PodSpec) (ofDriver, inTree []string) {
 	return ofDriver, inTree
 }
 
+// started tells whether a container was made. Kubelet calls one terminated, too, that never was.
 func started(status corev1.PodStatus) bool {
 	return slices.ContainsFunc(append(slices.Clone(status.InitContainerStatuses), status.ContainerStatuses...), func(c corev1.ContainerStatus) bool {
-		return c.State.Running != nil || c.State.Terminated != nil || c.LastTerminationState.Terminated != nil
+		return c.ContainerID != ""
 	})
 }

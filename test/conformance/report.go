@@ -20,6 +20,7 @@ type spec struct {
 	labels     []string // Conformance, NodeConformance, ...
 	state      string   // passed, failed, ...: ginkgo's
 	failure    string
+	output     string   // what it logged, warnings of the API server among it
 	namespaces []string // that it made
 }
 
@@ -28,13 +29,14 @@ type ginkgoReport struct {
 	SuiteSucceeded             bool
 	SpecialSuiteFailureReasons []string
 	SpecReports                []struct {
-		ContainerHierarchyTexts []string
-		LeafNodeType            string
-		LeafNodeText            string
-		LeafNodeLabels          []string
-		State                   string
-		Failure                 struct{ Message string }
-		SpecEvents              []struct{ Message string }
+		ContainerHierarchyTexts    []string
+		LeafNodeType               string
+		LeafNodeText               string
+		LeafNodeLabels             []string
+		State                      string
+		Failure                    struct{ Message string }
+		CapturedGinkgoWriterOutput string
+		SpecEvents                 []struct{ Message string }
 	}
 }
 
@@ -68,7 +70,7 @@ func readReport(path string) ([]spec, error) {
 		}
 		s := spec{
 			name: name(append(slices.Clone(r.ContainerHierarchyTexts), r.LeafNodeText)), labels: r.LeafNodeLabels,
-			state: r.State, failure: r.Failure.Message,
+			state: r.State, failure: r.Failure.Message, output: r.CapturedGinkgoWriterOutput,
 		}
 		for _, e := range r.SpecEvents {
 			if m := destroyed.FindStringSubmatch(e.Message); m != nil {

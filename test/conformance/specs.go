@@ -36,13 +36,64 @@ const (
 	notRewritten
 )
 
-// expectation is that of a spec with another outcome than rewritten.
+// expectation is that of specs with another outcome than rewritten.
 type expectation struct {
-	spec    string // as name returns it
 	outcome outcome
-	// words are in an event of each of its pods (refused), or in the failure of the spec (notRewritten).
+	// words are in a warning about each of its pods, the driver's (refused); or in the policy's, when the pod is made (notRewritten).
 	words  string
-	reason string // for people
+	reason string   // for people
+	specs  []string // as name returns them
 }
 
-var expectations = []expectation{}
+var expectations = []expectation{
+	{noVolume, "", "a test of the API alone", []string{
+		"[sig-storage] ConfigMap should be immutable if `immutable` field is set",
+		"[sig-storage] Secrets should be immutable if `immutable` field is set",
+	}},
+	{refused, `code = NotFound desc = ConfigMap "`, "the driver waits for the ConfigMap, and says that it is missing", []string{
+		"[sig-storage] ConfigMap Should fail non-optional pod creation due to configMap object does not exist",
+		"[sig-storage] Ephemeralstorage When pod refers to non-existent ephemeral storage should allow deletion of pod with invalid volume : configmap",
+		"[sig-storage] Projected configMap Should fail non-optional pod creation due to configMap object does not exist",
+	}},
+	{refused, `code = NotFound desc = Secret "`, "the driver waits for the Secret, and says that it is missing", []string{
+		"[sig-storage] Ephemeralstorage When pod refers to non-existent ephemeral storage should allow deletion of pod with invalid volume : projected",
+		"[sig-storage] Ephemeralstorage When pod refers to non-existent ephemeral storage should allow deletion of pod with invalid volume : secret",
+		"[sig-storage] Projected secret Should fail non-optional pod creation due to secret object does not exist",
+		"[sig-storage] Secrets Should fail non-optional pod creation due to secret object does not exist",
+	}},
+	{refused, `has no key "data-4"`, "the driver waits for the key, and says that it is missing", []string{
+		"[sig-storage] ConfigMap Should fail non-optional pod creation due to the key in the configMap object does not exist",
+		"[sig-storage] Projected configMap Should fail non-optional pod creation due to the key in the configMap object does not exist",
+	}},
+	{notRewritten, "the driver does not take the path of an item",
+		"The path of its item ends with a newline, and the driver takes no control characters. The same test of ConfigMaps has another path, and passes.", []string{
+			"[sig-storage] Projected secret Should fail non-optional pod creation due to the key in the secret object does not exist",
+			"[sig-storage] Secrets Should fail non-optional pod creation due to the key in the secret object does not exist",
+		}},
+	// Their pods tell limits whatever else they are about, and have none.
+	{notRewritten, "it has a limit that the container does not set",
+		"Its volume tells a limit that the container does not set. In place of it Kubernetes tells what the node has, which a pod does not show.", []string{
+			"[sig-storage] Downward API volume should provide node allocatable (cpu) as default cpu limit if the limit is not set",
+			"[sig-storage] Downward API volume should provide node allocatable (memory) as default memory limit if the limit is not set",
+			"[sig-storage] Downward API volume should provide podname as non-root with fsgroup",
+			"[sig-storage] Downward API volume should provide podname as non-root with fsgroup and defaultMode",
+			"[sig-storage] Downward API volume should provide podname only",
+			"[sig-storage] Downward API volume should set DefaultMode on files",
+			"[sig-storage] Downward API volume should set DefaultUser on files",
+			"[sig-storage] Downward API volume should set mode on item file",
+			"[sig-storage] Downward API volume should set user on item file",
+			"[sig-storage] Downward API volume should update annotations on modification",
+			"[sig-storage] Downward API volume should update labels on modification",
+			"[sig-storage] Projected downwardAPI should provide node allocatable (cpu) as default cpu limit if the limit is not set",
+			"[sig-storage] Projected downwardAPI should provide node allocatable (memory) as default memory limit if the limit is not set",
+			"[sig-storage] Projected downwardAPI should provide podname as non-root with fsgroup",
+			"[sig-storage] Projected downwardAPI should provide podname as non-root with fsgroup and defaultMode",
+			"[sig-storage] Projected downwardAPI should provide podname only",
+			"[sig-storage] Projected downwardAPI should set DefaultMode on files",
+			"[sig-storage] Projected downwardAPI should set DefaultUser on files",
+			"[sig-storage] Projected downwardAPI should set mode on item file",
+			"[sig-storage] Projected downwardAPI should set user on item file",
+			"[sig-storage] Projected downwardAPI should update annotations on modification",
+			"[sig-storage] Projected downwardAPI should update labels on modification",
+		}},
+}
