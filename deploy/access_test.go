@@ -16,7 +16,6 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
@@ -133,11 +132,24 @@ func nodeAccess(t *testing.T, c access) {
 	t.Run("what the node's pods declare", func(t *testing.T) {
 		for what, read := range readsOfOne(driver, apps, "node-1") {
 			// The authorizer learns of the pod by a watch.
-			eventually(t, func() error { return named(what, read(t.Context())) })
+			eventually(t, func() error { return failed(what, read(t.Context())) })
 		}
-		if _, err := driver.CoreV1().Pods(apps).Get(t.Context(), "node-1", metav1.GetOptions{}); err != nil {
-			t.Errorf("get the pod: %v", err)
+	})
+	t.Run("the node's pods", func(t *testing.T) {
+		for what, read := range readsOfPods(driver, apps, fields.OneTermEqualSelector(metav1.ObjectNameField, "node-1"), "node-1") {
+			eventually(t, func() error { return failed(what, read(t.Context())) })
 		}
+		onThisNode := readsOfPods(driver, metav1.NamespaceAll, fields.OneTermEqualSelector("spec.nodeName", "node-1"), "")
+		for what, read := range onThisNode {
+			if err := read(t.Context()); err != nil {
+				t.Errorf("all of them: %s: %v", what, err)
+			}
+		}
+		refused(t, "of another node: ", readsOfPods(driver, apps, fields.OneTermEqualSelector(metav1.ObjectNameField, "node-2"), "node-2"))
+		refused(t, "all of another node: ", readsOfPods(driver, apps, fields.OneTermEqualSelector("spec.nodeName", "node-2"), ""))
+		refused(t, "all: ", readsOfPods(driver, apps, fields.Everything(), ""))
+		refused(t, "all, everywhere: ", readsOfPods(driver, metav1.NamespaceAll, fields.Everything(), ""))
+		refused(t, "as itself: ", readsOfPods(as(t, mine, ""), apps, fields.OneTermEqualSelector(metav1.ObjectNameField, "node-1"), "node-1"))
 	})
 	t.Run("nothing else", func(t *testing.T) {
 		refused(t, "not declared: ", readsOfOne(driver, apps, "undeclared"))
@@ -171,10 +183,9 @@ func nodeAccess(t *testing.T, c access) {
 		_, getNode := core.Nodes().Get(t.Context(), "node-1", metav1.GetOptions{})
 		_, patchNode := core.Nodes().Patch(t.Context(), "node-1", types.MergePatchType, []byte(`{"metadata":{"labels":{"a":"b"}}}`), metav1.PatchOptions{})
 		_, patchStatus := core.Pods(apps).Patch(t.Context(), "node-1", types.MergePatchType, []byte(`{"status":{"message":"b"}}`), metav1.PatchOptions{}, "status")
-		_, listPods := core.Pods(apps).List(t.Context(), metav1.ListOptions{FieldSelector: "spec.nodeName=node-1"})
 		_, token := core.ServiceAccounts(apps).CreateToken(t.Context(), "default", &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
 		for what, err := range map[string]error{
-			"get its Node": getNode, "change its Node": patchNode, "change a pod's status": patchStatus, "list its pods": listPods,
+			"get its Node": getNode, "change its Node": patchNode, "change a pod's status": patchStatus,
 			"delete a pod": core.Pods(apps).Delete(t.Context(), "node-1", metav1.DeleteOptions{}), "make a token of the pod": token,
 			"write an Event": event(t.Context(), driver, "as-node"),
 		} {
@@ -217,17 +228,19 @@ func namespacesAccess(t *testing.T, c access) {
 	mine := c.token(t, "node-1")
 	driver := as(t, mine, "")
 	for what, read := range readsOfOne(driver, consenting, "node-1") {
-		eventually(t, func() error { return named(what, read(t.Context())) })
+		eventually(t, func() error { return failed(what, read(t.Context())) })
 	}
 	refused(t, "without consent: ", readsOfOne(driver, apps, "node-1"))
 	refused(t, "without consent, all: ", readsOfAll(driver, apps))
 	refused(t, "all, everywhere: ", readsOfAll(driver, metav1.NamespaceAll))
 	refused(t, "as the node: ", readsOfOne(as(t, mine, "node-1"), apps, "node-1"))
-	if _, err := driver.CoreV1().Pods(apps).Get(t.Context(), "node-1", metav1.GetOptions{}); !isForbidden(err) {
-		t.Errorf("get a pod without consent: error %v, want Forbidden", err)
+	pod := fields.OneTermEqualSelector(metav1.ObjectNameField, "node-1")
+	refused(t, "a pod without consent: ", readsOfPods(driver, apps, pod, "node-1"))
+	if _, err := c.CoreV1().Pods(consenting).Create(t.Context(), podWith("node-1"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
 	}
-	if _, err := driver.CoreV1().Pods(consenting).Get(t.Context(), "node-1", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-		t.Errorf("get a pod that is not there: error %v, want NotFound", err)
+	for what, read := range readsOfPods(driver, consenting, pod, "node-1") {
+		eventually(t, func() error { return failed(what, read(t.Context())) })
 	}
 	writesEvents(t, driver)
 }
@@ -236,10 +249,15 @@ func clusterAccess(t *testing.T, c access) {
 	mine := c.token(t, "node-1")
 	driver := as(t, mine, "")
 	for what, read := range readsOfOne(driver, apps, "undeclared") {
-		eventually(t, func() error { return named(what, read(t.Context())) })
+		eventually(t, func() error { return failed(what, read(t.Context())) })
 	}
 	// This is the danger.
 	for what, read := range readsOfAll(driver, metav1.NamespaceAll) {
+		if err := read(t.Context()); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	for what, read := range readsOfPods(driver, metav1.NamespaceAll, fields.Everything(), "") {
 		if err := read(t.Context()); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
@@ -311,6 +329,34 @@ func addLists(all reads, client kubernetes.Interface, namespace, selector string
 	}
 }
 
+// readsOfPods are the ways to read the pods that a selector selects; name is that of the only one, or "".
+func readsOfPods(client kubernetes.Interface, namespace string, selector fields.Selector, name string) reads {
+	pods, options := client.CoreV1().Pods(namespace), metav1.ListOptions{FieldSelector: selector.String()}
+	all := reads{
+		"list Pods": func(ctx context.Context) error {
+			got, err := pods.List(ctx, options)
+			if err == nil && len(got.Items) == 0 {
+				return errors.New("the list is empty")
+			}
+			return err
+		},
+		"watch Pods": func(ctx context.Context) error {
+			w, err := pods.Watch(ctx, options)
+			if err == nil {
+				w.Stop()
+			}
+			return err
+		},
+	}
+	if name != "" {
+		all["get Pod"] = func(ctx context.Context) error {
+			_, err := pods.Get(ctx, name, metav1.GetOptions{})
+			return err
+		}
+	}
+	return all
+}
+
 func refused(t *testing.T, when string, all reads) {
 	t.Helper()
 	for what, read := range all {
@@ -320,7 +366,7 @@ func refused(t *testing.T, when string, all reads) {
 	}
 }
 
-func named(what string, err error) error {
+func failed(what string, err error) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}

@@ -33,7 +33,12 @@ type cluster struct {
 
 func startCluster(t *testing.T) *cluster {
 	t.Helper()
-	cp, err := controlplane.Start(t.Context(), controlplane.Options{})
+	return startClusterWith(t, controlplane.Options{})
+}
+
+func startClusterWith(t *testing.T, options controlplane.Options) *cluster {
+	t.Helper()
+	cp, err := controlplane.Start(t.Context(), options)
 	if err != nil {
 		t.Fatal(err)
 	}

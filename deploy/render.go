@@ -21,12 +21,17 @@ const Namespace = "fsuser-csi"
 // oldest is the first Kubernetes that all of the chart works with. Named, so that the result does not depend on helm's own.
 const oldest = "1.36.0"
 
+// FsUserFile has the policies of fsUser alone, to be applied beside one of the other files.
+const FsUserFile = "fsuser-csi-fs-user.yaml"
+
 // Manifest is a file that installs the driver by kubectl alone.
 type Manifest struct {
 	File   string
 	Access string
 	// Warning is repeated at the head of the file.
 	Warning string
+	// Policy is a template that makes the whole file, to be applied beside one of the others; Set is the value that turns it on.
+	Policy, Set string
 }
 
 // Manifests returns the files that lie next to the chart.
@@ -38,16 +43,21 @@ func Manifests() []Manifest {
 			File: "fsuser-csi-DANGER-cluster-wide-secrets.yaml", Access: "cluster",
 			Warning: "# DANGER: this gives the driver every Secret of the cluster, on every node. Prefer fsuser-csi.yaml.\n",
 		},
+		{File: FsUserFile, Policy: "policy-fs-user.yaml", Set: "fsUser.enabled=true"},
 	}
 }
 
 // Render returns the content of the file, from the chart in dir.
 func (m Manifest) Render(ctx context.Context, dir string) ([]byte, error) {
-	out, err := Template(ctx, dir, "--set", "access="+m.Access, "--set", "namespace.create=true")
+	what, args := "access: "+m.Access, []string{"--set", "access=" + m.Access, "--set", "namespace.create=true"}
+	if m.Policy != "" {
+		what, args = m.Set, []string{"--set", m.Set, "--show-only", "templates/" + m.Policy}
+	}
+	out, err := Template(ctx, dir, args...)
 	if err != nil {
 		return nil, fmt.Errorf("render %s: %w", m.File, err)
 	}
-	head := "# fsuser-csi, access: " + m.Access + ". Made from chart/ by `make manifests`: change that.\n" + m.Warning
+	head := "# fsuser-csi, " + what + ". Made from chart/ by `make manifests`: change that.\n" + m.Warning
 	return append([]byte(head), out...), nil
 }
 
