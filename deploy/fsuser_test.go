@@ -121,7 +121,7 @@ func TestFsUser(t *testing.T) {
 func TestFsUserWithUserFields(t *testing.T) {
 	c := startClusterWith(t, controlplane.Options{ExtraArgs: []string{"--feature-gates=AtomicWriteVolumeUserFields=true"}})
 	w := startFsUser(t, c)
-	plain, err := c.dryRunPod(t, podWith("plain", volume(`{"name": "a", "secret": {"secretName": "x", "defaultUser": 7}}`)))
+	plain, err := c.dryRunPod(t, podWith("plain", volumeOf(`{"name": "a", "secret": {"secretName": "x", "defaultUser": 7}}`)))
 	if err != nil || plain.Spec.Volumes[0].Secret.DefaultUser == nil {
 		t.Fatalf("the gate is not on: %v, %s", err, encode(t, plain.Spec.Volumes))
 	}
@@ -131,7 +131,7 @@ func TestFsUserWithUserFields(t *testing.T) {
 		`{"name": "a", "secret": {"secretName": "x", "defaultUser": -1}}`,
 		`{"name": "a", "configMap": {"name": "x", "items": [{"key": "k", "path": "k", "user": 2147483648}]}}`,
 	} {
-		if _, err := c.dryRunPod(t, annotated("1000", volume(text))); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "spec.volumes[0]") {
+		if _, err := c.dryRunPod(t, annotated("1000", volumeOf(text))); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "spec.volumes[0]") {
 			t.Errorf("%s: error %v, want the API server's", text, err)
 		}
 	}
@@ -379,11 +379,11 @@ func rewrites(t *testing.T, c *cluster, w *warnings) {
 		{"a ConfigMap", []corev1.Volume{configMapVolume("c", "conf")},
 			[]attrs{{"uid": "1000", "mode": "0644", "configMapName": "conf"}}, []string{"configMap/conf"}, nil},
 		{"modes, optional, items", []corev1.Volume{
-			volume(`{"name": "a", "secret": {"secretName": "x", "defaultMode": 256, "optional": true, "items": [
+			volumeOf(`{"name": "a", "secret": {"secretName": "x", "defaultMode": 256, "optional": true, "items": [
 				{"key": "k", "path": "d/k", "mode": 384}, {"key": ".K_1-2", "path": "a b"}]}}`),
-			volume(`{"name": "b", "configMap": {"name": "y", "defaultMode": 0, "optional": false, "items": [{"key": "k", "path": "k", "mode": 0}]}}`),
-			volume(`{"name": "c", "secret": {"secretName": "x", "defaultMode": 511}}`),
-			volume(`{"name": "d", "secret": {"secretName": "x", "defaultMode": 8, "items": []}}`),
+			volumeOf(`{"name": "b", "configMap": {"name": "y", "defaultMode": 0, "optional": false, "items": [{"key": "k", "path": "k", "mode": 0}]}}`),
+			volumeOf(`{"name": "c", "secret": {"secretName": "x", "defaultMode": 511}}`),
+			volumeOf(`{"name": "d", "secret": {"secretName": "x", "defaultMode": 8, "items": []}}`),
 		}, []attrs{
 			{"uid": "1000", "mode": "0400", "secretName": "x", "optional": "true",
 				"items": `[{"key":"k","path":"d/k","mode":384},{"key":".K_1-2","path":"a b"}]`},
@@ -392,25 +392,25 @@ func rewrites(t *testing.T, c *cluster, w *warnings) {
 			{"uid": "1000", "mode": "010", "secretName": "x"},
 		}, []string{"secret/x", "configMap/y"}, nil},
 		{"paths that are hard to write", []corev1.Volume{
-			volume(`{"name": "a", "secret": {"secretName": "x", "items": [{"key": "k", "path": "\"'{[-&a #é漢😀"}, {"key": "l", "path": "&b/ - ? x%s$(A)"}]}}`),
+			volumeOf(`{"name": "a", "secret": {"secretName": "x", "items": [{"key": "k", "path": "\"'{[-&a #é漢😀"}, {"key": "l", "path": "&b/ - ? x%s$(A)"}]}}`),
 		}, []attrs{{"uid": "1000", "mode": "0644", "secretName": "x",
 			"items": `[{"key":"k","path":"\"'{[-\u0026a #é漢😀"},{"key":"l","path":"\u0026b/ - ? x%s$(A)"}]`}}, []string{"secret/x"}, nil},
 		{"the longest names and paths", []corev1.Volume{
-			volume(`{"name": "a", "secret": {"secretName": "` + strings.Repeat("a", 253) + `", "items": [
+			volumeOf(`{"name": "a", "secret": {"secretName": "` + strings.Repeat("a", 253) + `", "items": [
 				{"key": "` + strings.Repeat("k", 253) + `", "path": "` + strings.Repeat("é", 127) + `"}]}}`),
 		}, []attrs{{"uid": "1000", "mode": "0644", "secretName": strings.Repeat("a", 253),
 			"items": `[{"key":"` + strings.Repeat("k", 253) + `","path":"` + strings.Repeat("é", 127) + `"}]`}}, []string{"secret/" + strings.Repeat("a", 253)}, nil},
 		{"the user that KEP-5936 gives to a volume or a file", []corev1.Volume{
-			volume(`{"name": "a", "secret": {"secretName": "x", "defaultUser": 7, "items": [{"key": "k", "path": "k"}, {"key": "l", "path": "l", "user": 0}]}}`),
-			volume(`{"name": "b", "configMap": {"name": "x", "items": [{"key": "l", "path": "l", "user": 8, "mode": 256}]}}`),
-			volume(`{"name": "c", "projected": {"defaultUser": 0, "sources": [{"secret": {"name": "x", "items": [{"key": "l", "path": "l", "user": 8}]}}]}}`),
+			volumeOf(`{"name": "a", "secret": {"secretName": "x", "defaultUser": 7, "items": [{"key": "k", "path": "k"}, {"key": "l", "path": "l", "user": 0}]}}`),
+			volumeOf(`{"name": "b", "configMap": {"name": "x", "items": [{"key": "l", "path": "l", "user": 8, "mode": 256}]}}`),
+			volumeOf(`{"name": "c", "projected": {"defaultUser": 0, "sources": [{"secret": {"name": "x", "items": [{"key": "l", "path": "l", "user": 8}]}}]}}`),
 		}, []attrs{
 			{"uid": "7", "mode": "0644", "secretName": "x", "items": `[{"key":"k","path":"k"},{"key":"l","path":"l","uid":0}]`},
 			{"uid": "1000", "mode": "0644", "configMapName": "x", "items": `[{"key":"l","path":"l","mode":256,"uid":8}]`},
 			{"uid": "0", "mode": "0644", "sources": `[{"secret":{"name":"x","items":[{"key":"l","path":"l","uid":8}]}}]`},
 		}, []string{"secret/x", "configMap/x"}, nil},
 		{"projected", []corev1.Volume{
-			volume(`{"name": "a", "projected": {"defaultMode": 288, "sources": [
+			volumeOf(`{"name": "a", "projected": {"defaultMode": 288, "sources": [
 				{"secret": {"name": "s", "optional": true, "items": [{"key": "k", "path": "s/k", "mode": 256}]}},
 				{"configMap": {"name": "c"}}, {"secret": {"name": "t"}}, {"configMap": {"name": "d", "optional": false, "items": [{"key": "k", "path": "d&d"}]}},
 				{"downwardAPI": {"items": [
@@ -426,10 +426,10 @@ func rewrites(t *testing.T, c *cluster, w *warnings) {
 			`{"resourceFieldRef":{"containerName":"c","resource":"requests.memory"},"path":"memory","uid":5}]}}]`}},
 			[]string{"secret/s", "secret/t", "configMap/c", "configMap/d"}, nil},
 		{"the downward API", []corev1.Volume{
-			volume(`{"name": "a", "downwardAPI": {"defaultMode": 256, "defaultUser": 3, "items": [{"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}}`),
+			volumeOf(`{"name": "a", "downwardAPI": {"defaultMode": 256, "defaultUser": 3, "items": [{"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}}`),
 		}, []attrs{{"uid": "3", "mode": "0400", "sources": `[{"downwardAPI":{"items":[{"fieldRef":{"fieldPath":"metadata.name"},"path":"name"}]}}]`}}, nil, nil},
 		{"what is no business of the policy", []corev1.Volume{
-			withSecretRef(driverVolume("a", "uid", "5"), "y"), volume(`{"name": "b", "emptyDir": {}}`), volume(`{"name": "c", "hostPath": {"path": "/x"}}`),
+			withSecretRef(driverVolume("a", "uid", "5"), "y"), volumeOf(`{"name": "b", "emptyDir": {}}`), volumeOf(`{"name": "c", "hostPath": {"path": "/x"}}`),
 			secretVolume("d", "y"), otherDriverVolume("e", "secretName", "x"),
 		}, []attrs{nil, nil, nil, {"uid": "1000", "mode": "0644", "secretName": "y"}, nil}, []string{"secret/y"}, nil},
 		{"declared already", []corev1.Volume{
@@ -527,13 +527,13 @@ func leftAlone(t *testing.T, c *cluster, w *warnings) {
 		{"a container that is not there", field(`"resourceFieldRef": {"containerName": "d", "resource": "requests.memory"}`), "limit", nil},
 		{"no huge page", field(`"resourceFieldRef": {"containerName": "c", "resource": "requests.hugepages-x"}`), "field", nil},
 		{"another volume beneath", `{"name": "v", "secret": {"secretName": "s"}}`, "mounted beneath", func(pod *corev1.Pod) {
-			pod.Spec.Volumes = append(pod.Spec.Volumes, volume(`{"name": "e", "emptyDir": {}}`))
+			pod.Spec.Volumes = append(pod.Spec.Volumes, volumeOf(`{"name": "e", "emptyDir": {}}`))
 			pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{
 				{Name: "e", MountPath: "/a/./b//c/"}, {Name: "e", MountPath: "/a/b-c"}, {Name: "v", MountPath: "/a/b/"}, {Name: "e", MountPath: "/a/b.c"},
 			}
 		}},
 		{"another volume beneath, in an init container", `{"name": "v", "secret": {"secretName": "s"}}`, "mounted beneath", func(pod *corev1.Pod) {
-			pod.Spec.Volumes = append(pod.Spec.Volumes, volume(`{"name": "e", "emptyDir": {}}`))
+			pod.Spec.Volumes = append(pod.Spec.Volumes, volumeOf(`{"name": "e", "emptyDir": {}}`))
 			pod.Spec.InitContainers = []corev1.Container{{Name: "i", Image: "i", VolumeMounts: []corev1.VolumeMount{{Name: "v", MountPath: "/a"}, {Name: "e", MountPath: "/a/b"}}}}
 		}},
 		{"itself beneath", `{"name": "v", "secret": {"secretName": "s"}}`, "mounted beneath", func(pod *corev1.Pod) {
@@ -571,7 +571,7 @@ func leftAlone(t *testing.T, c *cluster, w *warnings) {
 		{"a divisor", field(`"resourceFieldRef": {"containerName": "c", "resource": "limits.cpu", "divisor": "2"}`), "", nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			left := volume(test.volume)
+			left := volumeOf(test.volume)
 			// Beside it one that is rewritten, unless the reason concerns the pod.
 			pod := annotated("1000", left, secretVolume("other", "other"))
 			pod.Spec.Containers[0].Resources.Limits = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1")}
@@ -609,8 +609,8 @@ func leftAlone(t *testing.T, c *cluster, w *warnings) {
 	}
 }
 
-// volume is one as a manifest has it.
-func volume(text string) (v corev1.Volume) {
+// volumeOf is one as a manifest has it.
+func volumeOf(text string) (v corev1.Volume) {
 	if err := json.Unmarshal([]byte(text), &v); err != nil {
 		panic(fmt.Sprintf("%s: %v", text, err))
 	}

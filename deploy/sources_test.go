@@ -45,6 +45,18 @@ func TestPolicyReadsSources(t *testing.T) {
 			}
 		}
 	})
+	// The driver takes these; its error then says that it may not read the object, and the pod's author writes it in another way.
+	for name, text := range map[string]string{
+		"an escape in a name": `[{"secret": {"name": "\u0061"}}]`, "an escape in a key": `[{"s\u0065cret": {"name": "a"}}]`, "a key after a question mark": "- ? secret\n  : {name: a}",
+		"a tag": "- secret: {name: !!str a}", "a folded name": "- secret:\n    name: >-\n      a\n",
+	} {
+		t.Run("not seen: "+name, func(t *testing.T) {
+			if names := named(t, text); !slices.Equal(names, []string{"secret/a"}) {
+				t.Fatalf("the driver finds %v", names)
+			}
+			c.checkSources(t, text, nil)
+		})
+	}
 	// Such text the driver refuses. Nothing is declared that is not named.
 	for name, test := range map[string]struct {
 		text string
@@ -101,7 +113,7 @@ func TestPolicyReadsSources(t *testing.T) {
 			if words < 20_000 {
 				want = []string{"secret/a"}
 			}
-			c.checkSources(t, "[{secret: {name: a}}]"+strings.Repeat(" b", words), want)
+			c.checkSources(t, "[{secret: {name: a}}"+strings.Repeat(",b", words/2)+"]", want)
 		}
 	})
 }
@@ -146,6 +158,7 @@ func spellings(t *testing.T) map[string]string {
 		"indented JSON":          string(indented),
 		"flow":                   "[{secret: {name: a}}, {configMap: {name: b}}]",
 		"flow over lines":        "[\n  {secret: {\n    name:\n      a, optional: true}},\n{configMap: {name: b}}\n]",
+		"tight JSON":             `[{"secret":{"name":a}},{"configMap":{"name":'b'}}]#x`,
 		"tight flow":             "[secret: {name: a},configMap: {name: b}]",
 		"single quotes":          "[{'secret': {'name': 'a'}}, {'configMap':{'name':'b'}}]",
 		"quotes of all kinds":    `[{"secret": {name: 'a'}}, {configMap: {'name': "b"}}, {'secret' : {"name" : c}}]`,
@@ -160,6 +173,9 @@ func spellings(t *testing.T) map[string]string {
 		"a name with all signs":  "[{secret: {name: a-b.c-0.1}}]",
 		"paths that look like it": "- secret:\n    name: a\n    items:\n    - {key: k, path: '{secret,{name,x}}'}\n    - {key: k, path: \"secret \\\" name x\"}\n" +
 			"    - {key: k, path: \"it's\"}\n    - {key: k, path: 'it''s, {name}'}\n    - key: k\n      path: secret name it's \"x\n    - key: k\n      path: x # secret\n- configMap: {name: b}",
+		"quotes within plain text": "- secret:\n    name: a\n    items:\n    - key: k\n      path: x \"y\n- secret:\n    name: b\n    items: [{key: k, path: 'p\" q'}]\n" +
+			"- configMap:\n    items: [{key: k, path: it's 'so}, {key: k, path: so it's}]\n    name: c",
+		"colons within plain text": "[{downwardAPI: {items: [{path: a, fieldRef: {fieldPath: \"metadata.labels['x']\"}}]}}, {secret: {name: b}}]",
 		"keys that look like it":   "[{secret: {name: a, items: [{key: secret, path: a}, {key: name, path: b}, {key: 'configMap', path: \"name\"}]}}, {configMap: {name: b}}]",
 		"one object twice":         "[{secret: {name: a}}, {secret: {name: a}}, {configMap: {name: a}}]",
 		"null where one may be":    "[{secret: {name: a, items: null, optional: ~}}]",

@@ -59,7 +59,14 @@ type nodeOptions struct {
 	refreshWorkers  int
 	collectInterval time.Duration
 	seccomp         bool
-	verbosity       int
+
+	maxVolumes        int
+	maxNodeBytes      int64
+	maxWatchedObjects int
+	maxMessageBytes   int
+	maxOpenFiles      uint64
+
+	verbosity int
 }
 
 func newNodeCommand() *cobra.Command {
@@ -86,6 +93,11 @@ kubelet's root directory at its own path with shared mount propagation (in a Dae
 	f.StringVar(&o.requestChecks, "request-checks", "strict", `what requests must be like: "strict" (a real kubelet's), or "csi-sanity" (any path and id; never in a cluster)`)
 	f.Int64Var(&o.maxVolumeBytes, "max-volume-bytes", 4<<20, "most content that one volume may hold, in bytes; its tmpfs may grow to twice that")
 	f.IntVar(&o.maxVolumeFiles, "max-volume-files", 2048, "most files that one volume may have")
+	f.IntVar(&o.maxVolumes, "max-volumes", 2000, "most volumes on this node")
+	f.Int64Var(&o.maxNodeBytes, "max-node-bytes", 1<<30, "most memory that one version of all volumes may take, in bytes, each file in whole pages")
+	f.IntVar(&o.maxWatchedObjects, "max-watched-objects", 4000, "most objects that are watched")
+	f.IntVar(&o.maxMessageBytes, "max-message-bytes", 4<<20, "longest request that is read, in bytes")
+	f.Uint64Var(&o.maxOpenFiles, "max-open-files", 65536, "most file descriptors, if the hard limit allows as many")
 	f.IntVar(&o.refreshWorkers, "refresh-workers", 4, "volumes that are refreshed at the same time")
 	f.DurationVar(&o.collectInterval, "collect-interval", time.Minute, "pause between two looks for volumes whose pod directory is gone")
 	f.BoolVar(&o.seccomp, "seccomp", true, "have the kernel refuse the system calls that the driver does not make; false where kernel or architecture has no such filter")
@@ -107,6 +119,9 @@ func (o nodeOptions) run(ctx context.Context) (err error) {
 	}
 	if err := confine.Process(o.seccomp); err != nil {
 		return err
+	}
+	if err := limitOpenFiles(o.maxOpenFiles); err != nil {
+		return fmt.Errorf("--max-open-files: %w", err)
 	}
 	binding, err := driver.NewBinding(o.kubeletRoot, o.requestChecks == "csi-sanity")
 	if err != nil {
@@ -143,7 +158,9 @@ func (o nodeOptions) run(ctx context.Context) (err error) {
 	}
 	volumes, err := volume.New(volume.Config{
 		Source: objects, Records: records, Features: features, SELinuxContext: selinux,
-		Limits:  volume.Limits{Bytes: o.maxVolumeBytes, Files: o.maxVolumeFiles},
+		Limits: volume.Limits{
+			Bytes: o.maxVolumeBytes, Files: o.maxVolumeFiles, Volumes: o.maxVolumes, NodeBytes: o.maxNodeBytes, Objects: o.maxWatchedObjects,
+		},
 		Workers: o.refreshWorkers, CollectEvery: o.collectInterval,
 		CheckTarget: binding.CheckTarget, Metrics: metrics, Events: events,
 	})
@@ -163,7 +180,7 @@ func (o nodeOptions) run(ctx context.Context) (err error) {
 	}
 	d, err := driver.New(driver.Config{
 		Version: buildVersion(), NodeID: o.nodeName, Binding: binding, Volumes: volumes,
-		Endpoint: endpoint, RegistrationSocket: registrationSocket, Metrics: metrics,
+		Endpoint: endpoint, RegistrationSocket: registrationSocket, MaxMessageBytes: o.maxMessageBytes, Metrics: metrics,
 	})
 	if err != nil {
 		return err
@@ -258,6 +275,16 @@ func (o nodeOptions) clientConfig() (config *rest.Config, err error) {
 	}
 	config.UserAgent = "fsuser-csi/" + buildVersion()
 	return config, nil
+}
+
+// limitOpenFiles sets how many file descriptors the process may have. The hard limit is the administrator's, and stays.
+func limitOpenFiles(most uint64) error {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return err
+	}
+	limit.Cur = min(most, limit.Max)
+	return unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
 }
 
 // selfTest finds out now, in one line, what would fail each pod later.

@@ -44,6 +44,8 @@ type Config struct {
 	Endpoint string
 	// RegistrationSocket is the path of the socket in kubelet's plugins_registry. Empty: kubelet is not told.
 	RegistrationSocket string
+	// MaxMessageBytes is how long a request may be. One that is longer gets RESOURCE_EXHAUSTED and is not read.
+	MaxMessageBytes int
 	// Metrics takes the driver's metrics.
 	Metrics prometheus.Registerer
 }
@@ -64,8 +66,8 @@ func New(c Config) (*Driver, error) {
 		return nil, fmt.Errorf("the name of the node has %d bytes, more than the %d that CSINode takes", len(c.NodeID), maxNodeID)
 	case !filepath.IsAbs(c.Endpoint):
 		return nil, fmt.Errorf("the CSI endpoint %q is not an absolute path; kubelet is to dial it as it is, so give it without unix://", c.Endpoint)
-	case c.Volumes == nil || c.Metrics == nil:
-		return nil, errors.New("driver: Volumes and Metrics must be set")
+	case c.Volumes == nil || c.Metrics == nil || c.MaxMessageBytes <= 0:
+		return nil, errors.New("driver: Volumes, Metrics and MaxMessageBytes must be set")
 	}
 	d := &Driver{
 		Config: c,

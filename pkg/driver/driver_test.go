@@ -30,7 +30,7 @@ import (
 )
 
 func TestNewChecksItsConfig(t *testing.T) {
-	good := Config{NodeID: "node-1", Binding: plain, Volumes: fakeVolumes{}, Endpoint: "/run/csi.sock", RegistrationSocket: "/run/reg.sock", Metrics: prometheus.NewRegistry()}
+	good := Config{NodeID: "node-1", Binding: plain, Volumes: fakeVolumes{}, Endpoint: "/run/csi.sock", RegistrationSocket: "/run/reg.sock", MaxMessageBytes: 1, Metrics: prometheus.NewRegistry()}
 	if _, err := New(good); err != nil {
 		t.Fatal(err)
 	}
@@ -43,6 +43,7 @@ func TestNewChecksItsConfig(t *testing.T) {
 		{"a node's name of 257 bytes (H-108)", func(c *Config) { c.NodeID = strings.Repeat("n", 257) }, "257 bytes"},
 		{"no volumes", func(c *Config) { c.Volumes = nil }, "Volumes"},
 		{"no metrics", func(c *Config) { c.Metrics = nil }, "Metrics"},
+		{"no length of messages", func(c *Config) { c.MaxMessageBytes = 0 }, "MaxMessageBytes"},
 		{"an endpoint as other CSI drivers take it", func(c *Config) { c.Endpoint = "unix:///run/csi.sock" }, "absolute path"},
 		{"a relative endpoint, which kubelet would look for elsewhere", func(c *Config) { c.Endpoint = "csi.sock" }, "absolute path"},
 		{"no endpoint", func(c *Config) { c.Endpoint = "" }, "absolute path"},

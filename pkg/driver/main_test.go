@@ -115,6 +115,7 @@ func newDriver(t *testing.T, root string, volumes Volumes) *Driver {
 		Version: "v1", NodeID: "node-1", Binding: binding, Volumes: volumes,
 		Endpoint:           filepath.Join(root, "plugins", Name, "csi.sock"),
 		RegistrationSocket: filepath.Join(root, "plugins_registry", Name+"-reg.sock"),
+		MaxMessageBytes:    4 << 20,
 		Metrics:            prometheus.NewRegistry(),
 	})
 	if err != nil {

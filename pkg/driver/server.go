@@ -62,6 +62,7 @@ func (d *Driver) serve(serving *sync.WaitGroup, fatal context.CancelCauseFunc, p
 		grpc.ChainUnaryInterceptor(d.intercept),
 		grpc.ConnectionTimeout(3*time.Second),
 		grpc.MaxConcurrentStreams(1000),
+		grpc.MaxRecvMsgSize(d.MaxMessageBytes),
 	)
 	register(server)
 	serving.Go(func() {

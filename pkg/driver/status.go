@@ -5,6 +5,7 @@ package driver
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
@@ -34,6 +35,7 @@ func statuses() []struct {
 		{volume.ErrConflict, codes.AlreadyExists},
 		{volume.ErrUnknown, codes.NotFound},
 		{volume.ErrPrecondition, codes.FailedPrecondition},
+		{volume.ErrExhausted, codes.ResourceExhausted},
 		{source.ErrNotFound, codes.NotFound},
 		{source.ErrForbidden, codes.PermissionDenied},
 		{source.ErrUnavailable, codes.Unavailable},
@@ -47,6 +49,9 @@ func statuses() []struct {
 
 // toStatus makes an error of package volume a gRPC status. Its text goes into an Event of the pod as it is.
 func toStatus(err error) error {
+	if errors.Is(err, unix.EMFILE) {
+		err = fmt.Errorf("%w (--max-open-files)", err)
+	}
 	for _, s := range statuses() {
 		if errors.Is(err, s.is) {
 			return status.Error(s.code, err.Error())

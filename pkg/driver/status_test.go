@@ -24,6 +24,7 @@ func TestStatus(t *testing.T) {
 		volume.ErrConflict:       codes.AlreadyExists,
 		volume.ErrUnknown:        codes.NotFound,
 		volume.ErrPrecondition:   codes.FailedPrecondition,
+		volume.ErrExhausted:      codes.ResourceExhausted,
 		source.ErrNotFound:       codes.NotFound,
 		source.ErrForbidden:      codes.PermissionDenied,
 		source.ErrUnavailable:    codes.Unavailable,
@@ -45,7 +46,11 @@ func TestStatus(t *testing.T) {
 			"listed":  fmt.Errorf("%w; and %w", errors.New("something else"), sentinel),
 		} {
 			s := status.Convert(toStatus(err))
-			if s.Code() != code || s.Message() != err.Error() {
+			text := err.Error()
+			if sentinel == unix.EMFILE {
+				text += " (--max-open-files)"
+			}
+			if s.Code() != code || s.Message() != text {
 				t.Errorf("%v, %s, is %v with the text %q, want %v with its own", sentinel, how, s.Code(), s.Message(), code)
 			}
 		}

@@ -123,7 +123,7 @@ func (w *world) start() {
 	}
 	w.registry = prometheus.NewRegistry()
 	c := Config{
-		Source: src, Records: records, Features: features, Limits: Limits{Bytes: 4 << 20, Files: 2048}, Workers: 4,
+		Source: src, Records: records, Features: features, Limits: ample, Workers: 4,
 		CollectEvery: time.Hour, CheckTarget: w.checkTarget, Metrics: w.registry,
 	}
 	for _, change := range w.configure {

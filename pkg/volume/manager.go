@@ -60,6 +60,7 @@ type Manager struct {
 	// queue holds the ids of volumes to refresh. It coalesces: an id is in it once, and never with two workers.
 	queue workqueue.TypedRateLimitingInterface[string]
 	locks locks
+	quota *quota
 
 	// mu guards the map. What is in a volume is guarded by the lock of its id, which is taken first.
 	mu      sync.Mutex
@@ -71,12 +72,14 @@ func New(c Config) (*Manager, error) {
 	if c.Source == nil || c.Records == nil || c.CheckTarget == nil || c.Metrics == nil {
 		return nil, errors.New("volume manager: Source, Records, CheckTarget and Metrics must be set")
 	}
-	if c.Limits.Bytes <= 0 || c.Limits.Files <= 0 || c.Workers <= 0 || c.CollectEvery <= 0 {
+	l := c.Limits
+	if l.Bytes <= 0 || l.Files <= 0 || l.Volumes <= 0 || l.NodeBytes <= 0 || l.Objects <= 0 || c.Workers <= 0 || c.CollectEvery <= 0 {
 		return nil, errors.New("volume manager: limits, workers and the pause between collections must be greater than zero")
 	}
 	m := &Manager{
 		Config:  c,
 		volumes: map[string]*volume{},
+		quota:   newQuota(l),
 		queue: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[string](100*time.Millisecond, 2*time.Minute)),
 	}
@@ -164,6 +167,7 @@ func (m *Manager) unwatch(v *volume) {
 func (m *Manager) forget(v *volume) {
 	m.unwatch(v)
 	m.metrics.forget(v.id)
+	m.quota.giveBack(v.id)
 	m.mu.Lock()
 	delete(m.volumes, v.id)
 	m.mu.Unlock()

@@ -178,22 +178,29 @@ func TestMetricsNameNobody(t *testing.T) {
 	allowed := map[string][]string{
 		"operation": {"publish", "republish", "refresh", "unpublish"},
 		"outcome":   {"ok", "error"},
-		"reason":    {"not_found", "forbidden", "unavailable", "precondition", "other"},
+		"reason":    {"not_found", "forbidden", "unavailable", "precondition", "limit", "other"},
+		"limit":     {"volume_bytes", "volume_files", "volumes", "node_bytes", "watched_objects"},
 	}
 	gauges := map[string]float64{}
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
+			name := f.GetName()
 			for _, l := range m.GetLabel() {
+				name += " " + l.GetValue()
 				if !slices.Contains(allowed[l.GetName()], l.GetValue()) {
 					t.Errorf("%s has the label %s=%q", f.GetName(), l.GetName(), l.GetValue())
 				}
 			}
 			if m.GetGauge() != nil {
-				gauges[f.GetName()] = m.GetGauge().GetValue()
+				gauges[name] = m.GetGauge().GetValue()
 			}
 		}
 	}
-	want := map[string]float64{"fsuser_volumes": 2, "fsuser_watched_objects": 1, "fsuser_stale_volumes": 0, "fsuser_oldest_stale_volume_seconds": 0, "fsuser_volume_bytes": 2}
+	want := map[string]float64{
+		"fsuser_volumes": 2, "fsuser_watched_objects": 1, "fsuser_stale_volumes": 0, "fsuser_oldest_stale_volume_seconds": 0, "fsuser_volume_bytes": 2,
+		"fsuser_volume_memory_bytes": float64(2 * os.Getpagesize()), "fsuser_limit volume_bytes": 4 << 20, "fsuser_limit volume_files": 2048,
+		"fsuser_limit volumes": 1000, "fsuser_limit node_bytes": 1 << 30, "fsuser_limit watched_objects": 1000,
+	}
 	if !maps.Equal(gauges, want) {
 		t.Errorf("got %v, want %v", gauges, want)
 	}

@@ -43,12 +43,12 @@ func newMetrics(r prometheus.Registerer, m *Manager) (*metrics, error) {
 		}, []string{"operation", "outcome"}),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "fsuser_volume_failures_total",
-			Help: "Operations on volumes that failed, by operation (publish, refresh) and reason (not_found, forbidden, unavailable: the object can't be read; precondition: object or target is not as it must be; other).",
+			Help: "Operations on volumes that failed, by operation (publish, refresh) and reason (not_found, forbidden, unavailable: the object can't be read; precondition: object or target is not as it must be; limit: the node has reached one; other).",
 		}, []string{"operation", "reason"}),
 		sizes: map[string]int64{}, staleSince: map[string]time.Time{},
 	}
 	for _, op := range []operation{opPublish, opRefresh} {
-		for _, r := range []string{"not_found", "forbidden", "unavailable", "precondition", "other"} {
+		for _, r := range []string{"not_found", "forbidden", "unavailable", "precondition", "limit", "other"} {
 			mt.failures.WithLabelValues(string(op), r)
 		}
 	}
@@ -77,9 +77,23 @@ func newMetrics(r prometheus.Registerer, m *Manager) (*metrics, error) {
 			return float64(len(m.volumes))
 		}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "fsuser_watched_objects", Help: "Distinct Secrets and ConfigMaps that are watched for the volumes of this node.",
+			Name: "fsuser_watched_objects", Help: "Distinct Secrets, ConfigMaps and pods that are watched for the volumes of this node.",
 		}, func() float64 { return float64(m.Source.Watched()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "fsuser_volume_memory_bytes", Help: "Memory that one version of all volumes of this node takes, each file in whole pages.",
+		}, func() float64 { return float64(m.quota.taken()) }),
 	}
+	limits := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "fsuser_limit",
+		Help: "What the driver allows: bytes and files of a volume, volumes of the node, node_bytes (see fsuser_volume_memory_bytes), watched_objects.",
+	}, []string{"limit"})
+	for name, limit := range map[string]float64{
+		"volume_bytes": float64(m.Limits.Bytes), "volume_files": float64(m.Limits.Files), "volumes": float64(m.Limits.Volumes),
+		"node_bytes": float64(m.Limits.NodeBytes), "watched_objects": float64(m.Limits.Objects),
+	} {
+		limits.WithLabelValues(name).Set(limit)
+	}
+	collectors = append(collectors, limits)
 	for _, c := range collectors {
 		if err := r.Register(c); err != nil {
 			return nil, err
@@ -147,7 +161,7 @@ func (mt *metrics) failed(op operation, err error) {
 		is   error
 		name string
 	}{
-		{source.ErrNotFound, "not_found"}, {source.ErrForbidden, "forbidden"}, {source.ErrUnavailable, "unavailable"}, {ErrPrecondition, "precondition"},
+		{source.ErrNotFound, "not_found"}, {source.ErrForbidden, "forbidden"}, {source.ErrUnavailable, "unavailable"}, {ErrPrecondition, "precondition"}, {ErrExhausted, "limit"},
 	} {
 		if errors.Is(err, r.is) {
 			reason = r.name

@@ -122,11 +122,10 @@ func (v *volume) originOf(i int) string {
 
 // room returns what a tmpfs needs to hold two versions of p at once: during a refresh the old one is still there.
 func room(p projector.Payload) tmpfs.Limits {
-	page := uint64(os.Getpagesize()) // 64 KiB on some arm64 and ppc64le
-	var bytes, inodes uint64
+	page, bytes := uint64(os.Getpagesize()), uint64(memory(p))
+	var inodes uint64
 	directories, names := map[string]bool{}, map[string]bool{}
 	for _, f := range p.Files {
-		bytes += (uint64(len(f.Data)) + page - 1) / page * page
 		inodes++
 		name, _, _ := strings.Cut(f.Path, "/")
 		names[name] = true

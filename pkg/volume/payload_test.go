@@ -19,7 +19,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
-var ample = Limits{Bytes: 4 << 20, Files: 2048}
+var ample = Limits{Bytes: 4 << 20, Files: 2048, Volumes: 1000, NodeBytes: 1 << 30, Objects: 1000}
 
 func testVolume(spec attributes.Spec, group *uint32) *volume {
 	return newVolume(Request{ID: "csi-v", Target: "/t", Pod: Pod{Namespace: namespace, Name: "pod", UID: "uid"}, Spec: spec, MountGroup: group})

@@ -81,6 +81,9 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 		m.watch(v)
 		done.add(func() error { m.unwatch(v); return nil })
 	}
+	if n := m.Source.Watched(); n > m.Limits.Objects {
+		return fmt.Errorf("%w: %d objects would be watched, more than the %d that may (--max-watched-objects)", ErrExhausted, n, m.Limits.Objects)
+	}
 	content := []source.Content{source.FromRequest(req.Secrets)}
 	if !v.fromRequest() {
 		for _, object := range v.objects {
@@ -97,6 +100,11 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 	if err != nil {
 		return err
 	}
+	giveBack, err := m.quota.take(v.id, memory(payload))
+	if err != nil {
+		return err
+	}
+	done.add(func() error { giveBack(); return nil })
 
 	if err := point.Make(); err != nil {
 		return classify(err)
@@ -181,6 +189,7 @@ func (m *Manager) adopt(point *tmpfs.Point, req Request, there tmpfs.State) erro
 		klog.ErrorS(err, "An adopted volume has no record; it will be adopted again after a restart", "volume", v.id)
 	}
 	m.put(v)
+	m.quota.keep(v.id, 0) // until it is written, which is next
 	klog.InfoS("Adopted a mount without a record", v.logFields()...)
 	if v.watches() {
 		m.watch(v)

@@ -66,6 +66,7 @@ func (m *Manager) recover(ctx context.Context, r record.Volume) error {
 		return nil
 	}
 	m.put(v)
+	m.quota.keep(v.id, 0) // until it is compared with its objects
 	if v.watches() {
 		m.watch(v)
 	}

@@ -97,6 +97,15 @@ func (m *Manager) write(v *volume, point *tmpfs.Point, content []source.Content)
 	if err != nil {
 		return false, 0, err
 	}
+	giveBack, err := m.quota.take(v.id, memory(payload))
+	if err != nil {
+		return false, 0, err
+	}
+	defer func() {
+		if err != nil {
+			giveBack()
+		}
+	}()
 	clone, err := point.Clone(v.identity)
 	if err != nil {
 		return false, 0, err

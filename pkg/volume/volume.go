@@ -30,6 +30,8 @@ var (
 	ErrConflict = errors.New("volume is published with other attributes")
 	// ErrPrecondition: the object or the target is not as it must be. Trying again helps once somebody has changed that.
 	ErrPrecondition = errors.New("precondition failed")
+	// ErrExhausted: the node's volumes have reached one of their limits together.
+	ErrExhausted = errors.New("a limit of the node is reached")
 	// ErrUnknown: no such volume, or not at this path.
 	ErrUnknown = errors.New("no such volume")
 	// ErrLocked: another call for the volume was under way until the context ended.
@@ -59,12 +61,18 @@ type Request struct {
 	Secrets map[string]string
 }
 
-// Limits bound one volume.
+// Limits bound one volume, and all volumes of the node together.
 type Limits struct {
-	// Bytes of content in one version, after items are applied.
+	// Bytes of content in one version of a volume, after items are applied.
 	Bytes int64
-	// Files in one version.
+	// Files in one version of a volume.
 	Files int
+	// Volumes of the node.
+	Volumes int
+	// NodeBytes is the memory that one version of all volumes takes, each file in whole pages.
+	NodeBytes int64
+	// Objects that are watched.
+	Objects int
 }
 
 // volume is a published volume. Its lock in the Manager guards it.

@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
+	"github.com/fsuser-csi/fsuser-csi/pkg/driver"
+	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
+	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
+)
+
+// verdict is who decides whether a volume is good.
+type verdict int
+
+const (
+	good   verdict = iota // both take it
+	refuse                // both refuse it, in the same words
+	inText                // only the driver can tell: it is in the text of items or sources
+)
+
+// volumeCase is a volume that the driver and the policy have to judge alike.
+type volumeCase struct {
+	name    string
+	verdict verdict
+	volume  corev1.Volume
+}
+
+func volumeCases() []volumeCase {
+	long := strings.Repeat("a", 254)
+	all := []volumeCase{
+		{"a Secret", good, driverVolume("v", "secretName", "a")},
+		{"a ConfigMap", good, driverVolume("v", "configMapName", "a.b-c")},
+		{"nodePublishSecretRef", good, withSecretRef(driverVolume("v"), "a")},
+		{"sources", good, driverVolume("v", "sources", "[{secret: {name: a}}]", "uid", "1")},
+		{"every attribute", good, driverVolume("v", "secretName", "a", "uid", "0", "gid", "2147483647", "mode", "0", "dirMode", "0777", "items", "[]",
+			"optional", "false", "refresh", "off")},
+		{"every attribute of sources", good, driverVolume("v", "sources", "[{configMap: {name: a}}]", "uid", "10", "gid", "9", "mode", "777", "dirMode", "00",
+			"refresh", "watch")},
+		{"kubelet's keys", good, driverVolume("v", "secretName", "a", "csi.storage.k8s.io/x", "")},
+		{"the longest name", good, driverVolume("v", "secretName", long[:253])},
+		{"tmpfs", good, withFSType(driverVolume("v", "secretName", "a"), "tmpfs")},
+
+		{"no attributes", refuse, driverVolume("v")},
+		{"no object", refuse, driverVolume("v", "uid", "1")},
+		{"two objects", refuse, driverVolume("v", "secretName", "a", "configMapName", "a")},
+		{"three objects", refuse, driverVolume("v", "secretName", "a", "configMapName", "a", "sources", "[{secret: {name: a}}]")},
+		{"an object and nodePublishSecretRef", refuse, withSecretRef(driverVolume("v", "secretName", "a"), "a")},
+		{"an empty name and another", refuse, driverVolume("v", "secretName", "", "configMapName", "a")},
+		{"an entry's attributes beside sources", refuse, driverVolume("v", "sources", "[{secret: {name: a}}]", "optional", "true", "items", "[]")},
+		{"read-only is not said", refuse, readOnly(driverVolume("v", "secretName", "a"), nil)},
+		{"writable", refuse, readOnly(driverVolume("v", "secretName", "a"), new(false))},
+		{"another file system", refuse, withFSType(driverVolume("v", "secretName", "a"), "ext4")},
+		{"a block device", refuse, withFSType(driverVolume("v", "secretName", "a"), "block")},
+		{"all at once", refuse, readOnly(withFSType(driverVolume("v", "uid", "root", "mode", "999", "colour", "red", "refresh", "no", "optional", "yes"), "xfs"), nil)},
+		{"a name that is too long", refuse, driverVolume("v", "secretName", long)},
+		{"another namespace", refuse, driverVolume("v", "secretName", "kube-system/a")},
+	}
+	for _, key := range attributes.Keys() {
+		all = append(all, volumeCase{"empty " + key.Name, refuse, driverVolume("v", key.Name, "")})
+	}
+	for _, name := range []string{"A", "a_b", "-a", "a-", "a..b", "a b", "ä", "a\n", "../a", "."} {
+		all = append(all, volumeCase{fmt.Sprintf("secretName %q", name), refuse, driverVolume("v", "secretName", name)},
+			volumeCase{fmt.Sprintf("configMapName %q", name), refuse, driverVolume("v", "configMapName", name)})
+	}
+	for value, verdict := range map[string]verdict{
+		"0": good, "1": good, "65534": good, "2147483647": good,
+		"2147483648": refuse, "4294967295": refuse, "99999999999999999999": refuse, "-1": refuse, "+1": refuse, " 1": refuse, "1 ": refuse, "1\n": refuse,
+		"01": refuse, "00": refuse, "0x1": refuse, "1.0": refuse, "1e3": refuse, "1_000": refuse, "root": refuse, "١": refuse,
+		strings.Repeat("1", 1000): refuse,
+	} {
+		for _, key := range []string{"uid", "gid"} {
+			all = append(all, volumeCase{fmt.Sprintf("%s %.30q", key, value), verdict, driverVolume("v", "secretName", "a", key, value)})
+		}
+	}
+	for value, verdict := range map[string]verdict{
+		"0": good, "00": good, "000": good, "0000": good, "7": good, "07": good, "400": good, "0400": good, "644": good, "0777": good, "777": good, "0007": good,
+		"00000": refuse, "1777": refuse, "4755": refuse, "7777": refuse, "800": refuse, "0o400": refuse, "-1": refuse, "0400 ": refuse, "0400\n": refuse,
+		"u=r": refuse, "rw-": refuse, "1000": refuse, "٠": refuse,
+	} {
+		for _, key := range []string{"mode", "dirMode"} {
+			all = append(all, volumeCase{fmt.Sprintf("%s %q", key, value), verdict, driverVolume("v", "secretName", "a", key, value)})
+		}
+	}
+	for _, value := range []string{"True", "yes", "1", "true ", " false", "\"true\""} {
+		all = append(all, volumeCase{"optional " + value, refuse, driverVolume("v", "secretName", "a", "optional", value)})
+	}
+	for _, value := range []string{"Watch", "on", "false", "watch\n"} {
+		all = append(all, volumeCase{fmt.Sprintf("refresh %q", value), refuse, driverVolume("v", "secretName", "a", "refresh", value)})
+	}
+	for _, key := range []string{
+		"Mode", "UID", "secretname", "optionl", "password", "a b", "a\nb", "\"", "ä", long,
+		"namespace", "podNamespace", "secretNamespace", "configMapNamespace", "objectNamespace",
+		"defaultMode", "fileMode", "defaultUser", "fsUser", "user", "owner", "runAsUser", "defaultGroup", "fsGroup", "group", "runAsGroup",
+	} {
+		all = append(all, volumeCase{fmt.Sprintf("unknown %.30q", key), refuse, driverVolume("v", "secretName", "a", key, "x")})
+	}
+	for _, value := range []string{
+		"not: [a list", "{key: a}", "[{key: a}]", "[{key: a, path: ../a}]", "[{key: a, path: a, mode: 1777}]", "[{key: a, path: a, uid: root}]",
+		"[{key: a, path: a, colour: red}]", "[{key: a, path: a}, {key: b, path: a}]", " ", "# nothing", strings.Repeat(" ", 64<<10+1),
+	} {
+		all = append(all, volumeCase{fmt.Sprintf("items %.30q", value), inText, driverVolume("v", "secretName", "a", "items", value)})
+	}
+	for _, value := range []string{"[]", "[{}]", "[{secret: {}}]", "[{secret: {name: A}}]", "[{serviceAccountToken: {path: a}}]", "{secret: {name: a}}"} {
+		all = append(all, volumeCase{fmt.Sprintf("sources %.30q", value), inText, driverVolume("v", "sources", value)})
+	}
+	return all
+}
+
+// The driver and the policy say the same of every volume.
+func TestTheDriverAndThePolicyAgree(t *testing.T) {
+	c := startCluster(t)
+	c.installPolicy(t, "policy-attributes.yaml")
+	ask := startDriver(t)
+	eventually(t, func() error {
+		if _, err := c.dryRunPod(t, podWith("p", driverVolume("v"))); err == nil {
+			return errors.New("the policy does nothing")
+		}
+		return nil
+	})
+	for _, test := range volumeCases() {
+		t.Run(test.name, func(t *testing.T) {
+			sentences := ask(t, test.volume)
+			_, err := c.dryRunPod(t, podWith("p", test.volume))
+			if driverRefuses := len(sentences) > 0; driverRefuses != (test.verdict != good) {
+				t.Fatalf("the driver says %q", sentences)
+			}
+			if policyRefuses := err != nil; policyRefuses != (test.verdict == refuse) {
+				t.Fatalf("the policy says %v, the driver %q", err, sentences)
+			}
+			if err == nil {
+				return
+			}
+			if !strings.Contains(err.Error(), `volume "v": `) || strings.Contains(err.Error(), "failed expression") {
+				t.Errorf("the policy does not name the volume: %v", err)
+			}
+			for _, sentence := range sentences {
+				if !strings.Contains(err.Error(), sentence) {
+					t.Errorf("the policy says\n%v\nthe driver also\n%s", err, sentence)
+				}
+			}
+		})
+	}
+	t.Run("two volumes", func(t *testing.T) {
+		_, err := c.dryRunPod(t, podWith("p", driverVolume("first", "uid", "x", "secretName", "a"), driverVolume("second", "secretName", "a"), driverVolume("third")))
+		if err == nil || !strings.Contains(err.Error(), `volume "first": volumeAttributes[uid]`) || strings.Contains(err.Error(), `"second"`) || !strings.Contains(err.Error(), `; volume "third": `) {
+			t.Errorf("error %v", err)
+		}
+	})
+	t.Run("many bad volumes", func(t *testing.T) {
+		var volumes []corev1.Volume
+		for i := range 300 {
+			volumes = append(volumes, driverVolume(fmt.Sprint("v", i), "uid", "x", "mode", "y", "secretName", "A"))
+		}
+		if _, err := c.dryRunPod(t, podWith("p", volumes...)); err == nil || !strings.Contains(err.Error(), `volume "v0": volumeAttributes[`) {
+			t.Errorf("error %v", err)
+		}
+	})
+	t.Run("many good volumes", func(t *testing.T) {
+		if _, err := c.dryRunPod(t, podWith("p", numbered(300)...)); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("other drivers", func(t *testing.T) {
+		if _, err := c.dryRunPod(t, podWith("p", otherDriverVolume("v", "uid", "x"))); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("what makes pods", func(t *testing.T) {
+		c.warnsOfTemplates(t, "volumeAttributes[uid]: Invalid value", driverVolume("v", "secretName", "a", "uid", "x"))
+	})
+}
+
+// startDriver returns a function that sends a volume to the driver as kubelet would, and returns the sentences with which it is refused.
+func startDriver(t *testing.T) func(*testing.T, corev1.Volume) []string {
+	t.Helper()
+	root := t.TempDir()
+	binding, err := driver.NewBinding(root, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(root, "s")
+	d, err := driver.New(driver.Config{NodeID: "node", Binding: binding, Volumes: takesAll{}, Endpoint: socket, Metrics: prometheus.NewRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- d.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	client := csi.NewNodeClient(conn)
+	return func(t *testing.T, v corev1.Volume) []string {
+		t.Helper()
+		const uid = "8c5b1c5e-0000-4000-8000-000000000000"
+		req := &csi.NodePublishVolumeRequest{
+			VolumeId:   driver.VolumeID(uid, v.Name),
+			TargetPath: filepath.Join(binding.PodsDir(), uid, "volumes/kubernetes.io~csi", v.Name, "mount"),
+			Readonly:   v.CSI.ReadOnly != nil && *v.CSI.ReadOnly,
+			VolumeContext: map[string]string{
+				"csi.storage.k8s.io/pod.name": "p", "csi.storage.k8s.io/pod.namespace": apps, "csi.storage.k8s.io/pod.uid": uid, "csi.storage.k8s.io/ephemeral": "true",
+			},
+			VolumeCapability: &csi.VolumeCapability{AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER}},
+		}
+		mount := &csi.VolumeCapability_MountVolume{}
+		req.VolumeCapability.AccessType = &csi.VolumeCapability_Mount{Mount: mount}
+		if v.CSI.FSType != nil {
+			mount.FsType = *v.CSI.FSType
+			if mount.FsType == "block" { // kubelet, not the driver, knows this name
+				req.VolumeCapability.AccessType = &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}}
+			}
+		}
+		for key, value := range v.CSI.VolumeAttributes {
+			req.VolumeContext[key] = value
+		}
+		if v.CSI.NodePublishSecretRef != nil {
+			req.Secrets = map[string]string{"k": "v"}
+		}
+		_, err := client.NodePublishVolume(t.Context(), req, grpc.WaitForReady(true))
+		if err == nil {
+			return nil
+		}
+		if status.Code(err) != codes.InvalidArgument {
+			t.Fatalf("the driver: %v", err)
+		}
+		// The driver joins its problems by semicolons, which sentences have, too; those that begin one are known.
+		text := regexp.MustCompile(`; (the volume must|csi\.|only mounted|volumeAttributes)`).ReplaceAllString(status.Convert(err).Message(), "\x00$1")
+		// Expressions can't tell which word is near.
+		text = regexp.MustCompile(`; the nearest known one is "[a-zA-Z]+"`).ReplaceAllString(text, "")
+		var sentences []string
+		for _, sentence := range strings.Split(text, "\x00") {
+			// The value is quoted in Go's way by one and in CEL's by the other, where it is not plain.
+			if before, after, ok := strings.Cut(sentence, ": Invalid value: "); ok {
+				sentences = append(sentences, before+": Invalid value: ")
+				sentence = after[strings.LastIndex(after[:strings.Index(after, `": `)+1], `"`)+1:]
+			} else if before, after, ok := strings.Cut(sentence, ": Forbidden: "); ok && !regexp.MustCompile(`^volumeAttributes\[[a-zA-Z]*\]$`).MatchString(before) {
+				sentence = after
+			}
+			sentences = append(sentences, sentence)
+		}
+		return sentences
+	}
+}
+
+// takesAll stands behind the driver's checks of a request, which are what is asked here.
+type takesAll struct{}
+
+func (takesAll) Publish(context.Context, volume.Request) error   { return nil }
+func (takesAll) Unpublish(context.Context, string, string) error { return nil }
+func (takesAll) Usage(context.Context, string, string) (tmpfs.Usage, error) {
+	return tmpfs.Usage{}, nil
+}
+
+// warnsOfTemplates: a workload whose pods would be refused is made, with a warning.
+func (c *cluster) warnsOfTemplates(t *testing.T, warning string, v corev1.Volume) {
+	t.Helper()
+	w := &warnings{}
+	config := c.AdminConfig()
+	config.WarningHandler = w
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	labels := map[string]string{"app": "a"}
+	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: podWith("", v).Spec}
+	selector := &metav1.LabelSelector{MatchLabels: labels}
+	once := template.DeepCopy()
+	once.Spec.RestartPolicy = corev1.RestartPolicyNever
+	meta, options := metav1.ObjectMeta{Name: "a"}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
+	for kind, create := range map[string]func() error{
+		"Deployment": func() error {
+			d := &appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{Selector: selector, Template: template}}
+			_, err := client.AppsV1().Deployments(apps).Create(t.Context(), d, options)
+			return err
+		},
+		"StatefulSet": func() error {
+			s := &appsv1.StatefulSet{ObjectMeta: meta, Spec: appsv1.StatefulSetSpec{Selector: selector, Template: template}}
+			_, err := client.AppsV1().StatefulSets(apps).Create(t.Context(), s, options)
+			return err
+		},
+		"DaemonSet": func() error {
+			d := &appsv1.DaemonSet{ObjectMeta: meta, Spec: appsv1.DaemonSetSpec{Selector: selector, Template: template}}
+			_, err := client.AppsV1().DaemonSets(apps).Create(t.Context(), d, options)
+			return err
+		},
+		"Job": func() error {
+			j := &batchv1.Job{ObjectMeta: meta, Spec: batchv1.JobSpec{Template: *once}}
+			_, err := client.BatchV1().Jobs(apps).Create(t.Context(), j, options)
+			return err
+		},
+		"CronJob": func() error {
+			j := &batchv1.CronJob{ObjectMeta: meta, Spec: batchv1.CronJobSpec{Schedule: "@daily", JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: *once}}}}
+			_, err := client.BatchV1().CronJobs(apps).Create(t.Context(), j, options)
+			return err
+		},
+	} {
+		// The binding, which the API server learns of by a watch.
+		eventually(t, func() error {
+			w.take()
+			if err := create(); err != nil {
+				return fmt.Errorf("%s: %w", kind, err)
+			}
+			if told := w.take(); len(told) != 1 || !strings.Contains(told[0], warning) {
+				return fmt.Errorf("%s: warnings %q", kind, told)
+			}
+			return nil
+		})
+	}
+}
+
+// installPolicy makes what one template of the chart makes.
+func (c *cluster) installPolicy(t *testing.T, file string, set ...string) {
+	t.Helper()
+	args := []string{"--show-only", "templates/" + file}
+	for _, s := range set {
+		args = append(args, "--set", s)
+	}
+	c.create(t, template(t, args...))
+}
+
+func readOnly(v corev1.Volume, value *bool) corev1.Volume {
+	v.CSI.ReadOnly = value
+	return v
+}
+
+func withFSType(v corev1.Volume, fsType string) corev1.Volume {
+	v.CSI.FSType = &fsType
+	return v
+}

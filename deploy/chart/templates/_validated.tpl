@@ -1,0 +1,73 @@
+{{/*
+What the policies that validate have in common: they look at pods and at what makes pods, refuse the first and warn of the second.
+*/}}
+
+{{- define "fsuser-csi.validated" -}}
+matchConstraints:
+  resourceRules:
+  - apiGroups: [""]
+    apiVersions: [v1]
+    operations: [CREATE]
+    resources: [pods]
+  - apiGroups: [apps]
+    apiVersions: [v1]
+    operations: [CREATE, UPDATE]
+    resources: [deployments, statefulsets, daemonsets]
+  - apiGroups: [batch]
+    apiVersions: [v1]
+    operations: [CREATE, UPDATE]
+    resources: [jobs, cronjobs]
+matchConditions:
+- name: has-a-volume-of-the-driver
+  expression: >-
+    (object.spec.?jobTemplate.spec.template.spec.or(object.spec.?template.spec).orValue(object.spec))
+    .?volumes.orValue([]).exists(v, has(v.csi) && v.csi.driver == 'fsuser.csi.io')
+variables:
+- name: pod
+  expression: object.spec.?jobTemplate.spec.template.spec.or(object.spec.?template.spec).orValue(object.spec)
+- name: volumes
+  expression: >-
+    variables.pod.volumes.filter(v, has(v.csi) && v.csi.driver == 'fsuser.csi.io')
+- name: attributes
+  expression: variables.volumes.map(v, v.csi.?volumeAttributes.orValue({}))
+- name: secretRefs
+  expression: variables.volumes.map(v, v.csi.?nodePublishSecretRef.name.orValue(''))
+{{- end }}
+
+{{/* A pod may still be changed for the better when it is made, so what makes it is not refused. */}}
+{{- define "fsuser-csi.validatedBindings" }}
+{{- $policy := .policy }}
+{{- $params := .params }}
+{{- $root := .root }}
+{{- range $name, $actions := dict $policy "Deny" (printf "%s-of-templates" $policy) "Warn" }}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata:
+  name: {{ $name }}.fsuser.csi.io
+  labels:
+    {{- include "fsuser-csi.labels" $root | nindent 4 }}
+spec:
+  policyName: {{ $policy }}.fsuser.csi.io
+  validationActions: [{{ $actions }}]
+  {{- with $params }}
+  paramRef:
+    name: {{ . }}
+    namespace: {{ $root.Release.Namespace }}
+    parameterNotFoundAction: Deny
+  {{- end }}
+  matchResources:
+    resourceRules:
+    {{- if eq $actions "Deny" }}
+    - apiGroups: [""]
+      apiVersions: [v1]
+      operations: [CREATE]
+      resources: [pods]
+    {{- else }}
+    - apiGroups: [apps, batch]
+      apiVersions: [v1]
+      operations: [CREATE, UPDATE]
+      resources: [deployments, statefulsets, daemonsets, jobs, cronjobs]
+    {{- end }}
+{{- end }}
+{{- end }}

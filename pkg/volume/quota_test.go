@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+)
+
+func limited(change func(*Limits)) func(*Config) {
+	return func(c *Config) { change(&c.Limits) }
+}
+
+// refusedByLimit publishes a volume that must not come to be, and checks that nothing of it is left.
+func (w *world) refusedByLimit(r Request, flag string) {
+	w.t.Helper()
+	before := w.snapshot()
+	isErr(w.t, w.Publish(w.t.Context(), r), ErrExhausted, flag)
+	w.unchanged(before)
+	w.absent(r)
+}
+
+func TestTheNodeHasAsManyVolumesAsItMay(t *testing.T) {
+	w := newFakeWorld(t, limited(func(l *Limits) { l.Volumes = 2 }))
+	w.secret("keys", content{"k": "v"})
+	a, b, c := w.request("a", "secretName", "keys"), w.request("b", "secretName", "keys"), w.request("c", "secretName", "keys")
+	w.publish(a)
+	w.publish(b)
+	w.refusedByLimit(c, "2 volumes, as many as it may (--max-volumes)")
+	w.publish(b) // one that is there may be published again
+	w.unpublish(a)
+	w.publish(c)
+	w.unpublish(b)
+	w.unpublish(c)
+}
+
+func TestAPublishThatFailsGivesItsShareBack(t *testing.T) {
+	w := newFakeWorld(t, limited(func(l *Limits) { l.Volumes = 1 }))
+	w.secret("keys", content{"k": "v"})
+	bad, good := w.request("bad", "secretName", "keys"), w.request("good", "secretName", "keys")
+	must(t, os.WriteFile(bad.Target, nil, 0o600)) // no directory: the publish fails when its share is taken
+	isErr(t, w.Publish(t.Context(), bad), ErrPrecondition)
+	w.publish(good)
+	w.unpublish(good)
+	if got := w.quota.taken(); got != 0 || len(w.quota.shares) != 0 {
+		t.Errorf("%d bytes in %d shares are left", got, len(w.quota.shares))
+	}
+}
+
+func TestTheVolumesOfTheNodeTakeAsMuchMemoryAsTheyMay(t *testing.T) {
+	page := os.Getpagesize()
+	w := newFakeWorld(t, limited(func(l *Limits) { l.NodeBytes = int64(4 * page) }))
+	w.secret("two", content{"a": "1", "b": strings.Repeat("x", page)})
+	w.secret("three", content{"a": "1", "b": strings.Repeat("x", page+1)})
+	w.secret("one", content{"a": "1"})
+	a, b, c := w.request("a", "secretName", "two"), w.request("b", "secretName", "three"), w.request("c", "secretName", "one")
+	w.publish(a)
+	w.refusedByLimit(b, fmt.Sprintf("with these %d bytes the volumes of the node would take %d, more than the %d that they may (--max-node-bytes)", 3*page, 5*page, 4*page))
+	w.publish(c)
+
+	// A refresh that does not fit leaves what is there, and the next that does is written.
+	w.run()
+	w.secret("one", content{"a": "1", "b": "2", "c": "3"})
+	testkit.Eventually(t, patience, "the volume to be stale", func() bool {
+		all, err := w.Status(t.Context())
+		return err == nil && strings.Contains(all[1].Stale, "--max-node-bytes")
+	})
+	w.present(c, content{"a": "1"})
+	w.secret("one", content{"a": "1", "b": "2"})
+	w.eventuallyShows(c, "what fits", content{"a": "1", "b": "2"})
+	if got := w.quota.taken(); got != int64(4*page) {
+		t.Errorf("%d bytes are taken, want %d", got, 4*page)
+	}
+	w.unpublish(a)
+	w.unpublish(c)
+}
+
+func TestAsManyObjectsAreWatchedAsMayBe(t *testing.T) {
+	w := newFakeWorld(t, limited(func(l *Limits) { l.Objects = 2 }))
+	for _, name := range []string{"a", "b", "c"} {
+		w.secret(name, content{name: "v"})
+	}
+	both, third, again := w.request("both", "sources", "[{secret: {name: a}}, {secret: {name: b}}]"), w.request("third", "secretName", "c"), w.request("again", "secretName", "a")
+	w.publish(both)
+	w.refusedByLimit(third, "3 objects would be watched, more than the 2 that may (--max-watched-objects)")
+	w.publish(again)
+	w.unpublish(both)
+	w.publish(third)
+	w.unpublish(again)
+	w.unpublish(third)
+}
+
+// With a lower limit a restart may find more than it allows: what is there stays, and may shrink.
+func TestARestartWithALowerLimitKeepsWhatIsThere(t *testing.T) {
+	w := newFakeWorld(t)
+	w.secret("keys", content{"a": "1", "b": "2"})
+	a, b := w.request("a", "secretName", "keys"), w.request("b", "secretName", "keys")
+	w.publish(a)
+	w.publish(b)
+	w.configure = append(w.configure, limited(func(l *Limits) { l.Volumes, l.Objects, l.NodeBytes = 1, 1, int64(os.Getpagesize()) }))
+	w.restart()
+	w.run()
+	w.present(a, content{"a": "1", "b": "2"})
+	w.present(b, content{"a": "1", "b": "2"})
+	w.refusedByLimit(w.request("c", "secretName", "keys"), "--max-volumes")
+	w.unpublish(a)
+	w.unpublish(b)
+}
+
+func TestQuotaIsNeverExceededByMany(t *testing.T) {
+	q := newQuota(Limits{Volumes: 10, NodeBytes: 55})
+	var all sync.WaitGroup
+	for i := range 100 {
+		all.Go(func() {
+			id := fmt.Sprint(i)
+			back, err := q.take(id, 10)
+			if err != nil {
+				return
+			}
+			if got := q.taken(); got > 55 {
+				t.Errorf("%d bytes are taken", got)
+			}
+			if grown, err := q.take(id, 15); err == nil {
+				grown()
+			}
+			back()
+		})
+	}
+	all.Wait()
+	if q.total != 0 || len(q.shares) != 0 {
+		t.Errorf("%d bytes in %d shares are left", q.total, len(q.shares))
+	}
+}
