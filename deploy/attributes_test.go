@@ -337,11 +337,11 @@ func (c *cluster) warnsOfTemplates(t *testing.T, warning string, v corev1.Volume
 }
 
 // installPolicy makes what one template of the chart makes.
-func (c *cluster) installPolicy(t *testing.T, file string, set ...string) {
+func (c *cluster) installPolicy(t *testing.T, file string, values ...string) {
 	t.Helper()
 	args := []string{"--show-only", "templates/" + file}
-	for _, s := range set {
-		args = append(args, "--set", s)
+	for _, v := range values {
+		args = append(args, "--set-json", v)
 	}
 	c.create(t, template(t, args...))
 }

@@ -4,6 +4,7 @@ package deploy
 
 import (
 	"bytes"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -53,6 +54,8 @@ func TestValuesThatTheSchemaRefuses(t *testing.T) {
 		"kubeletRoot=/a:b", "kubeletRoot=/" + strings.Repeat("k", 60),
 		"image.digest=sha256:12", "image.digest=latest", "image.pullPolicy=Sometimes", "image.repository=", "image.tag=a/b",
 		"verbosity=6", "verbosity=high", "httpPort=0", "maxUnavailable=0", "maxUnavailable=0%", "maxUnavailable=many",
+		"fsUser.enabled=maybe", "fsUser.default=0", "validate.enabled=2", "allow.enabled=3", "allow.uids={root}", "allow.uids={-1}", "allow.uids={1-}",
+		"allow.gids={01}", "allow.secrets={a*b}", "allow.secrets={A}", "allow.configMaps=all", "validate.allow=x",
 		"extraArgs={node}", "declareReferences.enabled=maybe", "metrics.podMonitor.interval=soon", "noSuchValue=1", "image.name=x",
 	} {
 		if _, err := Template(t.Context(), ".", "--set", set); err == nil {
@@ -73,6 +76,8 @@ func TestOldKubernetes(t *testing.T) {
 		{[]string{"access=namespaces"}, true},
 		{[]string{"access=cluster"}, true},
 		{[]string{"access=namespaces", "declareReferences.enabled=true"}, false},
+		{[]string{"access=namespaces", "fsUser.enabled=true"}, false},
+		{[]string{"access=namespaces", "validate.enabled=true", "allow.enabled=true"}, true},
 	} {
 		_, err := Template(t.Context(), ".", "--kube-version", "1.35.9", "--set", strings.Join(test.set, ","))
 		if test.ok != (err == nil) {
@@ -102,7 +107,7 @@ func TestContract(t *testing.T) {
 		{"all optional parts", []string{"--set", strings.Join([]string{
 			"metrics.annotations=true", "metrics.podMonitor.enabled=true", "metrics.podMonitor.interval=30s", "metrics.podMonitor.labels.release=p",
 			"imagePullSecrets[0].name=pull", "nodeSelector.pool=a", "podLabels.team=a", "podAnnotations.note=a", "verbosity=4", "maxUnavailable=1",
-			"extraArgs={--max-volume-bytes=1048576}", "namespace.create=true",
+			"extraArgs={--max-volume-bytes=1048576}", "namespace.create=true", "allow.enabled=true", "allow.secrets={tls}",
 		}, ",")}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -317,6 +322,44 @@ func TestDeclareReferencesIsAValue(t *testing.T) {
 	template(t).find(t, "MutatingAdmissionPolicy", "declare-references.fsuser.csi.io", &p)
 	if len(p.Spec.MatchConditions) == 0 {
 		t.Error("the policy is evaluated for pods that have nothing to do with the driver")
+	}
+}
+
+// Each policy is there when its value says so, with its bindings, and is not evaluated for pods that have nothing to do with it.
+func TestPoliciesAreValues(t *testing.T) {
+	for set, want := range map[string][]string{
+		"access=node":                  {"declare-references", "attributes"},
+		"access=namespaces":            {"attributes"},
+		"validate.enabled=false":       {"declare-references"},
+		"validate=null":                {"declare-references"},
+		"fsUser.enabled=true":          {"declare-references", "attributes", "fs-user", "fs-user-left-alone"},
+		"fsUser=null":                  {"declare-references", "attributes"},
+		"allow.enabled=true":           {"declare-references", "attributes", "allow"},
+		"allow.uids={5}":               {"declare-references", "attributes"},
+		"allow=null,access=namespaces": {"attributes"},
+	} {
+		got := map[string]bool{}
+		bound := map[string]bool{}
+		for _, o := range template(t, "--set", set).all {
+			name := strings.TrimSuffix(o.GetName(), ".fsuser.csi.io")
+			switch o.GetKind() {
+			case "MutatingAdmissionPolicy", "ValidatingAdmissionPolicy":
+				got[name] = true
+				conditions, _, _ := unstructured.NestedSlice(o.Object, "spec", "matchConditions")
+				if failure, _, _ := unstructured.NestedString(o.Object, "spec", "failurePolicy"); len(conditions) == 0 || failure == "" {
+					t.Errorf("%s: %d matchConditions, failurePolicy %q", name, len(conditions), failure)
+				}
+			case "MutatingAdmissionPolicyBinding", "ValidatingAdmissionPolicyBinding":
+				policy, _, _ := unstructured.NestedString(o.Object, "spec", "policyName")
+				bound[strings.TrimSuffix(policy, ".fsuser.csi.io")] = true
+			}
+		}
+		if !maps.Equal(got, bound) {
+			t.Errorf("--set %s: policies %v, bound %v", set, got, bound)
+		}
+		if names := slices.Sorted(maps.Keys(got)); !slices.Equal(names, slices.Sorted(slices.Values(want))) {
+			t.Errorf("--set %s: policies %v, want %v", set, names, want)
+		}
 	}
 }
 

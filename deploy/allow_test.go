@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package deploy
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// What an administrator allows, by the parameters of a policy.
+func TestAllow(t *testing.T) {
+	c := startCluster(t)
+	c.namespace(t, Namespace)
+	c.installPolicy(t, "policy-allow.yaml",
+		`allow={"enabled": true, "uids": ["1000-1999", 70], "gids": [0, "5-6"], "secrets": ["ssh-*", "tls"], "configMaps": []}`)
+	c.waitForAllow(t, "not-allowed")
+	for _, test := range []struct {
+		name   string
+		volume corev1.Volume
+		// A part of what the policy says; "" if it lets the pod in.
+		want   string
+		change func(*corev1.Pod)
+	}{
+		{"an owner of the range", driverVolume("v", "secretName", "tls", "uid", "1999"), "", nil},
+		{"an owner alone", driverVolume("v", "secretName", "tls", "uid", "70", "gid", "5"), "", nil},
+		{"an owner beside the range", driverVolume("v", "secretName", "tls", "uid", "2000"), `volume "v": volumeAttributes[uid]: Forbidden: 2000 is not allowed here, only 1000-1999,70`, nil},
+		{"root", driverVolume("v", "secretName", "tls", "uid", "0"), "0 is not allowed here", nil},
+		{"a group", driverVolume("v", "secretName", "tls", "uid", "70", "gid", "7"), `volumeAttributes[gid]: Forbidden: 7 is not allowed here, only 0,5-6`, nil},
+		{"the pod's user", driverVolume("v", "secretName", "tls"), "", func(p *corev1.Pod) { p.Spec.SecurityContext = users(1000, 6) }},
+		{"the pod's user, which is not allowed", driverVolume("v", "secretName", "tls"), "[uid]: Forbidden: 2000 ", func(p *corev1.Pod) { p.Spec.SecurityContext = users(2000, 6) }},
+		{"the pod's group, which is not allowed", driverVolume("v", "secretName", "tls"), "[gid]: Forbidden: 2000 ", func(p *corev1.Pod) { p.Spec.SecurityContext = users(1000, 2000) }},
+		{"the containers' user", driverVolume("v", "secretName", "tls"), "", func(p *corev1.Pod) {
+			p.Spec.SecurityContext = users(5, 0)
+			p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{RunAsUser: new(int64(1000))}
+		}},
+		{"nobody in common is root", driverVolume("v", "secretName", "tls"), "[uid]: Forbidden: 0 ", func(p *corev1.Pod) {
+			p.Spec.SecurityContext = users(1000, 0)
+			p.Spec.InitContainers = []corev1.Container{{Name: "i", Image: "i", SecurityContext: &corev1.SecurityContext{RunAsUser: new(int64(1001))}}}
+		}},
+		{"nobody at all is root", driverVolume("v", "secretName", "tls"), "[uid]: Forbidden: 0 ", nil},
+		{"a Secret by the beginning of its name", driverVolume("v", "secretName", "ssh-keys", "uid", "70"), "", nil},
+		{"another Secret", driverVolume("v", "secretName", "my-ssh-keys", "uid", "70"), `Secret "my-ssh-keys" is not allowed here, only ssh-*,tls`, nil},
+		{"more than the whole name", driverVolume("v", "secretName", "tls2", "uid", "70"), `Secret "tls2" is not allowed here`, nil},
+		{"no ConfigMap", driverVolume("v", "configMapName", "tls", "uid", "70"), `ConfigMap "tls" is not allowed here`, nil},
+		{"nodePublishSecretRef", withSecretRef(driverVolume("v", "uid", "70"), "tls"), "", nil},
+		{"nodePublishSecretRef of another", withSecretRef(driverVolume("v", "uid", "70"), "x"), `Secret "x" is not allowed here`, nil},
+		{"sources", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"tls","items":[{"key":"k","path":"p","mode":256}],"optional":true}},{"secret":{"name":"ssh-a"}}]`), "", nil},
+		{"sources of another", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"tls"}},{"secret":{"name":"x"}}]`), `Secret "x" is not allowed here`, nil},
+		{"sources with a ConfigMap", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"tls"}},{"configMap":{"name":"x"}}]`), `ConfigMap "x" is not allowed here`, nil},
+		{"sources with fields", driverVolume("v", "uid", "70", "sources", `[{"downwardAPI":{"items":[{"path":"p","fieldRef":{"fieldPath":"metadata.name"}}]}}]`), "", nil},
+		{"sources in YAML", driverVolume("v", "uid", "70", "sources", `[{secret: {name: tls}}]`), "write it as JSON", nil},
+		{"sources with an escape", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"\u0078"}}]`), "write it as JSON", nil},
+		{"sources with a hidden kind", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"tls"}},{"s\u0065cret":{"name":"x"}}]`), "write it as JSON", nil},
+		{"sources with more than can be read", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"x"}}`+strings.Repeat(`,[]`, 10_000)+`]`), "write it as JSON", nil},
+		{"items", driverVolume("v", "secretName", "tls", "uid", "70", "items", "[{key: fluid, path: guide/uid, mode: 0400}]"), "", nil},
+		{"a file's owner", driverVolume("v", "secretName", "tls", "uid", "70", "items", "[{key: a, path: a, uid: 0}]"), "a uid of a single file", nil},
+		{"a file's owner in JSON", driverVolume("v", "secretName", "tls", "uid", "70", "items", `[{"key":"a","path":"a","uid" :0}]`), "a uid of a single file", nil},
+		{"a file's group", driverVolume("v", "secretName", "tls", "uid", "70", "items", "- key: a\n  path: a\n  gid: 0"), "a gid of a single file", nil},
+		{"a file's owner, hidden", driverVolume("v", "secretName", "tls", "uid", "70", "items", `[{"key":"a","path":"a","\u0075id":0}]`), "a uid of a single file", nil},
+		{"a file's owner, hidden in another way", driverVolume("v", "secretName", "tls", "uid", "70", "items", "- key: a\n  path: a\n  ? uid # x\n  : 0"), "a uid of a single file", nil},
+		{"a file's owner in sources", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"tls","items":[{"key":"a","path":"a","uid":0}]}}]`), "a uid of a single file", nil},
+		{"what the driver refuses", driverVolume("v", "secretName", "tls", "uid", "root"), "", nil},
+		{"other drivers", otherDriverVolume("v", "secretName", "x"), "", nil},
+		{"volumes of Kubernetes", secretVolume("v", "x"), "", nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			pod := podWith("p", test.volume)
+			if test.change != nil {
+				test.change(pod)
+			}
+			_, err := c.dryRunPod(t, pod)
+			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Errorf("error %v, want one that says %q", err, test.want)
+			}
+		})
+	}
+	t.Run("what makes pods", func(t *testing.T) {
+		c.warnsOfTemplates(t, `Secret "x" is not allowed here`, driverVolume("v", "secretName", "x", "uid", "70"))
+	})
+	t.Run("a parameter that is changed", func(t *testing.T) {
+		params, err := c.CoreV1().ConfigMaps(Namespace).Get(t.Context(), "fsuser-csi-allow", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		params.Data = map[string]string{"secrets": "x", "uids": "5 - 6, 9"} // as people write it
+		if _, err := c.CoreV1().ConfigMaps(Namespace).Update(t.Context(), params, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, func() error {
+			_, err := c.dryRunPod(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "9", "gid", "77"), driverVolume("w", "configMapName", "any", "uid", "6")))
+			return err
+		})
+		if _, err := c.dryRunPod(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "7"))); err == nil {
+			t.Error("7 is let in")
+		}
+	})
+	t.Run("a parameter that is gone", func(t *testing.T) {
+		if err := c.CoreV1().ConfigMaps(Namespace).Delete(t.Context(), "fsuser-csi-allow", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, func() error {
+			if _, err := c.dryRunPod(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "9"))); err == nil {
+				return errors.New("the pod is let in")
+			}
+			return nil
+		})
+	})
+}
+
+// A chart without a list allows everything.
+func TestAllowNothingSaid(t *testing.T) {
+	c := startCluster(t)
+	c.namespace(t, Namespace)
+	c.installPolicy(t, "policy-allow.yaml", `allow={"enabled": true, "uids": null, "secrets": ["only"]}`)
+	c.waitForAllow(t, "not-allowed")
+	for _, v := range []corev1.Volume{
+		driverVolume("v", "secretName", "only", "uid", "0", "items", "[{key: a, path: a, uid: 5}]"), driverVolume("v", "configMapName", "any"),
+	} {
+		if _, err := c.dryRunPod(t, podWith("p", v)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func (c *cluster) waitForAllow(t *testing.T, secret string) {
+	t.Helper()
+	eventually(t, func() error {
+		_, err := c.dryRunPod(t, podWith("p", driverVolume("v", "secretName", secret, "uid", "70")))
+		if err == nil || !strings.Contains(err.Error(), "is not allowed here") {
+			return fmt.Errorf("the policy does nothing: %w", err)
+		}
+		return nil
+	})
+}
+
+func users(user, group int64) *corev1.PodSecurityContext {
+	return &corev1.PodSecurityContext{RunAsUser: &user, FSGroup: &group}
+}
