@@ -71,7 +71,7 @@ var expectations = []expectation{
 			"[sig-storage] Secrets Should fail non-optional pod creation due to the key in the secret object does not exist",
 		}},
 	// Their pods tell limits whatever else they are about, and have none.
-	{notRewritten, "it has a limit that the container does not set",
+	{notRewritten, "a limit that the container does not set",
 		"Its volume tells a limit that the container does not set. In place of it Kubernetes tells what the node has, which a pod does not show.", []string{
 			"[sig-storage] Downward API volume should provide node allocatable (cpu) as default cpu limit if the limit is not set",
 			"[sig-storage] Downward API volume should provide node allocatable (memory) as default memory limit if the limit is not set",
