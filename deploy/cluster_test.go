@@ -5,6 +5,7 @@ package deploy
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -74,10 +75,11 @@ func (c *cluster) serviceAccount(t *testing.T, namespace, name string, annotatio
 	}
 }
 
-// install makes all that the chart makes, its namespace among it.
-func (c *cluster) install(t *testing.T, access string) {
+// install makes all that the chart makes, its namespace among it, with more values of the chart.
+func (c *cluster) install(t *testing.T, access string, values ...string) {
 	t.Helper()
-	objects := template(t, "--set", "access="+access, "--set", "namespace.create=true")
+	values = append([]string{"access=" + access, "namespace.create=true"}, values...)
+	objects := template(t, "--set", strings.Join(values, ","))
 	c.create(t, objects)
 }
 

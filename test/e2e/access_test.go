@@ -322,7 +322,7 @@ func clusterAccess(t *testing.T, node nodeShell) {
 
 // walls: the driver could read every Secret now. A pod must not reach those of another namespace through it, whatever it asks for.
 func walls(t *testing.T) {
-	victim, n := newNamespace(t), newNamespace(t)
+	victim, n := newNamespace(t), newNamespace(t, uncheckedLabel+"=true")
 	victim.secret("treasure", "key", "v1")
 	owner := victim.run(onePod("owner", `secretName: treasure`))
 	forged := fmt.Sprintf(`csi.storage.k8s.io/pod.namespace: %s, csi.storage.k8s.io/pod.name: %s, csi.storage.k8s.io/pod.uid: %s, csi.storage.k8s.io/ephemeral: "true"`,

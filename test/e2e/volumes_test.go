@@ -13,6 +13,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/yaml"
@@ -231,15 +232,22 @@ func testRestricted(t *testing.T) {
 	n.expect("restricted", "", show("/v/key"), "1000:0 600\nv1")
 }
 
-// testRefused: what the pod is told when it asks for something wrong.
+// testRefused: what the author of a pod is told who asks for something wrong, and what the pod is told if no policy was asked.
 func testRefused(t *testing.T) {
 	t.Parallel()
-	n := newNamespace(t)
+	n, checked := newNamespace(t, uncheckedLabel+"=true"), newNamespace(t)
 	n.secret("s", "key", "v1")
-	n.create(onePod("wrong", `secretName: s, mod: "0400", mode: "9", namespace: kube-system`))
-	n.event("wrong", "FailedMount", "mod", "mode", "namespace")
-	n.create(strings.Replace(onePod("writable", `secretName: s`), "readOnly: true,", "", 1))
-	n.event("writable", "FailedMount", "set csi.readOnly: true")
+	wrong := onePod("wrong", `secretName: s, mod: "0400", mode: "9", namespace: kube-system`)
+	writable := strings.Replace(onePod("writable", `secretName: s`), "readOnly: true,", "", 1)
+	for manifest, words := range map[string][]string{wrong: {"mod", "mode", "namespace"}, writable: {"set csi.readOnly: true"}} {
+		n.event(n.create(manifest).Name, "FailedMount", words...)
+		_, err := client.CoreV1().Pods(checked.name).Create(suite, parsePod(t, manifest), metav1.CreateOptions{})
+		for _, word := range append(words, "attributes.fsuser.csi.io") {
+			if !apierrors.IsForbidden(err) && !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), word) {
+				t.Errorf("error %v; want one of the policy that says %q", err, word)
+			}
+		}
+	}
 }
 
 // testLatency compares with a secret volume of Kubernetes, which kubelet refreshes in its own time.
