@@ -93,7 +93,7 @@ func (o options) run(ctx context.Context) (err error) {
 	if o.inTree || o.match != "" {
 		return nil
 	}
-	return os.WriteFile(filepath.Join(repository, document), []byte(r.document()), 0o644)
+	return os.WriteFile(filepath.Join(repository, document), []byte(r.document(expectations)), 0o644)
 }
 
 // start starts the cluster with all images.

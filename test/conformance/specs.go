@@ -66,13 +66,13 @@ var expectations = []expectation{
 		"[sig-storage] Projected configMap Should fail non-optional pod creation due to the key in the configMap object does not exist",
 	}},
 	{notRewritten, "the driver does not take the path of an item",
-		"The path of its item ends with a newline, and the driver takes no control characters. The same test of ConfigMaps has another path, and passes.", []string{
+		"The path of an item ends with a newline, and the driver takes no control characters. The same test of ConfigMaps has another path, and passes.", []string{
 			"[sig-storage] Projected secret Should fail non-optional pod creation due to the key in the secret object does not exist",
 			"[sig-storage] Secrets Should fail non-optional pod creation due to the key in the secret object does not exist",
 		}},
 	// Their pods tell limits whatever else they are about, and have none.
 	{notRewritten, "a limit that the container does not set",
-		"Its volume tells a limit that the container does not set. In place of it Kubernetes tells what the node has, which a pod does not show.", []string{
+		"The volume tells a limit that the container does not set. In its place Kubernetes tells what the node has, which the pod does not show.", []string{
 			"[sig-storage] Downward API volume should provide node allocatable (cpu) as default cpu limit if the limit is not set",
 			"[sig-storage] Downward API volume should provide node allocatable (memory) as default memory limit if the limit is not set",
 			"[sig-storage] Downward API volume should provide podname as non-root with fsgroup",
