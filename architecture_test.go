@@ -44,9 +44,12 @@ func packages(t *testing.T) map[string]goPackage {
 
 func TestImportsPointOneWay(t *testing.T) {
 	allowed := map[string][]string{
-		"cmd/fsuser-csi":   {"internal/kubelet", "pkg/confine", "pkg/driver", "pkg/event", "pkg/record", "pkg/source", "pkg/tmpfs", "pkg/volume"},
+		"cmd/fsuser-csi":   {"internal/kubelet", "pkg/attributes", "pkg/confine", "pkg/convert", "pkg/driver", "pkg/event", "pkg/lint", "pkg/manifest", "pkg/record", "pkg/source", "pkg/tmpfs", "pkg/volume"},
 		"pkg/driver":       {"pkg/attributes", "pkg/source", "pkg/tmpfs", "pkg/volume"},
 		"pkg/volume":       {"pkg/attributes", "pkg/event", "pkg/projector", "pkg/record", "pkg/source", "pkg/tmpfs"},
+		"pkg/lint":         {"pkg/attributes", "pkg/manifest", "pkg/source"},
+		"pkg/convert":      {"pkg/attributes", "pkg/manifest", "pkg/source"},
+		"pkg/manifest":     {},
 		"pkg/attributes":   {},
 		"pkg/source":       {},
 		"pkg/event":        {},
@@ -85,6 +88,7 @@ func TestLibrariesHaveOneOwner(t *testing.T) {
 		"k8s.io/kubernetes":                             {},
 		"github.com/fsnotify/fsnotify":                  {"pkg/source"},
 		"sigs.k8s.io/yaml":                              {"pkg/source"},
+		"go.yaml.in/yaml/v3":                            {"pkg/manifest"}, // all others ask it where a value is
 		"k8s.io/client-go/util/workqueue":               {"pkg/volume"},
 		"github.com/kubernetes-csi/csi-test/v5":         {},
 	}

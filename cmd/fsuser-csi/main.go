@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -21,9 +22,29 @@ func main() {
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "Error:", err)
-		os.Exit(1)
+		code := 1
+		var exit *exitError
+		if errors.As(err, &exit) {
+			code = exit.code
+		}
+		os.Exit(code)
 	}
 }
+
+// Exit codes of the commands that check or rewrite manifests, for scripts. Everything else that fails ends with 1.
+const (
+	exitProblems = 1 // the manifests were read, and not all is well with them
+	exitUsage    = 2 // wrong usage, or something can't be read or written
+)
+
+// exitError is an error with the exit code that it ends the program with.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string { return e.err.Error() }
+func (e *exitError) Unwrap() error { return e.err }
 
 func newCommand() *cobra.Command {
 	root := &cobra.Command{
@@ -38,6 +59,6 @@ owned by the user who needs them, with the mode they need, and refreshes them wi
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newNodeCommand(), newStatusCommand(), newDemoCommand(), newVersionCommand())
+	root.AddCommand(newNodeCommand(), newStatusCommand(), newDemoCommand(), newLintCommand(), newConvertCommand(), newVersionCommand())
 	return root
 }

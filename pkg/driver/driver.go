@@ -15,12 +15,13 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
 )
 
 // Name is the driver's name: that of its CSIDriver object, and what a pod writes as csi.driver.
-const Name = "fsuser.csi.io"
+const Name = attributes.Driver
 
 // maxNodeID is the longest node id that the API server takes (validation of CSINode), in bytes.
 const maxNodeID = 256

@@ -46,7 +46,7 @@ func (a *API) readPod(ctx context.Context, ref Ref) (runtime.Object, error) {
 }
 
 func podOf(pod *corev1.Pod) Pod {
-	p := Pod{User: commonUser(&pod.Spec), SecretRefs: map[string]string{}}
+	p := Pod{User: CommonUser(&pod.Spec), SecretRefs: map[string]string{}}
 	for _, v := range pod.Spec.Volumes {
 		if v.CSI != nil && v.CSI.NodePublishSecretRef != nil {
 			p.SecretRefs[v.Name] = v.CSI.NodePublishSecretRef.Name
@@ -55,12 +55,12 @@ func podOf(pod *corev1.Pod) Pod {
 	return p
 }
 
-// commonUser is kubelet's FsUserFrom (pkg/volume/util): the effective runAsUser of all init, main and ephemeral containers, if each has one
+// CommonUser is kubelet's FsUserFrom (pkg/volume/util): the effective runAsUser of all init, main and ephemeral containers, if each has one
 // and they are the same. What an image says of its user plays no part.
-func commonUser(spec *corev1.PodSpec) *uint32 {
+func CommonUser(spec *corev1.PodSpec) *uint32 {
 	var common *int64
 	for _, context := range securityContexts(spec) {
-		user := effectiveUser(spec.SecurityContext, context)
+		user := EffectiveUser(spec.SecurityContext, context)
 		if user == nil || common != nil && *common != *user {
 			return nil
 		}
@@ -88,7 +88,8 @@ func securityContexts(spec *corev1.PodSpec) []*corev1.SecurityContext {
 	return all
 }
 
-func effectiveUser(pod *corev1.PodSecurityContext, container *corev1.SecurityContext) *int64 {
+// EffectiveUser is whom a container runs as, if the pod says so: its own runAsUser, else the pod's; nil if neither is given.
+func EffectiveUser(pod *corev1.PodSecurityContext, container *corev1.SecurityContext) *int64 {
 	if container != nil && container.RunAsUser != nil {
 		return container.RunAsUser
 	}

@@ -69,7 +69,7 @@ func TestPodUser(t *testing.T) {
 					corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon{SecurityContext: context(user)}})
 			}
 			got := int64(none)
-			if user := commonUser(&spec); user != nil {
+			if user := CommonUser(&spec); user != nil {
 				got = int64(*user)
 			}
 			if got != test.want {
@@ -80,11 +80,11 @@ func TestPodUser(t *testing.T) {
 	t.Run("contexts that are not there at all", func(t *testing.T) {
 		user := int64(7)
 		spec := corev1.PodSpec{Containers: []corev1.Container{{}}}
-		if commonUser(&spec) != nil {
+		if CommonUser(&spec) != nil {
 			t.Error("a user out of nothing")
 		}
 		spec.SecurityContext = &corev1.PodSecurityContext{RunAsUser: &user}
-		if got := commonUser(&spec); got == nil || *got != 7 {
+		if got := CommonUser(&spec); got == nil || *got != 7 {
 			t.Errorf("%v, want the pod's", got)
 		}
 	})

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package attributes
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestAnnotations(t *testing.T) {
+	for _, test := range []struct {
+		name, key, value string
+		says             []string // nothing: it is good
+	}{
+		{"a user", AnnotationFSUser, "1000", nil},
+		{"root", AnnotationFSUser, "0", nil},
+		{"the largest", AnnotationFSGroup, "2147483647", nil},
+		{"none", AnnotationFSUser, "none", nil},
+		{"no group", AnnotationFSGroup, "none", nil},
+		{"another's", "other.io/fs-user", "x", nil},
+		{"almost the driver's", "fsuser.csi.io.example/fs-user", "x", nil},
+		{"too large", AnnotationFSUser, "2147483648", []string{"annotations[fsuser.csi.io/fs-user]", "2147483648", `"none"`}},
+		{"a name", AnnotationFSGroup, "staff", []string{"annotations[fsuser.csi.io/fs-group]", "staff", "decimal"}},
+		{"empty", AnnotationFSUser, "", []string{"decimal"}},
+		{"a space", AnnotationFSUser, "1 ", []string{"decimal"}},
+		{"None", AnnotationFSUser, "None", []string{`"none"`}},
+		{"misspelt", "fsuser.csi.io/fsUser", "1000", []string{"unknown annotation", `nearest known one is "fsuser.csi.io/fs-user"`}},
+		{"something else", "fsuser.csi.io/completely-different-and-long", "1000", []string{"unknown annotation (known: fsuser.csi.io/fs-user, fsuser.csi.io/fs-group)"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			errs := ValidateAnnotations(map[string]string{test.key: test.value})
+			if (len(errs) > 0) != (len(test.says) > 0) {
+				t.Fatalf("problems: %v", errs)
+			}
+			for _, part := range test.says {
+				if !strings.Contains(errs.ToAggregate().Error(), part) {
+					t.Errorf("%v does not say %q", errs, part)
+				}
+			}
+		})
+	}
+}
+
+func TestParseID(t *testing.T) {
+	if id, problem := ParseID("1000"); id != 1000 || problem != "" {
+		t.Errorf("1000 is %d, %q", id, problem)
+	}
+	for _, text := range []string{"", "-1", "+1", "01", "1e3", "2147483648", "root"} {
+		if id, problem := ParseID(text); problem != idRule || id != 0 {
+			t.Errorf("%q is %d, %q", text, id, problem)
+		}
+	}
+}
+
+func TestDefaultModeIsWhatParseFillsIn(t *testing.T) {
+	for kind, key := range map[Kind]string{Secret: "secretName", ConfigMap: "configMapName"} {
+		spec, errs := Parse(map[string]string{key: "a"}, false)
+		if len(errs) > 0 || spec.Sources[0].Mode != DefaultMode(kind) {
+			t.Errorf("%s: %v, %v; want %04o", kind, spec, errs, DefaultMode(kind))
+		}
+	}
+}

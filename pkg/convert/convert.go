@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package convert rewrites manifests: Secret, ConfigMap and projected volumes of Kubernetes to volumes of this driver, and back.
+//
+// It edits the text of a volume's source and leaves every other byte alone, comments, order and indentation among them. Each edit is
+// proven before it counts: the document is read again, the volume must mean what it is to mean, and nothing else may have changed. A
+// volume whose meaning can't be kept, or whose spelling can't be edited, stays as it is, with the reason.
+package convert
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
+	"github.com/fsuser-csi/fsuser-csi/pkg/manifest"
+	"github.com/fsuser-csi/fsuser-csi/pkg/source"
+)
+
+// Options say what to do.
+type Options struct {
+	// Native converts volumes of this driver to Kubernetes' own, and not the other way.
+	Native bool
+	// UID and GID are written into volumes that become this driver's, unless they have a defaultUser. Nil: not.
+	UID, GID *uint32
+}
+
+// Result is what became of a file.
+type Result struct {
+	Text      string
+	Converted int    // volumes
+	Left      []Left // volumes that stay as they are, by line
+}
+
+// Left is a volume that could not be converted, or a document that can't be read.
+type Left struct {
+	Line   int    // in the file, from 1
+	Object string // such as Deployment/web; empty for a document
+	Volume string // its name
+	Reason string
+}
+
+// File converts all volumes of all pods and pod templates in a file.
+func File(f *manifest.File, o Options) Result {
+	var (
+		result Result
+		out    strings.Builder
+		at     int
+	)
+	for _, d := range f.Documents {
+		text := d.Text
+		if d.Err != nil {
+			result.Left = append(result.Left, Left{Line: d.Err.Line, Reason: d.Err.Message})
+		} else {
+			var left []Left
+			var converted int
+			text, converted, left = document(d, o)
+			result.Converted += converted
+			slices.SortStableFunc(left, func(a, b Left) int { return cmp.Compare(a.Line, b.Line) })
+			result.Left = append(result.Left, left...)
+		}
+		out.WriteString(f.Text[at:d.Start])
+		out.WriteString(text)
+		at = d.Start + len(d.Text)
+	}
+	out.WriteString(f.Text[at:])
+	result.Text = out.String()
+	return result
+}
+
+// change is a volume that is to become another.
+type change struct {
+	volume manifest.Node
+	key    string // of its source as it is to be
+	want   inTree
+	// podUser is the user that the containers of its pod have in common.
+	podUser *uint32
+	edits   []edit
+	left    Left
+}
+
+func document(d *manifest.Document, o Options) (text string, converted int, left []Left) {
+	var changes []change
+	for _, object := range d.Objects() {
+		pod, ok := object.Pod()
+		if !ok {
+			continue
+		}
+		for i, volume := range pod.Spec().Get("volumes").Items() {
+			c, skip, err := plan(pod, volume, o)
+			if skip {
+				continue
+			}
+			name := volume.Get("name").Text()
+			if name == "" {
+				name = fmt.Sprintf("volumes[%d]", i)
+			}
+			c.left = Left{Line: volume.Line(), Object: object.Name(), Volume: name}
+			if err != nil {
+				c.left.Reason = err.Error()
+				left = append(left, c.left)
+				continue
+			}
+			changes = append(changes, c)
+		}
+	}
+	good, bad := proven(d, changes, o)
+	for _, c := range bad {
+		left = append(left, c.left)
+	}
+	text, wrong, err := edited(d, good, o)
+	if err == nil && len(wrong) > 0 {
+		err = errNotEditable
+	}
+	if err != nil { // not seen: each part of them was proven
+		for _, c := range good {
+			c.left.Reason = err.Error()
+			left = append(left, c.left)
+		}
+		return d.Text, 0, left
+	}
+	return text, len(good), left
+}
+
+// proven tells the changes that do what they are to do from those that do not, which have the reason then. If something is wrong with one, the
+// others need not suffer. Mostly the volumes that are not what they were to be are known after one attempt; else halving finds them.
+func proven(d *manifest.Document, changes []change, o Options) (good, bad []change) {
+	if len(changes) == 0 {
+		return nil, nil
+	}
+	_, wrong, err := edited(d, changes, o)
+	switch {
+	case err != nil && len(changes) == 1:
+		changes[0].left.Reason = err.Error()
+		return nil, changes
+	case err != nil:
+		half := len(changes) / 2
+		good, bad = proven(d, changes[:half:half], o)
+		moreGood, moreBad := proven(d, changes[half:], o)
+		return append(good, moreGood...), append(bad, moreBad...)
+	}
+	for _, c := range changes {
+		if err := wrong[c.volume]; err != nil {
+			c.left.Reason = err.Error()
+			bad = append(bad, c)
+		} else {
+			good = append(good, c)
+		}
+	}
+	return good, bad
+}
+
+// plan finds out what a volume is to become. skip says that the volume is none of those that convert is for.
+func plan(pod manifest.Pod, volume manifest.Node, o Options) (c change, skip bool, err error) {
+	key := sourceKey(volume, o)
+	if key == "" {
+		return change{}, true, nil
+	}
+	podUser := source.CommonUser(pod.RunAs())
+	c = change{volume: volume, podUser: podUser}
+	if !o.Native && declares(pod, volume, key) {
+		return change{}, true, nil
+	}
+	if len(volume.Entries()) > 2 {
+		return c, false, errors.New("it has more than a name and one source, which the API server refuses")
+	}
+	if volume.Document().Anchored(volume) {
+		return c, false, errors.New("it is, or is within, something that other places use by a YAML alias or tag: write it out, and convert again")
+	}
+	if again := volume.Get(key).Repeated(); len(again) > 0 {
+		return c, false, fmt.Errorf("%s is given twice", again[0].Name)
+	}
+	if o.Native {
+		return planInTree(c)
+	}
+	return planDriver(c, pod, shape(key), o)
+}
+
+// sourceKey is the key of the source that is to be converted; "" if the volume has none.
+func sourceKey(volume manifest.Node, o Options) string {
+	if o.Native {
+		if volume.Get("csi", "driver").String() == attributes.Driver {
+			return "csi"
+		}
+		return ""
+	}
+	for _, s := range []shape{secretShape, configMapShape, sourcesShape} {
+		if volume.Get(string(s)).Exists() {
+			return string(s)
+		}
+	}
+	return ""
+}
+
+func planInTree(c change) (change, bool, error) {
+	csi := c.volume.Get("csi")
+	if again := csi.Get("volumeAttributes").Repeated(); len(again) > 0 {
+		return c, false, fmt.Errorf("%s is given twice", again[0].Name)
+	}
+	for _, e := range csi.Entries() {
+		switch e.Name {
+		case "driver", "readOnly", "fsType", "volumeAttributes", "nodePublishSecretRef":
+		default:
+			return c, false, fmt.Errorf("csi.%s is not known", e.Name)
+		}
+	}
+	want, reasons, err := expressed(csi, c.podUser)
+	if err != nil {
+		return c, false, err
+	}
+	if len(reasons) > 0 {
+		return c, false, errors.New(strings.Join(reasons, "; "))
+	}
+	c.key, c.want = string(want.Shape), want
+	c.edits, err = toInTree(c.volume, want)
+	return c, false, err
+}
+
+func planDriver(c change, pod manifest.Pod, s shape, o Options) (change, bool, error) {
+	meaning, err := readInTree(c.volume.Get(string(s)), s)
+	if err != nil {
+		return c, false, err
+	}
+	name := c.volume.Get("name").String()
+	for _, n := range pod.MountedBeneath(name) {
+		if !n.SuppliedBy(meaning.paths()) {
+			return c, false, fmt.Errorf("%s is mounted beneath it (line %d): Kubernetes makes a directory for that in its own volumes, but not in those of CSI; mount it elsewhere",
+				n.Path, n.Node.Line())
+		}
+	}
+	if meaning.User == nil {
+		meaning.User = user(o.UID)
+		if o.UID == nil {
+			meaning.User = user(c.podUser)
+		}
+		c.edits, err = toDriver(c.volume, s, readAgain(meaning, c.volume.Get(string(s))), o, c.podUser)
+	} else {
+		c.edits, err = toDriver(c.volume, s, meaning, o, c.podUser)
+	}
+	c.key, c.want = "csi", meaning
+	return c, false, err
+}
+
+// readAgain is v with the user that the volume itself names.
+func readAgain(v inTree, source manifest.Node) inTree {
+	if !source.Get("defaultUser").Exists() {
+		v.User = nil
+	}
+	return v
+}
+
+// declares reports whether a volume is there for the Node authorizer only: no container mounts it, and a volume of the driver names its
+// object.
+func declares(pod manifest.Pod, volume manifest.Node, key string) bool {
+	if pod.Mounts(volume.Get("name").String()) {
+		return false
+	}
+	attribute, field := "secretName", "secretName"
+	if key == string(configMapShape) {
+		attribute, field = "configMapName", "name"
+	}
+	name := volume.Get(key, field).String()
+	for _, other := range pod.Spec().Get("volumes").Items() {
+		csi := other.Get("csi")
+		if csi.Get("driver").String() == attributes.Driver && name != "" && csi.Get("volumeAttributes", attribute).String() == name {
+			return true
+		}
+	}
+	return false
+}
+
+// edited makes the changes and proves them. The volumes that are not what they were to be are wrong; any other difference is an error.
+func edited(d *manifest.Document, changes []change, o Options) (text string, wrong map[manifest.Node]error, err error) {
+	if len(changes) == 0 {
+		return d.Text, nil, nil
+	}
+	p := proof{expected: map[manifest.Node]change{}, wrong: map[manifest.Node]error{}, options: o, budget: maxCompared}
+	var edits []edit
+	for _, c := range changes {
+		edits = append(edits, c.edits...)
+		p.expected[c.volume] = c
+	}
+	text, ok := apply(d.Text, edits)
+	if !ok {
+		return "", nil, errNotEditable
+	}
+	after := manifest.Parse("", text)
+	if len(after.Documents) != 1 || after.Documents[0].Err != nil || after.Documents[0].JSON != d.JSON {
+		return "", nil, errNotEditable
+	}
+	if !p.same(d.Root, after.Documents[0].Root) {
+		return "", nil, errNotEditable
+	}
+	return text, p.wrong, nil
+}
+
+// maxCompared bounds the values of a document that a proof compares, against aliases of aliases.
+const maxCompared = 1_000_000
+
+// proof compares a document with what became of it.
+type proof struct {
+	expected map[manifest.Node]change
+	wrong    map[manifest.Node]error
+	options  Options
+	budget   int
+}
+
+// same reports whether nothing is different but the volumes that were to change.
+func (p *proof) same(before, after manifest.Node) bool {
+	if p.budget--; p.budget < 0 {
+		return false
+	}
+	if c, ok := p.expected[before]; ok {
+		if err := p.became(c, after); err != nil {
+			p.wrong[before] = err
+		}
+		return true
+	}
+	a, b := before.Entries(), after.Entries()
+	if len(a) != len(b) || before.Scalar() != after.Scalar() || before.IsMapping() != after.IsMapping() || before.IsList() != after.IsList() {
+		return false
+	}
+	for i := range a {
+		if a[i].Name != b[i].Name || !p.same(a[i].Value, b[i].Value) {
+			return false
+		}
+	}
+	return slices.EqualFunc(before.Items(), after.Items(), p.same)
+}
+
+// became checks that a volume is now what it was to be.
+func (p *proof) became(c change, volume manifest.Node) error {
+	if volume.Get("name").Scalar() != c.volume.Get("name").Scalar() || len(volume.Entries()) != len(c.volume.Entries()) {
+		return errNotEditable
+	}
+	became := volume.Get(c.key)
+	if p.options.Native {
+		v, err := readInTree(became, shape(c.key))
+		if err != nil {
+			return err
+		}
+		if !v.equal(c.want) {
+			return errNotEditable
+		}
+		return nil
+	}
+	values, err := attributesOf(became.Get("volumeAttributes"))
+	if err != nil {
+		return errNotEditable
+	}
+	spec, errs := attributes.Parse(values, false)
+	if len(errs) > 0 {
+		return fmt.Errorf("this driver refuses it: %w", errs.ToAggregate())
+	}
+	spec.GID = nil // from the options, if at all
+	v, _ := express(spec, c.want.Shape, c.podUser)
+	if !v.equal(c.want) || became.Get("driver").String() != attributes.Driver || became.Get("readOnly").Scalar() != true {
+		return errNotEditable
+	}
+	return nil
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package convert
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/manifest"
+)
+
+var update = flag.Bool("update", false, "write what convert does now to testdata, to be read and committed")
+
+// example is a file of testdata.
+type example struct {
+	name string // to-driver/list
+	path string
+	text string
+	o    Options
+}
+
+func examples(t testing.TB) []example {
+	t.Helper()
+	var all []example
+	for _, dir := range []string{"to-driver", "to-native"} {
+		paths, err := filepath.Glob(filepath.Join("testdata", dir, "*"))
+		if err != nil || len(paths) < 5 {
+			t.Fatalf("testdata/%s: %q, %v", dir, paths, err)
+		}
+		for _, path := range paths {
+			if strings.Contains(path, ".golden.") {
+				continue
+			}
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, example{
+				name: dir + "/" + strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)), path: path, text: string(text), o: Options{Native: dir == "to-native"},
+			})
+		}
+	}
+	return all
+}
+
+func converted(text string, o Options) Result { return File(manifest.Parse("in", text), o) }
+
+func lefts(r Result) string {
+	var lines []string
+	for _, l := range r.Left {
+		lines = append(lines, strings.TrimSpace(fmt.Sprintf("%d: %s %s: %s", l.Line, l.Object, l.Volume, l.Reason))+"\n")
+	}
+	return strings.Join(lines, "")
+}
+
+func TestGolden(t *testing.T) {
+	for _, e := range examples(t) {
+		t.Run(e.name, func(t *testing.T) {
+			r := converted(e.text, e.o)
+			extension := filepath.Ext(e.path)
+			base := strings.TrimSuffix(e.path, extension)
+			golden(t, base+".golden"+extension, r.Text)
+			golden(t, base+".golden.left.txt", lefts(r))
+		})
+	}
+}
+
+func golden(t *testing.T, path, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got == "" {
+			os.Remove(path)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil && !(os.IsNotExist(err) && got == "") {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s says otherwise (-update writes it anew):\n%s", path, got)
+	}
+}
+
+// onlyMeaning are the examples that come back in other words, with the same meaning.
+var onlyMeaning = []string{"to-native/once"}
+
+func TestThereAndBackChangesNothing(t *testing.T) {
+	for _, e := range examples(t) {
+		for _, o := range []struct {
+			name string
+			text string
+		}{{"", e.text}, {" with CRLF", strings.ReplaceAll(e.text, "\n", "\r\n")}, {" without a last line break", strings.TrimSuffix(e.text, "\n")}} {
+			t.Run(e.name+o.name, func(t *testing.T) {
+				there := converted(o.text, e.o)
+				if there.Text == o.text {
+					if there.Converted != 0 || !strings.Contains(e.name, "left") {
+						t.Fatalf("%d were converted, and nothing has changed", there.Converted)
+					}
+					return
+				}
+				// A volume of the other side that was there before would go along.
+				if strings.HasSuffix(e.name, "to-driver/left") {
+					o.text = strings.Replace(o.text, "driver: fsuser.csi.io", "driver: other", 1)
+					there = converted(o.text, e.o)
+				}
+				back := converted(there.Text, Options{Native: !e.o.Native})
+				if back.Converted != there.Converted {
+					t.Errorf("%d there, %d back: %v", there.Converted, back.Converted, back.Left)
+				}
+				if slices.Contains(onlyMeaning, e.name) {
+					again := converted(back.Text, e.o)
+					if again.Text != there.Text {
+						t.Errorf("it means another thing:\n%s\nand before\n%s", again.Text, there.Text)
+					}
+					return
+				}
+				if back.Text != o.text {
+					t.Errorf("it is now\n%s\nafter\n%s", back.Text, there.Text)
+				}
+			})
+		}
+	}
+}
+
+func TestTheSameWithEveryLineBreak(t *testing.T) {
+	for _, e := range examples(t) {
+		want := strings.ReplaceAll(converted(e.text, e.o).Text, "\n", "\r\n")
+		if got := converted(strings.ReplaceAll(e.text, "\n", "\r\n"), e.o).Text; got != want {
+			t.Errorf("%s: with CRLF it is\n%q\nwant\n%q", e.name, got, want)
+		}
+		if got, want := converted("\ufeff"+e.text, e.o).Text, "\ufeff"+converted(e.text, e.o).Text; got != want {
+			t.Errorf("%s: after a byte order mark it is\n%q\nwant\n%q", e.name, got, want)
+		}
+	}
+}
+
+func TestASecondTimeChangesNothing(t *testing.T) {
+	for _, e := range examples(t) {
+		once := converted(e.text, e.o)
+		twice := converted(once.Text, e.o)
+		if twice.Text != once.Text || twice.Converted != 0 || len(twice.Left) != len(once.Left) {
+			t.Errorf("%s: a second time %d are converted, %d left (%d before):\n%s", e.name, twice.Converted, len(twice.Left), len(once.Left), twice.Text)
+		}
+	}
+}
+
+func TestCommentsSurvive(t *testing.T) {
+	for _, e := range examples(t) {
+		out := converted(e.text, e.o).Text
+		for line := range strings.Lines(e.text) {
+			if _, comment, found := strings.Cut(line, "# "); found && strings.Count(out, "# "+comment) != strings.Count(e.text, "# "+comment) {
+				t.Errorf("%s: the comment %q is gone, or there twice:\n%s", e.name, comment, out)
+			}
+		}
+	}
+}

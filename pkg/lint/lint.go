@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package lint finds in manifests what would keep a pod with volumes of this driver from starting, or from reading its files, before a
+// cluster is asked: each problem with its place, the rule and what to do.
+//
+// The rules of the vocabulary are those of pkg/attributes, which the driver itself uses. Here is what needs a view of the whole pod, or of
+// how the values are written.
+package lint
+
+import (
+	"cmp"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
+	"github.com/fsuser-csi/fsuser-csi/pkg/manifest"
+)
+
+// Severity of a problem.
+type Severity string
+
+const (
+	// Error is what the API server or the driver refuses, or what can't work.
+	Error Severity = "error"
+	// Warning is what works, but hardly as it was meant.
+	Warning Severity = "warning"
+)
+
+// Problem is one thing that is wrong.
+type Problem struct {
+	File     string   `json:"file"`
+	Line     int      `json:"line"`   // from 1
+	Column   int      `json:"column"` // in characters, from 1
+	Severity Severity `json:"severity"`
+	Object   string   `json:"object,omitempty"` // such as Deployment/web
+	Field    string   `json:"field,omitempty"`  // such as spec.template.spec.volumes[0].csi.readOnly
+	Message  string   `json:"message"`          // the rule and the remedy
+}
+
+// String is the problem in one line, as compilers write it.
+func (p Problem) String() string {
+	place := strings.TrimSpace(p.Object + " " + p.Field)
+	if place != "" {
+		place += ": "
+	}
+	return fmt.Sprintf("%s:%d:%d: %s: %s%s", p.File, p.Line, p.Column, p.Severity, place, p.Message)
+}
+
+// Result is what lint has to say of a file.
+type Result struct {
+	Problems []Problem // by line
+	Volumes  int       // of the driver, which were looked at
+	// Unreadable says that some document is no YAML; that is among the problems too.
+	Unreadable bool
+}
+
+// File looks at all objects of a file.
+func File(f *manifest.File) Result {
+	l := linter{file: f.Name}
+	for _, d := range f.Documents {
+		if d.Err != nil {
+			l.result.Unreadable = true
+			l.result.Problems = append(l.result.Problems, Problem{File: f.Name, Line: d.Err.Line, Column: 1, Severity: Error, Message: d.Err.Message})
+			continue
+		}
+		for _, object := range d.Objects() {
+			l.object(object)
+		}
+	}
+	slices.SortStableFunc(l.result.Problems, func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+	return l.result
+}
+
+type linter struct {
+	file   string
+	result Result
+}
+
+// report adds a problem at a value. at may not be there; then the next best place is taken.
+func (l *linter) report(o manifest.Object, severity Severity, fieldPath string, message string, at ...manifest.Node) {
+	p := Problem{File: l.file, Line: o.Node.Line(), Column: o.Node.Column(), Severity: severity, Object: o.Name(), Field: fieldPath, Message: message}
+	for _, n := range at {
+		if n.Exists() {
+			p.Line, p.Column = n.Line(), n.Column()
+			break
+		}
+	}
+	l.result.Problems = append(l.result.Problems, p)
+}
+
+func (l *linter) object(o manifest.Object) {
+	switch o.Kind() {
+	case "Namespace":
+		l.annotations(o, "metadata.annotations", o.Node)
+	case "PersistentVolume":
+		if at := o.Node.Get("spec", "csi", "driver"); at.String() == attributes.Driver {
+			l.report(o, Error, o.Path("spec.csi.driver"), inlineOnly, at)
+		}
+	case "StorageClass":
+		if at := o.Node.Get("provisioner"); at.String() == attributes.Driver {
+			l.report(o, Error, o.Path("provisioner"), inlineOnly, at)
+		}
+	}
+	pod, ok := o.Pod()
+	if !ok {
+		return
+	}
+	l.annotations(o, pod.Path("metadata.annotations"), pod.Node)
+	if pod.Field != "" {
+		for _, e := range o.Node.Get("metadata", "annotations").Entries() {
+			if strings.HasPrefix(e.Name, attributes.AnnotationPrefix) {
+				l.report(o, Warning, o.Path("metadata.annotations["+e.Name+"]"),
+					"has no effect here: it is read from pods and namespaces; put it under "+pod.Field+".metadata.annotations", e.Key)
+			}
+		}
+	}
+	l.pod(pod)
+}
+
+const inlineOnly = attributes.Driver + " has no persistent volumes: put the volume into the pod itself, under spec.volumes[].csi"
+
+// annotations looks at those of a pod, a pod template or a namespace.
+func (l *linter) annotations(o manifest.Object, path string, n manifest.Node) {
+	all := n.Get("metadata", "annotations")
+	values := map[string]string{}
+	for _, e := range all.Entries() {
+		if !strings.HasPrefix(e.Name, attributes.AnnotationPrefix) {
+			continue
+		}
+		values[e.Name] = e.Value.Text()
+		if _, ok := e.Value.Scalar().(string); !ok {
+			l.report(o, Error, path+"["+e.Name+"]", notAString(e), e.Value)
+		}
+	}
+	for _, err := range attributes.ValidateAnnotations(values) {
+		key := strings.TrimSuffix(strings.TrimPrefix(err.Field, "annotations["), "]")
+		at := all.Get(key)
+		if err.Type == field.ErrorTypeForbidden {
+			at = all.Key(key) // the name is what is wrong
+		}
+		l.report(o, Error, path+"["+key+"]", err.ErrorBody(), at, all)
+	}
+}
+
+// notAString says what to do about a value that kubectl does not read as a string.
+func notAString(e manifest.Entry) string {
+	switch value := e.Value.Scalar().(type) {
+	case nil:
+		if e.Value.IsScalar() {
+			return "must be a string, and has no value: give one, or remove it"
+		}
+		return fmt.Sprintf(`must be a string: begin it with "%s: |" and put the list on the lines below, deeper`, e.Name)
+	case bool:
+		return fmt.Sprintf(`must be a string, and this is a boolean, which the API server refuses: write "%t"`, value)
+	}
+	return fmt.Sprintf(`must be a string, and this is a number, which the API server refuses: write %q`, e.Value.Text())
+}
+
+var attributePlace = regexp.MustCompile(`^volumeAttributes\[("(?:[^"\\]|\\.)*"|[^\]]*)\](.*)$`)
+
+// place finds the value that an error of pkg/attributes is about.
+func place(attrs manifest.Node, err *field.Error) manifest.Node {
+	m := attributePlace.FindStringSubmatch(err.Field)
+	if m == nil {
+		return attrs
+	}
+	name := m[1]
+	if unquoted, err := strconv.Unquote(name); err == nil {
+		name = unquoted
+	}
+	if err.Type == field.ErrorTypeForbidden && m[2] == "" {
+		return attrs.Key(name) // the name is what is wrong
+	}
+	value := attrs.Get(name)
+	if d, ok := value.Inside(); ok {
+		if m[2] == "" {
+			return value
+		}
+		return within(d.Root, m[2], value)
+	}
+	return within(value, m[2], value)
+}
+
+var step = regexp.MustCompile(`^(?:\[(\d+)\]|\.?([^.\[\]]+))`)
+
+// within goes down a path such as [2].path as far as it can.
+func within(n manifest.Node, path string, otherwise manifest.Node) manifest.Node {
+	if n.Exists() {
+		otherwise = n
+	}
+	for {
+		m := step.FindStringSubmatch(path)
+		if m == nil {
+			return otherwise
+		}
+		path = path[len(m[0]):]
+		if m[1] != "" {
+			index, err := strconv.Atoi(m[1])
+			items := n.Items()
+			if err != nil || index >= len(items) {
+				return otherwise
+			}
+			n = items[index]
+		} else {
+			n = n.Get(m[2])
+		}
+		if !n.Exists() {
+			return otherwise
+		}
+		otherwise = n
+	}
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifest
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+
+	yamlv3 "go.yaml.in/yaml/v3"
+	"sigs.k8s.io/yaml"
+)
+
+// FuzzParse holds what this package reads against what kubectl's decoder reads.
+func FuzzParse(f *testing.F) {
+	paths, err := filepath.Glob("../convert/testdata/*/*.yaml")
+	if err != nil || len(paths) < 10 {
+		f.Fatal(paths, err)
+	}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(string(text))
+	}
+	for _, text := range []string{
+		"a: yes\nb: 0o17\nc: 017\nd: 1_000\ne: 0x1F\nf: ~\ng:\nh: 1e3\ni: 2001-01-01\nj: .inf\nk: 'no'\nl: !!str 1\n",
+		"a: &x {b: 1}\nc: *x\nd:\n  <<: *x\n  e: 2\nf: {<<: [*x, {b: 2, g: 3}], b: 4}\n",
+		"a: |\n  x\n  y\nb: >-\n  z\n\n  w\nc: \"\\u263a\"\nd: a\n  b\n",
+		"{\"a\": [1, 2.5, true, null, \"x\"]}\n{\"b\": 1}",
+		"\ufeffa: ü\u2028b: 1",
+	} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, d := range Parse("in", text).Documents {
+			if d.Text != text[d.Start:d.Start+len(d.Text)] && d.Start >= 0 {
+				t.Fatalf("the document at %d is %q", d.Start, d.Text)
+			}
+			if d.Err != nil {
+				continue
+			}
+			places(t, d.Root)
+			mine, err := d.Root.Any()
+			if err != nil || !ordinary(d.Root) {
+				continue
+			}
+			var theirs any
+			if yaml.Unmarshal([]byte(d.Text), &theirs) != nil {
+				continue
+			}
+			a, errA := json.Marshal(mine)
+			b, errB := json.Marshal(theirs)
+			if errA == nil && errB == nil && string(a) != string(b) {
+				t.Errorf("%q is read as\n%s\nand by kubectl as\n%s", d.Text, a, b)
+			}
+		}
+	})
+}
+
+// ordinary reports whether a value has no tags and all its keys are strings; no object of Kubernetes is otherwise, and the decoders differ there.
+func ordinary(n Node) bool {
+	if !n.Exists() {
+		return true
+	}
+	if n.node.Style&yamlv3.TaggedStyle != 0 {
+		return false
+	}
+	for i, child := range n.node.Content {
+		child := Node{child, n.doc}
+		if key, isText := child.Scalar().(string); n.node.Kind == yamlv3.MappingNode && i%2 == 0 && (!isText || key == "") {
+			return false
+		}
+		if !ordinary(child) {
+			return false
+		}
+	}
+	return true
+}
+
+// places checks that values are where they say.
+func places(t *testing.T, n Node) {
+	if end, ok := n.End(); ok {
+		text := n.doc.Text
+		if start := n.Start(); start > end || end > len(text) {
+			t.Fatalf("a value is at %d..%d of %q", start, end, text)
+		}
+	}
+	if n.Exists() && n.Style() != Other && (n.Line() < 1 || n.Column() < 1) {
+		t.Errorf("a value is at %d:%d", n.Line(), n.Column())
+	}
+	if n.Style() == Other {
+		return
+	}
+	for _, item := range n.Items() {
+		places(t, item)
+	}
+	for _, e := range n.Entries() {
+		if e.Key.Style() != Other && e.Value.Style() != Other && !e.Key.isMerge() {
+			places(t, e.Value)
+		}
+	}
+}

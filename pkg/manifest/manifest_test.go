@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifest
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestDocumentsAreThoseOfKubectl(t *testing.T) {
+	for _, test := range []struct {
+		name, text string
+		want       []string // line: text
+	}{
+		{"nothing", "", []string{`1: ""`}},
+		{"one", "a: 1\n", []string{`1: "a: 1\n"`}},
+		{"several", "---\na: 1\n--- # c\n\nb: 2\n---\n", []string{`1: ""`, `2: "a: 1\n"`, `4: "\nb: 2\n"`, `7: ""`}},
+		{"CRLF", "a: 1\r\n---\r\nb: 2\r\n", []string{`1: "a: 1\r\n"`, `3: "b: 2\r\n"`}},
+		{"in a text it is no separator", "a: |\n  ---\n  b\n", []string{`1: "a: |\n  ---\n  b\n"`}},
+		{"a document beside its separator", "--- {a: 1}\nb: 2\n", []string{`1: ""`, `1: line 1: kubectl takes nothing`, `2: "b: 2\n"`}},
+		{"a byte order mark", "\ufeffa: 1", []string{`1: "a: 1"`}},
+		{"JSON", "{\"a\": 1}\n {\"b\":\n2}\n", []string{`1: "{\"a\": 1}"`, `1: "\n {\"b\":\n2}"`}},
+		{"almost JSON", "{a: 1}\n---\n{\"b\": 2}", []string{`1: "{a: 1}\n"`, `3: "{\"b\": 2}"`}},
+		{"an error is where it is", "a: 1\n---\nb: 2\n c: 3\n---\nd: 4\n", []string{`1: "a: 1\n"`, `3: line 4: this is no YAML`, `6: "d: 4\n"`}},
+		{"a template", "a: 1\n---\nb:\n  {{- x }}\n", []string{`1: "a: 1\n"`, `3: line 4: this is a template`}},
+		{"a template that is YAML", "---\na: 1\nb: {{ x }}\n", []string{`1: ""`, `2: line 3: this is a template`}},
+		{"a text with braces is none", "a: '{{ x }}'\n", []string{`1: "a: '{{ x }}'\n"`}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var got []string
+			for _, d := range Parse("in", test.text).Documents {
+				if d.Err != nil {
+					got = append(got, fmt.Sprintf("%d: %v", d.Line, d.Err))
+				} else {
+					got = append(got, fmt.Sprintf("%d: %q", d.Line, d.Text))
+				}
+			}
+			if !slices.EqualFunc(got, test.want, strings.HasPrefix) {
+				t.Errorf("documents %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestScalarsAreThoseOfKubectl(t *testing.T) {
+	for text, want := range map[string]any{
+		"yes": true, "off": false, "y": true, "'yes'": "yes", "0400": 256, "0x10": 16, "1_000": 1000, "1000": 1000, `"1000"`: "1000",
+		"~": nil, "": nil, "null": nil, "1.5": 1.5, "a b": "a b", "2001-01-01": "2001-01-01", "!!str 7": "7", "|\n  7": "7\n", "08": 8.0,
+		"---x": "---x", "a:b": "a:b", "é": "é", "18446744073709551615": uint64(18446744073709551615),
+	} {
+		f := Parse("in", "k: "+text+"\n")
+		if got := f.Documents[0].Root.Get("k").Scalar(); f.Documents[0].Err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s is %#v, want %#v (%v)", text, got, want, f.Documents[0].Err)
+		}
+	}
+}
+
+func TestPlaces(t *testing.T) {
+	text := strings.Join([]string{
+		`# ü`,
+		`a: {b: "ü\"", c: [x, 'it''s' ], d: }`,
+		`ü: plain # c`,
+		`e: |-`,
+		`  one`,
+		``,
+		`  two`,
+		``,
+		`f:`,
+		`- g: 1`,
+		`  # deep`,
+		`  h: >`,
+		`    folded`,
+		`i: two`,
+		`  lines`,
+		`j: &x {k: 1}`,
+		`l: *x`,
+	}, "\n") + "\n"
+	d := Parse("in", text).Documents[0]
+	for _, test := range []struct {
+		path   string
+		line   int
+		column int
+		text   string // "": its end can't be told
+	}{
+		{"a", 2, 4, `{b: "ü\"", c: [x, 'it''s' ], d: }`},
+		{"a.b", 2, 8, `"ü\""`},
+		{"a.c", 2, 18, `[x, 'it''s' ]`},
+		{"ü", 3, 4, "plain"},
+		{"e", 4, 4, "|-\n  one\n\n  two"},
+		{"f", 10, 1, "- g: 1\n  # deep\n  h: >\n    folded"},
+		{"i", 14, 4, ""},
+		{"j", 16, 4, ""},
+		{"l", 17, 4, ""},
+	} {
+		n := d.Root.Get(strings.Split(test.path, ".")...)
+		end, ok := n.End()
+		got := ""
+		if ok {
+			got = text[n.Start():end]
+		}
+		if n.Line() != test.line || n.Column() != test.column || got != test.text {
+			t.Errorf("%s is at %d:%d: %q; want %d:%d: %q", test.path, n.Line(), n.Column(), got, test.line, test.column, test.text)
+		}
+	}
+	inside, ok := d.Root.Get("e").Inside()
+	if !ok || inside.Root.Line() != 5 || inside.Root.Column() != 3 || inside.Root.Text() != "one\ntwo" {
+		t.Errorf("inside of e: %+v, %v", inside, ok)
+	}
+	if _, ok := d.Root.Get("f").Inside(); ok {
+		t.Error("a list has an inside")
+	}
+}
+
+func TestMappings(t *testing.T) {
+	d := Parse("in", "base: &base {a: 1, b: 2}\nx:\n  <<: *base\n  b: 3\n  b: 4\n  c: 5\n").Documents[0]
+	x := d.Root.Get("x")
+	var names []string
+	for _, e := range x.Entries() {
+		names = append(names, e.Name+"="+e.Value.Text())
+	}
+	if got := strings.Join(names, " "); got != "a=1 b=4 c=5" {
+		t.Errorf("x has %s", got)
+	}
+	if again := x.Repeated(); len(again) != 1 || again[0].Name != "b" || again[0].Key.Line() != 5 {
+		t.Errorf("repeated: %+v", again)
+	}
+	for _, test := range []struct {
+		path     string
+		anchored bool
+	}{{"base", true}, {"base.a", true}, {"x", false}, {"x.c", false}, {"x.a", true}} {
+		if got := d.Anchored(d.Root.Get(strings.Split(test.path, ".")...)); got != test.anchored {
+			t.Errorf("%s is anchored: %v", test.path, got)
+		}
+	}
+}
+
+func TestAliasesOfAliasesAreBounded(t *testing.T) {
+	text := "a0: &a0 [x]\n"
+	for i := range 20 {
+		text += fmt.Sprintf("a%d: &a%d [%s]\n", i+1, i+1, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d, ", i), 10), ", "))
+	}
+	if _, err := Parse("in", text).Documents[0].Root.Any(); err == nil {
+		t.Error("it was written out")
+	}
+	if _, err := Parse("in", "a: &a [*a]\n").Documents[0].Root.Any(); err == nil {
+		t.Error("a list within itself was written out")
+	}
+}
+
+func TestPods(t *testing.T) {
+	const spec = "spec: {containers: [{name: c}]}"
+	for _, test := range []struct{ name, text, want string }{
+		{"a pod", "{kind: Pod, metadata: {name: a}, " + spec + "}", "Pod/a: spec.x"},
+		{"a pod of a namespace", "{kind: Pod, metadata: {name: a, namespace: n}, " + spec + "}", "Pod/n/a: spec.x"},
+		{"without a name of its own", "{kind: Job, metadata: {generateName: a-}, spec: {template: {" + spec + "}}}", "Job/a-*: spec.template.spec.x"},
+		{"a CronJob", "{kind: CronJob, metadata: {name: a}, spec: {jobTemplate: {spec: {template: {" + spec + "}}}}}", "CronJob/a: spec.jobTemplate.spec.template.spec.x"},
+		{"a PodTemplate", "{kind: PodTemplate, metadata: {name: a}, template: {" + spec + "}}", "PodTemplate/a: template.spec.x"},
+		{"an unknown kind", "{kind: Rollout, metadata: {name: a}, spec: {template: {" + spec + "}}}", "Rollout/a: spec.template.spec.x"},
+		{"a list of lists", "{kind: PodList, items: [{kind: List, items: [{kind: Service}, {kind: Pod, metadata: {name: a}, " + spec + "}]}]}", "Pod/a: items[0].items[1].spec.x"},
+		{"no containers", "{kind: ExternalSecret, metadata: {name: a}, spec: {template: {spec: {}}}}", ""},
+		{"no kind", "{metadata: {name: a}, " + spec + "}", ""},
+		{"no object", "[1, 2]", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var got []string
+			for _, o := range Parse("in", test.text).Documents[0].Objects() {
+				if pod, ok := o.Pod(); ok {
+					got = append(got, o.Name()+": "+pod.Path("spec.x"))
+				}
+			}
+			if strings.Join(got, ", ") != test.want {
+				t.Errorf("pods %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestMountedBeneath(t *testing.T) {
+	mounted := func(mounts string) []string {
+		d := Parse("in", "{kind: Pod, spec: {containers: [{name: a, volumeMounts: [{name: v, mountPath: /elsewhere}]}, {name: b, volumeMounts: ["+mounts+"]}]}}").Documents[0]
+		pod, ok := d.Objects()[0].Pod()
+		if !ok {
+			t.Fatal("no pod")
+		}
+		var all []string
+		for _, n := range pod.MountedBeneath("v") {
+			all = append(all, n.Volume+":"+n.Relative)
+		}
+		return all
+	}
+	for mounts, want := range map[string]string{
+		"{name: v, mountPath: /a}, {name: w, mountPath: /a/b}":             "w:b",
+		"{name: v, mountPath: /a/}, {name: w, mountPath: /a//b/../c}":      "w:c",
+		"{name: w, mountPath: /a}, {name: v, mountPath: /a/b}":             "",
+		"{name: v, mountPath: /a}, {name: w, mountPath: /ab}":              "",
+		"{name: v, mountPath: /a, subPath: x}, {name: w, mountPath: /a/b}": "",
+		"{name: w, mountPath: /elsewhere/b}":                               "",
+		"{name: v, mountPath: /}, {name: w, mountPath: /a/b}":              "w:a/b",
+	} {
+		if got := strings.Join(mounted(mounts), " "); got != want {
+			t.Errorf("%s: %q, want %q", mounts, got, want)
+		}
+	}
+	for _, test := range []struct {
+		files string
+		want  bool
+	}{{"b", true}, {"b/c", true}, {"bc", false}, {"a/b", false}, {"", false}} {
+		if got := (Nested{Relative: "b"}).SuppliedBy(strings.Fields(test.files)); got != test.want {
+			t.Errorf("%q supplies b: %v", test.files, got)
+		}
+	}
+}
+
+func TestRunAs(t *testing.T) {
+	d := Parse("in", "{kind: Pod, spec: {securityContext: {runAsUser: 1}, initContainers: [{securityContext: {runAsUser: 2}}], containers: [{}], ephemeralContainers: [{securityContext: {}}]}}").Documents[0]
+	pod, _ := d.Objects()[0].Pod()
+	spec := pod.RunAs()
+	if *spec.SecurityContext.RunAsUser != 1 || len(spec.Containers) != 3 || *spec.Containers[0].SecurityContext.RunAsUser != 2 ||
+		spec.Containers[1].SecurityContext.RunAsUser != nil || spec.Containers[2].SecurityContext.RunAsUser != nil {
+		t.Errorf("it runs as %+v", spec)
+	}
+}

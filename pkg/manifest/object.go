@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifest
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Object is a Kubernetes object in a document, on its own or in a List.
+type Object struct {
+	Node  Node
+	Field string // where it is in its document: "" or items[2]
+}
+
+// Kind of the object; "" if it has none.
+func (o Object) Kind() string { return o.Node.Get("kind").String() }
+
+// Name is how people call the object: Deployment/web, or Deployment/default/web if it says its namespace.
+func (o Object) Name() string {
+	name := o.Node.Get("metadata", "name").Text()
+	if name == "" {
+		name = o.Node.Get("metadata", "generateName").Text() + "*"
+	}
+	if namespace := o.Node.Get("metadata", "namespace").Text(); namespace != "" {
+		name = namespace + "/" + name
+	}
+	return o.Kind() + "/" + name
+}
+
+// Path puts a field of the object into the words of its document.
+func (o Object) Path(field string) string {
+	return strings.TrimPrefix(o.Field+"."+field, ".")
+}
+
+// Pod is a pod or the template of one.
+type Pod struct {
+	Object Object
+	// Field of the pod in the object: "" for a pod, spec.template for a Deployment.
+	Field string
+	// Node has the pod's metadata and spec.
+	Node Node
+}
+
+// Path puts a field of the pod into the words of its document.
+func (p Pod) Path(field string) string {
+	return p.Object.Path(strings.TrimPrefix(p.Field+"."+field, "."))
+}
+
+// Spec is the pod's spec.
+func (p Pod) Spec() Node { return p.Node.Get("spec") }
+
+// maxListDepth is how far Lists may be in Lists.
+const maxListDepth = 8
+
+// Objects returns the objects of a document in their order, those in Lists among them.
+func (d *Document) Objects() []Object {
+	var objects []Object
+	var walk func(o Object, depth int)
+	walk = func(o Object, depth int) {
+		if !o.Node.IsMapping() || o.Kind() == "" {
+			return
+		}
+		if items := o.Node.Get("items"); strings.HasSuffix(o.Kind(), "List") && items.IsList() && depth < maxListDepth {
+			for i, item := range items.Items() {
+				walk(Object{Node: item, Field: o.Path(fmt.Sprintf("items[%d]", i))}, depth+1)
+			}
+			return
+		}
+		objects = append(objects, o)
+	}
+	walk(Object{Node: d.Root}, 0)
+	return objects
+}
+
+// podFields are where objects have a pod: a CronJob, all workloads and whoever does as they do, a PodTemplate.
+func podFields() [][]string {
+	return [][]string{{"spec", "jobTemplate", "spec", "template"}, {"spec", "template"}, {"template"}}
+}
+
+// Pod returns the object's pod or pod template, if it has one. Kinds that it does not know count too: a template is recognised by its
+// containers.
+func (o Object) Pod() (Pod, bool) {
+	if o.Kind() == "Pod" {
+		return Pod{Object: o, Node: o.Node}, o.Node.Get("spec").IsMapping()
+	}
+	for _, field := range podFields() {
+		if node := o.Node.Get(field...); node.Get("spec", "containers").IsList() {
+			return Pod{Object: o, Field: strings.Join(field, "."), Node: node}, true
+		}
+	}
+	return Pod{}, false
+}
