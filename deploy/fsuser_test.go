@@ -534,6 +534,8 @@ func rewrites(t *testing.T, c *cluster, w *warnings) {
 		}, []attrs{{"uid": "1000", "mode": "0644", "secretName": "x"}, {"uid": "1000", "mode": "0644", "secretName": "y"},
 			{"uid": "1000", "mode": "0644", "configMapName": "z"}}, []string{"secret/x", "secret/y", "configMap/z"}, nil},
 		{"not mounted yet", []corev1.Volume{secretVolume("not-mounted", "x")}, []attrs{{"uid": "1000", "mode": "0644", "secretName": "x"}}, []string{"secret/x"}, []string{"not-mounted"}},
+		{"mounts of which none is beneath another", []corev1.Volume{secretVolume("a", "x"), secretVolume("ab", "x"), secretVolume("a-b", "x")},
+			slices.Repeat([]attrs{{"uid": "1000", "mode": "0644", "secretName": "x"}}, 3), []string{"secret/x"}, nil},
 		{"as many volumes as the policy takes", numberedInTree(400), nil, numberedSecrets(400), nil},
 		{"as many items as the policy takes", []corev1.Volume{numberedItems(400)}, nil, []string{"secret/x"}, nil},
 	} {

@@ -142,7 +142,13 @@ func cleanUp(ctx context.Context) error {
 
 var imageLine = regexp.MustCompile(`image: "fsuser-csi/fsuser-csi:[^"]*"`)
 
-// manifest is a shipped manifest with the image replaced, as a user does with kustomize or sed.
+// uncheckedLabel is that of namespaces in which no policy refuses pods: the driver is the wall, not the policy in front of it.
+const uncheckedLabel = "e2e.fsuser.csi.io/unchecked"
+
+// refuses is where the binding of the policy that refuses pods says in which namespaces.
+const refuses = "  policyName: attributes.fsuser.csi.io\n  validationActions: [Deny]\n  matchResources:\n"
+
+// manifest is a shipped manifest with the image replaced, as a user does with kustomize or sed, and uncheckedLabel heeded.
 func manifest(path string) (string, error) {
 	content, err := os.ReadFile(path)
 	if err != nil {
@@ -151,7 +157,11 @@ func manifest(path string) (string, error) {
 	if n := len(imageLine.FindAll(content, -1)); n != 1 {
 		return "", fmt.Errorf("%s names the driver's image %d times, want once", path, n)
 	}
-	return imageLine.ReplaceAllLiteralString(string(content), "image: "+image), nil
+	if n := strings.Count(string(content), refuses); n != 1 {
+		return "", fmt.Errorf("%s binds the policy that refuses pods %d times, want once", path, n)
+	}
+	text := strings.Replace(string(content), refuses, refuses+"    namespaceSelector: {matchExpressions: [{key: "+uncheckedLabel+", operator: DoesNotExist}]}\n", 1)
+	return imageLine.ReplaceAllLiteralString(text, "image: "+image), nil
 }
 
 // install is what deploy/README.md says, and waits until new pods are declared.
@@ -166,17 +176,8 @@ func install(ctx context.Context, path string) error {
 	if err := rolledOut(ctx); err != nil {
 		return err
 	}
-	if err := waitForPolicy(ctx, path == manifestNode); err != nil {
-		return err
-	}
-	// The driver is the wall, not the policy in front of it. So some tests have namespaces in which the policy does not look.
-	_, err = kubectl(ctx, "", "patch", "validatingadmissionpolicybinding", "attributes.fsuser.csi.io", "--type=merge", "-p",
-		`{"spec":{"matchResources":{"namespaceSelector":{"matchExpressions":[{"key":"`+uncheckedLabel+`","operator":"DoesNotExist"}]}}}}`)
-	return err
+	return waitForPolicy(ctx, path == manifestNode)
 }
-
-// uncheckedLabel is that of namespaces whose pods no policy refuses.
-const uncheckedLabel = "e2e.fsuser.csi.io/unchecked"
 
 func rolledOut(ctx context.Context) error {
 	_, err := kubectl(ctx, "", "-n", driverNamespace, "rollout", "status", "daemonset/fsuser-csi", "--timeout=90s")
@@ -188,7 +189,8 @@ func rolledOut(ctx context.Context) error {
 	return fmt.Errorf("%w\n%s\n%s", err, pods, logs)
 }
 
-// waitForPolicy waits until the API server knows of the policy that declares what pods refer to, or no longer. There is nothing to watch:
+// waitForPolicy waits until the API server knows of the policy that declares what pods refer to, or no longer, and of the one that refuses
+// pods. There is nothing to watch:
 // each API server takes it up in its own time.
 func waitForPolicy(ctx context.Context, wanted bool) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -212,7 +214,11 @@ func waitForPolicy(ctx context.Context, wanted bool) error {
 				declared = declared || strings.HasPrefix(v.Name, "fsuser-csi-ref-")
 			}
 			if declared == wanted {
-				return nil
+				bad := pod.DeepCopy()
+				bad.Spec.Volumes[0].CSI.VolumeAttributes["uid"] = "bad"
+				if _, err = client.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, bad, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}); apierrors.IsForbidden(err) || apierrors.IsInvalid(err) {
+					return nil
+				}
 			}
 		}
 		select {
