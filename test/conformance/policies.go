@@ -29,16 +29,45 @@ const testLabel = "e2e-run"
 const policiesTimeout = time.Minute
 
 // proveStrict returns when the policies hold: in a namespace of the tests a volume is rewritten, and a pod with one that is not is
-// refused. There is nothing to watch: the API server takes policies up in its own time.
+// refused.
 func proveStrict(ctx context.Context, client kubernetes.Interface) (err error) {
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "policies-hold", Labels: map[string]string{testLabel: "probe"}}}
+	err = holds(ctx, func(ctx context.Context) error {
+		made, err := client.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		if err == nil && made.Annotations[fsUser] != "0" {
+			err = errors.New("a namespace of the tests is not annotated")
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := client.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{}); err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		err = errors.Join(err, client.CoreV1().Namespaces().Delete(ctx, namespace.Name, metav1.DeleteOptions{}))
+	}()
+	// Before its service account is there, pods are refused for that.
+	return holds(ctx, func(ctx context.Context) error { return tryPods(ctx, client, namespace.Name) })
+}
+
+// holds tries until there is no error. There is nothing to watch: the API server takes policies up in its own time.
+func holds(ctx context.Context, try func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, policiesTimeout)
 	defer cancel()
 	ticker := time.NewTicker(100 * time.Millisecond)
 	defer ticker.Stop()
+	var last error
 	for {
-		last := tryPolicies(ctx, client)
-		if last == nil {
+		err := try(ctx)
+		if err == nil {
 			return nil
+		}
+		if ctx.Err() == nil {
+			last = err
 		}
 		select {
 		case <-ctx.Done():
@@ -48,36 +77,21 @@ func proveStrict(ctx context.Context, client kubernetes.Interface) (err error) {
 	}
 }
 
-func tryPolicies(ctx context.Context, client kubernetes.Interface) (err error) {
-	namespace, err := client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
-		GenerateName: "probe-", Labels: map[string]string{testLabel: "probe"},
-	}}, metav1.CreateOptions{})
-	if err != nil {
-		return err
-	}
-	defer func() {
-		err = errors.Join(err, client.CoreV1().Namespaces().Delete(ctx, namespace.Name, metav1.DeleteOptions{}))
-	}()
-	if namespace.Annotations[fsUser] != "0" {
-		return errors.New("a namespace of the tests is not annotated")
-	}
-	// A pod needs its service account, which a controller makes.
-	if _, err := client.CoreV1().ServiceAccounts(namespace.Name).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}); err != nil {
-		return err
-	}
+// tryPods has the API server admit a pod whose volumes are rewritten, and one whose are left alone.
+func tryPods(ctx context.Context, client kubernetes.Interface, namespace string) error {
 	dryRun := func(annotations map[string]string) (*corev1.Pod, error) {
-		return client.CoreV1().Pods(namespace.Name).Create(ctx, probe(annotations), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		return client.CoreV1().Pods(namespace).Create(ctx, probe(annotations), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 	}
 	made, err := dryRun(nil)
 	if err != nil {
 		return err
 	}
 	if ofDriver, inTree := mounted(made.Spec); len(ofDriver) != 4 || len(inTree) != 0 {
-		return fmt.Errorf("of four volumes of each kind, these are rewritten: %q, and these not: %q", ofDriver, inTree)
+		return fmt.Errorf("of four volumes, one of each kind, these are rewritten: %q, and these not: %q", ofDriver, inTree)
 	}
 	_, err = dryRun(map[string]string{fsUser: "none"})
-	if err == nil || !strings.Contains(err.Error(), denied+"secret, configmap, downward, projected") {
-		return fmt.Errorf("a pod whose volumes are left alone is not refused for each of them: %w", err)
+	if want := denied + "secret, configmap, downward, projected"; err == nil || !strings.Contains(err.Error(), want) {
+		return fmt.Errorf("a pod whose volumes are left alone is not refused with %q, but: %v", want, err)
 	}
 	return nil
 }
