@@ -9,7 +9,7 @@ BUILD := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags "-s -w -X ma
 TEST_MODULES := test/sanity test/bench
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint unit sanity bench bench-once control-plane manifests image e2e gallery conformance cluster-up cluster-down cluster-shell cluster-test prerequisites clean
+.PHONY: help build demo test lint unit sanity torture bench bench-once control-plane manifests image e2e gallery conformance cluster-up cluster-down cluster-shell cluster-test prerequisites clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,15 +26,23 @@ test: prerequisites lint control-plane unit sanity bench-once ## Run every test 
 lint: ## Check formatting and vet every module
 	@unformatted=$$(gofmt -l cmd deploy internal pkg test *.go); test -z "$$unformatted" || { echo "gofmt -w $$unformatted"; exit 1; }
 	$(GO) vet -tags $(TAGS) ./...
+	$(GO) vet -tags '$(TAGS) failpoints' ./cmd/... ./internal/... ./pkg/...
 	$(GO) vet -tags '$(TAGS) e2e cluster' ./test/e2e/... ./test/gallery/... ./test/cluster/...
 	@for m in $(TEST_MODULES); do echo "$(GO) vet $$m"; $(GO) -C $$m vet -tags $(TAGS) ./... || exit 1; done
 
-# -p 2: several of these packages start an API server each.
+# -p 2: several of these packages start an API server each. -count=1: some build the driver, whose sources the cache of results does not know of.
 unit: ## Run the tests of this module, those against the real kernel and a real API server among them (root)
-	$(GO) test -race -tags $(TAGS) -p 2 -timeout 20m ./...
+	$(GO) test -race -tags $(TAGS) -count=1 -p 2 -timeout 20m ./...
 
 sanity: ## Run the CSI test suite against the driver (root)
-	$(GO) -C test/sanity test -race -tags $(TAGS) -timeout 10m ./...
+	$(GO) -C test/sanity test -race -tags $(TAGS) -count=1 -timeout 10m ./...
+
+# The tests that show a promise of docs/reliability.md, long: FSUSER_TORTURE has those of test/torture make all their rounds.
+SHOWING = $(shell grep -rl --include='*_test.go' 'reliability\.Shown' cmd deploy internal pkg test | xargs -n 1 dirname | sort -u | sed 's,^,./,')
+torture: prerequisites control-plane ## Kill, starve and soak the driver for the better part of an hour, and write docs/reliability.md (root)
+	@rm -rf .cache/reliability && mkdir -p .cache/reliability
+	FSUSER_TORTURE=1 FSUSER_RELIABILITY=$(CURDIR)/.cache/reliability $(GO) test -race -count=1 -tags $(TAGS) -p 1 -timeout 60m $(SHOWING)
+	$(GO) run ./test/reliability/page .cache/reliability
 
 bench: prerequisites control-plane ## Measure, and compare with the design's goals (root)
 	cd test/bench && $(GO) run -tags $(TAGS) .

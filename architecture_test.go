@@ -6,11 +6,18 @@ package architecture
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 const module = "github.com/fsuser-csi/fsuser-csi/"
@@ -44,21 +51,22 @@ func packages(t *testing.T) map[string]goPackage {
 
 func TestImportsPointOneWay(t *testing.T) {
 	allowed := map[string][]string{
-		"cmd/fsuser-csi":   {"internal/kubelet", "pkg/attributes", "pkg/confine", "pkg/convert", "pkg/driver", "pkg/event", "pkg/lint", "pkg/manifest", "pkg/record", "pkg/source", "pkg/tmpfs", "pkg/volume"},
-		"pkg/driver":       {"pkg/attributes", "pkg/source", "pkg/tmpfs", "pkg/volume"},
-		"pkg/volume":       {"pkg/attributes", "pkg/event", "pkg/projector", "pkg/record", "pkg/source", "pkg/tmpfs"},
-		"pkg/lint":         {"pkg/attributes", "pkg/manifest", "pkg/source"},
-		"pkg/convert":      {"pkg/attributes", "pkg/manifest", "pkg/source"},
-		"pkg/manifest":     {},
-		"pkg/attributes":   {},
-		"pkg/source":       {},
-		"pkg/event":        {},
-		"pkg/confine":      {},
-		"pkg/projector":    {},
-		"pkg/tmpfs":        {},
-		"pkg/record":       {},
-		"internal/kubelet": {},
-		"internal/testkit": {"internal/kubelet"},
+		"cmd/fsuser-csi":     {"internal/kubelet", "pkg/attributes", "pkg/confine", "pkg/convert", "pkg/driver", "pkg/event", "pkg/lint", "pkg/manifest", "pkg/record", "pkg/source", "pkg/tmpfs", "pkg/volume"},
+		"pkg/driver":         {"internal/failpoint", "pkg/attributes", "pkg/source", "pkg/tmpfs", "pkg/volume"},
+		"pkg/volume":         {"internal/failpoint", "pkg/attributes", "pkg/event", "pkg/projector", "pkg/record", "pkg/source", "pkg/tmpfs"},
+		"pkg/lint":           {"pkg/attributes", "pkg/manifest", "pkg/source"},
+		"pkg/convert":        {"pkg/attributes", "pkg/manifest", "pkg/source"},
+		"pkg/manifest":       {},
+		"pkg/attributes":     {},
+		"pkg/source":         {"internal/failpoint"},
+		"pkg/event":          {},
+		"pkg/confine":        {},
+		"pkg/projector":      {"internal/failpoint"},
+		"pkg/tmpfs":          {"internal/failpoint"},
+		"pkg/record":         {"internal/failpoint"},
+		"internal/failpoint": {},
+		"internal/kubelet":   {},
+		"internal/testkit":   {"internal/kubelet"},
 	}
 	for name, p := range packages(t) {
 		rule, known := allowed[name]
@@ -76,8 +84,8 @@ func TestImportsPointOneWay(t *testing.T) {
 // Each of these has one owner; whoever else needs it asks the owner.
 func TestLibrariesHaveOneOwner(t *testing.T) {
 	owners := map[string][]string{
-		"google.golang.org/grpc/codes":                  {"pkg/driver"},
-		"google.golang.org/grpc/status":                 {"pkg/driver"},
+		"google.golang.org/grpc/codes":                  {"pkg/driver", "internal/kubelet"}, // who writes them, and who plays their reader
+		"google.golang.org/grpc/status":                 {"pkg/driver", "internal/kubelet"},
 		"k8s.io/client-go/tools/cache":                  {}, // a watch would take twice the memory (docs/decisions/0005-no-reflector.md)
 		"k8s.io/mount-utils":                            {"pkg/tmpfs"},
 		"github.com/spf13/cobra":                        {"cmd/fsuser-csi"},
@@ -99,6 +107,59 @@ func TestLibrariesHaveOneOwner(t *testing.T) {
 			}
 		}
 	}
+}
+
+// What a clock says may only be shown: in names of generations, whose order means nothing, in Events, and in the status. All else goes by
+// how much time has passed, which time.Time carries along (monotonic) until something takes it off. So a clock that jumps changes nothing
+// here; only the API server's certificate and the driver's token may be invalid for as long as it is wrong, which is an outage (F-02).
+func TestNothingGoesByTheClock(t *testing.T) {
+	// These take off, or ask for, more than how much time has passed.
+	wall := []string{"Unix", "UnixMilli", "UnixMicro", "UnixNano", "UTC", "Local", "In", "Round", "Truncate", "Format", "AppendFormat", "Date", "Clock",
+		"Hour", "Minute", "Second", "YearDay", "Weekday", "Parse", "ParseInLocation", "ModTime", "WithDeadline", "SetDeadline"}
+	allowed := []string{
+		"cmd/fsuser-csi/status.go Round",                                                                          // of a duration, to print it
+		"pkg/projector/projector.go Format", "pkg/projector/projector.go UTC", "pkg/projector/projector.go Parse", // the names of generations
+	}
+	seen := map[string]bool{}
+	files := 0
+	for name, p := range packages(t) {
+		if strings.HasPrefix(name, "internal/") {
+			continue // for tests and the demo
+		}
+		for _, file := range p.GoFiles {
+			path := filepath.Join(name, file)
+			parsed, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			files++
+			imported := map[string]bool{}
+			for _, i := range parsed.Imports {
+				imported[strings.Trim(i.Path.Value, `"`)] = true
+			}
+			ast.Inspect(parsed, func(n ast.Node) bool {
+				call, ok := n.(*ast.CallExpr)
+				if !ok {
+					return true
+				}
+				selector, ok := call.Fun.(*ast.SelectorExpr)
+				if ok && imported["time"] && slices.Contains(wall, selector.Sel.Name) {
+					use := path + " " + selector.Sel.Name
+					seen[use] = true
+					if !slices.Contains(allowed, use) {
+						t.Errorf("%s goes by the clock, which can jump: use how much time has passed", use)
+					}
+				}
+				return true
+			})
+		}
+	}
+	for _, use := range allowed {
+		if !seen[use] {
+			t.Errorf("%s is allowed and not there", use)
+		}
+	}
+	reliability.Shown(t, "F-25", fmt.Sprintf("%d files of source: none asks a clock for more than how much time has passed", files))
 }
 
 func TestEveryPackageSaysWhatItIsFor(t *testing.T) {

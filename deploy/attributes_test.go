@@ -199,7 +199,7 @@ func startDriver(t *testing.T) func(*testing.T, corev1.Volume) []string {
 		t.Fatal(err)
 	}
 	socket := filepath.Join(root, "s")
-	d, err := driver.New(driver.Config{NodeID: "node", Binding: binding, Volumes: takesAll{}, Endpoint: socket, Metrics: prometheus.NewRegistry()})
+	d, err := driver.New(driver.Config{NodeID: "node", Binding: binding, Volumes: takesAll{}, Endpoint: socket, Metrics: prometheus.NewRegistry(), MaxMessageBytes: 4 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -630,6 +630,12 @@ func leftAlone(t *testing.T, c *cluster, w *warnings) {
 		{"itself beneath", `{"name": "v", "secret": {"secretName": "s"}}`, "mounted beneath", func(pod *corev1.Pod) {
 			pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/a"}, {Name: "v", MountPath: "/a/b", SubPath: "k"}}
 		}},
+		{"an optional object by subPath", `{"name": "v", "secret": {"secretName": "s", "optional": true}}`, "mounted by subPath", func(pod *corev1.Pod) {
+			pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/a", SubPath: "k"}}
+		}},
+		{"an optional source by subPathExpr", `{"name": "v", "projected": {"sources": [{"configMap": {"name": "s", "optional": true}}]}}`, "mounted by subPath", func(pod *corev1.Pod) {
+			pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/a", SubPathExpr: "k"}}
+		}},
 		{"for Windows", `{"name": "v", "secret": {"secretName": "s"}}`, "Windows", func(pod *corev1.Pod) { pod.Spec.OS = &corev1.PodOS{Name: corev1.Windows} }},
 		{"for Windows, by the node", `{"name": "v", "secret": {"secretName": "s"}}`, "Windows", func(pod *corev1.Pod) {
 			pod.Spec.NodeSelector = map[string]string{corev1.LabelOSStable: "windows"}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 func TestMain(m *testing.M) { testkit.RunInMountNamespace(m) }
@@ -45,6 +46,10 @@ func TestWhatIsWrongAtTheStartIsSaidInOneLine(t *testing.T) {
 	if err := kubelet.MakeRoot(private); err != nil {
 		t.Fatal(err)
 	}
+	precious := filepath.Join(t.TempDir(), "precious")
+	if err := os.WriteFile(precious, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	node := func(args ...string) []string {
 		return append([]string{"node", "--node-name=n", "--kubelet-root=" + shared, "--state-dir=" + state, "--manifests=" + t.TempDir()}, args...)
 	}
@@ -70,6 +75,7 @@ func TestWhatIsWrongAtTheStartIsSaidInOneLine(t *testing.T) {
 		{"metrics for everybody", node("--http-address=:9808"), []string{"--http-address", "every address", "127.0.0.1"}},
 		{"an endpoint with a scheme", node("--endpoint=unix:///csi.sock"), []string{"unix:///csi.sock"}},
 		{"a socket path that is too long", node("--endpoint=/" + strings.Repeat("x", 107)), []string{"106 bytes"}},
+		{"a file where the socket belongs", node("--endpoint=" + precious), []string{precious, "is not a socket", "remove it"}},
 		{"no workers", node("--refresh-workers=0"), []string{"workers"}},
 		{"status without a driver", []string{"status", "--state-dir=" + state}, []string{"is it running", "--state-dir"}},
 		{"status in a format that is none", []string{"status", "-o", "yaml"}, []string{"--output", `"yaml"`, "json"}},
@@ -93,6 +99,8 @@ func TestWhatIsWrongAtTheStartIsSaidInOneLine(t *testing.T) {
 			t.Errorf("%s: %v, %v", left, entries, err)
 		}
 	}
+	reliability.Shown(t, "F-23", "the driver ends, and the last line of its log names the file")
+	reliability.Shown(t, "F-32", "the driver ends, and the last line of its log says what to set")
 }
 
 func TestASecondDriverWithTheSameRecordsEndsAtOnce(t *testing.T) {

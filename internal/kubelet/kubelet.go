@@ -3,7 +3,8 @@
 // Package kubelet plays kubelet's half of the conversation with a CSI node driver: the directories it makes, the registration it
 // answers, the requests it sends. The demo, the tests and the benchmarks use it; the driver itself does not.
 //
-// It is a fake: it keeps no state, retries nothing and starts no container.
+// It is a fake: it starts no container. Kubelet makes single calls and keeps no state; VolumeManager has kubelet's rules for errors, retries
+// and restarts.
 package kubelet
 
 import (

@@ -5,8 +5,10 @@ package testkit
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -23,22 +25,83 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 )
 
+// maxShown is how many bytes of a driver's log are shown.
+const maxShown = 256 << 10
+
 // startTimeout bounds the start of a driver. It takes a tenth of a second.
 const startTimeout = 30 * time.Second
 
-// BuildDriver builds the driver into a directory of t's, with the race detector if the test has it, and returns the path.
-func BuildDriver(t testing.TB) string {
+// BuildDriver builds the driver, with more build tags, and with the race detector if the test has it, and returns the path of a file
+// that is t's own.
+func BuildDriver(t testing.TB, tags ...string) string {
 	t.Helper()
-	binary := filepath.Join(t.TempDir(), "fsuser-csi")
-	args := []string{"build", "-tags", "grpcnotrace", "-o", binary}
-	if raceEnabled {
-		args = append(args, "-race")
+	return buildFor(t, raceEnabled, tags)
+}
+
+// BuildDriverWithoutRace is BuildDriver for tests that start the driver hundreds of times, or measure its memory.
+func BuildDriverWithoutRace(t testing.TB, tags ...string) string {
+	t.Helper()
+	return buildFor(t, false, tags)
+}
+
+func buildFor(t testing.TB, race bool, tags []string) string {
+	t.Helper()
+	binary, remove, err := build(race, tags)
+	if err != nil {
+		t.Fatal(err)
 	}
-	cmd := exec.Command("go", append(args, "github.com/fsuser-csi/fsuser-csi/cmd/fsuser-csi")...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the driver: %v\n%s", err, out)
-	}
+	t.Cleanup(remove)
 	return binary
+}
+
+// Build is BuildDriver for more than one test. The file is there until remove is called.
+func Build() (binary string, remove func(), err error) { return build(raceEnabled, nil) }
+
+func build(race bool, tags []string) (binary string, remove func(), err error) {
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/fsuser-csi/fsuser-csi").Output()
+	if err != nil {
+		return "", nil, fmt.Errorf("find the driver's module: %w", err)
+	}
+	tags = append([]string{"grpcnotrace"}, tags...)
+	args := []string{"build", "-tags", strings.Join(tags, ",")}
+	name := strings.Join(tags, "-")
+	if race {
+		args, name = append(args, "-race"), name+"-race"
+	}
+	// What is there already and is up to date is not linked again, which takes seconds.
+	dir := filepath.Join(strings.TrimSpace(string(root)), ".cache", "bin", "driver-of-tests", name)
+	unlock, err := lock(dir)
+	if err != nil {
+		return "", nil, err
+	}
+	defer unlock()
+	built := filepath.Join(dir, "fsuser-csi")
+	if out, err := exec.Command("go", append(args, "-o", built, "github.com/fsuser-csi/fsuser-csi/cmd/fsuser-csi")...).CombinedOutput(); err != nil {
+		return "", nil, fmt.Errorf("build the driver: %w\n%s", err, out)
+	}
+	// The next build puts another file in its place. A link, for a file that was written a moment ago can't always be run: another
+	// process that is being started may still have it open (ETXTBSY).
+	binary = filepath.Join(dir, fmt.Sprintf("fsuser-csi-%d-%d", os.Getpid(), time.Now().UnixNano()))
+	if err := os.Link(built, binary); err != nil {
+		return "", nil, err
+	}
+	return binary, func() { os.Remove(binary) }, nil
+}
+
+// lock makes a directory and holds it against other processes until unlock is called.
+func lock(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return func() { f.Close() }, nil
 }
 
 // Driver is a driver process with the directories that it works in. They outlive it: StartAgain takes them up.
@@ -46,6 +109,9 @@ type Driver struct {
 	*kubelet.Kubelet
 	// Root is kubelet's root directory, State that of the records.
 	Root, State string
+
+	// Env is added to the environment of the next process.
+	Env []string
 
 	t      testing.TB
 	binary string
@@ -60,7 +126,12 @@ type Driver struct {
 // shown if t failed.
 func StartDriver(t testing.TB, binary string, args ...string) *Driver {
 	t.Helper()
-	root := SharedDir(t)
+	return StartDriverAt(t, SharedDir(t), binary, args...)
+}
+
+// StartDriverAt is StartDriver with this directory, or a link to it, as kubelet's root directory.
+func StartDriverAt(t testing.TB, root, binary string, args ...string) *Driver {
+	t.Helper()
 	if err := os.Chmod(root, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +148,8 @@ func StartDriver(t testing.TB, binary string, args ...string) *Driver {
 			d.Stop()
 		}
 		if t.Failed() {
-			t.Logf("log of the driver:\n%s", d.Log())
+			text := d.Log()
+			t.Logf("log of the driver, its end:\n%s", text[max(0, len(text)-maxShown):])
 		}
 		log.Close()
 	})
@@ -88,12 +160,20 @@ func StartDriver(t testing.TB, binary string, args ...string) *Driver {
 // StartAgain starts the driver once more, with the same directories.
 func (d *Driver) StartAgain() {
 	d.t.Helper()
+	if err := d.TryStart(); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// TryStart is StartAgain for a driver that may die meanwhile.
+func (d *Driver) TryStart() error {
 	args := append([]string{"node", "--node-name=node-1", "--kubelet-root=" + d.Root, "--state-dir=" + d.State, "--http-address=" + d.http}, d.args...)
 	d.cmd = exec.Command(d.binary, args...)
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
+	d.cmd.Env = append(append(os.Environ(), withoutExitSleep()), d.Env...)
 	d.cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	if err := d.cmd.Start(); err != nil {
-		d.t.Fatal(err)
+		return fmt.Errorf("start the driver: %w", err)
 	}
 	ctx, cancel := context.WithTimeoutCause(context.Background(), startTimeout, fmt.Errorf("the driver took more than %v to start", startTimeout))
 	defer cancel()
@@ -110,18 +190,39 @@ func (d *Driver) StartAgain() {
 		cmd.Process.Kill()
 		<-ended
 		d.cmd = nil
-		d.t.Fatalf("start the driver: %v", err)
+		return errors.Join(fmt.Errorf("start the driver: %w", err), d.removeSocket())
 	}
+	return nil
 }
 
-// Kill kills the driver with SIGKILL, as the kernel does when memory is short.
+// Ended is closed when the process has ended.
+func (d *Driver) Ended() <-chan struct{} { return d.ended }
+
+// Bury is for a driver that has ended by itself, before the next start.
+func (d *Driver) Bury() {
+	d.t.Helper()
+	if err := errors.Join(d.Kubelet.Close(), d.removeSocket()); err != nil {
+		d.t.Fatal(err)
+	}
+	d.cmd = nil
+}
+
+// removeSocket removes the registration socket of a driver that was killed. A fake kubelet can't tell a stale one from a new one, as the
+// real one does by its inode: it looks again after the restart.
+func (d *Driver) removeSocket() error {
+	err := os.Remove(filepath.Join(d.Root, "plugins_registry", "fsuser.csi.io-reg.sock"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Kill kills the driver with SIGKILL, as the kernel does when memory is short. The kernel may have done so already.
 func (d *Driver) Kill() {
 	d.t.Helper()
 	d.signal(unix.SIGKILL)
 	d.cmd = nil
-	// Nobody removes the sockets of a killed driver. A fake kubelet can't tell a stale one from a new one, as the real one does by
-	// its inode: it looks again after the restart.
-	if err := os.Remove(filepath.Join(d.Root, "plugins_registry", "fsuser.csi.io-reg.sock")); err != nil {
+	if err := d.removeSocket(); err != nil {
 		d.t.Fatal(err)
 	}
 }
@@ -136,12 +237,30 @@ func (d *Driver) Stop() {
 	d.cmd = nil
 }
 
+// StopOrDie is Stop for a driver that may be killed while it ends. It reports whether it was not.
+func (d *Driver) StopOrDie() (stopped bool) {
+	d.t.Helper()
+	d.signal(unix.SIGTERM)
+	status := d.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	d.cmd = nil
+	if status.Signaled() && status.Signal() == unix.SIGKILL {
+		if err := d.removeSocket(); err != nil {
+			d.t.Fatal(err)
+		}
+		return false
+	}
+	if status.ExitStatus() != 0 {
+		d.t.Errorf("the driver ended with %v after SIGTERM", status)
+	}
+	return true
+}
+
 func (d *Driver) signal(s os.Signal) {
 	d.t.Helper()
 	if err := d.Kubelet.Close(); err != nil {
 		d.t.Error(err)
 	}
-	if err := d.cmd.Process.Signal(s); err != nil {
+	if err := d.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		d.t.Fatal(err)
 	}
 	select {
@@ -166,40 +285,54 @@ func (d *Driver) Log() string {
 // Get fetches a path over HTTP: /healthz, /readyz or /metrics.
 func (d *Driver) Get(path string) (status int, body string) {
 	d.t.Helper()
+	status, body, err := d.get(path)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return status, body
+}
+
+func (d *Driver) get(path string) (status int, body string, err error) {
 	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := client.Get("http://" + d.http + path)
 	if err != nil {
-		d.t.Fatal(err)
+		return 0, "", err
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	return resp.StatusCode, string(b)
+	return resp.StatusCode, string(b), err
 }
 
 // Metric returns the value of a metric without labels.
 func (d *Driver) Metric(name string) float64 {
 	d.t.Helper()
-	_, body := d.Get("/metrics")
+	value, err := d.TryMetric(name)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return value
+}
+
+// TryMetric is Metric for a driver that may die meanwhile.
+func (d *Driver) TryMetric(name string) (float64, error) {
+	_, body, err := d.get("/metrics")
+	if err != nil {
+		return 0, err
+	}
 	for line := range strings.Lines(body) {
 		if value, ok := strings.CutPrefix(line, name+" "); ok {
-			v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
-			if err != nil {
-				d.t.Fatal(err)
-			}
-			return v
+			return strconv.ParseFloat(strings.TrimSpace(value), 64)
 		}
 	}
-	d.t.Fatalf("there is no metric %s", name)
-	return 0
+	return 0, fmt.Errorf("there is no metric %s", name)
 }
 
 // Status is what "fsuser-csi status" prints.
 func (d *Driver) Status() string {
 	d.t.Helper()
-	out, err := exec.Command(d.binary, "status", "--state-dir="+d.State).CombinedOutput()
+	cmd := exec.Command(d.binary, "status", "--state-dir="+d.State)
+	cmd.Env = append(os.Environ(), withoutExitSleep())
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		d.t.Fatalf("status: %v\n%s", err, out)
 	}

@@ -38,11 +38,13 @@ func RunHelper(helpers map[string]func(args []string) error) {
 func Helper(t testing.TB, newNamespace bool, name string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", args...)
-	// A race detector sleeps for a second at exit unless told otherwise.
-	cmd.Env = append(os.Environ(), helperName+"="+name, "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
+	cmd.Env = append(os.Environ(), helperName+"="+name, withoutExitSleep())
 	cmd.SysProcAttr = &unix.SysProcAttr{}
 	if newNamespace {
 		cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWNS
 	}
 	return cmd
 }
+
+// withoutExitSleep is for the environment of a process: a race detector sleeps for a second at exit unless told otherwise.
+func withoutExitSleep() string { return "GORACE=atexit_sleep_ms=0 " + os.Getenv("GORACE") }

@@ -21,8 +21,9 @@ const inNamespace = "FSUSER_TEST_IN_NAMESPACE"
 
 // RunInMountNamespace is what TestMain of a package that mounts calls: it runs the tests in a private mount namespace,
 // so that they can't leave a mount on the machine whatever happens to them, and two runs can go side by side. It does not
-// return. Without root it fails: a skipped test would count as passed.
-func RunInMountNamespace(m *testing.M) {
+// return. Without root it fails: a skipped test would count as passed. m is the *testing.M, or what surrounds it with something that all
+// tests of the package share.
+func RunInMountNamespace(m interface{ Run() int }) {
 	if os.Getenv(inNamespace) != "" {
 		os.Exit(m.Run())
 	}

@@ -296,8 +296,11 @@ func edited(d *manifest.Document, changes []change, o Options) (text string, wro
 	return text, p.wrong, nil
 }
 
-// maxCompared bounds the values of a document that a proof compares, against aliases of aliases.
-const maxCompared = 1_000_000
+// maxCompared and maxDepth bound the values of a document that a proof compares, against aliases of aliases, and values within themselves.
+const (
+	maxCompared = 1_000_000
+	maxDepth    = 1000
+)
 
 // proof compares a document with what became of it.
 type proof struct {
@@ -305,11 +308,14 @@ type proof struct {
 	wrong    map[manifest.Node]error
 	options  Options
 	budget   int
+	depth    int
 }
 
 // same reports whether nothing is different but the volumes that were to change.
 func (p *proof) same(before, after manifest.Node) bool {
-	if p.budget--; p.budget < 0 {
+	p.depth++
+	defer func() { p.depth-- }()
+	if p.budget--; p.budget < 0 || p.depth > maxDepth {
 		return false
 	}
 	if c, ok := p.expected[before]; ok {
@@ -354,7 +360,10 @@ func (p *proof) became(c change, volume manifest.Node) error {
 	if len(errs) > 0 {
 		return fmt.Errorf("this driver refuses it: %w", errs.ToAggregate())
 	}
-	spec.GID = nil // from the options, if at all
+	if gid := p.options.GID; (spec.GID == nil) != (gid == nil) || gid != nil && *spec.GID != *gid {
+		return errNotEditable
+	}
+	spec.GID = nil
 	v, _ := express(spec, c.want.Shape, c.podUser)
 	if !v.equal(c.want) || became.Get("driver").String() != attributes.Driver || became.Get("readOnly").Scalar() != true {
 		return errNotEditable

@@ -24,7 +24,8 @@ func (d *Driver) intercept(ctx context.Context, req any, info *grpc.UnaryServerI
 	defer func() {
 		if p := recover(); p != nil {
 			klog.ErrorS(panicError(p), "A call panicked", "method", method, "stack", string(debug.Stack()))
-			resp, err = nil, status.Errorf(codes.Internal, "%s: the driver has a bug; its log has the stack", method)
+			// Not Internal: what is left of the call is not known, and after a final code kubelet would not call NodeUnpublishVolume.
+			resp, err = nil, status.Errorf(codes.Unavailable, "%s: the driver has a bug; its log has the stack", method)
 		}
 		took := time.Since(start)
 		d.rpcs.WithLabelValues(method, status.Code(err).String()).Observe(took.Seconds())

@@ -12,6 +12,8 @@ import (
 	"google.golang.org/grpc"
 	"k8s.io/klog/v2"
 	pluginregistration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 )
 
 // drain is how long calls that are under way may take to end when the driver stops, on each of its two sockets. A pod has 30 s to end.
@@ -35,6 +37,7 @@ func (d *Driver) Run(ctx context.Context) error {
 		return fmt.Errorf("serve CSI: %w", err)
 	}
 	defer stop()
+	failpoint.Hit("driver-serving")
 	if d.RegistrationSocket != "" {
 		stop, err := d.serve(&serving, fail, d.RegistrationSocket, func(s *grpc.Server) {
 			pluginregistration.RegisterRegistrationServer(s, d.registration)
@@ -72,6 +75,7 @@ func (d *Driver) serve(serving *sync.WaitGroup, fatal context.CancelCauseFunc, p
 	})
 	return func() {
 		listener.Vanish()
+		failpoint.Hit("driver-vanished")
 		force := time.AfterFunc(drain, server.Stop)
 		defer force.Stop()
 		server.GracefulStop()

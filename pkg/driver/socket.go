@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 )
 
 // maxSocketPath is the longest path of a unix socket, in bytes (unix(7): 108 with the terminating zero).
@@ -45,6 +47,7 @@ func Listen(path string) (*Socket, error) {
 	}
 	// Closing must not unlink by name: another instance may have its socket there by then.
 	l.SetUnlinkOnClose(false)
+	failpoint.Hit("driver-socket-bound")
 	s := &Socket{UnixListener: l, path: path}
 	if err := s.appear(hidden); err != nil {
 		return nil, errors.Join(err, os.Remove(hidden), l.Close())

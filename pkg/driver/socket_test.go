@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 // listening makes a socket that is closed and gone when t ends.
@@ -169,6 +170,7 @@ func TestSocketReplacesNothingElse(t *testing.T) {
 			})
 		}
 	}
+	reliability.Shown(t, "F-23", "7 kinds of file at both names of the socket")
 }
 
 func TestSocketPathsHaveALimit(t *testing.T) {

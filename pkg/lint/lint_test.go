@@ -70,7 +70,7 @@ func TestWhatWasLookedAtIsCounted(t *testing.T) {
 		path       string
 		volumes    int
 		unreadable bool
-	}{{"good.yaml", 4, false}, {"volumes.yaml", 8, false}, {"unreadable.yaml", 1, true}} {
+	}{{"good.yaml", 5, false}, {"volumes.yaml", 8, false}, {"unreadable.yaml", 1, true}} {
 		text, err := os.ReadFile(filepath.Join("testdata", test.path))
 		if err != nil {
 			t.Fatal(err)

@@ -148,6 +148,10 @@ func TestAliasesOfAliasesAreBounded(t *testing.T) {
 	if _, err := Parse("in", "a: &a [*a]\n").Documents[0].Root.Any(); err == nil {
 		t.Error("a list within itself was written out")
 	}
+	within := Parse("in", "a: &a {<<: [*a, *a, *a], b: 1}\n").Documents[0].Root.Get("a")
+	if got := within.Get("b").Text(); got != "1" || len(within.Entries()) != 1 {
+		t.Errorf("a mapping merged into itself has b %q, %d entries", got, len(within.Entries()))
+	}
 }
 
 func TestPods(t *testing.T) {

@@ -58,6 +58,7 @@ func (n Node) kind() yaml.Kind {
 func (n Node) Entries() []Entry {
 	var entries []Entry
 	index := map[string]int{}
+	merges := 0
 	n.collect(func(e Entry) {
 		if i, known := index[e.Name]; known {
 			entries[i] = e
@@ -65,13 +66,16 @@ func (n Node) Entries() []Entry {
 		}
 		index[e.Name] = len(entries)
 		entries = append(entries, e)
-	}, 0)
+	}, &merges)
 	return entries
 }
 
-func (n Node) collect(add func(Entry), depth int) {
+// maxMerges bounds how many mappings are merged into one, against mappings that are merged into themselves.
+const maxMerges = 100
+
+func (n Node) collect(add func(Entry), merges *int) {
 	t := n.target()
-	if t == nil || t.Kind != yaml.MappingNode || depth > 20 {
+	if *merges++; t == nil || t.Kind != yaml.MappingNode || *merges > maxMerges {
 		return
 	}
 	for i := 0; i+1 < len(t.Content); i += 2 {
@@ -79,10 +83,10 @@ func (n Node) collect(add func(Entry), depth int) {
 		switch {
 		case key.isMerge() && value.IsList():
 			for _, merged := range backwards(value.Items()) { // the first of the list wins
-				merged.collect(add, depth+1)
+				merged.collect(add, merges)
 			}
 		case key.isMerge():
-			value.collect(add, depth+1)
+			value.collect(add, merges)
 		case key.IsScalar():
 			add(Entry{Name: key.target().Value, Key: key, Value: value})
 		}
@@ -192,24 +196,27 @@ func (n Node) Scalar() any {
 	return t.Value
 }
 
-// maxValues bounds how many values Any makes, against aliases of aliases.
-const maxValues = 100_000
+// maxValues and maxDepth bound what Any makes, against aliases of aliases, and values within themselves.
+const (
+	maxValues = 100_000
+	maxDepth  = 1000
+)
 
 // Any is the value as encoding/json would decode it, but for numbers, which are as Scalar has them.
 func (n Node) Any() (any, error) {
 	budget := maxValues
-	return n.any(&budget)
+	return n.any(&budget, 0)
 }
 
-func (n Node) any(budget *int) (any, error) {
-	if *budget--; *budget < 0 {
+func (n Node) any(budget *int, depth int) (any, error) {
+	if *budget--; *budget < 0 || depth > maxDepth {
 		return nil, errors.New("there is too much in it, by aliases of aliases")
 	}
 	switch n.kind() {
 	case yaml.MappingNode:
 		m := map[string]any{}
 		for _, e := range n.Entries() {
-			value, err := e.Value.any(budget)
+			value, err := e.Value.any(budget, depth+1)
 			if err != nil {
 				return nil, err
 			}
@@ -219,7 +226,7 @@ func (n Node) any(budget *int) (any, error) {
 	case yaml.SequenceNode:
 		list := []any{}
 		for _, item := range n.Items() {
-			value, err := item.any(budget)
+			value, err := item.any(budget, depth+1)
 			if err != nil {
 				return nil, err
 			}

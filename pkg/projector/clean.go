@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 )
 
 // clean removes every reserved name but ..data and the current generation: a ..data_tmp and generations of a
@@ -27,6 +29,7 @@ func clean(dir directory, current string) error {
 		if name == dataLink && current != "" {
 			continue
 		}
+		failpoint.Hit("projector-leftover")
 		if err := removeTree(dir, name); err != nil {
 			return err
 		}
@@ -65,6 +68,7 @@ func removeTree(dir directory, name string) error {
 		if err := removeTree(sub, child); err != nil {
 			return err
 		}
+		failpoint.Hit("projector-tree-half-removed")
 	}
 	if err := unix.Unlinkat(dir.fd(), name, unix.AT_REMOVEDIR); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove directory %q: %w", name, err)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 // TestNoSpace gives a volume that holds one version every number of pages, or of inodes, from what this version takes to what
@@ -85,6 +86,7 @@ func TestNoSpace(t *testing.T) {
 			}
 		})
 	}
+	reliability.Shown(t, "F-16", "a write that runs out of inodes or pages at each of its steps, from the first page to enough")
 }
 
 func TestNoSpaceForTheFirstVersion(t *testing.T) {

@@ -28,6 +28,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 )
 
 // ErrBadPayload says that a payload cannot be a generation: a path leaves the directory, is too long,
@@ -122,19 +124,23 @@ func Write(root int, p Payload) (changed bool, err error) {
 	}
 
 	// (6)
+	failpoint.Hit("projector-generation-written")
 	if err := publish(dir, next, p); err != nil {
 		return false, errors.Join(fmt.Errorf("publish new generation: %w", err), removeTree(dir, dataLinkTmp), removeTree(dir, next))
 	}
 
+	failpoint.Hit("projector-data-renamed")
 	// (7)
 	if err := show(dir, tree, p); err != nil {
 		return true, err
 	}
+	failpoint.Hit("projector-links-made")
 	// (8)
 	if current != "" {
 		if err := removeTree(dir, current); err != nil {
 			return true, fmt.Errorf("remove old generation: %w", err)
 		}
+		failpoint.Hit("projector-old-generation-removed")
 	}
 	return true, nil
 }
@@ -153,6 +159,9 @@ func show(dir directory, tree *node, p Payload) error {
 // publish points ..data at generation by a rename, the one step that readers can see.
 func publish(dir directory, generation string, p Payload) error {
 	if err := dir.symlink(generation, dataLinkTmp, p.UID, p.GID); err != nil {
+		return err
+	}
+	if err := failpoint.Error("projector-data-tmp-made"); err != nil {
 		return err
 	}
 	return dir.rename(dataLinkTmp, dataLink)

@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 )
 
 // writeGeneration writes the tree below a new generation directory and returns its name. If it fails, what it
@@ -23,6 +25,7 @@ func writeGeneration(dir directory, tree *node, p Payload) (name string, err err
 	if err != nil {
 		return "", fmt.Errorf("make directory: %w", err)
 	}
+	failpoint.Hit("projector-generation-made")
 	if err := writeDir(dir, name, tree, p); err != nil {
 		return "", errors.Join(err, removeTree(dir, name))
 	}
@@ -64,9 +67,13 @@ func writeFile(dir directory, name string, f *File) error {
 	}
 	file := os.NewFile(uintptr(fd), name)
 	defer file.Close()
+	if err := failpoint.Error("projector-file-made"); err != nil {
+		return err
+	}
 	if _, err := file.Write(f.Data); err != nil {
 		return err
 	}
+	failpoint.Hit("projector-file-written")
 	return own(fd, f.UID, f.GID, f.Mode)
 }
 
@@ -96,6 +103,7 @@ func link(dir directory, tree *node, p Payload) error {
 		if err := dir.symlink(dataLink+"/"+name, dataLinkTmp, p.UID, p.GID); err != nil {
 			return errors.Join(err, removeTree(dir, dataLinkTmp))
 		}
+		failpoint.Hit("projector-link-tmp-made")
 		err := dir.rename(dataLinkTmp, name)
 		if errors.Is(err, unix.EISDIR) {
 			// Something that is no link holds the name. It can't have come from us.
@@ -106,6 +114,7 @@ func link(dir directory, tree *node, p Payload) error {
 		}
 	}
 	for _, name := range stale {
+		failpoint.Hit("projector-stale-link")
 		if err := removeTree(dir, name); err != nil {
 			return err
 		}

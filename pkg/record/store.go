@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 )
 
 const (
@@ -52,9 +54,13 @@ func (s *Store) Save(v Volume) error {
 	if err := write(path+tmpSuffix, b); err != nil {
 		return fmt.Errorf("write record of volume %s: %w", v.VolumeID, err)
 	}
+	if err := failpoint.Error("record-tmp-written"); err != nil {
+		return errors.Join(err, remove(path+tmpSuffix))
+	}
 	if err := os.Rename(path+tmpSuffix, path); err != nil {
 		return errors.Join(fmt.Errorf("write record of volume %s: %w", v.VolumeID, err), remove(path+tmpSuffix))
 	}
+	failpoint.Hit("record-saved")
 	return nil
 }
 
@@ -69,6 +75,7 @@ func write(path string, b []byte) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("record-tmp-made")
 	_, err = f.Write(b)
 	if err := errors.Join(err, f.Close()); err != nil {
 		return errors.Join(err, remove(path))
@@ -78,9 +85,13 @@ func write(path string, b []byte) error {
 
 // Remove removes the record of a volume. That there is none is no error.
 func (s *Store) Remove(volumeID string) error {
+	if err := failpoint.Error("record-remove"); err != nil {
+		return err
+	}
 	if err := remove(s.path(volumeID)); err != nil {
 		return fmt.Errorf("remove record of volume %s: %w", volumeID, err)
 	}
+	failpoint.Hit("record-removed")
 	return nil
 }
 
@@ -104,6 +115,7 @@ func (s *Store) Load() (volumes []Volume, bad []error, err error) {
 		switch {
 		case strings.HasSuffix(name, suffix+tmpSuffix):
 			// The writer was killed before the rename.
+			failpoint.Hit("record-unfinished")
 			if err := remove(filepath.Join(s.dir, name)); err != nil {
 				bad = append(bad, fmt.Errorf("remove unfinished record: %w", err))
 			}

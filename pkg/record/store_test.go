@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 // golden is full() as a file. Whoever changes the form of a record changes it here, and thinks of the files that an earlier
@@ -227,7 +228,7 @@ func TestLoadOfBadFiles(t *testing.T) {
 	named := func(name string, make func(string) error) func(string) error {
 		return func(path string) error { return make(filepath.Join(filepath.Dir(path), name)) }
 	}
-	for name, c := range map[string]struct {
+	files := map[string]struct {
 		make func(path string) error
 		want outcome
 	}{
@@ -298,7 +299,8 @@ func TestLoadOfBadFiles(t *testing.T) {
 		"an unfinished record":                {func(path string) error { return text(valid[:9])(path + ".tmp") }, removed},
 		"an unfinished record that is a FIFO": {func(path string) error { return unix.Mkfifo(path+".tmp", 0o600) }, removed},
 		"an unfinished record that is a link": {func(path string) error { return os.Symlink(filepath.Dir(path), path+".tmp") }, removed},
-	} {
+	}
+	for name, c := range files {
 		t.Run(name, func(t *testing.T) {
 			testkit.NothingLeft(t)
 			s, dir := newStore(t)
@@ -369,6 +371,9 @@ func TestLoadOfBadFiles(t *testing.T) {
 				}
 			}
 		})
+	}
+	for _, id := range []string{"F-20", "F-22"} {
+		reliability.Shown(t, id, fmt.Sprintf("%d files, each between good records", len(files)))
 	}
 }
 

@@ -25,7 +25,16 @@ type object struct {
 	known chan struct{}
 	// resting is since when the object is immutable and nothing keeps it current. Zero: something does.
 	resting time.Time
+	// away is why there is no word of the object, since awaySince. Nil: there is.
+	away      *Error
+	awaySince time.Time
+	// asked has something in it when somebody new came who wants a fresh verdict.
+	asked chan struct{}
 }
+
+// tolerated is how long there may be no word of an object before that is called an outage: an API server that is replaced, or a
+// connection that breaks, is back within seconds.
+const tolerated = 10 * time.Second
 
 // verdict is what Get returns.
 type verdict struct {
@@ -42,7 +51,7 @@ func (v verdict) same(other verdict) bool {
 }
 
 func newObject(ref Ref) *object {
-	return &object{ref: ref, holders: map[string]func(){}, known: make(chan struct{})}
+	return &object{ref: ref, holders: map[string]func(){}, known: make(chan struct{}), asked: make(chan struct{}, 1)}
 }
 
 // found records that the object has content.
@@ -54,11 +63,39 @@ func (o *object) missing() { o.decide(verdict{err: &Error{Ref: o.ref, Reason: Er
 // failed records that the source can't tell. What was seen before stays, unless it is forbidden now: who may not read the object
 // any more is not given a copy of it either.
 func (o *object) failed(e *Error) {
+	o.lost(e)
 	if o.seen() && !errors.Is(e, ErrForbidden) {
 		o.answered()
 		return
 	}
 	o.decide(verdict{err: e})
+}
+
+// lost records that there is no word of the object. A later reason replaces an earlier one; the time stays.
+func (o *object) lost(e *Error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.away == nil {
+		o.awaySince = time.Now()
+	}
+	o.away = e
+}
+
+// reached records that there is word of the object again.
+func (o *object) reached() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.away, o.awaySince = nil, time.Time{}
+}
+
+// outage is since when there has been no word of the object, and why; nil if there is, or was until shortly.
+func (o *object) outage() (since time.Time, why *Error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.away == nil || time.Since(o.awaySince) < tolerated {
+		return time.Time{}, nil
+	}
+	return o.awaySince, o.away
 }
 
 // decide sets the verdict and tells the holders if it is another one.
@@ -115,6 +152,24 @@ func (o *object) wake(after time.Duration) bool {
 	}
 	o.resting, o.known = time.Time{}, make(chan struct{})
 	return true
+}
+
+// ask has who was refused ask again now, and who waits wait for the answer. After any other verdict it does nothing.
+func (o *object) ask() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.last == nil || o.last.err == nil || !errors.Is(o.last.err, ErrForbidden) {
+		return
+	}
+	select {
+	case <-o.known:
+		o.known = make(chan struct{})
+	default: // somebody waits for the next one already
+	}
+	select {
+	case o.asked <- struct{}{}:
+	default: // the next try comes at once already
+	}
 }
 
 // wait waits for a verdict.
@@ -197,6 +252,9 @@ func (r *registry) Watch(ref Ref, holder string, changed func()) {
 	case !o.holds(holder) && o.wake(0):
 		// An immutable object, for somebody new: it may have been deleted and made anew since it was read.
 		o.stop = r.keep(o)
+	case !o.holds(holder):
+		// For one who was refused the next try may be minutes away, and the new holder may be what gives the right.
+		o.ask()
 	}
 	o.hold(holder, changed)
 }
@@ -231,6 +289,17 @@ func (r *registry) Get(ref Ref) (Content, error) {
 		return o.get()
 	}
 	return Content{}, &Error{Ref: ref, Reason: ErrUnavailable, Detail: "nobody watches it"}
+}
+
+// Away tells since when there has been no word of a watched object, and why: what Get returns may be outdated. A watch that was
+// interrupted and is back within seconds does not count. The error is an *Error, and nil if all is well.
+func (r *registry) Away(ref Ref) (since time.Time, err error) {
+	if o := r.object(ref); o != nil {
+		if since, why := o.outage(); why != nil {
+			return since, why
+		}
+	}
+	return time.Time{}, nil
 }
 
 // refresh has an immutable object read anew if that was long ago.

@@ -5,8 +5,10 @@ package source
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -65,6 +67,110 @@ func TestStates(t *testing.T) {
 					t.Errorf("step %d: %q, told %d times; want %q, told: %v", n+1, got, told, step.want, step.told)
 				}
 			}
+		})
+	}
+}
+
+// TestOutage loses the word of an object for a while. Its time is synctest's.
+func TestOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRegistry(time.Hour)
+		r.keep = func(*object) func() { return func() {} }
+		ref := Ref{Secret, "n", "a"}
+		told := 0
+		r.Watch(ref, "v", func() { told++ })
+		o := r.object(ref)
+		away := func(want time.Duration, says string) {
+			t.Helper()
+			since, err := r.Away(ref)
+			if (says == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), says) {
+				t.Errorf("away: %v, want %q", err, says)
+			}
+			if err != nil && time.Since(since) != want {
+				t.Errorf("since %v, want %v", time.Since(since), want)
+			}
+		}
+		failed := func(detail string) { o.failed(&Error{Ref: ref, Reason: ErrUnavailable, Detail: detail}) }
+		o.found(Content{ResourceVersion: "1"})
+		away(0, "")
+		failed("first")
+		time.Sleep(tolerated - 1)
+		away(0, "") // it may still be back in a moment
+		time.Sleep(1)
+		away(tolerated, "first")
+		failed("second")
+		away(tolerated, "second")
+		if _, err := r.Get(ref); err != nil {
+			t.Errorf("what was seen is not there in an outage: %v", err)
+		}
+		o.reached()
+		away(0, "")
+		failed("third")
+		time.Sleep(time.Minute)
+		away(time.Minute, "third")
+		r.Unwatch(ref, "v")
+		away(0, "")
+		if told != 1 {
+			t.Errorf("told %d times, want once: of the content", told)
+		}
+	})
+}
+
+// TestAsk has somebody new come for an object that nobody may read.
+func TestAsk(t *testing.T) {
+	r := newRegistry(time.Hour)
+	r.keep = func(*object) func() { return func() {} }
+	ref := Ref{Secret, "n", "a"}
+	asked := func() bool {
+		select {
+		case <-r.object(ref).asked:
+			return true
+		default:
+			return false
+		}
+	}
+	known := func() bool {
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		r.Wait(ended, ref)
+		select {
+		case <-r.object(ref).known:
+			return true
+		default:
+			return false
+		}
+	}
+	for _, test := range []struct {
+		name    string
+		verdict func(*object)
+		asks    bool
+	}{
+		{"nothing is known", func(*object) {}, false},
+		{"found", func(o *object) { o.found(Content{ResourceVersion: "1"}) }, false},
+		{"missing", (*object).missing, false},
+		{"unavailable", func(o *object) { o.decide(verdict{err: &Error{Reason: ErrUnavailable}}) }, false},
+		{"refused", func(o *object) { o.failed(&Error{Reason: ErrForbidden}) }, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			for _, holder := range []string{"one", "two", "three"} {
+				defer r.Unwatch(ref, holder)
+			}
+			r.Watch(ref, "one", func() {})
+			o := r.object(ref)
+			test.verdict(o)
+			was := known()
+			r.Watch(ref, "one", func() {})
+			if asked() || known() != was {
+				t.Error("asked for somebody who was there already")
+			}
+			r.Watch(ref, "two", func() {})
+			waiting := o.known
+			r.Watch(ref, "three", func() {})
+			if asked() != test.asks || known() != (was && !test.asks) {
+				t.Errorf("asked: %v, known: %v", !test.asks, known())
+			}
+			o.failed(&Error{Reason: ErrForbidden})
+			<-waiting // the answer is one to all
 		})
 	}
 }

@@ -19,6 +19,8 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 )
 
 // watcher keeps one object current, in one goroutine. It goes round:
@@ -51,6 +53,8 @@ type watcher struct {
 	answered time.Time
 	// paused is how long the last pause could have been.
 	paused time.Duration
+	// refused is when the API server first refused, if it has not answered since. Zero: it has.
+	refused time.Time
 	// reported is the reason that the log has for the object's being away. Nil: it is not.
 	reported error
 }
@@ -68,6 +72,9 @@ const (
 
 	firstPause = 100 * time.Millisecond
 	maxPause   = 15 * time.Second
+	// refusedPause is the longest pause of who is refused, and refusedFirst the longest one before it was (docs/decisions/0007-refused.md).
+	refusedPause = 5 * time.Minute
+	refusedFirst = time.Second
 	// anyVersion is the resource version that asks for what the API server has at hand.
 	anyVersion = "0"
 )
@@ -87,10 +94,23 @@ func (w *watcher) run(ctx context.Context) {
 			w.object.rest()
 			return
 		}
-		if sleep(ctx, w.pauseAfter(err)) != nil {
+		if w.pause(ctx, w.pauseAfter(err)) != nil {
 			return
 		}
 	}
+}
+
+// pause is sleep, but ends when somebody asks.
+func (w *watcher) pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-w.object.asked:
+		w.started = time.Now()
+	case <-ctx.Done():
+	}
+	return ctx.Err()
 }
 
 // round is steps 1 to 6. No error: the watch began and ended.
@@ -110,6 +130,7 @@ func (w *watcher) round(ctx context.Context) error {
 	if w.immutable {
 		return nil
 	}
+	failpoint.Hit("source-between-read-and-watch")
 	return w.watch(ctx, false)
 }
 
@@ -327,6 +348,8 @@ func (w *watcher) works() {
 	if w.answered.IsZero() {
 		w.answered = time.Now()
 	}
+	w.refused = time.Time{}
+	w.object.reached()
 	if w.reported != nil {
 		klog.InfoS("Object can be read again", "object", w.object.ref.String())
 		w.reported = nil
@@ -342,14 +365,21 @@ func (w *watcher) pauseAfter(err error) time.Duration {
 	if !w.seen && w.api.isEarly(err, w.started) {
 		return jittered(gracePause)
 	}
+	if !w.answered.IsZero() && time.Since(w.answered) >= lasting {
+		w.paused = 0
+	}
+	longest := maxPause
+	if err != nil && errors.Is(reasonOf(err), ErrForbidden) {
+		longest = refusedPause
+		if w.refused.IsZero() {
+			w.refused, w.paused = time.Now(), min(w.paused, refusedFirst)
+		}
+	}
 	// What ends a watch that worked is not a verdict yet: the next round is.
 	if err != nil && !expired && w.answered.IsZero() {
 		w.failed(err)
 	}
-	if !w.answered.IsZero() && time.Since(w.answered) >= lasting {
-		w.paused = 0
-	}
-	w.paused = min(max(firstPause, 3*w.paused), maxPause)
+	w.paused = min(max(firstPause, 3*w.paused), longest)
 	return jittered(w.paused) + askedPause(err)
 }
 
@@ -358,11 +388,20 @@ func (w *watcher) failed(err error) {
 	if errors.Is(e, ErrNotFound) {
 		e.Reason = ErrUnavailable // of the path; a list has no object that could be missing
 	}
+	if errors.Is(e, ErrForbidden) && w.object.seen() && time.Since(w.refused) < tolerated {
+		// An API server that has just started refuses what it will allow in a moment: it does not know the rights yet.
+		w.object.lost(e)
+		w.object.answered()
+		return
+	}
+	w.object.failed(e)
+	if _, away := w.object.outage(); w.seen && errors.Is(e, ErrUnavailable) && away == nil {
+		return // back in a moment, perhaps: not worth a line for each object
+	}
 	if !errors.Is(w.reported, e.Reason) {
 		klog.InfoS("Object can't be read", "object", e.Ref.String(), "reason", e.Reason, "detail", e.Detail)
 		w.reported = e.Reason
 	}
-	w.object.failed(e)
 }
 
 // isPassing reports whether a failure says nothing about the version that a watch was to go on from.

@@ -47,6 +47,7 @@ func serve(t testing.TB, o Options, handler http.HandlerFunc) *API {
 // encoded is an object of apiVersion v1 as the API server sends it.
 func encoded(t testing.TB, object runtime.Object) []byte {
 	t.Helper()
+	object = object.DeepCopyObject() // several tests may send one
 	object.GetObjectKind().SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(reflect.TypeOf(object).Elem().Name()))
 	var data bytes.Buffer
 	if err := protobuf.NewSerializer(nil, nil).Encode(object, &data); err != nil {
@@ -153,7 +154,8 @@ func TestRounds(t *testing.T) {
 			[]func(http.ResponseWriter){write(list(t, "3")), write(event(t, "ERROR", &away.ErrStatus))}, "list 0, watch 3, watch 3", 2,
 		},
 		"503 in place of the first list": {[]func(http.ResponseWriter){fail(away)}, "list 0, list 0", 2},
-		"403 after it was read":          {[]func(http.ResponseWriter){write(list(t, "3")), fail(forbidden())}, "list 0, watch 3, list ", 3},
+		"403 after it was read":          {[]func(http.ResponseWriter){write(list(t, "3")), fail(forbidden())}, "list 0, watch 3, list ", 2},
+		"403 in place of the first list": {[]func(http.ResponseWriter){fail(forbidden())}, "list 0, list 0", 2},
 		"nonsense in a watch": {
 			[]func(http.ResponseWriter){write(list(t, "3")), write(event(t, "MODIFIED", &corev1.Pod{}))}, "list 0, watch 3, list ", 2,
 		},
@@ -300,32 +302,51 @@ func TestGrace(t *testing.T) {
 			t.Errorf("%d requests, verdict after %v", n, took)
 		}
 	})
-	t.Run("not for who was seen, or acts as itself", func(t *testing.T) {
+	t.Run("not for who acts as itself", func(t *testing.T) {
 		t.Parallel()
-		var away atomic.Bool
-		handler := func(w http.ResponseWriter, r *http.Request) {
-			if away.Load() {
-				refuse(t, w, forbidden())
-				return
-			}
-			_, _ = w.Write(list(t, "1"))
-		}
-		api := serve(t, Options{Node: "node-1"}, handler)
-		api.Watch(ref, "v", func() {})
-		waitKnown(t, &api.registry, ref)
-		away.Store(true)
 		start := time.Now()
-		testkit.Eventually(t, soon, "the refusal", func() bool {
-			_, err := api.Get(ref)
-			return errors.Is(err, ErrForbidden)
-		})
-		other := serve(t, Options{}, handler)
+		other := serve(t, Options{}, func(w http.ResponseWriter, _ *http.Request) { refuse(t, w, forbidden()) })
 		other.Watch(ref, "v", func() {})
 		waitKnown(t, &other.registry, ref)
 		if _, err := other.Get(ref); !errors.Is(err, ErrForbidden) || time.Since(start) >= grace {
 			t.Errorf("error %v after %v", err, time.Since(start))
 		}
 	})
+}
+
+// TestRefusalOfWhatWasSeen has an API server start anew: it refuses for a moment, or for good.
+func TestRefusalOfWhatWasSeen(t *testing.T) {
+	w := &watcher{api: &API{}, object: newObject(Ref{Secret, "ns", "a"})}
+	told := 0
+	w.object.hold("v", func() { told++ })
+	verdict := func(want error, tells int) {
+		t.Helper()
+		if _, err := w.object.get(); !errors.Is(err, want) || told != tells {
+			t.Errorf("%v, told %d times; want %v, %d", err, told, want, tells)
+		}
+	}
+	refusal := func() {
+		w.answered = time.Time{}
+		w.pauseAfter(forbidden())
+	}
+	w.found(Content{ResourceVersion: "1"})
+	w.object.known = make(chan struct{})
+	refusal()
+	<-w.object.known // who waits gets what was seen
+	verdict(nil, 1)
+	w.works() // it was a moment
+	w.object.awaySince = time.Now().Add(-time.Hour)
+	refusal() // nor does a time count in which it was away and did not refuse
+	verdict(nil, 1)
+	w.refused = time.Now().Add(-tolerated)
+	refusal()
+	verdict(ErrForbidden, 2)
+	w.found(Content{ResourceVersion: "1"})
+	verdict(nil, 3)
+	// Who never saw it is told at once.
+	w = &watcher{api: &API{}, object: newObject(Ref{Secret, "ns", "a"})}
+	refusal()
+	verdict(ErrForbidden, 3)
 }
 
 // TestPauses asks the loop for its pauses, without making them.
@@ -342,6 +363,16 @@ func TestPauses(t *testing.T) {
 		most *= time.Millisecond
 		within(fmt.Sprintf("pause %d", n+1), w.pauseAfter(failure), most/2, most)
 	}
+	w.paused = maxPause
+	for n, most := range []time.Duration{3, 9, 27, 81, 243, 300, 300} {
+		most *= time.Second
+		within(fmt.Sprintf("refused %d", n+1), w.pauseAfter(forbidden()), most/2, most)
+	}
+	within("away, after that", w.pauseAfter(failure), maxPause/2, maxPause)
+	within("refused again", w.pauseAfter(forbidden()), 3*maxPause/2, 3*maxPause)
+	w.works()
+	w.answered = time.Time{}
+	within("refused anew", w.pauseAfter(forbidden()), 3*refusedFirst/2, 3*refusedFirst)
 	slow := func(seconds int) error { return apierrors.NewTooManyRequests("slow down", seconds) }
 	w.paused = 0
 	within("asked for 3 s", w.pauseAfter(slow(3)), 3050*time.Millisecond, 3100*time.Millisecond)
@@ -362,7 +393,9 @@ func TestLogOfChanges(t *testing.T) {
 	unavailable := apierrors.NewServiceUnavailable("later")
 	for _, step := range []func(){
 		func() { w.found(Content{ResourceVersion: "1"}) },
+		func() { w.pauseAfter(io.EOF) }, func() { w.object.awaySince = time.Now().Add(-tolerated) }, // a line only now
 		func() { w.pauseAfter(unavailable) }, func() { w.pauseAfter(unavailable) }, func() { w.pauseAfter(io.EOF) },
+		func() { w.pauseAfter(forbidden()) }, func() { w.refused = time.Now().Add(-tolerated) }, // a line only now
 		func() { w.pauseAfter(forbidden()) }, func() { w.pauseAfter(forbidden()) },
 		func() { w.found(Content{ResourceVersion: "1"}) }, func() { w.found(Content{ResourceVersion: "2"}) }, w.works,
 		func() { w.missing("3") },
@@ -400,7 +433,7 @@ func TestImmutableRecheck(t *testing.T) {
 	set("1")
 	yes := true
 	var urls sync.Map
-	api := serve(t, Options{ImmutableRecheck: 50 * time.Millisecond}, func(w http.ResponseWriter, r *http.Request) {
+	api := serve(t, Options{ImmutableRecheck: time.Second}, func(w http.ResponseWriter, r *http.Request) {
 		urls.Store(asked.Add(1), r.URL.Query())
 		s := secretOf(*version.Load())
 		s.Immutable = &yes

@@ -39,7 +39,11 @@ func (p *Point) Inspect() (State, error) {
 	}
 	defer unix.Close(fd)
 	var stx unix.Statx_t
-	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_TYPE|unix.STATX_UID|unix.STATX_MNT_ID, &stx); err != nil {
+	err = unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_TYPE|unix.STATX_UID|unix.STATX_MNT_ID, &stx)
+	if isBroken(err) {
+		return State{Exists: true, Mounted: true}, nil
+	}
+	if err != nil {
 		return State{}, &Error{Op: "inspect", Call: "statx", Target: p.path, Err: err}
 	}
 	var st unix.Statfs_t
@@ -55,6 +59,12 @@ func (p *Point) Inspect() (State, error) {
 		UID:      stx.Uid,
 		MountID:  stx.Mnt_id,
 	}, nil
+}
+
+// isBroken reports whether err says that a file system's server or device is gone (FUSE, NFS, a disk), as k8s.io/mount-utils sees it
+// (IsCorruptedMnt). A tmpfs has none: what gives such an error is another file system.
+func isBroken(err error) bool {
+	return slices.ContainsFunc([]error{unix.ENOTCONN, unix.ESTALE, unix.EIO, unix.EHOSTDOWN}, func(e error) bool { return errors.Is(err, e) })
 }
 
 func identify(fd int) (Identity, error) {

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 )
 
 // Errors of a Point, each with the path in its text.
@@ -61,6 +63,7 @@ func (p *Point) Close() error { return unix.Close(p.parent) }
 func (p *Point) Make() error {
 	err := unix.Mkdirat(p.parent, p.leaf, 0o750)
 	if err == nil {
+		failpoint.Hit("tmpfs-directory-made")
 		return nil
 	}
 	if !errors.Is(err, unix.EEXIST) {
@@ -83,10 +86,14 @@ func (p *Point) Make() error {
 
 // Remove removes the directory, if it is there. It must be empty and no mount point.
 func (p *Point) Remove() error {
+	if err := failpoint.Error("tmpfs-rmdir"); err != nil {
+		return err
+	}
 	err := unix.Unlinkat(p.parent, p.leaf, unix.AT_REMOVEDIR)
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return &os.PathError{Op: "rmdir", Path: p.path, Err: err}
 	}
+	failpoint.Hit("tmpfs-directory-removed")
 	return nil
 }
 
@@ -112,6 +119,7 @@ func (p *Point) Clone(want Identity) (*Detached, error) {
 	}
 	// An open file in a clone would outlive an unmount and with it the secret: the clone is the caller's to close.
 	clone := &Detached{fd: fd}
+	failpoint.Hit("tmpfs-cloned")
 	attr := unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
 		return nil, errors.Join(&Error{Op: "clone", Call: "mount_setattr", Target: p.path, Options: "rw", Err: err}, clone.Close())
@@ -125,6 +133,9 @@ func (p *Point) Clone(want Identity) (*Detached, error) {
 func (p *Point) Unmount() error {
 	// A name below the open parent, so that no component is looked up again; the leaf is not followed if a link.
 	name := fmt.Sprintf("/proc/self/fd/%d/%s", p.parent, p.leaf)
+	if err := failpoint.Error("tmpfs-unmount"); err != nil {
+		return err
+	}
 	for {
 		err := retryUnmount(name, unix.UMOUNT_NOFOLLOW)
 		if errors.Is(err, unix.EBUSY) {
@@ -132,6 +143,7 @@ func (p *Point) Unmount() error {
 		}
 		switch {
 		case err == nil:
+			failpoint.Hit("tmpfs-unmounted")
 			continue // what lies below, if anything
 		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
 			// Not a mount point, or not there. EINVAL could also mean bad flags: these are known to be good.

@@ -600,3 +600,33 @@ func TestNoDescriptorLeaks(t *testing.T) {
 		t.Errorf("%d descriptors, %d before", after, before)
 	}
 }
+
+// A FUSE file system whose server is dead gives ENOTCONN for everything, but unmounting.
+func TestABrokenFileSystemIsSomebodyElses(t *testing.T) {
+	testkit.NothingLeft(t)
+	p, path := place(t)
+	t.Cleanup(func() { unmountAll(filepath.Dir(path)) })
+	server, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(p.Make(), unix.Mount("dead", path, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", server.Fd())), server.Close()); err != nil {
+		t.Fatal(err)
+	}
+	state, err := p.Inspect()
+	if err != nil || state != (State{Exists: true, Mounted: true}) {
+		t.Errorf("%+v, %v", state, err)
+	}
+	if ours, err := state.Ours(); ours || err != nil {
+		t.Errorf("ours: %v, %v", ours, err)
+	}
+	if _, err := p.Clone(Identity{}); !errors.Is(err, unix.ENOTCONN) {
+		t.Errorf("cloned: %v", err)
+	}
+	if err := p.Unmount(); err != nil {
+		t.Error(err)
+	}
+	if state, err := p.Inspect(); err != nil || state.Mounted {
+		t.Errorf("after unmounting it: %+v, %v", state, err)
+	}
+}

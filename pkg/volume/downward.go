@@ -22,21 +22,21 @@ func downward(pod source.Content, item attributes.Item) ([]byte, error) {
 	if _, ok := pod.Data[source.ResourceKey(item.Container, "")]; !ok {
 		return nil, fmt.Errorf("has no container %q, whose %s the file %q is to show; name one of its containers", item.Container, item.Key, item.Path)
 	}
-	text, ok := pod.Data[source.ResourceKey(item.Container, item.Key)]
-	if !ok {
-		if strings.HasPrefix(item.Key, "limits.") {
-			// Kubelet takes what the node can give, which it alone knows.
-			return nil, fmt.Errorf("sets no %s for container %q, which the file %q is to show; set the limit, or use a downwardAPI volume of Kubernetes, which shows the node's",
-				item.Key, item.Container, item.Path)
+	var value resource.Quantity
+	if text := pod.Data[source.ResourceKey(item.Container, item.Key)]; text != nil {
+		var err error
+		if value, err = resource.ParseQuantity(string(text)); err != nil {
+			return nil, fmt.Errorf("has a %s of container %q that is no quantity: %w", item.Key, item.Container, err)
 		}
-		text = []byte("0")
 	}
-	value, err := resource.ParseQuantity(string(text))
-	if err != nil {
-		return nil, fmt.Errorf("has a %s of container %q that is no quantity: %w", item.Key, item.Container, err)
+	if value.IsZero() && strings.HasPrefix(item.Key, "limits.") {
+		// Kubelet takes what the node can give, which it alone knows.
+		return nil, fmt.Errorf("sets no %s for container %q, which the file %q is to show; set the limit, or use a downwardAPI volume of Kubernetes, which shows the node's",
+			item.Key, item.Container, item.Path)
 	}
 	divisor := resource.MustParse("1")
 	if item.Divisor != "" && item.Divisor != "0" {
+		var err error
 		if divisor, err = resource.ParseQuantity(item.Divisor); err != nil {
 			return nil, fmt.Errorf("can't be shown by the divisor %q: %w", item.Divisor, err)
 		}

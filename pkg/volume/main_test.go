@@ -597,6 +597,9 @@ type fakeObject struct {
 	answered chan struct{} // closed when there is an answer
 	content  source.Content
 	err      error
+	// away is why there is no word of it, since awaySince.
+	away      error
+	awaySince time.Time
 	// waiting is closed when somebody waits.
 	waiting     chan struct{}
 	waitingOnce sync.Once
@@ -706,6 +709,24 @@ func (f *fakeSource) Get(ref source.Ref) (source.Content, error) {
 		return source.Content{}, err
 	}
 	return c, nil
+}
+
+func (f *fakeSource) Away(ref source.Ref) (time.Time, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	o := f.object(ref)
+	return o.awaySince, o.away
+}
+
+// setAway makes there be no word of an object since a time; a zero time ends that.
+func (f *fakeSource) setAway(ref source.Ref, since time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	o := f.object(ref)
+	o.away, o.awaySince = nil, since
+	if !since.IsZero() {
+		o.away = &source.Error{Ref: ref, Reason: source.ErrUnavailable, Detail: "connection refused"}
+	}
 }
 
 func (f *fakeSource) Watched() int {

@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 
+	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/event"
 	"github.com/fsuser-csi/fsuser-csi/pkg/record"
@@ -28,6 +29,7 @@ type Source interface {
 	Unwatch(ref source.Ref, holder string)
 	Wait(ctx context.Context, ref source.Ref)
 	Get(ref source.Ref) (source.Content, error)
+	Away(ref source.Ref) (since time.Time, err error)
 	Pod(ctx context.Context, namespace, name, uid string) (source.Pod, error)
 	Watched() int
 }
@@ -166,6 +168,7 @@ func (m *Manager) unwatch(v *volume) {
 // describes a mount that is not there.
 func (m *Manager) forget(v *volume) {
 	m.unwatch(v)
+	failpoint.Hit("forget-unwatched")
 	m.metrics.forget(v.id)
 	m.quota.giveBack(v.id)
 	m.mu.Lock()

@@ -59,16 +59,16 @@ func newMetrics(r prometheus.Registerer, m *Manager) (*metrics, error) {
 	}
 	collectors := []prometheus.Collector{
 		mt.duration, mt.failures,
-		mt.gauge("fsuser_stale_volumes", "Volumes whose files are not known to be current, because their object can't be read or written out.",
-			func() float64 { return float64(len(mt.staleSince)) }),
-		mt.gauge("fsuser_oldest_stale_volume_seconds", "How long the volume that is stale longest has been so; 0 if none is.", mt.oldest),
-		mt.gauge("fsuser_volume_bytes", "Bytes of content in the volumes of this node.", func() float64 {
-			var sum int64
-			for _, size := range mt.sizes {
-				sum += size
-			}
-			return float64(sum)
-		}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "fsuser_stale_volumes",
+			Help: "Volumes whose files are not known to be current, because their object can't be read or written out, or because the API server has not been reached for ten seconds.",
+		}, func() float64 { return float64(len(m.staleTimes())) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "fsuser_oldest_stale_volume_seconds", Help: "How long the volume that is stale longest has been so; 0 if none is.",
+		}, func() float64 { return oldest(m.staleTimes()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "fsuser_volume_bytes", Help: "Bytes of content in the volumes of this node.",
+		}, mt.bytes),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "fsuser_volumes", Help: "Volumes that are published on this node.",
 		}, func() float64 {
@@ -117,21 +117,30 @@ func (mt *metrics) observe(op operation, err *error) func() {
 	}
 }
 
-// gauge is a metric whose value is read under the lock.
-func (mt *metrics) gauge(name, help string, value func() float64) prometheus.Collector {
-	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
-		mt.mu.Lock()
-		defer mt.mu.Unlock()
-		return value()
-	})
+func (mt *metrics) bytes() float64 {
+	mt.mu.Lock()
+	defer mt.mu.Unlock()
+	var sum int64
+	for _, size := range mt.sizes {
+		sum += size
+	}
+	return float64(sum)
 }
 
-func (mt *metrics) oldest() float64 {
-	var oldest time.Duration
-	for _, since := range mt.staleSince {
-		oldest = max(oldest, time.Since(since))
+// oldest is how long ago the first of them was, in seconds.
+func oldest(times []time.Time) float64 {
+	var longest time.Duration
+	for _, at := range times {
+		longest = max(longest, time.Since(at))
 	}
-	return oldest.Seconds()
+	return longest.Seconds()
+}
+
+// staleSinceOf is since when a volume is stale; zero if it is not.
+func (mt *metrics) staleSinceOf(id string) time.Time {
+	mt.mu.Lock()
+	defer mt.mu.Unlock()
+	return mt.staleSince[id]
 }
 
 func (mt *metrics) current(id string, size int64) {

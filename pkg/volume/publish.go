@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/event"
 	"github.com/fsuser-csi/fsuser-csi/pkg/projector"
@@ -67,8 +68,11 @@ func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
 func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) (err error) {
 	v := newVolume(req)
 	var done undo
+	attached := false
 	defer func() {
-		if err != nil {
+		// Also after a panic, which goes on.
+		if !attached {
+			failpoint.Hit("publish-undo")
 			err = done.all(err)
 		}
 	}()
@@ -83,6 +87,9 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 	}
 	if n := m.Source.Watched(); n > m.Limits.Objects {
 		return fmt.Errorf("%w: %d objects would be watched, more than the %d that may (--max-watched-objects)", ErrExhausted, n, m.Limits.Objects)
+	}
+	if err := failpoint.Error("publish-watching"); err != nil {
+		return err
 	}
 	content := []source.Content{source.FromRequest(req.Secrets)}
 	if !v.fromRequest() {
@@ -115,6 +122,9 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 		return err
 	}
 	defer mount.Close()
+	if err := failpoint.Error("publish-built"); err != nil {
+		return err
+	}
 	if v.identity, err = mount.Identity(); err != nil {
 		return err
 	}
@@ -124,6 +134,9 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 		return err
 	}
 	done.add(func() error { return m.Records.Remove(v.id) })
+	if err := failpoint.Error("publish-recorded"); err != nil {
+		return err
+	}
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("publish volume %s: %w", v.id, err)
 	}
@@ -131,6 +144,7 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 	if err := mount.Attach(point); err != nil {
 		return err
 	}
+	attached = true
 	m.current(v, content, payload.Size())
 	m.put(v)
 	// Only now: kubelet tries again after a failure, and the pod may tell then.
@@ -142,6 +156,7 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 	if !v.watches() {
 		m.unwatch(v)
 	}
+	failpoint.Hit("publish-done")
 	klog.InfoS("Published", v.logFields("files", len(payload.Files))...)
 	return nil
 }
@@ -152,12 +167,20 @@ func (m *Manager) build(payload projector.Payload) (*tmpfs.Detached, error) {
 	if err != nil {
 		return nil, err
 	}
+	built := false
+	defer func() {
+		// Also after a panic: a descriptor that nobody closes would keep the content in memory.
+		if !built {
+			mount.Close()
+		}
+	}()
 	if _, err := projector.Write(mount.Dir(), payload); err != nil {
-		return nil, errors.Join(classify(err), mount.Close())
+		return nil, classify(err)
 	}
 	if err := mount.Seal(); err != nil {
-		return nil, errors.Join(err, mount.Close())
+		return nil, err
 	}
+	built = true
 	return mount, nil
 }
 
@@ -169,6 +192,7 @@ func (m *Manager) republish(v *volume, point *tmpfs.Point, req Request) error {
 	if v.spec.Refresh == attributes.RefreshOff {
 		return nil
 	}
+	failpoint.Hit("publish-again")
 	// What is watched is never older than what kubelet sends along.
 	content, err := m.content(v)
 	if err != nil && v.fromRequest() {
@@ -185,11 +209,13 @@ func (m *Manager) adopt(point *tmpfs.Point, req Request, there tmpfs.State) erro
 	v.identity = there.Identity
 	// Who owned the volume when it was published owns it still: the pod may not be readable now.
 	v.user = &there.UID
+	failpoint.Hit("publish-adopt")
 	if err := m.Records.Save(v.toRecord()); err != nil {
 		klog.ErrorS(err, "An adopted volume has no record; it will be adopted again after a restart", "volume", v.id)
 	}
 	m.put(v)
 	m.quota.keep(v.id, 0) // until it is written, which is next
+	failpoint.Hit("publish-adopted")
 	klog.InfoS("Adopted a mount without a record", v.logFields()...)
 	if v.watches() {
 		m.watch(v)

@@ -783,3 +783,21 @@ func TestPublishDoesNotAdoptWhatIsMountedOverAVolume(t *testing.T) {
 		})
 	}
 }
+
+func TestAPublishThatPanicsLeavesNothing(t *testing.T) {
+	w := newFakeWorld(t)
+	w.secret("keys", content{"id_rsa": "private"})
+	r := w.request("v", "secretName", "keys", "uid", "1000")
+	before := w.snapshot()
+	w.fake.setAfterGet(func() { panic("a bug") })
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("it did not panic")
+			}
+		}()
+		_ = w.Publish(context.Background(), r)
+	}()
+	w.fake.setAfterGet(nil)
+	w.unchanged(before)
+}

@@ -12,6 +12,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/record"
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
@@ -31,11 +32,13 @@ func (m *Manager) Recover(ctx context.Context) error {
 	for _, err := range bad {
 		klog.ErrorS(err, "A volume's record was not read; the volume is taken up again when kubelet republishes it")
 	}
+	failpoint.Hit("recover-loaded")
 	for _, r := range records {
 		if err := m.recover(ctx, r); err != nil {
 			return err
 		}
 	}
+	failpoint.Hit("recover-done")
 	klog.InfoS("Recovered", "volumes", len(m.all()), "records", len(records), "bad", len(bad))
 	return nil
 }
@@ -49,6 +52,7 @@ func (m *Manager) recover(ctx context.Context, r record.Volume) error {
 	v := fromRecord(r)
 	if err := m.check(v, r); err != nil {
 		klog.ErrorS(err, "A volume's record is not one that this driver writes; it was moved aside, and nothing was touched", "volume", r.VolumeID)
+		failpoint.Hit("recover-set-aside")
 		// Neither this nor what follows may keep the other volumes from being taken up.
 		if err := m.Records.SetAside(r.VolumeID); err != nil {
 			klog.ErrorS(err, "A volume's record could not be moved aside", "volume", r.VolumeID)
@@ -60,7 +64,9 @@ func (m *Manager) recover(ctx context.Context, r record.Volume) error {
 		klog.ErrorS(err, "The target of a volume can't be looked at; its record stays, and the volume is taken up when kubelet republishes it", "volume", v.id)
 		return nil
 	}
+	failpoint.Hit("recover-looked")
 	if !mounted {
+		failpoint.Hit("recover-drop")
 		klog.InfoS("Dropped the record of a volume that is not mounted any more", "volume", v.id, "target", v.target)
 		m.removeRecord(v.id)
 		return nil
@@ -70,6 +76,7 @@ func (m *Manager) recover(ctx context.Context, r record.Volume) error {
 	if v.watches() {
 		m.watch(v)
 	}
+	failpoint.Hit("recover-watching")
 	return nil
 }
 
@@ -121,6 +128,7 @@ func (m *Manager) Collect(ctx context.Context) {
 			return
 		}
 		if m.get(v.id) == v && isGone(filepath.Dir(v.target)) {
+			failpoint.Hit("collect-gone")
 			klog.InfoS("The pod's directory is gone; forgetting its volume", "volume", v.id, "target", v.target)
 			m.forget(v)
 		}

@@ -11,6 +11,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 	"github.com/fsuser-csi/fsuser-csi/pkg/projector"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
@@ -33,6 +34,7 @@ func (m *Manager) refresh(ctx context.Context, id string) error {
 		return nil
 	}
 	defer point.Close()
+	failpoint.Hit("refresh-begin")
 	content, err := m.content(v)
 	if err != nil && v.fromRequest() {
 		return nil // the next republish brings the content
@@ -85,6 +87,7 @@ func (m *Manager) apply(v *volume, point *tmpfs.Point, content []source.Content,
 		return err
 	}
 	m.current(v, content, size)
+	failpoint.Hit("refresh-done")
 	if changed {
 		klog.InfoS("Refreshed", v.logFields()...)
 	}
@@ -112,12 +115,17 @@ func (m *Manager) write(v *volume, point *tmpfs.Point, content []source.Content)
 	}
 	// A clone that stayed open would keep the content in memory after the volume is unmounted.
 	defer func() { err = errors.Join(err, clone.Close()) }()
+	if err := failpoint.Error("refresh-cloned"); err != nil {
+		return false, 0, err
+	}
 	if err := clone.Grow(room(payload), m.Features.NoSwap); err != nil {
 		return false, 0, err
 	}
+	failpoint.Hit("refresh-write")
 	changed, err = projector.Write(clone.Dir(), payload)
 	if err != nil {
 		return changed, 0, fmt.Errorf("refresh volume %s: %w", v.id, classify(err))
 	}
+	failpoint.Hit("refresh-written")
 	return changed, payload.Size(), nil
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
+	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 // inside calls f with a path below which the file system of a volume can be written to.
@@ -235,6 +236,7 @@ func TestRefreshThatFailsKeepsTheFiles(t *testing.T) {
 			w.unpublish(r)
 		})
 	}
+	reliability.Shown(t, "F-16", "a refresh without room: the old version whole, the new one when there is room")
 }
 
 func objectFails(reason error) func(*world, Request) func() content {

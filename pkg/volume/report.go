@@ -32,14 +32,20 @@ func (m *Manager) current(v *volume, content []source.Content, size int64) {
 	for _, c := range content {
 		v.applied = append(v.applied, c.Version())
 	}
-	v.refreshed, v.size = time.Now(), size
+	v.size = size
+	if _, away := m.outage(v); away == nil {
+		v.refreshed = time.Now()
+	}
 	m.metrics.current(v.id, size)
 	if v.stale == nil {
 		return
 	}
 	v.stale = nil
 	klog.InfoS("Current again", v.logFields()...)
-	m.tell(v, event.Normal, reasonRecovered, "the files of volume %q show %s again", v.name(), v.origin())
+	if v.told {
+		v.told = false
+		m.tell(v, event.Normal, reasonRecovered, "the files of volume %q show %s again", v.name(), v.origin())
+	}
 }
 
 // stale records that the files are not known to be current, and why. The same reason is told once.
@@ -55,11 +61,43 @@ func (m *Manager) stale(v *volume, reason error) {
 		m.metrics.stale(v.id, v.staleSince)
 	}
 	klog.ErrorS(reason, "Not refreshed; the files stay as they are", v.logFields()...)
+	if errors.Is(reason, source.ErrUnavailable) {
+		return // an outage is of all volumes at once, and nothing that who runs a pod could change
+	}
+	v.told = true
 	why := reasonRefreshFailed
 	if errors.Is(reason, source.ErrNotFound) {
 		why = reasonObjectMissing
 	}
 	m.tell(v, event.Warning, why, "the files of volume %q stay as they are: %v", v.name(), reason)
+}
+
+// outage is since when, and why, there has been no word of an object that the volume shows; zero and nil if there is of all. What it looks
+// at never changes once a volume is published: it needs no lock.
+func (m *Manager) outage(v *volume) (since time.Time, why error) {
+	if !v.watches() {
+		return time.Time{}, nil
+	}
+	for _, object := range v.objects {
+		if s, err := m.Source.Away(object); err != nil && (why == nil || s.Before(since)) {
+			since, why = s, err
+		}
+	}
+	return since, why
+}
+
+// staleTimes are the times since which volumes are not known to be current.
+func (m *Manager) staleTimes() (all []time.Time) {
+	for _, v := range m.all() {
+		since := m.metrics.staleSinceOf(v.id)
+		if since.IsZero() {
+			since, _ = m.outage(v)
+		}
+		if !since.IsZero() {
+			all = append(all, since)
+		}
+	}
+	return all
 }
 
 func (m *Manager) tell(v *volume, kind event.Type, reason, format string, args ...any) {
@@ -111,7 +149,7 @@ func (m *Manager) Status(ctx context.Context) ([]Status, error) {
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, v.status())
+		all = append(all, m.status(v))
 		unlock()
 	}
 	slices.SortFunc(all, func(a, b Status) int {
@@ -142,7 +180,7 @@ func (v *volume) mode() string {
 	return strings.Join(modes, ",")
 }
 
-func (v *volume) status() Status {
+func (m *Manager) status(v *volume) Status {
 	uid, gid := v.owner()
 	s := Status{
 		PodNamespace: v.pod.Namespace, PodName: v.pod.Name, PodUID: v.pod.UID, Volume: v.name(), Object: v.origin(),
@@ -151,9 +189,12 @@ func (v *volume) status() Status {
 	if at := v.refreshed; !at.IsZero() {
 		s.Refreshed = &at
 	}
-	if v.stale != nil {
-		since := v.staleSince
-		s.Stale, s.StaleSince = v.stale.Error(), &since
+	why, since := v.stale, v.staleSince
+	if why == nil {
+		since, why = m.outage(v)
+	}
+	if why != nil {
+		s.Stale, s.StaleSince = why.Error(), &since
 	}
 	return s
 }

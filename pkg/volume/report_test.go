@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -167,7 +168,7 @@ func TestEventsTellOnceWhatWentWrongAndThatItIsOver(t *testing.T) {
 	}{
 		{"the object was deleted", source.ErrNotFound, "Warning VolumeObjectMissing"},
 		{"the object is forbidden", source.ErrForbidden, "Warning VolumeRefreshFailed"},
-		{"the API server is away", source.ErrUnavailable, "Warning VolumeRefreshFailed"},
+		{"the API server is away, which is nobody's fault", source.ErrUnavailable, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w, log := eventWorld(t)
@@ -189,8 +190,12 @@ func TestEventsTellOnceWhatWentWrongAndThatItIsOver(t *testing.T) {
 			}
 			w.secret("keys", content{"k": "new"})
 			w.publish(r)
-			if got := log.take(t, r, `"v" show`); got != "Normal VolumeRefreshRecovered" {
-				t.Errorf("events %q", got)
+			recovered := ""
+			if test.event != "" {
+				recovered = "Normal VolumeRefreshRecovered"
+			}
+			if got := log.take(t, r, `"v" show`); got != recovered {
+				t.Errorf("events %q, want %q", got, recovered)
 			}
 			w.unpublish(r)
 			if got := log.take(t, r, ""); got != "" {
@@ -198,6 +203,71 @@ func TestEventsTellOnceWhatWentWrongAndThatItIsOver(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An outage is told by metric and status, of each volume that would otherwise follow its object, and by nothing else.
+func TestVolumesAreStaleWhileThereIsNoWordOfTheirObject(t *testing.T) {
+	w, log := eventWorld(t)
+	w.secret("keys", content{"k": "v"})
+	w.secret("others", content{"k": "v"})
+	r, other := w.request("v", "secretName", "keys", "uid", "1000"), w.request("other", "secretName", "others", "uid", "1000")
+	fixed := w.request("fixed", "secretName", "keys", "uid", "1000", "refresh", "off")
+	for _, r := range []Request{r, other, fixed} {
+		w.publish(r)
+	}
+	before, lines := w.snapshot(), logged.Text()
+	w.fake.setAway(secretRef("keys"), time.Now().Add(-time.Minute))
+	if n := w.gauge("fsuser_stale_volumes"); n != 1 {
+		t.Errorf("%v volumes are stale, want 1", n)
+	}
+	if s := w.gauge("fsuser_oldest_stale_volume_seconds"); s < 60 || s > 70 {
+		t.Errorf("stale for %v s, want 60", s)
+	}
+	w.publish(r)
+	all, err := w.Status(t.Context())
+	must(t, err)
+	for _, s := range all {
+		stale := s.Volume == "v"
+		if stale != (s.Stale != "") || stale != (s.StaleSince != nil) || stale && !strings.Contains(s.Stale, `Secret "ns/keys": can't be read now: connection refused`) {
+			t.Errorf("status of %s: %+v", s.Volume, s)
+		}
+	}
+	refreshed := *statusOf(t, w, "v").Refreshed
+	w.publish(r)
+	if at := *statusOf(t, w, "v").Refreshed; at != refreshed {
+		t.Errorf("refreshed at %v by a republish that could ask nobody, before: %v", at, refreshed)
+	}
+
+	w.fake.setAway(secretRef("keys"), time.Time{})
+	if n := w.gauge("fsuser_stale_volumes"); n != 0 || w.gauge("fsuser_oldest_stale_volume_seconds") != 0 {
+		t.Errorf("%v volumes are stale after the outage", n)
+	}
+	if s := statusOf(t, w, "v"); s.Stale != "" || s.StaleSince != nil {
+		t.Errorf("status after the outage: %+v", s)
+	}
+	if got := log.take(t, r, ""); got != "" {
+		t.Errorf("events: %q", got)
+	}
+	if now := logged.Text(); now != lines {
+		t.Errorf("log: %s", strings.TrimPrefix(now, lines))
+	}
+	w.unchanged(before)
+	for _, r := range []Request{r, other, fixed} {
+		w.unpublish(r)
+	}
+}
+
+func statusOf(t *testing.T, w *world, volume string) Status {
+	t.Helper()
+	all, err := w.Status(t.Context())
+	must(t, err)
+	for _, s := range all {
+		if s.Volume == volume {
+			return s
+		}
+	}
+	t.Fatalf("no volume %s in %+v", volume, all)
+	return Status{}
 }
 
 func one(t *testing.T, w *world) Status {

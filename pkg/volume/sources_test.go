@@ -209,7 +209,7 @@ func TestSourcesSurviveARestart(t *testing.T) {
 func TestDownward(t *testing.T) {
 	pod := source.Content{Data: content{
 		"metadata.name": "web-0", "metadata.labels['a']": "b", "app/": "", "app/limits.cpu": "1500m", "app/requests.cpu": "1m", "app/limits.memory": "100Mi",
-		"app/requests.memory": "1025", "app/limits.hugepages-2Mi": "4Mi", "idle/": "",
+		"app/requests.memory": "1025", "app/limits.hugepages-2Mi": "4Mi", "idle/": "", "idle/limits.memory": "0",
 	}.bytes()}
 	resource := func(container, key, divisor string) attributes.Item {
 		return attributes.Item{Key: key, Container: container, Divisor: divisor, Path: "f"}
@@ -234,6 +234,7 @@ func TestDownward(t *testing.T) {
 		{"huge pages", resource("app", "limits.hugepages-2Mi", "1Mi"), "4", ""},
 		{"a request that the container does not make is 0", resource("idle", "requests.memory", "1Mi"), "0", ""},
 		{"a limit that it does not set is not known", resource("idle", "limits.cpu", ""), "", `sets no limits.cpu for container "idle"`},
+		{"a limit of 0 is none", resource("idle", "limits.memory", ""), "", `sets no limits.memory for container "idle"`},
 		{"a container that is not there", resource("other", "requests.cpu", ""), "", `has no container "other"`},
 	} {
 		t.Run(test.name, func(t *testing.T) {

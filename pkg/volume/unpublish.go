@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
@@ -26,14 +27,19 @@ func (m *Manager) Unpublish(ctx context.Context, id, target string) (err error) 
 	if v != nil && v.target != target {
 		return fmt.Errorf("%w: volume %s is published at %s, not at %s; nothing was unmounted", ErrPrecondition, id, v.target, target)
 	}
+	if err := failpoint.Error("unpublish-begin"); err != nil {
+		return err
+	}
 	if err := detach(target); err != nil {
 		return fmt.Errorf("unpublish volume %s: %w", id, err)
 	}
+	failpoint.Hit("unpublish-detached")
 	if v != nil {
 		m.forget(v)
 	} else {
 		m.removeRecord(id)
 	}
+	failpoint.Hit("unpublish-done")
 	klog.InfoS("Unpublished", "volume", id, "target", target)
 	return nil
 }

@@ -98,6 +98,8 @@ type volume struct {
 	// stale is why the files are not known to be current, since staleSince; nil if they are.
 	stale      error
 	staleSince time.Time
+	// told: an Event says that the volume is stale.
+	told bool
 }
 
 func newVolume(req Request) *volume {

@@ -385,11 +385,17 @@ func (n namespace) wait(seen <-chan time.Time, what string) time.Time {
 // event waits for an Event of the pod with this reason whose message has all the words.
 func (n namespace) event(pod, reason string, words ...string) string {
 	n.t.Helper()
-	what := fmt.Sprintf("an event %s of pod %s with %q", reason, pod, words)
+	return n.eventOf(pod, []string{reason}, words...)
+}
+
+// eventOf is event for one of several reasons.
+func (n namespace) eventOf(pod string, reasons []string, words ...string) string {
+	n.t.Helper()
+	what := fmt.Sprintf("an event %s of pod %s with %q", strings.Join(reasons, " or "), pod, words)
 	messages := map[string]bool{}
 	got, err := untilErr(n.t, soon, what, "events", n.name, "", &corev1.Event{}, func(e watch.Event) (bool, error) {
 		event, ok := e.Object.(*corev1.Event)
-		if !ok || event.InvolvedObject.Name != pod || event.Reason != reason {
+		if !ok || event.InvolvedObject.Name != pod || !slices.Contains(reasons, event.Reason) {
 			return false, nil
 		}
 		messages[event.Message] = true

@@ -33,7 +33,9 @@ const (
 	manifestNode       = "../../deploy/fsuser-csi.yaml"
 	manifestNamespaces = "../../deploy/fsuser-csi-namespaces.yaml"
 	manifestCluster    = "../../deploy/fsuser-csi-DANGER-cluster-wide-secrets.yaml"
-	chart              = "../../deploy/chart"
+	// manifestFSUser has the policy that gives the volumes of annotated pods to the driver.
+	manifestFSUser = "../../deploy/fsuser-csi-fs-user.yaml"
+	chart          = "../../deploy/chart"
 )
 
 // The cluster under test, set once by TestMain.
@@ -132,6 +134,9 @@ func cleanUp(ctx context.Context) error {
 		}
 	}
 	if _, err := kubectl(ctx, "", "wait", "--for=delete", "namespace", "-l", testLabel, "--timeout=90s"); err != nil && !strings.Contains(err.Error(), "no matching resources") {
+		failed = append(failed, err)
+	}
+	if _, err := kubectl(ctx, "", "delete", "--ignore-not-found", "-f", manifestFSUser); err != nil {
 		failed = append(failed, err)
 	}
 	for _, manifest := range []string{manifestCluster, manifestNamespaces, manifestNode} {

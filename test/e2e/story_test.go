@@ -14,6 +14,7 @@ func TestE2E(t *testing.T) {
 		run  func(*testing.T)
 	}{
 		{"volumes", testVolumes},
+		{"compared with Kubernetes", testCompare},
 		{"the driver is away", testDriverAway},
 		{"a hundred pods", testManyPods},
 		{"access", testAccess},

@@ -56,6 +56,9 @@ object.spec.?volumes.orValue([]).exists(v,
       'path': '\x01' + m.mountPath.split('/').filter(e, e != '' && e != '.').map(e, e + '\x01').join('')}).sortBy(m, m.path))
 - name: mounted
   expression: variables.containers.map(c, c.?volumeMounts.orValue([]).map(m, m.name)).flatten()
+- name: subPathed
+  expression: >-
+    variables.containers.map(c, c.?volumeMounts.orValue([]).filter(m, m.?subPath.orValue('') != '' || m.?subPathExpr.orValue('') != '').map(m, m.name)).flatten()
 - name: mountedOver
   expression: >-
     variables.mounts.map(ms, ms.transformList(i, m, i + 1 < size(ms) && ms[i + 1].path.startsWith(m.path), m.volume)).flatten()
@@ -132,6 +135,8 @@ object.spec.?volumes.orValue([]).exists(v,
         ? 'what it names can be no Secret and no ConfigMap'
       : variables.found[n].name in variables.mountedOver
         ? 'another volume is mounted beneath it, and only Kubernetes makes mount points in its own volumes'
+      : variables.found[n].name in variables.subPathed && variables.parts[n].objects.exists(o, o.?optional.orValue(false))
+        ? 'it is optional and mounted by subPath, and only Kubernetes makes a directory where the file is missing'
       : !([variables.found[n].body.?defaultMode.orValue(0)] + (variables.items[n].keys + variables.items[n].fields).map(i, i.?mode.orValue(0)))
           .all(m, m >= 0 && m <= 511) ? 'a mode is not from 0 to 0777'
       : !([variables.found[n].body.?defaultUser.orValue(0)] + (variables.items[n].keys + variables.items[n].fields).map(i, i.?user.orValue(0)))

@@ -7,12 +7,14 @@
 //	pod                 do nothing until told to end
 //	pod get <url>       print what an HTTP server answers
 //	pod watch <file>... print each file's content, as `<file> <content>`, now and whenever its folder's ..data is replaced
+//	pod list <path>...  print what is there, as JSON of a []tree.Entry for each path
 //
 // Like a reloader in a container it sees only inotify events, and ends at SIGTERM.
 package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +27,8 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"github.com/fsuser-csi/fsuser-csi/test/tree"
 )
 
 func main() {
@@ -38,8 +42,10 @@ func main() {
 		err = watch(ctx, os.Args[2:])
 	case os.Args[1] == "get" && len(os.Args) == 3:
 		err = get(ctx, os.Args[2])
+	case os.Args[1] == "list":
+		err = list(os.Args[2:])
 	default:
-		err = errors.New("say nothing, or: get <url>, or: watch <file>...")
+		err = errors.New("say nothing, or: get <url>, or: watch <file>..., or: list <path>...")
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "pod:", err)
@@ -65,6 +71,18 @@ func get(ctx context.Context, url string) error {
 	}
 	_, err = io.Copy(os.Stdout, response.Body)
 	return err
+}
+
+func list(paths []string) error {
+	all := map[string][]tree.Entry{}
+	for _, path := range paths {
+		entries, err := tree.Read(path)
+		if err != nil {
+			entries = []tree.Entry{{Path: ".", Type: "?", Text: err.Error()}}
+		}
+		all[path] = entries
+	}
+	return json.NewEncoder(os.Stdout).Encode(all)
 }
 
 func watch(ctx context.Context, files []string) error {

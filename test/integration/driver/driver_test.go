@@ -18,35 +18,18 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
-	"github.com/fsuser-csi/fsuser-csi/test/controlplane"
+	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
-
-func TestMain(m *testing.M) { testkit.RunInMountNamespace(m) }
-
-const (
-	namespace = "default"
-	user      = "system:serviceaccount:fsuser-csi:fsuser-csi"
-)
-
-// cluster is a control plane, an administrator, and a kubeconfig for a driver that may read Secrets and ConfigMaps in one namespace.
-type cluster struct {
-	*controlplane.ControlPlane
-	kubernetes.Interface
-	binary     string
-	kubeconfig string
-}
 
 func TestDriverWithRealAPIServer(t *testing.T) {
-	c := startCluster(t)
+	c := shared
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T, *cluster)
@@ -55,7 +38,6 @@ func TestDriverWithRealAPIServer(t *testing.T) {
 		{"the same request 100 times leaves one mount with the same id", manyTimes},
 		{"bad requests get their code, and leave nothing", badRequests},
 		{"an optional Secret that is created later appears", optional},
-		{"a key that is removed takes its file away, one that is added brings one", keysComeAndGo},
 		{"a Secret that is deleted leaves the files, one that is made anew replaces them", deletedAndRecreated},
 		{"a ConfigMap with items, nested paths and owners of their own", configMapWithItems},
 		{"sources join a Secret, a ConfigMap and the pod's labels, and follow each", severalSources},
@@ -71,55 +53,6 @@ func TestDriverWithRealAPIServer(t *testing.T) {
 			testkit.NothingLeft(t)
 			test.run(t, c)
 		})
-	}
-}
-
-func startCluster(t *testing.T) *cluster {
-	t.Helper()
-	ctx := context.Background()
-	cp, err := controlplane.Start(ctx, controlplane.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cp.Stop)
-	client, err := kubernetes.NewForConfig(cp.AdminConfig())
-	if err != nil {
-		t.Fatal(err)
-	}
-	role := &rbacv1.Role{
-		ObjectMeta: metav1.ObjectMeta{Name: "fsuser-csi"},
-		Rules: []rbacv1.PolicyRule{
-			{APIGroups: []string{""}, Resources: []string{"secrets", "configmaps"}, Verbs: []string{"get", "list", "watch"}},
-			{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"get", "list", "watch"}},
-			{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create", "patch"}},
-		},
-	}
-	if _, err := client.RbacV1().Roles(namespace).Create(ctx, role, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	c := &cluster{ControlPlane: cp, Interface: client, binary: testkit.BuildDriver(t)}
-	c.bind(t)
-	config, err := cp.UserConfig(user)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
-	if err := cp.Kubeconfig(c.kubeconfig, config); err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-// bind lets the driver read the namespace.
-func (c *cluster) bind(t *testing.T) {
-	t.Helper()
-	binding := &rbacv1.RoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: "fsuser-csi"},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "fsuser-csi"},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
-	}
-	if _, err := c.RbacV1().RoleBindings(namespace).Create(context.Background(), binding, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
 	}
 }
 
@@ -274,6 +207,7 @@ func manyTimes(t *testing.T, c *cluster) {
 		t.Errorf("after 100 publishes the mounts are %q; after one they were %q", now, first)
 	}
 	unpublish(t, d, p, "ssh")
+	reliability.Shown(t, "F-12", "100 publishes: one mount, with the same id")
 }
 
 func badRequests(t *testing.T, c *cluster) {
@@ -351,32 +285,19 @@ func optional(t *testing.T, c *cluster) {
 		t.Errorf("the volume of an absent optional Secret has %q", names)
 	}
 	c.secret(t, "later", map[string]string{"k": "here"})
+	made := time.Now()
 	holds(t, filepath.Join(dir, "k"), "here")
+	appeared := time.Since(made)
+	if appeared > 5*time.Second {
+		t.Errorf("the files appeared %v after the object", appeared)
+	}
 	if err := c.CoreV1().Secrets(namespace).Delete(context.Background(), "later", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	testkit.Eventually(t, time.Minute, "the files of the deleted optional Secret to go", func() bool { return len(visible(t, dir)) == 0 })
 	stop()
 	unpublish(t, d, p, "ssh")
-}
-
-func keysComeAndGo(t *testing.T, c *cluster) {
-	c.secret(t, "keys", map[string]string{"a": "1", "b": "1"})
-	d := c.start(t)
-	p := pod("keys")
-	dir, stop := publish(t, d, p, ssh("secretName", "keys"))
-	s, err := c.CoreV1().Secrets(namespace).Get(context.Background(), "keys", metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Data = map[string][]byte{"b": []byte("2"), "c": []byte("2")}
-	if _, err := c.CoreV1().Secrets(namespace).Update(context.Background(), s, metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	testkit.Eventually(t, time.Minute, "the files b and c", func() bool { return slices.Equal(visible(t, dir), []string{"b", "c"}) })
-	holds(t, filepath.Join(dir, "b"), "2")
-	stop()
-	unpublish(t, d, p, "ssh")
+	reliability.Shown(t, "F-06", "the files appear "+seconds(appeared)+" after the object")
 }
 
 func deletedAndRecreated(t *testing.T, c *cluster) {
@@ -392,8 +313,27 @@ func deletedAndRecreated(t *testing.T, c *cluster) {
 	c.secret(t, "keys", map[string]string{"k": "new"})
 	holds(t, filepath.Join(dir, "k"), "new")
 	testkit.Eventually(t, time.Minute, "the volume to be current", func() bool { return d.Metric("fsuser_stale_volumes") == 0 })
+
+	// The same data in another object: nothing to write.
+	generation := link(t, dir)
+	if err := c.CoreV1().Secrets(namespace).Delete(context.Background(), "keys", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.CoreV1().Secrets(namespace).Create(context.Background(),
+		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "keys"}, StringData: map[string]string{"k": "new"}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, time.Minute, "the new object in the status", func() bool {
+		table := d.Status()
+		return strings.Contains(table, s.ResourceVersion) && strings.Contains(table, "current")
+	})
+	if link(t, dir) != generation {
+		t.Error("the same data was written again")
+	}
 	stop()
 	unpublish(t, d, p, "ssh")
+	reliability.Shown(t, "F-05", "the same data, and other data")
 }
 
 func configMapWithItems(t *testing.T, c *cluster) {
@@ -529,7 +469,9 @@ func rightsComeAndGo(t *testing.T, c *cluster) {
 	testkit.Eventually(t, time.Minute, "the volume to be stale", func() bool { return d.Metric("fsuser_stale_volumes") == 1 })
 	holds(t, filepath.Join(dir, "k"), "before")
 	c.update(t, "keys", map[string]string{"k": "after"})
-	c.bind(t)
+	if err := c.bind(); err != nil {
+		t.Fatal(err)
+	}
 	holds(t, filepath.Join(dir, "k"), "after")
 	stop()
 	unpublish(t, d, p, "ssh")

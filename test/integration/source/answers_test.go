@@ -20,31 +20,32 @@ import (
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
+	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
 )
 
 // TestWithoutStreamingLists has the API server refuse sendInitialEvents, as those before 1.27 and those without the feature do.
 func TestWithoutStreamingLists(t *testing.T) {
 	const refusal = `ListOptions.meta.k8s.io "" is invalid: sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled`
 	for name, refuse := range map[string]func(http.ResponseWriter, *http.Request) bool{
-		"422 Invalid":     status(422, metav1.StatusReasonInvalid, refusal),
-		"400 Bad Request": status(400, metav1.StatusReasonBadRequest, refusal),
+		"422 Invalid":     faultproxy.Status(422, metav1.StatusReasonInvalid, refusal),
+		"400 Bad Request": faultproxy.Status(400, metav1.StatusReasonBadRequest, refusal),
 	} {
 		t.Run(name, func(t *testing.T) {
 			admin := newClient(t)
 			admin.create(t, secret("fallback", "one"))
 			t.Cleanup(func() { cleanUp(admin, secret("fallback", "")) })
-			p := newProxy(t, controlPlane.AdminConfig())
-			p.answer(func(w http.ResponseWriter, r *http.Request) bool {
+			p := faultproxy.NewPlain(t, controlPlane.AdminConfig())
+			p.Answer(func(w http.ResponseWriter, r *http.Request) bool {
 				return r.URL.Query().Has("sendInitialEvents") && refuse(w, r)
 			})
-			api := newAPI(t, p.config)
+			api := newAPI(t, p.Config())
 			ref := secretRef("fallback")
 			changes := watched(t, api, ref)
 			if got := value(api, ref); got != "one" {
 				t.Fatalf("content %q", got)
 			}
-			testkit.Eventually(t, soon, "the watch after the list", func() bool { return p.open() == 1 })
-			if asked := p.asked.Load(); asked != 3 {
+			testkit.Eventually(t, soon, "the watch after the list", func() bool { return p.Watches() == 1 })
+			if asked := p.Asked(); asked != 3 {
 				t.Errorf("%d requests, want 3: refused, list, watch", asked)
 			}
 			admin.update(t, secret("fallback", "two"))
@@ -78,8 +79,8 @@ func TestGone(t *testing.T) {
 			admin := newClient(t)
 			admin.create(t, secret(test.object, "one"))
 			t.Cleanup(func() { cleanUp(admin, secret(test.object, "")) })
-			p := newProxy(t, controlPlane.AdminConfig())
-			api := newAPI(t, p.config)
+			p := faultproxy.NewPlain(t, controlPlane.AdminConfig())
+			api := newAPI(t, p.Config())
 			ref := secretRef(test.object)
 			var bad atomic.Pointer[string]
 			api.Watch(ref, holder, func() {})
@@ -100,8 +101,8 @@ func TestGone(t *testing.T) {
 					}
 				}
 			}()
-			asked := p.asked.Load()
-			p.answer(func(w http.ResponseWriter, r *http.Request) bool {
+			asked := p.Asked()
+			p.Answer(func(w http.ResponseWriter, r *http.Request) bool {
 				switch r.URL.Query().Get("resourceVersion") {
 				case "":
 					return false
@@ -109,25 +110,25 @@ func TestGone(t *testing.T) {
 					t.Error("any version was asked for: it may be older than what was seen")
 				}
 				// What the watch and the list know is too old, too.
-				return status(410, metav1.StatusReasonExpired, "too old resource version: 1 (2)")(w, r)
+				return faultproxy.Status(410, metav1.StatusReasonExpired, "too old resource version: 1 (2)")(w, r)
 			})
 			test.between(admin)
-			if p.say(errorEvent(410, metav1.StatusReasonExpired, "too old resource version: 1 (2)")) != 1 {
+			if p.Say(faultproxy.ErrorEvent(410, metav1.StatusReasonExpired, "too old resource version: 1 (2)")) != 1 {
 				t.Fatal("no watch to tell")
 			}
-			testkit.Eventually(t, soon, "the first watch to end", func() bool { return p.open() == 0 })
-			testkit.Eventually(t, soon, "a new watch", func() bool { return p.open() == 1 })
+			testkit.Eventually(t, soon, "the first watch to end", func() bool { return p.Watches() == 0 })
+			testkit.Eventually(t, soon, "a new watch", func() bool { return p.Watches() == 1 })
 			waitValue(t, api, ref, soon, test.want)
 			close(stop)
 			<-ended
 			if b := bad.Load(); b != nil {
 				t.Errorf("Get gave %q in between", *b)
 			}
-			if more := p.asked.Load() - asked; more > 3 {
+			if more := p.Asked() - asked; more > 3 {
 				t.Errorf("%d requests, want at most 3", more)
 			}
 			// The new watch works.
-			p.answer(nil)
+			p.Answer(nil)
 			admin.update(t, secret(test.object, "three"))
 			waitValue(t, api, ref, soon, "three")
 		})
@@ -142,27 +143,27 @@ func TestAnswers(t *testing.T) {
 		want   error
 		says   string
 		// most is how many requests may be made in the first second, in which there are at most four tries.
-		most int64
+		most int
 	}{
-		"429": {status(429, metav1.StatusReasonTooManyRequests, "slow down"), source.ErrUnavailable, "slow down", 4},
+		"429": {faultproxy.Status(429, metav1.StatusReasonTooManyRequests, "slow down"), source.ErrUnavailable, "slow down", 4},
 		"429 with Retry-After": {func(w http.ResponseWriter, r *http.Request) bool {
 			w.Header().Set("Retry-After", "1")
-			return status(429, metav1.StatusReasonTooManyRequests, "slow down")(w, r)
+			return faultproxy.Status(429, metav1.StatusReasonTooManyRequests, "slow down")(w, r)
 		}, source.ErrUnavailable, "slow down", 4},
-		"500": {status(500, metav1.StatusReasonInternalError, "it broke"), source.ErrUnavailable, "it broke", 4},
+		"500": {faultproxy.Status(500, metav1.StatusReasonInternalError, "it broke"), source.ErrUnavailable, "it broke", 4},
 		"503 with Retry-After": {func(w http.ResponseWriter, r *http.Request) bool {
 			w.Header().Set("Retry-After", "1")
-			return status(503, metav1.StatusReasonServiceUnavailable, "not now")(w, r)
+			return faultproxy.Status(503, metav1.StatusReasonServiceUnavailable, "not now")(w, r)
 		}, source.ErrUnavailable, "not now", 4},
 		"504 too large resource version": {
-			tooLarge,
+			faultproxy.TooLarge,
 			source.ErrUnavailable, "Too large resource version", 2, // it asks for a pause of a second
 		},
-		"400 to everything": {status(400, metav1.StatusReasonBadRequest, "what?"), source.ErrUnavailable, "what?", 8}, // a list after each
-		"410 to everything": {status(410, metav1.StatusReasonExpired, "too old"), source.ErrUnavailable, "too old", 4},
-		"401":               {status(401, metav1.StatusReasonUnauthorized, "who?"), source.ErrForbidden, "who?", 4},
-		"403":               {status(403, metav1.StatusReasonForbidden, "not you"), source.ErrForbidden, "not you", 4},
-		"404":               {status(404, metav1.StatusReasonNotFound, "no such path"), source.ErrUnavailable, "no such path", 4},
+		"400 to everything": {faultproxy.Status(400, metav1.StatusReasonBadRequest, "what?"), source.ErrUnavailable, "what?", 8}, // a list after each
+		"410 to everything": {faultproxy.Status(410, metav1.StatusReasonExpired, "too old"), source.ErrUnavailable, "too old", 4},
+		"401":               {faultproxy.Status(401, metav1.StatusReasonUnauthorized, "who?"), source.ErrForbidden, "who?", 4},
+		"403":               {faultproxy.Status(403, metav1.StatusReasonForbidden, "not you"), source.ErrForbidden, "not you", 4},
+		"404":               {faultproxy.Status(404, metav1.StatusReasonNotFound, "no such path"), source.ErrUnavailable, "no such path", 4},
 		"a page for people": {func(w http.ResponseWriter, _ *http.Request) bool {
 			w.Header().Set("Content-Type", "text/html")
 			fmt.Fprintln(w, "<html>Please log in</html>")
@@ -179,24 +180,24 @@ func TestAnswers(t *testing.T) {
 			fmt.Fprintln(w, `{"type":"ADDED","object":{"kind":"Secret","apiVersion":"v1"}}`)
 			return true
 		}, source.ErrUnavailable, "no protobuf", 4},
-		"something that is not protobuf": {protobufAnswer(func(*http.Request) []byte { return []byte("\x00\x00\x00\x05hello") }),
+		"something that is not protobuf": {faultproxy.Protobuf(func(*http.Request) []byte { return []byte("\x00\x00\x00\x05hello") }),
 			source.ErrUnavailable, "understood", 4},
-		"an event that ends in the middle": {protobufAnswer(func(*http.Request) []byte {
-			whole := event("ADDED", secret("x", "one"))
+		"an event that ends in the middle": {faultproxy.Protobuf(func(*http.Request) []byte {
+			whole := faultproxy.Event("ADDED", secret("x", "one"))
 			return whole[:len(whole)-5]
 		}), source.ErrUnavailable, "breaks off", 4},
-		"an object of another kind": {protobufAnswer(func(r *http.Request) []byte {
+		"an object of another kind": {faultproxy.Protobuf(func(r *http.Request) []byte {
 			if r.URL.Query().Get("watch") != "" {
-				return event("ADDED", &corev1.Pod{})
+				return faultproxy.Event("ADDED", &corev1.Pod{})
 			}
-			return encoded(&corev1.Pod{})
+			return faultproxy.Encoded(&corev1.Pod{})
 		}), source.ErrUnavailable, "understood", 4},
-		"nothing":                    {protobufAnswer(func(*http.Request) []byte { return nil }), source.ErrUnavailable, "breaks off", 4},
-		"a status without a failure": {status(200, "", ""), source.ErrUnavailable, "", 4},
-		"410, as an event, to everything": {protobufAnswer(func(*http.Request) []byte {
-			return errorEvent(410, metav1.StatusReasonExpired, "too old")
+		"nothing":                    {faultproxy.Protobuf(func(*http.Request) []byte { return nil }), source.ErrUnavailable, "breaks off", 4},
+		"a status without a failure": {faultproxy.Status(200, "", ""), source.ErrUnavailable, "", 4},
+		"410, as an event, to everything": {faultproxy.Protobuf(func(*http.Request) []byte {
+			return faultproxy.ErrorEvent(410, metav1.StatusReasonExpired, "too old")
 		}), source.ErrUnavailable, "too old", 4},
-		"a list that is not complete": {protobufAnswer(func(*http.Request) []byte { return event("ADDED", secret("x", "one")) }),
+		"a list that is not complete": {faultproxy.Protobuf(func(*http.Request) []byte { return faultproxy.Event("ADDED", secret("x", "one")) }),
 			source.ErrUnavailable, "breaks off", 4},
 		"a closed connection": {func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) },
 			source.ErrUnavailable, "EOF", 4},
@@ -218,9 +219,9 @@ func TestAnswers(t *testing.T) {
 			admin := newClient(t)
 			admin.create(t, secret(object, "one"))
 			t.Cleanup(func() { cleanUp(admin, secret(object, "")) })
-			p := newProxy(t, controlPlane.AdminConfig())
-			p.answer(test.answer)
-			api := newAPI(t, p.config)
+			p := faultproxy.NewPlain(t, controlPlane.AdminConfig())
+			p.Answer(test.answer)
+			api := newAPI(t, p.Config())
 			ref := secretRef(object)
 
 			start := time.Now()
@@ -236,29 +237,30 @@ func TestAnswers(t *testing.T) {
 				t.Errorf("error of more than one line: %q", err)
 			}
 			t.Logf("after %v: %v", time.Since(start).Round(time.Millisecond), err)
-			asked := p.asked.Load()
+			asked := p.Asked()
 			time.Sleep(time.Until(start.Add(time.Second))) // counts what is done meanwhile
-			if n := p.asked.Load(); n > test.most {
+			if n := p.Asked(); n > test.most {
 				t.Errorf("%d requests in the first second (%d until the first verdict), want at most %d", n, asked, test.most)
 			}
 
-			p.answer(nil)
+			p.Answer(nil)
 			start = time.Now()
 			waitValue(t, api, ref, 40*time.Second, "one")
 			t.Logf("recovered in %v", time.Since(start).Round(time.Millisecond))
 
 			// One that has seen content, and has not failed yet: the pauses of the other have grown.
 			closeSoon(t, api)
-			api = newAPI(t, p.config)
+			api = newAPI(t, p.Config())
 			watched(t, api, ref)
-			testkit.Eventually(t, soon, "the watch", func() bool { return p.open() == 1 })
-			p.answer(test.answer)
-			asked = p.asked.Load()
-			p.say(nil)
-			testkit.Eventually(t, soon, "another try", func() bool { return p.asked.Load() > asked })
+			testkit.Eventually(t, soon, "the watch", func() bool { return p.Watches() == 1 })
+			p.Answer(test.answer)
+			asked = p.Asked()
+			p.Say(nil)
+			testkit.Eventually(t, soon, "another try", func() bool { return p.Asked() > asked })
 			switch content, err := api.Get(ref); {
 			case test.want == source.ErrForbidden:
-				testkit.Eventually(t, soon, "the refusal", func() bool {
+				// It counts when it has lasted for ten seconds.
+				testkit.Eventually(t, 40*time.Second, "the refusal", func() bool {
 					_, err := api.Get(ref)
 					return errors.Is(err, source.ErrForbidden)
 				})
@@ -273,13 +275,13 @@ func TestAnswers(t *testing.T) {
 // TestErrorEvents has an open watch say that it failed, and the API server be well.
 func TestErrorEvents(t *testing.T) {
 	for name, frame := range map[string][]byte{
-		"500":                          errorEvent(500, metav1.StatusReasonInternalError, "etcd is away"),
-		"403":                          errorEvent(403, metav1.StatusReasonForbidden, "not any more"),
-		"504":                          errorEvent(504, metav1.StatusReasonTimeout, "timed out"),
-		"410":                          errorEvent(410, metav1.StatusReasonGone, "gone"),
-		"429":                          errorEvent(429, metav1.StatusReasonTooManyRequests, "slow down"),
-		"an event of no known type":    event("RENAMED", secret("x", "three")),
-		"an object of another kind":    event("MODIFIED", &corev1.Pod{}),
+		"500":                          faultproxy.ErrorEvent(500, metav1.StatusReasonInternalError, "etcd is away"),
+		"403":                          faultproxy.ErrorEvent(403, metav1.StatusReasonForbidden, "not any more"),
+		"504":                          faultproxy.ErrorEvent(504, metav1.StatusReasonTimeout, "timed out"),
+		"410":                          faultproxy.ErrorEvent(410, metav1.StatusReasonGone, "gone"),
+		"429":                          faultproxy.ErrorEvent(429, metav1.StatusReasonTooManyRequests, "slow down"),
+		"an event of no known type":    faultproxy.Event("RENAMED", secret("x", "three")),
+		"an object of another kind":    faultproxy.Event("MODIFIED", &corev1.Pod{}),
 		"something that is no event":   []byte("\x00\x00\x00\x05hello"),
 		"something that has no length": []byte(`{"type":`),
 		"nothing":                      nil,
@@ -290,25 +292,25 @@ func TestErrorEvents(t *testing.T) {
 			admin := newClient(t)
 			admin.create(t, secret(object, "one"))
 			t.Cleanup(func() { cleanUp(admin, secret(object, "")) })
-			p := newProxy(t, controlPlane.AdminConfig())
-			api := newAPI(t, p.config)
+			p := faultproxy.NewPlain(t, controlPlane.AdminConfig())
+			api := newAPI(t, p.Config())
 			ref := secretRef(object)
 			changes := watched(t, api, ref)
-			asked := p.asked.Load()
-			p.say(frame)
-			p.say(nil)
-			testkit.Eventually(t, soon, "the watch to end", func() bool { return p.open() == 0 })
+			asked := p.Asked()
+			p.Say(frame)
+			p.Say(nil)
+			testkit.Eventually(t, soon, "the watch to end", func() bool { return p.Watches() == 0 })
 			admin.update(t, secret(object, "two"))
 			waitValue(t, api, ref, 20*time.Second, "two")
-			if n := p.asked.Load() - asked; n > 3 {
+			if n := p.Asked() - asked; n > 3 {
 				t.Errorf("%d requests, want at most 3", n)
 			}
 			if changes.Load() != 2 {
 				t.Errorf("told of %d changes, want 2", changes.Load())
 			}
-			p.say(frame)
-			p.say(nil)
-			testkit.Eventually(t, soon, "the watch to end again", func() bool { return p.open() == 0 })
+			p.Say(frame)
+			p.Say(nil)
+			testkit.Eventually(t, soon, "the watch to end again", func() bool { return p.Watches() == 0 })
 			closeSoon(t, api)
 		})
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
+	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
 )
 
 // TestLog does what makes the source and client-go write to the log, at -v=5 (see runTests), and looks for content there.
@@ -26,55 +27,55 @@ func TestLog(t *testing.T) {
 	made.Annotations = map[string]string{"note": hidden}
 	admin.create(t, made)
 	t.Cleanup(func() { cleanUp(admin, made) })
-	p := newProxy(t, controlPlane.AdminConfig())
+	p := faultproxy.NewPlain(t, controlPlane.AdminConfig())
 	ref := secretRef("logged")
 	var errorTexts strings.Builder
 
 	full := made.DeepCopy()
 	full.Annotations["again"] = hidden
-	broken := encoded(full)
+	broken := faultproxy.Encoded(full)
 	broken[len(broken)-3] = 0xff // in the middle of the object, after its content
 	for n, frame := range [][]byte{
-		errorEvent(500, metav1.StatusReasonInternalError, "it broke"),
-		errorEvent(410, metav1.StatusReasonExpired, "too old"),
+		faultproxy.ErrorEvent(500, metav1.StatusReasonInternalError, "it broke"),
+		faultproxy.ErrorEvent(410, metav1.StatusReasonExpired, "too old"),
 		// Events and answers that can't be understood, all with content in them.
-		event("RENAMED", full),
-		event("MODIFIED", &corev1.ConfigMap{ObjectMeta: full.ObjectMeta, Data: map[string]string{"key": hidden}}),
-		event("MODIFIED", &corev1.Event{ObjectMeta: full.ObjectMeta, Message: hidden}),
-		event("ERROR", full),
-		rawEvent("MODIFIED", broken),
-		rawEvent(hidden, encoded(full)),
-		rawEvent("MODIFIED", []byte(hidden)),
+		faultproxy.Event("RENAMED", full),
+		faultproxy.Event("MODIFIED", &corev1.ConfigMap{ObjectMeta: full.ObjectMeta, Data: map[string]string{"key": hidden}}),
+		faultproxy.Event("MODIFIED", &corev1.Event{ObjectMeta: full.ObjectMeta, Message: hidden}),
+		faultproxy.Event("ERROR", full),
+		faultproxy.RawEvent("MODIFIED", broken),
+		faultproxy.RawEvent(hidden, faultproxy.Encoded(full)),
+		faultproxy.RawEvent("MODIFIED", []byte(hidden)),
 		[]byte(hidden),
-		event("MODIFIED", full)[:100],
+		faultproxy.Event("MODIFIED", full)[:100],
 	} {
-		answer := protobufAnswer(func(r *http.Request) []byte {
+		answer := faultproxy.Protobuf(func(r *http.Request) []byte {
 			if r.URL.Query().Get("watch") != "" {
 				return frame
 			}
 			return broken
 		})
 		// To one that has content, to one that waits for it.
-		api := newAPI(t, p.config)
+		api := newAPI(t, p.Config())
 		watched(t, api, ref)
-		asked := p.asked.Load()
-		p.answer(answer)
-		p.say(frame)
-		p.say(nil)
-		testkit.Eventually(t, soon, "another try", func() bool { return p.asked.Load() > asked })
-		other := newAPI(t, p.config)
+		asked := p.Asked()
+		p.Answer(answer)
+		p.Say(frame)
+		p.Say(nil)
+		testkit.Eventually(t, soon, "another try", func() bool { return p.Asked() > asked })
+		other := newAPI(t, p.Config())
 		watched(t, other, ref)
 		_, err := other.Get(ref)
 		if !errors.Is(err, source.ErrUnavailable) {
 			t.Errorf("frame %d: error %v, want %v", n, err, source.ErrUnavailable)
 		}
 		fmt.Fprintln(&errorTexts, err)
-		p.answer(nil)
+		p.Answer(nil)
 		waitValue(t, other, ref, soon, hidden)
 		api.Close()
 		other.Close()
 	}
-	api := newAPI(t, p.config)
+	api := newAPI(t, p.Config())
 	watched(t, api, ref)
 	admin.update(t, secret("logged", hidden+"2"))
 	waitValue(t, api, ref, soon, hidden+"2")

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package architecture
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// TestCompatibilityNamesItsTests keeps docs/compatibility.md from promising what no test shows: each line of its tables ends with names of
+// functions of tests, or of comparisons of the end-to-end tests. All comparisons are named, and so is each difference that they allow.
+func TestCompatibilityNamesItsTests(t *testing.T) {
+	functions := testFunctions(t)
+	comparisons, differences := comparisons(t)
+	page, err := os.ReadFile("docs/compatibility.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inBackticks := regexp.MustCompile("`([^`]+)`")
+	var rows, named []string
+	for line := range strings.Lines(string(page)) {
+		cells := strings.Split(strings.TrimSpace(line), "|")
+		if len(cells) < 4 || strings.Trim(cells[1], "- ") == "" {
+			continue // no table, its head, or the line below
+		}
+		row := strings.TrimSpace(cells[1])
+		rows = append(rows, row)
+		names := inBackticks.FindAllStringSubmatch(cells[len(cells)-2], -1)
+		if len(names) == 0 {
+			t.Errorf("no test is named for %q", row)
+		}
+		for _, name := range names {
+			named = append(named, name[1])
+			if !slices.Contains(functions, name[1]) && !slices.Contains(comparisons, name[1]) {
+				t.Errorf("%q is shown by %q, which is no function of a test and no comparison", row, name[1])
+			}
+		}
+	}
+	if len(rows) < 40 || len(comparisons) < 20 {
+		t.Errorf("%d rows and %d comparisons were found; has their form changed?", len(rows), len(comparisons))
+	}
+	for _, name := range comparisons {
+		if !slices.Contains(named, name) {
+			t.Errorf("the comparison %q is missing in the page", name)
+		}
+	}
+	for _, row := range differences {
+		if !slices.Contains(rows, row) {
+			t.Errorf("the comparisons allow the difference %q, which is no row of the page", row)
+		}
+	}
+}
+
+// testFunctions are the names of all functions in files of tests.
+func testFunctions(t *testing.T) (names []string) {
+	t.Helper()
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && path != "." && strings.HasPrefix(d.Name(), "."):
+			return fs.SkipDir // the cache
+		case !strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		for _, declaration := range file.Decls {
+			if f, ok := declaration.(*ast.FuncDecl); ok {
+				names = append(names, f.Name.Name)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+// comparisons are the names that the end-to-end tests' comparisons have, and the rows of their differences.
+func comparisons(t *testing.T) (names, rows []string) {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), "test/e2e/compare_cases_test.go", nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := func(e ast.Expr) string {
+		literal, ok := e.(*ast.BasicLit)
+		if !ok || literal.Kind != token.STRING {
+			return ""
+		}
+		s, err := strconv.Unquote(literal.Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	ast.Inspect(file, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.KeyValueExpr:
+			if key, ok := n.Key.(*ast.Ident); ok && key.Name == "name" {
+				names = append(names, text(n.Value))
+			}
+		case *ast.CompositeLit:
+			if array, ok := n.Type.(*ast.ArrayType); ok {
+				if element, ok := array.Elt.(*ast.Ident); ok && element.Name == "difference" {
+					for _, e := range n.Elts {
+						rows = append(rows, text(e.(*ast.CompositeLit).Elts[0]))
+					}
+				}
+			}
+		}
+		return true
+	})
+	if slices.Contains(names, "") || slices.Contains(rows, "") || len(rows) == 0 {
+		t.Fatalf("names %q and rows %q: not all are strings that can be read here", names, rows)
+	}
+	return names, rows
+}

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package failpoint marks the steps at which tests kill the driver, stop it, or have it fail. Without the build tag "failpoints" a point is
+// an empty function that the compiler inlines: neither code nor name is in the program.
+//
+// With the tag, the environment variable FSUSER_FAILPOINTS names a directory of armed points. A file in it has the name of a point, and
+// says what the next process that gets there does:
+//
+//	kill       ends by SIGKILL
+//	panic      panics
+//	error      returns an error, if the step can
+//	sleep 2s   sleeps
+//	pause      renames the file to NAME.paused, and goes on when that is removed
+//
+// With a number behind it, as in "kill 3", the point is passed that many times first. What fires is disarmed: its file is gone.
+//
+// Names are written out where the point is, once each: a test finds them all in the source.
+package failpoint

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kubelet
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// ErrStranded says that kubelet would never let a pod go: something is mounted for it, and kubelet does not know (kubelet.go,
+// SyncTerminatedPod; csi_mounter.go, SetUpAt after a final error). A driver must not let this happen.
+var ErrStranded = errors.New("something is mounted that kubelet does not know of")
+
+// callTimeout is kubelet's for a volume operation (csi_plugin.go).
+const callTimeout = 2 * time.Minute
+
+// VolumeManager plays the part of kubelet that gives pods their volumes, by the rules of Kubernetes 1.37: what it calls, what it takes an
+// error for, what it removes, how it retries, and what it knows after a restart. Want and Drop say what pods there are; Settle does what
+// it takes. Its methods are safe for concurrent use, but Settle runs once at a time.
+type VolumeManager struct {
+	root, endpoint string
+	// Backoff is the first pause after an error; each further one is twice as long, up to MaxBackoff. Kubelet's are 500 ms and 2 min 2 s
+	// (goroutinemap/exponentialbackoff).
+	Backoff, MaxBackoff time.Duration
+	// Failed is told each error of the driver. nil: nobody is.
+	Failed func(call string, err error)
+
+	mu      sync.Mutex
+	volumes map[volumeKey]*podVolume
+}
+
+type volumeKey struct {
+	podUID, name string
+}
+
+// podVolume is what kubelet knows of a volume of a pod.
+type podVolume struct {
+	pod    Pod
+	volume Volume
+	wanted bool
+	state  state
+	// reconstructed from the disk after a restart: errors do not take it away.
+	reconstructed bool
+	// republish: a mounted volume is to be published again.
+	republish bool
+}
+
+type state int
+
+const (
+	notMounted state = iota
+	// uncertain: it may be mounted, and will be unpublished.
+	uncertain
+	mounted
+)
+
+// NewVolumeManager returns one without pods, for the driver at endpoint. Its pauses are a hundredth of kubelet's, and at most 200 ms.
+func NewVolumeManager(root, endpoint string) *VolumeManager {
+	return &VolumeManager{
+		root: root, endpoint: endpoint, Backoff: 5 * time.Millisecond, MaxBackoff: 200 * time.Millisecond, volumes: map[volumeKey]*podVolume{},
+	}
+}
+
+// Target is where the volume of a pod belongs.
+func (m *VolumeManager) Target(pod Pod, volume string) string {
+	return (&Kubelet{root: m.root}).Target(pod, volume)
+}
+
+// Want adds a volume of a pod.
+func (m *VolumeManager) Want(pod Pod, v Volume) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.volumes[volumeKey{pod.UID, v.Name}] = &podVolume{pod: pod, volume: v, wanted: true}
+}
+
+// Drop takes it away: the pod was deleted, or has ended.
+func (m *VolumeManager) Drop(pod Pod, volume string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if v := m.volumes[volumeKey{pod.UID, volume}]; v != nil {
+		v.wanted = false
+	}
+}
+
+// Forget makes kubelet forget a volume, as if it had never had the pod.
+func (m *VolumeManager) Forget(pod Pod, volume string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.volumes, volumeKey{pod.UID, volume})
+}
+
+// Republish has each mounted volume published again, as a CSIDriver with requiresRepublish gets it.
+func (m *VolumeManager) Republish() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, v := range m.volumes {
+		v.republish = v.state == mounted
+	}
+}
+
+// Restart makes kubelet a new process, which knows what pods it has to run and what it finds on the disk (reconstruct.go): each volume
+// that has its vol_data.json may be mounted.
+func (m *VolumeManager) Restart() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for key, v := range m.volumes {
+		if !v.wanted {
+			delete(m.volumes, key)
+			continue
+		}
+		v.state, v.republish = notMounted, false
+	}
+	found, err := filepath.Glob(filepath.Join(m.root, "pods", "*", "volumes", "kubernetes.io~csi", "*", volumeDataFile))
+	if err != nil {
+		return err
+	}
+	for _, path := range found {
+		dir := filepath.Dir(path)
+		key := volumeKey{filepath.Base(filepath.Dir(filepath.Dir(filepath.Dir(dir)))), filepath.Base(dir)}
+		v := m.volumes[key]
+		if v == nil {
+			v = &podVolume{pod: Pod{UID: key.podUID}, volume: Volume{Name: key.name}}
+			m.volumes[key] = v
+		}
+		v.state, v.reconstructed = uncertain, true
+	}
+	return nil
+}
+
+// Settle publishes what is wanted and unpublishes what is not, all volumes side by side, each until it succeeds. It returns early if ctx
+// ends, or with ErrStranded.
+func (m *VolumeManager) Settle(ctx context.Context) error {
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	var running sync.WaitGroup
+	m.mu.Lock()
+	for key, v := range m.volumes {
+		running.Go(func() {
+			if err := m.settle(ctx, key, v); err != nil {
+				fail(err)
+			}
+		})
+	}
+	m.mu.Unlock()
+	running.Wait()
+	return context.Cause(ctx)
+}
+
+func (m *VolumeManager) settle(ctx context.Context, key volumeKey, v *podVolume) error {
+	for pause := m.Backoff; ; pause = min(2*pause, m.MaxBackoff) {
+		m.mu.Lock()
+		now := *v
+		m.mu.Unlock()
+		var err error
+		switch {
+		case now.wanted && now.state == mounted && !now.republish:
+			return nil
+		case now.wanted:
+			err = m.setUp(ctx, &now)
+		default:
+			err = m.tearDown(ctx, &now)
+		}
+		m.mu.Lock()
+		v.state, v.reconstructed = now.state, now.reconstructed
+		v.republish = v.republish && err != nil
+		if !now.wanted && err == nil {
+			delete(m.volumes, key)
+		}
+		m.mu.Unlock()
+		if err == nil || errors.Is(err, ErrStranded) {
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return fmt.Errorf("settle volume %s of pod %s: %w: %w", key.name, key.podUID, context.Cause(ctx), err)
+		}
+	}
+}
+
+// setUp is csi_mounter.go, SetUpAt, and what operation_generator.go makes of its error.
+func (m *VolumeManager) setUp(ctx context.Context, v *podVolume) error {
+	k := &Kubelet{root: m.root}
+	req := k.Request(v.pod, v.volume)
+	dir := filepath.Dir(req.GetTargetPath())
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return err
+	}
+	if err := saveVolumeData(dir, req.GetVolumeId()); err != nil {
+		return err
+	}
+	asked := false
+	err := m.call(ctx, "NodePublishVolume", func(ctx context.Context, node csi.NodeClient) error {
+		if _, err := node.NodeGetCapabilities(ctx, &csi.NodeGetCapabilitiesRequest{}); err != nil {
+			return err
+		}
+		asked = true
+		_, err := node.NodePublishVolume(ctx, req)
+		return err
+	})
+	switch {
+	case err == nil:
+		v.state = mounted
+	case !asked, v.state == mounted, v.reconstructed:
+		// Nothing is known to have changed.
+	case isFinal(err):
+		v.state = notMounted
+		return errors.Join(err, removeVolumeDir(req.GetTargetPath()))
+	default:
+		v.state = uncertain
+	}
+	return err
+}
+
+// tearDown is operation_generator.go, UnmountVolume, with csi_mounter.go, TearDownAt; and that the pod goes afterwards.
+func (m *VolumeManager) tearDown(ctx context.Context, v *podVolume) error {
+	target := m.Target(v.pod, v.volume.Name)
+	if v.state != notMounted {
+		id, err := loadVolumeData(filepath.Dir(target))
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrStranded, err)
+		}
+		err = m.call(ctx, "NodeUnpublishVolume", func(ctx context.Context, node csi.NodeClient) error {
+			_, err := node.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: target})
+			return err
+		})
+		if err != nil {
+			v.state = uncertain
+			return err
+		}
+		v.state = notMounted
+		if _, err := os.Lstat(target); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%w: the driver left %s behind (%v)", ErrStranded, target, err)
+		}
+		if err := removeVolumeDir(target); err != nil {
+			return err
+		}
+	}
+	if isMountPoint(target) {
+		return fmt.Errorf("%w: %s", ErrStranded, target)
+	}
+	return removeEmpty(filepath.Join(m.root, "pods", v.pod.UID), "volumes/kubernetes.io~csi/"+v.volume.Name, "volumes/kubernetes.io~csi", "volumes", "")
+}
+
+// call makes a connection of its own for each call, as kubelet does.
+func (m *VolumeManager) call(ctx context.Context, name string, f func(context.Context, csi.NodeClient) error) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	conn, err := dial(m.endpoint)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	err = f(ctx, csi.NewNodeClient(conn))
+	if err != nil && m.Failed != nil {
+		m.Failed(name, err)
+	}
+	return err
+}
+
+// isFinal reports whether kubelet takes an error to mean that nothing is left of a call (csi_client.go, isFinalError).
+func isFinal(err error) bool {
+	switch status.Code(err) {
+	case codes.Canceled, codes.DeadlineExceeded, codes.Unavailable, codes.ResourceExhausted, codes.Aborted:
+		return false
+	}
+	return true
+}
+
+// volumeDataFile is where kubelet remembers a volume across its restarts.
+const volumeDataFile = "vol_data.json"
+
+func saveVolumeData(dir, id string) error {
+	b, err := json.Marshal(map[string]string{"driverName": "fsuser.csi.io", "volumeHandle": id, "volumeLifecycleMode": "Ephemeral"})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, volumeDataFile), b, 0o600)
+}
+
+func loadVolumeData(dir string) (id string, err error) {
+	b, err := os.ReadFile(filepath.Join(dir, volumeDataFile))
+	if err != nil {
+		return "", err
+	}
+	var data map[string]string
+	err = json.Unmarshal(b, &data)
+	return data["volumeHandle"], err
+}
+
+// removeVolumeDir removes what kubelet made for a volume, unless something is mounted there (csi_mounter.go, removeMountDir).
+func removeVolumeDir(target string) error {
+	if isMountPoint(target) {
+		return nil
+	}
+	return removeEmpty(filepath.Dir(target), "mount", volumeDataFile, "")
+}
+
+// removeEmpty removes files and empty directories below dir. One that is not there, or not empty yet, stays.
+func removeEmpty(dir string, names ...string) error {
+	for _, name := range names {
+		err := os.Remove(filepath.Join(dir, name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+			return err
+		}
+	}
+	return nil
+}
+
+func isMountPoint(path string) bool {
+	var stx unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, 0, &stx)
+	return err == nil && stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
+}

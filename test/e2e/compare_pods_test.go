@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e && linux
+
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/fsuser-csi/fsuser-csi/test/tree"
+)
+
+func resources(cpu, memory string) corev1.ResourceList {
+	return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse(memory)}
+}
+
+// template is a pod that others make, with a Secret called like it, whose init container prints what it sees.
+func template(t *testing.T, name string, annotated bool) corev1.PodTemplateSpec {
+	t.Helper()
+	pod := parsePod(t, strings.ReplaceAll(`
+metadata: {labels: {app: NAME}}
+spec:
+  initContainers:
+  - {name: init, image: `+podImage+`, command: [/pod, list, /v], volumeMounts: [{name: v, mountPath: /v}]}
+  containers:
+  - {name: main, volumeMounts: [{name: v, mountPath: /v}]}
+  volumes:
+  - {name: v, secret: {secretName: NAME}}`, "NAME", name))
+	if annotated {
+		annotate(&pod.ObjectMeta)
+	}
+	return corev1.PodTemplateSpec{ObjectMeta: pod.ObjectMeta, Spec: pod.Spec}
+}
+
+// compareWorkloads: pods that a Deployment, a StatefulSet and a Job make, each with an init container.
+func compareWorkloads(t *testing.T, kubernetes, driver namespace) {
+	names := []string{"deployment", "statefulset", "job"}
+	for i, n := range []namespace{kubernetes, driver} {
+		for _, name := range names {
+			secret("k", "1")(n, name)
+		}
+		meta := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
+		selector := func(name string) *metav1.LabelSelector {
+			return &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}}
+		}
+		_, err := client.AppsV1().Deployments(n.name).Create(suite, &appsv1.Deployment{ObjectMeta: meta("deployment"),
+			Spec: appsv1.DeploymentSpec{Selector: selector("deployment"), Template: template(t, "deployment", i == 1)}}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = client.AppsV1().StatefulSets(n.name).Create(suite, &appsv1.StatefulSet{ObjectMeta: meta("statefulset"),
+			Spec: appsv1.StatefulSetSpec{Selector: selector("statefulset"), Template: template(t, "statefulset", i == 1)}}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		job := template(t, "job", i == 1)
+		job.Spec.RestartPolicy = corev1.RestartPolicyNever
+		job.Spec.Containers[0].Command = []string{"/pod", "list", "/v"}
+		_, err = client.BatchV1().Jobs(n.name).Create(suite, &batchv1.Job{ObjectMeta: meta("job"), Spec: batchv1.JobSpec{Template: job}}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range names {
+		listings, err := both(kubernetes, driver, func(n namespace) ([2][]tree.Entry, error) { return n.workload(name) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, container := range []string{"init", "main"} {
+			if files := tree.Files(listings[0][i]); len(files) != 1 || files["k"] != `"1"` {
+				t.Errorf("%s, container %s, sees %q in Kubernetes' volume", name, container, files)
+			}
+			if err := (comparison{}).equal(name+", container "+container, listings[0][i], listings[1][i]); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// workload waits until a workload's pod is ready, or has succeeded, and returns what its init container and its container see in /v.
+func (n namespace) workload(app string) (listings [2][]tree.Entry, err error) {
+	name := ""
+	if _, err = untilErr(n.t, soon, "the pod of "+app, "pods", n.name, "", &corev1.Pod{}, func(e watch.Event) (bool, error) {
+		p, ok := e.Object.(*corev1.Pod)
+		if !ok || p.Labels["app"] != app {
+			return false, nil
+		}
+		name = p.Name
+		return isReady(p) || p.Status.Phase == corev1.PodSucceeded, nil
+	}); err != nil {
+		return listings, err
+	}
+	for i, container := range []string{"init", "main"} {
+		var listing map[string][]tree.Entry
+		if container == "main" && app != "job" {
+			listing, err = listingOf(n, name, container, "/v")
+		} else {
+			var log []byte
+			if log, err = client.CoreV1().Pods(n.name).GetLogs(name, &corev1.PodLogOptions{Container: container}).DoRaw(suite); err == nil {
+				listing, err = parseListing(string(log))
+			}
+		}
+		if err != nil {
+			return listings, fmt.Errorf("pod %s, container %s: %w", name, container, err)
+		}
+		listings[i] = listing["/v"]
+	}
+	return listings, nil
+}
+
+// compareEphemeralContainer adds a container to running pods, after an update.
+func compareEphemeralContainer(t *testing.T, kubernetes, driver namespace) {
+	c := comparison{name: "ephemeral-container", volumes: "- {name: v, secret: {secretName: NAME}}"}
+	for _, n := range []namespace{kubernetes, driver} {
+		secret("k", "1")(n, c.name)
+	}
+	c.create(t, kubernetes, driver)
+	p := pair{t, c, kubernetes, driver}
+	for _, n := range []namespace{kubernetes, driver} {
+		n.ready(c.name)
+		secret("k", "2")(n, c.name)
+	}
+	p.touch()
+	p.agree("after an update", files{"k": "2"})
+	listings, err := both(kubernetes, driver, func(n namespace) (map[string][]tree.Entry, error) {
+		running := pod(n, c.name)
+		running.Spec.EphemeralContainers = append(running.Spec.EphemeralContainers, corev1.EphemeralContainer{
+			EphemeralContainerCommon: corev1.EphemeralContainerCommon{
+				Name: "debug", Image: podImage, VolumeMounts: []corev1.VolumeMount{{Name: "v", MountPath: "/w"}},
+			},
+		})
+		if _, err := client.CoreV1().Pods(n.name).UpdateEphemeralContainers(suite, c.name, running, metav1.UpdateOptions{}); err != nil {
+			return nil, err
+		}
+		if _, err := untilErr(t, soon, "an ephemeral container to run", "pods", n.name, c.name, &corev1.Pod{}, func(e watch.Event) (bool, error) {
+			statuses := e.Object.(*corev1.Pod).Status.EphemeralContainerStatuses
+			return len(statuses) == 1 && statuses[0].State.Running != nil, nil
+		}); err != nil {
+			return nil, err
+		}
+		return listingOf(n, c.name, "debug", "/w")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if files := tree.Files(listings[0]["/w"]); len(files) != 1 || files["k"] != `"2"` {
+		t.Errorf("the ephemeral container sees %q in Kubernetes' volume", files)
+	}
+	if err := c.equal("/w", listings[0]["/w"], listings[1]["/w"]); err != nil {
+		t.Error(err)
+	}
+}
+
+// compareMissingSubPath: kubelet makes the directory of a subPath that is not there, in the volume, on the host. The driver's is read-only
+// there.
+func compareMissingSubPath(t *testing.T, kubernetes, driver namespace) {
+	c := comparison{name: "subpath-missing", volumes: "- {name: v, secret: {secretName: NAME}}", spec: func(spec *corev1.PodSpec) {
+		spec.Containers[0].VolumeMounts = append(spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: "v", MountPath: "/sub", SubPath: "missing"})
+	}}
+	for _, n := range []namespace{kubernetes, driver} {
+		secret("k", "1")(n, c.name)
+	}
+	c.create(t, kubernetes, driver)
+	kubernetes.ready(c.name)
+	all, err := listingOf(kubernetes, c.name, "main", "/sub", "/v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := names(all["/sub"]); len(got) != 1 {
+		t.Errorf("a subPath that is missing shows %q with Kubernetes", got)
+	}
+	if got := names(all["/v"]); !strings.Contains(strings.Join(got, " ")+" ", " missing ") {
+		t.Errorf("the volume of Kubernetes has %q, without what kubelet made for a subPath", got)
+	}
+	t.Logf("the driver's pod is told: %s", driver.event(c.name, "Failed", "subPath", "v"))
+	if made := pod(driver, c.name); made.Status.Phase != corev1.PodPending {
+		t.Errorf("the driver's pod is %s", made.Status.Phase)
+	}
+}
+
+// compareNestedMount: kubelet makes the mount point of a volume beneath in its own volumes only. The policy leaves such a volume to it.
+func compareNestedMount(t *testing.T, kubernetes, driver namespace) {
+	const name = "nested-mount"
+	manifest := strings.ReplaceAll(`
+metadata: {name: NAME}
+spec:
+  containers:
+  - name: main
+    volumeMounts: [{name: v, mountPath: /v}, {name: beneath, mountPath: /v/beneath}]
+  volumes:
+  - {name: v, secret: {secretName: NAME}}
+  - {name: beneath, emptyDir: {}}`, "NAME", name)
+	for _, n := range []namespace{kubernetes, driver} {
+		secret("k", "1")(n, name)
+	}
+	kubernetes.run(manifest)
+	left := parsePod(t, manifest)
+	annotate(&left.ObjectMeta)
+	if made := driver.createPod(left); made.Spec.Volumes[0].Secret == nil {
+		t.Errorf("the policy did not leave the volume to Kubernetes: %+v", made.Spec.Volumes[0])
+	}
+	direct := parsePod(t, strings.ReplaceAll(manifest, "secret: {secretName: "+name+"}", "csi: {driver: fsuser.csi.io, readOnly: true, volumeAttributes: {secretName: "+name+`, uid: "1000"}}`))
+	direct.Name = "nested-mount-in-csi"
+	driver.createPod(direct)
+	for _, n := range []namespace{kubernetes, driver} {
+		n.ready(name)
+		n.expect(name, "", "touch /v/beneath/file; ls /v /v/beneath", "/v:\nbeneath\nk\n\n/v/beneath:\nfile")
+	}
+	t.Logf("the pod with the driver's volume is told: %s", driver.event(direct.Name, "Failed", "read-only file system"))
+}
+
+// compareSameKeyTwice: of two whole objects in a projected volume that have the same key kubelet takes the last.
+func compareSameKeyTwice(t *testing.T, kubernetes, driver namespace) {
+	c := comparison{name: "same-key-twice", volumes: "- {name: v, projected: {sources: [{secret: {name: NAME}}, {configMap: {name: NAME}}]}}"}
+	for _, n := range []namespace{kubernetes, driver} {
+		secret("k", "of the Secret")(n, c.name)
+		configMap("k", "of the ConfigMap")(n, c.name)
+	}
+	c.create(t, kubernetes, driver)
+	kubernetes.ready(c.name)
+	kubernetes.expect(c.name, "", "cat /v/k", "of the ConfigMap")
+	t.Logf("the driver's pod is told: %s", driver.event(c.name, "FailedMount", "two of its sources", `"k"`))
+	// What the message says helps.
+	configMap("other", "of the ConfigMap")(driver, c.name)
+	driver.ready(c.name)
+	driver.expect(c.name, "", "cat /v/k", "of the Secret")
+}
+
+func names(entries []tree.Entry) []string {
+	var all []string
+	for _, e := range entries {
+		all = append(all, e.Path)
+	}
+	return all
+}
+
+// compareWrite: root in a container can't write, nor change a mode.
+func compareWrite(t *testing.T, kubernetes, driver namespace) {
+	c := comparison{name: "write", volumes: "- {name: v, secret: {secretName: NAME, defaultMode: 0600}}"}
+	for _, n := range []namespace{kubernetes, driver} {
+		secret("k", "1")(n, c.name)
+	}
+	c.create(t, kubernetes, driver)
+	for _, n := range []namespace{kubernetes, driver} {
+		n.ready(c.name)
+		n.expect(c.name, "", "cd /v; touch new; echo x > k; chmod 644 k; rm k; mkdir d; ln -s a b; cat k; echo", `touch: new: Read-only file system
+sh: can't create k: Read-only file system
+chmod: k: Read-only file system
+rm: can't remove 'k': Read-only file system
+mkdir: can't create directory 'd': Read-only file system
+ln: b: Read-only file system
+1`)
+	}
+}

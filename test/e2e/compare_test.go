@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e && linux
+
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/fsuser-csi/fsuser-csi/test/tree"
+)
+
+const (
+	annotationFSUser = "fsuser.csi.io/fs-user"
+	// fsUser is whose the volumes of the annotated pods are.
+	fsUser = 1000
+)
+
+// comparison is a pod with volumes of Kubernetes that is made twice: as it is, and with the annotation that gives its volumes to the driver.
+// What its container sees must be the same, but for the owner and for what docs/compatibility.md lists.
+type comparison struct {
+	// name of the pod, and of its objects.
+	name string
+	// volumes is YAML, indented by two spaces, in which NAME stands for the name. Volume v is mounted at /v.
+	volumes string
+	// spec changes the pod.
+	spec func(*corev1.PodSpec)
+	// before is what there is when the pod is made.
+	before []edit
+	// waits are words that kubelet's FailedMount events have while neither pod starts; the first step lets both start.
+	waits []string
+	// shows are the files of /v at the start.
+	shows files
+	steps []step
+	// also are more paths that are compared.
+	also []string
+	// differs lists the differences that are meant.
+	differs []difference
+}
+
+// files is bytes by path.
+type files map[string]string
+
+// step is changes of objects, and what /v shows then.
+type step struct {
+	name    string
+	changes []edit
+	// told are words of what both pods are told, since they can't be brought up to date.
+	told  []string
+	shows files
+}
+
+// edit changes something of a comparison in one of the two namespaces.
+type edit func(n namespace, name string)
+
+// difference is one that is meant.
+type difference struct {
+	// row of docs/compatibility.md.
+	row string
+	// apply returns what the driver has in place of what Kubernetes has.
+	apply func(tree.Entry) tree.Entry
+}
+
+// testCompare makes all pods at once, in a namespace for Kubernetes and one for the driver.
+func testCompare(t *testing.T) {
+	applyFSUser(t)
+	kubernetes, driver := newNamespace(t), newNamespace(t)
+	begin := time.Now()
+	all := comparisons()
+	for _, c := range all {
+		for _, change := range c.before {
+			for _, n := range []namespace{kubernetes, driver} {
+				change(n, c.name)
+			}
+		}
+	}
+	for _, c := range all {
+		c.create(t, kubernetes, driver)
+	}
+	t.Run("pods", func(t *testing.T) {
+		for _, c := range all {
+			t.Run(c.name, func(t *testing.T) {
+				t.Parallel()
+				pair{t, c, on(t, kubernetes), on(t, driver)}.run()
+			})
+		}
+		for _, more := range []struct {
+			name string
+			run  func(t *testing.T, kubernetes, driver namespace)
+		}{
+			{"workloads", compareWorkloads},
+			{"an ephemeral container", compareEphemeralContainer},
+			{"subPath that is missing", compareMissingSubPath},
+			{"a volume mounted beneath", compareNestedMount},
+			{"the same key twice", compareSameKeyTwice},
+			{"a write", compareWrite},
+		} {
+			t.Run(more.name, func(t *testing.T) {
+				t.Parallel()
+				more.run(t, on(t, kubernetes), on(t, driver))
+			})
+		}
+	})
+	t.Logf("%d volumes compared in %.1f s", len(all), time.Since(begin).Seconds())
+}
+
+// on is the namespace for another test, whose failures are its own.
+func on(t *testing.T, n namespace) namespace { return namespace{n.name, t} }
+
+// applyFSUser installs the policy until t ends, and waits for it.
+func applyFSUser(t *testing.T) {
+	t.Helper()
+	if _, err := kubectl(suite, "", "apply", "-f", manifestFSUser); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if _, err := kubectl(suite, "", "delete", "-f", manifestFSUser); err != nil {
+			t.Error(err)
+		}
+	})
+	ctx, cancel := within(t, 30*time.Second, "the policy fs-user to be taken up")
+	defer cancel()
+	probe := parsePod(t, `
+metadata: {name: probe}
+spec:
+  containers: [{name: main, volumeMounts: [{name: v, mountPath: /v}]}]
+  volumes: [{name: v, secret: {secretName: probe}}]`)
+	annotate(&probe.ObjectMeta)
+	for {
+		made, err := client.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, probe, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		if err == nil && made.Spec.Volumes[0].CSI != nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%v (last answer: %v)", ctx.Err(), err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func annotate(meta *metav1.ObjectMeta) {
+	meta.Annotations = map[string]string{annotationFSUser: strconv.Itoa(fsUser)}
+}
+
+// create makes both pods.
+func (c comparison) create(t *testing.T, kubernetes, driver namespace) {
+	t.Helper()
+	pod := parsePod(t, strings.ReplaceAll(`
+metadata: {name: NAME, labels: {color: red}}
+spec:
+  containers:
+  - name: main
+    volumeMounts: [{name: v, mountPath: /v}]
+  volumes:
+  `+c.volumes, "NAME", c.name))
+	if c.spec != nil {
+		c.spec(&pod.Spec)
+	}
+	plain := kubernetes.createPod(pod)
+	annotate(&pod.ObjectMeta)
+	annotated := driver.createPod(pod)
+	// Else the comparison is hollow.
+	for i := range pod.Spec.Volumes {
+		if v := plain.Spec.Volumes[i]; v.CSI != nil {
+			t.Errorf("volume %s of pod %s is not Kubernetes': %+v", v.Name, c.name, v.VolumeSource)
+		}
+		if v := annotated.Spec.Volumes[i]; v.CSI == nil || v.CSI.Driver != driverName {
+			t.Errorf("volume %s of the annotated pod %s is not the driver's: %+v", v.Name, c.name, v.VolumeSource)
+		}
+	}
+}
+
+// pair is a comparison under way.
+type pair struct {
+	t *testing.T
+	comparison
+	kubernetes, driver namespace
+}
+
+func (p pair) run() {
+	if p.waits != nil {
+		p.bothAreTold(nil, p.waits...)
+		for _, n := range []namespace{p.kubernetes, p.driver} {
+			if made := pod(n, p.name); made.Status.Phase != corev1.PodPending {
+				p.t.Errorf("pod %s is %s", p.name, made.Status.Phase)
+			}
+		}
+		p.do(p.steps[0])
+		p.shows, p.steps = p.steps[0].shows, p.steps[1:]
+	}
+	p.kubernetes.ready(p.name)
+	p.driver.ready(p.name)
+	p.agree("at the start", p.shows)
+	for _, s := range p.steps {
+		p.do(s)
+		if s.told != nil {
+			p.bothAreTold([]string{"VolumeRefreshFailed", "VolumeObjectMissing"}, s.told...)
+		}
+		p.agree("after the step: "+s.name, s.shows)
+	}
+}
+
+func (p pair) do(s step) {
+	for _, change := range s.changes {
+		change(p.kubernetes, p.name)
+		change(p.driver, p.name)
+	}
+	p.touch()
+}
+
+func pod(n namespace, name string) *corev1.Pod {
+	n.t.Helper()
+	p, err := client.CoreV1().Pods(n.name).Get(suite, name, metav1.GetOptions{})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return p
+}
+
+// touch has kubelet look at the pods now, and so refresh volumes of Kubernetes and publish the driver's again. Else it takes 60 to 90 s.
+func (p pair) touch() {
+	p.t.Helper()
+	patch := fmt.Sprintf(`{"metadata":{"annotations":{"touched":"%d"}}}`, time.Now().UnixNano())
+	for _, n := range []namespace{p.kubernetes, p.driver} {
+		if _, err := client.CoreV1().Pods(n.name).Patch(suite, p.name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+}
+
+// bothAreTold waits until an event of each pod has the words: a FailedMount of kubelet's, or for the driver's pod one with these reasons.
+func (p pair) bothAreTold(reasons []string, words ...string) {
+	p.t.Helper()
+	p.kubernetes.event(p.name, "FailedMount", words...)
+	if reasons == nil {
+		p.driver.event(p.name, "FailedMount", words...)
+		return
+	}
+	p.driver.eventOf(p.name, reasons, words...)
+}
+
+// agree waits until both pods show the files, and the driver's whole volume is what Kubernetes' is.
+func (p pair) agree(when string, want files) {
+	p.t.Helper()
+	texts := map[string]string{}
+	for path, text := range want {
+		texts[path] = tree.Text([]byte(text))
+	}
+	deadline, touched := time.Now().Add(soon/2), time.Now()
+	for {
+		err := p.compare(texts)
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) || suite.Err() != nil {
+			p.t.Fatalf("%s: %v", when, err)
+		}
+		// Kubelet may have looked before its watch of the object told it.
+		if time.Since(touched) > 2*time.Second {
+			p.touch()
+			touched = time.Now()
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
+
+func (p pair) compare(want map[string]string) error {
+	paths := append([]string{"/v"}, p.also...)
+	listings, err := both(p.kubernetes, p.driver, func(n namespace) (map[string][]tree.Entry, error) { return listingOf(n, p.name, "main", paths...) })
+	if err != nil {
+		return err
+	}
+	for i, who := range []string{"Kubernetes' volume", "the driver's volume"} {
+		if got := tree.Files(listings[i]["/v"]); !maps.Equal(got, want) {
+			return fmt.Errorf("%s shows %q, want %q", who, got, want)
+		}
+	}
+	var problems []error
+	for _, path := range paths {
+		problems = append(problems, p.equal(path, listings[0][path], listings[1][path]))
+	}
+	return errors.Join(problems...)
+}
+
+// equal compares two listings, entry by entry.
+func (c comparison) equal(path string, kubernetes, driver []tree.Entry) error {
+	var want, got []string
+	for _, e := range kubernetes {
+		if e.Type != "?" {
+			e.UID = fsUser
+		}
+		for _, d := range append(differencesOfAll(), c.differs...) {
+			e = d.apply(e)
+		}
+		want = append(want, e.String())
+	}
+	for _, e := range driver {
+		got = append(got, e.String())
+	}
+	if !slices.Equal(got, want) {
+		return fmt.Errorf("%s of the driver:\n  %s\nwant, from Kubernetes' own:\n  %s", path, strings.Join(got, "\n  "), strings.Join(want, "\n  "))
+	}
+	return nil
+}
+
+// both does the same in both namespaces at once.
+func both[T any](kubernetes, driver namespace, do func(namespace) (T, error)) (results [2]T, err error) {
+	var running sync.WaitGroup
+	var errs [2]error
+	for i, n := range []namespace{kubernetes, driver} {
+		running.Go(func() { results[i], errs[i] = do(n) })
+	}
+	running.Wait()
+	return results, errors.Join(errs[:]...)
+}
+
+// listingOf is what a container sees below paths.
+func listingOf(n namespace, pod, container string, paths ...string) (map[string][]tree.Entry, error) {
+	ctx, cancel := within(n.t, time.Minute, "a listing in pod "+pod)
+	defer cancel()
+	out, err := kubectl(ctx, "", append([]string{"-n", n.name, "exec", pod, "-c", container, "--", "/pod", "list"}, paths...)...)
+	if err != nil {
+		return nil, err
+	}
+	return parseListing(out)
+}
+
+func parseListing(text string) (all map[string][]tree.Entry, err error) {
+	if err := json.Unmarshal([]byte(text), &all); err != nil {
+		return nil, fmt.Errorf("%w in %s", err, text)
+	}
+	return all, nil
+}

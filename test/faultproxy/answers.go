@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faultproxy
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"reflect"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+)
+
+// Event is one of a watch, with an object of apiVersion v1, as it is on the wire.
+func Event(name string, object runtime.Object) []byte {
+	return RawEvent(name, Encoded(object))
+}
+
+// RawEvent is Event with an object that is encoded already.
+func RawEvent(name string, object []byte) []byte {
+	e := metav1.WatchEvent{Type: name, Object: runtime.RawExtension{Raw: object}}
+	data, err := e.Marshal()
+	if err != nil {
+		panic(err)
+	}
+	return append(binary.BigEndian.AppendUint32(nil, uint32(len(data))), data...)
+}
+
+// Encoded is an object of apiVersion v1 in protobuf, as the API server sends it.
+func Encoded(object runtime.Object) []byte {
+	object = object.DeepCopyObject()
+	object.GetObjectKind().SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(reflect.TypeOf(object).Elem().Name()))
+	var data bytes.Buffer
+	if err := protobuf.NewSerializer(nil, nil).Encode(object, &data); err != nil {
+		panic(err)
+	}
+	return data.Bytes()
+}
+
+// Protobuf sends what a test wrote as what it says it is.
+func Protobuf(answer func(*http.Request) []byte) Handler {
+	return func(w http.ResponseWriter, r *http.Request) bool {
+		w.Header().Set("Content-Type", "application/vnd.kubernetes.protobuf")
+		_, _ = w.Write(answer(r))
+		return true
+	}
+}
+
+// Status answers each request with a status as the API server writes them.
+func Status(code int32, reason metav1.StatusReason, message string) Handler {
+	return func(w http.ResponseWriter, _ *http.Request) bool {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(int(code))
+		fmt.Fprintln(w, statusJSON(code, reason, message))
+		return true
+	}
+}
+
+func statusJSON(code int32, reason metav1.StatusReason, message string) string {
+	b, err := json.Marshal(metav1.Status{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"},
+		Status:   metav1.StatusFailure, Code: code, Reason: reason, Message: message,
+	})
+	if err != nil {
+		panic(err)
+	}
+	return string(b)
+}
+
+// ErrorEvent is a watch's way to say that something failed.
+func ErrorEvent(code int32, reason metav1.StatusReason, message string) []byte {
+	return Event("ERROR", &metav1.Status{Status: metav1.StatusFailure, Code: code, Reason: reason, Message: message})
+}
+
+// TooLarge answers as an API server whose cache is behind what the client has seen.
+func TooLarge(w http.ResponseWriter, _ *http.Request) bool {
+	s := apierrors.NewTimeoutError("Too large resource version: 9, current: 1", 1).ErrStatus
+	s.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}
+	s.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseTypeResourceVersionTooLarge, Message: "Too large resource version"}}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusGatewayTimeout)
+	_ = json.NewEncoder(w).Encode(s)
+	return true
+}
+
+// Slow leaves each request to the API server after a while.
+func Slow(d time.Duration) Handler {
+	return func(_ http.ResponseWriter, r *http.Request) bool {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-r.Context().Done():
+		}
+		return false
+	}
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package faultproxy stands between a client and a real API server, and makes each of them what the other fears: it answers in the API
+// server's place, writes into open watches and cuts them (Proxy), and takes away the network below (Network). It counts what it is asked.
+package faultproxy
+
+import (
+	"encoding/binary"
+	"encoding/pem"
+	"io"
+	"log"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"sync"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/rest"
+)
+
+// Handler answers a request and returns true, or leaves it to the API server.
+type Handler = func(http.ResponseWriter, *http.Request) bool
+
+// Proxy is a server that asks an API server. Safe for concurrent use.
+type Proxy struct {
+	// Network is what the clients reach the proxy by.
+	*Network
+	upstream http.RoundTripper
+	address  *url.URL
+	server   *httptest.Server
+
+	mu       sync.Mutex
+	handle   Handler
+	requests []Request
+	streams  map[chan []byte]bool
+}
+
+// Request is one that came.
+type Request struct {
+	At  time.Time
+	URL *url.URL
+}
+
+// New returns a proxy that serves HTTP/2 over TLS, as API servers do, and asks with config: its client needs no credentials. It ends with
+// t; what uses it must end before.
+func New(t testing.TB, config *rest.Config) *Proxy {
+	t.Helper()
+	p := newProxy(t, config)
+	p.server.EnableHTTP2 = true
+	p.server.StartTLS()
+	return p
+}
+
+// NewPlain returns a proxy that serves HTTP/1.1 without TLS, where a Handler can take over the connection.
+func NewPlain(t testing.TB, config *rest.Config) *Proxy {
+	t.Helper()
+	p := newProxy(t, config)
+	p.server.Start()
+	return p
+}
+
+func newProxy(t testing.TB, config *rest.Config) *Proxy {
+	t.Helper()
+	upstream, err := rest.TransportFor(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, err := url.Parse(config.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Proxy{upstream: upstream, address: address, streams: map[chan []byte]bool{}}
+	p.server = httptest.NewUnstartedServer(p)
+	// Whoever gives up a connection in the middle of a handshake does so because of a fault.
+	p.server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	p.Network = newNetwork(p.server.Listener)
+	p.server.Listener = p.Network
+	t.Cleanup(func() {
+		p.Heal()
+		// A watch lasts for minutes, and the server waits for all its requests.
+		p.server.CloseClientConnections()
+		p.server.Close()
+	})
+	return p
+}
+
+// Config is a client's configuration for the proxy.
+func (p *Proxy) Config() *rest.Config {
+	c := &rest.Config{Host: p.server.URL, QPS: -1}
+	if certificate := p.server.Certificate(); certificate != nil {
+		c.CAData = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw})
+	}
+	return c
+}
+
+// Answer has all requests answered by handle from now on; nil: by the API server.
+func (p *Proxy) Answer(handle Handler) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.handle = handle
+}
+
+// Say writes a frame into each open watch, or ends it if the frame is nil. It returns how many there were.
+func (p *Proxy) Say(frame []byte) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.streams)
+	for stream := range p.streams {
+		if frame == nil {
+			delete(p.streams, stream)
+			close(stream)
+		} else {
+			stream <- frame
+		}
+	}
+	return n
+}
+
+// Watches is how many watches are open.
+func (p *Proxy) Watches() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.streams)
+}
+
+// Asked is how many requests came.
+func (p *Proxy) Asked() int { return len(p.Requests()) }
+
+// Requests are those that came, in their order.
+func (p *Proxy) Requests() []Request {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.requests[:len(p.requests):len(p.requests)]
+}
+
+// ServeHTTP implements http.Handler.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	p.requests = append(p.requests, Request{time.Now(), r.URL})
+	handle := p.handle
+	p.mu.Unlock()
+	if handle != nil && handle(w, r) {
+		return
+	}
+	request := r.Clone(r.Context())
+	request.URL.Scheme, request.URL.Host, request.Host, request.RequestURI = p.address.Scheme, p.address.Host, "", ""
+	request.Header.Del("Accept-Encoding") // the transport asks for gzip by itself, and takes it off
+	response, err := p.upstream.RoundTrip(request)
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	defer response.Body.Close()
+	maps.Copy(w.Header(), response.Header)
+	w.WriteHeader(response.StatusCode)
+	_ = http.NewResponseController(w).Flush()
+	if r.URL.Query().Get("watch") == "" || response.StatusCode != http.StatusOK {
+		_, _ = io.Copy(w, response.Body)
+		return
+	}
+	p.relay(w, r, response.Body)
+}
+
+// relay passes on the frames of a watch, and what is said in between.
+func (p *Proxy) relay(w http.ResponseWriter, r *http.Request, watch io.Reader) {
+	frames := make(chan []byte)
+	go func() {
+		defer close(frames)
+		for {
+			frame, err := nextFrame(watch)
+			if err != nil {
+				return
+			}
+			select {
+			case frames <- frame:
+			case <-r.Context().Done():
+				return
+			}
+		}
+	}()
+	said := make(chan []byte, 10)
+	p.mu.Lock()
+	p.streams[said] = true
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.streams, said)
+	}()
+	for {
+		var frame []byte
+		select {
+		case frame = <-frames:
+		case frame = <-said:
+		case <-r.Context().Done():
+		}
+		if frame == nil {
+			return
+		}
+		_, _ = w.Write(frame)
+		_ = http.NewResponseController(w).Flush()
+	}
+}
+
+// nextFrame reads an event as it is on the wire: its length in four bytes, and as many more.
+func nextFrame(r io.Reader) ([]byte, error) {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return nil, err
+	}
+	frame := append(head[:], make([]byte, binary.BigEndian.Uint32(head[:]))...)
+	_, err := io.ReadFull(r, frame[4:])
+	return frame, err
+}

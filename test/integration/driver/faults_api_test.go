@@ -1,0 +1,607 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package driver
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
+	"github.com/fsuser-csi/fsuser-csi/test/reliability"
+)
+
+func publishWithoutAPIServer(t *testing.T, c *cluster) string {
+	c.secret(t, "f01", map[string]string{"k": "text"})
+	d, proxy := c.startBehind(t)
+	answers := []struct {
+		name string
+		make func()
+		code codes.Code
+		// patience of the caller. Kubelet has two minutes.
+		patience time.Duration
+	}{
+		{"the connection is reset", proxy.Cut, codes.Unavailable, time.Minute},
+		{"500", func() { proxy.Answer(faultproxy.Status(500, metav1.StatusReasonInternalError, "broke")) }, codes.Unavailable, time.Minute},
+		{"503", func() { proxy.Answer(faultproxy.Status(503, metav1.StatusReasonServiceUnavailable, "later")) }, codes.Unavailable, time.Minute},
+		{"429 with Retry-After", func() {
+			proxy.Answer(func(w http.ResponseWriter, r *http.Request) bool {
+				w.Header().Set("Retry-After", "1")
+				return faultproxy.Status(429, metav1.StatusReasonTooManyRequests, "slow down")(w, r)
+			})
+		}, codes.Unavailable, time.Minute},
+		{"410 to everything", func() { proxy.Answer(faultproxy.Status(410, metav1.StatusReasonExpired, "too old")) }, codes.Unavailable, time.Minute},
+		{"401", func() { proxy.Answer(faultproxy.Status(401, metav1.StatusReasonUnauthorized, "who?")) }, codes.PermissionDenied, time.Minute},
+		{"no answer, and the caller gives up", proxy.Stall, codes.DeadlineExceeded, 3 * time.Second},
+		{"no answer", proxy.Stall, codes.Unavailable, time.Minute},
+	}
+	var longest time.Duration
+	for _, answer := range answers {
+		p := pod("f01")
+		answer.make()
+		ctx, cancel := context.WithTimeout(t.Context(), answer.patience)
+		start := time.Now()
+		_, err := d.Publish(ctx, p, ssh("secretName", "f01"))
+		cancel()
+		longest = max(longest, time.Since(start))
+		if status.Code(err) != answer.code {
+			t.Errorf("%s: got %v after %v, want %v", answer.name, err, time.Since(start), answer.code)
+		}
+		// The caller that gave up is not the driver, which ends the call a moment later.
+		testkit.Eventually(t, converged, answer.name+": the call to end", func() bool { return d.Metric("fsuser_watched_objects") == 0 })
+		nothingOf(t, d, p)
+		nothingAtAll(t, d)
+		proxy.Answer(nil)
+		proxy.Heal()
+		if _, err := d.Publish(deadline(t), p, ssh("secretName", "f01")); err != nil {
+			t.Errorf("%s: the publish after it: %v", answer.name, err)
+		}
+		unpublish(t, d, p, "ssh")
+	}
+	nothingAtAll(t, d)
+	return fmt.Sprintf("%d ways to be away; the longest call took %s", len(answers), seconds(longest))
+}
+
+func changeWithoutAPIServer(t *testing.T, c *cluster) string {
+	c.secret(t, "f02", map[string]string{"k": "before"})
+	d, proxy := c.startBehind(t)
+	p, v := pod("f02"), ssh("secretName", "f02")
+	dir, stop := publish(t, d, p, v)
+	generation := link(t, dir)
+
+	// A moment is no outage.
+	proxy.Cut()
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if n := d.Metric("fsuser_stale_volumes"); n != 0 {
+			t.Fatalf("%v volumes are stale in an interruption of 3 s", n)
+		}
+	}
+	proxy.Heal()
+	testkit.Eventually(t, converged, "the watch after a short interruption", func() bool { return proxy.Watches() == 1 })
+	if strings.Contains(d.Log(), "can't be read") {
+		t.Error("an interruption of 3 s is in the log")
+	}
+
+	proxy.Cut()
+	c.update(t, "f02", map[string]string{"k": "after"})
+	away := time.Now()
+	testkit.Eventually(t, converged, "the outage in the metrics", func() bool { return d.Metric("fsuser_stale_volumes") == 1 })
+	noticed := time.Since(away)
+	if s := d.Metric("fsuser_oldest_stale_volume_seconds"); s < 10 || s > time.Since(away).Seconds() {
+		t.Errorf("stale for %v s, away for %v", s, time.Since(away))
+	}
+	if table := d.Status(); !strings.Contains(table, staleText) || !strings.Contains(table, `Secret "default/f02": can't be read now: `) {
+		t.Errorf("status:\n%s", table)
+	}
+	if _, err := d.Publish(deadline(t), p, v); err != nil {
+		t.Errorf("republish: %v", err)
+	}
+	if status, body := d.Get("/healthz"); status != 200 {
+		t.Errorf("unhealthy: %d %s", status, body)
+	}
+	holds(t, filepath.Join(dir, "k"), "before")
+	if link(t, dir) != generation {
+		t.Error("the files were written anew")
+	}
+
+	proxy.Heal()
+	back := time.Now()
+	holds(t, filepath.Join(dir, "k"), "after")
+	took := time.Since(back)
+	if took > converged {
+		t.Errorf("the files followed %v after the outage", took)
+	}
+	if n := d.Metric("fsuser_stale_volumes"); n != 0 {
+		t.Errorf("%v volumes are stale after the outage", n)
+	}
+	if events := c.eventsOf(t, "f02"); len(events) > 0 {
+		t.Errorf("events: %q", events)
+	}
+	stop()
+	unpublish(t, d, p, "ssh")
+	return fmt.Sprintf("noticed after %s, followed %s after its end", seconds(noticed), seconds(took))
+}
+
+func restartWithoutAPIServer(t *testing.T, c *cluster) string {
+	const volumes = 200
+	outage := 20 * time.Second
+	if torture() {
+		outage = 5 * time.Minute
+	}
+	d, proxy := c.startBehind(t)
+	m := c.manyVolumes(t, d, "f03", volumes)
+	gone := pod("f03-gone")
+	if _, err := d.Publish(deadline(t), gone, ssh("secretName", "f03-0")); err != nil {
+		t.Fatal(err)
+	}
+
+	proxy.Cut()
+	away := time.Now()
+	d.Kill()
+	d.StartAgain()
+	for _, path := range []string{"/healthz", "/readyz"} {
+		if status, body := d.Get(path); status != 200 {
+			t.Errorf("%s without an API server: %d %s", path, status, body)
+		}
+	}
+	if n := d.Metric("fsuser_volumes"); n != volumes+1 {
+		t.Errorf("%v volumes were taken up, want %d", n, volumes+1)
+	}
+	unpublish(t, d, gone, "ssh")
+	m.each(t, func(name string) error { // as kubelet does after its own restart
+		_, err := d.Publish(deadline(t), pod(name), ssh("secretName", name))
+		return err
+	})
+	if _, err := d.Publish(deadline(t), pod("f03-new"), ssh("secretName", "f03-0")); status.Code(err) != codes.Unavailable {
+		t.Errorf("a new volume: %v", err)
+	}
+	nothingOf(t, d, pod("f03-new"))
+	m.show(t, time.Second, "before")
+	m.update(t, "after")
+	testkit.Eventually(t, converged, "all to be stale", func() bool { return d.Metric("fsuser_stale_volumes") == volumes })
+	time.Sleep(time.Until(away.Add(outage))) // that long is the fault
+	m.show(t, time.Second, "before")
+	dialled, asked := proxy.Connections(), proxy.Asked()
+
+	proxy.Heal()
+	back := time.Now()
+	m.show(t, converged, "after")
+	took := time.Since(back)
+	testkit.Eventually(t, converged, "none to be stale", func() bool { return d.Metric("fsuser_stale_volumes") == 0 })
+	var requests []faultproxy.Request
+	for _, r := range proxy.Requests()[asked:] {
+		if strings.HasSuffix(r.URL.Path, "/secrets") {
+			requests = append(requests, r)
+		}
+	}
+	peak := 0
+	for i, first := range requests {
+		n := 0
+		for _, r := range requests[i:] {
+			if r.At.Sub(first.At) < time.Second {
+				n++
+			}
+		}
+		peak = max(peak, n)
+	}
+	t.Logf("outage of %s: %d connections tried; after it %d requests, at most %d in a second; all followed in %v",
+		seconds(outage), dialled, len(requests), peak, took)
+	if len(requests) > volumes+volumes/10 {
+		t.Errorf("%d requests after the outage for %d volumes, want one each", len(requests), volumes)
+	}
+	if peak > volumes/2 {
+		t.Errorf("%d requests in one second after the outage, want them spread", peak)
+	}
+	if events := c.eventsOf(t, "f03"); len(events) > 0 {
+		t.Errorf("%d events for one outage: %.200q", len(events), events)
+	}
+	m.Driver = d
+	m.unpublish(t)
+	nothingAtAll(t, d)
+	return fmt.Sprintf("%d volumes, away for %s: all current %s after its end, with %d requests, at most %d in a second",
+		volumes, seconds(outage), seconds(took), len(requests), peak)
+}
+
+func watchesExpire(t *testing.T, c *cluster) string {
+	const volumes = 20
+	d, proxy := c.startBehind(t)
+	m := c.manyVolumes(t, d, "f04", volumes)
+	testkit.Eventually(t, converged, "the watches", func() bool { return proxy.Watches() == volumes })
+	files := map[string]string{}
+	for _, name := range m.names {
+		files[name] = link(t, m.Target(pod(name), "ssh"))
+	}
+	asked := proxy.Asked()
+	proxy.Answer(func(w http.ResponseWriter, r *http.Request) bool {
+		// Whatever version is asked for is too old.
+		return r.URL.Query().Get("resourceVersion") != "" && faultproxy.Status(410, metav1.StatusReasonExpired, "too old resource version: 1 (2)")(w, r)
+	})
+	if n := proxy.Say(faultproxy.ErrorEvent(410, metav1.StatusReasonExpired, "too old resource version: 1 (2)")); n != volumes {
+		t.Errorf("%d watches were told", n)
+	}
+	testkit.Eventually(t, converged, "the watches to end and to come again", func() bool {
+		return proxy.Asked() >= asked+volumes && proxy.Watches() == volumes
+	})
+	proxy.Answer(nil)
+	m.update(t, "after")
+	m.show(t, converged, "after")
+	requests := proxy.Asked() - asked
+	if requests > 3*volumes {
+		t.Errorf("%d requests for %d volumes, want at most 3 each", requests, volumes)
+	}
+	for _, name := range m.names {
+		// One version after the other: "before", "after", and nothing in between.
+		if !strings.HasPrefix(files[name], "..") || link(t, m.Target(pod(name), "ssh")) == files[name] {
+			t.Errorf("%s shows the same generation", name)
+		}
+	}
+	m.unpublish(t)
+	if log := d.Log(); strings.Count(log, `"Refreshed"`) != volumes || strings.Contains(log, "can't be read") {
+		t.Errorf("%d refreshes, want %d and no failure", strings.Count(log, `"Refreshed"`), volumes)
+	}
+	return fmt.Sprintf("%d watches: %d requests", volumes, requests)
+}
+
+func requiredKeyGoes(t *testing.T, c *cluster) string {
+	const changes = 50
+	c.secret(t, "f07", map[string]string{"a": "0", "b": "0"})
+	d := c.start(t)
+	p := pod("f07")
+	dir, stop := publish(t, d, p, ssh("secretName", "f07", "items", `[{key: a, path: a}, {key: b, path: dir/b}]`))
+
+	// Who reads one generation reads one version.
+	var looks atomic.Int64
+	reading, end := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		for reading.Err() == nil {
+			generation, err := os.Readlink(filepath.Join(dir, "..data"))
+			if err != nil {
+				t.Errorf("..data: %v", err)
+				return
+			}
+			a, errA := os.ReadFile(filepath.Join(dir, generation, "a"))
+			b, errB := os.ReadFile(filepath.Join(dir, generation, "dir/b"))
+			if errA != nil || errB != nil {
+				continue // replaced meanwhile
+			}
+			if looks.Add(1); string(a) != string(b) {
+				t.Errorf("a is %q and b is %q", a, b)
+			}
+		}
+	})
+	for i := range changes {
+		text := fmt.Sprint(i + 1)
+		c.update(t, "f07", map[string]string{"a": text, "b": text})
+		holds(t, filepath.Join(dir, "a"), text)
+	}
+	end()
+	running.Wait()
+
+	c.update(t, "f07", map[string]string{"a": "without b"})
+	testkit.Eventually(t, converged, "the volume to be stale", func() bool { return d.Metric("fsuser_stale_volumes") == 1 })
+	if e := c.event(t, p, "VolumeRefreshFailed"); !strings.Contains(e.Message, `has no key "b"`) {
+		t.Errorf("the event does not name the key: %s", e.Message)
+	}
+	holds(t, filepath.Join(dir, "a"), fmt.Sprint(changes))
+	holds(t, filepath.Join(dir, "dir/b"), fmt.Sprint(changes))
+	if _, err := d.Publish(deadline(t), pod("f07-new"), ssh("secretName", "f07", "items", `[{key: b, path: b}]`)); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("a new volume without its key: %v", err)
+	}
+	c.update(t, "f07", map[string]string{"a": "both", "b": "both", "c": "not asked for"})
+	holds(t, filepath.Join(dir, "dir/b"), "both")
+	stop()
+	unpublish(t, d, p, "ssh")
+	return fmt.Sprintf("%d changes, %d looks in between", changes, looks.Load())
+}
+
+func objectsOfAnotherKind(t *testing.T, c *cluster) string {
+	ctx := context.Background()
+	d := c.start(t)
+	secrets, configMaps := c.CoreV1().Secrets(namespace), c.CoreV1().ConfigMaps(namespace)
+	remake := func(s *corev1.Secret) {
+		t.Helper()
+		if err := secrets.Delete(ctx, s.Name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := secrets.Create(ctx, s, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The type.
+	c.secret(t, "f26", map[string]string{"k": "opaque"})
+	p := pod("f26")
+	dir, stop := publish(t, d, p, ssh("secretName", "f26"))
+	typed := secretOf("f26", "of a type")
+	typed.Type = "example.com/key"
+	remake(typed)
+	holds(t, filepath.Join(dir, "k"), "of a type")
+
+	// data and binaryData.
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "f26"}, Data: map[string]string{"k": "text", "stays": "s"}}
+	if _, err := configMaps.Create(ctx, cm, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { configMaps.Delete(ctx, "f26", metav1.DeleteOptions{}) })
+	ofMap := pod("f26-map")
+	mapDir, stopMap := publish(t, d, ofMap, ssh("configMapName", "f26"))
+	cm.Data, cm.BinaryData = map[string]string{"stays": "s"}, map[string][]byte{"k": {0, 0xff}}
+	if _, err := configMaps.Update(ctx, cm, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, filepath.Join(mapDir, "k"), "\x00\xff")
+	holds(t, filepath.Join(mapDir, "stays"), "s")
+
+	// Immutable: nobody watches it any more. Who comes next has it read anew, for all.
+	fixed := secretOf("f26", "immutable")
+	yes := true
+	fixed.Immutable = &yes
+	remake(fixed)
+	holds(t, filepath.Join(dir, "k"), "immutable")
+	fixed = secretOf("f26", "made anew")
+	remake(fixed)
+	next := pod("f26-next")
+	nextDir, stopNext := publish(t, d, next, ssh("secretName", "f26"))
+	holds(t, filepath.Join(nextDir, "k"), "made anew")
+	holds(t, filepath.Join(dir, "k"), "made anew")
+	// It is not immutable any more, and watched.
+	c.update(t, "f26", map[string]string{"k": "changed"})
+	holds(t, filepath.Join(dir, "k"), "changed")
+	for _, s := range []func(){stop, stopMap, stopNext} {
+		s()
+	}
+	for _, p := range []kubelet.Pod{p, ofMap, next} {
+		unpublish(t, d, p, "ssh")
+	}
+	return "type, binaryData, immutable"
+}
+
+func refused(t *testing.T, c *cluster) string {
+	ctx := context.Background()
+	const namespace = "f27"
+	if _, err := c.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	role := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: "reader"}, Rules: []rbacv1.PolicyRule{
+		{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get", "list", "watch"}},
+	}}
+	// That to write Events stays.
+	events := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: "events"}, Rules: []rbacv1.PolicyRule{
+		{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create", "patch"}},
+	}}
+	bind := func(role *rbacv1.Role) {
+		t.Helper()
+		if _, err := c.RbacV1().RoleBindings(namespace).Create(ctx, &rbacv1.RoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Name: role.Name},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: role.Name},
+			Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
+		}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, r := range []*rbacv1.Role{role, events} {
+		if _, err := c.RbacV1().Roles(namespace).Create(ctx, r, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		bind(r)
+	}
+	if _, err := c.CoreV1().Secrets(namespace).Create(ctx, secretOf("f27", "before"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	d, proxy := c.startBehind(t)
+	podOf := func(name string) kubelet.Pod {
+		return kubelet.Pod{Namespace: namespace, Name: name, UID: name + "-6f0a3c1e-0001"}
+	}
+	p, next := podOf("f27"), podOf("f27-next")
+	var dir string
+	var stop func()
+	// The API server learns of a binding by a watch of its own.
+	testkit.Eventually(t, converged, "the right to read", func() bool {
+		target, err := d.Publish(deadline(t), p, ssh("secretName", "f27"))
+		if err == nil {
+			dir, stop = testkit.AsContainer(t, target)
+		}
+		return err == nil
+	})
+
+	if err := c.RbacV1().RoleBindings(namespace).Delete(ctx, "reader", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, converged, "the refusal", func() bool {
+		proxy.Say(nil) // a watch that is open goes on until it ends
+		return d.Metric("fsuser_stale_volumes") == 1
+	})
+	if e := c.event(t, p, "VolumeRefreshFailed"); !strings.Contains(e.Message, "forbidden") {
+		t.Errorf("the event does not say why: %s", e.Message)
+	}
+	if _, body := d.Get("/metrics"); !strings.Contains(body, `fsuser_volume_failures_total{operation="refresh",reason="forbidden"} 1`) {
+		t.Error("the metrics do not have one refresh that was forbidden")
+	}
+	if table := d.Status(); !strings.Contains(table, staleText) || !strings.Contains(table, "forbidden") {
+		t.Errorf("status:\n%s", table)
+	}
+	asked := proxy.Asked()
+	since := time.Now()
+	for _, v := range []kubelet.Volume{ssh("secretName", "f27"), ssh("secretName", "f27", "optional", "true")} {
+		if _, err := d.Publish(deadline(t), next, v); status.Code(err) != codes.PermissionDenied {
+			t.Errorf("a new volume: %v", err)
+		}
+		nothingOf(t, d, next)
+	}
+	if _, err := d.Publish(deadline(t), p, ssh("secretName", "f27")); err != nil {
+		t.Errorf("republish: %v", err)
+	}
+	time.Sleep(time.Until(since.Add(15 * time.Second))) // counts what is asked meanwhile
+	// Pauses of 0.1 s, 0.3 s, 0.9 s, 2.7 s, 8.1 s and more, and two publishes.
+	requests := proxy.Asked() - asked
+	if requests > 7 {
+		t.Errorf("%d requests in 15 s, want a handful", requests)
+	}
+	holds(t, filepath.Join(dir, "k"), "before")
+
+	if _, err := c.CoreV1().Secrets(namespace).Update(ctx, secretOf("f27", "after"), metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	bind(role)
+	granted := time.Now()
+	// Who comes anew asks at once, and that serves all.
+	var nextStop func()
+	testkit.Eventually(t, converged, "a new pod to get the right that was given back", func() bool {
+		target, err := d.Publish(deadline(t), next, ssh("secretName", "f27"))
+		if err == nil {
+			_, nextStop = testkit.AsContainer(t, target)
+		}
+		return err == nil
+	})
+	holds(t, filepath.Join(dir, "k"), "after")
+	noticed := time.Since(granted)
+	if noticed > 5*time.Second {
+		t.Errorf("the right that was given back was noticed after %v", noticed)
+	}
+	c.event(t, p, "VolumeRefreshRecovered")
+	stop()
+	nextStop()
+	unpublish(t, d, p, "ssh")
+	unpublish(t, d, next, "ssh")
+	return fmt.Sprintf("%d requests in 15 s; a right that is given back is noticed with the next pod, after %s", requests, seconds(noticed))
+}
+
+func swallowed(t *testing.T, c *cluster) string {
+	c.secret(t, "f28", map[string]string{"k": "before"})
+	d, proxy := c.startBehind(t)
+	p := pod("f28")
+	dir, stop := publish(t, d, p, ssh("secretName", "f28"))
+	connections := proxy.Connections()
+	proxy.Stall()
+	stalled := time.Now()
+	c.update(t, "f28", map[string]string{"k": "after"})
+	// HTTP/2 pings: one after 30 s without a word, and 15 s for its answer (k8s.io/apimachinery/pkg/util/net).
+	testkit.Eventually(t, 90*time.Second, "the driver to give up the connection", func() bool { return proxy.Connections() > connections })
+	noticed := time.Since(stalled)
+	if noticed > 60*time.Second {
+		t.Errorf("the driver noticed after %v", noticed)
+	}
+	if torture() {
+		testkit.Eventually(t, time.Minute, "the volume to be stale", func() bool { return d.Metric("fsuser_stale_volumes") == 1 })
+	}
+	holds(t, filepath.Join(dir, "k"), "before")
+	proxy.Heal()
+	healed := time.Now()
+	holds(t, filepath.Join(dir, "k"), "after")
+	took := time.Since(healed)
+	if took > converged {
+		t.Errorf("the files followed %v after the network was back", took)
+	}
+	stop()
+	unpublish(t, d, p, "ssh")
+	return fmt.Sprintf("noticed after %s, followed %s after its end", seconds(noticed), seconds(took))
+}
+
+// oldReplica has one of several API servers be behind: it answers from its cache what may be of any version, and that a version is too
+// large for it; what must be the newest it gets from etcd.
+func oldReplica(t *testing.T, c *cluster) string {
+	ctx := context.Background()
+	c.secret(t, "f29", map[string]string{"k": "old"})
+	old, err := c.CoreV1().Secrets(namespace).Get(ctx, "f29", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, proxy := c.startBehind(t)
+	p := pod("f29")
+	dir, stop := publish(t, d, p, ssh("secretName", "f29"))
+	c.update(t, "f29", map[string]string{"k": "new"})
+	holds(t, filepath.Join(dir, "k"), "new")
+	generation := link(t, dir)
+
+	var refusals, fromCache atomic.Int64
+	proxy.Answer(func(w http.ResponseWriter, r *http.Request) bool {
+		query := r.URL.Query()
+		switch version := query.Get("resourceVersion"); {
+		case !strings.HasSuffix(r.URL.Path, "/secrets") || version == "":
+			return false
+		case version == "0":
+			fromCache.Add(1)
+			return faultproxy.Protobuf(func(*http.Request) []byte { return faultproxy.Event("ADDED", old) })(w, r)
+		default:
+			refusals.Add(1)
+			return faultproxy.TooLarge(w, r)
+		}
+	})
+	testkit.Eventually(t, converged, "the old replica to be asked twice", func() bool {
+		proxy.Say(nil)
+		return refusals.Load() >= 2
+	})
+	if text, err := os.ReadFile(filepath.Join(dir, "k")); err != nil || string(text) != "new" || link(t, dir) != generation {
+		t.Errorf("the files went back: %q, %v", text, err)
+	}
+	if n := fromCache.Load(); n > 0 {
+		t.Errorf("%d requests would have taken any version, after one was known", n)
+	}
+	c.update(t, "f29", map[string]string{"k": "newer"})
+	proxy.Answer(nil)
+	holds(t, filepath.Join(dir, "k"), "newer")
+	stop()
+	unpublish(t, d, p, "ssh")
+	return fmt.Sprintf("%d requests to an API server that is behind", refusals.Load())
+}
+
+// TestAPIServerRestarts has the real thing: while it starts, an API server refuses what it will allow in a moment, and its new cache does
+// not know the versions that the watches go on from.
+func TestAPIServerRestarts(t *testing.T) {
+	const volumes = 50
+	testkit.NothingLeft(t)
+	c := startCluster(t)
+	d, proxy := c.startBehind(t)
+	m := c.manyVolumes(t, d, "restarts", volumes)
+	var slowest time.Duration
+	var requests int
+	rounds := 1
+	if torture() {
+		rounds = 5
+	}
+	for i := range rounds {
+		text := fmt.Sprint("round ", i)
+		m.update(t, text) // versions move on
+		m.show(t, converged, text)
+		asked := proxy.Asked()
+		if err := c.StopAPIServer(deadline(t)); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.StartAPIServer(deadline(t)); err != nil {
+			t.Fatal(err)
+		}
+		back := time.Now()
+		text += ", after the restart"
+		m.update(t, text)
+		m.show(t, converged, text)
+		slowest = max(slowest, time.Since(back))
+		requests = max(requests, proxy.Asked()-asked)
+	}
+	if n := d.Metric("fsuser_stale_volumes"); n != 0 {
+		t.Errorf("%v volumes are stale", n)
+	}
+	if events := c.eventsOf(t, "restarts"); len(events) > 0 {
+		t.Errorf("%d events, among them %.300q", len(events), events)
+	}
+	if log := d.Log(); strings.Contains(log, "can't be read") || strings.Contains(log, "Not refreshed") {
+		t.Error("restarts of seconds are in the log")
+	}
+	m.unpublish(t)
+	nothingAtAll(t, d)
+	reliability.Shown(t, "F-04", fmt.Sprintf("%d restarts of the API server under %d volumes: at most %d requests each, all current %s after it was ready", rounds, volumes, requests, seconds(slowest)))
+}

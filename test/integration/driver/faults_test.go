@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
+	"github.com/fsuser-csi/fsuser-csi/test/reliability"
+)
+
+// TestFaults has the driver live through the faults of docs/reliability.md that can be made at its ends: the API server behind a proxy,
+// kubelet's directories, its own. Those of its inside (kills, panics, races) are in test/torture. Each fault has objects of its own; all
+// share one API server.
+func TestFaults(t *testing.T) {
+	testkit.NothingLeft(t)
+	c := startCluster(t)
+	for _, fault := range []struct {
+		id, name string
+		run      func(*testing.T, *cluster) (figure string)
+	}{
+		{"F-01", "the API server is away at a publish: kubelet is told to try again, and nothing is left", publishWithoutAPIServer},
+		{"F-02", "the API server is away at a change: the files stay, metric and status tell, and it heals", changeWithoutAPIServer},
+		{"F-03", "the driver restarts while the API server is away: it serves, and 200 volumes follow without a stampede", restartWithoutAPIServer},
+		{"F-04", "watches end with 410: each object is read anew, once, and no file flaps", watchesExpire},
+		{"F-07", "two keys change together, and one that is required goes: the last good version stays", requiredKeyGoes},
+		{"F-09", "SIGTERM during 50 publishes: all end, the mounts stay, the exit code is 0", drain},
+		{"F-09", "SIGTERM during a publish that hangs: it is undone in time", drainHanging},
+		{"F-10", "the node reboots: nothing is mounted by itself, republish and unpublish work", reboot},
+		{"F-11", "the pod's directory is removed without an unpublish: the volume is forgotten", directoryRemoved},
+		{"F-14", "a process works in a volume that is unpublished: it goes at once for all others", busy},
+		{"F-18", "foreign and broken mounts at the target: refused, and not touched", foreignMounts},
+		{"F-19", "the directory of records is full, then read-only: only new volumes fail", recordsCanNotBeWritten},
+		{"F-20", "records are damaged: the other volumes are taken up, and a republish takes up theirs", damagedRecords},
+		{"F-26", "immutable objects are made anew, data moves to binaryData, the type changes: the files follow", objectsOfAnotherKind},
+		{"F-27", "the right to read is taken away in the middle: the files stay, all is told, and few requests are made", refused},
+		{"F-28", "the network swallows all packets: the driver notices by itself", swallowed},
+		{"F-29", "an API server answers from an old cache: the files do not go back", oldReplica},
+		{"F-33", "kubelet's root directory is a symbolic link: publish, restart and unpublish work", symlinkedRoot},
+	} {
+		t.Run(fault.id+" "+fault.name, func(t *testing.T) {
+			t.Parallel()
+			figure := fault.run(t, c)
+			reliability.Shown(t, fault.id, figure)
+		})
+	}
+}
+
+// torture reports whether faults may take minutes.
+func torture() bool { return os.Getenv("FSUSER_TORTURE") != "" }
+
+const (
+	// converged bounds how long after the end of a fault the files may take to follow.
+	converged = 30 * time.Second
+	staleText = "stale for"
+)
+
+// startBehind starts a driver that reaches the API server through a proxy.
+func (c *cluster) startBehind(t *testing.T, args ...string) (*testkit.Driver, *faultproxy.Proxy) {
+	t.Helper()
+	config, err := c.UserConfig(user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := faultproxy.New(t, config)
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := c.Kubeconfig(kubeconfig, proxy.Config()); err != nil {
+		t.Fatal(err)
+	}
+	return testkit.StartDriver(t, c.binary, append(args, "--access=service-account", "--kubeconfig="+kubeconfig)...), proxy
+}
+
+// many is a number of pods with a volume each, and a Secret each.
+type many struct {
+	*testkit.Driver
+	c     *cluster
+	names []string
+}
+
+// manyVolumes creates n Secrets and publishes a volume of each. The key k holds "before".
+func (c *cluster) manyVolumes(t *testing.T, d *testkit.Driver, name string, n int) *many {
+	t.Helper()
+	m := &many{Driver: d, c: c}
+	for i := range n {
+		m.names = append(m.names, fmt.Sprintf("%s-%d", name, i))
+	}
+	m.each(t, func(name string) error {
+		_, err := c.CoreV1().Secrets(namespace).Create(context.Background(), secretOf(name, "before"), metav1.CreateOptions{})
+		return err
+	})
+	t.Cleanup(func() {
+		m.each(t, func(name string) error {
+			return c.CoreV1().Secrets(namespace).Delete(context.Background(), name, metav1.DeleteOptions{})
+		})
+	})
+	m.each(t, func(name string) error {
+		_, err := d.Publish(deadline(t), pod(name), ssh("secretName", name))
+		return err
+	})
+	return m
+}
+
+func secretOf(name, text string) *corev1.Secret {
+	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, StringData: map[string]string{"k": text}}
+}
+
+// each calls f for each name, with 20 at the same time.
+func (m *many) each(t *testing.T, f func(name string) error) {
+	t.Helper()
+	var running sync.WaitGroup
+	room := make(chan struct{}, 20)
+	for _, name := range m.names {
+		room <- struct{}{}
+		running.Go(func() {
+			defer func() { <-room }()
+			if err := f(name); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
+	}
+	running.Wait()
+}
+
+func (m *many) update(t *testing.T, text string) {
+	t.Helper()
+	m.each(t, func(name string) error {
+		_, err := m.c.CoreV1().Secrets(namespace).Update(context.Background(), secretOf(name, text), metav1.UpdateOptions{})
+		return err
+	})
+}
+
+// show waits until all volumes have the text.
+func (m *many) show(t *testing.T, bound time.Duration, text string) {
+	t.Helper()
+	var missing int
+	defer func() {
+		if t.Failed() {
+			t.Logf("%d volumes do not show %q", missing, text)
+		}
+	}()
+	testkit.Eventually(t, bound, fmt.Sprintf("%d volumes to show %q", len(m.names), text), func() bool {
+		missing = 0
+		for _, name := range m.names {
+			if b, err := os.ReadFile(m.Target(pod(name), "ssh") + "/k"); err != nil || string(b) != text {
+				missing++
+			}
+		}
+		return missing == 0
+	})
+}
+
+func (m *many) unpublish(t *testing.T) {
+	t.Helper()
+	m.each(t, func(name string) error {
+		return errors.Join(m.Unpublish(deadline(t), pod(name), "ssh"), m.RemovePod(pod(name)))
+	})
+	m.names = nil
+}
+
+// nothingOf fails t if anything is left of a volume whose publish failed, or which was unpublished.
+func nothingOf(t *testing.T, d *testkit.Driver, p kubelet.Pod) {
+	t.Helper()
+	target := d.Target(p, "ssh")
+	if mounts := testkit.MountsBelow(t, target); len(mounts) > 0 {
+		t.Errorf("mounts are left: %q", mounts)
+	}
+	if _, err := os.Lstat(target); !os.IsNotExist(err) {
+		t.Errorf("%s is left: %v", target, err)
+	}
+}
+
+// nothingAtAll fails t if anything is left of any volume.
+func nothingAtAll(t *testing.T, d *testkit.Driver) {
+	t.Helper()
+	for _, metric := range []string{"fsuser_volumes", "fsuser_watched_objects", "fsuser_stale_volumes"} {
+		if n := d.Metric(metric); n != 0 {
+			t.Errorf("%s is %v", metric, n)
+		}
+	}
+	if records := d.Records(); len(records) > 0 {
+		t.Errorf("records are left: %q", records)
+	}
+	// That of the root directory itself is the test's.
+	if mounts := testkit.MountsBelow(t, d.Root); len(mounts) != 1 {
+		t.Errorf("mounts are left: %q", mounts)
+	}
+}
+
+// eventsOf are the reasons of the events of pods whose name begins so.
+func (c *cluster) eventsOf(t *testing.T, prefix string) (reasons []string) {
+	t.Helper()
+	events, err := c.CoreV1().Events(metav1.NamespaceAll).List(context.Background(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range events.Items {
+		if strings.HasPrefix(e.InvolvedObject.Name, prefix) {
+			reasons = append(reasons, e.InvolvedObject.Name+" "+e.Reason)
+		}
+	}
+	return reasons
+}
+
+// link is what ..data points to: another one means that the files were written.
+func link(t *testing.T, dir string) string {
+	t.Helper()
+	target, err := os.Readlink(filepath.Join(dir, "..data"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return target
+}
+
+// seconds is a duration as figures have it.
+func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }

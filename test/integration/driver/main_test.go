@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package driver
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/test/controlplane"
+)
+
+const (
+	namespace = "default"
+	user      = "system:serviceaccount:fsuser-csi:fsuser-csi"
+)
+
+// cluster is a control plane, an administrator, and a kubeconfig for a driver that may read Secrets and ConfigMaps in one namespace.
+type cluster struct {
+	*controlplane.ControlPlane
+	kubernetes.Interface
+	binary     string
+	kubeconfig string
+}
+
+// shared is the cluster of all tests, set once by TestMain.
+var shared *cluster
+
+func TestMain(m *testing.M) {
+	// The tests that run in parallel wait most of the time.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	testkit.RunInMountNamespace(inCluster{m})
+}
+
+type inCluster struct{ m *testing.M }
+
+// Run starts the cluster, runs the tests and stops it.
+func (i inCluster) Run() int {
+	dir, err := os.MkdirTemp("", "fsuser-driver-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "FAIL:", err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	cp, err := controlplane.Start(context.Background(), controlplane.Options{})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "FAIL:", err)
+		return 1
+	}
+	defer cp.Stop()
+	binary, remove, err := testkit.Build()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "FAIL:", err)
+		return 1
+	}
+	defer remove()
+	if shared, err = newCluster(cp, binary, dir); err != nil {
+		fmt.Fprintln(os.Stderr, "FAIL:", err)
+		return 1
+	}
+	return i.m.Run()
+}
+
+// startCluster starts a cluster of t's own, for faults that would disturb the other tests.
+func startCluster(t *testing.T) *cluster {
+	t.Helper()
+	cp, err := controlplane.Start(context.Background(), controlplane.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cp.Stop)
+	c, err := newCluster(cp, testkit.BuildDriver(t), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// newCluster keeps its kubeconfig in dir.
+func newCluster(cp *controlplane.ControlPlane, binary, dir string) (*cluster, error) {
+	client, err := kubernetes.NewForConfig(cp.AdminConfig())
+	if err != nil {
+		return nil, err
+	}
+	c := &cluster{ControlPlane: cp, Interface: client, binary: binary, kubeconfig: filepath.Join(dir, "kubeconfig")}
+	role := &rbacv1.Role{
+		ObjectMeta: metav1.ObjectMeta{Name: "fsuser-csi"},
+		Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{""}, Resources: []string{"secrets", "configmaps"}, Verbs: []string{"get", "list", "watch"}},
+			{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"get", "list", "watch"}},
+			{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create", "patch"}},
+		},
+	}
+	if _, err := client.RbacV1().Roles(namespace).Create(context.Background(), role, metav1.CreateOptions{}); err != nil {
+		return nil, err
+	}
+	if err := c.bind(); err != nil {
+		return nil, err
+	}
+	config, err := cp.UserConfig(user)
+	if err != nil {
+		return nil, err
+	}
+	return c, cp.Kubeconfig(c.kubeconfig, config)
+}
+
+// bind lets the driver read the namespace.
+func (c *cluster) bind() error {
+	binding := &rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "fsuser-csi"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "fsuser-csi"},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
+	}
+	_, err := c.RbacV1().RoleBindings(namespace).Create(context.Background(), binding, metav1.CreateOptions{})
+	return err
+}

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package driver
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/test/tree"
+)
+
+// The tests in the files whose names begin with semantics_ say, each by its name, what a container sees when an object in the API is
+// such and such. docs/compatibility.md lists them.
+
+// soon bounds what takes milliseconds, on a machine that is busy with other things.
+const soon = 30 * time.Second
+
+// files is what a container finds: bytes by path.
+type files map[string]string
+
+// texts is f in the form of tree.Files.
+func (f files) texts() map[string]string {
+	texts := map[string]string{}
+	for path, text := range f {
+		texts[path] = tree.Text([]byte(text))
+	}
+	return texts
+}
+
+// seen is a published volume, and where a container has it. It is unpublished when its test ends.
+type seen struct {
+	t      *testing.T
+	d      *testkit.Driver
+	pod    kubelet.Pod
+	volume kubelet.Volume
+	target string
+	dir    string
+}
+
+// see publishes a volume that must come to be.
+func see(t *testing.T, d *testkit.Driver, p kubelet.Pod, v kubelet.Volume) *seen {
+	t.Helper()
+	target, err := d.Publish(deadline(t), p, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &seen{t: t, d: d, pod: p, volume: v, target: target}
+	t.Cleanup(func() { unpublish(t, d, p, v.Name) })
+	s.dir, _ = testkit.AsContainer(t, target)
+	return s
+}
+
+// tree is all that is in the volume.
+func (s *seen) tree() []tree.Entry {
+	s.t.Helper()
+	entries, err := tree.Read(s.dir)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return entries
+}
+
+// becomes waits until the volume shows these files and no other, and then looks whether each name in it has its place.
+func (s *seen) becomes(want files) {
+	s.t.Helper()
+	texts := want.texts()
+	var entries []tree.Entry
+	for end := time.Now().Add(soon); ; {
+		// An update in the midst of it takes away what is being read.
+		var err error
+		if entries, err = tree.Read(s.dir); err == nil && maps.Equal(tree.Files(entries), texts) {
+			break
+		}
+		if time.Now().After(end) {
+			s.t.Fatalf("after %v the volume shows\n%s\nwant %q; %v", soon, lines(entries), want, err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	// The rename of ..data comes first, then links appear and go, and the old version goes last.
+	testkit.Eventually(s.t, soon, "the volume to have nothing else in it", func() bool {
+		entries, err := tree.Read(s.dir)
+		return err == nil && slices.Equal(names(entries), layout(want))
+	})
+}
+
+// stays checks that the volume shows these files. The caller knows that the driver is done.
+func (s *seen) stays(want files) {
+	s.t.Helper()
+	if got := tree.Files(s.tree()); !maps.Equal(got, want.texts()) {
+		s.t.Errorf("the volume shows %q, want %q", got, want)
+	}
+}
+
+// is compares the whole volume, as lines of tree.Entry.
+func (s *seen) is(want ...string) {
+	s.t.Helper()
+	if got := lines(s.tree()); got != strings.Join(want, "\n") {
+		s.t.Errorf("the volume is\n%s\nwant\n%s", got, strings.Join(want, "\n"))
+	}
+}
+
+// stale waits until the driver has noticed that the volume can't be brought up to date.
+func (s *seen) stale() {
+	s.t.Helper()
+	testkit.Eventually(s.t, soon, "the driver to say that a volume is not current", func() bool { return s.d.Metric("fsuser_stale_volumes") == 1 })
+}
+
+func (s *seen) current() {
+	s.t.Helper()
+	testkit.Eventually(s.t, soon, "the driver to say that all volumes are current", func() bool { return s.d.Metric("fsuser_stale_volumes") == 0 })
+}
+
+func lines(entries []tree.Entry) string {
+	var all []string
+	for _, e := range entries {
+		all = append(all, e.String())
+	}
+	return strings.Join(all, "\n")
+}
+
+func names(entries []tree.Entry) []string {
+	var all []string
+	for _, e := range entries {
+		all = append(all, e.Path)
+	}
+	return all
+}
+
+// layout are the names that a volume with these files has, in AtomicWriter's layout, and no other.
+func layout(f files) []string {
+	all := map[string]bool{".": true, "..data": true, tree.Generation: true}
+	for path := range f {
+		first, _, _ := strings.Cut(path, "/")
+		all[first] = true
+		for ; path != "."; path = filepath.Dir(path) {
+			all[tree.Generation+"/"+path] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(all))
+}
+
+// waits checks that a volume can't be published, with this code, for reasons that the pod's FailedMount event will tell in these words.
+func waits(t *testing.T, d *testkit.Driver, p kubelet.Pod, v kubelet.Volume, code codes.Code, words ...string) {
+	t.Helper()
+	_, err := d.Publish(deadline(t), p, v)
+	if status.Code(err) != code {
+		t.Fatalf("the publish ended with %v, want %v: %v", status.Code(err), code, err)
+	}
+	for _, word := range words {
+		if !strings.Contains(err.Error(), word) {
+			t.Errorf("the error does not say %q: %v", word, err)
+		}
+	}
+}
+
+// setSecret creates a Secret, or replaces the content of the one that is there. It is deleted when t ends.
+func setSecret(t *testing.T, name string, data files) {
+	t.Helper()
+	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: map[string][]byte{}}
+	for key, value := range data {
+		s.Data[key] = []byte(value)
+	}
+	api := shared.CoreV1().Secrets(namespace)
+	_, err := api.Create(deadline(t), s, metav1.CreateOptions{})
+	if err == nil {
+		t.Cleanup(func() { deleteSecret(t, name) })
+	}
+	if apierrors.IsAlreadyExists(err) {
+		_, err = api.Update(deadline(t), s, metav1.UpdateOptions{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// deleteSecret deletes a Secret if it is there.
+func deleteSecret(t *testing.T, name string) {
+	t.Helper()
+	err := shared.CoreV1().Secrets(namespace).Delete(context.Background(), name, metav1.DeleteOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		t.Fatal(err)
+	}
+}
+
+// setConfigMap does for a ConfigMap what setSecret does for a Secret.
+func setConfigMap(t *testing.T, name string, data, binaryData files) {
+	t.Helper()
+	c := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: data, BinaryData: map[string][]byte{}}
+	for key, value := range binaryData {
+		c.BinaryData[key] = []byte(value)
+	}
+	api := shared.CoreV1().ConfigMaps(namespace)
+	_, err := api.Create(deadline(t), c, metav1.CreateOptions{})
+	if err == nil {
+		t.Cleanup(func() { deleteConfigMap(t, name) })
+	}
+	if apierrors.IsAlreadyExists(err) {
+		_, err = api.Update(deadline(t), c, metav1.UpdateOptions{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func deleteConfigMap(t *testing.T, name string) {
+	t.Helper()
+	err := shared.CoreV1().ConfigMaps(namespace).Delete(context.Background(), name, metav1.DeleteOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		t.Fatal(err)
+	}
+}
+
+// kind is Secret or ConfigMap, for behaviours that both have.
+type kind struct {
+	name      string
+	attribute string
+	set       func(t *testing.T, name string, data files)
+	delete    func(t *testing.T, name string)
+}
+
+// forBoth runs a test for a Secret and for a ConfigMap, each with a driver and an object name of its own.
+func forBoth(t *testing.T, test func(t *testing.T, k kind, d *testkit.Driver, name string)) {
+	for _, k := range []kind{
+		{"Secret", "secretName", setSecret, deleteSecret},
+		{"ConfigMap", "configMapName", func(t *testing.T, name string, data files) { t.Helper(); setConfigMap(t, name, data, nil) }, deleteConfigMap},
+	} {
+		t.Run(k.name, func(t *testing.T) {
+			testkit.NothingLeft(t)
+			test(t, k, shared.start(t), objectName(t))
+		})
+	}
+}
+
+// objectName is a name that no other test uses: what the API server's cache still has of an object with the same name would be seen first.
+func objectName(t *testing.T) string {
+	return strings.Trim(strings.Map(func(r rune) rune {
+		switch {
+		case 'A' <= r && r <= 'Z':
+			return r - 'A' + 'a'
+		case 'a' <= r && r <= 'z', '0' <= r && r <= '9':
+			return r
+		}
+		return '-'
+	}, t.Name()), "-")
+}
+
+// items is the attribute for items, of pairs of key and path.
+func items(keysAndPaths ...string) string {
+	var all []string
+	for i := 0; i < len(keysAndPaths); i += 2 {
+		all = append(all, fmt.Sprintf("{key: %q, path: %q}", keysAndPaths[i], keysAndPaths[i+1]))
+	}
+	return "[" + strings.Join(all, ", ") + "]"
+}
+
+// setImmutable makes an immutable Secret with one key, k, of the one that is there if any.
+func setImmutable(t *testing.T, name, value string) {
+	t.Helper()
+	setSecret(t, name, files{"k": value})
+	patch := []byte(`{"immutable": true}`)
+	if _, err := shared.CoreV1().Secrets(namespace).Patch(deadline(t), name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// awaitText is holds for more text than a message should have.
+func awaitText(t *testing.T, path, text string) {
+	t.Helper()
+	testkit.Eventually(t, soon, fmt.Sprintf("%d bytes in %s", len(text), filepath.Base(path)), func() bool {
+		b, err := os.ReadFile(path)
+		return err == nil && string(b) == text
+	})
+}

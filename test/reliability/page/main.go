@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command page writes docs/reliability.md from what the tests of a run have shown.
+package main
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fsuser-csi/fsuser-csi/test/reliability"
+)
+
+func main() {
+	out := flag.String("o", "docs/reliability.md", "page to write")
+	flag.Parse()
+	if flag.NArg() != 1 {
+		fmt.Fprintln(os.Stderr, "usage: page [-o PAGE] DIRECTORY")
+		os.Exit(2)
+	}
+	if err := write(*out, flag.Arg(0)); err != nil {
+		fmt.Fprintln(os.Stderr, "Error:", err)
+		os.Exit(1)
+	}
+}
+
+func write(path, dir string) error {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return err
+	}
+	m := reliability.Machine{
+		Kernel: unix.ByteSliceToString(name.Release[:]), Go: runtime.Version(), CPUs: runtime.NumCPU(), Date: time.Now().UTC().Format(time.DateOnly),
+	}
+	var page bytes.Buffer
+	if err := reliability.Render(&page, dir, m); err != nil {
+		return err
+	}
+	return os.WriteFile(path, page.Bytes(), 0o644)
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package reliability joins what the driver promises to the tests that show it: a test says Shown, and docs/reliability.md is made from
+// what the tests of one run said. A promise that no test showed is an error, so the page can't promise more than was seen.
+//
+// To add a promise, add it to Promises and call Shown in the test. "make torture" runs the tests and writes the page.
+package reliability
+
+// Promise is what the driver does when something goes wrong.
+type Promise struct {
+	// ID is F- and a number. It never changes its meaning, so that others can refer to it.
+	ID string
+	// Fault is what goes wrong.
+	Fault string
+	// Text is what the driver does then.
+	Text string
+}
+
+// Promises are all promises, in the order of the page.
+func Promises() []Promise {
+	return []Promise{
+		{"F-01", "The API server is away when a volume is published", "kubelet is told to try again (`Unavailable`); nothing is left mounted or recorded"},
+		{"F-02", "The API server is away when an object changes", "the files stay as they were, a metric tells how old they are, republishing succeeds; once it is back, the files follow"},
+		{"F-03", "The driver restarts while the API server is away", "the driver serves, unpublishes and keeps the files; once the API server is back, they follow"},
+		{"F-04", "A watch can't go on (410 Gone, etcd compaction)", "the object is read anew, the files stay whole meanwhile, and the API server is not asked in a loop"},
+		{"F-05", "An object is deleted, and created again", "the files stay, and are replaced by those of the new object"},
+		{"F-06", "An optional object is missing", "the volume is empty; the files appear when the object does"},
+		{"F-07", "Keys come, go and are renamed", "files change in one step; a reader sees one version whole; a required key that is missing keeps the last good version"},
+		{"F-08", "The driver is killed (SIGKILL), at any step of publish, refresh, unpublish and recovery", "the next process finishes or undoes the step: no mount, generation, directory, record, watch or descriptor is left over"},
+		{"F-09", "The driver is told to stop (SIGTERM) while it works", "calls under way end, mounts stay, the exit code is 0, and a socket of the next instance is left alone"},
+		{"F-10", "The node reboots: mounts and records are gone, directories are left", "republish makes the volume anew, unpublish succeeds"},
+		{"F-11", "Unpublish never comes", "a volume whose directory kubelet has removed is forgotten, with its watch and record"},
+		{"F-12", "Kubelet restarts and publishes all volumes again", "each gets its yes; mounts stay the same, and one each"},
+		{"F-13", "Publish and unpublish of one volume race; a caller gives up while its call goes on", "the calls run one after the other; what was answered last is what is there"},
+		{"F-14", "A process is in a volume that is unmounted", "unpublish succeeds at once; the memory is freed when the process leaves"},
+		{"F-15", "500 volumes arrive at once", "all are published, none is refused, the requests to the API server are bounded"},
+		{"F-16", "Memory or the volume's size is exhausted", "a publish is undone, with the code that says so; a refresh keeps the old version whole"},
+		{"F-17", "The disk under the records is slow", "only the volume that is being recorded waits; a call that takes too long is undone"},
+		{"F-18", "Something else is mounted at the target, or the volume with other attributes", "what is not the driver's is not touched; other attributes are refused"},
+		{"F-19", "The directory of records is read-only or full", "a publish is undone; refresh and unpublish work on"},
+		{"F-20", "A record is truncated, garbage, huge, or another's", "it is moved aside; all others count; republish makes it anew"},
+		{"F-21", "A record is of another version of the driver (downgrade, upgrade)", "it is not interpreted, and stays until the volume is published again or goes; both work"},
+		{"F-22", "The directory of records holds links, pipes, sockets, directories", "none is followed, none blocks"},
+		{"F-23", "Something is where the socket should be", "a stale socket is replaced; anything else is an error that names it"},
+		{"F-24", "Two instances run at once", "the second one ends and says why; the first one's exit does not take away the socket of the next"},
+		{"F-25", "The clock jumps", "nothing happens, but that the API server is away (F-02) while its certificate is not valid by the clock"},
+		{"F-26", "A Secret becomes immutable and is made anew, data moves to binaryData, the type changes", "the files follow"},
+		{"F-27", "The right to read is taken away", "the files stay, a metric and an Event say why; it never counts as \"missing\""},
+		{"F-28", "The network swallows packets without an error", "the driver notices, and the files follow once it heals"},
+		{"F-29", "An API server answers with an older version", "the driver asks for the version that it has, or for the newest: what was shown does not become older"},
+		{"F-30", "The driver has a bug: a call or a refresh panics", "the call fails, the process and all other volumes live on, no lock stays held"},
+		{"F-31", "Time: many thousand volumes come and go, their objects change a million times", "memory, goroutines, descriptors, mounts and records are back where they were"},
+		{"F-32", "Mounts would not reach the pods (propagation)", "the driver does not start and says what to set"},
+		{"F-33", "Kubelet's root directory is reached through a symbolic link", "it is resolved once, at the start"},
+		{"F-34", "An object is removed between reading it and watching it", "the removal is not lost"},
+		{"F-35", "Readers look all the time while the driver is killed and restarted", "no reader ever sees two versions mixed, a partial file, a wrong owner or a wider mode"},
+		{"F-36", "A call comes late, twice or out of order: a publish after its unpublish, an unpublish of what is not there", "each gets the answer that kubelet's rules ask for, and nothing is left when the last unpublish was answered"},
+	}
+}

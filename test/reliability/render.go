@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reliability
+
+import (
+	_ "embed"
+	"fmt"
+	"io"
+	"strings"
+	"text/template"
+)
+
+//go:embed page.md.tmpl
+var pageTemplate string
+
+// Machine is where the tests ran: what the figures depend on.
+type Machine struct {
+	Kernel, Go, Date string
+	CPUs             int
+}
+
+type row struct {
+	Promise
+	Shown []line
+}
+
+// Render writes the page from what the tests of a run wrote to dir. Each promise must have been shown.
+func Render(w io.Writer, dir string, m Machine) error {
+	lines, err := read(dir)
+	if err != nil {
+		return err
+	}
+	var rows []row
+	var missing []string
+	for _, p := range Promises() {
+		r := row{Promise: p}
+		for _, l := range lines {
+			if l.ID == p.ID {
+				r.Shown = append(r.Shown, l)
+			}
+		}
+		if r.Shown == nil {
+			missing = append(missing, p.ID)
+		}
+		rows = append(rows, r)
+	}
+	if missing != nil {
+		return fmt.Errorf("no test showed %s", strings.Join(missing, ", "))
+	}
+	page, err := template.New("page").Parse(pageTemplate)
+	if err != nil {
+		return err
+	}
+	return page.Execute(w, struct {
+		Machine
+		Rows []row
+	}{m, rows})
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package torture
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fsuser-csi/fsuser-csi/test/reliability"
+)
+
+// needs are the points that are not passed unless something happens at another one first.
+func needs() map[string][2]string {
+	return map[string][2]string{
+		// A writer that was killed left something.
+		"projector-leftover": {"projector-data-tmp-made", "kill"},
+		// A publish failed.
+		"publish-undo": {"publish-built", "error"},
+	}
+}
+
+// kills kills the driver once at each of its failpoints, then at random points and at random times, while all kinds of things happen. After
+// each round everything must be as it should.
+func kills(t *testing.T, c *cluster) {
+	w := newWorld(t, c)
+	for _, secret := range secrets() {
+		w.set(secret)
+	}
+	for i := range 4 {
+		w.want(owners()[i], secrets()[i%len(secrets())])
+	}
+	w.settle("publish the first volumes")
+	readers := startReaders(t, w.driver.Root)
+
+	all := points(t)
+	for together := range slices.Chunk(all, rounds(5, 1)) {
+		for _, p := range w.killAtEach(together) {
+			// Another kill kept it from being passed: once more, alone.
+			if len(w.killAtEach([]point{p})) > 0 {
+				t.Errorf("the driver was never at %s", p.name)
+			}
+		}
+		readers.check()
+	}
+
+	// A step that fails instead of being the last one: publish, refresh and unpublish are tried again, and come to the same end.
+	failing := 0
+	w.failing = true
+	for _, p := range all {
+		if p.fails {
+			w.arm(p.name, "error")
+			w.round(nil)
+			if !w.disarm(p.name) {
+				t.Errorf("the driver was never at %s", p.name)
+			}
+			w.check("after an error at " + p.name)
+			failing++
+		}
+	}
+
+	w.failing = false
+
+	for enough := w.deaths + rounds(5, 500); w.deaths < enough; {
+		p := all[rand.N(len(all))]
+		w.arm(p.name, fmt.Sprint("kill ", rand.N(6)))
+		w.killAt = time.Now().Add(rand.N(400 * time.Millisecond))
+		w.round([]point{p})
+		w.disarm(p.name)
+		w.check(fmt.Sprintf("after %d kills, the last at %s and at a random time", w.deaths, p.name))
+		readers.check()
+	}
+
+	for len(w.volumes) > 0 {
+		w.drop()
+	}
+	w.settle("unpublish everything")
+	w.check("at the end")
+	reads := readers.stop()
+	if !t.Failed() {
+		reliability.Shown(t, "F-08", fmt.Sprintf("%d kills, at each of %d points and at random times; %d errors", w.deaths, len(all), failing))
+		reliability.Shown(t, "F-35", fmt.Sprintf("%d reads of whole volumes during %d kills", reads, w.deaths))
+	}
+}
+
+// killAtEach has a round in which the driver is killed at each of some points. It returns those at which it never was.
+func (w *world) killAtEach(points []point) (missed []point) {
+	w.t.Helper()
+	before := w.deaths
+	for _, p := range points {
+		w.arm(p.name, "kill")
+	}
+	w.round(points)
+	for _, p := range points {
+		if !w.disarm(p.name) {
+			missed = append(missed, p)
+		}
+	}
+	if killed, fired := w.deaths-before, len(points)-len(missed); killed < fired {
+		w.t.Errorf("%d kills at %d of the points %v", killed, fired, points)
+	}
+	w.check(fmt.Sprintf("after kills at %v", points))
+	return missed
+}
+
+func secrets() []string { return []string{"a", "b", "c"} }
+
+func owners() []owned {
+	return []owned{{1000, 1000, 0o400}, {1001, 2001, 0o440}, {0, 0, 0o600}, {65534, 7, 0o644}, {2147483647, 2147483647, 0o500}}
+}
+
+// round lets happen whatever can: pods come and go, objects change, connections break, kubelet and driver restart, and what they left is
+// tampered with. What the points need is done first.
+func (w *world) round(points []point) {
+	w.t.Helper()
+	for _, p := range points {
+		if first, ok := needs()[p.name]; ok {
+			w.arm(first[0], first[1])
+		}
+	}
+	// Objects change while volumes are there, and while they come.
+	w.set(secrets()[0])
+	w.want(owners()[rand.N(len(owners()))], secrets()[rand.N(len(secrets()))])
+	w.set(secrets()[1])
+	w.settle("publish a volume")
+	w.set(secrets()[0])
+	w.set(secrets()[2])
+	w.converge("after objects changed")
+
+	w.cluster.proxy.cut()
+	w.set(secrets()[1])
+	w.converge("after connections broke")
+
+	w.kubelet.Republish()
+	w.settle("publish again what is published")
+
+	w.drop()
+	w.settle("unpublish a volume")
+	w.converge("after an unpublish")
+
+	// A pod that kubelet has lost: its mount is gone, its directories too, and nobody calls.
+	lost := w.volumes[0]
+	w.volumes = w.volumes[1:]
+	w.kubelet.Forget(lost.pod, lost.volume().Name)
+	w.must(unix.Unmount(w.target(lost), unix.MNT_DETACH))
+	w.must(os.RemoveAll(filepath.Join(w.driver.Root, "pods", lost.pod.UID)))
+	w.want(lost.owned, lost.secret)
+	w.settle("publish another one for one that was lost")
+	if !w.failing { // a record that could not be removed stays until the restart
+		w.check("before the driver is stopped")
+	}
+
+	w.stop()
+	w.tamper()
+	w.set(secrets()[0])
+	w.start()
+	w.must(w.kubelet.Restart())
+	w.settle("after restarts of driver and kubelet")
+	w.must(os.RemoveAll(filepath.Join(w.driver.State, "bad")))
+	w.converge("after restarts of driver and kubelet")
+}
+
+// stop has the driver end by SIGTERM, unless it dies on the way.
+func (w *world) stop() {
+	w.t.Helper()
+	if !w.driver.StopOrDie() {
+		w.deaths++
+	}
+}
+
+// tamper does to what a driver left what can happen to it: a mount is gone, as after a reboot; a record is gone; one is not what the driver
+// wrote; one was never finished.
+func (w *world) tamper() {
+	w.t.Helper()
+	w.must(unix.Unmount(w.target(w.volumes[0]), unix.MNT_DETACH))
+	records := slices.DeleteFunc(w.driver.Records(), func(name string) bool { return !strings.HasSuffix(name, ".json") })
+	of := func(m mounted) string {
+		for _, name := range records {
+			path := filepath.Join(w.driver.State, name)
+			if b, err := os.ReadFile(path); err == nil && strings.Contains(string(b), m.pod.UID) {
+				return path
+			}
+		}
+		w.t.Fatalf("volume of %s has no record", m.pod.Name)
+		return ""
+	}
+	w.must(os.Remove(of(w.volumes[1])))
+	path := of(w.volumes[2])
+	b, err := os.ReadFile(path)
+	w.must(err)
+	w.must(os.WriteFile(path, []byte(strings.ReplaceAll(string(b), w.driver.Root, "/etc")), 0o600))
+	w.must(os.WriteFile(path+".tmp", b[:len(b)/2], 0o600))
+}
+
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package torture
+
+import (
+	"os"
+	"testing"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+)
+
+func TestMain(m *testing.M) {
+	testkit.RunHelper(map[string]func([]string) error{"reader": readerMain})
+	testkit.RunInMountNamespace(m)
+}
+
+func TestTorture(t *testing.T) {
+	c := startCluster(t)
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *cluster)
+	}{
+		{"the driver that ships has no failpoints", noFailpoints},
+		{"calls come out of order", outOfOrder},
+		{"publish and unpublish race", publishAgainstUnpublish},
+		{"the caller gives up at every step", givenUp},
+		{"all volumes arrive at once", allAtOnce},
+		{"calls and refreshes panic", panics},
+		{"the disk below the records is slow", slowRecords},
+		{"an object is removed before it is watched", removedBeforeTheWatch},
+		{"two instances", twoInstances},
+		{"records of other versions", otherVersions},
+		{"a long life with a directory of manifests", soakManifests},
+		{"a long life with the API server", soakAPI},
+		{"the driver is killed at every step, and at any time", kills},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			testkit.NothingLeft(t)
+			test.run(t, c)
+		})
+	}
+}
+
+// long: this is "make torture", and not "make test".
+func long() bool { return os.Getenv("FSUSER_TORTURE") != "" }
+
+// rounds is how often a test does what it does.
+func rounds(few, all int) int {
+	if long() {
+		return all
+	}
+	return few
+}
+
+// buildDriver builds a driver with failpoints. The race detector makes each of its many starts take ten times as long.
+func buildDriver(t testing.TB) string {
+	t.Helper()
+	if long() {
+		return testkit.BuildDriver(t, "failpoints")
+	}
+	return testkit.BuildDriverWithoutRace(t, "failpoints")
+}

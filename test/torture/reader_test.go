@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package torture
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+)
+
+// readers is a process that reads all volumes all the time, as programs do that read atomically: one open of ..data, and all files through
+// it. What it finds wrong it says at once.
+type readers struct {
+	t      testing.TB
+	cmd    *exec.Cmd
+	stdin  io.Closer
+	ended  chan struct{}
+	mu     sync.Mutex
+	wrong  []string
+	totals string
+}
+
+func startReaders(t testing.TB, root string) *readers {
+	t.Helper()
+	r := &readers{t: t, cmd: testkit.Helper(t, false, "reader", root), ended: make(chan struct{})}
+	stdin, err := r.cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.stdin = stdin
+	stdout, err := r.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.cmd.Stderr = os.Stderr
+	if err := r.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(r.ended)
+		for lines := bufio.NewScanner(stdout); lines.Scan(); {
+			r.mu.Lock()
+			if total, ok := strings.CutPrefix(lines.Text(), "total "); ok {
+				r.totals = total
+			} else if len(r.wrong) < 20 {
+				r.wrong = append(r.wrong, lines.Text())
+			}
+			r.mu.Unlock()
+		}
+	}()
+	t.Cleanup(func() { // if the test does not get as far as stop
+		r.stdin.Close()
+		<-r.ended
+		_ = r.cmd.Wait()
+	})
+	return r
+}
+
+// check fails the test if something wrong was seen so far.
+func (r *readers) check() {
+	r.t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, w := range r.wrong {
+		r.t.Errorf("a reader saw: %s", w)
+	}
+	r.wrong = nil
+}
+
+// stop ends the process and returns how many times it read a volume.
+func (r *readers) stop() (reads int) {
+	r.t.Helper()
+	r.stdin.Close()
+	<-r.ended
+	if err := r.cmd.Wait(); err != nil {
+		r.t.Errorf("the readers ended: %v", err)
+	}
+	r.check()
+	if _, err := fmt.Sscan(r.totals, &reads); err != nil || reads == 0 {
+		r.t.Errorf("the readers read nothing: %q, %v", r.totals, err)
+	}
+	return reads
+}
+
+// readerMain is the process.
+func readerMain(args []string) error {
+	stop := make(chan struct{})
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin) // it ends when the test does
+		close(stop)
+	}()
+	reads, latest := 0, map[string]int{}
+	for {
+		select {
+		case <-stop:
+			fmt.Println("total", reads)
+			return nil
+		case <-time.After(2 * time.Millisecond): // the driver wants some of the machine too
+		}
+		targets, err := filepath.Glob(filepath.Join(args[0], "pods", "*", "volumes", "kubernetes.io~csi", "u*", "mount"))
+		if err != nil {
+			return err
+		}
+		for _, target := range targets {
+			version, err := readVolume(target)
+			switch {
+			case errors.Is(err, errNothing):
+				continue
+			case err != nil:
+				fmt.Printf("%s: %s\n", target, strings.ReplaceAll(err.Error(), "\n", "; "))
+			case version < latest[target]:
+				fmt.Printf("%s: version %d after version %d\n", target, version, latest[target])
+			}
+			latest[target] = version
+			reads++
+		}
+	}
+}
+
+// errNothing: there is no volume to read, not even a wrong one.
+var errNothing = errors.New("no volume")
+
+// readVolume reads a volume and returns the version that it shows. The error is errNothing, or what is wrong with it.
+func readVolume(target string) (version int, err error) {
+	want, err := parseOwned(filepath.Base(filepath.Dir(target)))
+	if err != nil {
+		return 0, err
+	}
+	root, err := unix.Open(target, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, errNothing
+	}
+	defer unix.Close(root)
+	var stx unix.Statx_t
+	if err := unix.Statx(root, "", unix.AT_EMPTY_PATH, 0, &stx); err != nil || stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+		return 0, errNothing
+	}
+	for range 1000 {
+		version, err = readData(root, want)
+		if !errors.Is(err, errReplaced) {
+			return version, err
+		}
+	}
+	return 0, err
+}
+
+// errReplaced: the version that was read was replaced meanwhile, and its files began to go. Any reader of such a layout reads again then.
+var errReplaced = errors.New("the version is replaced again and again")
+
+func readData(root int, want owned) (version int, err error) {
+	dir, err := openData(root)
+	if err != nil {
+		return 0, errReplaced // or ..data is missing: 1000 attempts will tell
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if errors.Is(err, unix.ENOENT) { // the directory is removed
+		return 0, errReplaced
+	}
+	if err != nil {
+		return 0, err
+	}
+	keys := len(names)
+	missing := keys == 0
+	for _, name := range names {
+		fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		if errors.Is(err, unix.ENOENT) {
+			missing = true
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		v, k, err := readFile(fd, name, want)
+		if err != nil {
+			return 0, err
+		}
+		if version != 0 && v != version {
+			return 0, fmt.Errorf("files of version %d and of version %d through one open of ..data", version, v)
+		}
+		version, keys = v, k
+	}
+	if !missing && len(names) == keys {
+		return version, nil
+	}
+	// Files are missing. That is wrong unless the version was replaced meanwhile.
+	now, err := openData(root)
+	if err != nil {
+		return 0, errReplaced
+	}
+	defer now.Close()
+	a, errA := dir.Stat()
+	b, errB := now.Stat()
+	if err := errors.Join(errA, errB); err != nil {
+		return 0, err
+	}
+	if !os.SameFile(a, b) {
+		return 0, errReplaced
+	}
+	return 0, fmt.Errorf("version %d has the files %q, not %d", version, names, keys)
+}
+
+func openData(root int) (*os.File, error) {
+	fd, err := unix.Openat(root, "..data", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "..data"), nil
+}
+
+func readFile(fd int, name string, want owned) (version, keys int, err error) {
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return 0, 0, err
+	}
+	if err := want.check(&st); err != nil {
+		return 0, 0, fmt.Errorf("file %s: %w", name, err)
+	}
+	b, err := io.ReadAll(f)
+	if err != nil {
+		return 0, 0, err
+	}
+	return parse(name, string(b))
+}
