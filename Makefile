@@ -9,7 +9,7 @@ BUILD := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags "-s -w -X ma
 TEST_MODULES := test/sanity test/bench
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint unit fuzz audit sanity torture bench bench-once control-plane manifests image e2e gallery cluster-up cluster-down cluster-shell cluster-test prerequisites clean
+.PHONY: help build demo test lint unit fuzz audit sanity torture bench bench-once control-plane manifests image e2e conformance gallery cluster-up cluster-down cluster-shell cluster-test prerequisites clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,6 +98,10 @@ e2e: prerequisites ## Run the end-to-end tests on a real one-node Kubernetes (ro
 
 gallery: prerequisites ## Show real programs with their keys on a real cluster, and write docs/gallery.md (root)
 	$(GO) run ./test/gallery/run
+
+conformance: prerequisites ## Run Kubernetes' own tests of its volumes with each rewritten to the driver, and write docs/conformance.md (root)
+	@$(GO) run ./test/cluster/build ginkgo e2e.test agnhost
+	$(GO) run ./test/conformance
 
 prerequisites:
 	@test "$$(id -u)" = 0 || { echo "the tests mount and change owners: run them as root (sudo make ...)"; exit 1; }

@@ -20,7 +20,7 @@ import (
 // buildTools compiles those tools that are missing, with a line for each.
 func buildTools(ctx context.Context, progress io.Writer) error {
 	var missing []string
-	for _, tool := range tools.All() {
+	for _, tool := range tools.OfCluster() {
 		if _, err := tools.Path(tool.Name); err != nil {
 			missing = append(missing, tool.Name)
 		}

@@ -98,10 +98,11 @@ func compile(ctx context.Context, t tools.Tool, binary string) error {
 // holds too, except that -mod=readonly here wins over its -mod: go.mod and
 // go.sum of the tool's module are what was reviewed.
 func goArgs(t tools.Tool, module, output string) []string {
-	args := []string{
-		"build", "-C", module, "-mod=readonly", "-trimpath",
-		"-ldflags", strings.Join(append([]string{"-s", "-w"}, t.LDFlags...), " "),
+	args := []string{"build", "-C", module}
+	if t.Tests {
+		args = []string{"test", "-C", module, "-c"}
 	}
+	args = append(args, "-mod=readonly", "-trimpath", "-ldflags", strings.Join(append([]string{"-s", "-w"}, t.LDFlags...), " "))
 	if len(t.Tags) > 0 {
 		args = append(args, "-tags", strings.Join(t.Tags, ","))
 	}

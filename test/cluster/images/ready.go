@@ -49,30 +49,39 @@ func Pause(ctx context.Context, dir string) (string, error) {
 // Busybox makes an image with a shell and the usual commands, in the folder,
 // and returns the path of its tar. It needs Debian's busybox-static.
 func Busybox(ctx context.Context, dir string) (string, error) {
+	files, err := BusyboxFiles(ctx)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "busybox.tar")
+	return path, Build(path, Image{Name: BusyboxName, Files: files, Cmd: []string{"/bin/sh"}})
+}
+
+// BusyboxFiles are a shell, the usual commands and what they look for, for an
+// image that has programs beside them. They need Debian's busybox-static.
+func BusyboxFiles(ctx context.Context) ([]File, error) {
 	binary, err := exec.LookPath("busybox")
 	if err != nil {
-		return "", fmt.Errorf("find busybox, of the Debian package busybox-static: %w", err)
+		return nil, fmt.Errorf("find busybox, of the Debian package busybox-static: %w", err)
 	}
 	list, err := exec.CommandContext(ctx, binary, "--list").Output()
 	if err != nil {
-		return "", fmt.Errorf("list the commands of busybox: %w", err)
+		return nil, fmt.Errorf("list the commands of busybox: %w", err)
 	}
 	// Under /bin it is also if Debian's is in /usr/bin.
 	files, err := WithLibraries(File{Path: "/bin/busybox", Source: binary, Mode: 0o755})
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	for command := range strings.Lines(string(list)) {
 		if command = strings.TrimSpace(command); command != "busybox" {
 			files = append(files, File{Path: "/bin/" + command, Symlink: "busybox"})
 		}
 	}
-	files = append(files,
+	return append(files,
 		File{Path: "/tmp", Mode: os.ModeDir | os.ModeSticky | 0o777},
 		File{Path: "/root", Mode: os.ModeDir | 0o700},
 		File{Path: "/etc/passwd", Content: []byte("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n")},
 		File{Path: "/etc/group", Content: []byte("root:x:0:\nnogroup:x:65534:\n")},
-	)
-	path := filepath.Join(dir, "busybox.tar")
-	return path, Build(path, Image{Name: BusyboxName, Files: files, Cmd: []string{"/bin/sh"}})
+	), nil
 }

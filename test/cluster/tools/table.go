@@ -2,7 +2,11 @@
 
 package tools
 
-import "strings"
+import (
+	"path"
+	"slices"
+	"strings"
+)
 
 const (
 	kubernetesVersion  = "v1.37.2"
@@ -11,18 +15,20 @@ const (
 	containerdVersion  = "v2.4.2"
 	runcVersion        = "v1.5.2"
 	helmVersion        = "v4.3.1"
+	ginkgoVersion      = "v2.32.0" // that of Kubernetes' go.mod
 )
 
 // The make targets that build tools.
 const (
 	controlPlaneTarget = "control-plane"
 	clusterTarget      = "cluster-up"
+	conformanceTarget  = "conformance"
 )
 
 // All returns every tool that ../build can build.
 func All() []Tool {
 	return []Tool{
-		kubernetes("kube-apiserver", controlPlaneTarget, "about 4 minutes"),
+		kubernetes("cmd/kube-apiserver", controlPlaneTarget, "about 4 minutes"),
 		{
 			Name:    "etcd",
 			Version: etcdVersion,
@@ -32,11 +38,11 @@ func All() []Tool {
 			Target:  controlPlaneTarget,
 			Cost:    "about half a minute on 2 cores",
 		},
-		kubernetes("kubelet", clusterTarget, "about 2 minutes"),
-		kubernetes("kube-controller-manager", clusterTarget, "about a minute"),
-		kubernetes("kube-scheduler", clusterTarget, "about a quarter of a minute"),
-		kubernetes("kube-proxy", clusterTarget, "about a quarter of a minute"),
-		kubernetes("kubectl", clusterTarget, "about half a minute"),
+		kubernetes("cmd/kubelet", clusterTarget, "about 2 minutes"),
+		kubernetes("cmd/kube-controller-manager", clusterTarget, "about a minute"),
+		kubernetes("cmd/kube-scheduler", clusterTarget, "about a quarter of a minute"),
+		kubernetes("cmd/kube-proxy", clusterTarget, "about a quarter of a minute"),
+		kubernetes("cmd/kubectl", clusterTarget, "about half a minute"),
 		containerd("containerd", "about a minute"),
 		containerd("containerd-shim-runc-v2", "a few seconds"),
 		containerd("ctr", "a few seconds"),
@@ -64,21 +70,44 @@ func All() []Tool {
 			Target: controlPlaneTarget,
 			Cost:   "about 2 minutes on 2 cores",
 		},
+		kubernetes("test/images/agnhost", conformanceTarget, "a few seconds"),
+		kubernetesTests("test/e2e", conformanceTarget, "about 2 minutes"),
+		{
+			Name:    "ginkgo",
+			Version: ginkgoVersion,
+			Module:  "github.com/onsi/ginkgo/v2",
+			Dir:     "kubernetes",
+			Package: "github.com/onsi/ginkgo/v2/ginkgo",
+			Target:  conformanceTarget,
+			Cost:    "a few seconds on 2 cores",
+		},
 	}
 }
 
-// kubernetes describes a command of k8s.io/kubernetes.
-func kubernetes(name, target, cost string) Tool {
+// OfCluster returns the tools that a cluster is made of, or that people use in it.
+func OfCluster() []Tool {
+	return slices.DeleteFunc(All(), func(t Tool) bool { return t.Target == conformanceTarget })
+}
+
+// kubernetes describes the command in a folder of k8s.io/kubernetes.
+func kubernetes(dir, target, cost string) Tool {
 	return Tool{
-		Name:    name,
+		Name:    path.Base(dir),
 		Version: kubernetesVersion,
 		Module:  "k8s.io/kubernetes",
 		Dir:     "kubernetes",
-		Package: "k8s.io/kubernetes/cmd/" + name,
+		Package: "k8s.io/kubernetes/" + dir,
 		LDFlags: kubernetesLDFlags(),
 		Target:  target,
 		Cost:    cost + " on 2 cores",
 	}
+}
+
+// kubernetesTests describes the program of the tests in a folder of k8s.io/kubernetes.
+func kubernetesTests(dir, target, cost string) Tool {
+	t := kubernetes(dir, target, cost)
+	t.Name, t.Tests = t.Name+".test", true
+	return t
 }
 
 // containerd describes a command of containerd.

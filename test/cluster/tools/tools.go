@@ -30,6 +30,7 @@ type Tool struct {
 	Module  string   // the Go module that the version belongs to
 	Dir     string   // folder in test/cluster with the go.mod that has this tool
 	Package string   // its main package
+	Tests   bool     // the program is the tests of Package, which go test runs
 	LDFlags []string // for the linker, beside -s -w
 	Tags    []string // build tags
 	Cgo     bool     // needs a C compiler

@@ -26,6 +26,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster"
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/images"
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
+	"github.com/fsuser-csi/fsuser-csi/test/setup"
 )
 
 const (
@@ -35,9 +36,8 @@ const (
 )
 
 const (
-	upTimeout   = 45 * time.Minute // with an empty cache
 	testTimeout = 25 * time.Minute
-	downTimeout = 2 * time.Minute
+	endTimeout  = 2 * time.Minute // of tests that are interrupted
 )
 
 type options struct {
@@ -88,91 +88,39 @@ func (o options) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	c, err := o.up(ctx)
+	c, end, err := setup.Cluster(ctx, cluster.Options{RunDir: o.runDir}, o.keep, tars...)
 	if err != nil {
 		return err
 	}
-	if !o.keep {
-		defer func() {
-			ctx, cancel := context.WithTimeout(context.Background(), downTimeout)
-			defer cancel()
-			err = errors.Join(err, c.Down(ctx))
-		}()
-	}
-	for _, tar := range tars {
-		if err := c.Import(ctx, tar); err != nil {
-			return err
-		}
-	}
+	defer func() { err = errors.Join(err, end()) }()
 	fmt.Printf("cluster with images after %.1f s\n", time.Since(begin).Seconds())
 	// A run folder in the environment tells the tests that the cluster is theirs: they kill its kubelet, too.
 	return test(ctx, o.tests, append(os.Environ(), "KUBECONFIG="+c.Kubeconfig(), "IMAGE="+driverImage, "POD_IMAGE="+podImage,
 		"CLUSTER_DIR="+c.RunDir(), "PATH="+c.Bin()+string(filepath.ListSeparator)+os.Getenv("PATH")))
 }
 
-func (o options) up(ctx context.Context) (*cluster.Cluster, error) {
-	if o.keep {
-		if c, err := cluster.Open(o.runDir); err == nil {
-			return c, nil
-		}
-	}
-	ctx, cancel := context.WithTimeout(ctx, upTimeout)
-	defer cancel()
-	return cluster.Up(ctx, cluster.Options{RunDir: o.runDir, Detach: o.keep, Progress: os.Stdout})
-}
-
 // buildImages builds the driver and the tests' program, and writes their images to dir.
 func buildImages(ctx context.Context, dir string) (tars []string, err error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	driverTar, err := setup.DriverImage(ctx, dir, driverImage)
+	if err != nil {
 		return nil, err
 	}
-	driver, pod := filepath.Join(dir, "fsuser-csi"), filepath.Join(dir, "pod")
-	driverTar, podTar := filepath.Join(dir, "fsuser-csi.tar"), filepath.Join(dir, "pod.tar")
-	build := []string{"build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w -X main.version=e2e", "-o"}
-	for _, args := range [][]string{
-		append(build, driver, module+"/cmd/fsuser-csi"),
-		append(build, pod, module+"/test/e2e/pod"),
-		{"run", module + "/deploy/image", "-o", driverTar, "-tag", driverImage, driver},
-	} {
-		cmd := exec.CommandContext(ctx, "go", args...)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
-		}
+	pod, podTar := filepath.Join(dir, "pod"), filepath.Join(dir, "pod.tar")
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", pod, module+"/test/e2e/pod")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build the program of the tests' pods: %w\n%s", err, out)
 	}
-	shell, err := busybox(ctx)
+	shell, err := images.BusyboxFiles(ctx)
 	if err != nil {
 		return nil, err
 	}
 	err = images.Build(podTar, images.Image{
-		Name: podImage,
-		Files: append(shell, images.File{Path: "/pod", Source: pod, Mode: 0o755},
-			images.File{Path: "/tmp", Mode: os.ModeDir | os.ModeSticky | 0o777}),
-		Cmd: []string{"/pod"},
+		Name:  podImage,
+		Files: append(shell, images.File{Path: "/pod", Source: pod, Mode: 0o755}),
+		Cmd:   []string{"/pod"},
 	})
 	return []string{driverTar, podTar}, err
-}
-
-// busybox is a shell and the commands that the tests use.
-func busybox(ctx context.Context) ([]images.File, error) {
-	binary, err := exec.LookPath("busybox")
-	if err != nil {
-		return nil, fmt.Errorf("find busybox, of the Debian package busybox-static: %w", err)
-	}
-	files, err := images.WithLibraries(images.File{Path: "/bin/busybox", Source: binary, Mode: 0o755})
-	if err != nil {
-		return nil, err
-	}
-	list, err := exec.CommandContext(ctx, binary, "--list").Output()
-	if err != nil {
-		return nil, fmt.Errorf("list the commands of busybox: %w", err)
-	}
-	for command := range strings.FieldsSeq(string(list)) {
-		if command != "busybox" {
-			files = append(files, images.File{Path: "/bin/" + command, Symlink: "busybox"})
-		}
-	}
-	return files, nil
 }
 
 // event is a line of test2json.
@@ -201,7 +149,7 @@ func test(ctx context.Context, pattern string, env []string) error {
 	tests := exec.CommandContext(ctx, binary, "-test.v=test2json", "-test.parallel=8", "-test.timeout="+testTimeout.String(), "-test.run="+pattern)
 	tests.Dir, tests.Env, tests.Stderr = strings.TrimSpace(string(source)), env, os.Stderr
 	tests.Cancel = func() error { return tests.Process.Signal(os.Interrupt) }
-	tests.WaitDelay = downTimeout
+	tests.WaitDelay = endTimeout
 	toJSON := exec.Command("go", "tool", "test2json", "-t")
 	if toJSON.Stdin, err = tests.StdoutPipe(); err != nil {
 		return err

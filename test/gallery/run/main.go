@@ -23,16 +23,10 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster"
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
 	"github.com/fsuser-csi/fsuser-csi/test/gallery"
+	"github.com/fsuser-csi/fsuser-csi/test/setup"
 )
 
-// driverImage is that of the manifests.
-const driverImage = "fsuser-csi/fsuser-csi:0.1.0"
-
-const (
-	upTimeout      = 45 * time.Minute // with an empty cache
-	installTimeout = 2 * time.Minute
-	downTimeout    = 2 * time.Minute
-)
+const driverImage = "fsuser.test/fsuser-csi:gallery"
 
 func main() {
 	keep := flag.Bool("keep", false, "leave the cluster running, for the next run; fsuser-cluster -run .cache/gallery-cluster down ends it")
@@ -64,49 +58,21 @@ func run(ctx context.Context, keep bool, testArgs []string) (err error) {
 	if err != nil {
 		return err
 	}
-	driver := filepath.Join(cache, "gallery", "driver.tar")
-	if err := buildDriver(ctx, repository, driver); err != nil {
-		return err
-	}
-	c, err := upOrOpen(ctx, filepath.Join(cache, "gallery-cluster"), keep)
+	driver, err := setup.DriverImage(ctx, filepath.Join(cache, "gallery"), driverImage)
 	if err != nil {
 		return err
 	}
-	if !keep {
-		defer func() {
-			// Also when the context has ended.
-			down, cancel := context.WithTimeout(context.Background(), downTimeout)
-			defer cancel()
-			err = errors.Join(err, c.Down(down))
-		}()
+	c, end, err := setup.Cluster(ctx, cluster.Options{RunDir: filepath.Join(cache, "gallery-cluster")}, keep, driver, image)
+	if err != nil {
+		return err
 	}
-	if err := install(ctx, c, repository, driver, image); err != nil {
+	defer func() { err = errors.Join(err, end()) }()
+	if err := setup.Install(ctx, c, driverImage, "fsuser-csi.yaml"); err != nil {
 		return err
 	}
 	test := command(ctx, repository, "go", append([]string{"test", "-tags", "e2e", "-count=1", "-timeout=15m", "-parallel=6", "./test/gallery"}, testArgs...)...)
 	test.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig())
 	return test.Run()
-}
-
-// install imports the images and installs the driver; one from an earlier run is started anew.
-func install(ctx context.Context, c *cluster.Cluster, repository string, tars ...string) error {
-	ctx, cancel := context.WithTimeout(ctx, installTimeout)
-	defer cancel()
-	for _, tar := range tars {
-		if err := c.Import(ctx, tar); err != nil {
-			return err
-		}
-	}
-	for _, args := range [][]string{
-		{"apply", "-f", filepath.Join(repository, "deploy", "fsuser-csi.yaml")},
-		{"-n", "fsuser-csi", "delete", "pods", "--all"},
-		{"-n", "fsuser-csi", "rollout", "status", "daemonset/fsuser-csi", "--timeout=60s"},
-	} {
-		if _, err := c.Run(ctx, "kubectl", args...); err != nil {
-			return fmt.Errorf("install the driver: %w", err)
-		}
-	}
-	return nil
 }
 
 // printImage makes the image and tells where it is.
@@ -120,29 +86,6 @@ func printImage(ctx context.Context) error {
 		return err
 	}
 	fmt.Println(tar)
-	return nil
-}
-
-// upOrOpen starts the cluster, or takes the one that an earlier run has kept.
-func upOrOpen(ctx context.Context, runDir string, keep bool) (*cluster.Cluster, error) {
-	if c, err := cluster.Open(runDir); err == nil {
-		return c, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, upTimeout)
-	defer cancel()
-	return cluster.Up(ctx, cluster.Options{RunDir: runDir, Detach: keep, Progress: os.Stdout})
-}
-
-func buildDriver(ctx context.Context, repository, tar string) error {
-	binary := filepath.Join(filepath.Dir(tar), "fsuser-csi")
-	build := command(ctx, repository, "go", "build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w -X main.version=gallery", "-o", binary, "./cmd/fsuser-csi")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if err := build.Run(); err != nil {
-		return fmt.Errorf("build the driver: %w", err)
-	}
-	if err := command(ctx, repository, "go", "run", "./deploy/image", "-o", tar, "-tag", driverImage, binary).Run(); err != nil {
-		return fmt.Errorf("pack the driver: %w", err)
-	}
 	return nil
 }
 

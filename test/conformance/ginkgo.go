@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/fsuser-csi/fsuser-csi/test/cluster"
+	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
+)
+
+const (
+	suiteTimeout     = 45 * time.Minute
+	interruptTimeout = 45 * time.Second
+)
+
+// programs are the paths of what the tests consist of.
+type programs struct {
+	ginkgo, tests, agnhost, kubectl string
+}
+
+func findPrograms() (p programs, err error) {
+	for name, path := range map[string]*string{"ginkgo": &p.ginkgo, "e2e.test": &p.tests, "agnhost": &p.agnhost} {
+		if *path, err = tools.Path(name); err != nil {
+			return programs{}, err
+		}
+	}
+	kubectl, err := tools.Lookup("kubectl")
+	if err != nil {
+		return programs{}, err
+	}
+	p.kubectl, err = kubectl.Binary() // the cluster builds it
+	return p, err
+}
+
+// runSpecs runs the specs of the groups, or those whose name matches, and returns how each ended. A spec that fails is no error. dir keeps
+// the report and the output.
+func runSpecs(ctx context.Context, p programs, c *cluster.Cluster, dir, match string) ([]spec, error) {
+	quoted := make([]string, len(containers))
+	for i, container := range containers {
+		quoted[i] = regexp.QuoteMeta(container)
+	}
+	focus := "(" + strings.Join(quoted, "|") + ") "
+	if match != "" {
+		focus = match
+	}
+	report := filepath.Join(dir, "report.json")
+	if err := os.Remove(report); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	log, err := os.Create(filepath.Join(dir, "ginkgo.log"))
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	fmt.Printf("the specs run, which takes some six minutes; output in %s\n", log.Name())
+	cmd := exec.CommandContext(ctx, p.ginkgo, "--no-color", "--silence-skips", "--timeout="+suiteTimeout.String(),
+		// They wait, most of the time: eight of them for five minutes each.
+		"--procs="+strconv.Itoa(5*runtime.NumCPU()),
+		"--focus="+focus, "--skip="+skipped, "--output-dir="+dir, "--json-report="+filepath.Base(report),
+		p.tests, "--", "--provider=local", "--kubeconfig="+c.Kubeconfig(), "--kubectl-path="+p.kubectl)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
+	// In a group of its own: a Ctrl-C reaches it once, by way of the context, and what is left of it can be killed.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = interruptTimeout
+	err = cmd.Run()
+	if ctx.Err() != nil {
+		if cmd.Process != nil {
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // none is left, usually
+		}
+		return nil, context.Cause(ctx)
+	}
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		return nil, fmt.Errorf("run ginkgo: %w", err)
+	}
+	return readReport(report)
+}

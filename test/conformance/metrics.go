@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strconv"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/fsuser-csi/fsuser-csi/deploy"
+)
+
+// counts are what the driver counts itself.
+type counts struct {
+	published int // volumes, since it started
+	held      int // volumes, now
+}
+
+var (
+	publishedMetric = regexp.MustCompile(`(?m)^fsuser_volume_operation_duration_seconds_count\{operation="publish",outcome="ok"\} (\d+)$`)
+	heldMetric      = regexp.MustCompile(`(?m)^fsuser_volumes (\d+)$`)
+)
+
+// readCounts asks the driver, by way of the API server. The cluster has one node.
+func readCounts(ctx context.Context, client kubernetes.Interface) (c counts, err error) {
+	pods, err := client.CoreV1().Pods(deploy.Namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return counts{}, fmt.Errorf("read the driver's metrics: %w", err)
+	}
+	if len(pods.Items) != 1 {
+		return counts{}, fmt.Errorf("read the driver's metrics: it has %d pods, want 1", len(pods.Items))
+	}
+	text, err := client.CoreV1().RESTClient().Get().Namespace(deploy.Namespace).Resource("pods").Name(pods.Items[0].Name + ":9808").
+		SubResource("proxy").Suffix("metrics").DoRaw(ctx)
+	if err != nil {
+		return counts{}, fmt.Errorf("read the driver's metrics: %w", err)
+	}
+	for metric, value := range map[*regexp.Regexp]*int{publishedMetric: &c.published, heldMetric: &c.held} {
+		m := metric.FindSubmatch(text)
+		if m == nil {
+			return counts{}, fmt.Errorf("read the driver's metrics: none matches %s", metric)
+		}
+		if *value, err = strconv.Atoi(string(m[1])); err != nil {
+			return counts{}, fmt.Errorf("read the driver's metrics: %w", err)
+		}
+	}
+	return c, nil
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+// Package setup has what the commands share that run tests in a cluster of their own: the driver's image,
+// the cluster, and the driver in it.
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/fsuser-csi/fsuser-csi/deploy"
+	"github.com/fsuser-csi/fsuser-csi/test/cluster"
+	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
+)
+
+const (
+	upTimeout      = 45 * time.Minute // with an empty cache
+	installTimeout = 2 * time.Minute
+	downTimeout    = 2 * time.Minute
+)
+
+// DriverImage builds the driver of this tree and writes the tar of its image, under the name, to a folder. The driver's version is the
+// name's tag.
+func DriverImage(ctx context.Context, dir, name string) (tar string, err error) {
+	repository, err := tools.Repository()
+	if err != nil {
+		return "", err
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	_, version, tagged := strings.Cut(filepath.Base(name), ":")
+	if !tagged {
+		return "", fmt.Errorf("image %s of the driver: it has no tag", name)
+	}
+	binary, tar := filepath.Join(dir, "fsuser-csi"), filepath.Join(dir, "fsuser-csi.tar")
+	for _, args := range [][]string{
+		{"build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w -X main.version=" + version, "-o", binary, "./cmd/fsuser-csi"},
+		{"run", "./deploy/image", "-o", tar, "-tag", name, binary},
+	} {
+		cmd := exec.CommandContext(ctx, "go", args...)
+		cmd.Dir = repository
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if output, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("image of the driver: go %s: %w\n%s", strings.Join(args, " "), err, output)
+		}
+	}
+	return tar, nil
+}
+
+// Cluster starts a cluster and imports tars of images. With keep it takes the one that an earlier run has left in the folder, if there is
+// one, and end leaves it running; otherwise end ends it, also when the context has.
+func Cluster(ctx context.Context, o cluster.Options, keep bool, tars ...string) (c *cluster.Cluster, end func() error, err error) {
+	if c, err = upOrOpen(ctx, o, keep); err != nil {
+		return nil, nil, err
+	}
+	end = func() error {
+		if keep {
+			return nil
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), downTimeout)
+		defer cancel()
+		return c.Down(ctx)
+	}
+	for _, tar := range tars {
+		if err := c.Import(ctx, tar); err != nil {
+			return nil, nil, errors.Join(err, end())
+		}
+	}
+	return c, end, nil
+}
+
+func upOrOpen(ctx context.Context, o cluster.Options, keep bool) (*cluster.Cluster, error) {
+	if keep {
+		if c, err := cluster.Open(o.RunDir); err == nil {
+			return c, nil
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, upTimeout)
+	defer cancel()
+	o.Detach, o.Progress = keep, os.Stdout
+	return cluster.Up(ctx, o)
+}
+
+var imageLine = regexp.MustCompile(`image: "fsuser-csi/fsuser-csi:[^"]*"`)
+
+// Install applies manifests of the folder deploy, the first of which has the driver, and returns when its pods are ready. The image is
+// that of DriverImage; pods of an earlier run are started anew, since they may have another one of that name.
+func Install(ctx context.Context, c *cluster.Cluster, image string, manifests ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, installTimeout)
+	defer cancel()
+	repository, err := tools.Repository()
+	if err != nil {
+		return err
+	}
+	for i, name := range manifests {
+		content, err := os.ReadFile(filepath.Join(repository, "deploy", name))
+		if err != nil {
+			return fmt.Errorf("install the driver: %w", err)
+		}
+		if n := len(imageLine.FindAll(content, -1)); i == 0 && n != 1 {
+			return fmt.Errorf("install the driver: %s names its image %d times, want once", name, n)
+		}
+		content = imageLine.ReplaceAllLiteral(content, []byte(`image: "`+image+`"`))
+		if err := Apply(ctx, c, string(content)); err != nil {
+			return fmt.Errorf("install the driver: %s: %w", name, err)
+		}
+	}
+	for _, args := range [][]string{
+		{"delete", "pods", "--all"},
+		{"rollout", "status", "daemonset/fsuser-csi", "--timeout=60s"},
+	} {
+		if _, err := c.Run(ctx, "kubectl", append([]string{"--namespace=" + deploy.Namespace}, args...)...); err != nil {
+			return fmt.Errorf("install the driver: %w", err)
+		}
+	}
+	return nil
+}
+
+// Apply makes or changes the objects of a manifest.
+func Apply(ctx context.Context, c *cluster.Cluster, manifest string) error {
+	cmd, err := c.Command(ctx, "kubectl", "apply", "-f", "-")
+	if err != nil {
+		return err
+	}
+	cmd.Stdin = strings.NewReader(manifest)
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("kubectl apply: %w: %s", err, output)
+	}
+	return nil
+}
