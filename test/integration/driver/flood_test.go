@@ -20,6 +20,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -36,7 +37,8 @@ func TestFlood(t *testing.T) {
 		connections, rounds = 10000, 20
 	}
 	testkit.NothingLeft(t)
-	d := testkit.StartDriver(t, testkit.BuildDriver(t), "--manifests="+keysManifest(t))
+	// The race detector would multiply what the driver takes, and never give it back.
+	d := testkit.StartDriver(t, testkit.BuildDriverWithoutRace(t), "--manifests="+keysManifest(t))
 	socket := filepath.Join(d.Root, "plugins", "fsuser.csi.io", "csi.sock")
 	calm := served(t, d, func() bool { return false })
 	fds, goroutines := d.Metric("process_open_fds"), d.Metric("go_goroutines")
@@ -88,8 +90,7 @@ func TestFlood(t *testing.T) {
 				if slowest > 5*time.Second {
 					t.Errorf("a call of kubelet took %v", slowest)
 				}
-				// The race detector multiplies what the driver takes by five to ten.
-				if memory > 1<<30 {
+				if memory > 512<<20 {
 					t.Errorf("%v bytes of resident memory", memory)
 				}
 			})
@@ -137,7 +138,13 @@ func served(t *testing.T, d *testkit.Driver, more func() bool) (slowest time.Dur
 			return slowest
 		}
 		start = time.Now()
-		if _, err := again.NodeGetInfo(deadline(t), &csi.NodeGetInfoRequest{}); err != nil {
+		ctx := deadline(t)
+		_, err = again.NodeGetInfo(ctx, &csi.NodeGetInfoRequest{})
+		// Where too many want to connect at once some are told to try again, which kubelet does.
+		for status.Code(err) == codes.Unavailable && ctx.Err() == nil {
+			_, err = again.NodeGetInfo(ctx, &csi.NodeGetInfoRequest{}, grpc.WaitForReady(true))
+		}
+		if err != nil {
 			t.Errorf("over a new connection: %v", err)
 		}
 		slowest = max(slowest, time.Since(start))
