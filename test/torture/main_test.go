@@ -35,6 +35,10 @@ func TestTorture(t *testing.T) {
 		{"the driver is killed at every step, and at any time", kills},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			// A client that was idle for long has closed its connection, and would open one more in the test.
+			if _, err := c.client.Discovery().ServerVersion(); err != nil {
+				t.Fatal(err)
+			}
 			testkit.NothingLeft(t)
 			test.run(t, c)
 		})

@@ -58,7 +58,7 @@ func TestDriverWithRealAPIServer(t *testing.T) {
 		{"no switch of a library makes it log secrets", switchesOfLibraries},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			testkit.NothingLeft(t)
+			nothingLeft(t)
 			test.run(t, c)
 		})
 	}

@@ -86,7 +86,7 @@ func TestExchangedPaths(t *testing.T) {
 }
 
 func exchangedPath(t *testing.T, binary string, attack exchangeAttack, rounds int) {
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	manifests := t.TempDir()
 	write := func(version int) {
 		t.Helper()

@@ -565,7 +565,7 @@ func oldReplica(t *testing.T, c *cluster) string {
 // not know the versions that the watches go on from.
 func TestAPIServerRestarts(t *testing.T) {
 	const volumes = 50
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	c := startCluster(t)
 	d, proxy := c.startBehind(t)
 	m := c.manyVolumes(t, d, "restarts", volumes)

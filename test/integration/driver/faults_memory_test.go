@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
@@ -23,7 +22,7 @@ func TestOutOfMemory(t *testing.T) {
 		limit = 64 << 20
 		most  = 200
 	)
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	c := startCluster(t)
 	c.secret(t, "large", map[string]string{"k": strings.Repeat("x", 1000<<10)})
 	d := c.start(t)

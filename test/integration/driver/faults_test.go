@@ -26,7 +26,7 @@ import (
 // kubelet's directories, its own. Those of its inside (kills, panics, races) are in test/torture. Each fault has objects of its own; all
 // share one API server.
 func TestFaults(t *testing.T) {
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	c := startCluster(t)
 	for _, fault := range []struct {
 		id, name string

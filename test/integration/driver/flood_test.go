@@ -36,7 +36,7 @@ func TestFlood(t *testing.T) {
 	if os.Getenv("FSUSER_TORTURE") != "" {
 		connections, rounds = 10000, 20
 	}
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	// The race detector would multiply what the driver takes, and never give it back.
 	d := testkit.StartDriver(t, testkit.BuildDriverWithoutRace(t), "--manifests="+keysManifest(t))
 	socket := filepath.Join(d.Root, "plugins", "fsuser.csi.io", "csi.sock")

@@ -126,3 +126,13 @@ func (c *cluster) bind() error {
 	_, err := c.RbacV1().RoleBindings(namespace).Create(context.Background(), binding, metav1.CreateOptions{})
 	return err
 }
+
+// nothingLeft is testkit.NothingLeft for tests that share the cluster: its client closes a connection that was idle for long, and would open
+// one more in the test.
+func nothingLeft(t *testing.T) {
+	t.Helper()
+	if _, err := shared.Discovery().ServerVersion(); err != nil {
+		t.Fatal(err)
+	}
+	testkit.NothingLeft(t)
+}

@@ -21,7 +21,7 @@ func TestEveryKeyBecomesAFileOfItsName(t *testing.T) {
 }
 
 func TestBytesArriveAsTheyAre(t *testing.T) {
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	every := make([]byte, 256)
 	for i := range every {
@@ -65,7 +65,7 @@ func TestItemsPickKeysAndNamePaths(t *testing.T) {
 
 // TestPathsOfItems goes through the rules of items[].path. What Kubernetes takes and the driver does not is marked.
 func TestPathsOfItems(t *testing.T) {
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "1"})
 	element := strings.Repeat("e", 255)
@@ -112,7 +112,7 @@ func TestPathsOfItems(t *testing.T) {
 // In Kubernetes the last of two equal paths wins in a Secret or ConfigMap volume, and a file that is a directory, too, is an error or
 // not by the order of a map.
 func TestConflictingPathsAreRefused(t *testing.T) {
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "1", "l": "2"})
 	for _, test := range []struct{ name, items, says string }{
@@ -128,7 +128,7 @@ func TestConflictingPathsAreRefused(t *testing.T) {
 
 // The API server takes any text for items[].key, and kubelet waits for it, or with optional goes without. No object can have such a key.
 func TestKeysThatNoObjectCanHaveAreRefused(t *testing.T) {
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "1"})
 	for _, key := range []string{"a/b", "..", ".", "a b", strings.Repeat("k", 254)} {
@@ -155,7 +155,7 @@ func TestOneMebibyteFits(t *testing.T) {
 }
 
 func TestMoreThanAVolumeMayHoldIsRefused(t *testing.T) {
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	d, name := shared.start(t, "--max-volume-bytes=10", "--max-volume-files=2"), objectName(t)
 	setSecret(t, name, files{"k": "12345678901"})
 	v := ssh("secretName", name)

@@ -111,7 +111,7 @@ func TestKeysComeAndGo(t *testing.T) {
 // The data of an immutable object never changes, so nobody watches it. That it was deleted and made anew is seen when the next pod asks for it;
 // kubelet does not see it before the last pod that has the object is gone from the node.
 func TestAnImmutableObjectThatIsMadeAnewIsSeenByTheNextPod(t *testing.T) {
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setImmutable(t, name, "old")
 	first := see(t, d, pod("first"), ssh("secretName", name))
@@ -128,7 +128,7 @@ func TestAnImmutableObjectThatIsMadeAnewIsSeenByTheNextPod(t *testing.T) {
 }
 
 func TestAnObjectThatBecomesImmutableKeepsItsFiles(t *testing.T) {
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "1"})
 	s := see(t, d, pod("immutable"), ssh("secretName", name))

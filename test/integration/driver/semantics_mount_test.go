@@ -31,7 +31,7 @@ func withOwnerAndMode(s *seen, path string) string {
 }
 
 func TestModes(t *testing.T) {
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "1"})
 	setConfigMap(t, name, files{"k": "1"}, nil)
@@ -62,7 +62,7 @@ func TestModes(t *testing.T) {
 
 // For a Secret volume kubelet makes 0400 0440, and 0755 02775 of directories, when the pod has an fsGroup.
 func TestFSGroupIsTheGroupAndWidensNoMode(t *testing.T) {
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "1"})
 	v := ssh("secretName", name, "items", `[{key: k, path: k}, {key: k, path: etc/own, gid: 5, mode: 0600}]`)
@@ -86,7 +86,7 @@ func TestFSGroupIsTheGroupAndWidensNoMode(t *testing.T) {
 }
 
 func TestDirectoriesAndLinksAreOwnedToo(t *testing.T) {
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "1"})
 	s := see(t, d, pod("directories"), ssh("secretName", name, "uid", "70", "gid", "71", "dirMode", "0700", "items", items("k", "a/b/k")))
@@ -109,7 +109,7 @@ func TestDirectoriesAndLinksAreOwnedToo(t *testing.T) {
 
 // Kubelet's writer compares bytes alone, and so leaves files with the owner that they had.
 func TestAnOwnerThatChangesWithARepublishIsRefusedAndNotHalfApplied(t *testing.T) {
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "1"})
 	s := see(t, d, pod("owner"), ssh("secretName", name, "uid", "1000"))
@@ -167,7 +167,7 @@ func has(options, option string) bool {
 
 // Where there is no SELinux, tmpfs refuses context= : the driver must not ask for it.
 func TestTheSELinuxContextIsAMountOptionWhereThereIsSELinux(t *testing.T) {
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	const label = "system_u:object_r:container_file_t:s0"
 	d, name := shared.start(t, "--selinux-context="+label), objectName(t)
 	setSecret(t, name, files{"k": "1"})
@@ -180,7 +180,7 @@ func TestTheSELinuxContextIsAMountOptionWhereThereIsSELinux(t *testing.T) {
 }
 
 func TestStatisticsAreBytesAndInodesOfTheVolume(t *testing.T) {
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "1"})
 	p, v := pod("stats"), ssh("secretName", name)
@@ -227,7 +227,7 @@ func TestStatisticsAreBytesAndInodesOfTheVolume(t *testing.T) {
 // TestEventsSayWhatKeepsAVolumeFromBeingCurrent goes through what a running pod is told. What a pod is told that waits is the text of the
 // error, which kubelet puts into a FailedMount event.
 func TestEventsSayWhatKeepsAVolumeFromBeingCurrent(t *testing.T) {
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "canary", "l": "canary"})
 	p := pod("events-of-a-volume")

@@ -16,7 +16,7 @@ import (
 )
 
 func TestEachSourceComesAndGoesByItsOwnRules(t *testing.T) {
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	p, v := pod("sources"), ssh("sources", `
 - secret: {name: `+name+`}
@@ -44,7 +44,7 @@ func TestEachSourceComesAndGoesByItsOwnRules(t *testing.T) {
 
 // Kubelet takes the last source's.
 func TestAKeyThatTwoSourcesHaveIsRefused(t *testing.T) {
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "of the Secret"})
 	setConfigMap(t, name, files{"k": "of the ConfigMap"}, nil)
@@ -64,7 +64,7 @@ func TestAKeyThatTwoSourcesHaveIsRefused(t *testing.T) {
 
 // TestFieldsFollowThePod has a real pod, which no node runs.
 func TestFieldsFollowThePod(t *testing.T) {
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	d := shared.start(t)
 	shared.defaultServiceAccount(t)
 	made, err := shared.CoreV1().Pods(namespace).Create(deadline(t), &corev1.Pod{

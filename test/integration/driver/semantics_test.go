@@ -241,7 +241,7 @@ func forBoth(t *testing.T, test func(t *testing.T, k kind, d *testkit.Driver, na
 		{"ConfigMap", "configMapName", func(t *testing.T, name string, data files) { t.Helper(); setConfigMap(t, name, data, nil) }, deleteConfigMap},
 	} {
 		t.Run(k.name, func(t *testing.T) {
-			testkit.NothingLeft(t)
+			nothingLeft(t)
 			test(t, k, shared.start(t), objectName(t))
 		})
 	}

@@ -21,7 +21,7 @@ import (
 )
 
 func TestTheLayoutIsThatOfKubernetes(t *testing.T) {
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"a": "1", "b": "2"})
 	s := see(t, d, pod("layout"), ssh("secretName", name, "uid", "1000", "gid", "2000", "items", items("a", "a", "b", "etc/b")))
@@ -53,7 +53,7 @@ func inode(t *testing.T, path string) uint64 {
 }
 
 func TestAnUpdateIsANewGenerationBehindTheSameNames(t *testing.T) {
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"a": "1", "b": "1"})
 	s := see(t, d, pod("update"), ssh("secretName", name))
@@ -94,7 +94,7 @@ func TestAnUpdateIsANewGenerationBehindTheSameNames(t *testing.T) {
 }
 
 func TestAChangeOfMetadataAloneWritesNothing(t *testing.T) {
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "1"})
 	s := see(t, d, pod("metadata"), ssh("secretName", name))
@@ -112,7 +112,7 @@ func TestAChangeOfMetadataAloneWritesNothing(t *testing.T) {
 
 func TestAReaderNeverSeesAMixOfVersions(t *testing.T) {
 	const updates, readers = 100, 4
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	version := func(i int) files {
 		v := fmt.Sprint(i)
@@ -192,7 +192,7 @@ func readAll(root *os.Root, paths ...string) (texts []string, err error) {
 
 // Kubelet binds the file behind the link into the container. It does so once, when the container starts.
 func TestASubPathShowsWhatWasThereWhenTheContainerStarted(t *testing.T) {
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "1"})
 	s := see(t, d, pod("subpath"), ssh("secretName", name, "uid", "1000", "items", items("k", "etc/k")))
@@ -232,7 +232,7 @@ func TestASubPathShowsWhatWasThereWhenTheContainerStarted(t *testing.T) {
 
 // For a subPath that is not there kubelet makes a directory in the volume, on the host.
 func TestNobodyCanMakeADirectoryInAVolumeNotEvenOnTheHost(t *testing.T) {
-	testkit.NothingLeft(t)
+	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "1"})
 	s := see(t, d, pod("subpath"), ssh("secretName", name))

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"regexp"
 	"runtime"
 	"time"
 
@@ -34,8 +35,9 @@ func write(path, dir string) error {
 	if err := unix.Uname(&name); err != nil {
 		return err
 	}
+	version := regexp.MustCompile(`^[0-9]+\.[0-9]+`) // what follows names who built it, which says nothing to others
 	m := reliability.Machine{
-		Kernel: unix.ByteSliceToString(name.Release[:]), Go: runtime.Version(), CPUs: runtime.NumCPU(), Date: time.Now().UTC().Format(time.DateOnly),
+		Kernel: version.FindString(unix.ByteSliceToString(name.Release[:])), Go: runtime.Version(), CPUs: runtime.NumCPU(), Date: time.Now().UTC().Format(time.DateOnly),
 	}
 	var page bytes.Buffer
 	if err := reliability.Render(&page, dir, m); err != nil {
