@@ -171,5 +171,6 @@ func met(r result) string {
 func machine() string {
 	var u unix.Utsname
 	_ = unix.Uname(&u) // can't fail with a valid pointer
-	return fmt.Sprintf("Linux %s, %d CPUs, %s", unix.ByteSliceToString(u.Release[:]), runtime.NumCPU(), runtime.Version())
+	release, _, _ := strings.Cut(unix.ByteSliceToString(u.Release[:]), "-") // what follows names who built it
+	return fmt.Sprintf("Linux %s, %d CPUs, %s", release, runtime.NumCPU(), runtime.Version())
 }

@@ -8,8 +8,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"regexp"
 	"runtime"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,9 +35,9 @@ func write(path, dir string) error {
 	if err := unix.Uname(&name); err != nil {
 		return err
 	}
-	version := regexp.MustCompile(`^[0-9]+\.[0-9]+`) // what follows names who built it, which says nothing to others
+	release, _, _ := strings.Cut(unix.ByteSliceToString(name.Release[:]), "-") // what follows names who built it
 	m := reliability.Machine{
-		Kernel: version.FindString(unix.ByteSliceToString(name.Release[:])), Go: runtime.Version(), CPUs: runtime.NumCPU(), Date: time.Now().UTC().Format(time.DateOnly),
+		Kernel: release, Go: runtime.Version(), CPUs: runtime.NumCPU(), Date: time.Now().UTC().Format(time.DateOnly),
 	}
 	var page bytes.Buffer
 	if err := reliability.Render(&page, dir, m); err != nil {
