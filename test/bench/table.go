@@ -171,6 +171,7 @@ func met(r result) string {
 func machine() string {
 	var u unix.Utsname
 	_ = unix.Uname(&u) // can't fail with a valid pointer
-	release, _, _ := strings.Cut(unix.ByteSliceToString(u.Release[:]), "-") // what follows names who built it
+	// What follows the version names who built it.
+	release, _, _ := strings.Cut(unix.ByteSliceToString(u.Release[:]), "-")
 	return fmt.Sprintf("Linux %s, %d CPUs, %s", release, runtime.NumCPU(), runtime.Version())
 }
