@@ -112,6 +112,23 @@ func openings(text string) int {
 	return count
 }
 
+// readEach reads each entry of a list that may have that many.
+func readEach[T any](path *field.Path, decoded []any, most int, read func(*field.Path, any) (T, field.ErrorList)) ([]T, field.ErrorList) {
+	if len(decoded) > most {
+		return nil, field.ErrorList{field.TooMany(path, len(decoded), most)}
+	}
+	var (
+		all  []T
+		errs field.ErrorList
+	)
+	for i, entry := range decoded {
+		one, oneErrs := read(path.Index(i), entry)
+		all = append(all, one)
+		errs = append(errs, oneErrs...)
+	}
+	return all, errs
+}
+
 // mapping reads the fields of one decoded mapping and collects what is wrong with them. A field that is null counts as absent.
 type mapping struct {
 	path   *field.Path

@@ -19,19 +19,7 @@ func parseItems(path *field.Path, text string) ([]Item, field.ErrorList) {
 
 // readItems reads each entry of a list of items.
 func readItems(path *field.Path, decoded []any, read func(*field.Path, any) (Item, field.ErrorList)) ([]Item, field.ErrorList) {
-	if len(decoded) > maxItems {
-		return nil, field.ErrorList{field.TooMany(path, len(decoded), maxItems)}
-	}
-	var (
-		items []Item
-		errs  field.ErrorList
-	)
-	for i, entry := range decoded {
-		item, itemErrs := read(path.Index(i), entry)
-		items = append(items, item)
-		errs = append(errs, itemErrs...)
-	}
-	return items, errs
+	return readEach(path, decoded, maxItems, read)
 }
 
 // parseItem reads one decoded item of a Secret or ConfigMap. Whether key and path are there and good is Validate's to say.

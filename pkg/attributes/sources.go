@@ -30,16 +30,8 @@ func parseSources(path *field.Path, text string) ([]Source, field.ErrorList) {
 		return nil, errs
 	case len(decoded) == 0:
 		return nil, field.ErrorList{field.Required(path, "list the objects to project, as in [{secret: {name: a}}, {configMap: {name: b}}]")}
-	case len(decoded) > maxSources:
-		return nil, field.ErrorList{field.TooMany(path, len(decoded), maxSources)}
 	}
-	var sources []Source
-	for i, entry := range decoded {
-		source, sourceErrs := parseSource(path.Index(i), entry)
-		sources = append(sources, source)
-		errs = append(errs, sourceErrs...)
-	}
-	return sources, errs
+	return readEach(path, decoded, maxSources, parseSource)
 }
 
 // parseSource reads one decoded entry.
