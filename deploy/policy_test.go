@@ -4,16 +4,20 @@ package deploy
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
@@ -277,22 +281,50 @@ spec:
 	c.create(t, parse(t, []byte(manifest)))
 	pod := podWith("", driverVolume("a", "secretName", "x"), secretVolume("fsuser-csi-ref-0", "q"))
 	pod.GenerateName, pod.Labels = "injected-", map[string]string{"inject": "yes"}
-	var got *corev1.Pod
-	eventually(t, func() error {
-		got = c.createPod(t, pod)
-		if !slices.ContainsFunc(got.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == "injected" }) {
-			return fmt.Errorf("nothing was injected")
+	c.inEachOrder(t, "zz-inject", func() (injectedFirst bool, err error) {
+		got := c.createPod(t, pod)
+		index := slices.IndexFunc(got.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == "injected" })
+		if index < 0 {
+			return false, errors.New("nothing was injected")
 		}
-		return nil
+		var declared []string
+		for _, v := range got.Spec.Volumes {
+			if strings.HasPrefix(v.Name, "fsuser-csi-ref-") {
+				declared = append(declared, v.Name+"="+v.Secret.SecretName)
+			}
+		}
+		if want := []string{"fsuser-csi-ref-0=q", "fsuser-csi-ref-1=x", "fsuser-csi-ref-2=injected"}; !slices.Equal(declared, want) {
+			t.Errorf("declared %v, want %v", declared, want)
+		}
+		return index < slices.IndexFunc(got.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == "fsuser-csi-ref-1" }), nil
 	})
-	var declared []string
-	for _, v := range got.Spec.Volumes {
-		if strings.HasPrefix(v.Name, "fsuser-csi-ref-") {
-			declared = append(declared, v.Name+"="+v.Secret.SecretName)
+}
+
+// inEachOrder has a check see a policy both before and behind ours. The API server runs policies in the order of a map of its own, whose
+// iteration is random: it makes it anew, within a second, whenever one of them or one of their bindings changes.
+func (c *cluster) inEachOrder(t *testing.T, binding string, check func() (first bool, err error)) {
+	t.Helper()
+	const bound = 2 * time.Minute
+	ctx, cancel := context.WithTimeout(t.Context(), bound)
+	defer cancel()
+	seen := map[bool]bool{}
+	for touched := 0; ; touched++ {
+		first, err := check()
+		if err == nil {
+			seen[first] = true
 		}
-	}
-	if want := []string{"fsuser-csi-ref-0=q", "fsuser-csi-ref-1=x", "fsuser-csi-ref-2=injected"}; !slices.Equal(declared, want) {
-		t.Errorf("declared %v, want %v", declared, want)
+		if len(seen) == 2 {
+			return
+		}
+		patch := fmt.Sprintf(`{"metadata": {"annotations": {"touched": "%d"}}}`, touched)
+		if _, err := c.AdmissionregistrationV1().MutatingAdmissionPolicyBindings().Patch(t.Context(), binding, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("after %v: seen before ours %t, behind ours %t; last error %v", bound, seen[true], seen[false], err)
+		case <-time.After(500 * time.Millisecond):
+		}
 	}
 }
 
