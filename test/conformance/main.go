@@ -181,7 +181,7 @@ func (o options) conform(ctx context.Context, p programs, c *cluster.Cluster, di
 		r.verdicts = judgeInTree(specs)
 		return r, nil
 	}
-	r.verdicts = judge(specs, watch.in, expectations)
+	r.verdicts = judge(specs, watch.of, expectations)
 	if o.match == "" {
 		r.problems = complete(specs, expectations)
 	}
@@ -189,7 +189,8 @@ func (o options) conform(ctx context.Context, p programs, c *cluster.Cluster, di
 		return result{}, err
 	}
 	if counted := after.published - before.published; counted != sum(r.verdicts) {
-		r.problems = append(r.problems, fmt.Sprintf("the driver counts %d volumes that it published; those of pods that ran are %d", counted, sum(r.verdicts)))
+		r.problems = append(r.problems, fmt.Sprintf("the driver counts %d volumes that it published; those of pods that ran are %d. Before:\n%s\nAfter:\n%s",
+			counted, sum(r.verdicts), before.all, after.all))
 	}
 	if after.held != 0 {
 		r.problems = append(r.problems, fmt.Sprintf("the driver holds %d volumes, and all pods are gone", after.held))

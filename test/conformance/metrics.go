@@ -5,6 +5,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"regexp"
@@ -18,12 +19,14 @@ import (
 
 // counts are what the driver counts itself.
 type counts struct {
-	published int // volumes, since it started
-	held      int // volumes, now
+	published int    // volumes, since it started
+	held      int    // volumes, now
+	all       string // the metric of operations, whole
 }
 
 var (
 	publishedMetric = regexp.MustCompile(`(?m)^fsuser_volume_operation_duration_seconds_count\{operation="publish",outcome="ok"\} (\d+)$`)
+	allMetric       = regexp.MustCompile(`(?m)^fsuser_volume_operation_duration_seconds_count.*$`)
 	heldMetric      = regexp.MustCompile(`(?m)^fsuser_volumes (\d+)$`)
 )
 
@@ -50,5 +53,6 @@ func readCounts(ctx context.Context, client kubernetes.Interface) (c counts, err
 			return counts{}, fmt.Errorf("read the driver's metrics: %w", err)
 		}
 	}
+	c.all = string(bytes.Join(allMetric.FindAll(text, -1), []byte("\n")))
 	return c, nil
 }

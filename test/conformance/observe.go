@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,6 +26,7 @@ import (
 // pod is what was seen of a pod.
 type pod struct {
 	namespace, name string
+	created         time.Time // in whole seconds
 	// The mounted volumes: of the driver, and of Kubernetes itself, that of the service account apart.
 	driver, inTree []string
 	// started: a container has run, so all volumes were there.
@@ -89,7 +91,7 @@ func (o *observer) see(object any) {
 	case *corev1.Pod:
 		p := o.pods[object.UID]
 		if p == nil {
-			p = &pod{namespace: object.Namespace, name: object.Name}
+			p = &pod{namespace: object.Namespace, name: object.Name, created: object.CreationTimestamp.Time}
 			p.driver, p.inTree = mounted(object.Spec)
 			o.pods[object.UID] = p
 		}
@@ -97,13 +99,13 @@ func (o *observer) see(object any) {
 	}
 }
 
-// in returns the pods that were in the namespaces, by name.
-func (o *observer) in(namespaces []string) []pod {
+// of returns the pods that a spec made, by name. The name of its namespace alone does not tell: its end is a random number of four digits.
+func (o *observer) of(s spec) []pod {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	var pods []pod
 	for uid, p := range o.pods {
-		if slices.Contains(namespaces, p.namespace) {
+		if slices.Contains(s.namespaces, p.namespace) && !p.created.Before(s.start.Truncate(time.Second)) && !p.created.After(s.end) {
 			one := *p
 			one.warnings = slices.Clone(o.warnings[uid])
 			pods = append(pods, one)

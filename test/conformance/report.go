@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 // spec is one that has run.
@@ -22,6 +23,7 @@ type spec struct {
 	failure    string
 	output     string   // what it logged, warnings of the API server among it
 	namespaces []string // that it made
+	start, end time.Time
 }
 
 // ginkgoReport is what is read of the JSON report of ginkgo.
@@ -37,6 +39,7 @@ type ginkgoReport struct {
 		Failure                    struct{ Message string }
 		CapturedGinkgoWriterOutput string
 		SpecEvents                 []struct{ Message string }
+		StartTime, EndTime         time.Time
 	}
 }
 
@@ -70,7 +73,7 @@ func readReport(path string) ([]spec, error) {
 		}
 		s := spec{
 			name: name(append(slices.Clone(r.ContainerHierarchyTexts), r.LeafNodeText)), labels: r.LeafNodeLabels,
-			state: r.State, failure: r.Failure.Message, output: r.CapturedGinkgoWriterOutput,
+			state: r.State, failure: r.Failure.Message, output: r.CapturedGinkgoWriterOutput, start: r.StartTime, end: r.EndTime,
 		}
 		for _, e := range r.SpecEvents {
 			if m := destroyed.FindStringSubmatch(e.Message); m != nil {

@@ -21,7 +21,7 @@ type verdict struct {
 }
 
 // judge compares what the specs did, and what was seen of their pods, with what has to come of them.
-func judge(specs []spec, pods func(namespaces []string) []pod, expectations []expectation) []verdict {
+func judge(specs []spec, pods func(spec) []pod, expectations []expectation) []verdict {
 	var verdicts []verdict
 	for _, s := range specs {
 		v := verdict{spec: s}
@@ -31,7 +31,7 @@ func judge(specs []spec, pods func(namespaces []string) []pod, expectations []ex
 				v.outcome, v.reason, words = e.outcome, e.reason, e.words
 			}
 		}
-		seen := pods(s.namespaces)
+		seen := pods(s)
 		v.pods = len(seen)
 		for _, p := range seen {
 			if p.started {

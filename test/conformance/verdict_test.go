@@ -32,8 +32,8 @@ func goodRun() (specs []spec, pods map[string][]pod, expected []expectation) {
 }
 
 func judgeAll(specs []spec, pods map[string][]pod, expected []expectation) []verdict {
-	return judge(specs, func(namespaces []string) (all []pod) {
-		for _, n := range namespaces {
+	return judge(specs, func(s spec) (all []pod) {
+		for _, n := range s.namespaces {
 			all = append(all, pods[n]...)
 		}
 		return all
