@@ -26,6 +26,8 @@ type State struct {
 	UID uint32
 	// MountID tells one mount from another in this mount namespace (statx(2), STATX_MNT_ID).
 	MountID uint64
+	// BytesUsed are what file content takes of a tmpfs that is mounted, in whole pages.
+	BytesUsed int64
 }
 
 // Inspect looks at p. Something that is no directory is an error.
@@ -50,7 +52,7 @@ func (p *Point) Inspect() (State, error) {
 	if err := unix.Fstatfs(fd, &st); err != nil {
 		return State{}, &Error{Op: "inspect", Call: "fstatfs", Target: p.path, Err: err}
 	}
-	return State{
+	state := State{
 		Exists: true,
 		// STATX_ATTR_MOUNT_ROOT (Linux 5.8) sees bind mounts too, which a comparison of st_dev does not.
 		Mounted:  stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0,
@@ -58,7 +60,11 @@ func (p *Point) Inspect() (State, error) {
 		Identity: Identity{Device: unix.Mkdev(stx.Dev_major, stx.Dev_minor), FSID: fsid(&st)},
 		UID:      stx.Uid,
 		MountID:  stx.Mnt_id,
-	}, nil
+	}
+	if state.Mounted && state.Tmpfs {
+		state.BytesUsed = int64(st.Blocks-st.Bfree) * int64(st.Bsize)
+	}
+	return state, nil
 }
 
 // isBroken reports whether err says that a file system's server or device is gone (FUSE, NFS, a disk), as k8s.io/mount-utils sees it

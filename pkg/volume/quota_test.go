@@ -107,7 +107,20 @@ func TestARestartWithALowerLimitKeepsWhatIsThere(t *testing.T) {
 	w.run()
 	w.present(a, content{"a": "1", "b": "2"})
 	w.present(b, content{"a": "1", "b": "2"})
+	w.secret("keys", content{"a": "3", "b": "4"}) // no more than there was
+	for _, v := range []Request{a, b} {
+		w.eventuallyShows(v, "as much as before", content{"a": "3", "b": "4"})
+	}
+	testkit.Eventually(t, patience, "both volumes to be current", func() bool {
+		all, err := w.Status(t.Context())
+		return err == nil && all[0].Stale == "" && all[1].Stale == ""
+	})
 	w.refusedByLimit(w.request("c", "secretName", "keys"), "--max-volumes")
+	w.secret("keys", content{"a": "5", "b": "6", "c": "7"})
+	testkit.Eventually(t, patience, "both volumes to be stale", func() bool {
+		all, err := w.Status(t.Context())
+		return err == nil && strings.Contains(all[0].Stale, "--max-node-bytes") && strings.Contains(all[1].Stale, "--max-node-bytes")
+	})
 	w.unpublish(a)
 	w.unpublish(b)
 }

@@ -59,7 +59,7 @@ func (m *Manager) recover(ctx context.Context, r record.Volume) error {
 		}
 		return nil
 	}
-	mounted, err := isMounted(v)
+	state, mounted, err := mountOf(v)
 	if err != nil {
 		klog.ErrorS(err, "The target of a volume can't be looked at; its record stays, and the volume is taken up when kubelet republishes it", "volume", v.id)
 		return nil
@@ -72,7 +72,7 @@ func (m *Manager) recover(ctx context.Context, r record.Volume) error {
 		return nil
 	}
 	m.put(v)
-	m.quota.keep(v.id, 0) // until it is compared with its objects
+	m.quota.keep(v.id, state.BytesUsed)
 	if v.watches() {
 		m.watch(v)
 	}
@@ -101,9 +101,8 @@ func (m *Manager) check(v *volume, r record.Volume) error {
 	return attributes.Validate(named).ToAggregate()
 }
 
-// isMounted reports whether the volume is where its record says. An error means that this can't be told.
-func isMounted(v *volume) (bool, error) {
-	var state tmpfs.State
+// mountOf looks at what is where the volume's record says, and reports whether it is the volume. An error means that this can't be told.
+func mountOf(v *volume) (state tmpfs.State, mounted bool, err error) {
 	point, err := tmpfs.OpenPoint(v.target)
 	if err == nil {
 		defer point.Close()
@@ -111,12 +110,12 @@ func isMounted(v *volume) (bool, error) {
 	}
 	// What is no directory, or behind a link, is no mount of ours.
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(classify(err), ErrPrecondition) {
-		return false, nil
+		return tmpfs.State{}, false, nil
 	}
 	if err != nil {
-		return false, err
+		return tmpfs.State{}, false, err
 	}
-	return state.Mounted && state.Tmpfs && state.Identity == v.identity, nil
+	return state, state.Mounted && state.Tmpfs && state.Identity == v.identity, nil
 }
 
 // Collect forgets volumes whose pod is gone although Unpublish never came: those whose directory kubelet has removed. What the API
