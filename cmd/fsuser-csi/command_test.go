@@ -157,6 +157,7 @@ func TestTheProcessKeepsOnlyThePowerThatItNeeds(t *testing.T) {
 			}
 		}
 	}
+	reliability.Shown(t, "F-40", fmt.Sprintf("each of %d threads", len(threads)))
 }
 
 func TestTheProcessKeepsItsMemoryToItself(t *testing.T) {
@@ -172,4 +173,5 @@ func TestTheProcessKeepsItsMemoryToItself(t *testing.T) {
 			t.Errorf("%s: %v, %v; others must have no right to it", path, st.Mode(), err)
 		}
 	}
+	reliability.Shown(t, "F-40", "core limit 0, set hard")
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 func limited(change func(*Limits)) func(*Config) {
@@ -78,6 +79,7 @@ func TestTheVolumesOfTheNodeTakeAsMuchMemoryAsTheyMay(t *testing.T) {
 	}
 	w.unpublish(a)
 	w.unpublish(c)
+	reliability.Shown(t, "F-41", "--max-node-bytes")
 }
 
 func TestAsManyObjectsAreWatchedAsMayBe(t *testing.T) {
@@ -93,6 +95,7 @@ func TestAsManyObjectsAreWatchedAsMayBe(t *testing.T) {
 	w.publish(third)
 	w.unpublish(again)
 	w.unpublish(third)
+	reliability.Shown(t, "F-41", "--max-watched-objects")
 }
 
 // With a lower limit a restart may find more than it allows: what is there stays, and may shrink.
@@ -123,6 +126,7 @@ func TestARestartWithALowerLimitKeepsWhatIsThere(t *testing.T) {
 	})
 	w.unpublish(a)
 	w.unpublish(b)
+	reliability.Shown(t, "F-41", "lower limits after a restart")
 }
 
 func TestQuotaIsNeverExceededByMany(t *testing.T) {

@@ -55,5 +55,11 @@ func Promises() []Promise {
 		{"F-34", "An object is removed between reading it and watching it", "the removal is not lost"},
 		{"F-35", "Readers look all the time while the driver is killed and restarted", "no reader ever sees two versions mixed, a partial file, a wrong owner or a wider mode"},
 		{"F-36", "A call comes late, twice or out of order: a publish after its unpublish, an unpublish of what is not there", "each gets the answer that kubelet's rules ask for, and nothing is left when the last unpublish was answered"},
+		{"F-37", "Somebody exchanges a part of the target path for a link, a file, a pipe or a socket while the driver works", "the volume is where kubelet asked for it, or the call fails: nothing outside of it is mounted, written or removed"},
+		{"F-38", "The driver's socket is flooded: with connections, garbage, calls, messages that never end or are too long", "kubelet's calls are served meanwhile; memory is bounded, and given back with all descriptors and goroutines"},
+		{"F-39", "Somebody reads what the driver leaves to read: logs at each level, metrics, Events, errors, status, records, `/proc`", "no value of a Secret and no token is in it, whole, in part or encoded"},
+		{"F-40", "The driver's process is taken over", "it has four capabilities and may not gain more, a seccomp filter, and no core dump"},
+		{"F-41", "A volume or the node reaches a limit", "what would exceed it is refused with the limit's flag in the error; what is there stays, and what is freed can be had"},
+		{"F-42", "A request is hostile: any field, attribute, target or order of calls in [hostile-inputs.md](hostile-inputs.md)", "it is refused before anything is touched; what is published stays as it is"},
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 // exchange is a process that exchanges two names over and over until its input ends, and then sees to it that the first is a directory, or not
@@ -81,11 +82,14 @@ func TestExchangedPaths(t *testing.T) {
 		{"the target with a socket", 0, node(unix.S_IFSOCK)},
 		{"the volume's directory with a link", 1, link}, {"the directory of volumes with a link", 3, link}, {"the pod's directory with a link", 4, link},
 	} {
-		t.Run(attack.name, func(t *testing.T) { exchangedPath(t, binary, attack, rounds) })
+		t.Run(attack.name, func(t *testing.T) {
+			calls, exchanges := exchangedPath(t, binary, attack, rounds)
+			reliability.Shown(t, "F-37", fmt.Sprintf("%s: %d calls against %d exchanges", attack.name, calls, exchanges))
+		})
 	}
 }
 
-func exchangedPath(t *testing.T, binary string, attack exchangeAttack, rounds int) {
+func exchangedPath(t *testing.T, binary string, attack exchangeAttack, rounds int) (calls, exchanges int) {
 	nothingLeft(t)
 	manifests := t.TempDir()
 	write := func(version int) {
@@ -230,4 +234,5 @@ func exchangedPath(t *testing.T, binary string, attack exchangeAttack, rounds in
 	if n := d.Metric("fsuser_volumes"); n != 0 {
 		t.Errorf("%v volumes are left", n)
 	}
+	return 3 * rounds, exchanged()
 }

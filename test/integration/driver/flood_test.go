@@ -27,6 +27,7 @@ import (
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 // TestFlood has root's own connections (there are no others, H-106) pour onto the CSI socket: H-102, H-103 and H-104 of
@@ -43,6 +44,8 @@ func TestFlood(t *testing.T) {
 	calm := served(t, d, func() bool { return false })
 	fds, goroutines := d.Metric("process_open_fds"), d.Metric("go_goroutines")
 
+	var worst time.Duration
+	var largest float64
 	for range rounds {
 		for _, flood := range []struct {
 			name string
@@ -87,6 +90,7 @@ func TestFlood(t *testing.T) {
 					return d.Metric("process_open_fds") <= fds+5 && d.Metric("go_goroutines") <= goroutines+20
 				})
 				t.Logf("the slowest call of kubelet took %v, in calm %v; descriptors %v, resident memory %.0f MiB", slowest, calm, most, memory/(1<<20))
+				worst, largest = max(worst, slowest), max(largest, memory)
 				if slowest > 5*time.Second {
 					t.Errorf("a call of kubelet took %v", slowest)
 				}
@@ -99,6 +103,8 @@ func TestFlood(t *testing.T) {
 	if status, body := d.Get("/healthz"); status != 200 {
 		t.Errorf("health: %d %s", status, body)
 	}
+	reliability.Shown(t, "F-38", fmt.Sprintf("%d rounds of 7 floods of %d connections or %d streams: at most %.0f MiB, a call of kubelet in %v",
+		rounds, connections, streams, largest/(1<<20), worst.Round(time.Millisecond)))
 }
 
 // keysManifest is a directory with the Secret "keys".

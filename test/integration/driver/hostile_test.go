@@ -25,6 +25,7 @@ import (
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 const hostileValue = "what-no-message-may-hold"
@@ -233,7 +234,8 @@ func hostilePublish(t *testing.T, c *cluster) {
 		}
 	}
 	mounts, check := testkit.MountTable(t), asBefore(t, d)
-	for _, test := range hostileRequests(t, d, p) {
+	requests := hostileRequests(t, d, p)
+	for _, test := range requests {
 		t.Run(test.name, func(t *testing.T) {
 			req := d.Request(p, ssh("secretName", "keys"))
 			test.change(req)
@@ -258,6 +260,7 @@ func hostilePublish(t *testing.T, c *cluster) {
 	if strings.Contains(d.Log(), hostileValue) {
 		t.Error("the log has a value of the Secret in it")
 	}
+	reliability.Shown(t, "F-42", fmt.Sprintf("%d requests to publish", len(requests)))
 }
 
 func hostileTargets(t *testing.T, c *cluster) {
@@ -274,7 +277,7 @@ func hostileTargets(t *testing.T, c *cluster) {
 			t.Fatal(err)
 		}
 	}
-	for _, test := range []struct {
+	targets := []struct {
 		name string
 		make func(t *testing.T, target string)
 		code codes.Code
@@ -304,7 +307,8 @@ func hostileTargets(t *testing.T, c *cluster) {
 			must(t, os.Mkdir(target, 0o700))
 			must(t, unix.Mount(victim, target, "", unix.MS_BIND, ""))
 		}, codes.FailedPrecondition},
-	} {
+	}
+	for _, test := range targets {
 		t.Run(test.name, func(t *testing.T) {
 			p := pod("targets")
 			target := d.Target(p, "ssh")
@@ -338,6 +342,7 @@ func hostileTargets(t *testing.T, c *cluster) {
 	if now := listing(t, victim); !slices.Equal(now, untouched) {
 		t.Errorf("the victim's directory is\n%s\nbefore:\n%s", strings.Join(now, "\n"), strings.Join(untouched, "\n"))
 	}
+	reliability.Shown(t, "F-42", fmt.Sprintf("%d targets", len(targets)))
 }
 
 func hostileUnpublish(t *testing.T, c *cluster) {
@@ -348,7 +353,7 @@ func hostileUnpublish(t *testing.T, c *cluster) {
 	_, stopOther := publish(t, d, other, ssh("secretName", "keys"))
 	id := kubelet.VolumeID(p, "ssh")
 	check := asBefore(t, d)
-	for _, test := range []struct{ name, id, target string }{
+	requests := []struct{ name, id, target string }{
 		{"H-002 no volume id", "", d.Target(p, "ssh")},
 		{"H-003 no target path", id, ""},
 		{"H-019 a path as id", "../x", d.Target(p, "ssh")},
@@ -358,7 +363,8 @@ func hostileUnpublish(t *testing.T, c *cluster) {
 		{"H-039 a directory of the machine", id, "/etc"},
 		{"H-039 another pod's volume", id, d.Target(other, "ssh")},
 		{"H-039 another volume of the pod", id, d.Target(p, "tls")},
-	} {
+	}
+	for _, test := range requests {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := d.NodeUnpublishVolume(deadline(t), &csi.NodeUnpublishVolumeRequest{VolumeId: test.id, TargetPath: test.target})
 			if got := status.Code(err); got != codes.InvalidArgument {
@@ -395,6 +401,7 @@ func hostileUnpublish(t *testing.T, c *cluster) {
 			}
 		}
 	})
+	reliability.Shown(t, "F-42", fmt.Sprintf("%d requests to unpublish", len(requests)))
 }
 
 func acceptedEdges(t *testing.T, c *cluster) {
@@ -500,7 +507,7 @@ func tooMuch(t *testing.T, c *cluster) {
 			}
 		}
 		_, err := d.Publish(deadline(t), pod("full-3"), ssh("secretName", "keys"))
-		if status.Code(err) != codes.ResourceExhausted {
+		if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "--max-volumes") {
 			t.Errorf("the fourth: %v", err)
 		}
 		unpublish(t, d, pod("full-0"), "ssh")
@@ -511,6 +518,7 @@ func tooMuch(t *testing.T, c *cluster) {
 			unpublish(t, d, pod(fmt.Sprint("full-", i+1)), "ssh")
 		}
 	})
+	reliability.Shown(t, "F-41", "20000 keys, more than --max-volume-files; 4 volumes, more than --max-volumes")
 }
 
 func callsThatOvertake(t *testing.T, c *cluster) {

@@ -27,6 +27,7 @@ import (
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 const keyTokens = "csi.storage.k8s.io/serviceAccount.tokens"
@@ -272,6 +273,7 @@ func nothingLeaks(t *testing.T, c *cluster) {
 	for verbosity := range 6 {
 		t.Run(fmt.Sprint("-v=", verbosity), func(t *testing.T) { leaksNothing(t, c, verbosity, fmt.Sprint("level-", verbosity)) })
 	}
+	reliability.Shown(t, "F-39", "6 levels of the log; at the last one through an outage, too")
 }
 
 func leaksNothing(t *testing.T, c *cluster, verbosity int, name string) {
