@@ -21,6 +21,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
+	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 // TestWithoutStreamingLists has the API server refuse sendInitialEvents, as those before 1.27 and those without the feature do.
@@ -60,6 +61,37 @@ func TestWithoutStreamingLists(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Without streaming lists there is a moment between what is read and what is watched.
+func TestRemovedBetweenListAndWatch(t *testing.T) {
+	admin := newClient(t)
+	admin.create(t, secret("removed-between", "one"))
+	t.Cleanup(func() { cleanUp(admin, secret("removed-between", "")) })
+	p := faultproxy.NewPlain(t, controlPlane.AdminConfig())
+	var removed atomic.Bool
+	p.Answer(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Query().Has("sendInitialEvents") {
+			return faultproxy.Status(422, metav1.StatusReasonInvalid, "sendInitialEvents is forbidden")(w, r)
+		}
+		if r.URL.Query().Has("watch") && removed.CompareAndSwap(false, true) {
+			admin.delete(t, secret("removed-between", ""))
+		}
+		return false
+	})
+	api := newAPI(t, p.Config())
+	ref := secretRef("removed-between")
+	watched(t, api, ref)
+	testkit.Eventually(t, soon, "the deletion to be seen", func() bool {
+		_, err := api.Get(ref)
+		return errors.Is(err, source.ErrNotFound)
+	})
+	if !removed.Load() {
+		t.Error("it was not removed between the list and the watch")
+	}
+	admin.create(t, secret("removed-between", "two"))
+	waitValue(t, api, ref, soon, "two")
+	reliability.Shown(t, "F-34", "between list and watch, where the API server has no streaming lists")
 }
 
 // TestGone has the API server end a watch with 410: etcd was compacted.
