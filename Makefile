@@ -9,7 +9,7 @@ BUILD := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags "-s -w -X ma
 TEST_MODULES := test/sanity test/bench
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint unit fuzz audit sanity torture bench bench-once control-plane manifests image e2e conformance gallery cluster-up cluster-down cluster-shell cluster-test prerequisites clean
+.PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture bench bench-once control-plane manifests image e2e conformance gallery cluster-up cluster-down cluster-shell cluster-test prerequisites clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ build: ## Build bin/fsuser-csi, static
 demo: build ## Show the driver at work on this machine, without a cluster (root)
 	@bin/fsuser-csi demo
 
-test: prerequisites lint control-plane unit sanity bench-once ## Run every test but the cluster's, with the race detector (root)
+test: prerequisites lint control-plane unit fuzz-once sanity bench-once ## Run every test but the cluster's, with the race detector (root)
 	@echo "all tests passed"
 
 lint: ## Check formatting and vet every module
@@ -34,14 +34,24 @@ lint: ## Check formatting and vet every module
 unit: ## Run the tests of this module, those against the real kernel and a real API server among them (root)
 	$(GO) test -race -tags $(TAGS) -count=1 -p 2 -timeout 20m ./...
 
-# Targets are found, not listed. What a target finds goes into testdata/fuzz beside it, and is a test from then on.
+# Targets are found, not listed. What a target finds is printed, goes into testdata/fuzz beside it, and is a test from then on.
 FUZZTIME ?= 30s
 FUZZPROCS ?= 2
-fuzz: prerequisites ## Run each fuzz target for FUZZTIME (root)
-	@set -e; for p in $$(grep -rl --include='*_test.go' '^func Fuzz' cmd internal pkg | xargs -n 1 dirname | sort -u); do \
-		for f in $$($(GO) test -tags $(TAGS) -list '^Fuzz' ./$$p | grep '^Fuzz'); do \
-			echo "$$p $$f"; $(GO) test -tags $(TAGS) -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -parallel $(FUZZPROCS) ./$$p; \
+FUZZMINIMIZETIME ?= 60s
+fuzz: prerequisites ## Run each fuzz target for FUZZTIME, or as often as FUZZTIME=100x says (root)
+	@set -e; mkdir -p .cache/fuzz; for p in $$(grep -rl --include='*_test.go' '^func Fuzz' cmd internal pkg | xargs -n 1 dirname | sort -u); do \
+		binary=$(CURDIR)/.cache/fuzz/$$(echo $$p | tr / -).test; \
+		$(GO) test -c -fuzz . -tags $(TAGS) -o $$binary ./$$p; \
+		for f in $$($$binary -test.list '^Fuzz'); do \
+			echo "$$p $$f"; \
+			(cd $$p && $$binary -test.run '^$$' -test.fuzz "^$$f\$$" -test.fuzztime $(FUZZTIME) -test.fuzzminimizetime $(FUZZMINIMIZETIME) \
+				-test.parallel $(FUZZPROCS) -test.fuzzcachedir $(CURDIR)/.cache/fuzz/$$p) || \
+				{ find $$p/testdata/fuzz/$$f -newer $$binary -type f -exec tail -v -n +1 {} +; exit 1; }; \
 		done; done
+
+# By number, not time: what is short then is never cut off in the middle.
+fuzz-once:
+	@$(MAKE) --no-print-directory fuzz FUZZTIME=1000x FUZZMINIMIZETIME=1x
 
 audit: ## Check the modules against go.sum, and the driver against the Go vulnerability database (vuln.go.dev)
 	$(GO) mod verify
