@@ -74,6 +74,18 @@ func TestControlPlane(t *testing.T) {
 			t.Errorf("get secret: error %v, want 403 Forbidden for want of a relationship", err)
 		}
 	})
+	t.Run("etcd forgets older versions", func(t *testing.T) {
+		first := map[string]any{"key": []byte{0}, "limit": 1, "revision": "2"}
+		if err := cp.askEtcd(ctx, "range", first, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := cp.Compact(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if err := cp.askEtcd(ctx, "range", first, nil); err == nil || !strings.Contains(err.Error(), "compacted") {
+			t.Errorf("error %v, want one that it is compacted", err)
+		}
+	})
 	t.Run("a user needs a name", func(t *testing.T) {
 		if _, err := cp.UserConfig("", "system:masters"); err == nil {
 			t.Error("UserConfig without a name succeeded")
