@@ -3,21 +3,20 @@
 package deploy
 
 import (
-	"errors"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // What an administrator allows, by the parameters of a policy.
 func TestAllow(t *testing.T) {
 	c := startCluster(t)
-	c.namespace(t, Namespace)
-	c.installPolicy(t, "policy-allow.yaml",
-		`allow={"enabled": true, "uids": ["1000-1999", 70], "gids": [0, "5-6"], "secrets": ["ssh-*", "tls"], "configMaps": []}`)
+	c.installAllow(t, `allow={"enabled": true, "uids": ["1000-1999", 70], "gids": [0, "5-6"], "secrets": ["ssh-*", "tls"], "configMaps": []}`)
 	c.waitForAllow(t, "not-allowed")
 	for _, test := range []struct {
 		name   string
@@ -46,7 +45,7 @@ func TestAllow(t *testing.T) {
 		{"a Secret by the beginning of its name", driverVolume("v", "secretName", "ssh-keys", "uid", "70"), "", nil},
 		{"another Secret", driverVolume("v", "secretName", "my-ssh-keys", "uid", "70"), `Secret "my-ssh-keys" is not allowed here, only ssh-*,tls`, nil},
 		{"more than the whole name", driverVolume("v", "secretName", "tls2", "uid", "70"), `Secret "tls2" is not allowed here`, nil},
-		{"no ConfigMap", driverVolume("v", "configMapName", "tls", "uid", "70"), `ConfigMap "tls" is not allowed here`, nil},
+		{"no ConfigMap", driverVolume("v", "configMapName", "tls", "uid", "70"), `ConfigMap "tls" is not allowed here, only none`, nil},
 		{"nodePublishSecretRef", withSecretRef(driverVolume("v", "uid", "70"), "tls"), "", nil},
 		{"nodePublishSecretRef of another", withSecretRef(driverVolume("v", "uid", "70"), "x"), `Secret "x" is not allowed here`, nil},
 		{"sources", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"tls","items":[{"key":"k","path":"p","mode":256}],"optional":true}},{"secret":{"name":"ssh-a"}}]`), "", nil},
@@ -64,6 +63,10 @@ func TestAllow(t *testing.T) {
 		{"a file's owner, hidden", driverVolume("v", "secretName", "tls", "uid", "70", "items", `[{"key":"a","path":"a","\u0075id":0}]`), "a uid of a single file", nil},
 		{"a file's owner, hidden in another way", driverVolume("v", "secretName", "tls", "uid", "70", "items", "- key: a\n  path: a\n  ? uid # x\n  : 0"), "a uid of a single file", nil},
 		{"a file's owner in sources", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"tls","items":[{"key":"a","path":"a","uid":0}]}}]`), "a uid of a single file", nil},
+		{"a file's owner, as base64", driverVolume("v", "secretName", "tls", "uid", "70", "items", "[{key: a, path: a, !!binary dWlk: 0}]"), "a uid of a single file", nil},
+		{"a file's group, as base64 in JSON", driverVolume("v", "secretName", "tls", "uid", "70", "items", `[{"key":"a","path":"a",!!binary "Z2lk":0}]`), "a gid of a single file", nil},
+		{"a file's owner in sources, as base64", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"tls","items":[{"key":"a","path":"a",!<tag:yaml.org,2002:binary> dWlk: 0}]}}]`),
+			"a uid of a single file", nil},
 		{"what the driver refuses", driverVolume("v", "secretName", "tls", "uid", "root"), "", nil},
 		{"other drivers", otherDriverVolume("v", "secretName", "x"), "", nil},
 		{"volumes of Kubernetes", secretVolume("v", "x"), "", nil},
@@ -82,41 +85,50 @@ func TestAllow(t *testing.T) {
 	t.Run("what makes pods", func(t *testing.T) {
 		c.warnsOfTemplates(t, `Secret "x" is not allowed here`, driverVolume("v", "secretName", "x", "uid", "70"))
 	})
-	t.Run("a parameter that is changed", func(t *testing.T) {
-		params, err := c.CoreV1().ConfigMaps(Namespace).Get(t.Context(), "fsuser-csi-allow", metav1.GetOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		params.Data = map[string]string{"secrets": "x", "uids": "5 - 6, 9"} // as people write it
-		if _, err := c.CoreV1().ConfigMaps(Namespace).Update(t.Context(), params, metav1.UpdateOptions{}); err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, func() error {
-			_, err := c.dryRunPod(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "9", "gid", "77"), driverVolume("w", "configMapName", "any", "uid", "6")))
-			return err
-		})
-		if _, err := c.dryRunPod(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "7"))); err == nil {
-			t.Error("7 is let in")
-		}
+	t.Run("rules that are changed", func(t *testing.T) {
+		c.allow(t, "uids", "5 - 6, 9") // as people write it
+		c.allow(t, "gids", "")
+		c.allow(t, "secrets", "x")
+		c.mayNot(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "9", "gid", "0")), "0 is not allowed here, only none")
+		c.forget(t, "gids")
+		c.forget(t, "configmaps")
+		c.may(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "9", "gid", "77"), driverVolume("w", "configMapName", "any", "uid", "6")))
+		c.mayNot(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "7")), "7 is not allowed here, only 5 - 6, 9")
 	})
-	t.Run("a parameter that is gone", func(t *testing.T) {
-		if err := c.CoreV1().ConfigMaps(Namespace).Delete(t.Context(), "fsuser-csi-allow", metav1.DeleteOptions{}); err != nil {
+	t.Run("rules of a namespace", func(t *testing.T) {
+		annotate := func(value string) {
+			t.Helper()
+			patch := fmt.Sprintf(`{"metadata": {"annotations": {"fsuser.csi.io/allow-uids": %s}}}`, value)
+			if _, err := c.CoreV1().Namespaces().Patch(t.Context(), apps, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		annotate(`"6-7"`)
+		c.mayNot(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "9")), "9 is not allowed here, only 6-7")
+		c.mayNot(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "7")), "7 is not allowed here, only 5 - 6, 9")
+		c.may(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "6")))
+		annotate("null")
+		c.may(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "9")))
+	})
+	t.Run("rules that can't be read", func(t *testing.T) {
+		c.allow(t, "uids", "root")
+		c.mayNot(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "9")), "allow.fsuser.csi.io")
+		c.may(t, podWith("p", secretVolume("v", "x")))
+	})
+	// Kubelet refuses inline volumes of a driver that has no CSIDriver: nothing has to be refused here, least of all pods without the driver.
+	t.Run("no CSIDriver", func(t *testing.T) {
+		if err := c.StorageV1().CSIDrivers().Delete(t.Context(), "fsuser.csi.io", metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, func() error {
-			if _, err := c.dryRunPod(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "9"))); err == nil {
-				return errors.New("the pod is let in")
-			}
-			return nil
-		})
+		c.may(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "7")))
+		c.may(t, podWith("p", secretVolume("v", "x")))
 	})
 }
 
 // A chart without a list allows everything.
 func TestAllowNothingSaid(t *testing.T) {
 	c := startCluster(t)
-	c.namespace(t, Namespace)
-	c.installPolicy(t, "policy-allow.yaml", `allow={"enabled": true, "uids": null, "secrets": ["only"]}`)
+	c.installAllow(t, `allow={"enabled": true, "uids": null, "secrets": ["only"]}`)
 	c.waitForAllow(t, "not-allowed")
 	for _, v := range []corev1.Volume{
 		driverVolume("v", "secretName", "only", "uid", "0", "items", "[{key: a, path: a, uid: 5}]"), driverVolume("v", "configMapName", "any"),
@@ -125,6 +137,53 @@ func TestAllowNothingSaid(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+func (c *cluster) installAllow(t *testing.T, values string) {
+	t.Helper()
+	c.installPolicy(t, "csidriver.yaml", values)
+	c.installPolicy(t, "policy-allow.yaml", values)
+}
+
+func (c *cluster) allow(t *testing.T, what, rule string) {
+	t.Helper()
+	c.annotateDriver(t, map[string]any{"fsuser.csi.io/allow-" + what: rule})
+}
+
+func (c *cluster) forget(t *testing.T, what string) {
+	t.Helper()
+	c.annotateDriver(t, map[string]any{"fsuser.csi.io/allow-" + what: nil})
+}
+
+func (c *cluster) annotateDriver(t *testing.T, annotations map[string]any) {
+	t.Helper()
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": annotations}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.StorageV1().CSIDrivers().Patch(t.Context(), "fsuser.csi.io", types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// may waits until a pod is let in: the API server learns of rules by a watch.
+func (c *cluster) may(t *testing.T, pod *corev1.Pod) {
+	t.Helper()
+	eventually(t, func() error {
+		_, err := c.dryRunPod(t, pod)
+		return err
+	})
+}
+
+// mayNot waits until a pod is refused with the words.
+func (c *cluster) mayNot(t *testing.T, pod *corev1.Pod, words string) {
+	t.Helper()
+	eventually(t, func() error {
+		if _, err := c.dryRunPod(t, pod); err == nil || !strings.Contains(err.Error(), words) {
+			return fmt.Errorf("error %w, want one that says %q", err, words)
+		}
+		return nil
+	})
 }
 
 func (c *cluster) waitForAllow(t *testing.T, secret string) {

@@ -633,6 +633,10 @@ func leftAlone(t *testing.T, c *cluster, w *warnings) {
 		{"itself beneath", `{"name": "v", "secret": {"secretName": "s"}}`, "mounted beneath", func(pod *corev1.Pod) {
 			pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/a"}, {Name: "v", MountPath: "/a/b", SubPath: "k"}}
 		}},
+		{"a path that goes up", `{"name": "v", "secret": {"secretName": "s"}}`, "has .. in it", func(pod *corev1.Pod) {
+			pod.Spec.Volumes = append(pod.Spec.Volumes, volumeOf(`{"name": "e", "emptyDir": {}}`))
+			pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/a"}, {Name: "e", MountPath: "/x/../a/b"}}
+		}},
 		{"an optional object by subPath", `{"name": "v", "secret": {"secretName": "s", "optional": true}}`, "mounted by subPath", func(pod *corev1.Pod) {
 			pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/a", SubPath: "k"}}
 		}},

@@ -24,6 +24,9 @@ const oldest = "1.36.0"
 // FsUserFile has the policies of fsUser alone, to be applied beside one of the other files.
 const FsUserFile = "fsuser-csi-fs-user.yaml"
 
+// AllowFile has the policy that holds volumes to what an administrator has allowed, likewise.
+const AllowFile = "fsuser-csi-allow.yaml"
+
 // Manifest is a file that installs the driver by kubectl alone.
 type Manifest struct {
 	File   string
@@ -44,6 +47,7 @@ func Manifests() []Manifest {
 			Warning: "# DANGER: this gives the driver every Secret of the cluster, on every node. Prefer fsuser-csi.yaml.\n",
 		},
 		{File: FsUserFile, Policy: "policy-fs-user.yaml", Set: "fsUser.enabled=true"},
+		{File: AllowFile, Policy: "policy-allow.yaml", Set: "allow.enabled=true"},
 	}
 }
 

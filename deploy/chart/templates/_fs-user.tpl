@@ -54,6 +54,9 @@ object.spec.?volumes.orValue([]).exists(v,
     variables.containers.map(c, c.?volumeMounts.orValue([]).map(m, {
       'volume': string(m.name),
       'path': '\x01' + m.mountPath.split('/').filter(e, e != '' && e != '.').map(e, e + '\x01').join('')}).sortBy(m, m.path))
+- name: upward
+  expression: >-
+    variables.containers.exists(c, c.?volumeMounts.orValue([]).exists(m, m.mountPath.matches('(^|/)[.][.](/|$)')))
 - name: mounted
   expression: variables.containers.map(c, c.?volumeMounts.orValue([]).map(m, m.name)).flatten()
 - name: subPathed
@@ -135,6 +138,7 @@ object.spec.?volumes.orValue([]).exists(v,
         ? 'what it names can be no Secret and no ConfigMap'
       : variables.found[n].name in variables.mountedOver
         ? 'another volume is mounted beneath it, and only Kubernetes makes mount points in its own volumes'
+      : variables.upward && variables.found[n].name in variables.mounted ? 'a mountPath of the pod has .. in it, so what is mounted beneath what is not told here'
       : variables.found[n].name in variables.subPathed && variables.parts[n].objects.exists(o, o.?optional.orValue(false))
         ? 'it is optional and mounted by subPath, and only Kubernetes makes a directory where the file is missing'
       : !([variables.found[n].body.?defaultMode.orValue(0)] + (variables.items[n].keys + variables.items[n].fields).map(i, i.?mode.orValue(0)))

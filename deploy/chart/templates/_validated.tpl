@@ -53,8 +53,8 @@ spec:
   {{- with $params }}
   paramRef:
     name: {{ . }}
-    namespace: {{ $root.Release.Namespace }}
-    parameterNotFoundAction: Deny
+    # Deny would be for every pod of the cluster: a parameter is looked for before the policy's conditions.
+    parameterNotFoundAction: Allow
   {{- end }}
   matchResources:
     resourceRules:
@@ -69,5 +69,21 @@ spec:
       operations: [CREATE, UPDATE]
       resources: [deployments, statefulsets, daemonsets, jobs, cronjobs]
     {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The rules of the policy "allow", as annotations. A list that is null allows everything, an empty one nothing. */}}
+{{- define "fsuser-csi.allowed" }}
+{{- $allow := .Values.allow | default dict }}
+{{- if $allow.enabled }}
+{{- range $key, $list := $allow }}
+{{- if kindIs "slice" $list }}
+{{- $texts := list }}
+{{- range $list }}
+{{- $texts = append $texts (kindIs "string" . | ternary . (int64 . | toString)) }}
+{{- end }}
+{{- printf "fsuser.csi.io/allow-%s: %s\n" (lower $key) (join "," $texts | quote) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
