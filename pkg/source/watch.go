@@ -72,8 +72,10 @@ const (
 
 	firstPause = 100 * time.Millisecond
 	maxPause   = 15 * time.Second
-	// refusedPause is the longest pause of who is refused, and refusedFirst the longest one before it was (docs/decisions/0007-refused.md).
+	// refusedPause is the longest pause of who has been refused for refusedLong, and refusedFirst the longest one before it was at all
+	// (docs/decisions/0007-refused.md).
 	refusedPause = 5 * time.Minute
+	refusedLong  = time.Minute
 	refusedFirst = time.Second
 	// anyVersion is the resource version that asks for what the API server has at hand.
 	anyVersion = "0"
@@ -370,9 +372,11 @@ func (w *watcher) pauseAfter(err error) time.Duration {
 	}
 	longest := maxPause
 	if err != nil && errors.Is(reasonOf(err), ErrForbidden) {
-		longest = refusedPause
 		if w.refused.IsZero() {
 			w.refused, w.paused = time.Now(), min(w.paused, refusedFirst)
+		}
+		if time.Since(w.refused) >= refusedLong {
+			longest = refusedPause
 		}
 	}
 	// What ends a watch that worked is not a verdict yet: the next round is.

@@ -364,7 +364,10 @@ func TestPauses(t *testing.T) {
 		within(fmt.Sprintf("pause %d", n+1), w.pauseAfter(failure), most/2, most)
 	}
 	w.paused = maxPause
-	for n, most := range []time.Duration{3, 9, 27, 81, 243, 300, 300} {
+	for n, most := range []time.Duration{3, 9, 15, 15, 45, 135, 300, 300} {
+		if n == 4 {
+			w.refused = time.Now().Add(-refusedLong)
+		}
 		most *= time.Second
 		within(fmt.Sprintf("refused %d", n+1), w.pauseAfter(forbidden()), most/2, most)
 	}
