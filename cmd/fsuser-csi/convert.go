@@ -24,6 +24,8 @@ type conversion struct {
 	to, uid, gid            string
 	write, diff, recursive  bool
 	converted, left, unread int
+	// unended says that what was printed last does not end its line.
+	unended bool
 }
 
 func newConvertCommand() *cobra.Command {
@@ -140,12 +142,16 @@ func (c *conversion) put(out io.Writer, f *manifest.File, text string, more, rea
 	case c.write:
 		return replaceFile(f.Name, text)
 	}
-	if more && !strings.HasPrefix(text, "---") {
-		text = "---\n" + text
+	if more {
+		text = strings.TrimPrefix(text, "\ufeff") // a byte order mark may only be where a stream begins
+		if !strings.HasPrefix(text, "---") {
+			text = "---\n" + text
+		}
+		if c.unended {
+			text = "\n" + text
+		}
 	}
-	if text != "" && !strings.HasSuffix(text, "\n") && more {
-		text += "\n"
-	}
+	c.unended = text != "" && !strings.HasSuffix(text, "\n")
 	_, err := io.WriteString(out, text)
 	return err
 }

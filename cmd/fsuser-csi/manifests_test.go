@@ -91,6 +91,7 @@ func exampleManifests(t *testing.T) string {
 	return manifests(t, map[string]string{
 		"good.yaml": driverPod, "bad.yaml": badPod, "warned.yaml": warnedPod, "in-tree.yaml": inTreePod, "token.yml": tokenPod,
 		"broken.yaml": driverPod + "---\na: [\n", "template.yaml": "a: {{ .Values.a }}\n",
+		"unended.yaml": strings.TrimSuffix(inTreePod, "\n"), "json.json": "{}", "marked.yaml": "\ufeff" + inTreePod, "separated.yaml": "\ufeff---\n" + inTreePod,
 		"dir/a.yaml": driverPod, "dir/b.yml": warnedPod, "dir/c.JSON": "{}", "dir/notes.txt": "a: [", "dir/below/bad.yaml": badPod,
 	})
 }
@@ -127,6 +128,11 @@ func TestLintAndConvertFromTheCommandLine(t *testing.T) {
 		{"convert standard input", "convert -", inTreePod, 0, []string{driverPod}, nil},
 		{"nothing to convert", "convert good.yaml", "", 0, []string{driverPod}, nil},
 		{"several files are one stream", "convert in-tree.yaml good.yaml", "", 0, []string{driverPod + "---\n" + driverPod}, nil},
+		{"several files, the first without its last line break", "convert unended.yaml good.yaml", "", 0, []string{driverPod + "---\n" + driverPod}, nil},
+		{"several files without their last line breaks", "convert unended.yaml json.json unended.yaml", "", 0,
+			[]string{driverPod + "---\n{}\n---\n" + strings.TrimSuffix(driverPod, "\n")}, nil},
+		{"several files with a byte order mark", "convert marked.yaml marked.yaml separated.yaml", "", 0,
+			[]string{"\ufeff" + driverPod + "---\n" + driverPod + "---\n" + driverPod}, nil},
 		{"what stays", "convert token.yml", "", 1, []string{tokenPod}, []string{`token.yml:1: Pod/t: volume "v" is left as it is: it has a serviceAccountToken`, "Error: 1 volume left as it was"}},
 		{"a document that can't be read", "convert broken.yaml", "", 2, []string{"a: [\n"}, []string{"broken.yaml:16: this is no YAML", "Error: 1 document could not be read"}},
 		{"owner and group", "convert --uid 7 --gid 8 -", strings.Replace(inTreePod, "      defaultUser: 1000\n", "", 1), 0, []string{`uid: "7"`, `gid: "8"`}, nil},
