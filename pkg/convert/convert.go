@@ -72,6 +72,7 @@ func File(f *manifest.File, o Options) Result {
 
 // change is a volume that is to become another.
 type change struct {
+	pod    manifest.Pod
 	volume manifest.Node
 	key    string // of its source as it is to be
 	want   inTree
@@ -82,7 +83,7 @@ type change struct {
 }
 
 func document(d *manifest.Document, o Options) (text string, converted int, left []Left) {
-	var changes []change
+	var changes, failed []change
 	for _, object := range d.Objects() {
 		pod, ok := object.Pod()
 		if !ok {
@@ -100,13 +101,17 @@ func document(d *manifest.Document, o Options) (text string, converted int, left
 			c.left = Left{Line: volume.Line(), Object: object.Name(), Volume: name}
 			if err != nil {
 				c.left.Reason = err.Error()
-				left = append(left, c.left)
+				failed = append(failed, c)
 				continue
 			}
 			changes = append(changes, c)
 		}
 	}
 	good, bad := proven(d, changes, o)
+	bad = append(bad, failed...)
+	if !o.Native {
+		good, bad = withoutDeclarations(good, bad)
+	}
 	for _, c := range bad {
 		left = append(left, c.left)
 	}
@@ -159,10 +164,7 @@ func plan(pod manifest.Pod, volume manifest.Node, o Options) (c change, skip boo
 		return change{}, true, nil
 	}
 	podUser := source.CommonUser(pod.RunAs())
-	c = change{volume: volume, podUser: podUser}
-	if !o.Native && declares(pod, volume, key) {
-		return change{}, true, nil
-	}
+	c = change{pod: pod, volume: volume, podUser: podUser}
 	if len(volume.Entries()) > 2 {
 		return c, false, errors.New("it has more than a name and one source, which the API server refuses")
 	}
@@ -251,24 +253,78 @@ func readAgain(v inTree, source manifest.Node) inTree {
 	return v
 }
 
-// declares reports whether a volume is there for the Node authorizer only: no container mounts it, and a volume of the driver names its
-// object.
-func declares(pod manifest.Pod, volume manifest.Node, key string) bool {
-	if pod.Mounts(volume.Get("name").String()) {
-		return false
+// withoutDeclarations takes out the volumes that are there for the Node authorizer only: no container mounts them, and volumes of the driver
+// name their objects, be it one that becomes so now. Of these only the mounted ones count, else two that nobody mounts would keep each other.
+func withoutDeclarations(good, bad []change) (_, _ []change) {
+	type reference struct {
+		pod    manifest.Node
+		object attributes.Object
 	}
-	attribute, field := "secretName", "secretName"
-	if key == string(configMapShape) {
-		attribute, field = "configMapName", "name"
-	}
-	name := volume.Get(key, field).String()
-	for _, other := range pod.Spec().Get("volumes").Items() {
-		csi := other.Get("csi")
-		if csi.Get("driver").String() == attributes.Driver && name != "" && csi.Get("volumeAttributes", attribute).String() == name {
-			return true
+	named, seen := map[reference]bool{}, map[manifest.Node]bool{}
+	add := func(pod manifest.Pod, objects []attributes.Object) {
+		for _, object := range objects {
+			named[reference{pod.Node, object}] = object.Name != ""
 		}
 	}
-	return false
+	for _, c := range slices.Concat(good, bad) {
+		if seen[c.pod.Node] {
+			continue
+		}
+		seen[c.pod.Node] = true
+		for _, volume := range c.pod.Spec().Get("volumes").Items() {
+			add(c.pod, driverObjects(volume))
+		}
+	}
+	mounted := func(c change) bool { return c.pod.Mounts(c.volume.Get("name").String()) }
+	for _, c := range good {
+		if mounted(c) {
+			add(c.pod, inTreeObjects(c.volume))
+		}
+	}
+	declares := func(c change) bool {
+		objects := inTreeObjects(c.volume)
+		return len(objects) > 0 && !mounted(c) && !slices.ContainsFunc(objects, func(object attributes.Object) bool { return !named[reference{c.pod.Node, object}] })
+	}
+	return slices.DeleteFunc(good, declares), slices.DeleteFunc(bad, declares)
+}
+
+// driverObjects are those that a volume of the driver names, whatever else is wrong with it.
+func driverObjects(volume manifest.Node) (objects []attributes.Object) {
+	if volume.Get("csi", "driver").String() != attributes.Driver {
+		return nil
+	}
+	values := map[string]string{}
+	for _, name := range []string{"secretName", "configMapName", "sources"} {
+		if text := volume.Get("csi", "volumeAttributes", name).String(); text != "" {
+			values[name] = text
+		}
+	}
+	spec, _ := attributes.Parse(values, false)
+	for _, source := range spec.Sources {
+		objects = append(objects, source.Object)
+	}
+	return objects
+}
+
+// inTreeObjects are those that one of Kubernetes' own volumes names, whether it can be converted or not. What is no object has no name.
+func inTreeObjects(volume manifest.Node) (objects []attributes.Object) {
+	switch s := shape(sourceKey(volume, Options{})); s {
+	case secretShape:
+		return []attributes.Object{{Kind: attributes.Secret, Name: volume.Get(string(s), "secretName").String()}}
+	case configMapShape:
+		return []attributes.Object{{Kind: attributes.ConfigMap, Name: volume.Get(string(s), "name").String()}}
+	}
+	kinds := map[string]attributes.Kind{"secret": attributes.Secret, "configMap": attributes.ConfigMap}
+	for _, entry := range volume.Get(string(sourcesShape), "sources").Items() {
+		for _, e := range entry.Entries() {
+			object := attributes.Object{Kind: kinds[e.Name]}
+			if object.Kind != "" {
+				object.Name = e.Value.Get("name").String()
+			}
+			objects = append(objects, object)
+		}
+	}
+	return objects
 }
 
 // edited makes the changes and proves them. The volumes that are not what they were to be are wrong; any other difference is an error.

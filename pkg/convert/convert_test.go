@@ -109,7 +109,7 @@ func TestThereAndBackChangesNothing(t *testing.T) {
 				}
 				// A volume of the other side that was there before would go along.
 				if strings.HasSuffix(e.name, "to-driver/left") {
-					o.text = strings.Replace(o.text, "driver: fsuser.csi.io", "driver: other", 1)
+					o.text = strings.ReplaceAll(o.text, "driver: fsuser.csi.io", "driver: other")
 					there = converted(o.text, e.o)
 				}
 				back := converted(there.Text, Options{Native: !e.o.Native})
