@@ -225,11 +225,13 @@ func planDriver(c change, pod manifest.Pod, s shape, o Options) (change, bool, e
 	if err != nil {
 		return c, false, err
 	}
-	name := c.volume.Get("name").String()
-	for _, n := range pod.MountedBeneath(name) {
-		if !n.SuppliedBy(meaning.paths()) {
-			return c, false, fmt.Errorf("%s is mounted beneath it (line %d): Kubernetes makes a directory for that in its own volumes, but not in those of CSI; mount it elsewhere",
-				n.Path, n.Node.Line())
+	if err := onlyInTree(pod, c.volume.Get("name").String(), meaning); err != nil {
+		return c, false, err
+	}
+	if meaning.User == nil && o.UID == nil && c.podUser == nil {
+		if mode, widened := readByFSGroup(pod, meaning); widened {
+			return c, false, fmt.Errorf("files of mode %04o would belong to root, and nobody else could read them: the pod's fsGroup lets its group read Kubernetes' own volumes, "+
+				"but widens no mode of this driver's; give --uid, or the pod a runAsUser", mode)
 		}
 	}
 	if meaning.User == nil {
@@ -243,6 +245,38 @@ func planDriver(c change, pod manifest.Pod, s shape, o Options) (change, bool, e
 	}
 	c.key, c.want = "csi", meaning
 	return c, false, err
+}
+
+// onlyInTree says what Kubernetes does for the volume of a pod, by its name and its meaning, and this driver can't.
+func onlyInTree(pod manifest.Pod, name string, v inTree) error {
+	var paths []string
+	for _, file := range v.files() {
+		paths = append(paths, file.Path)
+	}
+	for _, n := range pod.MountedBeneath(name) {
+		if !n.SuppliedBy(paths) {
+			return fmt.Errorf("%s is mounted beneath it (line %d): Kubernetes makes a directory for that in its own volumes, but not in those of CSI; mount it elsewhere",
+				n.Path, n.Node.Line())
+		}
+	}
+	return nil
+}
+
+// readByFSGroup finds a file without an owner of its own that only the pod's fsGroup lets its containers read: in Kubernetes' own volumes kubelet adds
+// 0440 to each mode then.
+func readByFSGroup(pod manifest.Pod, v inTree) (mode int32, widened bool) {
+	if _, given := pod.Spec().Get("securityContext", "fsGroup").Scalar().(int); !given {
+		return 0, false
+	}
+	for _, file := range v.files() {
+		if file.Mode == nil {
+			file.Mode = v.Mode
+		}
+		if file.User == nil && file.Mode != nil && *file.Mode&0o040 == 0 {
+			return *file.Mode, true
+		}
+	}
+	return 0, false
 }
 
 // readAgain is v with the user that the volume itself names.
