@@ -247,8 +247,12 @@ func planDriver(c change, pod manifest.Pod, s shape, o Options) (change, bool, e
 	return c, false, err
 }
 
-// onlyInTree says what Kubernetes does for the volume of a pod, by its name and its meaning, and this driver can't.
+// onlyInTree says what Kubernetes does for the volume of a pod, by its name and its meaning, and this driver can't. The policy of fsUser leaves
+// alone what these are about, too (deploy/chart/templates/_fs-user.tpl).
 func onlyInTree(pod manifest.Pod, name string, v inTree) error {
+	if pod.Windows() {
+		return errors.New("the pod is for Windows, and this driver for Linux")
+	}
 	var paths []string
 	for _, file := range v.files() {
 		paths = append(paths, file.Path)
@@ -257,6 +261,32 @@ func onlyInTree(pod manifest.Pod, name string, v inTree) error {
 		if !n.SuppliedBy(paths) {
 			return fmt.Errorf("%s is mounted beneath it (line %d): Kubernetes makes a directory for that in its own volumes, but not in those of CSI; mount it elsewhere",
 				n.Path, n.Node.Line())
+		}
+	}
+	for _, c := range pod.Containers() {
+		for _, m := range c.Mounts {
+			if m.Volume == name && v.optional() && m.Node.Get("subPath").String()+m.Node.Get("subPathExpr").String() != "" {
+				return fmt.Errorf("it is optional and mounted by subPath (line %d), and only Kubernetes makes a directory where the file is missing: mount it as a directory, "+
+					"or let it not be optional", m.Node.Line())
+			}
+		}
+	}
+	for _, source := range v.Sources {
+		if source.DownwardAPI == nil {
+			continue
+		}
+		for _, item := range source.DownwardAPI.Items {
+			ref := item.ResourceFieldRef
+			if ref == nil {
+				continue
+			}
+			switch known, sets := pod.Sets(ref.ContainerName, ref.Resource); {
+			case !known:
+				return fmt.Errorf("it shows %s of a container %q, which the pod does not have: name one of its containers", ref.Resource, ref.ContainerName)
+			case !sets && strings.HasPrefix(ref.Resource, "limits."):
+				return fmt.Errorf("it shows a limit that the container does not set (%s of %q), in place of which Kubernetes tells what the node has: set the limit",
+					ref.Resource, ref.ContainerName)
+			}
 		}
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -68,6 +69,13 @@ func (v inTree) files() []corev1.KeyToPath {
 		files = append(files, items...)
 	}
 	return files
+}
+
+// optional reports whether an object of it may be missing, or keys that it names.
+func (v inTree) optional() bool {
+	return slices.ContainsFunc(v.Sources, func(s corev1.VolumeProjection) bool {
+		return s.Secret != nil && *s.Secret.Optional || s.ConfigMap != nil && *s.ConfigMap.Optional
+	})
 }
 
 // readInTree decodes one of Kubernetes' own volumes. The error says what of it this driver does not do.
