@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/manifest"
@@ -48,6 +49,7 @@ func (l *linter) pod(pod manifest.Pod) {
 	}
 	for _, v := range ours {
 		l.mounts(v)
+		l.resources(v)
 		l.owner(v)
 	}
 }
@@ -56,6 +58,9 @@ func (l *linter) pod(pod manifest.Pod) {
 func (l *linter) volume(v *volume) {
 	csi := v.node.Get("csi")
 	o := v.pod.Object
+	if v.pod.Windows() {
+		l.report(o, Error, v.field+".csi", "the pod is for Windows, and this driver for Linux, so the container can't start: use a volume of Kubernetes", v.node.Key("csi"))
+	}
 	for _, e := range v.node.Entries() {
 		if e.Name != "name" && e.Name != "csi" {
 			l.report(o, Error, v.field+"."+e.Name, "a volume has one source, and this one has csi: remove one, or make it two volumes", e.Key)
@@ -183,6 +188,29 @@ func supplies(v volume, n manifest.Nested) (supplied, sure bool) {
 	}
 	supplied = n.SuppliedBy(files)
 	return supplied, (supplied || sure) && v.good
+}
+
+// resources looks at the containers whose requests and limits the volume shows.
+func (l *linter) resources(v volume) {
+	o, attrs := v.pod.Object, v.node.Get("csi", "volumeAttributes")
+	for i, s := range v.spec.Sources {
+		for j, item := range s.Items {
+			if s.Object.Kind != attributes.Pod || !item.IsResource() {
+				continue
+			}
+			at := field.NewPath("volumeAttributes").Key("sources").Index(i).Child("downwardAPI", "items").Index(j).Child("resourceFieldRef")
+			switch known, sets := v.pod.Sets(item.Container, item.Key); {
+			case !known:
+				err := field.Invalid(at.Child("containerName"), item.Container, "the pod has no init or main container of this name, so the driver refuses the volume: name one that it has")
+				l.report(o, Error, v.field+".csi."+err.Field, err.ErrorBody(), place(attrs, err), attrs)
+			case !sets && strings.HasPrefix(item.Key, "limits."):
+				err := field.Invalid(at.Child("resource"), item.Key, "")
+				l.report(o, Warning, v.field+".csi."+err.Field, fmt.Sprintf(
+					"container %q sets no %s, and the driver refuses the volume unless a LimitRange sets it: set the limit, or use a downwardAPI volume of Kubernetes, which shows the node's",
+					item.Container, item.Key), place(attrs, err), attrs)
+			}
+		}
+	}
 }
 
 // owner looks at whether those who mount the volume can read it.
