@@ -83,7 +83,11 @@ func (c *conversion) run(args []string, in io.Reader, out, errOut io.Writer) err
 	case c.unread > 0:
 		return &exitError{exitUsage, fmt.Errorf("%s could not be read", count(c.unread, "document"))}
 	case c.left > 0:
-		return &exitError{exitProblems, fmt.Errorf("%s left as it was", count(c.left, "volume"))}
+		were := "it was"
+		if c.left > 1 {
+			were = "they were"
+		}
+		return &exitError{exitProblems, fmt.Errorf("%s left as %s", count(c.left, "volume"), were)}
 	}
 	return nil
 }

@@ -225,7 +225,7 @@ func planDriver(c change, pod manifest.Pod, s shape, o Options) (change, bool, e
 	if err != nil {
 		return c, false, err
 	}
-	if err := onlyInTree(pod, c.volume.Get("name").String(), meaning); err != nil {
+	if err := onlyInTree(pod, c.volume.Get("name").Text(), meaning); err != nil {
 		return c, false, err
 	}
 	if meaning.User == nil && o.UID == nil && c.podUser == nil {
@@ -339,7 +339,7 @@ func withoutDeclarations(good, bad []change) (_, _ []change) {
 			add(c.pod, driverObjects(volume))
 		}
 	}
-	mounted := func(c change) bool { return c.pod.Mounts(c.volume.Get("name").String()) }
+	mounted := func(c change) bool { return c.pod.Mounts(c.volume.Get("name").Text()) }
 	for _, c := range good {
 		if mounted(c) {
 			add(c.pod, inTreeObjects(c.volume))

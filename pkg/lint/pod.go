@@ -3,7 +3,6 @@
 package lint
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -32,11 +31,18 @@ func (l *linter) pod(pod manifest.Pod) {
 		first = map[string]bool{} // volume names, and whether one of that name is the driver's
 	)
 	for i, node := range pod.Spec().Get("volumes").Items() {
-		v := volume{pod: pod, name: node.Get("name").String(), field: pod.Path(fmt.Sprintf("spec.volumes[%d]", i)), node: node}
+		name := manifest.Entry{Name: "name", Key: node.Key("name"), Value: node.Get("name")}
+		v := volume{pod: pod, name: name.Value.Text(), field: pod.Path(fmt.Sprintf("spec.volumes[%d]", i)), node: node}
 		driver := node.Get("csi", "driver")
 		isOurs := driver.String() == attributes.Driver
-		if before, known := first[v.name]; known && (before || isOurs) {
-			l.report(pod.Object, Error, v.field+".name", fmt.Sprintf("there is a volume %q already: give each its own name", v.name), node.Get("name"), node)
+		before, known := first[v.name]
+		switch _, isString := name.Value.Scalar().(string); {
+		case isOurs && (v.name == "" || name.Value.Scalar() == nil):
+			l.report(pod.Object, Error, v.field+".name", "a volume needs a name: give it one", name.Value, node)
+		case isOurs && !isString:
+			l.report(pod.Object, Error, v.field+".name", notAString(name), name.Value)
+		case isString && known && (before || isOurs):
+			l.report(pod.Object, Error, v.field+".name", fmt.Sprintf("there is a volume %q already: give each its own name", v.name), name.Value)
 		}
 		first[v.name] = first[v.name] || isOurs
 		if isOurs {
@@ -117,7 +123,7 @@ func (l *linter) attributes(v *volume, csi manifest.Node, hasRef bool) {
 		if !isString && (e.Value.Scalar() != nil || !e.Value.IsScalar()) {
 			l.report(o, Error, at+"["+e.Name+"]", notAString(e), e.Value)
 			allStrings = false
-			text = asString(e.Value)
+			text = asString(e)
 		}
 		values[e.Name] = text
 	}
@@ -126,25 +132,6 @@ func (l *linter) attributes(v *volume, csi manifest.Node, hasRef bool) {
 		l.report(o, Error, v.field+".csi."+err.Field, err.ErrorBody(), place(attrs, err), attrs, v.node.Key("csi"))
 	}
 	v.spec, v.good = spec, len(errs) == 0 && allStrings
-}
-
-// asString is the string that was probably meant, so that it can be judged at once.
-func asString(n manifest.Node) string {
-	if value, isBool := n.Scalar().(bool); isBool {
-		return fmt.Sprint(value)
-	}
-	if n.IsScalar() {
-		return n.Text()
-	}
-	value, err := n.Any()
-	if err != nil {
-		return ""
-	}
-	text, err := json.Marshal(value)
-	if err != nil {
-		return ""
-	}
-	return string(text)
 }
 
 // mounts looks at how containers mount the volume.

@@ -36,7 +36,7 @@ func (p Pod) Containers() []Container {
 			for j, mount := range node.Get("volumeMounts").Items() {
 				c.Mounts = append(c.Mounts, Mount{
 					Field: fmt.Sprintf("%s.volumeMounts[%d]", c.Field, j), Node: mount,
-					Volume: mount.Get("name").String(), Path: path.Clean("/" + mount.Get("mountPath").String()),
+					Volume: mount.Get("name").Text(), Path: path.Clean("/" + mount.Get("mountPath").String()),
 				})
 			}
 			all = append(all, c)
