@@ -24,6 +24,8 @@ type conversion struct {
 	to, uid, gid            string
 	write, diff, recursive  bool
 	converted, left, unread int
+	// unended says that what was printed last does not end its line.
+	unended bool
 }
 
 func newConvertCommand() *cobra.Command {
@@ -81,7 +83,11 @@ func (c *conversion) run(args []string, in io.Reader, out, errOut io.Writer) err
 	case c.unread > 0:
 		return &exitError{exitUsage, fmt.Errorf("%s could not be read", count(c.unread, "document"))}
 	case c.left > 0:
-		return &exitError{exitProblems, fmt.Errorf("%s left as it was", count(c.left, "volume"))}
+		were := "it was"
+		if c.left > 1 {
+			were = "they were"
+		}
+		return &exitError{exitProblems, fmt.Errorf("%s left as %s", count(c.left, "volume"), were)}
 	}
 	return nil
 }
@@ -140,12 +146,16 @@ func (c *conversion) put(out io.Writer, f *manifest.File, text string, more, rea
 	case c.write:
 		return replaceFile(f.Name, text)
 	}
-	if more && !strings.HasPrefix(text, "---") {
-		text = "---\n" + text
+	if more {
+		text = strings.TrimPrefix(text, "\ufeff") // a byte order mark may only be where a stream begins
+		if !strings.HasPrefix(text, "---") {
+			text = "---\n" + text
+		}
+		if c.unended {
+			text = "\n" + text
+		}
 	}
-	if text != "" && !strings.HasSuffix(text, "\n") && more {
-		text += "\n"
-	}
+	c.unended = text != "" && !strings.HasSuffix(text, "\n")
 	_, err := io.WriteString(out, text)
 	return err
 }

@@ -46,13 +46,17 @@ func readManifests(args []string, recursive bool, in io.Reader) ([]*manifest.Fil
 			files = append(files, manifest.Parse(stdin, string(text)))
 			continue
 		}
-		err := filepath.WalkDir(arg, func(path string, entry fs.DirEntry, err error) error {
+		root := arg
+		if st, err := os.Stat(arg); err == nil && st.IsDir() {
+			root += "/" // of a link to a directory, what it leads to
+		}
+		err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 			switch {
 			case err != nil:
 				return err
-			case !entry.IsDir() && (path == arg || isManifest(path)):
+			case !entry.IsDir() && (path == root || isManifest(path)):
 				return read(path)
-			case entry.IsDir() && path != arg && !recursive:
+			case entry.IsDir() && path != root && !recursive:
 				return filepath.SkipDir
 			}
 			return nil

@@ -88,11 +88,16 @@ func manifests(t *testing.T, files map[string]string) string {
 
 // example has one of each.
 func exampleManifests(t *testing.T) string {
-	return manifests(t, map[string]string{
+	dir := manifests(t, map[string]string{
 		"good.yaml": driverPod, "bad.yaml": badPod, "warned.yaml": warnedPod, "in-tree.yaml": inTreePod, "token.yml": tokenPod,
 		"broken.yaml": driverPod + "---\na: [\n", "template.yaml": "a: {{ .Values.a }}\n",
+		"unended.yaml": strings.TrimSuffix(inTreePod, "\n"), "json.json": "{}", "marked.yaml": "\ufeff" + inTreePod, "separated.yaml": "\ufeff---\n" + inTreePod,
 		"dir/a.yaml": driverPod, "dir/b.yml": warnedPod, "dir/c.JSON": "{}", "dir/notes.txt": "a: [", "dir/below/bad.yaml": badPod,
 	})
+	if err := os.Symlink("dir", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 func TestLintAndConvertFromTheCommandLine(t *testing.T) {
@@ -113,6 +118,8 @@ func TestLintAndConvertFromTheCommandLine(t *testing.T) {
 		{"standard input", "lint -", badPod, 1, []string{"stdin:1:"}, []string{"Error: 1 error"}},
 		{"a directory", "lint dir", "", 0, []string{"dir/b.yml:1:"}, []string{"0 errors and 1 warning in 2 volumes of the driver in 3 files"}},
 		{"all below a directory", "lint -R dir", "", 1, []string{"dir/below/bad.yaml:1:"}, []string{"in 4 files"}},
+		{"a link to a directory", "lint link", "", 0, []string{"link/b.yml:1:"}, []string{"0 errors and 1 warning in 2 volumes of the driver in 3 files"}},
+		{"all below a link to a directory", "lint -R link", "", 1, []string{"link/below/bad.yaml:1:"}, []string{"in 4 files"}},
 		{"a file of any name", "lint dir/notes.txt", "", 2, []string{"dir/notes.txt:1:1: error: this is no YAML"}, []string{"Error:"}},
 		{"broken YAML", "lint broken.yaml", "", 2, []string{"broken.yaml:16:"}, []string{"Error: 1 error and 0 warnings in 1 volume"}},
 		{"a template", "lint template.yaml", "", 2, []string{"helm template"}, []string{"Error:"}},
@@ -127,7 +134,13 @@ func TestLintAndConvertFromTheCommandLine(t *testing.T) {
 		{"convert standard input", "convert -", inTreePod, 0, []string{driverPod}, nil},
 		{"nothing to convert", "convert good.yaml", "", 0, []string{driverPod}, nil},
 		{"several files are one stream", "convert in-tree.yaml good.yaml", "", 0, []string{driverPod + "---\n" + driverPod}, nil},
+		{"several files, the first without its last line break", "convert unended.yaml good.yaml", "", 0, []string{driverPod + "---\n" + driverPod}, nil},
+		{"several files without their last line breaks", "convert unended.yaml json.json unended.yaml", "", 0,
+			[]string{driverPod + "---\n{}\n---\n" + strings.TrimSuffix(driverPod, "\n")}, nil},
+		{"several files with a byte order mark", "convert marked.yaml marked.yaml separated.yaml", "", 0,
+			[]string{"\ufeff" + driverPod + "---\n" + driverPod + "---\n" + driverPod}, nil},
 		{"what stays", "convert token.yml", "", 1, []string{tokenPod}, []string{`token.yml:1: Pod/t: volume "v" is left as it is: it has a serviceAccountToken`, "Error: 1 volume left as it was"}},
+		{"several that stay", "convert token.yml token.yml", "", 1, []string{tokenPod}, []string{"Error: 2 volumes left as they were"}},
 		{"a document that can't be read", "convert broken.yaml", "", 2, []string{"a: [\n"}, []string{"broken.yaml:16: this is no YAML", "Error: 1 document could not be read"}},
 		{"owner and group", "convert --uid 7 --gid 8 -", strings.Replace(inTreePod, "      defaultUser: 1000\n", "", 1), 0, []string{`uid: "7"`, `gid: "8"`}, nil},
 		{"a volume's own user is kept", "convert --uid 7 in-tree.yaml", "", 0, []string{driverPod}, nil},

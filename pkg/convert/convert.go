@@ -72,6 +72,7 @@ func File(f *manifest.File, o Options) Result {
 
 // change is a volume that is to become another.
 type change struct {
+	pod    manifest.Pod
 	volume manifest.Node
 	key    string // of its source as it is to be
 	want   inTree
@@ -82,7 +83,7 @@ type change struct {
 }
 
 func document(d *manifest.Document, o Options) (text string, converted int, left []Left) {
-	var changes []change
+	var changes, failed []change
 	for _, object := range d.Objects() {
 		pod, ok := object.Pod()
 		if !ok {
@@ -100,13 +101,17 @@ func document(d *manifest.Document, o Options) (text string, converted int, left
 			c.left = Left{Line: volume.Line(), Object: object.Name(), Volume: name}
 			if err != nil {
 				c.left.Reason = err.Error()
-				left = append(left, c.left)
+				failed = append(failed, c)
 				continue
 			}
 			changes = append(changes, c)
 		}
 	}
 	good, bad := proven(d, changes, o)
+	bad = append(bad, failed...)
+	if !o.Native {
+		good, bad = withoutDeclarations(good, bad)
+	}
 	for _, c := range bad {
 		left = append(left, c.left)
 	}
@@ -159,10 +164,7 @@ func plan(pod manifest.Pod, volume manifest.Node, o Options) (c change, skip boo
 		return change{}, true, nil
 	}
 	podUser := source.CommonUser(pod.RunAs())
-	c = change{volume: volume, podUser: podUser}
-	if !o.Native && declares(pod, volume, key) {
-		return change{}, true, nil
-	}
+	c = change{pod: pod, volume: volume, podUser: podUser}
 	if len(volume.Entries()) > 2 {
 		return c, false, errors.New("it has more than a name and one source, which the API server refuses")
 	}
@@ -223,11 +225,13 @@ func planDriver(c change, pod manifest.Pod, s shape, o Options) (change, bool, e
 	if err != nil {
 		return c, false, err
 	}
-	name := c.volume.Get("name").String()
-	for _, n := range pod.MountedBeneath(name) {
-		if !n.SuppliedBy(meaning.paths()) {
-			return c, false, fmt.Errorf("%s is mounted beneath it (line %d): Kubernetes makes a directory for that in its own volumes, but not in those of CSI; mount it elsewhere",
-				n.Path, n.Node.Line())
+	if err := onlyInTree(pod, c.volume.Get("name").Text(), meaning); err != nil {
+		return c, false, err
+	}
+	if meaning.User == nil && o.UID == nil && c.podUser == nil {
+		if mode, widened := readByFSGroup(pod, meaning); widened {
+			return c, false, fmt.Errorf("files of mode %04o would belong to root, and nobody else could read them: the pod's fsGroup lets its group read Kubernetes' own volumes, "+
+				"but widens no mode of this driver's; give --uid, or the pod a runAsUser", mode)
 		}
 	}
 	if meaning.User == nil {
@@ -243,6 +247,68 @@ func planDriver(c change, pod manifest.Pod, s shape, o Options) (change, bool, e
 	return c, false, err
 }
 
+// onlyInTree says what Kubernetes does for the volume of a pod, by its name and its meaning, and this driver can't. The policy of fsUser leaves
+// alone what these are about, too (deploy/chart/templates/_fs-user.tpl).
+func onlyInTree(pod manifest.Pod, name string, v inTree) error {
+	if pod.Windows() {
+		return errors.New("the pod is for Windows, and this driver for Linux")
+	}
+	var paths []string
+	for _, file := range v.files() {
+		paths = append(paths, file.Path)
+	}
+	for _, n := range pod.MountedBeneath(name) {
+		if !n.SuppliedBy(paths) {
+			return fmt.Errorf("%s is mounted beneath it (line %d): Kubernetes makes a directory for that in its own volumes, but not in those of CSI; mount it elsewhere",
+				n.Path, n.Node.Line())
+		}
+	}
+	for _, c := range pod.Containers() {
+		for _, m := range c.Mounts {
+			if m.Volume == name && v.optional() && m.Node.Get("subPath").String()+m.Node.Get("subPathExpr").String() != "" {
+				return fmt.Errorf("it is optional and mounted by subPath (line %d), and only Kubernetes makes a directory where the file is missing: mount it as a directory, "+
+					"or let it not be optional", m.Node.Line())
+			}
+		}
+	}
+	for _, source := range v.Sources {
+		if source.DownwardAPI == nil {
+			continue
+		}
+		for _, item := range source.DownwardAPI.Items {
+			ref := item.ResourceFieldRef
+			if ref == nil {
+				continue
+			}
+			switch known, sets := pod.Sets(ref.ContainerName, ref.Resource); {
+			case !known:
+				return fmt.Errorf("it shows %s of a container %q, which the pod does not have: name one of its containers", ref.Resource, ref.ContainerName)
+			case !sets && strings.HasPrefix(ref.Resource, "limits."):
+				return fmt.Errorf("it shows a limit that the container does not set (%s of %q), in place of which Kubernetes tells what the node has: set the limit",
+					ref.Resource, ref.ContainerName)
+			}
+		}
+	}
+	return nil
+}
+
+// readByFSGroup finds a file without an owner of its own that only the pod's fsGroup lets its containers read: in Kubernetes' own volumes kubelet adds
+// 0440 to each mode then.
+func readByFSGroup(pod manifest.Pod, v inTree) (mode int32, widened bool) {
+	if _, given := pod.Spec().Get("securityContext", "fsGroup").Scalar().(int); !given {
+		return 0, false
+	}
+	for _, file := range v.files() {
+		if file.Mode == nil {
+			file.Mode = v.Mode
+		}
+		if file.User == nil && file.Mode != nil && *file.Mode&0o040 == 0 {
+			return *file.Mode, true
+		}
+	}
+	return 0, false
+}
+
 // readAgain is v with the user that the volume itself names.
 func readAgain(v inTree, source manifest.Node) inTree {
 	if !source.Get("defaultUser").Exists() {
@@ -251,24 +317,78 @@ func readAgain(v inTree, source manifest.Node) inTree {
 	return v
 }
 
-// declares reports whether a volume is there for the Node authorizer only: no container mounts it, and a volume of the driver names its
-// object.
-func declares(pod manifest.Pod, volume manifest.Node, key string) bool {
-	if pod.Mounts(volume.Get("name").String()) {
-		return false
+// withoutDeclarations takes out the volumes that are there for the Node authorizer only: no container mounts them, and volumes of the driver
+// name their objects, be it one that becomes so now. Of these only the mounted ones count, else two that nobody mounts would keep each other.
+func withoutDeclarations(good, bad []change) (_, _ []change) {
+	type reference struct {
+		pod    manifest.Node
+		object attributes.Object
 	}
-	attribute, field := "secretName", "secretName"
-	if key == string(configMapShape) {
-		attribute, field = "configMapName", "name"
-	}
-	name := volume.Get(key, field).String()
-	for _, other := range pod.Spec().Get("volumes").Items() {
-		csi := other.Get("csi")
-		if csi.Get("driver").String() == attributes.Driver && name != "" && csi.Get("volumeAttributes", attribute).String() == name {
-			return true
+	named, seen := map[reference]bool{}, map[manifest.Node]bool{}
+	add := func(pod manifest.Pod, objects []attributes.Object) {
+		for _, object := range objects {
+			named[reference{pod.Node, object}] = object.Name != ""
 		}
 	}
-	return false
+	for _, c := range slices.Concat(good, bad) {
+		if seen[c.pod.Node] {
+			continue
+		}
+		seen[c.pod.Node] = true
+		for _, volume := range c.pod.Spec().Get("volumes").Items() {
+			add(c.pod, driverObjects(volume))
+		}
+	}
+	mounted := func(c change) bool { return c.pod.Mounts(c.volume.Get("name").Text()) }
+	for _, c := range good {
+		if mounted(c) {
+			add(c.pod, inTreeObjects(c.volume))
+		}
+	}
+	declares := func(c change) bool {
+		objects := inTreeObjects(c.volume)
+		return len(objects) > 0 && !mounted(c) && !slices.ContainsFunc(objects, func(object attributes.Object) bool { return !named[reference{c.pod.Node, object}] })
+	}
+	return slices.DeleteFunc(good, declares), slices.DeleteFunc(bad, declares)
+}
+
+// driverObjects are those that a volume of the driver names, whatever else is wrong with it.
+func driverObjects(volume manifest.Node) (objects []attributes.Object) {
+	if volume.Get("csi", "driver").String() != attributes.Driver {
+		return nil
+	}
+	values := map[string]string{}
+	for _, name := range []string{"secretName", "configMapName", "sources"} {
+		if text := volume.Get("csi", "volumeAttributes", name).String(); text != "" {
+			values[name] = text
+		}
+	}
+	spec, _ := attributes.Parse(values, false)
+	for _, source := range spec.Sources {
+		objects = append(objects, source.Object)
+	}
+	return objects
+}
+
+// inTreeObjects are those that one of Kubernetes' own volumes names, whether it can be converted or not. What is no object has no name.
+func inTreeObjects(volume manifest.Node) (objects []attributes.Object) {
+	switch s := shape(sourceKey(volume, Options{})); s {
+	case secretShape:
+		return []attributes.Object{{Kind: attributes.Secret, Name: volume.Get(string(s), "secretName").String()}}
+	case configMapShape:
+		return []attributes.Object{{Kind: attributes.ConfigMap, Name: volume.Get(string(s), "name").String()}}
+	}
+	kinds := map[string]attributes.Kind{"secret": attributes.Secret, "configMap": attributes.ConfigMap}
+	for _, entry := range volume.Get(string(sourcesShape), "sources").Items() {
+		for _, e := range entry.Entries() {
+			object := attributes.Object{Kind: kinds[e.Name]}
+			if object.Kind != "" {
+				object.Name = e.Value.Get("name").String()
+			}
+			objects = append(objects, object)
+		}
+	}
+	return objects
 }
 
 // edited makes the changes and proves them. The volumes that are not what they were to be are wrong; any other difference is an error.

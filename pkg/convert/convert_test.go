@@ -109,7 +109,7 @@ func TestThereAndBackChangesNothing(t *testing.T) {
 				}
 				// A volume of the other side that was there before would go along.
 				if strings.HasSuffix(e.name, "to-driver/left") {
-					o.text = strings.Replace(o.text, "driver: fsuser.csi.io", "driver: other", 1)
+					o.text = strings.ReplaceAll(o.text, "driver: fsuser.csi.io", "driver: other")
 					there = converted(o.text, e.o)
 				}
 				back := converted(there.Text, Options{Native: !e.o.Native})
@@ -161,5 +161,44 @@ func TestCommentsSurvive(t *testing.T) {
 				t.Errorf("%s: the comment %q is gone, or there twice:\n%s", e.name, comment, out)
 			}
 		}
+	}
+}
+
+func TestWhatOnlyFSGroupMakesReadableStays(t *testing.T) {
+	uid := uint32(7)
+	for _, test := range []struct {
+		name           string
+		pod, container string // its securityContext
+		volume         string
+		o              Options
+		stays          bool
+	}{
+		{"a mode without the group", "fsGroup: 5", "", "secret: {secretName: s, defaultMode: 0400}", Options{}, true},
+		{"of a ConfigMap", "fsGroup: 0", "", "configMap: {name: c, defaultMode: 0604}", Options{}, true},
+		{"of an item", "fsGroup: 5", "", "secret: {secretName: s, items: [{key: a, path: a}, {key: b, path: b, mode: 0400}]}", Options{}, true},
+		{"of the other items", "fsGroup: 5", "", "secret: {secretName: s, defaultMode: 0400, items: [{key: a, path: a, mode: 0440}, {key: b, path: b}]}", Options{}, true},
+		{"of a source", "fsGroup: 5", "", "projected: {defaultMode: 0400, sources: [{downwardAPI: {items: [{path: a, fieldRef: {fieldPath: metadata.name}}]}}]}", Options{}, true},
+		{"no user in common", "fsGroup: 5", "runAsUser: 6", "secret: {secretName: s, defaultMode: 0400}", Options{}, true},
+		{"a group is no owner", "fsGroup: 5", "", "secret: {secretName: s, defaultMode: 0400}", Options{GID: &uid}, true},
+
+		{"the default", "fsGroup: 5", "", "secret: {secretName: s}", Options{}, false},
+		{"a mode with the group", "fsGroup: 5", "", "secret: {secretName: s, defaultMode: 0440}", Options{}, false},
+		{"no group", "", "", "secret: {secretName: s, defaultMode: 0400}", Options{}, false},
+		{"--uid", "fsGroup: 5", "", "secret: {secretName: s, defaultMode: 0400}", Options{UID: &uid}, false},
+		{"defaultUser", "fsGroup: 5", "", "secret: {secretName: s, defaultMode: 0400, defaultUser: 6}", Options{}, false},
+		{"the pod's user", "fsGroup: 5, runAsUser: 6", "", "secret: {secretName: s, defaultMode: 0400}", Options{}, false},
+		{"the item's user", "fsGroup: 5", "", "secret: {secretName: s, items: [{key: a, path: a}, {key: b, path: b, mode: 0400, user: 6}]}", Options{}, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			text := fmt.Sprintf("kind: Pod\nspec: {securityContext: {%s}, containers: [{name: a, securityContext: {%s}}, {name: b}], volumes: [{name: v, %s}]}\n",
+				test.pod, test.container, test.volume)
+			r := converted(text, test.o)
+			if stayed := len(r.Left) == 1; stayed != test.stays || r.Converted+len(r.Left) != 1 || stayed != (r.Text == text) {
+				t.Fatalf("stayed %v, want %v: %v\n%s", stayed, test.stays, r.Left, r.Text)
+			}
+			if test.stays && !(strings.Contains(r.Left[0].Reason, "fsGroup") && strings.Contains(r.Left[0].Reason, "--uid")) {
+				t.Errorf("it does not say why, or what to do: %s", r.Left[0].Reason)
+			}
+		})
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -47,27 +48,34 @@ func (v inTree) equal(o inTree) bool {
 	return errA == nil && errB == nil && bytes.Equal(a, b)
 }
 
-// paths are those of the files that the volume names.
-func (v inTree) paths() []string {
-	var paths []string
-	keys := func(items []corev1.KeyToPath) {
-		for _, item := range items {
-			paths = append(paths, item.Path)
-		}
-	}
+// files are those that the volume names. An object that is there as a whole is one without a path.
+func (v inTree) files() []corev1.KeyToPath {
+	var files []corev1.KeyToPath
 	for _, source := range v.Sources {
+		var items []corev1.KeyToPath
 		switch {
 		case source.Secret != nil:
-			keys(source.Secret.Items)
+			items = source.Secret.Items
 		case source.ConfigMap != nil:
-			keys(source.ConfigMap.Items)
+			items = source.ConfigMap.Items
 		case source.DownwardAPI != nil:
 			for _, item := range source.DownwardAPI.Items {
-				paths = append(paths, item.Path)
+				items = append(items, corev1.KeyToPath{Path: item.Path, Mode: item.Mode, User: item.User})
 			}
 		}
+		if len(items) == 0 {
+			items = []corev1.KeyToPath{{}}
+		}
+		files = append(files, items...)
 	}
-	return paths
+	return files
+}
+
+// optional reports whether an object of it may be missing, or keys that it names.
+func (v inTree) optional() bool {
+	return slices.ContainsFunc(v.Sources, func(s corev1.VolumeProjection) bool {
+		return s.Secret != nil && *s.Secret.Optional || s.ConfigMap != nil && *s.ConfigMap.Optional
+	})
 }
 
 // readInTree decodes one of Kubernetes' own volumes. The error says what of it this driver does not do.

@@ -9,6 +9,7 @@ package lint
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"regexp"
 	"slices"
@@ -151,16 +152,35 @@ func (l *linter) annotations(o manifest.Object, path string, n manifest.Node) {
 
 // notAString says what to do about a value that kubectl does not read as a string.
 func notAString(e manifest.Entry) string {
-	switch value := e.Value.Scalar().(type) {
+	switch e.Value.Scalar().(type) {
 	case nil:
 		if e.Value.IsScalar() {
 			return "must be a string, and has no value: give one, or remove it"
 		}
 		return fmt.Sprintf(`must be a string: begin it with "%s: |" and put the list on the lines below, deeper`, e.Name)
 	case bool:
-		return fmt.Sprintf(`must be a string, and this is a boolean, which the API server refuses: write "%t"`, value)
+		return fmt.Sprintf(`must be a string, and this is a boolean, which the API server refuses: write %q`, asString(e))
 	}
-	return fmt.Sprintf(`must be a string, and this is a number, which the API server refuses: write %q`, e.Value.Text())
+	return fmt.Sprintf(`must be a string, and this is a number, which the API server refuses: write %q`, asString(e))
+}
+
+// asString is the string that was probably meant, so that it can be judged at once.
+func asString(e manifest.Entry) string {
+	if value, isBool := e.Value.Scalar().(bool); isBool && e.Name == "optional" {
+		return strconv.FormatBool(value) // of all attributes only this one is a truth; else "on" is a name
+	}
+	if e.Value.IsScalar() {
+		return e.Value.Text()
+	}
+	value, err := e.Value.Any()
+	if err != nil {
+		return ""
+	}
+	text, err := json.Marshal(value)
+	if err != nil {
+		return ""
+	}
+	return string(text)
 }
 
 var attributePlace = regexp.MustCompile(`^volumeAttributes\[("(?:[^"\\]|\\.)*"|[^\]]*)\](.*)$`)

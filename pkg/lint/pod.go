@@ -3,12 +3,12 @@
 package lint
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/manifest"
@@ -31,11 +31,18 @@ func (l *linter) pod(pod manifest.Pod) {
 		first = map[string]bool{} // volume names, and whether one of that name is the driver's
 	)
 	for i, node := range pod.Spec().Get("volumes").Items() {
-		v := volume{pod: pod, name: node.Get("name").String(), field: pod.Path(fmt.Sprintf("spec.volumes[%d]", i)), node: node}
+		name := manifest.Entry{Name: "name", Key: node.Key("name"), Value: node.Get("name")}
+		v := volume{pod: pod, name: name.Value.Text(), field: pod.Path(fmt.Sprintf("spec.volumes[%d]", i)), node: node}
 		driver := node.Get("csi", "driver")
 		isOurs := driver.String() == attributes.Driver
-		if before, known := first[v.name]; known && (before || isOurs) {
-			l.report(pod.Object, Error, v.field+".name", fmt.Sprintf("there is a volume %q already: give each its own name", v.name), node.Get("name"), node)
+		before, known := first[v.name]
+		switch _, isString := name.Value.Scalar().(string); {
+		case isOurs && (v.name == "" || name.Value.Scalar() == nil):
+			l.report(pod.Object, Error, v.field+".name", "a volume needs a name: give it one", name.Value, node)
+		case isOurs && !isString:
+			l.report(pod.Object, Error, v.field+".name", notAString(name), name.Value)
+		case isString && known && (before || isOurs):
+			l.report(pod.Object, Error, v.field+".name", fmt.Sprintf("there is a volume %q already: give each its own name", v.name), name.Value)
 		}
 		first[v.name] = first[v.name] || isOurs
 		if isOurs {
@@ -48,6 +55,7 @@ func (l *linter) pod(pod manifest.Pod) {
 	}
 	for _, v := range ours {
 		l.mounts(v)
+		l.resources(v)
 		l.owner(v)
 	}
 }
@@ -56,6 +64,9 @@ func (l *linter) pod(pod manifest.Pod) {
 func (l *linter) volume(v *volume) {
 	csi := v.node.Get("csi")
 	o := v.pod.Object
+	if v.pod.Windows() {
+		l.report(o, Error, v.field+".csi", "the pod is for Windows, and this driver for Linux, so the container can't start: use a volume of Kubernetes", v.node.Key("csi"))
+	}
 	for _, e := range v.node.Entries() {
 		if e.Name != "name" && e.Name != "csi" {
 			l.report(o, Error, v.field+"."+e.Name, "a volume has one source, and this one has csi: remove one, or make it two volumes", e.Key)
@@ -112,7 +123,7 @@ func (l *linter) attributes(v *volume, csi manifest.Node, hasRef bool) {
 		if !isString && (e.Value.Scalar() != nil || !e.Value.IsScalar()) {
 			l.report(o, Error, at+"["+e.Name+"]", notAString(e), e.Value)
 			allStrings = false
-			text = asString(e.Value)
+			text = asString(e)
 		}
 		values[e.Name] = text
 	}
@@ -121,25 +132,6 @@ func (l *linter) attributes(v *volume, csi manifest.Node, hasRef bool) {
 		l.report(o, Error, v.field+".csi."+err.Field, err.ErrorBody(), place(attrs, err), attrs, v.node.Key("csi"))
 	}
 	v.spec, v.good = spec, len(errs) == 0 && allStrings
-}
-
-// asString is the string that was probably meant, so that it can be judged at once.
-func asString(n manifest.Node) string {
-	if value, isBool := n.Scalar().(bool); isBool {
-		return fmt.Sprint(value)
-	}
-	if n.IsScalar() {
-		return n.Text()
-	}
-	value, err := n.Any()
-	if err != nil {
-		return ""
-	}
-	text, err := json.Marshal(value)
-	if err != nil {
-		return ""
-	}
-	return string(text)
 }
 
 // mounts looks at how containers mount the volume.
@@ -183,6 +175,29 @@ func supplies(v volume, n manifest.Nested) (supplied, sure bool) {
 	}
 	supplied = n.SuppliedBy(files)
 	return supplied, (supplied || sure) && v.good
+}
+
+// resources looks at the containers whose requests and limits the volume shows.
+func (l *linter) resources(v volume) {
+	o, attrs := v.pod.Object, v.node.Get("csi", "volumeAttributes")
+	for i, s := range v.spec.Sources {
+		for j, item := range s.Items {
+			if s.Object.Kind != attributes.Pod || !item.IsResource() {
+				continue
+			}
+			at := field.NewPath("volumeAttributes").Key("sources").Index(i).Child("downwardAPI", "items").Index(j).Child("resourceFieldRef")
+			switch known, sets := v.pod.Sets(item.Container, item.Key); {
+			case !known:
+				err := field.Invalid(at.Child("containerName"), item.Container, "the pod has no init or main container of this name, so the driver refuses the volume: name one that it has")
+				l.report(o, Error, v.field+".csi."+err.Field, err.ErrorBody(), place(attrs, err), attrs)
+			case !sets && strings.HasPrefix(item.Key, "limits."):
+				err := field.Invalid(at.Child("resource"), item.Key, "")
+				l.report(o, Warning, v.field+".csi."+err.Field, fmt.Sprintf(
+					"container %q sets no %s, and the driver refuses the volume unless a LimitRange sets it: set the limit, or use a downwardAPI volume of Kubernetes, which shows the node's",
+					item.Container, item.Key), place(attrs, err), attrs)
+			}
+		}
+	}
 }
 
 // owner looks at whether those who mount the volume can read it.

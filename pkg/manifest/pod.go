@@ -9,6 +9,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 )
 
 // Container is a container of a pod.
@@ -35,7 +36,7 @@ func (p Pod) Containers() []Container {
 			for j, mount := range node.Get("volumeMounts").Items() {
 				c.Mounts = append(c.Mounts, Mount{
 					Field: fmt.Sprintf("%s.volumeMounts[%d]", c.Field, j), Node: mount,
-					Volume: mount.Get("name").String(), Path: path.Clean("/" + mount.Get("mountPath").String()),
+					Volume: mount.Get("name").Text(), Path: path.Clean("/" + mount.Get("mountPath").String()),
 				})
 			}
 			all = append(all, c)
@@ -54,6 +55,27 @@ func (p Pod) Mounts(volume string) bool {
 		}
 	}
 	return false
+}
+
+// Windows reports whether the pod says that it is for Windows.
+func (p Pod) Windows() bool {
+	return p.Spec().Get("os", "name").String() == "windows" || p.Spec().Get("nodeSelector", "kubernetes.io/os").String() == "windows"
+}
+
+// Sets reports whether the pod has an init or main container of this name, and whether that asks for some of a resource, such as limits.cpu.
+func (p Pod) Sets(container, of string) (known, sets bool) {
+	kind, name, _ := strings.Cut(of, ".")
+	for _, list := range []string{"initContainers", "containers"} {
+		for _, c := range p.Spec().Get(list).Items() {
+			if c.Get("name").String() != container {
+				continue
+			}
+			value := c.Get("resources", kind, name)
+			quantity, err := resource.ParseQuantity(value.Text())
+			return true, value.Scalar() != nil && (err != nil || !quantity.IsZero())
+		}
+	}
+	return false, false
 }
 
 // Nested is a mount beneath a mount of another volume, in the same container.
