@@ -42,7 +42,8 @@ fuzz: prerequisites ## Run each fuzz target for FUZZTIME, or as often as FUZZTIM
 	@set -e; mkdir -p .cache/fuzz; for p in $$(grep -rl --include='*_test.go' '^func Fuzz' cmd internal pkg | xargs -n 1 dirname | sort -u); do \
 		binary=$(CURDIR)/.cache/fuzz/$$(echo $$p | tr / -).test; \
 		$(GO) test -c -fuzz . -tags $(TAGS) -o $$binary ./$$p; \
-		for f in $$($$binary -test.list '^Fuzz'); do \
+		targets=$$($$binary -test.list '^Fuzz'); test -n "$$targets"; \
+		for f in $$targets; do \
 			echo "$$p $$f"; \
 			(cd $$p && $$binary -test.run '^$$' -test.fuzz "^$$f\$$" -test.fuzztime $(FUZZTIME) -test.fuzzminimizetime $(FUZZMINIMIZETIME) \
 				-test.parallel $(FUZZPROCS) -test.fuzzcachedir $(CURDIR)/.cache/fuzz/$$p) || \

@@ -40,6 +40,9 @@ var errGone = errors.New("the version was replaced meanwhile")
 // readVersion reads everything through one open of ..data and returns the number of the version.
 func readVersion(dir string) (int, error) {
 	data, err := os.Open(filepath.Join(dir, "..data"))
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, errGone // between reading the link and opening what it names
+	}
 	if err != nil {
 		return 0, err
 	}

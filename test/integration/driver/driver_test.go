@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -79,6 +80,12 @@ func (c *cluster) secret(t *testing.T, name string, data map[string]string) *cor
 	}
 	t.Cleanup(func() { c.CoreV1().Secrets(namespace).Delete(context.Background(), name, metav1.DeleteOptions{}) })
 	return s
+}
+
+// deletePod at once: there is no kubelet that would end it.
+func (c *cluster) deletePod(name string) {
+	now := int64(0)
+	c.CoreV1().Pods(namespace).Delete(context.Background(), name, metav1.DeleteOptions{GracePeriodSeconds: &now})
 }
 
 func (c *cluster) update(t *testing.T, name string, data map[string]string) {
@@ -349,6 +356,7 @@ func configMapWithItems(t *testing.T, c *cluster) {
 	if _, err := c.CoreV1().ConfigMaps(namespace).Create(context.Background(), cm, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { c.CoreV1().ConfigMaps(namespace).Delete(context.Background(), cm.Name, metav1.DeleteOptions{}) })
 	d := c.start(t)
 	p := pod("items")
 	v := ssh("configMapName", "conf", "uid", "70", "dirMode", "0750",
@@ -472,6 +480,14 @@ func rightsComeAndGo(t *testing.T, c *cluster) {
 	if err := c.RbacV1().RoleBindings(namespace).Delete(context.Background(), "fsuser-csi", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	testkit.Eventually(t, time.Minute, "the API server to know that the right is gone", func() bool {
+		review, err := c.AuthorizationV1().SubjectAccessReviews().Create(context.Background(), &authorizationv1.SubjectAccessReview{
+			Spec: authorizationv1.SubjectAccessReviewSpec{
+				User: user, ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: namespace, Verb: "watch", Resource: "secrets"},
+			},
+		}, metav1.CreateOptions{})
+		return err == nil && !review.Status.Allowed
+	})
 	// A watch that is open goes on until it ends; a driver that starts has none.
 	d.Kill()
 	d.StartAgain()
@@ -505,6 +521,7 @@ func fromThePod(t *testing.T, c *cluster) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { c.deletePod(created.Name) })
 	p := kubelet.Pod{Namespace: namespace, Name: created.Name, UID: string(created.UID)}
 	d := c.start(t)
 	v := kubelet.Volume{Name: "ssh", Secrets: map[string]string{"k": "sent along"}}
@@ -531,6 +548,7 @@ func severalSources(t *testing.T, c *cluster) {
 	if _, err := c.CoreV1().ConfigMaps(namespace).Create(ctx, cm, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { c.CoreV1().ConfigMaps(namespace).Delete(context.Background(), cm.Name, metav1.DeleteOptions{}) })
 	c.defaultServiceAccount(t)
 	created, err := c.CoreV1().Pods(namespace).Create(ctx, &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: "of-sources", Labels: map[string]string{"app": "web"}},
@@ -541,6 +559,7 @@ func severalSources(t *testing.T, c *cluster) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { c.deletePod(created.Name) })
 	p := kubelet.Pod{Namespace: namespace, Name: created.Name, UID: string(created.UID)}
 	d := c.start(t)
 	dir, stop := publish(t, d, p, ssh("uid", "1000", "sources", `

@@ -571,6 +571,7 @@ func TestAPIServerRestarts(t *testing.T) {
 	m := c.manyVolumes(t, d, "restarts", volumes)
 	var slowest time.Duration
 	var requests int
+	var away time.Duration
 	rounds := 1
 	if torture() {
 		rounds = 5
@@ -579,7 +580,7 @@ func TestAPIServerRestarts(t *testing.T) {
 		text := fmt.Sprint("round ", i)
 		m.update(t, text) // versions move on
 		m.show(t, converged, text)
-		asked := proxy.Asked()
+		asked, stopped := proxy.Asked(), time.Now()
 		if err := c.StopAPIServer(deadline(t)); err != nil {
 			t.Fatal(err)
 		}
@@ -590,6 +591,7 @@ func TestAPIServerRestarts(t *testing.T) {
 			t.Fatal(err)
 		}
 		back := time.Now()
+		away = max(away, back.Sub(stopped))
 		text += ", after the restart"
 		m.update(t, text)
 		m.show(t, converged, text)
@@ -602,8 +604,9 @@ func TestAPIServerRestarts(t *testing.T) {
 	if events := c.eventsOf(t, "restarts"); len(events) > 0 {
 		t.Errorf("%d events, among them %.300q", len(events), events)
 	}
-	if log := d.Log(); strings.Contains(log, "can't be read") || strings.Contains(log, "Not refreshed") {
-		t.Error("restarts of seconds are in the log")
+	// A machine so slow that it takes longer has an outage.
+	if log := d.Log(); away < 8*time.Second && (strings.Contains(log, "can't be read") || strings.Contains(log, "Not refreshed")) {
+		t.Errorf("restarts of at most %v are in the log", away)
 	}
 	m.unpublish(t)
 	nothingAtAll(t, d)

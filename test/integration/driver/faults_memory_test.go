@@ -25,8 +25,8 @@ func TestOutOfMemory(t *testing.T) {
 	nothingLeft(t)
 	c := startCluster(t)
 	c.secret(t, "large", map[string]string{"k": strings.Repeat("x", 1000<<10)})
+	join, kills := memoryCgroup(t, limit) // which can be removed when the driver has left it
 	d := c.start(t)
-	join, kills := memoryCgroup(t, limit)
 	join(d.PID())
 	var published []string // and the one that failed: kubelet tries again
 	for err := error(nil); err == nil; {

@@ -148,7 +148,7 @@ func TestGone(t *testing.T) {
 			if p.Say(faultproxy.ErrorEvent(410, metav1.StatusReasonExpired, "too old resource version: 1 (2)")) != 1 {
 				t.Fatal("no watch to tell")
 			}
-			testkit.Eventually(t, soon, "the first watch to end", func() bool { return p.Watches() == 0 })
+			p.Say(nil) // what was said goes first
 			testkit.Eventually(t, soon, "a new watch", func() bool { return p.Watches() == 1 })
 			waitValue(t, api, ref, soon, test.want)
 			close(stop)
@@ -331,7 +331,6 @@ func TestErrorEvents(t *testing.T) {
 			asked := p.Asked()
 			p.Say(frame)
 			p.Say(nil)
-			testkit.Eventually(t, soon, "the watch to end", func() bool { return p.Watches() == 0 })
 			admin.update(t, secret(object, "two"))
 			waitValue(t, api, ref, 20*time.Second, "two")
 			if n := p.Asked() - asked; n > 3 {
@@ -342,7 +341,6 @@ func TestErrorEvents(t *testing.T) {
 			}
 			p.Say(frame)
 			p.Say(nil)
-			testkit.Eventually(t, soon, "the watch to end again", func() bool { return p.Watches() == 0 })
 			closeSoon(t, api)
 		})
 	}
@@ -368,7 +366,10 @@ func TestFailedConnections(t *testing.T) {
 			})
 			api := newAPI(t, config)
 			ref := secretRef("any")
-			watched(t, api, ref)
+			var first atomic.Int64 // how many there were when it was told, which is before the pause
+			api.Watch(ref, holder, func() { first.CompareAndSwap(0, asked.Load()) })
+			t.Cleanup(func() { api.Unwatch(ref, holder) })
+			waitKnown(t, api, ref)
 			_, err := api.Get(ref)
 			if !errors.Is(err, source.ErrUnavailable) || !strings.Contains(err.Error(), failure.Error()) {
 				t.Errorf("error %v, want %v that says %v", err, source.ErrUnavailable, failure)
@@ -376,7 +377,8 @@ func TestFailedConnections(t *testing.T) {
 			if strings.Contains(fmt.Sprint(err), "https:") {
 				t.Errorf("error %v has the URL", err)
 			}
-			if n := asked.Load(); n != 1 {
+			testkit.Eventually(t, soon, "the holder to be told", func() bool { return first.Load() != 0 })
+			if n := first.Load(); n != 1 {
 				t.Errorf("%d requests to know, want 1", n)
 			}
 			closeSoon(t, api)

@@ -210,6 +210,7 @@ func TestImmutable(t *testing.T) {
 		}
 	})
 	t.Run("an object that becomes immutable is not watched on", func(t *testing.T) {
+		testkit.Eventually(t, soon, "the watches of other tests to end", func() bool { return requests.open.Load() == 0 })
 		admin.create(t, secret("settling", "one"))
 		t.Cleanup(func() { cleanUp(admin, secret("settling", "")) })
 		ref := secretRef("settling")

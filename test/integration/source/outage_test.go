@@ -60,7 +60,7 @@ func TestOutage(t *testing.T) {
 	if got := value(api, ref); got != "one" {
 		t.Errorf("after %v without API server: %q", time.Since(begin), got)
 	}
-	if got, most := len(requests.all())-asked, 3*(3+int(time.Since(begin)/time.Second)); got > most {
+	if got, most := len(requests.all())-asked, 3*(4+int(time.Since(begin)/time.Second)); got > most {
 		t.Errorf("%d requests for three objects in %v, want at most %d", got, time.Since(begin), most)
 	}
 	closeSoon(t, other)
