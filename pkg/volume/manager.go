@@ -148,8 +148,8 @@ func (m *Manager) all() []*volume {
 	return slices.Collect(maps.Values(m.volumes))
 }
 
-// watch has the volume refreshed after each change. One that comes during a publish has a worker wait for the volume's lock; one for a
-// volume that is not published any more does nothing.
+// watch has the volume refreshed after each change. One for a volume that is not published, yet or any more, does nothing: publish has it
+// looked at once more when it is.
 func (m *Manager) watch(v *volume) {
 	for _, object := range v.objects {
 		m.Source.Watch(object, v.id, func() { m.queue.Add(v.id) })

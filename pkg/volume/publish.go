@@ -152,8 +152,10 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 		m.tell(v, event.Warning, reasonOwnerUnknown,
 			"the files of volume %q belong to root: uid is not set, and the pod does not tell (%s); set uid in volumeAttributes, or runAsUser in the pod", v.name(), doubt)
 	}
-	// A change from now on finds a worker that waits for this volume's lock.
-	if !v.watches() {
+	// No worker waited for this volume, so whatever came since the content was read is looked for now.
+	if v.watches() {
+		m.queue.Add(v.id)
+	} else {
 		m.unwatch(v)
 	}
 	failpoint.Hit("publish-done")

@@ -19,6 +19,9 @@ import (
 
 // refresh brings the files of a volume up to its objects. An error means: try again later.
 func (m *Manager) refresh(ctx context.Context, id string) error {
+	if m.get(id) == nil {
+		return nil // gone, or being published: that can take minutes, and this worker is not its own
+	}
 	unlock, err := m.locks.lock(ctx, id)
 	if err != nil {
 		return nil // the driver is stopping
