@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
@@ -23,7 +24,7 @@ func (a *API) Pod(ctx context.Context, namespace, name, uid string) (Pod, error)
 	ref := Ref{Kind: PodKind, Namespace: namespace, Name: name}
 	object, err := a.readPod(ctx, ref)
 	if err != nil {
-		return Pod{}, a.explain(ref, err)
+		return Pod{}, a.explainPod(ref, err)
 	}
 	pod, ok := object.(*corev1.Pod)
 	if !ok {
@@ -33,6 +34,15 @@ func (a *API) Pod(ctx context.Context, namespace, name, uid string) (Pod, error)
 		return Pod{}, &Error{Ref: ref, Reason: ErrNotFound, Detail: "there is another pod of this name"}
 	}
 	return podOf(pod), nil
+}
+
+// explainPod is explain, but takes only a verdict on rights for one: who is not known to the API server can't be told what he may do.
+func (a *API) explainPod(ref Ref, err error) *Error {
+	e := a.explain(ref, err)
+	if apierrors.IsUnauthorized(err) {
+		e.Reason = ErrUnavailable
+	}
+	return e
 }
 
 // readPod reads a pod, of which the Node authorizer may not have heard yet.

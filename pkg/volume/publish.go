@@ -275,6 +275,9 @@ func (u undo) all(cause error) error {
 
 // askPod asks the API server for what the request leaves to the pod: who owns the files, if the attributes do not say, and the name
 // behind a nodePublishSecretRef, so that it can be watched. If nobody says who owns them, root does, and doubt tells why.
+//
+// That the pod may not be read is an answer only where the driver needs no right, since kubelet brings the content. For all other volumes it
+// can pass, like an API server that has just started and refuses everything (docs/decisions/0007-refused.md), and an owner stays.
 func (m *Manager) askPod(ctx context.Context, v *volume) (doubt string, err error) {
 	if v.spec.UID != nil && !v.fromRequest() {
 		return "", nil
@@ -282,7 +285,7 @@ func (m *Manager) askPod(ctx context.Context, v *volume) (doubt string, err erro
 	pod, err := m.Source.Pod(ctx, v.pod.Namespace, v.pod.Name, v.pod.UID)
 	switch {
 	case err == nil:
-	case v.spec.UID == nil && !errors.Is(err, source.ErrForbidden):
+	case v.spec.UID == nil && !(v.fromRequest() && errors.Is(err, source.ErrForbidden)):
 		return "", fmt.Errorf("find out who owns the files, since uid is not set: %w", err)
 	default:
 		klog.V(2).InfoS("The pod can't be read; its volume goes without what it would tell", "volume", v.id, "reason", err)

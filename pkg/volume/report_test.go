@@ -61,6 +61,7 @@ func TestOwnerWithoutUIDIsThePodsUser(t *testing.T) {
 	seventy := uint32(70)
 	for _, test := range []struct {
 		name   string
+		sent   bool // the content comes with the request
 		pod    source.Pod
 		err    error
 		owner  uint32
@@ -70,7 +71,11 @@ func TestOwnerWithoutUIDIsThePodsUser(t *testing.T) {
 	}{
 		{name: "the pod has one", pod: source.Pod{User: &seventy}, owner: 70},
 		{name: "the pod has none: root, and an event", event: "Warning VolumeOwnerUnknown", says: "runAsUser"},
-		{name: "the pod may not be read: root, and an event", err: &source.Error{Reason: source.ErrForbidden}, event: "Warning VolumeOwnerUnknown", says: "forbidden"},
+		{name: "the pod may not be read: the publish fails", err: &source.Error{Reason: source.ErrForbidden}, refuse: source.ErrForbidden},
+		{name: "the pod may not be read, and kubelet brings the content: root, and an event", sent: true,
+			err: &source.Error{Reason: source.ErrForbidden}, event: "Warning VolumeOwnerUnknown", says: "forbidden"},
+		{name: "the pod can't be read now, and kubelet brings the content: the publish fails", sent: true,
+			err: &source.Error{Reason: source.ErrUnavailable}, refuse: source.ErrUnavailable},
 		{name: "the pod can't be read now: the publish fails", err: &source.Error{Reason: source.ErrUnavailable}, refuse: source.ErrUnavailable},
 		{name: "the pod is gone: the publish fails", err: &source.Error{Reason: source.ErrNotFound}, refuse: source.ErrNotFound},
 	} {
@@ -78,7 +83,11 @@ func TestOwnerWithoutUIDIsThePodsUser(t *testing.T) {
 			w, log := eventWorld(t)
 			w.fake.pod, w.fake.podErr = test.pod, test.err
 			w.secret("keys", content{"k": "v"})
-			r := w.request("v", "secretName", "keys")
+			attrs := []string{"secretName", "keys"}
+			if test.sent {
+				attrs = nil
+			}
+			r := w.request("v", attrs...)
 			if test.refuse != nil {
 				before := w.snapshot()
 				isErr(t, w.Publish(t.Context(), r), test.refuse, "uid is not set")
@@ -98,6 +107,9 @@ func TestOwnerWithoutUIDIsThePodsUser(t *testing.T) {
 			w.publish(r)
 			w.restart()
 			w.secret("keys", content{"k": "new"})
+			if test.sent {
+				r.Secrets = map[string]string{"k": "new"}
+			}
 			w.publish(r)
 			w.shows(r, content{"k": "new"})
 			if got := ownerOf(t, r.Target+"/k"); got != test.owner || w.fake.pods != 1 {
