@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 
 	"k8s.io/klog/v2"
 
@@ -92,7 +93,9 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 		return err
 	}
 	content := []source.Content{source.FromRequest(req.Secrets)}
-	if !v.fromRequest() {
+	if v.fromRequest() {
+		v.servedNow()
+	} else {
 		for _, object := range v.objects {
 			m.Source.Wait(ctx, object)
 			if err := ctx.Err(); err != nil {
@@ -195,13 +198,23 @@ func (m *Manager) republish(v *volume, point *tmpfs.Point, req Request) error {
 		return nil
 	}
 	failpoint.Hit("publish-again")
-	// What is watched is never older than what kubelet sends along.
 	content, err := m.content(v)
-	if err != nil && v.fromRequest() {
+	if v.fromRequest() && m.isBehind(v, content, err, req.Secrets) {
 		content, err = []source.Content{source.FromRequest(req.Secrets)}, nil
+		v.servedNow()
 	}
 	m.apply(v, point, content, err)
 	return nil
+}
+
+// isBehind reports whether kubelet, which has just read the Secret, may know more of it than the driver. It does not while all is well: what is
+// watched is never older than what was sent along.
+func (m *Manager) isBehind(v *volume, content []source.Content, err error, sent map[string]string) bool {
+	if _, away := m.away(v); err != nil || away != nil {
+		return true
+	}
+	// An immutable object is not watched. If it is another one, it was made anew.
+	return content[0].Immutable && !maps.EqualFunc(content[0].Data, sent, func(a []byte, b string) bool { return string(a) == b })
 }
 
 // adopt takes over a mount that this driver made but has no record of. What it holds is whole: it was when it was attached, and

@@ -152,7 +152,7 @@ func TestNodePublishSecretRefIsWatchedByTheNameThatThePodTells(t *testing.T) {
 	w.secret("keys", content{"k": "watched"})
 	w.becomes(r, content{"k": "watched"})
 
-	// Kubelet's copy is never newer than the watched object.
+	// While all is well kubelet's copy is never newer than the watched object.
 	w.publish(r)
 	w.shows(r, content{"k": "watched"})
 
@@ -169,6 +169,71 @@ func TestNodePublishSecretRefIsWatchedByTheNameThatThePodTells(t *testing.T) {
 	w.unpublish(r)
 	if left := w.watches(); len(left) > 0 {
 		t.Errorf("watches are left: %q", left)
+	}
+}
+
+// The driver is a pod, and kubelet is not: it may read what the driver can't.
+func TestNodePublishSecretRefShowsWhatKubeletSendsIfThatMayBeNewer(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		behind func(w *world)
+		// version that is known of the same content.
+		version string
+	}{
+		{"the driver does not reach the API server", func(w *world) { w.fake.setAway(secretRef("keys"), time.Now().Add(-time.Hour)) }, ""},
+		{"the driver may not read it any more", func(w *world) {
+			w.fake.fail(secretRef("keys"), source.ErrForbidden)
+			w.fake.setAway(secretRef("keys"), time.Now().Add(-time.Hour))
+		}, ""},
+		{"it was immutable, and is made anew", func(w *world) {
+			w.fake.answer(secretRef("keys"), func(o *fakeObject) { o.content.Immutable = true })
+		}, "1"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w, log := eventWorld(t)
+			w.fake.pod = source.Pod{SecretRefs: map[string]string{"v": "keys"}}
+			w.secret("keys", content{"k": "old"})
+			r := w.request("v", "uid", "1000")
+			r.Secrets = map[string]string{"k": "old"}
+			w.publish(r)
+			w.fake.setAway(secretRef("keys"), time.Now().Add(-time.Hour))
+			if w.gauge("fsuser_stale_volumes") != 0 {
+				t.Errorf("what has just been published is stale: %+v", one(t, w))
+			}
+			w.fake.setAway(secretRef("keys"), time.Time{})
+			w.publish(r)
+			test.behind(w)
+			w.publish(r)
+			if s := one(t, w); s.ResourceVersion != test.version {
+				t.Errorf("the same content has version %q, want %q", s.ResourceVersion, test.version)
+			}
+			r.Secrets = map[string]string{"k": "new"}
+			w.publish(r)
+			w.present(r, content{"k": "new"})
+			if s := one(t, w); s.Stale != "" || w.gauge("fsuser_stale_volumes") != 0 || time.Since(*s.Refreshed) > time.Minute {
+				t.Errorf("what kubelet has just sent is not current: %+v", s)
+			}
+
+			// It was long ago.
+			long := time.Now().Add(-servedFor)
+			w.get(r.ID).served.Store(&long)
+			if _, away := w.Source.Away(secretRef("keys")); away != nil {
+				if s := one(t, w); s.StaleSince == nil || !s.StaleSince.Equal(long) || w.gauge("fsuser_stale_volumes") != 1 {
+					t.Errorf("kubelet came last at %v: %+v", long, s)
+				}
+				must(t, w.refresh(t.Context(), r.ID)) // as after a restart, if others hold the object
+				w.present(r, content{"k": "new"})
+			}
+
+			w.fake.setAway(secretRef("keys"), time.Time{})
+			w.secret("keys", content{"k": "newer"})
+			w.run()
+			w.becomes(r, content{"k": "newer"})
+			if got := log.take(t, r, ""); got != "" {
+				t.Errorf("events %q", got)
+			}
+			w.unpublish(r)
+		})
 	}
 }
 

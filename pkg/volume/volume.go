@@ -17,6 +17,7 @@ package volume
 import (
 	"errors"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
@@ -95,6 +96,8 @@ type volume struct {
 	size int64
 	// refreshed is when the files were last written or found current by this process.
 	refreshed time.Time
+	// served is when the files last got what kubelet sent along; nil if that was never, or before this process.
+	served atomic.Pointer[time.Time]
 	// stale is why the files are not known to be current, since staleSince; nil if they are.
 	stale      error
 	staleSince time.Time
@@ -144,6 +147,11 @@ func (v *volume) hasObjects() bool { return !v.fromRequest() || v.secretRef() !=
 // watches reports whether the volume follows its objects.
 func (v *volume) watches() bool {
 	return v.hasObjects() && v.spec.Refresh == attributes.RefreshWatch
+}
+
+func (v *volume) servedNow() {
+	now := time.Now()
+	v.served.Store(&now)
 }
 
 // owner is who owns directories, links, and files without an owner of their own.
