@@ -170,7 +170,7 @@ func (mt *metrics) failed(op operation, err error) {
 		is   error
 		name string
 	}{
-		{source.ErrNotFound, "not_found"}, {source.ErrForbidden, "forbidden"}, {source.ErrUnavailable, "unavailable"}, {ErrPrecondition, "precondition"}, {ErrExhausted, "limit"},
+		{source.ErrNotFound, "not_found"}, {source.ErrForbidden, "forbidden"}, {source.ErrUnavailable, "unavailable"}, {ErrNoContent, "precondition"}, {ErrPrecondition, "precondition"}, {ErrExhausted, "limit"},
 	} {
 		if errors.Is(err, r.is) {
 			reason = r.name

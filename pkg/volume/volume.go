@@ -31,6 +31,8 @@ var (
 	ErrConflict = errors.New("volume is published with other attributes")
 	// ErrPrecondition: the object or the target is not as it must be. Trying again helps once somebody has changed that.
 	ErrPrecondition = errors.New("precondition failed")
+	// ErrNoContent: a first publish names no object and brings no content.
+	ErrNoContent = errors.New("there is nothing to project")
 	// ErrExhausted: the node's volumes have reached one of their limits together.
 	ErrExhausted = errors.New("a limit of the node is reached")
 	// ErrUnknown: no such volume, or not at this path.
@@ -58,7 +60,8 @@ type Request struct {
 	Spec   attributes.Spec
 	// MountGroup is the pod's fsGroup, which owns the files unless the Spec names a group. nil: it has none.
 	MountGroup *uint32
-	// Secrets is the content of the volume's nodePublishSecretRef. It counts only if the Spec says so.
+	// Secrets is the content of the volume's nodePublishSecretRef. It counts only if the Spec says so. It can be empty for a volume that is
+	// published: its Secret lost its data.
 	Secrets map[string]string
 }
 
