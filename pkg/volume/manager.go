@@ -63,6 +63,8 @@ type Manager struct {
 	queue workqueue.TypedRateLimitingInterface[string]
 	locks locks
 	quota *quota
+	// watching is held while a volume's objects are watched or let go: who counts them then sees what that changed.
+	watching sync.Mutex
 
 	// mu guards the map. What is in a volume is guarded by the lock of its id, which is taken first.
 	mu      sync.Mutex
@@ -150,13 +152,20 @@ func (m *Manager) all() []*volume {
 
 // watch has the volume refreshed after each change. One for a volume that is not published, yet or any more, does nothing: publish has it
 // looked at once more when it is.
-func (m *Manager) watch(v *volume) {
+// It returns how many objects were watched before, and are now.
+func (m *Manager) watch(v *volume) (before, now int) {
+	m.watching.Lock()
+	defer m.watching.Unlock()
+	before = m.Source.Watched()
 	for _, object := range v.objects {
 		m.Source.Watch(object, v.id, func() { m.queue.Add(v.id) })
 	}
+	return before, m.Source.Watched()
 }
 
 func (m *Manager) unwatch(v *volume) {
+	m.watching.Lock()
+	defer m.watching.Unlock()
 	if v.hasObjects() {
 		for _, object := range v.objects {
 			m.Source.Unwatch(object, v.id)

@@ -129,6 +129,27 @@ func TestARestartWithALowerLimitKeepsWhatIsThere(t *testing.T) {
 	reliability.Shown(t, "F-41", "lower limits after a restart")
 }
 
+// Who watches nothing new does not make it more.
+func TestARestartWithALowerLimitOfObjectsRefusesOnlyNewOnes(t *testing.T) {
+	w := newFakeWorld(t)
+	for _, name := range []string{"a", "b", "c"} {
+		w.secret(name, content{name: "v"})
+	}
+	a, b := w.request("a", "secretName", "a"), w.request("b", "secretName", "b")
+	w.publish(a)
+	w.publish(b)
+	w.configure = append(w.configure, limited(func(l *Limits) { l.Objects = 1 }))
+	w.restart()
+	again, none := w.request("again", "secretName", "a"), w.request("none", "uid", "0")
+	w.publish(again)
+	w.publish(none)
+	w.refusedByLimit(w.request("c", "secretName", "c"), "3 objects would be watched, more than the 1 that may (--max-watched-objects)")
+	w.refusedByLimit(w.request("both", "sources", "[{secret: {name: a}}, {secret: {name: c}}]"), "3 objects would be watched")
+	for _, r := range []Request{a, b, again, none} {
+		w.unpublish(r)
+	}
+}
+
 func TestQuotaIsNeverExceededByMany(t *testing.T) {
 	q := newQuota(Limits{Volumes: 10, NodeBytes: 55})
 	var all sync.WaitGroup
