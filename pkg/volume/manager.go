@@ -243,7 +243,7 @@ func (m *Manager) Usage(ctx context.Context, id, path string) (tmpfs.Usage, erro
 
 func (v *volume) toRecord() record.Volume {
 	r := record.Volume{
-		VolumeID: v.id, TargetPath: v.target, Pod: record.Pod(v.pod), MountGroup: v.mountGroup, SecretRef: v.secretRef(), User: v.user,
+		VolumeID: v.id, TargetPath: v.target, Pod: record.Pod(v.pod), MountGroup: v.mountGroup, SecretRef: v.secretRef(), User: v.user, Size: v.size,
 		Device: v.identity.Device, FSID: v.identity.FSID,
 		Spec: record.Spec{UID: v.spec.UID, GID: v.spec.GID, DirMode: v.spec.DirMode, Refresh: string(v.spec.Refresh)},
 	}
@@ -259,7 +259,7 @@ func (v *volume) toRecord() record.Volume {
 
 func fromRecord(r record.Volume) *volume {
 	v := &volume{
-		id: r.VolumeID, target: r.TargetPath, pod: Pod(r.Pod), mountGroup: r.MountGroup, user: r.User,
+		id: r.VolumeID, target: r.TargetPath, pod: Pod(r.Pod), mountGroup: r.MountGroup, user: r.User, size: r.Size,
 		identity: tmpfs.Identity{Device: r.Device, FSID: r.FSID},
 		spec:     attributes.Spec{UID: r.Spec.UID, GID: r.Spec.GID, DirMode: r.Spec.DirMode, Refresh: attributes.Refresh(r.Spec.Refresh)},
 	}

@@ -30,6 +30,8 @@ func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
 		return err
 	}
 	defer unlock()
+	op, observed := opPublish, m.metrics.observe(&err)
+	defer func() { observed(op) }()
 
 	point, err := openTarget(req.Target)
 	if err != nil {
@@ -46,7 +48,7 @@ func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
 	case v != nil && v.target != req.Target:
 		return fmt.Errorf("%w: volume %s is published at %s, not at %s", ErrPrecondition, req.ID, v.target, req.Target)
 	case v != nil && there.Mounted && there.Identity == v.identity:
-		defer m.metrics.observe(opRepublish, &err)()
+		op = opRepublish
 		return m.republish(v, point, req)
 	case there.Mounted:
 		if err := checkOurs(req.Target, there); err != nil {
@@ -55,13 +57,12 @@ func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
 		if v != nil {
 			m.forget(v) // it may have watched another object
 		}
-		defer m.metrics.observe(opRepublish, &err)()
+		op = opRepublish
 		return m.adopt(point, req, there)
 	case v != nil:
 		klog.InfoS("The mount of a published volume is gone; publishing it anew", "volume", v.id, "target", v.target)
 		m.forget(v)
 	}
-	defer m.metrics.observe(opPublish, &err)()
 	return m.publish(ctx, point, req)
 }
 
@@ -136,6 +137,7 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 	if v.identity, err = mount.Identity(); err != nil {
 		return err
 	}
+	v.size = payload.Size()
 	// The record comes before the mount: a mount that nobody remembers would not be refreshed after a crash, a record of a mount that
 	// never came is simply dropped.
 	if err := m.Records.Save(v.toRecord()); err != nil {
@@ -153,7 +155,7 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 		return err
 	}
 	attached = true
-	m.current(v, content, payload.Size())
+	m.current(v, content, v.size)
 	m.put(v)
 	// Only now: kubelet tries again after a failure, and the pod may tell then.
 	if doubt != "" {

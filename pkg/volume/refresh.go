@@ -78,7 +78,7 @@ func (m *Manager) apply(v *volume, point *tmpfs.Point, content []source.Content,
 		m.current(v, content, v.size)
 		return nil
 	}
-	defer m.metrics.observe(opRefresh, &err)()
+	defer m.metrics.observe(&err)(opRefresh)
 	if err != nil {
 		m.stale(v, err)
 		return err
