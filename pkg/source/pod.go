@@ -65,8 +65,9 @@ func podOf(pod *corev1.Pod) Pod {
 	return p
 }
 
-// CommonUser is kubelet's FsUserFrom (pkg/volume/util): the effective runAsUser of all init, main and ephemeral containers, if each has one
-// and they are the same. What an image says of its user plays no part.
+// CommonUser is the effective runAsUser of all init and main containers, if each has one and they are the same. What an image says of its user
+// plays no part. It is kubelet's FsUserFrom (pkg/volume/util), but for ephemeral containers, which that counts: they are added to a pod that
+// was made without them, and who owns its files must not depend on whether somebody debugs it while it waits for its volume.
 func CommonUser(spec *corev1.PodSpec) *uint32 {
 	var common *int64
 	for _, context := range securityContexts(spec) {
@@ -91,9 +92,6 @@ func securityContexts(spec *corev1.PodSpec) []*corev1.SecurityContext {
 	}
 	for i := range spec.Containers {
 		all = append(all, spec.Containers[i].SecurityContext)
-	}
-	for i := range spec.EphemeralContainers {
-		all = append(all, spec.EphemeralContainers[i].SecurityContext)
 	}
 	return all
 }

@@ -18,7 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// TestPodUser is the rule of kubelet's FsUserFrom.
+// TestPodUser is the rule of kubelet's FsUserFrom, without ephemeral containers.
 func TestPodUser(t *testing.T) {
 	const none = -1
 	type containers []int64 // what each says; none: nothing
@@ -38,8 +38,9 @@ func TestPodUser(t *testing.T) {
 		"one says nothing":                     {none, nil, containers{1000, none}, nil, none},
 		"an init container differs":            {none, containers{1}, containers{1000}, nil, none},
 		"an init container says nothing":       {none, containers{none}, containers{1000}, nil, none},
-		"an ephemeral container differs":       {1000, nil, containers{none}, containers{2000}, none},
-		"an ephemeral container says nothing":  {none, nil, containers{1000}, containers{none}, none},
+		"an ephemeral container differs":       {1000, nil, containers{none}, containers{2000}, 1000},
+		"an ephemeral container says nothing":  {none, nil, containers{1000}, containers{none}, 1000},
+		"only an ephemeral container says it":  {none, nil, containers{none}, containers{2000}, none},
 		"root":                                 {0, nil, containers{none}, nil, 0},
 		"root and another":                     {0, nil, containers{none, 1}, nil, none},
 		"no containers, whatever the pod says": {1000, nil, nil, nil, none},
