@@ -68,6 +68,12 @@ func (b Binding) publishRequest(req *csi.NodePublishVolumeRequest) (volume.Reque
 		p.add("%s does not belong to target_path: the pod is not the one that it says", keyPodUID)
 	}
 	spec, errs := attributes.Parse(attrs, len(req.GetSecrets()) > 0)
+	if len(p) == 0 && len(errs) > 0 {
+		// A Secret without data looks like no nodePublishSecretRef. If nothing else is wrong, it depends on whether the volume is there already.
+		if emptied, others := attributes.Parse(attrs, true); len(others) == 0 {
+			spec, errs = emptied, nil
+		}
+	}
 	for _, err := range errs {
 		p = append(p, err)
 	}

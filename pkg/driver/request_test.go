@@ -149,7 +149,14 @@ func TestPublishRefuses(t *testing.T) {
 		{"a uid with a leading zero (H-048)", set("uid", "01000"), []string{"volumeAttributes[uid]"}},
 		{"an empty uid (H-048)", set("uid", ""), []string{"volumeAttributes[uid]"}},
 		{"the uid that chown takes for none (H-049)", set("uid", "4294967295"), []string{"volumeAttributes[uid]"}},
-		{"no object (H-067)", unset("secretName"), []string{"secretName", "configMapName", "nodePublishSecretRef"}},
+		{"no object, and something else (H-067)", func(r *csi.NodePublishVolumeRequest) {
+			r.Readonly = false
+			delete(r.VolumeContext, "secretName")
+		}, []string{"secretName", "configMapName", "nodePublishSecretRef"}},
+		{"no object, and a bad mode", func(r *csi.NodePublishVolumeRequest) {
+			r.VolumeContext["mode"] = "0888"
+			delete(r.VolumeContext, "secretName")
+		}, []string{"secretName", "volumeAttributes[mode]"}},
 		{"a name that leads elsewhere (H-069)", set("secretName", "../../nodes/x"), []string{"volumeAttributes[secretName]"}},
 		{"a name with a query (H-069)", set("secretName", "x?watch=1"), []string{"volumeAttributes[secretName]"}},
 		{"optional that is neither (H-072)", set("optional", "yes"), []string{"volumeAttributes[optional]", `"yes"`}},
@@ -243,6 +250,9 @@ func TestPublishAccepts(t *testing.T) {
 			r.Secrets = map[string]string{"k": "v"}
 		}, func(r *volume.Request) {
 			r.Spec.Sources, r.Secrets = []attributes.Source{{Mode: 0o400}}, map[string]string{"k": "v"}
+		}},
+		{"no object and no data, which a nodePublishSecretRef may have lost", unset("secretName"), func(r *volume.Request) {
+			r.Spec.Sources = []attributes.Source{{Mode: 0o400}}
 		}},
 		// Who can forge this alone is root on the node: a pod author can't know the uid of a pod that is not made yet.
 		{"a namespace that is not the pod's, with the right uid (H-043)", set(keyPodNamespace, "kube-system"), func(r *volume.Request) { r.Pod.Namespace = "kube-system" }},

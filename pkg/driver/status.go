@@ -34,6 +34,7 @@ func statuses() []struct {
 		{context.Canceled, codes.Canceled},
 		{volume.ErrConflict, codes.AlreadyExists},
 		{volume.ErrUnknown, codes.NotFound},
+		{volume.ErrNoContent, codes.InvalidArgument},
 		{volume.ErrPrecondition, codes.FailedPrecondition},
 		{volume.ErrExhausted, codes.ResourceExhausted},
 		{source.ErrNotFound, codes.NotFound},

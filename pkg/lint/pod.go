@@ -280,5 +280,8 @@ func unreadable(v volume, owner *uint32, user *int64) (*file, int64) {
 
 // effectiveUser is whom the i-th container runs as; nil if the pod does not say.
 func effectiveUser(runAs *corev1.PodSpec, i int) *int64 {
+	if n := len(runAs.Containers); i >= n {
+		return source.EffectiveUser(runAs.SecurityContext, runAs.EphemeralContainers[i-n].SecurityContext)
+	}
 	return source.EffectiveUser(runAs.SecurityContext, runAs.Containers[i].SecurityContext)
 }

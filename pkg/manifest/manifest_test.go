@@ -222,8 +222,8 @@ func TestRunAs(t *testing.T) {
 	d := Parse("in", "{kind: Pod, spec: {securityContext: {runAsUser: 1}, initContainers: [{securityContext: {runAsUser: 2}}], containers: [{}], ephemeralContainers: [{securityContext: {}}]}}").Documents[0]
 	pod, _ := d.Objects()[0].Pod()
 	spec := pod.RunAs()
-	if *spec.SecurityContext.RunAsUser != 1 || len(spec.Containers) != 3 || *spec.Containers[0].SecurityContext.RunAsUser != 2 ||
-		spec.Containers[1].SecurityContext.RunAsUser != nil || spec.Containers[2].SecurityContext.RunAsUser != nil {
+	if *spec.SecurityContext.RunAsUser != 1 || len(spec.Containers) != 2 || *spec.Containers[0].SecurityContext.RunAsUser != 2 ||
+		spec.Containers[1].SecurityContext.RunAsUser != nil || len(spec.EphemeralContainers) != 1 || spec.EphemeralContainers[0].SecurityContext.RunAsUser != nil {
 		t.Errorf("it runs as %+v", spec)
 	}
 }

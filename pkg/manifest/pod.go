@@ -120,8 +120,14 @@ func (p Pod) RunAs() *corev1.PodSpec {
 		spec.SecurityContext = &corev1.PodSecurityContext{RunAsUser: user}
 	}
 	for _, c := range p.Containers() {
-		// Of which list it is does not matter for the rule.
-		spec.Containers = append(spec.Containers, corev1.Container{SecurityContext: &corev1.SecurityContext{RunAsUser: runAsUser(c.Node)}})
+		context := &corev1.SecurityContext{RunAsUser: runAsUser(c.Node)}
+		// For the rule an init container is like any other, but an ephemeral one does not count.
+		if strings.HasPrefix(c.Field, "spec.ephemeralContainers[") {
+			spec.EphemeralContainers = append(spec.EphemeralContainers,
+				corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon{SecurityContext: context}})
+		} else {
+			spec.Containers = append(spec.Containers, corev1.Container{SecurityContext: context})
+		}
 	}
 	return spec
 }

@@ -30,7 +30,7 @@ func full() Volume {
 			}, {}},
 			UID: pointer(1000), GID: pointer(2000), DirMode: 0o755, Refresh: "watch",
 		},
-		MountGroup: pointer(5000), SecretRef: "other", User: pointer(70), Device: 1<<64 - 1, FSID: 1<<63 + 1,
+		MountGroup: pointer(5000), SecretRef: "other", User: pointer(70), Size: 12, Device: 1<<64 - 1, FSID: 1<<63 + 1,
 	}
 }
 

@@ -40,6 +40,8 @@ type Volume struct {
 	SecretRef string `json:"secretRef,omitempty"`
 	// User is who owns the files if the spec does not say: the pod's common runAsUser; absent if it had none.
 	User *uint32 `json:"user,omitempty"`
+	// Size is how many bytes the files held when they were first written; absent if none, or if that is not known.
+	Size int64 `json:"size,omitempty"`
 	// Device and FSID identify the tmpfs. A mount with another identity at TargetPath is not the volume.
 	Device uint64 `json:"device"`
 	FSID   uint64 `json:"fsid"`
@@ -89,6 +91,9 @@ func (v *Volume) check() error {
 	}
 	if v.VolumeID == "" || v.TargetPath == "" || v.Pod.UID == "" {
 		return fmt.Errorf("%w: volumeID, targetPath or pod.uid is empty", ErrCorrupt)
+	}
+	if v.Size < 0 {
+		return fmt.Errorf("%w: size is less than zero", ErrCorrupt)
 	}
 	return nil
 }

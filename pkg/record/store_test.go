@@ -29,7 +29,7 @@ const golden = `{"version":2,"volumeID":"csi-1","targetPath":"/pods/uid/volumes/
 	`"pod":{"namespace":"team","name":"web-0","uid":"0b5c"},` +
 	`"spec":{"sources":[{"kind":"Secret","name":"ssh-keys","items":[{"key":"key","container":"c","divisor":"1Mi",` +
 	`"path":"dir/\u003cpath\u003e \u0026 \"more\"","mode":292,"uid":3,"gid":0},{"key":"k2","path":"p2"}],"optional":true,"mode":256},{"mode":0}],` +
-	`"uid":1000,"gid":2000,"dirMode":493,"refresh":"watch"},"mountGroup":5000,"secretRef":"other","user":70,"device":18446744073709551615,"fsid":9223372036854775809}`
+	`"uid":1000,"gid":2000,"dirMode":493,"refresh":"watch"},"mountGroup":5000,"secretRef":"other","user":70,"size":12,"device":18446744073709551615,"fsid":9223372036854775809}`
 
 const goldenMinimal = `{"version":2,"volumeID":"csi-0","targetPath":"/t","pod":{"namespace":"","name":"","uid":"u"},` +
 	`"spec":{"sources":null,"dirMode":0,"refresh":""},"device":0,"fsid":0}`
@@ -270,6 +270,7 @@ func TestLoadOfBadFiles(t *testing.T) {
 		"a number where text belongs":         {with(`"/t"`, `7`), corrupt},
 		"text where a number belongs":         {with(`"device":0`, `"device":"0"`), corrupt},
 		"a negative mode":                     {with(`"dirMode":0`, `"dirMode":-1`), corrupt},
+		"a negative size":                     {with(`"device":0`, `"size":-1,"device":0`), corrupt},
 		"a uid beyond 32 bits":                {with(`"dirMode":0`, `"uid":4294967296,"dirMode":0`), corrupt},
 		"17 MiB of spaces behind the record":  {text(valid + strings.Repeat(" ", 17<<20)), corrupt},
 		"17 MiB that are nowhere on the disk": {func(path string) error { return errors.Join(text(valid)(path), os.Truncate(path, 17<<20)) }, corrupt},

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
@@ -23,7 +24,7 @@ func (a *API) Pod(ctx context.Context, namespace, name, uid string) (Pod, error)
 	ref := Ref{Kind: PodKind, Namespace: namespace, Name: name}
 	object, err := a.readPod(ctx, ref)
 	if err != nil {
-		return Pod{}, a.explain(ref, err)
+		return Pod{}, a.explainPod(ref, err)
 	}
 	pod, ok := object.(*corev1.Pod)
 	if !ok {
@@ -33,6 +34,15 @@ func (a *API) Pod(ctx context.Context, namespace, name, uid string) (Pod, error)
 		return Pod{}, &Error{Ref: ref, Reason: ErrNotFound, Detail: "there is another pod of this name"}
 	}
 	return podOf(pod), nil
+}
+
+// explainPod is explain, but takes only a verdict on rights for one: who is not known to the API server can't be told what he may do.
+func (a *API) explainPod(ref Ref, err error) *Error {
+	e := a.explain(ref, err)
+	if apierrors.IsUnauthorized(err) {
+		e.Reason = ErrUnavailable
+	}
+	return e
 }
 
 // readPod reads a pod, of which the Node authorizer may not have heard yet.
@@ -55,8 +65,9 @@ func podOf(pod *corev1.Pod) Pod {
 	return p
 }
 
-// CommonUser is kubelet's FsUserFrom (pkg/volume/util): the effective runAsUser of all init, main and ephemeral containers, if each has one
-// and they are the same. What an image says of its user plays no part.
+// CommonUser is the effective runAsUser of all init and main containers, if each has one and they are the same. What an image says of its user
+// plays no part. It is kubelet's FsUserFrom (pkg/volume/util), but for ephemeral containers, which that counts: they are added to a pod that
+// was made without them, and who owns its files must not depend on whether somebody debugs it while it waits for its volume.
 func CommonUser(spec *corev1.PodSpec) *uint32 {
 	var common *int64
 	for _, context := range securityContexts(spec) {
@@ -81,9 +92,6 @@ func securityContexts(spec *corev1.PodSpec) []*corev1.SecurityContext {
 	}
 	for i := range spec.Containers {
 		all = append(all, spec.Containers[i].SecurityContext)
-	}
-	for i := range spec.EphemeralContainers {
-		all = append(all, spec.EphemeralContainers[i].SecurityContext)
 	}
 	return all
 }

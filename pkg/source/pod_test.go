@@ -18,7 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// TestPodUser is the rule of kubelet's FsUserFrom.
+// TestPodUser is the rule of kubelet's FsUserFrom, without ephemeral containers.
 func TestPodUser(t *testing.T) {
 	const none = -1
 	type containers []int64 // what each says; none: nothing
@@ -38,8 +38,9 @@ func TestPodUser(t *testing.T) {
 		"one says nothing":                     {none, nil, containers{1000, none}, nil, none},
 		"an init container differs":            {none, containers{1}, containers{1000}, nil, none},
 		"an init container says nothing":       {none, containers{none}, containers{1000}, nil, none},
-		"an ephemeral container differs":       {1000, nil, containers{none}, containers{2000}, none},
-		"an ephemeral container says nothing":  {none, nil, containers{1000}, containers{none}, none},
+		"an ephemeral container differs":       {1000, nil, containers{none}, containers{2000}, 1000},
+		"an ephemeral container says nothing":  {none, nil, containers{1000}, containers{none}, 1000},
+		"only an ephemeral container says it":  {none, nil, containers{none}, containers{2000}, none},
 		"root":                                 {0, nil, containers{none}, nil, 0},
 		"root and another":                     {0, nil, containers{none, 1}, nil, none},
 		"no containers, whatever the pod says": {1000, nil, nil, nil, none},
@@ -133,6 +134,8 @@ func TestPod(t *testing.T) {
 				_, _ = w.Write(encoded(t, there.DeepCopy()))
 			}
 		}, asked: 3},
+		"the API server does not know who asks": {uid: "u", answer: func(_ int64, w http.ResponseWriter) { refuse(t, w, apierrors.NewUnauthorized("Unauthorized")) },
+			want: ErrUnavailable, says: "Unauthorized", asked: 1},
 		"the API server is overloaded": {uid: "u", answer: func(_ int64, w http.ResponseWriter) { refuse(t, w, apierrors.NewTooManyRequests("slow down", 60)) },
 			want: ErrUnavailable, says: "slow down", asked: 1},
 		"an object of another kind": {uid: "u", answer: func(_ int64, w http.ResponseWriter) { _, _ = w.Write(encoded(t, secretOf("1"))) },

@@ -528,6 +528,16 @@ func (w *world) gauge(name string) float64 {
 
 // counts returns how often each operation had each outcome, as "publish ok": 1. What never happened is not in it.
 func (w *world) counts() map[string]int {
+	return w.counted("fsuser_volume_operation_duration_seconds", "outcome")
+}
+
+// failures returns how often each operation failed for each reason, as "publish precondition": 1.
+func (w *world) failures() map[string]int {
+	return w.counted("fsuser_volume_failures_total", "reason")
+}
+
+// counted returns how often a metric counted each operation, with another label.
+func (w *world) counted(name, label string) map[string]int {
 	w.t.Helper()
 	families, err := w.registry.Gather()
 	if err != nil {
@@ -535,21 +545,21 @@ func (w *world) counts() map[string]int {
 	}
 	counts := map[string]int{}
 	for _, f := range families {
-		if f.GetName() != "fsuser_volume_operation_duration_seconds" {
+		if f.GetName() != name {
 			continue
 		}
 		for _, m := range f.GetMetric() {
-			var op, outcome string
+			var op, other string
 			for _, l := range m.GetLabel() {
 				switch l.GetName() {
 				case "operation":
 					op = l.GetValue()
-				case "outcome":
-					outcome = l.GetValue()
+				case label:
+					other = l.GetValue()
 				}
 			}
-			if n := m.GetHistogram().GetSampleCount(); n > 0 {
-				counts[op+" "+outcome] = int(n)
+			if n := int(m.GetHistogram().GetSampleCount()) + int(m.GetCounter().GetValue()); n > 0 {
+				counts[op+" "+other] = n
 			}
 		}
 	}

@@ -63,6 +63,8 @@ type Manager struct {
 	queue workqueue.TypedRateLimitingInterface[string]
 	locks locks
 	quota *quota
+	// watching is held while a volume's objects are watched or let go: who counts them then sees what that changed.
+	watching sync.Mutex
 
 	// mu guards the map. What is in a volume is guarded by the lock of its id, which is taken first.
 	mu      sync.Mutex
@@ -148,15 +150,22 @@ func (m *Manager) all() []*volume {
 	return slices.Collect(maps.Values(m.volumes))
 }
 
-// watch has the volume refreshed after each change. One that comes during a publish has a worker wait for the volume's lock; one for a
-// volume that is not published any more does nothing.
-func (m *Manager) watch(v *volume) {
+// watch has the volume refreshed after each change. One for a volume that is not published, yet or any more, does nothing: publish has it
+// looked at once more when it is.
+// It returns how many objects were watched before, and are now.
+func (m *Manager) watch(v *volume) (before, now int) {
+	m.watching.Lock()
+	defer m.watching.Unlock()
+	before = m.Source.Watched()
 	for _, object := range v.objects {
 		m.Source.Watch(object, v.id, func() { m.queue.Add(v.id) })
 	}
+	return before, m.Source.Watched()
 }
 
 func (m *Manager) unwatch(v *volume) {
+	m.watching.Lock()
+	defer m.watching.Unlock()
 	if v.hasObjects() {
 		for _, object := range v.objects {
 			m.Source.Unwatch(object, v.id)
@@ -234,7 +243,7 @@ func (m *Manager) Usage(ctx context.Context, id, path string) (tmpfs.Usage, erro
 
 func (v *volume) toRecord() record.Volume {
 	r := record.Volume{
-		VolumeID: v.id, TargetPath: v.target, Pod: record.Pod(v.pod), MountGroup: v.mountGroup, SecretRef: v.secretRef(), User: v.user,
+		VolumeID: v.id, TargetPath: v.target, Pod: record.Pod(v.pod), MountGroup: v.mountGroup, SecretRef: v.secretRef(), User: v.user, Size: v.size,
 		Device: v.identity.Device, FSID: v.identity.FSID,
 		Spec: record.Spec{UID: v.spec.UID, GID: v.spec.GID, DirMode: v.spec.DirMode, Refresh: string(v.spec.Refresh)},
 	}
@@ -250,7 +259,7 @@ func (v *volume) toRecord() record.Volume {
 
 func fromRecord(r record.Volume) *volume {
 	v := &volume{
-		id: r.VolumeID, target: r.TargetPath, pod: Pod(r.Pod), mountGroup: r.MountGroup, user: r.User,
+		id: r.VolumeID, target: r.TargetPath, pod: Pod(r.Pod), mountGroup: r.MountGroup, user: r.User, size: r.Size,
 		identity: tmpfs.Identity{Device: r.Device, FSID: r.FSID},
 		spec:     attributes.Spec{UID: r.Spec.UID, GID: r.Spec.GID, DirMode: r.Spec.DirMode, Refresh: attributes.Refresh(r.Spec.Refresh)},
 	}

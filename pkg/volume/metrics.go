@@ -102,10 +102,10 @@ func newMetrics(r prometheus.Registerer, m *Manager) (*metrics, error) {
 	return mt, nil
 }
 
-// observe starts a measurement; the function it returns ends it, with the outcome that *err then has.
-func (mt *metrics) observe(op operation, err *error) func() {
+// observe starts a measurement; the function it returns ends it, as one of the operation, with the outcome that *err then has.
+func (mt *metrics) observe(err *error) func(operation) {
 	start := time.Now()
-	return func() {
+	return func(op operation) {
 		outcome := "ok"
 		if *err != nil {
 			outcome = "error"
@@ -170,7 +170,7 @@ func (mt *metrics) failed(op operation, err error) {
 		is   error
 		name string
 	}{
-		{source.ErrNotFound, "not_found"}, {source.ErrForbidden, "forbidden"}, {source.ErrUnavailable, "unavailable"}, {ErrPrecondition, "precondition"}, {ErrExhausted, "limit"},
+		{source.ErrNotFound, "not_found"}, {source.ErrForbidden, "forbidden"}, {source.ErrUnavailable, "unavailable"}, {ErrNoContent, "precondition"}, {ErrPrecondition, "precondition"}, {ErrExhausted, "limit"},
 	} {
 		if errors.Is(err, r.is) {
 			reason = r.name

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 
 	"k8s.io/klog/v2"
 
@@ -29,6 +30,8 @@ func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
 		return err
 	}
 	defer unlock()
+	op, observed := opPublish, m.metrics.observe(&err)
+	defer func() { observed(op) }()
 
 	point, err := openTarget(req.Target)
 	if err != nil {
@@ -45,7 +48,7 @@ func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
 	case v != nil && v.target != req.Target:
 		return fmt.Errorf("%w: volume %s is published at %s, not at %s", ErrPrecondition, req.ID, v.target, req.Target)
 	case v != nil && there.Mounted && there.Identity == v.identity:
-		defer m.metrics.observe(opRepublish, &err)()
+		op = opRepublish
 		return m.republish(v, point, req)
 	case there.Mounted:
 		if err := checkOurs(req.Target, there); err != nil {
@@ -54,19 +57,22 @@ func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
 		if v != nil {
 			m.forget(v) // it may have watched another object
 		}
-		defer m.metrics.observe(opRepublish, &err)()
+		op = opRepublish
 		return m.adopt(point, req, there)
 	case v != nil:
 		klog.InfoS("The mount of a published volume is gone; publishing it anew", "volume", v.id, "target", v.target)
 		m.forget(v)
 	}
-	defer m.metrics.observe(opPublish, &err)()
 	return m.publish(ctx, point, req)
 }
 
 // publish is the first publish of a volume: nothing is mounted at point.
 func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) (err error) {
 	v := newVolume(req)
+	if v.fromRequest() && len(req.Secrets) == 0 {
+		return fmt.Errorf("%w: give secretName, configMapName or sources, or set the volume's nodePublishSecretRef. "+
+			"If that is set, its Secret has no data, which looks the same: give it a key", ErrNoContent)
+	}
 	var done undo
 	attached := false
 	defer func() {
@@ -82,17 +88,20 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 		return err
 	}
 	if v.hasObjects() {
-		m.watch(v)
+		before, now := m.watch(v)
 		done.add(func() error { m.unwatch(v); return nil })
-	}
-	if n := m.Source.Watched(); n > m.Limits.Objects {
-		return fmt.Errorf("%w: %d objects would be watched, more than the %d that may (--max-watched-objects)", ErrExhausted, n, m.Limits.Objects)
+		// With a lower limit after a restart there can be too many, but not because of who brings none.
+		if now > before && now > m.Limits.Objects {
+			return fmt.Errorf("%w: %d objects would be watched, more than the %d that may (--max-watched-objects)", ErrExhausted, now, m.Limits.Objects)
+		}
 	}
 	if err := failpoint.Error("publish-watching"); err != nil {
 		return err
 	}
 	content := []source.Content{source.FromRequest(req.Secrets)}
-	if !v.fromRequest() {
+	if v.fromRequest() {
+		v.servedNow()
+	} else {
 		for _, object := range v.objects {
 			m.Source.Wait(ctx, object)
 			if err := ctx.Err(); err != nil {
@@ -128,6 +137,7 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 	if v.identity, err = mount.Identity(); err != nil {
 		return err
 	}
+	v.size = payload.Size()
 	// The record comes before the mount: a mount that nobody remembers would not be refreshed after a crash, a record of a mount that
 	// never came is simply dropped.
 	if err := m.Records.Save(v.toRecord()); err != nil {
@@ -145,15 +155,17 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 		return err
 	}
 	attached = true
-	m.current(v, content, payload.Size())
+	m.current(v, content, v.size)
 	m.put(v)
 	// Only now: kubelet tries again after a failure, and the pod may tell then.
 	if doubt != "" {
 		m.tell(v, event.Warning, reasonOwnerUnknown,
 			"the files of volume %q belong to root: uid is not set, and the pod does not tell (%s); set uid in volumeAttributes, or runAsUser in the pod", v.name(), doubt)
 	}
-	// A change from now on finds a worker that waits for this volume's lock.
-	if !v.watches() {
+	// No worker waited for this volume, so whatever came since the content was read is looked for now.
+	if v.watches() {
+		m.queue.Add(v.id)
+	} else {
 		m.unwatch(v)
 	}
 	failpoint.Hit("publish-done")
@@ -193,13 +205,23 @@ func (m *Manager) republish(v *volume, point *tmpfs.Point, req Request) error {
 		return nil
 	}
 	failpoint.Hit("publish-again")
-	// What is watched is never older than what kubelet sends along.
 	content, err := m.content(v)
-	if err != nil && v.fromRequest() {
+	if v.fromRequest() && m.isBehind(v, content, err, req.Secrets) {
 		content, err = []source.Content{source.FromRequest(req.Secrets)}, nil
+		v.servedNow()
 	}
 	m.apply(v, point, content, err)
 	return nil
+}
+
+// isBehind reports whether kubelet, which has just read the Secret, may know more of it than the driver. It does not while all is well: what is
+// watched is never older than what was sent along.
+func (m *Manager) isBehind(v *volume, content []source.Content, err error, sent map[string]string) bool {
+	if _, away := m.away(v); err != nil || away != nil {
+		return true
+	}
+	// An immutable object is not watched. If it is another one, it was made anew.
+	return content[0].Immutable && !maps.EqualFunc(content[0].Data, sent, func(a []byte, b string) bool { return string(a) == b })
 }
 
 // adopt takes over a mount that this driver made but has no record of. What it holds is whole: it was when it was attached, and
@@ -273,6 +295,9 @@ func (u undo) all(cause error) error {
 
 // askPod asks the API server for what the request leaves to the pod: who owns the files, if the attributes do not say, and the name
 // behind a nodePublishSecretRef, so that it can be watched. If nobody says who owns them, root does, and doubt tells why.
+//
+// That the pod may not be read is an answer only where the driver needs no right, since kubelet brings the content. For all other volumes it
+// can pass, like an API server that has just started and refuses everything (docs/decisions/0007-refused.md), and an owner stays.
 func (m *Manager) askPod(ctx context.Context, v *volume) (doubt string, err error) {
 	if v.spec.UID != nil && !v.fromRequest() {
 		return "", nil
@@ -280,7 +305,7 @@ func (m *Manager) askPod(ctx context.Context, v *volume) (doubt string, err erro
 	pod, err := m.Source.Pod(ctx, v.pod.Namespace, v.pod.Name, v.pod.UID)
 	switch {
 	case err == nil:
-	case v.spec.UID == nil && !errors.Is(err, source.ErrForbidden):
+	case v.spec.UID == nil && !(v.fromRequest() && errors.Is(err, source.ErrForbidden)):
 		return "", fmt.Errorf("find out who owns the files, since uid is not set: %w", err)
 	default:
 		klog.V(2).InfoS("The pod can't be read; its volume goes without what it would tell", "volume", v.id, "reason", err)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -470,6 +471,77 @@ func TestPublishAgain(t *testing.T) {
 			t.Errorf("%v stale volumes, want none", n)
 		}
 	})
+}
+
+func TestATargetThatIsNotAsItMustBeIsAPublishThatFailed(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		spoil func(t *testing.T, r Request)
+	}{
+		{"its parent is missing", func(t *testing.T, r Request) { must(t, os.Remove(filepath.Dir(r.Target))) }},
+		{"it is a link", func(t *testing.T, r Request) { must(t, os.Symlink("/tmp", r.Target)) }},
+		{"it is a file", func(t *testing.T, r Request) { must(t, os.WriteFile(r.Target, nil, 0o600)) }},
+		{"something else is mounted there", func(t *testing.T, r Request) {
+			must(t, os.Mkdir(r.Target, 0o750))
+			must(t, unix.Mount("somebody", r.Target, "tmpfs", 0, ""))
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newFakeWorld(t)
+			r := w.request("v", "uid", "1000")
+			test.spoil(t, r)
+			isErr(t, w.Publish(t.Context(), r), ErrPrecondition)
+			if n := w.counts()["publish error"]; n != 1 {
+				t.Errorf("%d publishes failed, want 1", n)
+			}
+			if got := w.failures(); !maps.Equal(got, map[string]int{"publish precondition": 1}) {
+				t.Errorf("failures %v, want one of a publish, for a precondition", got)
+			}
+		})
+	}
+}
+
+// Kubelet sends the same for a Secret without data and for none.
+func TestContentOfTheRequestThatIsEmpty(t *testing.T) {
+	t.Run("is none for a first publish (H-067)", func(t *testing.T) {
+		w := newFakeWorld(t)
+		r := w.request("v", "uid", "1000")
+		r.Secrets = nil
+		before := w.snapshot()
+		isErr(t, w.Publish(t.Context(), r), ErrNoContent, "secretName", "configMapName", "nodePublishSecretRef", "Secret has no data")
+		w.unchanged(before)
+		w.absent(r)
+	})
+	for _, test := range []struct {
+		name   string
+		change func(w *world)
+		attrs  []string
+		want   content
+	}{
+		{"empties a volume that is there", func(*world) {}, nil, content{}},
+		{"empties a volume that is there after a restart", func(w *world) { w.restart() }, nil, content{}},
+		{"empties a volume whose record is lost", func(w *world) {
+			for _, file := range w.recordFiles() {
+				must(w.t, os.Remove(file))
+			}
+			w.restart()
+		}, nil, content{}},
+		{"keeps the files that items name", func(*world) {}, []string{"items", "[{key: k, path: k}]"}, content{"k": "from the request"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newFakeWorld(t)
+			r := w.request("v", append(test.attrs, "uid", "1000")...)
+			w.publish(r)
+			test.change(w)
+			r.Secrets = nil
+			w.publish(r)
+			w.present(r, test.want)
+			r.Secrets = map[string]string{"k": "again"}
+			w.publish(r)
+			w.present(r, content{"k": "again"})
+			w.unpublish(r)
+		})
+	}
 }
 
 // mountID tells one mount from another, whatever its limits are by now.

@@ -33,8 +33,9 @@ func (q *quota) take(id string, bytes int64) (back func(), err error) {
 	}
 	// One that shrinks may always: with a lower limit after a restart there can be too much.
 	if bytes > had && q.total-had+bytes > q.limits.NodeBytes {
-		return nil, fmt.Errorf("%w: with these %d bytes the volumes of the node would take %d, more than the %d that they may (--max-node-bytes)",
-			ErrExhausted, bytes, q.total-had+bytes, q.limits.NodeBytes)
+		// Not what they would take: it changes with the others, and what is told once would be told with each.
+		return nil, fmt.Errorf("%w: with these %d bytes the volumes of the node would take more than the %d that they may (--max-node-bytes)",
+			ErrExhausted, bytes, q.limits.NodeBytes)
 	}
 	q.set(id, bytes)
 	return func() {

@@ -61,7 +61,7 @@ func TestTheVolumesOfTheNodeTakeAsMuchMemoryAsTheyMay(t *testing.T) {
 	w.secret("one", content{"a": "1"})
 	a, b, c := w.request("a", "secretName", "two"), w.request("b", "secretName", "three"), w.request("c", "secretName", "one")
 	w.publish(a)
-	w.refusedByLimit(b, fmt.Sprintf("with these %d bytes the volumes of the node would take %d, more than the %d that they may (--max-node-bytes)", 3*page, 5*page, 4*page))
+	w.refusedByLimit(b, fmt.Sprintf("with these %d bytes the volumes of the node would take more than the %d that they may (--max-node-bytes)", 3*page, 4*page))
 	w.publish(c)
 
 	// A refresh that does not fit leaves what is there, and the next that does is written.
@@ -80,6 +80,26 @@ func TestTheVolumesOfTheNodeTakeAsMuchMemoryAsTheyMay(t *testing.T) {
 	w.unpublish(a)
 	w.unpublish(c)
 	reliability.Shown(t, "F-41", "--max-node-bytes")
+}
+
+func TestAVolumeThatDoesNotFitIsToldOfOnceWhateverTheOthersTake(t *testing.T) {
+	page, log := os.Getpagesize(), &eventLog{}
+	w := newFakeWorld(t, limited(func(l *Limits) { l.NodeBytes = int64(4 * page) }), func(c *Config) { c.Events = log.record })
+	w.secret("keys", content{"a": "1"})
+	w.secret("others", content{"a": strings.Repeat("x", 2*page)})
+	r, other := w.request("v", "secretName", "keys", "uid", "0"), w.request("other", "secretName", "others", "uid", "0")
+	w.publish(r)
+	w.publish(other)
+	w.secret("keys", content{"a": strings.Repeat("x", 4*page)})
+	isErr(t, w.refresh(t.Context(), r.ID), ErrExhausted)
+	w.secret("others", content{"a": "1"})
+	must(t, w.refresh(t.Context(), other.ID))
+	isErr(t, w.refresh(t.Context(), r.ID), ErrExhausted)
+	if got := log.take(t, r, "--max-node-bytes"); got != "Warning VolumeRefreshFailed" {
+		t.Errorf("events %q, want one", got)
+	}
+	w.unpublish(r)
+	w.unpublish(other)
 }
 
 func TestAsManyObjectsAreWatchedAsMayBe(t *testing.T) {
@@ -127,6 +147,27 @@ func TestARestartWithALowerLimitKeepsWhatIsThere(t *testing.T) {
 	w.unpublish(a)
 	w.unpublish(b)
 	reliability.Shown(t, "F-41", "lower limits after a restart")
+}
+
+// Who watches nothing new does not make it more.
+func TestARestartWithALowerLimitOfObjectsRefusesOnlyNewOnes(t *testing.T) {
+	w := newFakeWorld(t)
+	for _, name := range []string{"a", "b", "c"} {
+		w.secret(name, content{name: "v"})
+	}
+	a, b := w.request("a", "secretName", "a"), w.request("b", "secretName", "b")
+	w.publish(a)
+	w.publish(b)
+	w.configure = append(w.configure, limited(func(l *Limits) { l.Objects = 1 }))
+	w.restart()
+	again, none := w.request("again", "secretName", "a"), w.request("none", "uid", "0")
+	w.publish(again)
+	w.publish(none)
+	w.refusedByLimit(w.request("c", "secretName", "c"), "3 objects would be watched, more than the 1 that may (--max-watched-objects)")
+	w.refusedByLimit(w.request("both", "sources", "[{secret: {name: a}}, {secret: {name: c}}]"), "3 objects would be watched")
+	for _, r := range []Request{a, b, again, none} {
+		w.unpublish(r)
+	}
 }
 
 func TestQuotaIsNeverExceededByMany(t *testing.T) {

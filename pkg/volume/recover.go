@@ -73,6 +73,7 @@ func (m *Manager) recover(ctx context.Context, r record.Volume) error {
 	}
 	m.put(v)
 	m.quota.keep(v.id, state.BytesUsed)
+	m.metrics.current(v.id, v.size)
 	if v.watches() {
 		m.watch(v)
 	}

@@ -73,6 +73,22 @@ func TestRecoverTakesUpWhatWasPublished(t *testing.T) {
 	}
 }
 
+// What is never refreshed is never read again.
+func TestTheSizeOfAVolumeIsKnownAfterARestart(t *testing.T) {
+	w := newFakeWorld(t)
+	w.secret("keys", content{"k": "12345"})
+	r := w.request("v", "secretName", "keys", "uid", "0", "refresh", "off")
+	w.publish(r)
+	w.restart()
+	if s, sum := one(t, w), w.gauge("fsuser_volume_bytes"); s.Bytes != 5 || sum != 5 {
+		t.Errorf("%d bytes by the status, %v by the metric, want 5", s.Bytes, sum)
+	}
+	w.unpublish(r)
+	if sum := w.gauge("fsuser_volume_bytes"); sum != 0 {
+		t.Errorf("%v bytes are left", sum)
+	}
+}
+
 func TestRecoverWhileTheAPIServerIsAway(t *testing.T) {
 	for _, test := range []struct {
 		name string

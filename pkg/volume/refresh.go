@@ -19,6 +19,9 @@ import (
 
 // refresh brings the files of a volume up to its objects. An error means: try again later.
 func (m *Manager) refresh(ctx context.Context, id string) error {
+	if m.get(id) == nil {
+		return nil // gone, or being published: that can take minutes, and this worker is not its own
+	}
 	unlock, err := m.locks.lock(ctx, id)
 	if err != nil {
 		return nil // the driver is stopping
@@ -36,7 +39,7 @@ func (m *Manager) refresh(ctx context.Context, id string) error {
 	defer point.Close()
 	failpoint.Hit("refresh-begin")
 	content, err := m.content(v)
-	if err != nil && v.fromRequest() {
+	if _, away := m.away(v); v.fromRequest() && (err != nil || away != nil) {
 		return nil // the next republish brings the content
 	}
 	if err := m.apply(v, point, content, err); worthRetry(err) {
@@ -75,7 +78,7 @@ func (m *Manager) apply(v *volume, point *tmpfs.Point, content []source.Content,
 		m.current(v, content, v.size)
 		return nil
 	}
-	defer m.metrics.observe(opRefresh, &err)()
+	defer m.metrics.observe(&err)(opRefresh)
 	if err != nil {
 		m.stale(v, err)
 		return err

@@ -436,6 +436,34 @@ func TestVolumesAreRefreshedInParallel(t *testing.T) {
 	}
 }
 
+// A pod whose Secret is missing may wait for minutes, and no other volume with it.
+func TestPublishesThatWaitHoldUpNoRefresh(t *testing.T) {
+	w := newFakeWorld(t, func(c *Config) { c.Workers = 1 })
+	w.secret("other", content{"k": "1"})
+	other := w.request("other", "secretName", "other")
+	w.publish(other)
+	w.run()
+	slow := w.request("slow", "sources", "[{secret: {name: first}}, {secret: {name: second}}]")
+	waiting := w.fake.hang(secretRef("second"))
+	w.secret("first", content{"a": "1"}) // a verdict, which is for a worker
+	published := make(chan error)
+	go func() { published <- w.Publish(t.Context(), slow) }()
+	<-waiting
+	w.secret("first", content{"a": "2"})
+	w.secret("other", content{"k": "2"})
+	w.becomes(other, content{"k": "2"})
+
+	// What changes between reading and being published is for a worker again.
+	var once sync.Once
+	w.fake.setAfterGet(func() { once.Do(func() { w.secret("first", content{"a": "3"}) }) })
+	w.secret("second", content{"b": "1"})
+	must(t, <-published)
+	w.becomes(slow, content{"a": "3", "b": "1"})
+	w.fake.setAfterGet(nil)
+	w.unpublish(slow)
+	w.unpublish(other)
+}
+
 // A reader that opens ..data once sees one version, whole, while versions change as fast as they can.
 func TestReaderNeverSeesAMixOfVersions(t *testing.T) {
 	const versions = 60

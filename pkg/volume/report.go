@@ -72,9 +72,25 @@ func (m *Manager) stale(v *volume, reason error) {
 	m.tell(v, event.Warning, why, "the files of volume %q stay as they are: %v", v.name(), reason)
 }
 
-// outage is since when, and why, there has been no word of an object that the volume shows; zero and nil if there is of all. What it looks
-// at never changes once a volume is published: it needs no lock.
+// servedFor is how long what kubelet sent along is taken to be current: it comes each minute or so.
+const servedFor = 2 * time.Minute
+
+// outage is since when, and why, the volume may be outdated because there has been no word of an object that it shows; zero and nil if it is
+// not. It needs no lock.
 func (m *Manager) outage(v *volume) (since time.Time, why error) {
+	since, why = m.away(v)
+	if served := v.served.Load(); why != nil && served != nil && served.After(since) {
+		if time.Since(*served) < servedFor {
+			return time.Time{}, nil
+		}
+		since = *served
+	}
+	return since, why
+}
+
+// away is since when, and why, there has been no word of an object that the volume shows; zero and nil if there is of all. What it looks at
+// never changes once a volume is published: it needs no lock.
+func (m *Manager) away(v *volume) (since time.Time, why error) {
 	if !v.watches() {
 		return time.Time{}, nil
 	}

@@ -61,6 +61,7 @@ func TestOwnerWithoutUIDIsThePodsUser(t *testing.T) {
 	seventy := uint32(70)
 	for _, test := range []struct {
 		name   string
+		sent   bool // the content comes with the request
 		pod    source.Pod
 		err    error
 		owner  uint32
@@ -70,7 +71,11 @@ func TestOwnerWithoutUIDIsThePodsUser(t *testing.T) {
 	}{
 		{name: "the pod has one", pod: source.Pod{User: &seventy}, owner: 70},
 		{name: "the pod has none: root, and an event", event: "Warning VolumeOwnerUnknown", says: "runAsUser"},
-		{name: "the pod may not be read: root, and an event", err: &source.Error{Reason: source.ErrForbidden}, event: "Warning VolumeOwnerUnknown", says: "forbidden"},
+		{name: "the pod may not be read: the publish fails", err: &source.Error{Reason: source.ErrForbidden}, refuse: source.ErrForbidden},
+		{name: "the pod may not be read, and kubelet brings the content: root, and an event", sent: true,
+			err: &source.Error{Reason: source.ErrForbidden}, event: "Warning VolumeOwnerUnknown", says: "forbidden"},
+		{name: "the pod can't be read now, and kubelet brings the content: the publish fails", sent: true,
+			err: &source.Error{Reason: source.ErrUnavailable}, refuse: source.ErrUnavailable},
 		{name: "the pod can't be read now: the publish fails", err: &source.Error{Reason: source.ErrUnavailable}, refuse: source.ErrUnavailable},
 		{name: "the pod is gone: the publish fails", err: &source.Error{Reason: source.ErrNotFound}, refuse: source.ErrNotFound},
 	} {
@@ -78,7 +83,11 @@ func TestOwnerWithoutUIDIsThePodsUser(t *testing.T) {
 			w, log := eventWorld(t)
 			w.fake.pod, w.fake.podErr = test.pod, test.err
 			w.secret("keys", content{"k": "v"})
-			r := w.request("v", "secretName", "keys")
+			attrs := []string{"secretName", "keys"}
+			if test.sent {
+				attrs = nil
+			}
+			r := w.request("v", attrs...)
 			if test.refuse != nil {
 				before := w.snapshot()
 				isErr(t, w.Publish(t.Context(), r), test.refuse, "uid is not set")
@@ -98,6 +107,9 @@ func TestOwnerWithoutUIDIsThePodsUser(t *testing.T) {
 			w.publish(r)
 			w.restart()
 			w.secret("keys", content{"k": "new"})
+			if test.sent {
+				r.Secrets = map[string]string{"k": "new"}
+			}
 			w.publish(r)
 			w.shows(r, content{"k": "new"})
 			if got := ownerOf(t, r.Target+"/k"); got != test.owner || w.fake.pods != 1 {
@@ -140,7 +152,7 @@ func TestNodePublishSecretRefIsWatchedByTheNameThatThePodTells(t *testing.T) {
 	w.secret("keys", content{"k": "watched"})
 	w.becomes(r, content{"k": "watched"})
 
-	// Kubelet's copy is never newer than the watched object.
+	// While all is well kubelet's copy is never newer than the watched object.
 	w.publish(r)
 	w.shows(r, content{"k": "watched"})
 
@@ -157,6 +169,71 @@ func TestNodePublishSecretRefIsWatchedByTheNameThatThePodTells(t *testing.T) {
 	w.unpublish(r)
 	if left := w.watches(); len(left) > 0 {
 		t.Errorf("watches are left: %q", left)
+	}
+}
+
+// The driver is a pod, and kubelet is not: it may read what the driver can't.
+func TestNodePublishSecretRefShowsWhatKubeletSendsIfThatMayBeNewer(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		behind func(w *world)
+		// version that is known of the same content.
+		version string
+	}{
+		{"the driver does not reach the API server", func(w *world) { w.fake.setAway(secretRef("keys"), time.Now().Add(-time.Hour)) }, ""},
+		{"the driver may not read it any more", func(w *world) {
+			w.fake.fail(secretRef("keys"), source.ErrForbidden)
+			w.fake.setAway(secretRef("keys"), time.Now().Add(-time.Hour))
+		}, ""},
+		{"it was immutable, and is made anew", func(w *world) {
+			w.fake.answer(secretRef("keys"), func(o *fakeObject) { o.content.Immutable = true })
+		}, "1"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w, log := eventWorld(t)
+			w.fake.pod = source.Pod{SecretRefs: map[string]string{"v": "keys"}}
+			w.secret("keys", content{"k": "old"})
+			r := w.request("v", "uid", "1000")
+			r.Secrets = map[string]string{"k": "old"}
+			w.publish(r)
+			w.fake.setAway(secretRef("keys"), time.Now().Add(-time.Hour))
+			if w.gauge("fsuser_stale_volumes") != 0 {
+				t.Errorf("what has just been published is stale: %+v", one(t, w))
+			}
+			w.fake.setAway(secretRef("keys"), time.Time{})
+			w.publish(r)
+			test.behind(w)
+			w.publish(r)
+			if s := one(t, w); s.ResourceVersion != test.version {
+				t.Errorf("the same content has version %q, want %q", s.ResourceVersion, test.version)
+			}
+			r.Secrets = map[string]string{"k": "new"}
+			w.publish(r)
+			w.present(r, content{"k": "new"})
+			if s := one(t, w); s.Stale != "" || w.gauge("fsuser_stale_volumes") != 0 || time.Since(*s.Refreshed) > time.Minute {
+				t.Errorf("what kubelet has just sent is not current: %+v", s)
+			}
+
+			// It was long ago.
+			long := time.Now().Add(-servedFor)
+			w.get(r.ID).served.Store(&long)
+			if _, away := w.Source.Away(secretRef("keys")); away != nil {
+				if s := one(t, w); s.StaleSince == nil || !s.StaleSince.Equal(long) || w.gauge("fsuser_stale_volumes") != 1 {
+					t.Errorf("kubelet came last at %v: %+v", long, s)
+				}
+				must(t, w.refresh(t.Context(), r.ID)) // as after a restart, if others hold the object
+				w.present(r, content{"k": "new"})
+			}
+
+			w.fake.setAway(secretRef("keys"), time.Time{})
+			w.secret("keys", content{"k": "newer"})
+			w.run()
+			w.becomes(r, content{"k": "newer"})
+			if got := log.take(t, r, ""); got != "" {
+				t.Errorf("events %q", got)
+			}
+			w.unpublish(r)
+		})
 	}
 }
 

@@ -22,7 +22,7 @@ func (m *Manager) Unpublish(ctx context.Context, id, target string) (err error) 
 		return err
 	}
 	defer unlock()
-	defer m.metrics.observe(opUnpublish, &err)()
+	defer m.metrics.observe(&err)(opUnpublish)
 	v := m.get(id)
 	if v != nil && v.target != target {
 		return fmt.Errorf("%w: volume %s is published at %s, not at %s; nothing was unmounted", ErrPrecondition, id, v.target, target)

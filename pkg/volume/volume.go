@@ -17,6 +17,7 @@ package volume
 import (
 	"errors"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
@@ -30,6 +31,8 @@ var (
 	ErrConflict = errors.New("volume is published with other attributes")
 	// ErrPrecondition: the object or the target is not as it must be. Trying again helps once somebody has changed that.
 	ErrPrecondition = errors.New("precondition failed")
+	// ErrNoContent: a first publish names no object and brings no content.
+	ErrNoContent = errors.New("there is nothing to project")
 	// ErrExhausted: the node's volumes have reached one of their limits together.
 	ErrExhausted = errors.New("a limit of the node is reached")
 	// ErrUnknown: no such volume, or not at this path.
@@ -57,7 +60,8 @@ type Request struct {
 	Spec   attributes.Spec
 	// MountGroup is the pod's fsGroup, which owns the files unless the Spec names a group. nil: it has none.
 	MountGroup *uint32
-	// Secrets is the content of the volume's nodePublishSecretRef. It counts only if the Spec says so.
+	// Secrets is the content of the volume's nodePublishSecretRef. It counts only if the Spec says so. It can be empty for a volume that is
+	// published: its Secret lost its data.
 	Secrets map[string]string
 }
 
@@ -95,6 +99,8 @@ type volume struct {
 	size int64
 	// refreshed is when the files were last written or found current by this process.
 	refreshed time.Time
+	// served is when the files last got what kubelet sent along; nil if that was never, or before this process.
+	served atomic.Pointer[time.Time]
 	// stale is why the files are not known to be current, since staleSince; nil if they are.
 	stale      error
 	staleSince time.Time
@@ -144,6 +150,11 @@ func (v *volume) hasObjects() bool { return !v.fromRequest() || v.secretRef() !=
 // watches reports whether the volume follows its objects.
 func (v *volume) watches() bool {
 	return v.hasObjects() && v.spec.Refresh == attributes.RefreshWatch
+}
+
+func (v *volume) servedNow() {
+	now := time.Now()
+	v.served.Store(&now)
 }
 
 // owner is who owns directories, links, and files without an owner of their own.

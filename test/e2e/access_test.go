@@ -279,9 +279,9 @@ func namespacesAccess(t *testing.T, node nodeShell) {
 	n.secret("s", "key", "v1")
 	n.configMap("s", "key", "v1")
 	other.secret("s", "key", "v1")
+	// Without uid the driver has to read the pod, too, and does so first: with consent it can.
 	n.create(watchingPod("waits", `secretName: s`))
-	t.Logf("a pod in a namespace that has not consented is told: %s", n.event("waits", "FailedMount", "PermissionDenied", n.name+"/s", consentCommand(n.name)))
-	// Without uid the driver has to read the pod, too: with consent it can.
+	t.Logf("a pod in a namespace that has not consented is told: %s", n.event("waits", "FailedMount", "PermissionDenied", n.name+"/waits", consentCommand(n.name)))
 	consent(n)
 	n.ready("waits")
 	n.expect("waits", "", show("/v/key"), "1000:0 400\nv1")
