@@ -150,6 +150,10 @@ func TestPublishRefuses(t *testing.T) {
 		{"an empty uid (H-048)", set("uid", ""), []string{"volumeAttributes[uid]"}},
 		{"the uid that chown takes for none (H-049)", set("uid", "4294967295"), []string{"volumeAttributes[uid]"}},
 		{"no object (H-067)", unset("secretName"), []string{"secretName", "configMapName", "nodePublishSecretRef"}},
+		{"no object, and a token in secrets (H-112)", func(r *csi.NodePublishVolumeRequest) {
+			delete(r.VolumeContext, "secretName")
+			r.Secrets = map[string]string{keyTokens: tokenCanary}
+		}, []string{"secretName", "nodePublishSecretRef"}},
 		{"a name that leads elsewhere (H-069)", set("secretName", "../../nodes/x"), []string{"volumeAttributes[secretName]"}},
 		{"a name with a query (H-069)", set("secretName", "x?watch=1"), []string{"volumeAttributes[secretName]"}},
 		{"optional that is neither (H-072)", set("optional", "yes"), []string{"volumeAttributes[optional]", `"yes"`}},
@@ -241,6 +245,14 @@ func TestPublishAccepts(t *testing.T) {
 		{"nodePublishSecretRef", func(r *csi.NodePublishVolumeRequest) {
 			delete(r.VolumeContext, "secretName")
 			r.Secrets = map[string]string{"k": "v"}
+		}, func(r *volume.Request) {
+			r.Spec.Sources, r.Secrets = []attributes.Source{{Mode: 0o400}}, map[string]string{"k": "v"}
+		}},
+		{"a token in secrets (H-112)", func(r *csi.NodePublishVolumeRequest) { r.Secrets = map[string]string{keyTokens: tokenCanary} },
+			func(r *volume.Request) { r.Secrets = map[string]string{} }},
+		{"a token in secrets, beside those of nodePublishSecretRef (H-112)", func(r *csi.NodePublishVolumeRequest) {
+			delete(r.VolumeContext, "secretName")
+			r.Secrets = map[string]string{"k": "v", keyTokens: tokenCanary}
 		}, func(r *volume.Request) {
 			r.Spec.Sources, r.Secrets = []attributes.Source{{Mode: 0o400}}, map[string]string{"k": "v"}
 		}},
@@ -394,7 +406,7 @@ func FuzzPublishRequest(f *testing.F) {
 		func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability.AccessType = nil },
 		fsGroup("2000"), flags("rw"), set(keyPodUID, otherUID), set("items", "[{key: a, path: b/c, mode: 0400}]"), set("mode", "0888", "secretname", "x"),
 		func(r *csi.NodePublishVolumeRequest) {
-			r.Secrets = map[string]string{"k": "v"}
+			r.Secrets = map[string]string{"k": "v", keyTokens: "t"}
 			delete(r.VolumeContext, "secretName")
 		},
 	} {
@@ -423,6 +435,7 @@ func FuzzPublishRequest(f *testing.F) {
 			req.Secrets[key] = secretCanary
 		}
 		secrets := maps.Clone(req.GetSecrets())
+		maps.DeleteFunc(secrets, func(key, _ string) bool { return strings.HasPrefix(key, "csi.storage.k8s.io/") })
 		got, err := publish(t, b, req)
 		if err != nil {
 			if status.Code(err) != codes.InvalidArgument || status.Convert(err).Message() == "" {
