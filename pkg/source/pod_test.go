@@ -123,7 +123,7 @@ func TestPod(t *testing.T) {
 		"it is not there": {uid: "u", answer: func(_ int64, w http.ResponseWriter) { refuse(t, w, apierrors.NewNotFound(resource, "p")) },
 			want: ErrNotFound, says: "not found", asked: 1},
 		"it is forbidden": {uid: "u", answer: func(_ int64, w http.ResponseWriter) { refuse(t, w, denied) },
-			want: ErrForbidden, says: "kubectl -n ns create rolebinding", asked: 1},
+			want: ErrForbidden, says: "bind the ClusterRole fsuser-csi-reader", asked: 1},
 		"it is forbidden to the node": {node: true, uid: "u", answer: func(_ int64, w http.ResponseWriter) { refuse(t, w, denied) },
 			want: ErrForbidden, says: "no relationship found", asked: 20, atLeast: grace},
 		"it is forbidden to the node at first": {node: true, uid: "u", answer: func(n int64, w http.ResponseWriter) {
