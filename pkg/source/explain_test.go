@@ -73,7 +73,7 @@ func TestExplain(t *testing.T) {
 		"anything else, however it is put, in one line": {true, Secret, errors.New("odd\nthing"), ErrUnavailable, "odd thing"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ref := Ref{test.kind, "ns", "a"}
+			ref := Ref{Kind: test.kind, Namespace: "ns", Name: "a"}
 			e := (&API{node: test.node}).explain(ref, test.err)
 			if e.Ref != ref || e.Reason != test.reason || e.Detail != test.want {
 				t.Errorf("%v of %v: %q; want %v: %q", e.Reason, e.Ref, e.Detail, test.reason, test.want)
@@ -81,7 +81,7 @@ func TestExplain(t *testing.T) {
 		})
 	}
 	t.Run("never too long, and the remedy never cut", func(t *testing.T) {
-		ref := Ref{ConfigMap, strings.Repeat("n", 63), strings.Repeat("a", 253)}
+		ref := Ref{Kind: ConfigMap, Namespace: strings.Repeat("n", 63), Name: strings.Repeat("a", 253)}
 		account := strings.Repeat("m", 63) + ":" + strings.Repeat("b", 253)
 		long := apierrors.NewForbidden(resource, ref.Name, fmt.Errorf("User %q cannot %s", "system:serviceaccount:"+account, strings.Repeat("x", 5000)))
 		for end, api := range map[string]*API{"=" + account: {}, ", to the pod": {node: true}} {

@@ -165,7 +165,7 @@ func TestPod(t *testing.T) {
 			}
 			if test.want != nil {
 				var e *Error
-				if !errors.As(err, &e) || e.Reason != test.want || e.Ref != (Ref{PodKind, "ns", "p"}) || !strings.Contains(e.Detail, test.says) {
+				if !errors.As(err, &e) || e.Reason != test.want || e.Ref != (Ref{Kind: PodKind, Namespace: "ns", Name: "p"}) || !strings.Contains(e.Detail, test.says) {
 					t.Errorf("error %v, want %v that says %q", err, test.want, test.says)
 				}
 				return
