@@ -391,7 +391,7 @@ func TestNoSecretGetsIntoTheLog(t *testing.T) {
 	client := csi.NewNodeClient(dial(t, r.Endpoint))
 	good := request(t, r.root)
 	delete(good.VolumeContext, "secretName")
-	good.Secrets = map[string]string{"k": secretCanary}
+	good.Secrets = map[string]string{"k": secretCanary, keyTokens: tokenCanary}
 	good.VolumeContext[keyTokens] = tokenCanary
 	if _, err := client.NodePublishVolume(deadline(t), good); err != nil {
 		t.Error(err)

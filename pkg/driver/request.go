@@ -5,7 +5,9 @@ package driver
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
+	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -14,12 +16,15 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
 )
 
+// kubeletKeys is what kubelet's own keys begin with. No key of a Secret does.
+const kubeletKeys = "csi.storage.k8s.io/"
+
 // The keys of volume_context that kubelet sets if the CSIDriver object has podInfoOnMount: true.
 const (
-	keyPodName      = "csi.storage.k8s.io/pod.name"
-	keyPodNamespace = "csi.storage.k8s.io/pod.namespace"
-	keyPodUID       = "csi.storage.k8s.io/pod.uid"
-	keyEphemeral    = "csi.storage.k8s.io/ephemeral"
+	keyPodName      = kubeletKeys + "pod.name"
+	keyPodNamespace = kubeletKeys + "pod.namespace"
+	keyPodUID       = kubeletKeys + "pod.uid"
+	keyEphemeral    = kubeletKeys + "ephemeral"
 )
 
 // problems are all that is wrong with a request: it is tedious to be told of one at a time.
@@ -67,7 +72,8 @@ func (b Binding) publishRequest(req *csi.NodePublishVolumeRequest) (volume.Reque
 	if podUID != "" && pod.UID != "" && podUID != pod.UID {
 		p.add("%s does not belong to target_path: the pod is not the one that it says", keyPodUID)
 	}
-	spec, errs := attributes.Parse(attrs, len(req.GetSecrets()) > 0)
+	secrets := secretsOf(req)
+	spec, errs := attributes.Parse(attrs, len(secrets) > 0)
 	if len(p) == 0 && len(errs) > 0 {
 		// A Secret without data looks like no nodePublishSecretRef. If nothing else is wrong, it depends on whether the volume is there already.
 		if emptied, others := attributes.Parse(attrs, true); len(others) == 0 {
@@ -78,8 +84,16 @@ func (b Binding) publishRequest(req *csi.NodePublishVolumeRequest) (volume.Reque
 		p = append(p, err)
 	}
 	return volume.Request{
-		ID: req.GetVolumeId(), Target: target, Pod: pod, Spec: spec, MountGroup: group, Secrets: req.GetSecrets(),
+		ID: req.GetVolumeId(), Target: target, Pod: pod, Spec: spec, MountGroup: group, Secrets: secrets,
 	}, p.err()
+}
+
+// secretsOf are the secrets of a request that are a Secret's. A CSIDriver object with serviceAccountTokenInSecrets has kubelet put the
+// pod's tokens there too.
+func secretsOf(req *csi.NodePublishVolumeRequest) map[string]string {
+	secrets := maps.Clone(req.GetSecrets())
+	maps.DeleteFunc(secrets, func(key, _ string) bool { return strings.HasPrefix(key, kubeletKeys) })
+	return secrets
 }
 
 // capability checks how the volume is to be mounted, and returns the pod's fsGroup.

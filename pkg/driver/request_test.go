@@ -254,6 +254,20 @@ func TestPublishAccepts(t *testing.T) {
 		{"no object and no data, which a nodePublishSecretRef may have lost", unset("secretName"), func(r *volume.Request) {
 			r.Spec.Sources = []attributes.Source{{Mode: 0o400}}
 		}},
+		{"no object, and a token in secrets (H-112)", func(r *csi.NodePublishVolumeRequest) {
+			delete(r.VolumeContext, "secretName")
+			r.Secrets = map[string]string{keyTokens: tokenCanary}
+		}, func(r *volume.Request) {
+			r.Spec.Sources, r.Secrets = []attributes.Source{{Mode: 0o400}}, map[string]string{}
+		}},
+		{"a token in secrets (H-112)", func(r *csi.NodePublishVolumeRequest) { r.Secrets = map[string]string{keyTokens: tokenCanary} },
+			func(r *volume.Request) { r.Secrets = map[string]string{} }},
+		{"a token in secrets, beside those of nodePublishSecretRef (H-112)", func(r *csi.NodePublishVolumeRequest) {
+			delete(r.VolumeContext, "secretName")
+			r.Secrets = map[string]string{"k": "v", keyTokens: tokenCanary}
+		}, func(r *volume.Request) {
+			r.Spec.Sources, r.Secrets = []attributes.Source{{Mode: 0o400}}, map[string]string{"k": "v"}
+		}},
 		// Who can forge this alone is root on the node: a pod author can't know the uid of a pod that is not made yet.
 		{"a namespace that is not the pod's, with the right uid (H-043)", set(keyPodNamespace, "kube-system"), func(r *volume.Request) { r.Pod.Namespace = "kube-system" }},
 	} {
@@ -404,7 +418,7 @@ func FuzzPublishRequest(f *testing.F) {
 		func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability.AccessType = nil },
 		fsGroup("2000"), flags("rw"), set(keyPodUID, otherUID), set("items", "[{key: a, path: b/c, mode: 0400}]"), set("mode", "0888", "secretname", "x"),
 		func(r *csi.NodePublishVolumeRequest) {
-			r.Secrets = map[string]string{"k": "v"}
+			r.Secrets = map[string]string{"k": "v", keyTokens: "t"}
 			delete(r.VolumeContext, "secretName")
 		},
 	} {
@@ -433,6 +447,7 @@ func FuzzPublishRequest(f *testing.F) {
 			req.Secrets[key] = secretCanary
 		}
 		secrets := maps.Clone(req.GetSecrets())
+		maps.DeleteFunc(secrets, func(key, _ string) bool { return strings.HasPrefix(key, "csi.storage.k8s.io/") })
 		got, err := publish(t, b, req)
 		if err != nil {
 			if status.Code(err) != codes.InvalidArgument || status.Convert(err).Message() == "" {

@@ -2,8 +2,9 @@
 
 // Package event writes Events about pods, where those who run the pods look first (kubectl describe pod).
 //
-// Like events repeat in one object with a count. Writing is best effort: an Event that can't be written is dropped and counted,
-// never waited for. client-go has a recorder that does more, and links half of the OpenAPI libraries to do it.
+// Like events repeat in one object with a count. The last that was recorded of a volume is the last that is written: a pause between
+// writes delays it, and leaves out only what it replaces. Writing is best effort: an Event that can't be written is dropped and counted,
+// never tried again. client-go has a recorder that does more, and links half of the OpenAPI libraries to do it.
 package event
 
 import (
@@ -11,6 +12,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -26,9 +28,9 @@ import (
 const (
 	// queued is how many Events wait to be written; more are dropped.
 	queued = 256
-	// remembered is how many kinds of Event (pod and reason) are counted up instead of written anew.
+	// remembered is how many kinds of Event (volume and reason) are counted up instead of written anew.
 	remembered = 1024
-	// quiet is the pause between two writes of one kind of Event. What comes in between is counted and written with the next.
+	// quiet is the pause between two writes of one kind of Event. What comes in between is counted, and the last of it waits.
 	quiet = 10 * time.Second
 	// maxMessage is what the API server takes, in bytes (ValidateEventUpdate of Kubernetes).
 	maxMessage = 1024
@@ -52,8 +54,10 @@ const (
 
 // Event is something that happened to a volume of a pod.
 type Event struct {
-	Pod  Pod
-	Type Type
+	Pod Pod
+	// Volume is its name in the pod. It is not written: it tells whose Events replace each other. What people are to know is in Message.
+	Volume string
+	Type   Type
 	// Reason is a CamelCase word for machines, Message a sentence for people. Never a value of an object.
 	Reason  string
 	Message string
@@ -97,27 +101,44 @@ func (r *Recorder) drop() {
 	r.dropped++
 }
 
-// Run writes Events until ctx ends.
+// Run writes Events until ctx ends. What waits then is lost.
 func (r *Recorder) Run(ctx context.Context) {
-	s := series{known: map[kind]*written{}}
+	s := series{known: map[kind]*written{}, waiting: map[subject]Event{}}
 	for {
+		var over <-chan time.Time
+		next, due, some := s.next()
+		if some {
+			over = time.After(time.Until(due))
+		}
 		select {
 		case e := <-r.queue:
-			if err := r.write(ctx, &s, e, time.Now()); err != nil {
-				r.drop()
-				klog.V(2).ErrorS(err, "Event not written", "pod", klog.KRef(e.Pod.Namespace, e.Pod.Name), "reason", e.Reason)
+			if !s.mustWait(e, time.Now()) {
+				r.write(ctx, &s, e, time.Now())
 			}
+		case <-over:
+			delete(s.waiting, next.subject())
+			r.write(ctx, &s, next, time.Now())
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
+// subject is the volume that an Event is about.
+type subject struct {
+	pod    Pod
+	volume string
+}
+
 // kind is what Events have in common that are counted in one object.
 type kind struct {
-	pod    Pod
+	subject
 	reason string
 }
+
+func (e Event) subject() subject { return subject{e.Pod, e.Volume} }
+
+func (e Event) kind() kind { return kind{e.subject(), e.Reason} }
 
 // written is the object of a kind.
 type written struct {
@@ -126,38 +147,80 @@ type written struct {
 	at    time.Time
 }
 
-// series remembers the objects that were written. Run alone uses it.
+// series remembers the objects that were written, and what waits to be. Run alone uses it.
 type series struct {
 	known map[kind]*written
+	// waiting has the last Event of a subject while the pause of its kind lasts. Only kinds that are known wait, so there are never many.
+	waiting map[subject]Event
 }
 
-func (r *Recorder) write(ctx context.Context, s *series, e Event, now time.Time) error {
+// mustWait counts an Event and reports whether it has to wait. Either way it takes the place of an earlier one of its subject that waits:
+// that one is in the count of its kind, and written later it would be the last word.
+func (s *series) mustWait(e Event, now time.Time) bool {
+	delete(s.waiting, e.subject())
+	w := s.known[e.kind()]
+	if w == nil {
+		return false
+	}
+	w.count++
+	if now.Sub(w.at) >= quiet {
+		return false
+	}
+	s.waiting[e.subject()] = e
+	return true
+}
+
+// next is what will have waited long enough first, and when.
+func (s *series) next() (e Event, due time.Time, some bool) {
+	for _, waiting := range s.waiting {
+		var at time.Time // at once, if its object has been forgotten meanwhile
+		if w := s.known[waiting.kind()]; w != nil {
+			at = w.at.Add(quiet)
+		}
+		if !some || at.Before(due) {
+			e, due, some = waiting, at, true
+		}
+	}
+	return e, due, some
+}
+
+// remember makes room by forgetting kinds whose pause is over. If there are none, the Event will be written anew if it comes again.
+func (s *series) remember(k kind, w *written) {
+	if len(s.known) >= remembered {
+		maps.DeleteFunc(s.known, func(_ kind, old *written) bool { return w.at.Sub(old.at) >= quiet })
+	}
+	if len(s.known) < remembered {
+		s.known[k] = w
+	}
+}
+
+// write writes an Event that has been counted.
+func (r *Recorder) write(ctx context.Context, s *series, e Event, now time.Time) {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	k := kind{e.Pod, e.Reason}
-	w := s.known[k]
-	if w != nil {
-		w.count++
-		if now.Sub(w.at) < quiet {
-			return nil
-		}
+	if err := r.send(ctx, s, e, now); err != nil {
+		r.drop()
+		klog.V(2).ErrorS(err, "Event not written", "pod", klog.KRef(e.Pod.Namespace, e.Pod.Name), "reason", e.Reason)
+	}
+}
+
+func (r *Recorder) send(ctx context.Context, s *series, e Event, now time.Time) error {
+	k := e.kind()
+	if w := s.known[k]; w != nil {
 		err := r.repeat(ctx, e, w, now)
 		if !apierrors.IsNotFound(err) {
 			w.at = now
 			return err
 		}
 		// The API server forgets Events after an hour.
+		delete(s.known, k)
 	}
 	object := r.object(e, now)
 	err := r.client.Post().Namespace(e.Pod.Namespace).Resource("events").Body(object).Do(ctx).Error()
-	if err != nil {
-		return err
+	if err == nil {
+		s.remember(k, &written{name: object.Name, count: 1, at: now})
 	}
-	if len(s.known) >= remembered {
-		s.known = map[kind]*written{}
-	}
-	s.known[k] = &written{name: object.Name, count: 1, at: now}
-	return nil
+	return err
 }
 
 func (r *Recorder) object(e Event, now time.Time) *corev1.Event {

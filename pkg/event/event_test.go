@@ -5,8 +5,11 @@ package event
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
+	"path"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -141,10 +144,15 @@ func TestLikeEventsAreCountedAndWrittenSeldom(t *testing.T) {
 			t.Fatalf("100 like events in no time made %d requests, want 1", len(first))
 		}
 		time.Sleep(quiet) // the bubble's time
-		record(1)
+		synctest.Wait()
 		second := s.take()
-		if len(second) != 1 || second[0].method != http.MethodPatch || !strings.HasSuffix(second[0].path, "/"+first[0].event.Name) || second[0].patch["count"] != 101.0 {
+		if len(second) != 1 || second[0].method != http.MethodPatch || !strings.HasSuffix(second[0].path, "/"+first[0].event.Name) || second[0].patch["count"] != 100.0 {
 			t.Fatalf("%+v", second)
+		}
+		time.Sleep(quiet)
+		record(1)
+		if third := s.take(); len(third) != 1 || third[0].patch["count"] != 101.0 {
+			t.Fatalf("%+v", third)
 		}
 
 		// Another pod, or another reason, is another Event.
@@ -161,6 +169,113 @@ func TestLikeEventsAreCountedAndWrittenSeldom(t *testing.T) {
 		record(1)
 		if got := s.take(); len(got) != 2 || got[0].method != http.MethodPatch || got[1].method != http.MethodPost {
 			t.Errorf("%+v", got)
+		}
+	})
+}
+
+// Each Event comes a second after the one before, and a bit, so that none comes just as a pause ends. The pod shows what it does an hour
+// later: each object with its count, the last written last.
+func TestTheLastEventOfAVolumeIsWrittenLast(t *testing.T) {
+	failed := func(volume, why string) Event {
+		return Event{Pod: pod("web"), Volume: volume, Type: Warning, Reason: "Failed", Message: volume + ": " + why}
+	}
+	recovered := func(volume string) Event {
+		return Event{Pod: pod("web"), Volume: volume, Type: Normal, Reason: "Recovered", Message: volume}
+	}
+	var flapping []Event
+	for range 100 {
+		flapping = append(flapping, failed("a", "forbidden"), recovered("a"))
+	}
+	for _, test := range []struct {
+		name   string
+		events []Event
+		want   []string
+		// requests is how many there are at most.
+		requests int
+	}{
+		{"two volumes of a pod fail together, and each is named", []Event{failed("a", "forbidden"), failed("b", "too large")},
+			[]string{"1 Failed a: forbidden", "1 Failed b: too large"}, 2},
+		{"one fails again at once", []Event{failed("a", "forbidden"), recovered("a"), failed("a", "forbidden")},
+			[]string{"1 Recovered a", "2 Failed a: forbidden"}, 3},
+		{"one fails for another reason", []Event{failed("a", "forbidden"), failed("a", "too large")}, []string{"2 Failed a: too large"}, 2},
+		{"what waits is not written after what came later", []Event{failed("a", "forbidden"), failed("a", "too large"), recovered("a")},
+			[]string{"1 Failed a: forbidden", "1 Recovered a"}, 2},
+		{"another volume's Event does not replace it", []Event{failed("a", "forbidden"), failed("a", "too large"), recovered("b")},
+			[]string{"1 Recovered b", "2 Failed a: too large"}, 3},
+		{"it goes on and off for 200 s", flapping, []string{"96 Failed a: forbidden", "100 Recovered a"}, 2 * (200/10 + 1)},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			run(t, func(t *testing.T, r *Recorder, s *apiServer) {
+				for _, e := range test.events {
+					r.Record(e)
+					time.Sleep(time.Second + time.Millisecond)
+				}
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				requests := s.take()
+				if got := shown(requests); !slices.Equal(got, test.want) || len(requests) > test.requests {
+					t.Errorf("%d requests, and the pod shows %q; want %d, and %q", len(requests), got, test.requests, test.want)
+				}
+			})
+		})
+	}
+}
+
+// shown are the objects that the requests made, as kubectl shows them.
+func shown(requests []request) (texts []string) {
+	objects := map[string]corev1.Event{}
+	var order []string
+	for _, r := range requests {
+		e := r.event
+		if r.method == http.MethodPatch {
+			e = objects[path.Base(r.path)]
+			e.Message, e.Count = r.patch["message"].(string), int32(r.patch["count"].(float64))
+			order = slices.DeleteFunc(order, func(name string) bool { return name == e.Name })
+		}
+		objects[e.Name] = e
+		order = append(order, e.Name)
+	}
+	for _, name := range order {
+		texts = append(texts, fmt.Sprint(objects[name].Count, " ", objects[name].Reason, " ", objects[name].Message))
+	}
+	return texts
+}
+
+func TestHowMuchIsRememberedIsBounded(t *testing.T) {
+	run(t, func(t *testing.T, r *Recorder, s *apiServer) {
+		record := func(from, to int) {
+			for n := from; n < to; n++ {
+				r.Record(Event{Pod: pod(fmt.Sprint("p-", n)), Reason: "R"})
+				synctest.Wait()
+			}
+		}
+		patches := func(all []request) (n int) {
+			for _, r := range all {
+				if r.method == http.MethodPatch {
+					n++
+				}
+			}
+			return n
+		}
+		record(0, remembered+1)
+		s.take()
+		// All wait but the last, for which there was no room.
+		record(0, remembered+1)
+		if got := s.take(); len(got) != 1 || got[0].event.InvolvedObject.Name != fmt.Sprint("p-", remembered) {
+			t.Errorf("%d requests, want one for the last pod", len(got))
+		}
+		time.Sleep(quiet)
+		synctest.Wait()
+		if got := s.take(); len(got) != remembered || patches(got) != remembered {
+			t.Errorf("%d requests, %d of them patches; want %d of what waited", len(got), patches(got), remembered)
+		}
+		// Old ones make room.
+		time.Sleep(quiet)
+		record(remembered, remembered+2)
+		time.Sleep(quiet)
+		record(remembered, remembered+2)
+		if got := s.take(); len(got) != 4 || patches(got) != 2 {
+			t.Errorf("%d requests, %d of them patches; want 2 of 4", len(got), patches(got))
 		}
 	})
 }

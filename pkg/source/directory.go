@@ -174,7 +174,9 @@ func (d *Directory) all() map[Ref]Content {
 
 // tell sets the state of one watched object. d.mu is held.
 func (d *Directory) tell(o *object) {
-	if content, ok := d.all()[o.ref]; ok {
+	ref := o.ref
+	ref.Newest = false // all that is read is
+	if content, ok := d.all()[ref]; ok {
 		o.found(content)
 	} else {
 		o.missing()

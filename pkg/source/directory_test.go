@@ -71,44 +71,47 @@ func TestManifests(t *testing.T) {
 	}{
 		"a secret's data is decoded": {
 			"a.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: a, namespace: ns}\ndata: {key: aGk=}\n",
-			Ref{Secret, "ns", "a"}, map[string]string{"key": "hi"},
+			Ref{Kind: Secret, Namespace: "ns", Name: "a"}, map[string]string{"key": "hi"},
 		},
 		"stringData wins over data": {
 			"a.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {key: aGk=, b: aGk=}\nstringData: {key: ho}\n",
-			Ref{Secret, "default", "a"}, map[string]string{"key": "ho", "b": "hi"},
+			Ref{Kind: Secret, Namespace: "default", Name: "a"}, map[string]string{"key": "ho", "b": "hi"},
 		},
 		"a config map gives data and binaryData": {
 			"a.yml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {key: hi}\nbinaryData: {b: aG8=}\n",
-			Ref{ConfigMap, "default", "a"}, map[string]string{"key": "hi", "b": "ho"},
+			Ref{Kind: ConfigMap, Namespace: "default", Name: "a"}, map[string]string{"key": "hi", "b": "ho"},
 		},
 		"JSON": {
 			"a.json", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"key":"hi"}}`,
-			Ref{ConfigMap, "default", "a"}, map[string]string{"key": "hi"},
+			Ref{Kind: ConfigMap, Namespace: "default", Name: "a"}, map[string]string{"key": "hi"},
 		},
 		"the second of two documents": {
 			"a.yaml", "# first\n" + manifest(Secret, "a", "one") + "---\n" + manifest(Secret, "b", "two"),
-			Ref{Secret, "default", "b"}, map[string]string{"key": "two"},
+			Ref{Kind: Secret, Namespace: "default", Name: "b"}, map[string]string{"key": "two"},
 		},
 		"an object after one of another kind": {
 			"a.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {}\n---\n" + manifest(Secret, "a", "one"),
-			Ref{Secret, "default", "a"}, map[string]string{"key": "one"},
+			Ref{Kind: Secret, Namespace: "default", Name: "a"}, map[string]string{"key": "one"},
 		},
 		"no data at all": {
-			"a.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\n", Ref{Secret, "default", "a"}, map[string]string{},
+			"a.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\n", Ref{Kind: Secret, Namespace: "default", Name: "a"}, map[string]string{},
 		},
 		"a Secret of another API group is none": {
-			"a.yaml", "apiVersion: example.com/v1\nkind: Secret\nmetadata: {name: a}\nfoo: bar\n", Ref{Secret, "default", "a"}, nil,
+			"a.yaml", "apiVersion: example.com/v1\nkind: Secret\nmetadata: {name: a}\nfoo: bar\n", Ref{Kind: Secret, Namespace: "default", Name: "a"}, nil,
 		},
 		"a config map is not a secret": {
-			"a.yaml", manifest(ConfigMap, "a", "one"), Ref{Secret, "default", "a"}, nil,
+			"a.yaml", manifest(ConfigMap, "a", "one"), Ref{Kind: Secret, Namespace: "default", Name: "a"}, nil,
+		},
+		"the newest": {
+			"a.yaml", manifest(Secret, "a", "one"), Ref{Kind: Secret, Namespace: "default", Name: "a", Newest: true}, map[string]string{"key": "one"},
 		},
 		"another namespace is another object": {
-			"a.yaml", manifest(Secret, "a", "one"), Ref{Secret, "n", "a"}, nil,
+			"a.yaml", manifest(Secret, "a", "one"), Ref{Kind: Secret, Namespace: "n", Name: "a"}, nil,
 		},
 		"a file with another extension is not read": {
-			"a.yaml~", "{", Ref{Secret, "default", "a"}, nil,
+			"a.yaml~", "{", Ref{Kind: Secret, Namespace: "default", Name: "a"}, nil,
 		},
-		"an empty file": {"a.yaml", "", Ref{Secret, "default", "a"}, nil},
+		"an empty file": {"a.yaml", "", Ref{Kind: Secret, Namespace: "default", Name: "a"}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -181,7 +184,7 @@ func TestDirectoryChanges(t *testing.T) {
 	file := filepath.Join(dir, "a.yaml")
 	writeFile(t, file, manifest(Secret, "a", "one")+"---\n"+manifest(ConfigMap, "b", "one"))
 	d := newDirectory(t, dir)
-	a, b, c := Ref{Secret, "default", "a"}, Ref{ConfigMap, "default", "b"}, Ref{Secret, "default", "c"}
+	a, b, c := Ref{Kind: Secret, Namespace: "default", Name: "a"}, Ref{Kind: ConfigMap, Namespace: "default", Name: "b"}, Ref{Kind: Secret, Namespace: "default", Name: "c"}
 	var changesA, changesB atomic.Int64
 	d.Watch(a, "v", func() { changesA.Add(1) })
 	d.Watch(b, "v", func() { changesB.Add(1) })
@@ -256,7 +259,7 @@ func TestEditInPlace(t *testing.T) {
 	file := filepath.Join(dir, "a.yaml")
 	writeFile(t, file, manifest(Secret, "a", "0"))
 	d := newDirectory(t, dir)
-	ref := Ref{Secret, "default", "a"}
+	ref := Ref{Kind: Secret, Namespace: "default", Name: "a"}
 	var missing, told atomic.Int64
 	d.Watch(ref, "v", func() {
 		told.Add(1)
@@ -292,7 +295,7 @@ func TestTwoFilesOneObject(t *testing.T) {
 	dir := t.TempDir()
 	writeFile(t, filepath.Join(dir, "a.yaml"), manifest(Secret, "a", "one"))
 	writeFile(t, filepath.Join(dir, "b.yaml"), manifest(Secret, "a", "two"))
-	ref, other := Ref{Secret, "default", "a"}, Ref{Secret, "default", "other"}
+	ref, other := Ref{Kind: Secret, Namespace: "default", Name: "a"}, Ref{Kind: Secret, Namespace: "default", Name: "other"}
 	d := newDirectory(t, dir)
 	var told atomic.Int64
 	d.Watch(ref, "v", func() { told.Add(1) })
@@ -315,7 +318,7 @@ func BenchmarkDirectoryUpdate(b *testing.B) {
 	writeFile(b, file, manifest(Secret, "a", "0"))
 	d := newDirectory(b, dir)
 	told := make(chan struct{}, 10)
-	d.Watch(Ref{Secret, "default", "a"}, "v", func() { told <- struct{}{} })
+	d.Watch(Ref{Kind: Secret, Namespace: "default", Name: "a"}, "v", func() { told <- struct{}{} })
 	<-told
 	for n := 0; b.Loop(); n++ {
 		replaceFile(b, file, manifest(Secret, "a", fmt.Sprint(n+1)))

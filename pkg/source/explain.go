@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -23,7 +25,7 @@ func (a *API) explain(ref Ref, err error) *Error {
 	e := &Error{Ref: ref, Reason: reasonOf(err)}
 	remedy := ""
 	if apierrors.IsForbidden(err) {
-		remedy = a.remedy(ref)
+		remedy = a.remedy(ref, err)
 	}
 	room := max(0, min(maxDetail, maxText-len(e.Error())-len(": ")-len(remedy)))
 	e.Detail = oneLine(message(err), room) + remedy
@@ -41,10 +43,19 @@ func reasonOf(err error) error {
 	return ErrUnavailable
 }
 
-// remedy says what can be done if ref is forbidden.
-func (a *API) remedy(ref Ref) string {
+// serviceAccount finds who was refused, if it is a service account: the driver is installed in a namespace of anybody's choice.
+var serviceAccount = regexp.MustCompile(`User "system:serviceaccount:([a-z0-9-]{1,63}:[a-z0-9.-]{1,253})" cannot`)
+
+// remedy says what can be done if ref is forbidden, as refused says.
+func (a *API) remedy(ref Ref, refused error) string {
 	if !a.node {
-		return fmt.Sprintf("; let the driver read it: kubectl -n %s create rolebinding fsuser-csi --clusterrole=fsuser-csi-reader --serviceaccount=fsuser-csi:fsuser-csi", ref.Namespace)
+		if account := serviceAccount.FindStringSubmatch(message(refused)); account != nil {
+			return fmt.Sprintf("; let the driver read it: kubectl -n %s create rolebinding fsuser-csi --clusterrole=fsuser-csi-reader --serviceaccount=%s", ref.Namespace, account[1])
+		}
+		return fmt.Sprintf("; let the driver read it: bind the ClusterRole fsuser-csi-reader to the driver's service account in namespace %s", ref.Namespace)
+	}
+	if mayNotImpersonate(refused) {
+		return "; the driver may not act as its node: access node needs Kubernetes 1.36 or later, and the driver's ClusterRole fsuser-csi-node with its ClusterRoleBinding"
 	}
 	volume := ""
 	switch ref.Kind {
@@ -56,6 +67,19 @@ func (a *API) remedy(ref Ref) string {
 		return "" // nobody has to declare a pod
 	}
 	return "; with access node the pod must declare the object: is the declare-references policy installed, or was the pod made before it was? Else add an unmounted volume, " + volume + ", to the pod"
+}
+
+// mayNotImpersonate reports whether a request was refused before the Node authorizer saw it: nothing that a pod declares would help.
+func mayNotImpersonate(refused error) bool {
+	var status apierrors.APIStatus
+	if errors.As(refused, &status) && status.Status().Details != nil {
+		switch status.Status().Details.Kind {
+		case "users", "nodes":
+			return true
+		}
+	}
+	// The right to do one thing as the node is that of the object: impersonate-on:associated-node:get. No name has a space.
+	return strings.Contains(message(refused), "cannot impersonate")
 }
 
 // isEarly reports whether err is a refusal that may come only from the Node authorizer's not having heard of a pod yet: it learns of

@@ -38,6 +38,10 @@ func TestMessage(t *testing.T) {
 func TestExplain(t *testing.T) {
 	resource := schema.GroupResource{Resource: "secrets"}
 	refused := apierrors.NewForbidden(resource, "a", errors.New("no\nrole"))
+	by := func(user string) error {
+		return apierrors.NewForbidden(resource, "a", fmt.Errorf("User %q cannot list it", user))
+	}
+	const actAsNode = "; the driver may not act as its node: access node needs Kubernetes 1.36 or later, and the driver's ClusterRole fsuser-csi-node with its ClusterRoleBinding"
 	for name, test := range map[string]struct {
 		node   bool
 		kind   Kind
@@ -45,8 +49,20 @@ func TestExplain(t *testing.T) {
 		reason error
 		want   string
 	}{
-		"refused, by RBAC": {false, Secret, refused, ErrForbidden,
-			`secrets "a" is forbidden: no role; let the driver read it: kubectl -n ns create rolebinding fsuser-csi --clusterrole=fsuser-csi-reader --serviceaccount=fsuser-csi:fsuser-csi`},
+		"refused, by RBAC": {false, Secret, by("system:serviceaccount:kube-system:a.b-c"), ErrForbidden,
+			`secrets "a" is forbidden: User "system:serviceaccount:kube-system:a.b-c" cannot list it; let the driver read it: kubectl -n ns create rolebinding fsuser-csi --clusterrole=fsuser-csi-reader --serviceaccount=kube-system:a.b-c`},
+		"refused, by RBAC, and who is no service account": {false, Secret, by("admin"), ErrForbidden,
+			`secrets "a" is forbidden: User "admin" cannot list it; let the driver read it: bind the ClusterRole fsuser-csi-reader to the driver's service account in namespace ns`},
+		"refused, and who is not said": {false, Secret, refused, ErrForbidden,
+			`secrets "a" is forbidden: no role; let the driver read it: bind the ClusterRole fsuser-csi-reader to the driver's service account in namespace ns`},
+		"refused, and who is no name of a service account": {false, Secret, by("system:serviceaccount:ns:a b"), ErrForbidden,
+			`secrets "a" is forbidden: User "system:serviceaccount:ns:a b" cannot list it; let the driver read it: bind the ClusterRole fsuser-csi-reader to the driver's service account in namespace ns`},
+		"no right to be a user, as before 1.36": {true, Secret, apierrors.NewForbidden(schema.GroupResource{Resource: "users"}, "system:node:n", errors.New("no")), ErrForbidden,
+			`users "system:node:n" is forbidden: no` + actAsNode},
+		"no right to be the node": {true, PodKind, apierrors.NewForbidden(schema.GroupResource{Group: "authentication.k8s.io", Resource: "nodes"}, "n", errors.New("no")), ErrForbidden,
+			`nodes.authentication.k8s.io "n" is forbidden: no` + actAsNode},
+		"no right to read as the node": {true, ConfigMap, apierrors.NewForbidden(resource, "a", errors.New("User cannot impersonate-on:associated-node:list it")), ErrForbidden,
+			`secrets "a" is forbidden: User cannot impersonate-on:associated-node:list it` + actAsNode},
 		"a secret refused, by the Node authorizer": {true, Secret, refused, ErrForbidden,
 			`secrets "a" is forbidden: no role; with access node the pod must declare the object: is the declare-references policy installed, or was the pod made before it was? Else add an unmounted volume, {name: x, secret: {secretName: a, optional: true}}, to the pod`},
 		"a config map refused, by the Node authorizer": {true, ConfigMap, refused, ErrForbidden,
@@ -57,7 +73,7 @@ func TestExplain(t *testing.T) {
 		"anything else, however it is put, in one line": {true, Secret, errors.New("odd\nthing"), ErrUnavailable, "odd thing"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ref := Ref{test.kind, "ns", "a"}
+			ref := Ref{Kind: test.kind, Namespace: "ns", Name: "a"}
 			e := (&API{node: test.node}).explain(ref, test.err)
 			if e.Ref != ref || e.Reason != test.reason || e.Detail != test.want {
 				t.Errorf("%v of %v: %q; want %v: %q", e.Reason, e.Ref, e.Detail, test.reason, test.want)
@@ -65,9 +81,10 @@ func TestExplain(t *testing.T) {
 		})
 	}
 	t.Run("never too long, and the remedy never cut", func(t *testing.T) {
-		ref := Ref{ConfigMap, strings.Repeat("n", 63), strings.Repeat("a", 253)}
-		long := apierrors.NewForbidden(resource, ref.Name, errors.New(strings.Repeat("x", 5000)))
-		for end, api := range map[string]*API{"=fsuser-csi:fsuser-csi": {}, ", to the pod": {node: true}} {
+		ref := Ref{Kind: ConfigMap, Namespace: strings.Repeat("n", 63), Name: strings.Repeat("a", 253)}
+		account := strings.Repeat("m", 63) + ":" + strings.Repeat("b", 253)
+		long := apierrors.NewForbidden(resource, ref.Name, fmt.Errorf("User %q cannot %s", "system:serviceaccount:"+account, strings.Repeat("x", 5000)))
+		for end, api := range map[string]*API{"=" + account: {}, ", to the pod": {node: true}} {
 			text := api.explain(ref, long).Error()
 			if !strings.HasSuffix(text, end) || len(text) > maxText+len("…") || !strings.Contains(text, "…;") {
 				t.Errorf("%d bytes: %s", len(text), text)

@@ -248,7 +248,10 @@ func (r *registry) Watch(ref Ref, holder string, changed func()) {
 	case o == nil:
 		o = newObject(ref)
 		r.objects[ref] = o
+		// First, so that the holder is told of each change, however soon the second one follows.
+		o.hold(holder, changed)
 		o.stop = r.keep(o)
+		return
 	case !o.holds(holder) && o.wake(0):
 		// An immutable object, for somebody new: it may have been deleted and made anew since it was read.
 		o.stop = r.keep(o)

@@ -46,7 +46,7 @@ func TestStates(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			told := 0
-			o := newObject(Ref{Secret, "n", "a"})
+			o := newObject(Ref{Kind: Secret, Namespace: "n", Name: "a"})
 			o.hold("v", func() { told++ })
 			for n, step := range steps {
 				told = 0
@@ -76,7 +76,7 @@ func TestOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRegistry(time.Hour)
 		r.keep = func(*object) func() { return func() {} }
-		ref := Ref{Secret, "n", "a"}
+		ref := Ref{Kind: Secret, Namespace: "n", Name: "a"}
 		told := 0
 		r.Watch(ref, "v", func() { told++ })
 		o := r.object(ref)
@@ -120,7 +120,7 @@ func TestOutage(t *testing.T) {
 func TestAsk(t *testing.T) {
 	r := newRegistry(time.Hour)
 	r.keep = func(*object) func() { return func() {} }
-	ref := Ref{Secret, "n", "a"}
+	ref := Ref{Kind: Secret, Namespace: "n", Name: "a"}
 	asked := func() bool {
 		select {
 		case <-r.object(ref).asked:
@@ -178,7 +178,7 @@ func TestAsk(t *testing.T) {
 // TestRegistry watches a source that says nothing by itself.
 func TestRegistry(t *testing.T) {
 	r := newRegistry(time.Hour)
-	ref, other := Ref{Secret, "n", "a"}, Ref{ConfigMap, "n", "a"}
+	ref, other := Ref{Kind: Secret, Namespace: "n", Name: "a"}, Ref{Kind: ConfigMap, Namespace: "n", Name: "a"}
 	var started []*object
 	stopped := 0
 	r.keep = func(o *object) func() {
@@ -235,7 +235,7 @@ func TestRegistry(t *testing.T) {
 func TestResting(t *testing.T) {
 	const recheck = time.Hour
 	r := newRegistry(recheck)
-	ref := Ref{Secret, "n", "a"}
+	ref := Ref{Kind: Secret, Namespace: "n", Name: "a"}
 	var started []*object
 	r.keep = func(o *object) func() {
 		started = append(started, o)
@@ -304,7 +304,7 @@ func TestResting(t *testing.T) {
 // TestConcurrently is for the race detector.
 func TestConcurrently(t *testing.T) {
 	r := newRegistry(0)
-	ref := Ref{Secret, "n", "a"}
+	ref := Ref{Kind: Secret, Namespace: "n", Name: "a"}
 	var wait sync.WaitGroup
 	r.keep = func(o *object) func() {
 		wait.Go(func() {

@@ -124,7 +124,7 @@ func TestPod(t *testing.T) {
 		"it is not there": {uid: "u", answer: func(_ int64, w http.ResponseWriter) { refuse(t, w, apierrors.NewNotFound(resource, "p")) },
 			want: ErrNotFound, says: "not found", asked: 1},
 		"it is forbidden": {uid: "u", answer: func(_ int64, w http.ResponseWriter) { refuse(t, w, denied) },
-			want: ErrForbidden, says: "kubectl -n ns create rolebinding", asked: 1},
+			want: ErrForbidden, says: "bind the ClusterRole fsuser-csi-reader", asked: 1},
 		"it is forbidden to the node": {node: true, uid: "u", answer: func(_ int64, w http.ResponseWriter) { refuse(t, w, denied) },
 			want: ErrForbidden, says: "no relationship found", asked: 20, atLeast: grace},
 		"it is forbidden to the node at first": {node: true, uid: "u", answer: func(n int64, w http.ResponseWriter) {
@@ -168,7 +168,7 @@ func TestPod(t *testing.T) {
 			}
 			if test.want != nil {
 				var e *Error
-				if !errors.As(err, &e) || e.Reason != test.want || e.Ref != (Ref{PodKind, "ns", "p"}) || !strings.Contains(e.Detail, test.says) {
+				if !errors.As(err, &e) || e.Reason != test.want || e.Ref != (Ref{Kind: PodKind, Namespace: "ns", Name: "p"}) || !strings.Contains(e.Detail, test.says) {
 					t.Errorf("error %v, want %v that says %q", err, test.want, test.says)
 				}
 				return

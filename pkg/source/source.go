@@ -45,6 +45,9 @@ type Ref struct {
 	Kind      Kind
 	Namespace string
 	Name      string
+	// Newest is for who looks once and keeps what it sees: the first read is of the newest version. It is watched apart from one without
+	// Newest, which may be shown what is a moment old, since the rest follows.
+	Newest bool
 }
 
 // String names the object for people: Secret "namespace/name".

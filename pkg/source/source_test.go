@@ -15,7 +15,7 @@ import (
 )
 
 func TestErrorText(t *testing.T) {
-	ref := Ref{Secret, "ns", "name"}
+	ref := Ref{Kind: Secret, Namespace: "ns", Name: "name"}
 	for name, test := range map[string]struct {
 		err  *Error
 		want string
@@ -23,7 +23,7 @@ func TestErrorText(t *testing.T) {
 		"without detail": {&Error{Ref: ref, Reason: ErrNotFound}, `Secret "ns/name": not found`},
 		"with detail":    {&Error{Ref: ref, Reason: ErrForbidden, Detail: "no"}, `Secret "ns/name": forbidden: no`},
 		"a name that is none": {
-			&Error{Ref: Ref{ConfigMap, "a\n", `"`}, Reason: ErrUnavailable}, `ConfigMap "a\n/\"": can't be read now`,
+			&Error{Ref: Ref{Kind: ConfigMap, Namespace: "a\n", Name: `"`}, Reason: ErrUnavailable}, `ConfigMap "a\n/\"": can't be read now`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -28,6 +28,7 @@ import (
 //  1. If a version is known, watch from it: go to 5.
 //  2. Else ask for a streaming list, which is a list and a watch in one request. The first one is of any version: answered at once
 //     from the API server's cache, and corrected by what follows. Later ones are of the newest: what was seen must not become older.
+//     So is the first for who wants the newest (Ref.Newest).
 //  3. If the API server does not know streaming lists, list, and go to 1.
 //  4. The list is complete: the object is there, or is missing. It may be missing in a list of any version only because the cache
 //     does not know of it yet, so it is asked for by itself; if it is there after all, go to 1 with its version.
@@ -182,9 +183,9 @@ func (w *watcher) selecting(version string) *rest.Request {
 	return request
 }
 
-// listVersion is the version to list: any for the first time, the newest if something was seen before.
+// listVersion is the version to list: any for the first time, the newest if something was seen before, or the newest is wanted.
 func (w *watcher) listVersion() string {
-	if w.seen {
+	if w.seen || w.object.ref.Newest {
 		return ""
 	}
 	return anyVersion
@@ -252,7 +253,7 @@ func (w *watcher) list(ctx context.Context) error {
 
 // takeListed takes the result of a list of listVersion.
 func (w *watcher) takeListed(ctx context.Context, listed *Content, version string) error {
-	if listed == nil && !w.seen {
+	if listed == nil && w.listVersion() == anyVersion {
 		return w.makeSure(ctx, version)
 	}
 	if listed == nil {

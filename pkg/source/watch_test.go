@@ -195,7 +195,7 @@ func TestRounds(t *testing.T) {
 					stay(w, r, list(t, "30"))
 				}
 			})
-			ref := Ref{Secret, "ns", "a"}
+			ref := Ref{Kind: Secret, Namespace: "ns", Name: "a"}
 			var told atomic.Int64
 			api.Watch(ref, "v", func() { told.Add(1) })
 			testkit.Eventually(t, soon, "the last answer", func() bool { return value(&api.registry, ref) == "30" })
@@ -206,6 +206,73 @@ func TestRounds(t *testing.T) {
 			}
 			if told.Load() != test.told {
 				t.Errorf("told of %d changes, want %d", told.Load(), test.told)
+			}
+		})
+	}
+}
+
+// TestNewest plays an API server whose cache is behind: only who asks for the newest gets it, even of an object that is watched already.
+func TestNewest(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		// plainLists: it has no streaming lists. missing: the object has been deleted.
+		plainLists, missing bool
+		want                string
+	}{
+		"changed":                         {false, false, "list "},
+		"deleted":                         {false, true, "list "},
+		"changed, without streaming ones": {true, false, "list , plain , watch 9"},
+		"deleted, without streaming ones": {true, true, "list , plain , watch 9"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ref := Ref{Kind: Secret, Namespace: "ns", Name: "a"}
+			newest := ref
+			newest.Newest = true
+			var mu sync.Mutex
+			var asked []string
+			api := serve(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+				what := askedFor(r)
+				if what == "list 0" {
+					stay(w, r, list(t, "3"))
+					return
+				}
+				mu.Lock()
+				asked = append(asked, what)
+				mu.Unlock()
+				items, events := []corev1.Secret{*secretOf("8")}, list(t, "9")
+				if test.missing {
+					items, events = nil, bookmark(t, "9", true)
+				}
+				switch {
+				case strings.HasPrefix(what, "watch"):
+					stay(w, r, bookmark(t, "9", false))
+				case strings.HasPrefix(what, "plain"):
+					_, _ = w.Write(encoded(t, &corev1.SecretList{ListMeta: metav1.ListMeta{ResourceVersion: "9"}, Items: items}))
+				case test.plainLists:
+					refuse(t, w, apierrors.NewInvalid(schema.GroupKind{Kind: "ListOptions"}, "", nil))
+				default:
+					stay(w, r, events)
+				}
+			})
+			api.Watch(ref, "follows", func() {})
+			waitKnown(t, &api.registry, ref)
+			api.Watch(newest, "looks once", func() {})
+			waitKnown(t, &api.registry, newest)
+			if c, err := api.Get(newest); test.missing != errors.Is(err, ErrNotFound) || !test.missing && (err != nil || string(c.Data["key"]) == "3") {
+				t.Errorf("the newest is %s, %v", c.Data, err)
+			}
+			if got := value(&api.registry, ref); got != "3" {
+				t.Errorf("who follows got %q", got)
+			}
+			testkit.Eventually(t, soon, "the requests "+test.want, func() bool {
+				mu.Lock()
+				defer mu.Unlock()
+				return strings.Join(asked, ", ") == test.want
+			})
+			api.Unwatch(newest, "looks once")
+			if n := api.Watched(); n != 1 {
+				t.Errorf("%d objects are watched, want 1", n)
 			}
 		})
 	}
@@ -245,7 +312,7 @@ func TestStall(t *testing.T) {
 			t.Parallel()
 			api := serve(t, Options{}, handler)
 			api.patience = 50 * time.Millisecond
-			ref := Ref{Secret, "ns", "a"}
+			ref := Ref{Kind: Secret, Namespace: "ns", Name: "a"}
 			api.Watch(ref, "v", func() {})
 			waitKnown(t, &api.registry, ref)
 			if _, err := api.Get(ref); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), errNoAnswer.Error()) {
@@ -263,7 +330,7 @@ func TestStall(t *testing.T) {
 // TestGrace has the Node authorizer not know of the pod.
 func TestGrace(t *testing.T) {
 	t.Parallel()
-	ref := Ref{Secret, "ns", "a"}
+	ref := Ref{Kind: Secret, Namespace: "ns", Name: "a"}
 	t.Run("for a moment", func(t *testing.T) {
 		t.Parallel()
 		var asked, told atomic.Int64
@@ -316,7 +383,7 @@ func TestGrace(t *testing.T) {
 
 // TestRefusalOfWhatWasSeen has an API server start anew: it refuses for a moment, or for good.
 func TestRefusalOfWhatWasSeen(t *testing.T) {
-	w := &watcher{api: &API{}, object: newObject(Ref{Secret, "ns", "a"})}
+	w := &watcher{api: &API{}, object: newObject(Ref{Kind: Secret, Namespace: "ns", Name: "a"})}
 	told := 0
 	w.object.hold("v", func() { told++ })
 	verdict := func(want error, tells int) {
@@ -344,14 +411,14 @@ func TestRefusalOfWhatWasSeen(t *testing.T) {
 	w.found(Content{ResourceVersion: "1"})
 	verdict(nil, 3)
 	// Who never saw it is told at once.
-	w = &watcher{api: &API{}, object: newObject(Ref{Secret, "ns", "a"})}
+	w = &watcher{api: &API{}, object: newObject(Ref{Kind: Secret, Namespace: "ns", Name: "a"})}
 	refusal()
 	verdict(ErrForbidden, 3)
 }
 
 // TestPauses asks the loop for its pauses, without making them.
 func TestPauses(t *testing.T) {
-	w := &watcher{api: &API{}, object: newObject(Ref{Secret, "ns", "a"})}
+	w := &watcher{api: &API{}, object: newObject(Ref{Kind: Secret, Namespace: "ns", Name: "a"})}
 	within := func(what string, got, least, most time.Duration) {
 		t.Helper()
 		if got < least || got > most {
@@ -392,7 +459,7 @@ func TestPauses(t *testing.T) {
 // TestLogOfChanges: a line for each change of state, however often it is tried. It takes over klog, so it is not parallel.
 func TestLogOfChanges(t *testing.T) {
 	log := testkit.LogOf(t, 0)
-	w := &watcher{api: &API{}, object: newObject(Ref{Secret, "ns", "a"})}
+	w := &watcher{api: &API{}, object: newObject(Ref{Kind: Secret, Namespace: "ns", Name: "a"})}
 	unavailable := apierrors.NewServiceUnavailable("later")
 	for _, step := range []func(){
 		func() { w.found(Content{ResourceVersion: "1"}) },
@@ -429,7 +496,7 @@ func TestLogOfChanges(t *testing.T) {
 // TestImmutableRecheck deletes an immutable object that is held, and makes it anew.
 func TestImmutableRecheck(t *testing.T) {
 	t.Parallel()
-	ref := Ref{Secret, "ns", "a"}
+	ref := Ref{Kind: Secret, Namespace: "ns", Name: "a"}
 	var version atomic.Pointer[string]
 	var asked atomic.Int64
 	set := func(v string) { version.Store(&v) }

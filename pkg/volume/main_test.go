@@ -617,6 +617,7 @@ type fakeObject struct {
 
 // object returns the object; one that the test has not set is not there. f.mu is held.
 func (f *fakeSource) object(ref source.Ref) *fakeObject {
+	ref.Newest = false
 	o := f.objects[ref]
 	if o == nil {
 		o = &fakeObject{holders: map[string]func(){}, answered: make(chan struct{}), waiting: make(chan struct{})}

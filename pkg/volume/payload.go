@@ -29,7 +29,11 @@ func (v *volume) payload(content []source.Content, limits Limits) (projector.Pay
 		if len(s.Items) == 0 {
 			for key, data := range content[i].Data {
 				// The API server lets no such key in; a path is not the place to rely on that.
-				if problems := attributes.ValidatePath(key); problems != nil {
+				problems := attributes.ValidatePath(key)
+				if strings.Contains(key, "/") {
+					problems = append(problems, "must not contain '/'")
+				}
+				if problems != nil {
 					return projector.Payload{}, fmt.Errorf("%w: key %q of %s can't be a file name: %s", ErrPrecondition, key, v.originOf(i), strings.Join(problems, "; "))
 				}
 				add(key, data, attributes.Item{})

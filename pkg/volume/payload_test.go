@@ -122,6 +122,7 @@ func TestPayloadRefuses(t *testing.T) {
 		{"a request's content names whose it is", nil, content{"a": "12"}, Limits{Bytes: 1, Files: 1},
 			[]string{"nodePublishSecretRef", `"ns/pod"`, "--max-volume-bytes"}},
 		{"a key that leads out", secret, content{"../../etc/passwd": "x"}, ample, []string{`"../../etc/passwd"`, `Secret "ns/s"`, "can't be a file name"}},
+		{"a key with a directory", secret, content{"a/b": "x"}, ample, []string{`"a/b"`, "can't be a file name", "'/'"}},
 		{"a key that is absolute", secret, content{"/etc/passwd": "x"}, ample, []string{`"/etc/passwd"`}},
 		{"a key of the layout", secret, content{"..data": "x"}, ample, []string{`"..data"`}},
 		{"a key that is ..", secret, content{"..": "x"}, ample, []string{`".."`}},

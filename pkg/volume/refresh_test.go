@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 	"github.com/fsuser-csi/fsuser-csi/test/reliability"
@@ -340,6 +341,18 @@ func TestVolumeThatSomebodyShrankGrowsBack(t *testing.T) {
 	w.secret("keys", content{"k": "2", "l": "2"})
 	w.becomes(r, content{"k": "2", "l": "2"})
 	w.unpublish(r)
+}
+
+// A volume that follows its objects may begin with what an API server has at hand; one that does not would keep it.
+func TestVolumeWithRefreshOffAsksForTheNewest(t *testing.T) {
+	for _, refresh := range []attributes.Refresh{attributes.RefreshWatch, attributes.RefreshOff} {
+		v := testVolume(parse(t, map[string]string{"sources": threeSources, "refresh": string(refresh)}, false), nil)
+		for _, object := range v.objects {
+			if want := refresh == attributes.RefreshOff; object.Newest != want {
+				t.Errorf("with refresh %s it asks for the newest %s: %v, want %v", refresh, object, object.Newest, want)
+			}
+		}
+	}
 }
 
 func TestVolumeWithRefreshOffIsNeverWritten(t *testing.T) {

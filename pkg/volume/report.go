@@ -118,7 +118,7 @@ func (m *Manager) staleTimes() (all []time.Time) {
 
 func (m *Manager) tell(v *volume, kind event.Type, reason, format string, args ...any) {
 	if m.Events != nil {
-		m.Events(event.Event{Pod: event.Pod(v.pod), Type: kind, Reason: reason, Message: fmt.Sprintf(format, args...)})
+		m.Events(event.Event{Pod: event.Pod(v.pod), Volume: v.name(), Type: kind, Reason: reason, Message: fmt.Sprintf(format, args...)})
 	}
 }
 

@@ -29,7 +29,7 @@ func (l *eventLog) record(e event.Event) {
 	l.events = append(l.events, e)
 }
 
-// take returns the reasons of the events so far, and forgets them. Each must be about the pod and hold the text.
+// take returns the reasons of the events so far, and forgets them. Each must be about the pod's volume and hold the text.
 func (l *eventLog) take(t *testing.T, r Request, says string) string {
 	t.Helper()
 	l.mu.Lock()
@@ -37,7 +37,7 @@ func (l *eventLog) take(t *testing.T, r Request, says string) string {
 	var reasons []string
 	for _, e := range l.events {
 		reasons = append(reasons, e.Type+" "+e.Reason)
-		if e.Pod != event.Pod(r.Pod) || !strings.Contains(e.Message, says) {
+		if e.Pod != event.Pod(r.Pod) || e.Volume != newVolume(r).name() || !strings.Contains(e.Message, says) {
 			t.Errorf("the event does not say %q of %+v: %+v", says, r.Pod, e)
 		}
 	}

@@ -119,7 +119,9 @@ func newVolume(req Request) *volume {
 func (v *volume) findObjects(secretRef string) {
 	v.objects = nil
 	for _, s := range v.spec.Sources {
-		ref := source.Ref{Kind: source.Kind(s.Object.Kind), Namespace: v.pod.Namespace, Name: s.Object.Name}
+		// What does not follow the object must not begin with a version that is outdated.
+		newest := v.spec.Refresh == attributes.RefreshOff
+		ref := source.Ref{Kind: source.Kind(s.Object.Kind), Namespace: v.pod.Namespace, Name: s.Object.Name, Newest: newest}
 		switch {
 		case s.Object.Kind == attributes.Pod:
 			ref.Name = v.pod.Name

@@ -137,7 +137,7 @@ func hostileRequests(t *testing.T, d *testkit.Driver, p kubelet.Pod) []hostileRe
 			r.TargetPath, r.VolumeId = d.Target(p, name), kubelet.VolumeID(p, name)
 		}, refused})
 	}
-	for _, key := range []string{"../../victim", "..data", "a\x00b", "", ".", "..", strings.Repeat("k", 256)} {
+	for _, key := range []string{"../../victim", "a/b", "..data", "a\x00b", "", ".", "..", strings.Repeat("k", 256)} {
 		cases = append(cases, hostileRequest{fmt.Sprintf("H-083 a key that is no file's name: %.20q", key), func(r *csi.NodePublishVolumeRequest) {
 			delete(r.VolumeContext, "secretName")
 			r.Secrets = map[string]string{key: hostileValue}

@@ -134,6 +134,10 @@ func everythingWithSecrets(t *testing.T, c *cluster, d *testkit.Driver, secret c
 		t.Helper()
 		req := d.Request(p, v)
 		req.VolumeContext[keyTokens] = tokens("a token in attributes")
+		if req.Secrets == nil {
+			req.Secrets = map[string]string{}
+		}
+		req.Secrets[keyTokens] = tokens("a token in secrets")
 		if err := os.MkdirAll(filepath.Dir(req.TargetPath), 0o750); err != nil {
 			t.Fatal(err)
 		}
