@@ -193,8 +193,7 @@ func Parse(volumeContext map[string]string, requestHasSecrets bool) (Spec, field
 	}
 
 	if len(origins) == 0 {
-		errs = append(errs, field.Required(root(), "name the object to project: give secretName, configMapName or sources, "+
-			"or set the volume's nodePublishSecretRef"))
+		errs = append(errs, NoObject())
 	} else if len(origins) > 1 {
 		errs = append(errs, field.Invalid(root(), strings.Join(origins, ", "),
 			"only one of secretName, configMapName, sources and nodePublishSecretRef may be given: keep one, list several objects in sources"))
@@ -226,4 +225,9 @@ func Parse(volumeContext map[string]string, requestHasSecrets bool) (Spec, field
 		return Spec{}, present(errs)
 	}
 	return spec, nil
+}
+
+// NoObject is the error of attributes that name nothing to project, where the request brings no Secret either.
+func NoObject() *field.Error {
+	return field.Required(root(), "name the object to project: give secretName, configMapName or sources, or set the volume's nodePublishSecretRef")
 }

@@ -68,11 +68,10 @@ func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
 
 // publish is the first publish of a volume: nothing is mounted at point.
 func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) (err error) {
-	v := newVolume(req)
-	if v.fromRequest() && len(req.Secrets) == 0 {
-		return fmt.Errorf("%w: give secretName, configMapName or sources, or set the volume's nodePublishSecretRef. "+
-			"If that is set, its Secret has no data, which looks the same: give it a key", ErrNoContent)
+	if err := req.CheckContent(); err != nil {
+		return err
 	}
+	v := newVolume(req)
 	var done undo
 	attached := false
 	defer func() {

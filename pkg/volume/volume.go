@@ -16,6 +16,7 @@ package volume
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -32,7 +33,7 @@ var (
 	// ErrPrecondition: the object or the target is not as it must be. Trying again helps once somebody has changed that.
 	ErrPrecondition = errors.New("precondition failed")
 	// ErrNoContent: a first publish names no object and brings no content.
-	ErrNoContent = errors.New("there is nothing to project")
+	ErrNoContent = errors.New(attributes.NoObject().Error())
 	// ErrExhausted: the node's volumes have reached one of their limits together.
 	ErrExhausted = errors.New("a limit of the node is reached")
 	// ErrUnknown: no such volume, or not at this path.
@@ -63,6 +64,14 @@ type Request struct {
 	// Secrets is the content of the volume's nodePublishSecretRef. It counts only if the Spec says so. It can be empty for a volume that is
 	// published: its Secret lost its data.
 	Secrets map[string]string
+}
+
+// CheckContent reports, as an ErrNoContent, that a first publish has nothing to show.
+func (r Request) CheckContent() error {
+	if len(r.Secrets) > 0 || !r.Spec.FromRequest() {
+		return nil
+	}
+	return fmt.Errorf("%w; if that is set, its Secret has no data, which looks the same: give it a key", ErrNoContent)
 }
 
 // Limits bound one volume, and all volumes of the node together.
