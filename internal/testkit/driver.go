@@ -79,6 +79,7 @@ func build(race bool, tags []string) (binary string, remove func(), err error) {
 	if out, err := exec.Command("go", append(args, "-o", built, "github.com/fsuser-csi/fsuser-csi/cmd/fsuser-csi")...).CombinedOutput(); err != nil {
 		return "", nil, fmt.Errorf("build the driver: %w\n%s", err, out)
 	}
+	removeLeft(dir)
 	// The next build puts another file in its place. A link, for a file that was written a moment ago can't always be run: another
 	// process that is being started may still have it open (ETXTBSY).
 	binary = filepath.Join(dir, fmt.Sprintf("fsuser-csi-%d-%d", os.Getpid(), time.Now().UnixNano()))
@@ -86,6 +87,17 @@ func build(race bool, tags []string) (binary string, remove func(), err error) {
 		return "", nil, err
 	}
 	return binary, func() { os.Remove(binary) }, nil
+}
+
+// removeLeft removes the links of processes that were killed.
+func removeLeft(dir string) {
+	links, _ := filepath.Glob(filepath.Join(dir, "fsuser-csi-*-*"))
+	for _, link := range links {
+		var pid, at int
+		if _, err := fmt.Sscanf(filepath.Base(link), "fsuser-csi-%d-%d", &pid, &at); err == nil && unix.Kill(pid, 0) == unix.ESRCH {
+			os.Remove(link)
+		}
+	}
 }
 
 // lock makes a directory and holds it against other processes until unlock is called.
