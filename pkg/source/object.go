@@ -55,7 +55,10 @@ func newObject(ref Ref) *object {
 }
 
 // found records that the object has content.
-func (o *object) found(c Content) { o.decide(verdict{content: c}) }
+func (o *object) found(c Content) {
+	c.Seen = time.Now()
+	o.decide(verdict{content: c})
+}
 
 // missing records that the object does not exist.
 func (o *object) missing() { o.decide(verdict{err: &Error{Ref: o.ref, Reason: ErrNotFound}}) }
@@ -318,7 +321,16 @@ func (r *registry) refresh(o *object) {
 func (r *registry) Watched() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.objects)
+	distinct := len(r.objects)
+	for ref := range r.objects {
+		if ref.Newest {
+			ref.Newest = false
+			if r.objects[ref] != nil {
+				distinct--
+			}
+		}
+	}
+	return distinct
 }
 
 func (r *registry) object(ref Ref) *object {

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"maps"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -65,6 +66,8 @@ type Content struct {
 	Digest string
 	// Immutable: the API server will not let this object change, only be deleted and made anew.
 	Immutable bool
+	// Seen is when the source was told of this content; zero if it came with a request.
+	Seen time.Time
 }
 
 // SameVersion reports whether both are known to be one state of one object.

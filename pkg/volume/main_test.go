@@ -642,7 +642,7 @@ func (f *fakeSource) hang(ref source.Ref) (waiting <-chan struct{}) {
 func (f *fakeSource) set(ref source.Ref, c content) {
 	f.answer(ref, func(o *fakeObject) {
 		f.versions++
-		o.err, o.content = nil, source.Content{Data: c.bytes(), UID: "uid", ResourceVersion: strconv.Itoa(f.versions)}
+		o.err, o.content = nil, source.Content{Data: c.bytes(), UID: "uid", ResourceVersion: strconv.Itoa(f.versions), Seen: time.Now()}
 	})
 }
 

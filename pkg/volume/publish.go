@@ -3,11 +3,13 @@
 package volume
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
+	"time"
 
 	"k8s.io/klog/v2"
 
@@ -205,22 +207,31 @@ func (m *Manager) republish(v *volume, point *tmpfs.Point, req Request) error {
 	}
 	failpoint.Hit("publish-again")
 	content, err := m.content(v)
-	if v.fromRequest() && m.isBehind(v, content, err, req.Secrets) {
-		content, err = []source.Content{source.FromRequest(req.Secrets)}, nil
+	if v.fromRequest() {
 		v.servedNow()
+		if sent := source.FromRequest(req.Secrets); m.mayBeBehind(v, content, err) && !sameData(content, sent) {
+			content, err = []source.Content{sent}, nil
+		}
 	}
 	m.apply(v, point, content, err)
 	return nil
 }
 
-// isBehind reports whether kubelet, which has just read the Secret, may know more of it than the driver. It does not while all is well: what is
-// watched is never older than what was sent along.
-func (m *Manager) isBehind(v *volume, content []source.Content, err error, sent map[string]string) bool {
+// halfway is how long what kubelet has read may be on its way here.
+const halfway = 10 * time.Second
+
+// mayBeBehind reports whether kubelet, which read the Secret from the API server before it sent it along, may know more of it than the driver:
+// there is no word of the object, or what there is was old by then. A watch can be behind, and an immutable object is not watched.
+func (m *Manager) mayBeBehind(v *volume, content []source.Content, err error) bool {
 	if _, away := m.away(v); err != nil || away != nil {
 		return true
 	}
-	// An immutable object is not watched. If it is another one, it was made anew.
-	return content[0].Immutable && !maps.EqualFunc(content[0].Data, sent, func(a []byte, b string) bool { return string(a) == b })
+	served := v.served.Load()
+	return served != nil && content[0].Seen.Before(served.Add(-halfway))
+}
+
+func sameData(content []source.Content, sent source.Content) bool {
+	return len(content) == 1 && maps.EqualFunc(content[0].Data, sent.Data, bytes.Equal)
 }
 
 // adopt takes over a mount that this driver made but has no record of. What it holds is whole: it was when it was attached, and

@@ -39,7 +39,7 @@ func (m *Manager) refresh(ctx context.Context, id string) error {
 	defer point.Close()
 	failpoint.Hit("refresh-begin")
 	content, err := m.content(v)
-	if _, away := m.away(v); v.fromRequest() && (err != nil || away != nil) {
+	if v.fromRequest() && m.mayBeBehind(v, content, err) {
 		return nil // the next republish brings the content
 	}
 	if err := m.apply(v, point, content, err); worthRetry(err) {

@@ -180,13 +180,16 @@ func TestNodePublishSecretRefShowsWhatKubeletSendsIfThatMayBeNewer(t *testing.T)
 		// version that is known of the same content.
 		version string
 	}{
-		{"the driver does not reach the API server", func(w *world) { w.fake.setAway(secretRef("keys"), time.Now().Add(-time.Hour)) }, ""},
+		{"the driver does not reach the API server", func(w *world) { w.fake.setAway(secretRef("keys"), time.Now().Add(-time.Hour)) }, "1"},
 		{"the driver may not read it any more", func(w *world) {
 			w.fake.fail(secretRef("keys"), source.ErrForbidden)
 			w.fake.setAway(secretRef("keys"), time.Now().Add(-time.Hour))
 		}, ""},
 		{"it was immutable, and is made anew", func(w *world) {
-			w.fake.answer(secretRef("keys"), func(o *fakeObject) { o.content.Immutable = true })
+			w.fake.answer(secretRef("keys"), func(o *fakeObject) { o.content.Immutable, o.content.Seen = true, time.Now().Add(-time.Minute) })
+		}, "1"},
+		{"the driver's watch is behind", func(w *world) {
+			w.fake.answer(secretRef("keys"), func(o *fakeObject) { o.content.Seen = time.Now().Add(-time.Minute) })
 		}, "1"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -235,6 +238,28 @@ func TestNodePublishSecretRefShowsWhatKubeletSendsIfThatMayBeNewer(t *testing.T)
 			w.unpublish(r)
 		})
 	}
+}
+
+// F-29: another volume's watch of the Secret, which is behind, was there before.
+func TestNodePublishSecretRefDoesNotGoBackToWhatIsWatched(t *testing.T) {
+	w, _ := eventWorld(t)
+	w.fake.pod = source.Pod{SecretRefs: map[string]string{"v": "keys"}}
+	w.secret("keys", content{"k": "old"})
+	w.fake.answer(secretRef("keys"), func(o *fakeObject) { o.content.Seen = time.Now().Add(-time.Minute) })
+	r := w.request("v", "uid", "1000")
+	r.Secrets = map[string]string{"k": "new"}
+	w.publish(r)
+	must(t, w.refresh(t.Context(), r.ID))
+	w.present(r, content{"k": "new"})
+	w.publish(r)
+	w.present(r, content{"k": "new"})
+	w.run()
+	w.secret("keys", content{"k": "newer"})
+	w.becomes(r, content{"k": "newer"})
+	// What has just been seen may be newer than what was on its way.
+	w.publish(r)
+	w.present(r, content{"k": "newer"})
+	w.unpublish(r)
 }
 
 func TestEventsTellOnceWhatWentWrongAndThatItIsOver(t *testing.T) {

@@ -108,7 +108,7 @@ type volume struct {
 	size int64
 	// refreshed is when the files were last written or found current by this process.
 	refreshed time.Time
-	// served is when the files last got what kubelet sent along; nil if that was never, or before this process.
+	// served is when kubelet last sent along what the files show, or are newer than; nil if that was never, or before this process.
 	served atomic.Pointer[time.Time]
 	// stale is why the files are not known to be current, since staleSince; nil if they are.
 	stale      error
@@ -128,8 +128,8 @@ func newVolume(req Request) *volume {
 func (v *volume) findObjects(secretRef string) {
 	v.objects = nil
 	for _, s := range v.spec.Sources {
-		// What does not follow the object must not begin with a version that is outdated.
-		newest := v.spec.Refresh == attributes.RefreshOff
+		// What does not follow the object must not begin with a version that is outdated, nor may one replace what kubelet sent along.
+		newest := v.spec.Refresh == attributes.RefreshOff || v.fromRequest()
 		ref := source.Ref{Kind: source.Kind(s.Object.Kind), Namespace: v.pod.Namespace, Name: s.Object.Name, Newest: newest}
 		switch {
 		case s.Object.Kind == attributes.Pod:
