@@ -4,6 +4,7 @@ package confine
 
 import (
 	"fmt"
+	"os"
 	"runtime"
 	"slices"
 
@@ -31,6 +32,9 @@ func filterSystemCalls() error {
 	return nil
 }
 
+// namespaces are the flags of clone(2) that make one.
+const namespaces = unix.CLONE_NEWCGROUP | unix.CLONE_NEWIPC | unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUSER | unix.CLONE_NEWUTS
+
 func filter() (seccomp.Filter, error) {
 	machine, err := arch.GetInfo("")
 	if err != nil {
@@ -47,15 +51,20 @@ func filter() (seccomp.Filter, error) {
 				// Their arguments are in memory, where a filter can't look. Without clone3 a C library takes clone.
 				{Names: known([]string{"clone3"}), Action: seccomp.ActionErrno | seccomp.Action(unix.ENOSYS)},
 				{Names: known(SystemCalls()), Action: seccomp.ActionAllow, NamesWithCondtions: []seccomp.NameWithConditions{
-					// Threads, not namespaces and not other processes.
-					{Name: "clone", Conditions: seccomp.ArgumentConditions{{Argument: 0, Operation: seccomp.BitsSet, Value: unix.CLONE_THREAD}}},
+					// Threads, not other processes, and not in namespaces of their own.
+					{Name: "clone", Conditions: seccomp.ArgumentConditions{
+						{Argument: 0, Operation: seccomp.BitsSet, Value: unix.CLONE_THREAD}, {Argument: 0, Operation: seccomp.BitsNotSet, Value: namespaces},
+					}},
+					// Go's runtime interrupts its own threads.
+					{Name: "tgkill", Conditions: seccomp.ArgumentConditions{{Argument: 0, Operation: seccomp.Equal, Value: uint64(os.Getpid())}}},
 				}},
 			},
 		},
 	}, nil
 }
 
-// SystemCalls are the names of what the driver may ask of the kernel, besides making threads. Some machines do not have all of them.
+// SystemCalls are the names of what the driver may ask of the kernel, besides making and interrupting threads. Some machines do not have all of
+// them, or have another name for one: what amd64 calls newfstatat is fstatat on arm64.
 func SystemCalls() []string {
 	return slices.Concat(
 		// Go's runtime, and the C library beneath it where there is one.
@@ -64,7 +73,7 @@ func SystemCalls() []string {
 			"getrlimit", "getrusage", "gettid", "gettimeofday", "madvise", "membarrier", "mincore", "mlock", "mmap", "mprotect", "mremap", "munlock", "munmap",
 			"nanosleep", "prctl", "prlimit64", "restart_syscall", "rseq", "rt_sigaction", "rt_sigpending", "rt_sigprocmask", "rt_sigreturn", "rt_sigsuspend",
 			"rt_sigtimedwait", "sched_getaffinity", "sched_getparam", "sched_getscheduler", "sched_yield", "set_robust_list", "set_tid_address", "setitimer",
-			"sigaltstack", "sysinfo", "tgkill", "time", "timer_create", "timer_delete", "timer_settime", "uname",
+			"sigaltstack", "sysinfo", "time", "timer_create", "timer_delete", "timer_settime", "uname",
 			"getegid", "geteuid", "getgid", "getuid", "capget",
 		},
 		// Waiting, pipes and events.
@@ -75,7 +84,7 @@ func SystemCalls() []string {
 		// Files.
 		[]string{
 			"access", "chdir", "close", "close_range", "copy_file_range", "dup", "dup3", "faccessat", "faccessat2", "fchdir", "fchmod", "fchmodat", "fchmodat2",
-			"fchown", "fchownat", "fcntl", "fdatasync", "flock", "fstat", "fstatfs", "fsync", "ftruncate", "getcwd", "getdents64", "ioctl", "linkat", "lseek", "lstat",
+			"fchown", "fchownat", "fcntl", "fdatasync", "flock", "fstat", "fstatat", "fstatfs", "fsync", "ftruncate", "getcwd", "getdents64", "ioctl", "linkat", "lseek", "lstat",
 			"mkdirat", "newfstatat", "open", "openat", "openat2", "pread64", "preadv", "pwrite64", "pwritev", "read", "readlink", "readlinkat", "readv", "renameat",
 			"renameat2", "sendfile", "splice", "stat", "statfs", "statx", "symlinkat", "umask", "unlinkat", "utimensat", "write", "writev",
 		},

@@ -13,7 +13,7 @@ import (
 )
 
 // version is written to each record. A reader takes its own version only.
-const version = 2
+const version = 3
 
 // Errors that Store.Load puts around the name of a file.
 var (

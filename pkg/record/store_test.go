@@ -25,13 +25,13 @@ import (
 
 // golden is full() as a file. Whoever changes the form of a record changes it here, and thinks of the files that an earlier
 // version of the driver left: a field that it does not know is an error for it, so the version has to change as well.
-const golden = `{"version":2,"volumeID":"csi-1","targetPath":"/pods/uid/volumes/kubernetes.io~csi/ssh/mount",` +
+const golden = `{"version":3,"volumeID":"csi-1","targetPath":"/pods/uid/volumes/kubernetes.io~csi/ssh/mount",` +
 	`"pod":{"namespace":"team","name":"web-0","uid":"0b5c"},` +
 	`"spec":{"sources":[{"kind":"Secret","name":"ssh-keys","items":[{"key":"key","container":"c","divisor":"1Mi",` +
 	`"path":"dir/\u003cpath\u003e \u0026 \"more\"","mode":292,"uid":3,"gid":0},{"key":"k2","path":"p2"}],"optional":true,"mode":256},{"mode":0}],` +
 	`"uid":1000,"gid":2000,"dirMode":493,"refresh":"watch"},"mountGroup":5000,"secretRef":"other","user":70,"size":12,"device":18446744073709551615,"fsid":9223372036854775809}`
 
-const goldenMinimal = `{"version":2,"volumeID":"csi-0","targetPath":"/t","pod":{"namespace":"","name":"","uid":"u"},` +
+const goldenMinimal = `{"version":3,"volumeID":"csi-0","targetPath":"/t","pod":{"namespace":"","name":"","uid":"u"},` +
 	`"spec":{"sources":null,"dirMode":0,"refresh":""},"device":0,"fsid":0}`
 
 func TestGolden(t *testing.T) {
@@ -247,15 +247,16 @@ func TestLoadOfBadFiles(t *testing.T) {
 		"a list":                              {text("[" + valid + "]"), corrupt},
 		"a string":                            {text(`"mine"`), corrupt},
 		"deeply nested":                       {text(strings.Repeat("[", 1<<20)), corrupt},
-		"version 0":                           {with(`"version":2`, `"version":0`), corrupt},
-		"version -1":                          {with(`"version":2`, `"version":-1`), corrupt},
-		"no version":                          {with(`"version":2,`, ``), corrupt},
-		"a version that is text":              {with(`"version":2`, `"version":"1"`), corrupt},
-		"a version beyond any integer":        {with(`"version":2`, `"version":1e99`), corrupt},
-		"version 1":                           {with(`"version":2`, `"version":1`), other},
-		"version 3":                           {with(`"version":2`, `"version":3`), other},
+		"version 0":                           {with(`"version":3`, `"version":0`), corrupt},
+		"version -1":                          {with(`"version":3`, `"version":-1`), corrupt},
+		"no version":                          {with(`"version":3,`, ``), corrupt},
+		"a version that is text":              {with(`"version":3`, `"version":"1"`), corrupt},
+		"a version beyond any integer":        {with(`"version":3`, `"version":1e99`), corrupt},
+		"version 1":                           {with(`"version":3`, `"version":1`), other},
+		"version 2":                           {with(`"version":3`, `"version":2`), other},
+		"version 4":                           {with(`"version":3`, `"version":4`), other},
 		"version 99, with unknown fields":     {text(`{"version":99,"volume":{"id":"mine"}}`), other},
-		"version 2, truncated":                {text(`{"version":2,"volumeID":"mi`), corrupt},
+		"version 3, truncated":                {text(`{"version":3,"volumeID":"mi`), corrupt},
 		"another volume's name":               {with(`"mine"`, `"yours"`), corrupt},
 		"the name of a good one":              {with(`"mine"`, `"first"`), corrupt},
 		"no volume id":                        {with(`"mine"`, `""`), corrupt},
@@ -275,7 +276,7 @@ func TestLoadOfBadFiles(t *testing.T) {
 		"17 MiB of spaces behind the record":  {text(valid + strings.Repeat(" ", 17<<20)), corrupt},
 		"17 MiB that are nowhere on the disk": {func(path string) error { return errors.Join(text(valid)(path), os.Truncate(path, 17<<20)) }, corrupt},
 		"a key twice, the last one right":     {with(`"device":0`, `"device":5,"device":0`), good}, // encoding/json takes the last
-		"a version twice":                     {with(`"device":0`, `"version":3,"device":0`), other},
+		"a version twice":                     {with(`"device":0`, `"version":2,"device":0`), other},
 		"a name twice, the last one wrong":    {with(`"device":0`, `"volumeID":"yours","device":0`), corrupt},
 		"a symbolic link to a good record": {func(path string) error {
 			return errors.Join(text(valid)(path+".elsewhere"), os.Symlink(path+".elsewhere", path))
