@@ -11,6 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
 // What an administrator allows, by the parameters of a policy.
@@ -111,8 +113,26 @@ func TestAllow(t *testing.T) {
 		c.may(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "9")))
 	})
 	t.Run("rules that can't be read", func(t *testing.T) {
-		c.allow(t, "uids", "root")
-		c.mayNot(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "9")), "allow.fsuser.csi.io")
+		for _, rule := range [][2]string{
+			{"uids", "root"}, {"uids", "5,root"}, {"uids", "root,5"}, {"uids", "5 6"}, {"uids", "1-9 70"}, {"uids", "1-9-5"}, {"uids", "1-"}, {"uids", "-5"},
+			{"gids", "0;5"}, {"secrets", "x tls"}, {"secrets", "*x"}, {"configmaps", "X"}, {"configMaps", "x"}, {"uid", "5"},
+		} {
+			c.allow(t, "uids", "5")
+			c.allow(t, rule[0], rule[1])
+			c.mayNot(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "5")), fmt.Sprintf("fsuser.csi.io/allow-%s of the CSIDriver or the namespace can't be read: %q", rule[0], rule[1]))
+			c.forget(t, rule[0])
+			if len(attributes.ValidateAnnotations(attributes.OnCSIDriver, map[string]string{"fsuser.csi.io/allow-" + rule[0]: rule[1]})) == 0 {
+				t.Errorf("lint takes allow-%s: %q", rule[0], rule[1])
+			}
+		}
+		good := map[string]string{"secrets": "*, tls*,", "uids": " 5 - 6 ,"}
+		for what, rule := range good {
+			c.allow(t, what, rule)
+			if errs := attributes.ValidateAnnotations(attributes.OnCSIDriver, map[string]string{"fsuser.csi.io/allow-" + what: rule}); len(errs) > 0 {
+				t.Errorf("lint: %v", errs)
+			}
+		}
+		c.may(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "5")))
 		c.may(t, podWith("p", secretVolume("v", "x")))
 	})
 	// Kubelet refuses inline volumes of a driver that has no CSIDriver: nothing has to be refused here, least of all pods without the driver.

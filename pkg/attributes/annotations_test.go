@@ -25,10 +25,11 @@ func TestAnnotations(t *testing.T) {
 		{"a space", AnnotationFSUser, "1 ", []string{"decimal"}},
 		{"None", AnnotationFSUser, "None", []string{`"none"`}},
 		{"misspelt", "fsuser.csi.io/fsUser", "1000", []string{"unknown annotation", `nearest known one is "fsuser.csi.io/fs-user"`}},
-		{"something else", "fsuser.csi.io/completely-different-and-long", "1000", []string{"unknown annotation (known: fsuser.csi.io/fs-user, fsuser.csi.io/fs-group)"}},
+		{"something else", "fsuser.csi.io/completely-different-and-long", "1000", []string{"unknown annotation (known: fsuser.csi.io/fs-group, fsuser.csi.io/fs-user)"}},
+		{"a rule", annotationAllowUIDs, "1000", []string{"has no effect on a pod: it belongs on a namespace or the CSIDriver"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			errs := ValidateAnnotations(map[string]string{test.key: test.value})
+			errs := ValidateAnnotations(OnPod, map[string]string{test.key: test.value})
 			if (len(errs) > 0) != (len(test.says) > 0) {
 				t.Fatalf("problems: %v", errs)
 			}
@@ -38,6 +39,28 @@ func TestAnnotations(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestAnnotationsElsewhere(t *testing.T) {
+	for _, test := range []struct {
+		on         Annotated
+		key, value string
+		says       string // "": it is good
+	}{
+		{OnNamespace, AnnotationFSUser, "1000", ""},
+		{OnNamespace, annotationAllowGIDs, "", ""},
+		{OnNamespace, "fsuser.csi.io/allow-configMaps", "x", `nearest known one is "fsuser.csi.io/allow-configmaps"`},
+		{OnCSIDriver, annotationAllowUIDs, "0, 1000 - 1999,", ""},
+		{OnCSIDriver, annotationAllowUIDs, "1000-1999 70", "numbers and ranges"},
+		{OnCSIDriver, annotationAllowSecrets, "*, ssh-*,tls", ""},
+		{OnCSIDriver, annotationAllowConfigMaps, "*x", "names and name*"},
+		{OnCSIDriver, AnnotationFSGroup, "1", "has no effect on the CSIDriver: it belongs on a pod or a namespace"},
+	} {
+		errs := ValidateAnnotations(test.on, map[string]string{test.key: test.value})
+		if (len(errs) > 0) != (test.says != "") || test.says != "" && !strings.Contains(errs.ToAggregate().Error(), test.says) {
+			t.Errorf("%s on %s: %q: problems %v, want %q", test.key, test.on, test.value, errs, test.says)
+		}
 	}
 }
 

@@ -99,7 +99,11 @@ func (l *linter) report(o manifest.Object, severity Severity, fieldPath string, 
 func (l *linter) object(o manifest.Object) {
 	switch o.Kind() {
 	case "Namespace":
-		l.annotations(o, "metadata.annotations", o.Node)
+		l.annotations(o, attributes.OnNamespace, "metadata.annotations", o.Node)
+	case "CSIDriver":
+		if o.Node.Get("metadata", "name").String() == attributes.Driver {
+			l.annotations(o, attributes.OnCSIDriver, "metadata.annotations", o.Node)
+		}
 	case "PersistentVolume":
 		if at := o.Node.Get("spec", "csi", "driver"); at.String() == attributes.Driver {
 			l.report(o, Error, o.Path("spec.csi.driver"), inlineOnly, at)
@@ -113,7 +117,7 @@ func (l *linter) object(o manifest.Object) {
 	if !ok {
 		return
 	}
-	l.annotations(o, pod.Path("metadata.annotations"), pod.Node)
+	l.annotations(o, attributes.OnPod, pod.Path("metadata.annotations"), pod.Node)
 	if pod.Field != "" {
 		for _, e := range o.Node.Get("metadata", "annotations").Entries() {
 			if strings.HasPrefix(e.Name, attributes.AnnotationPrefix) {
@@ -127,8 +131,8 @@ func (l *linter) object(o manifest.Object) {
 
 const inlineOnly = attributes.Driver + " has no persistent volumes: put the volume into the pod itself, under spec.volumes[].csi"
 
-// annotations looks at those of a pod, a pod template or a namespace.
-func (l *linter) annotations(o manifest.Object, path string, n manifest.Node) {
+// annotations looks at those of a pod, a pod template, a namespace or the CSIDriver.
+func (l *linter) annotations(o manifest.Object, on attributes.Annotated, path string, n manifest.Node) {
 	all := n.Get("metadata", "annotations")
 	values := map[string]string{}
 	for _, e := range all.Entries() {
@@ -140,7 +144,7 @@ func (l *linter) annotations(o manifest.Object, path string, n manifest.Node) {
 			l.report(o, Error, path+"["+e.Name+"]", notAString(e), e.Value)
 		}
 	}
-	for _, err := range attributes.ValidateAnnotations(values) {
+	for _, err := range attributes.ValidateAnnotations(on, values) {
 		key := strings.TrimSuffix(strings.TrimPrefix(err.Field, "annotations["), "]")
 		at := all.Get(key)
 		if err.Type == field.ErrorTypeForbidden {
