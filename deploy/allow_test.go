@@ -49,6 +49,7 @@ func TestAllow(t *testing.T) {
 		{"more than the whole name", driverVolume("v", "secretName", "tls2", "uid", "70"), `Secret "tls2" is not allowed here`, nil},
 		{"no ConfigMap", driverVolume("v", "configMapName", "tls", "uid", "70"), `ConfigMap "tls" is not allowed here, only none`, nil},
 		{"nodePublishSecretRef", withSecretRef(driverVolume("v", "uid", "70"), "tls"), "", nil},
+		{"nodePublishSecretRef without a uid", withSecretRef(driverVolume("v"), "tls"), "[uid]: Forbidden: 0 ", func(p *corev1.Pod) { p.Spec.SecurityContext = users(1000, 6) }},
 		{"nodePublishSecretRef of another", withSecretRef(driverVolume("v", "uid", "70"), "x"), `Secret "x" is not allowed here`, nil},
 		{"sources", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"tls","items":[{"key":"k","path":"p","mode":256}],"optional":true}},{"secret":{"name":"ssh-a"}}]`), "", nil},
 		{"sources of another", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"tls"}},{"secret":{"name":"x"}}]`), `Secret "x" is not allowed here`, nil},

@@ -79,7 +79,12 @@ func TestWhatIsWrongAtTheStartIsSaidInOneLine(t *testing.T) {
 		{"an endpoint with a scheme", node("--endpoint=unix:///csi.sock"), []string{"unix:///csi.sock"}},
 		{"a socket path that is too long", node("--endpoint=/" + strings.Repeat("x", 107)), []string{"106 bytes"}},
 		{"a file where the socket belongs", node("--endpoint=" + precious), []string{precious, "is not a socket", "remove it"}},
-		{"no workers", node("--refresh-workers=0"), []string{"workers"}},
+		{"no workers", node("--refresh-workers=0"), []string{"--refresh-workers is 0; it must be at least 1"}},
+		{"less than no volumes", node("--max-volumes=-1"), []string{"--max-volumes is -1; it must be at least 1"}},
+		{"too few descriptors", node("--max-open-files=1"), []string{"--max-open-files is 1; it must be at least 64"}},
+		{"no pause", node("--collect-interval=0"), []string{"--collect-interval is 0s"}},
+		{"records below the working directory", node("--state-dir=records"), []string{"--state-dir", `"records"`, "absolute"}},
+		{"a socket in a directory that is not there", node("--endpoint=" + state + "/nowhere/csi.sock"), []string{state + "/nowhere", "is not there", "--kubelet-root"}},
 		{"status without a driver", []string{"status", "--state-dir=" + state}, []string{"is it running", "--state-dir"}},
 		{"status in a format that is none", []string{"status", "-o", "yaml"}, []string{"--output", `"yaml"`, "json"}},
 	} {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -117,6 +118,9 @@ func (o nodeOptions) run(ctx context.Context) (err error) {
 	}
 	if o.access != accessNode && o.access != accessServiceAccount {
 		return fmt.Errorf("--access is %q; it must be %q or %q", o.access, accessNode, accessServiceAccount)
+	}
+	if err := o.checkLimits(); err != nil {
+		return err
 	}
 	if err := confine.Process(o.seccomp); err != nil {
 		return err
@@ -290,6 +294,30 @@ func limitOpenFiles(most uint64) error {
 	}
 	limit.Cur = min(most, limit.Max)
 	return unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
+}
+
+// checkLimits refuses values with which nothing could work.
+func (o nodeOptions) checkLimits() error {
+	for _, limit := range []struct {
+		flag         string
+		value, least int64
+	}{
+		{"max-volume-bytes", o.maxVolumeBytes, 1}, {"max-volume-files", int64(o.maxVolumeFiles), 1}, {"max-volumes", int64(o.maxVolumes), 1},
+		{"max-node-bytes", o.maxNodeBytes, 1}, {"max-watched-objects", int64(o.maxWatchedObjects), 1}, {"refresh-workers", int64(o.refreshWorkers), 1},
+		// A request with a nodePublishSecretRef may be as long as a Secret; sockets, connections and watches need descriptors of their own.
+		{"max-message-bytes", int64(o.maxMessageBytes), 1 << 16}, {"max-open-files", int64(min(o.maxOpenFiles, math.MaxInt64)), 64},
+	} {
+		if limit.value < limit.least {
+			return fmt.Errorf("--%s is %d; it must be at least %d", limit.flag, limit.value, limit.least)
+		}
+	}
+	if o.collectInterval <= 0 {
+		return fmt.Errorf("--collect-interval is %v; it must be greater than 0s", o.collectInterval)
+	}
+	if !filepath.IsAbs(o.stateDir) {
+		return fmt.Errorf("--state-dir is %q; it must be an absolute path", o.stateDir)
+	}
+	return nil
 }
 
 // selfTest finds out now, in one line, what would fail each pod later.

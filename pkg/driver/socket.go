@@ -38,6 +38,10 @@ func Listen(path string) (*Socket, error) {
 			return nil, fmt.Errorf("%s is there and is not a socket; remove it", p)
 		}
 	}
+	dir := filepath.Dir(path)
+	if st, err := os.Stat(dir); err != nil || !st.IsDir() {
+		return nil, fmt.Errorf("the directory %s for the socket is not there; is --kubelet-root kubelet's root directory, and its directory of this plugin mounted?", dir)
+	}
 	if err := os.Remove(hidden); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}

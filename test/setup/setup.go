@@ -47,7 +47,7 @@ func DriverImage(ctx context.Context, dir, name string) (tar string, err error) 
 	}
 	binary, tar := filepath.Join(dir, "fsuser-csi"), filepath.Join(dir, "fsuser-csi.tar")
 	for _, args := range [][]string{
-		{"build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w -X main.version=" + version, "-o", binary, "./cmd/fsuser-csi"},
+		{"build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w -funcalign=16 -X main.version=" + version, "-o", binary, "./cmd/fsuser-csi"},
 		{"run", "./deploy/image", "-o", tar, "-tag", name, binary},
 	} {
 		cmd := exec.CommandContext(ctx, "go", args...)
