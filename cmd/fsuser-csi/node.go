@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -122,6 +123,10 @@ func (o nodeOptions) run(ctx context.Context) (err error) {
 	if err := o.checkLimits(); err != nil {
 		return err
 	}
+	// Each node pays the memory, and there is little to collect: 2 MiB less with 500 volumes, at no cost that make bench shows.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
+	}
 	if err := confine.Process(o.seccomp); err != nil {
 		return err
 	}
@@ -209,6 +214,7 @@ func (o nodeOptions) run(ctx context.Context) (err error) {
 	defer running.Wait()
 	defer stopRefreshing()
 
+	debug.FreeOSMemory() // what the start needed is not needed again
 	klog.InfoS("Starting", "version", buildVersion(), "node", o.nodeName, "noswap", features.NoSwap, "selinux", selinux)
 	err = d.Run(ctx)
 	klog.InfoS("Stopped; the volumes stay mounted")

@@ -52,6 +52,8 @@ type watcher struct {
 	started time.Time
 	// answered is when the watch of this round began to work. Zero: not yet.
 	answered time.Time
+	// resumed: this round went on from the version that an earlier one left.
+	resumed bool
 	// paused is how long the last pause could have been.
 	paused time.Duration
 	// refused is when the API server first refused, if it has not answered since. Zero: it has.
@@ -73,11 +75,12 @@ const (
 
 	firstPause = 100 * time.Millisecond
 	maxPause   = 15 * time.Second
-	// refusedPause is the longest pause of who has been refused for refusedLong, and refusedFirst the longest one before it was at all
-	// (docs/decisions/0007-refused.md).
+	// refusedPause is the longest pause of who has been refused for refusedLong (docs/decisions/0007-refused.md).
 	refusedPause = 5 * time.Minute
 	refusedLong  = time.Minute
-	refusedFirst = time.Second
+	// backAgain is what the longest pause becomes with the first answer of an API server that was away: that it does not know the rights
+	// yet, or not the version any more. It is not overloaded, and the next question may be the last one.
+	backAgain = time.Second
 	// anyVersion is the resource version that asks for what the API server has at hand.
 	anyVersion = "0"
 )
@@ -88,7 +91,7 @@ var errElsewhere = errors.New("the object is newer than the list")
 func (w *watcher) run(ctx context.Context) {
 	w.started = time.Now()
 	for {
-		w.answered = time.Time{}
+		w.answered, w.resumed = time.Time{}, w.version != ""
 		err := w.round(ctx)
 		if ctx.Err() != nil {
 			return
@@ -374,11 +377,14 @@ func (w *watcher) pauseAfter(err error) time.Duration {
 	longest := maxPause
 	if err != nil && errors.Is(reasonOf(err), ErrForbidden) {
 		if w.refused.IsZero() {
-			w.refused, w.paused = time.Now(), min(w.paused, refusedFirst)
+			w.refused, w.paused = time.Now(), min(w.paused, backAgain)
 		}
 		if time.Since(w.refused) >= refusedLong {
 			longest = refusedPause
 		}
+	}
+	if expired && w.resumed {
+		w.paused = min(w.paused, backAgain)
 	}
 	// What ends a watch that worked is not a verdict yet: the next round is.
 	if err != nil && !expired && w.answered.IsZero() {

@@ -442,7 +442,12 @@ func TestPauses(t *testing.T) {
 	within("refused again", w.pauseAfter(forbidden()), 3*maxPause/2, 3*maxPause)
 	w.works()
 	w.answered = time.Time{}
-	within("refused anew", w.pauseAfter(forbidden()), 3*refusedFirst/2, 3*refusedFirst)
+	within("refused anew", w.pauseAfter(forbidden()), 3*backAgain/2, 3*backAgain)
+	gone := apierrors.NewResourceExpired("too old")
+	w.paused, w.version, w.resumed = maxPause, "1", true
+	within("back, with another history", w.pauseAfter(gone), 3*backAgain/2, 3*backAgain)
+	w.paused, w.version, w.resumed = maxPause, "1", false
+	within("a version that is too old as soon as it was read", w.pauseAfter(gone), maxPause/2, maxPause)
 	slow := func(seconds int) error { return apierrors.NewTooManyRequests("slow down", seconds) }
 	w.paused = 0
 	within("asked for 3 s", w.pauseAfter(slow(3)), 3050*time.Millisecond, 3100*time.Millisecond)
