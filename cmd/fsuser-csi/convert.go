@@ -118,7 +118,7 @@ func (c *conversion) options() (convert.Options, error) {
 	return o, nil
 }
 
-// list says what of a file stays as it is. It reports whether all of the file could be read.
+// list says what of a file stays as it is, and what to know of the rest. It reports whether all of the file could be read.
 func (c *conversion) list(errOut io.Writer, f *manifest.File, result convert.Result) (readable bool) {
 	readable = true
 	c.converted += result.Converted
@@ -131,6 +131,9 @@ func (c *conversion) list(errOut io.Writer, f *manifest.File, result convert.Res
 		}
 		c.left++
 		fmt.Fprintf(errOut, "%s:%d: %s: volume %q is left as it is: %s\n", f.Name, left.Line, left.Object, left.Volume, left.Reason)
+	}
+	for _, note := range result.Notes {
+		fmt.Fprintf(errOut, "%s:%d: %s: volume %q: note: %s\n", f.Name, note.Line, note.Object, note.Volume, note.Text)
 	}
 	return readable
 }

@@ -139,6 +139,8 @@ func TestLintAndConvertFromTheCommandLine(t *testing.T) {
 			[]string{driverPod + "---\n{}\n---\n" + strings.TrimSuffix(driverPod, "\n")}, nil},
 		{"several files with a byte order mark", "convert marked.yaml marked.yaml separated.yaml", "", 0,
 			[]string{"\ufeff" + driverPod + "---\n" + driverPod + "---\n" + driverPod}, nil},
+		{"what to know", "convert --to native -", strings.Replace(warnedPod, "containers: []", "securityContext: {runAsUser: 5}, containers: [{}]", 1), 0, []string{"defaultUser: 5"},
+			[]string{`stdin:1: Pod/w: volume "v": note: defaultUser: 5`}},
 		{"what stays", "convert token.yml", "", 1, []string{tokenPod}, []string{`token.yml:1: Pod/t: volume "v" is left as it is: it has a serviceAccountToken`, "Error: 1 volume left as it was"}},
 		{"several that stay", "convert token.yml token.yml", "", 1, []string{tokenPod}, []string{"Error: 2 volumes left as they were"}},
 		{"a document that can't be read", "convert broken.yaml", "", 2, []string{"a: [\n"}, []string{"broken.yaml:16: this is no YAML", "Error: 1 document could not be read"}},

@@ -32,6 +32,15 @@ type Result struct {
 	Text      string
 	Converted int    // volumes
 	Left      []Left // volumes that stay as they are, by line
+	Notes     []Note // by line
+}
+
+// Note is what to know of a volume that was converted.
+type Note struct {
+	Line   int    // in the file, from 1
+	Object string // such as Deployment/web
+	Volume string // its name
+	Text   string
 }
 
 // Left is a volume that could not be converted, or a document that can't be read.
@@ -55,9 +64,14 @@ func File(f *manifest.File, o Options) Result {
 			result.Left = append(result.Left, Left{Line: d.Err.Line, Reason: d.Err.Message})
 		} else {
 			var left []Left
-			var converted int
-			text, converted, left = document(d, o)
-			result.Converted += converted
+			var good []change
+			text, good, left = document(d, o)
+			result.Converted += len(good)
+			for _, c := range good {
+				for _, note := range c.notes {
+					result.Notes = append(result.Notes, Note{Line: c.left.Line, Object: c.left.Object, Volume: c.left.Volume, Text: note})
+				}
+			}
 			slices.SortStableFunc(left, func(a, b Left) int { return cmp.Compare(a.Line, b.Line) })
 			result.Left = append(result.Left, left...)
 		}
@@ -79,10 +93,12 @@ type change struct {
 	// podUser is the user that the containers of its pod have in common.
 	podUser *uint32
 	edits   []edit
+	notes   []string
 	left    Left
 }
 
-func document(d *manifest.Document, o Options) (text string, converted int, left []Left) {
+// document returns what becomes of a document, with the changes that were made and the volumes that stay.
+func document(d *manifest.Document, o Options) (text string, made []change, left []Left) {
 	var changes, failed []change
 	for _, object := range d.Objects() {
 		pod, ok := object.Pod()
@@ -124,9 +140,9 @@ func document(d *manifest.Document, o Options) (text string, converted int, left
 			c.left.Reason = err.Error()
 			left = append(left, c.left)
 		}
-		return d.Text, 0, left
+		return d.Text, nil, left
 	}
-	return text, len(good), left
+	return text, good, left
 }
 
 // proven tells the changes that do what they are to do from those that do not, which have the reason then. If something is wrong with one, the
@@ -208,7 +224,11 @@ func planInTree(c change) (change, bool, error) {
 			return c, false, fmt.Errorf("csi.%s is not known", e.Name)
 		}
 	}
-	want, reasons, err := expressed(csi, c.podUser)
+	podUser := c.podUser
+	if hadNoUser(csi) {
+		podUser = nil
+	}
+	want, reasons, err := expressed(csi, podUser)
 	if err != nil {
 		return c, false, err
 	}
@@ -216,6 +236,9 @@ func planInTree(c change) (change, bool, error) {
 		return c, false, errors.New(strings.Join(reasons, "; "))
 	}
 	c.key, c.want = string(want.Shape), want
+	if attrs := csi.Get("volumeAttributes"); attrs.Style() == manifest.Flow && want.User != nil && !attrs.Get("uid").Exists() {
+		c.notes = append(c.notes, fmt.Sprintf("defaultUser: %d is the pod's runAsUser, to whom the files belonged; remove it if the volume had none before", *want.User))
+	}
 	c.edits, err = toInTree(c.volume, want)
 	return c, false, err
 }

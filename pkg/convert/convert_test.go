@@ -131,6 +131,28 @@ func TestThereAndBackChangesNothing(t *testing.T) {
 	}
 }
 
+// In brackets with a mode of their own nothing can tell that there was no defaultUser: the owner stays, and convert says so.
+func TestThePodsUserStaysWhereNothingTellsThatItWasNotThere(t *testing.T) {
+	const yaml = "kind: Pod\nspec: {securityContext: {runAsUser: 5}, containers: [{name: c}], volumes: [{name: v, secret: {secretName: s, defaultMode: 0400}}]}\n"
+	const json = `{"kind": "Pod", "spec": {"securityContext": {"runAsUser": 5}, "containers": [{"name": "c"}], "volumes": [{"name": "v", "secret": {"secretName": "s"}}]}}`
+	for _, test := range []struct{ name, text, want string }{
+		{"YAML", yaml, strings.Replace(yaml, "0400}", "0400, defaultUser: 5}", 1)},
+		{"JSON", json, strings.Replace(json, `"s"}`, `"s", "defaultUser": 5}`, 1)},
+	} {
+		there := converted(test.text, Options{})
+		back := converted(there.Text, Options{Native: true})
+		if there.Converted != 1 || len(there.Notes) != 0 || back.Text != test.want || len(back.Notes) != 1 || !strings.Contains(back.Notes[0].Text, "defaultUser: 5") {
+			t.Errorf("%s: back it is\n%s\nafter\n%s\nwith the notes %v", test.name, back.Text, there.Text, back.Notes)
+		}
+	}
+	comment := "volumeAttributes: # without uid the files belong to the pod's runAsUser"
+	there := converted("kind: Pod\nspec:\n  securityContext: {runAsUser: 5}\n  containers: [{name: c}]\n  volumes:\n  - name: v\n    secret:\n      secretName: s\n", Options{}).Text
+	back := converted(strings.Replace(there, comment, "volumeAttributes:", 1), Options{Native: true}).Text
+	if !strings.Contains(there, comment) || !strings.Contains(back, "defaultUser: 5 # the pod's runAsUser") {
+		t.Errorf("without the comment it is back\n%s\nafter\n%s", back, there)
+	}
+}
+
 func TestTheSameWithEveryLineBreak(t *testing.T) {
 	for _, e := range examples(t) {
 		want := strings.ReplaceAll(converted(e.text, e.o).Text, "\n", "\r\n")

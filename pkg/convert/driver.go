@@ -18,6 +18,8 @@ const (
 	inTreeDefault = "# the default of Kubernetes' own volumes"
 	driverDefault = "# the default of " + attributes.Driver
 	podsUser      = "# the pod's runAsUser"
+	// withoutUID stands behind volumeAttributes: the volume had no defaultUser, and shall not get one.
+	withoutUID = "# without uid the files belong to the pod's runAsUser"
 )
 
 // attribute is one that is appended, because the in-tree volume does not say it or the user of convert does.
@@ -49,13 +51,14 @@ func toDriver(volume manifest.Node, s shape, v inTree, o Options, podUser *uint3
 	if source.Style() == manifest.Flow {
 		more, err = flowToDriver(key, source, s, v, added)
 	} else {
-		more, err = blockToDriver(key, source, s, v, added, podUser)
+		more, err = blockToDriver(key, source, s, v, added, podUser, o.UID == nil && v.User == nil && podUser != nil)
 	}
 	return append(edits, more...), err
 }
 
-// blockToDriver puts the lines of an in-tree source below volumeAttributes, one step deeper.
-func blockToDriver(key, source manifest.Node, s shape, v inTree, added []attribute, podUser *uint32) ([]edit, error) {
+// blockToDriver puts the lines of an in-tree source below volumeAttributes, one step deeper. ofPod says that the owner is the pod's user, whom
+// the driver finds out by itself.
+func blockToDriver(key, source manifest.Node, s shape, v inTree, added []attribute, podUser *uint32, ofPod bool) ([]edit, error) {
 	text := source.Document().Text
 	end, ok := source.End()
 	inner := indentation(text, source.Start())
@@ -64,10 +67,14 @@ func blockToDriver(key, source manifest.Node, s shape, v inTree, added []attribu
 	if !ok || !deeper || unit == "" || source.Style() != manifest.Block {
 		return nil, errNotEditable
 	}
+	attrs := "volumeAttributes:"
+	if ofPod {
+		attrs += " " + withoutUID
+	}
 	var (
 		nl    = newline(text)
 		edits = []edit{{from: lineEnd(text, key.Start()), to: lineEnd(text, key.Start()),
-			text: nl + inner + "driver: " + attributes.Driver + nl + inner + "readOnly: true" + nl + inner + "volumeAttributes:"}}
+			text: nl + inner + "driver: " + attributes.Driver + nl + inner + "readOnly: true" + nl + inner + attrs}}
 		lists []extent
 	)
 	for _, e := range source.Entries() {

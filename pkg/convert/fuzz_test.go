@@ -45,6 +45,9 @@ func FuzzConvert(f *testing.F) {
 			return
 		}
 		back := File(after, Options{Native: true})
+		if len(back.Notes) > 0 { // what was not to be seen before is written out
+			return
+		}
 		if again := converted(back.Text, o); len(back.Left) == len(unreadable(there)) && len(there.Left) == len(back.Left) && again.Text != there.Text {
 			t.Errorf("there it was %q, back %q, and there again %q", there.Text, back.Text, again.Text)
 		}

@@ -76,7 +76,7 @@ func blockToInTree(key, csi, attrs manifest.Node, v inTree, added []attribute) (
 		if !ok {
 			return nil, errNotEditable
 		}
-		remove(e.Key, until, false)
+		remove(e.Key, until, e.Name == "volumeAttributes" && comment(text, until) == withoutUID)
 	}
 	for _, e := range attrs.Entries() {
 		if e.Name == "items" || e.Name == "sources" {
@@ -256,8 +256,7 @@ func flowToInTree(key, csi, attrs manifest.Node, v inTree, added []attribute) ([
 		if !ok {
 			return nil, errNotEditable
 		}
-		implied := e.Name == "mode" && i == len(entries)-1 && v.Mode != nil && *v.Mode == inTreeMode &&
-			(doc.JSON && e.Value.Text() == "644" || !doc.JSON && e.Value.Style() == manifest.Single && e.Value.Text() == "0644")
+		implied := i == len(entries)-1 && v.Mode != nil && *v.Mode == inTreeMode && impliedMode(e)
 		var more []edit
 		switch {
 		case implied, e.Name == "dirMode", e.Name == "refresh":
@@ -283,6 +282,30 @@ func flowToInTree(key, csi, attrs manifest.Node, v inTree, added []attribute) ([
 		}
 	}
 	return edits, nil
+}
+
+// impliedMode reports whether the last of the attributes in brackets is a mode spelled as convert spells the default of Kubernetes' own volumes.
+func impliedMode(e manifest.Entry) bool {
+	if e.Value.Document().JSON {
+		return e.Name == "mode" && e.Value.Text() == "644"
+	}
+	return e.Name == "mode" && e.Value.Style() == manifest.Single && e.Value.Text() == "0644"
+}
+
+// hadNoUser reports whether a volume of the driver tells that it was one of Kubernetes' own without defaultUser. Where nothing can be sure to
+// be convert's own writing it tells nothing: files of the pod's user shall not go to root. So JSON never does.
+func hadNoUser(csi manifest.Node) bool {
+	attrs, key := csi.Get("volumeAttributes"), csi.Key("volumeAttributes")
+	switch attrs.Style() {
+	case manifest.Block:
+		text := attrs.Document().Text
+		until, ok := afterColon(text, key)
+		return ok && comment(text, until) == withoutUID
+	case manifest.Flow:
+		entries := attrs.Entries()
+		return !attrs.Document().JSON && len(entries) > 0 && impliedMode(entries[len(entries)-1])
+	}
+	return false
 }
 
 // removed takes an entry out of brackets, with its comma.
