@@ -11,10 +11,17 @@ import (
 type Object struct {
 	Node  Node
 	Field string // where it is in its document: "" or items[2]
+	// kind is that of a list's objects, which need not say theirs in a PodList.
+	kind string
 }
 
 // Kind of the object; "" if it has none.
-func (o Object) Kind() string { return o.Node.Get("kind").String() }
+func (o Object) Kind() string {
+	if kind := o.Node.Get("kind"); kind.Exists() {
+		return kind.String()
+	}
+	return o.kind
+}
 
 // Name is how people call the object: Deployment/web, or Deployment/default/web if it says its namespace.
 func (o Object) Name() string {
@@ -61,9 +68,10 @@ func (d *Document) Objects() []Object {
 		if !o.Node.IsMapping() || o.Kind() == "" {
 			return
 		}
-		if items := o.Node.Get("items"); strings.HasSuffix(o.Kind(), "List") && items.IsList() && depth < maxListDepth {
+		kind, isList := strings.CutSuffix(o.Kind(), "List")
+		if items := o.Node.Get("items"); isList && items.IsList() && depth < maxListDepth {
 			for i, item := range items.Items() {
-				walk(Object{Node: item, Field: o.Path(fmt.Sprintf("items[%d]", i))}, depth+1)
+				walk(Object{Node: item, Field: o.Path(fmt.Sprintf("items[%d]", i)), kind: kind}, depth+1)
 			}
 			return
 		}
