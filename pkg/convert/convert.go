@@ -101,26 +101,24 @@ type change struct {
 func document(d *manifest.Document, o Options) (text string, made []change, left []Left) {
 	var changes, failed []change
 	for _, object := range d.Objects() {
-		pod, ok := object.Pod()
-		if !ok {
-			continue
-		}
-		for i, volume := range pod.Spec().Get("volumes").Items() {
-			c, skip, err := plan(pod, volume, o)
-			if skip {
-				continue
+		for _, pod := range object.Pods() {
+			for i, volume := range pod.Spec().Get("volumes").Items() {
+				c, skip, err := plan(pod, volume, o)
+				if skip {
+					continue
+				}
+				name := volume.Get("name").Text()
+				if name == "" {
+					name = fmt.Sprintf("volumes[%d]", i)
+				}
+				c.left = Left{Line: volume.Line(), Object: object.Name(), Volume: name}
+				if err != nil {
+					c.left.Reason = err.Error()
+					failed = append(failed, c)
+					continue
+				}
+				changes = append(changes, c)
 			}
-			name := volume.Get("name").Text()
-			if name == "" {
-				name = fmt.Sprintf("volumes[%d]", i)
-			}
-			c.left = Left{Line: volume.Line(), Object: object.Name(), Volume: name}
-			if err != nil {
-				c.left.Reason = err.Error()
-				failed = append(failed, c)
-				continue
-			}
-			changes = append(changes, c)
 		}
 	}
 	good, bad := proven(d, changes, o)

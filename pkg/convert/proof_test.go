@@ -48,7 +48,7 @@ spec:
 				text = ours
 			}
 			d := manifest.Parse("in", text).Documents[0]
-			pod, _ := d.Objects()[0].Pod()
+			pod := d.Objects()[0].Pods()[0]
 			c, skip, err := plan(pod, pod.Spec().Get("volumes").Items()[0], o)
 			if skip || err != nil {
 				t.Fatal(skip, err)
@@ -79,7 +79,7 @@ func TestOneWrongEditLeavesTheOthers(t *testing.T) {
 		text.WriteString("  - name: " + name + "\n    secret: {secretName: s}\n")
 	}
 	d := manifest.Parse("in", text.String()).Documents[0]
-	pod, _ := d.Objects()[0].Pod()
+	pod := d.Objects()[0].Pods()[0]
 	var changes []change
 	for _, volume := range pod.Spec().Get("volumes").Items() {
 		c, _, err := plan(pod, volume, Options{})

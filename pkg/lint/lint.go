@@ -62,16 +62,18 @@ type Result struct {
 
 // File looks at all objects of a file.
 func File(f *manifest.File) Result {
-	l := linter{file: f.Name}
+	l := linter{file: f.Name, seen: map[manifest.Node]bool{}}
 	for _, d := range f.Documents {
 		if d.Err != nil {
 			l.result.Unreadable = true
 			l.result.Problems = append(l.result.Problems, Problem{File: f.Name, Line: d.Err.Line, Column: 1, Severity: Error, Message: d.Err.Message})
 			continue
 		}
-		for _, object := range d.Objects() {
+		objects := d.Objects()
+		for _, object := range objects {
 			l.object(object)
 		}
+		l.elsewhere(d, objects)
 	}
 	slices.SortStableFunc(l.result.Problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
@@ -82,11 +84,15 @@ func File(f *manifest.File) Result {
 type linter struct {
 	file   string
 	result Result
+	seen   map[manifest.Node]bool // volumes of the driver, which were looked at
 }
 
 // report adds a problem at a value. at may not be there; then the next best place is taken.
 func (l *linter) report(o manifest.Object, severity Severity, fieldPath string, message string, at ...manifest.Node) {
-	p := Problem{File: l.file, Line: o.Node.Line(), Column: o.Node.Column(), Severity: severity, Object: o.Name(), Field: fieldPath, Message: message}
+	p := Problem{File: l.file, Line: o.Node.Line(), Column: o.Node.Column(), Severity: severity, Field: fieldPath, Message: message}
+	if o.Node.Exists() {
+		p.Object = o.Name()
+	}
 	for _, n := range at {
 		if n.Exists() {
 			p.Line, p.Column = n.Line(), n.Column()
@@ -113,20 +119,44 @@ func (l *linter) object(o manifest.Object) {
 			l.report(o, Error, o.Path("provisioner"), inlineOnly, at)
 		}
 	}
-	pod, ok := o.Pod()
-	if !ok {
-		return
+	pods := o.Pods()
+	for _, pod := range pods {
+		l.annotations(o, attributes.OnPod, pod.Path("metadata.annotations"), pod.Node)
+		l.pod(pod)
 	}
-	l.annotations(o, attributes.OnPod, pod.Path("metadata.annotations"), pod.Node)
-	if pod.Field != "" {
+	if len(pods) > 0 && pods[0].Field != "" {
 		for _, e := range o.Node.Get("metadata", "annotations").Entries() {
 			if strings.HasPrefix(e.Name, attributes.AnnotationPrefix) {
 				l.report(o, Warning, o.Path("metadata.annotations["+e.Name+"]"),
-					"has no effect here: it is read from pods and namespaces; put it under "+pod.Field+".metadata.annotations", e.Key)
+					"has no effect here: it is read from pods and namespaces; put it under "+pods[0].Field+".metadata.annotations", e.Key)
 			}
 		}
 	}
-	l.pod(pod)
+}
+
+// elsewhere finds volumes of the driver where no pod is known: that they were not looked at must not pass for good news.
+func (l *linter) elsewhere(d *manifest.Document, objects []manifest.Object) {
+	d.Root.Walk(func(path string, n manifest.Node) bool {
+		csi := n.Get("csi")
+		if csi.Get("driver").String() != attributes.Driver {
+			return true
+		}
+		if l.seen[n.Target()] {
+			return false
+		}
+		var within manifest.Object
+		for _, o := range objects {
+			if o.Field == "" || strings.HasPrefix(path, o.Field+".") {
+				within = o
+			}
+		}
+		if within.Kind() == "PersistentVolume" {
+			return false // a problem of its own
+		}
+		l.report(within, Warning, path, "is a volume of "+attributes.Driver+" and was not checked, since it is in no pod, and in no pod template with containers: "+
+			"give lint what is made of it, such as the output of kustomize build", csi.Get("driver"))
+		return false
+	})
 }
 
 const inlineOnly = attributes.Driver + " has no persistent volumes: put the volume into the pod itself, under spec.volumes[].csi"

@@ -47,6 +47,7 @@ func (l *linter) pod(pod manifest.Pod) {
 		first[v.name] = first[v.name] || isOurs
 		if isOurs {
 			l.result.Volumes++
+			l.seen[node.Target()] = true
 			l.volume(&v)
 			ours = append(ours, v)
 		} else if strings.Contains(driver.String(), "fsuser") {

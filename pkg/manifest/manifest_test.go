@@ -168,6 +168,13 @@ func TestPods(t *testing.T) {
 		{"a typed list with an object of another type", "{kind: DeploymentList, items: [{metadata: {name: a}, spec: {template: {" + spec + "}}}, {kind: Pod, metadata: {name: b}, " + spec + "}]}",
 			"Deployment/a: items[0].spec.template.spec.x, Pod/b: items[1].spec.x"},
 		{"a list of anything", "{kind: List, items: [{metadata: {name: a}, " + spec + "}]}", ""},
+		{"several templates", "{kind: JobSet, metadata: {name: a}, spec: {replicatedJobs: [{template: {spec: {template: {" + spec + "}}}}, {template: {spec: {template: {" + spec + "}}}}]}}",
+			"JobSet/a: spec.replicatedJobs[0].template.spec.template.spec.x, JobSet/a: spec.replicatedJobs[1].template.spec.template.spec.x"},
+		{"a template for each role", "{kind: PyTorchJob, metadata: {name: a}, spec: {pytorchReplicaSpecs: {Master: {template: {" + spec + "}}}}}",
+			"PyTorchJob/a: spec.pytorchReplicaSpecs.Master.template.spec.x"},
+		{"a podTemplate", "{kind: Elasticsearch, metadata: {name: a}, spec: {podTemplate: {" + spec + "}}}", "Elasticsearch/a: spec.podTemplate.spec.x"},
+		{"a template by alias", "{kind: A, metadata: {name: a}, x: &x {" + spec + "}, spec: {template: *x, more: {template: *x}}}", "A/a: spec.template.spec.x, A/a: spec.more.template.spec.x"},
+		{"a template in itself", "{kind: A, metadata: {name: a}, spec: &x {more: *x, template: {" + spec + "}}}", "A/a: spec.template.spec.x"},
 		{"no containers", "{kind: ExternalSecret, metadata: {name: a}, spec: {template: {spec: {}}}}", ""},
 		{"no kind", "{metadata: {name: a}, " + spec + "}", ""},
 		{"no object", "[1, 2]", ""},
@@ -175,7 +182,7 @@ func TestPods(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			var got []string
 			for _, o := range Parse("in", test.text).Documents[0].Objects() {
-				if pod, ok := o.Pod(); ok {
+				for _, pod := range o.Pods() {
 					got = append(got, o.Name()+": "+pod.Path("spec.x"))
 				}
 			}
@@ -189,10 +196,7 @@ func TestPods(t *testing.T) {
 func TestMountedBeneath(t *testing.T) {
 	mounted := func(mounts string) []string {
 		d := Parse("in", "{kind: Pod, spec: {containers: [{name: a, volumeMounts: [{name: v, mountPath: /elsewhere}]}, {name: b, volumeMounts: ["+mounts+"]}]}}").Documents[0]
-		pod, ok := d.Objects()[0].Pod()
-		if !ok {
-			t.Fatal("no pod")
-		}
+		pod := d.Objects()[0].Pods()[0]
 		var all []string
 		for _, n := range pod.MountedBeneath("v") {
 			all = append(all, n.Volume+":"+n.Relative)
@@ -224,7 +228,7 @@ func TestMountedBeneath(t *testing.T) {
 
 func TestRunAs(t *testing.T) {
 	d := Parse("in", "{kind: Pod, spec: {securityContext: {runAsUser: 1}, initContainers: [{securityContext: {runAsUser: 2}}], containers: [{}], ephemeralContainers: [{securityContext: {}}]}}").Documents[0]
-	pod, _ := d.Objects()[0].Pod()
+	pod := d.Objects()[0].Pods()[0]
 	spec := pod.RunAs()
 	if *spec.SecurityContext.RunAsUser != 1 || len(spec.Containers) != 2 || *spec.Containers[0].SecurityContext.RunAsUser != 2 ||
 		spec.Containers[1].SecurityContext.RunAsUser != nil || len(spec.EphemeralContainers) != 1 || spec.EphemeralContainers[0].SecurityContext.RunAsUser != nil {

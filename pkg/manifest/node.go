@@ -4,6 +4,7 @@ package manifest
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	yamlv2 "go.yaml.in/yaml/v2"
@@ -236,6 +237,30 @@ func (n Node) any(budget *int, depth int) (any, error) {
 	}
 	return n.Scalar(), nil
 }
+
+// Walk visits a value and all that is in it, with its path from there, such as a.b[2].c. It does not go into that of which visit returns
+// false, nor again into what it has been in: an alias is visited like what it stands for, but what is in that only once.
+func (n Node) Walk(visit func(path string, n Node) bool) {
+	seen := map[*yaml.Node]bool{}
+	var walk func(path string, n Node, depth int)
+	walk = func(path string, n Node, depth int) {
+		t := n.target()
+		if t == nil || depth > maxDepth || !visit(path, n) || seen[t] {
+			return
+		}
+		seen[t] = true
+		for _, e := range n.Entries() {
+			walk(strings.TrimPrefix(path+"."+e.Name, "."), e.Value, depth+1)
+		}
+		for i, item := range n.Items() {
+			walk(fmt.Sprintf("%s[%d]", path, i), item, depth+1)
+		}
+	}
+	walk("", n, 0)
+}
+
+// Target is the value itself, or what it is an alias of.
+func (n Node) Target() Node { return Node{n.target(), n.doc} }
 
 // Document is the document that the value is in; nil if it is not there.
 func (n Node) Document() *Document { return n.doc }

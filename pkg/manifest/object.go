@@ -81,21 +81,24 @@ func (d *Document) Objects() []Object {
 	return objects
 }
 
-// podFields are where objects have a pod: a CronJob, all workloads and whoever does as they do, a PodTemplate.
-func podFields() [][]string {
-	return [][]string{{"spec", "jobTemplate", "spec", "template"}, {"spec", "template"}, {"template"}}
-}
-
-// Pod returns the object's pod or pod template, if it has one. Kinds that it does not know count too: a template is recognised by its
-// containers.
-func (o Object) Pod() (Pod, bool) {
+// Pods returns the object's pod, or its pod templates. Kinds that it does not know count too: a template is recognised by its containers, below
+// a key "template" or "podTemplate" wherever that is.
+func (o Object) Pods() (pods []Pod) {
 	if o.Kind() == "Pod" {
-		return Pod{Object: o, Node: o.Node}, o.Node.Get("spec").IsMapping()
-	}
-	for _, field := range podFields() {
-		if node := o.Node.Get(field...); node.Get("spec", "containers").IsList() {
-			return Pod{Object: o, Field: strings.Join(field, "."), Node: node}, true
+		if o.Node.Get("spec").IsMapping() {
+			pods = append(pods, Pod{Object: o, Node: o.Node})
 		}
+		return pods
 	}
-	return Pod{}, false
+	o.Node.Walk(func(path string, n Node) bool {
+		switch path[strings.LastIndexByte(path, '.')+1:] {
+		case "template", "podTemplate":
+			if n.Get("spec", "containers").IsList() {
+				pods = append(pods, Pod{Object: o, Field: path, Node: n})
+				return false
+			}
+		}
+		return true
+	})
+	return pods
 }
