@@ -191,6 +191,9 @@ func plan(pod manifest.Pod, volume manifest.Node, o Options) (c change, skip boo
 	if o.Native {
 		return planInTree(c)
 	}
+	if shape(key) == downwardShape {
+		return c, false, errors.New("convert can't write a downwardAPI volume of its own: make it a projected volume with one source, downwardAPI, and convert again")
+	}
 	return planDriver(c, pod, shape(key), o)
 }
 
@@ -202,7 +205,7 @@ func sourceKey(volume manifest.Node, o Options) string {
 		}
 		return ""
 	}
-	for _, s := range []shape{secretShape, configMapShape, sourcesShape} {
+	for _, s := range []shape{secretShape, configMapShape, sourcesShape, downwardShape} {
 		if volume.Get(string(s)).Exists() {
 			return string(s)
 		}

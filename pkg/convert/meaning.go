@@ -31,6 +31,8 @@ const (
 	secretShape    shape = "secret"
 	configMapShape shape = "configMap"
 	sourcesShape   shape = "projected"
+	// downwardShape is not converted: on the way back it could not be told from a projected volume of one source.
+	downwardShape shape = "downwardAPI"
 )
 
 // inTree is what one of Kubernetes' own volumes means.
