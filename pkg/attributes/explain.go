@@ -83,7 +83,7 @@ func unknownName(what, name string, known []string) string {
 // of equals. It returns "" when more than half of the letters would change: "uid" is no answer to "password".
 func nearest(name string, known []string) string {
 	name = strings.ToLower(short(name)) // bounds the work
-	edits := func(candidate string) int { return editDistance(name, strings.ToLower(candidate)) }
+	edits := func(candidate string) int { return EditDistance(name, strings.ToLower(candidate)) }
 	best := slices.MinFunc(known, func(a, b string) int { return edits(a) - edits(b) })
 	if 2*edits(best) > max(utf8.RuneCountInString(name), len(best)) {
 		return ""
@@ -91,8 +91,8 @@ func nearest(name string, known []string) string {
 	return best
 }
 
-// editDistance is Levenshtein's: how many letters must be inserted, removed or replaced to get from a to b.
-func editDistance(a, b string) int {
+// EditDistance is Levenshtein's: how many letters must be inserted, removed or replaced to get from a to b.
+func EditDistance(a, b string) int {
 	from, to := []rune(a), []rune(b)
 	row := make([]int, len(to)+1) // row[j]: distance from the letters of a seen so far to the first j of b
 	for j := range row {

@@ -55,10 +55,10 @@ func TestEditDistance(t *testing.T) {
 	}{
 		{"", "", 0}, {"", "abc", 3}, {"abc", "", 3}, {"abc", "abc", 0}, {"kitten", "sitting", 3}, {"flaw", "lawn", 2}, {"uid", "gid", 1}, {"é", "e", 1},
 	} {
-		if got := editDistance(tc.a, tc.b); got != tc.want {
+		if got := EditDistance(tc.a, tc.b); got != tc.want {
 			t.Errorf("%q to %q: got %d, want %d", tc.a, tc.b, got, tc.want)
 		}
-		if editDistance(tc.b, tc.a) != editDistance(tc.a, tc.b) {
+		if EditDistance(tc.b, tc.a) != EditDistance(tc.a, tc.b) {
 			t.Errorf("%q and %q: not symmetric", tc.a, tc.b)
 		}
 	}

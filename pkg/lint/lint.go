@@ -124,14 +124,41 @@ func (l *linter) object(o manifest.Object) {
 		l.annotations(o, attributes.OnPod, pod.Path("metadata.annotations"), pod.Node)
 		l.pod(pod)
 	}
-	if len(pods) > 0 && pods[0].Field != "" {
-		for _, e := range o.Node.Get("metadata", "annotations").Entries() {
-			if strings.HasPrefix(e.Name, attributes.AnnotationPrefix) {
-				l.report(o, Warning, o.Path("metadata.annotations["+e.Name+"]"),
-					"has no effect here: it is read from pods and namespaces; put it under "+pods[0].Field+".metadata.annotations", e.Key)
+	l.misplaced(o, pods)
+}
+
+// misplaced finds annotations of this driver on an object that has pod templates, in place of these.
+func (l *linter) misplaced(o manifest.Object, pods []manifest.Pod) {
+	if len(pods) == 0 {
+		return
+	}
+	templates := map[manifest.Node]bool{}
+	for _, pod := range pods {
+		templates[pod.Node.Target()] = true
+	}
+	o.Node.Walk(func(path string, n manifest.Node) bool {
+		if templates[n.Target()] {
+			return false
+		}
+		if path != "metadata.annotations" && !strings.HasSuffix(path, ".metadata.annotations") {
+			return true
+		}
+		above := strings.TrimSuffix(path, "metadata.annotations")
+		pod := pods[max(0, slices.IndexFunc(pods, func(pod manifest.Pod) bool { return strings.HasPrefix(pod.Field, above) }))]
+		for _, e := range n.Entries() {
+			if prefix, _, found := strings.Cut(e.Name, "/"); found && (prefix == attributes.Driver || almost(prefix)) {
+				l.report(o, Warning, o.Path(path+"["+e.Name+"]"),
+					"has no effect here: it is read from pods and namespaces; put it under "+pod.Field+".metadata.annotations", e.Key)
 			}
 		}
-	}
+		return false
+	})
+}
+
+// almost reports whether a name was probably to be the driver's: but for case and hyphens it has its first word, or two letters are wrong.
+func almost(name string) bool {
+	bare := strings.ReplaceAll(strings.ToLower(name), "-", "")
+	return name != attributes.Driver && len(name) <= 2*len(attributes.Driver) && (strings.Contains(bare, "fsuser") || attributes.EditDistance(bare, attributes.Driver) <= 2)
 }
 
 // elsewhere finds volumes of the driver where no pod is known: that they were not looked at must not pass for good news.
@@ -167,6 +194,9 @@ func (l *linter) annotations(o manifest.Object, on attributes.Annotated, path st
 	values := map[string]string{}
 	for _, e := range all.Entries() {
 		if !strings.HasPrefix(e.Name, attributes.AnnotationPrefix) {
+			if prefix, _, found := strings.Cut(e.Name, "/"); found && almost(prefix) {
+				l.report(o, Warning, path+"["+e.Name+"]", fmt.Sprintf("has no effect: annotations of this driver begin with %q", attributes.AnnotationPrefix), e.Key)
+			}
 			continue
 		}
 		values[e.Name] = e.Value.Text()

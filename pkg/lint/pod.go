@@ -50,7 +50,7 @@ func (l *linter) pod(pod manifest.Pod) {
 			l.seen[node.Target()] = true
 			l.volume(&v)
 			ours = append(ours, v)
-		} else if strings.Contains(driver.String(), "fsuser") {
+		} else if almost(driver.String()) {
 			l.report(pod.Object, Warning, v.field+".csi.driver", fmt.Sprintf("is %q; this driver is called %q", driver.String(), attributes.Driver), driver)
 		}
 	}
