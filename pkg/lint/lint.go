@@ -11,6 +11,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"math"
 	"regexp"
 	"slices"
 	"strconv"
@@ -201,7 +202,11 @@ func (l *linter) annotations(o manifest.Object, on attributes.Annotated, path st
 		}
 		values[e.Name] = e.Value.Text()
 		if _, ok := e.Value.Scalar().(string); !ok {
-			l.report(o, Error, path+"["+e.Name+"]", notAString(e), e.Value)
+			suggestion := meant(e, func(text string) bool {
+				return len(attributes.ValidateAnnotations(on, map[string]string{e.Name: text})) == 0
+			})
+			values[e.Name] = cmp.Or(suggestion, values[e.Name])
+			l.report(o, Error, path+"["+e.Name+"]", notAString(e, suggestion), e.Value)
 		}
 	}
 	for _, err := range attributes.ValidateAnnotations(on, values) {
@@ -214,8 +219,15 @@ func (l *linter) annotations(o manifest.Object, on attributes.Annotated, path st
 	}
 }
 
-// notAString says what to do about a value that kubectl does not read as a string.
-func notAString(e manifest.Entry) string {
+// notAString says what to do about a value that kubectl does not read as a string. suggestion is what to write; "" if nothing is known that would do.
+func notAString(e manifest.Entry, suggestion string) string {
+	number := "a number"
+	if value, ok := integer(e.Value); ok && suggestion == strconv.FormatInt(value, 10) && suggestion != e.Value.Text() {
+		number = "the number " + suggestion // 0400 is a surprise
+	}
+	if suggestion != "" {
+		suggestion = fmt.Sprintf(": write %q", suggestion)
+	}
 	switch e.Value.Scalar().(type) {
 	case nil:
 		if e.Value.IsScalar() {
@@ -223,12 +235,54 @@ func notAString(e manifest.Entry) string {
 		}
 		return fmt.Sprintf(`must be a string: begin it with "%s: |" and put the list on the lines below, deeper`, e.Name)
 	case bool:
-		return fmt.Sprintf(`must be a string, and this is a boolean, which the API server refuses: write %q`, asString(e))
+		return "must be a string, and this is a boolean, which the API server refuses" + suggestion
 	}
-	return fmt.Sprintf(`must be a string, and this is a number, which the API server refuses: write %q`, asString(e))
+	return "must be a string, and this is " + number + ", which the API server refuses" + suggestion
 }
 
-// asString is the string that was probably meant, so that it can be judged at once.
+// meant is the string that was probably meant by a value that is none, if accepts takes it, else "".
+func meant(e manifest.Entry, accepts func(text string) bool) string {
+	var candidates []string
+	value, isInteger := integer(e.Value)
+	if isMode := e.Name == "mode" || e.Name == "dirMode"; isMode && isInteger && manifest.IsUsualMode(value) {
+		if digits, err := strconv.ParseInt(e.Value.Text(), 8, 64); err != nil || !manifest.IsUsualMode(digits) {
+			candidates = append(candidates, fmt.Sprintf("%04o", value)) // 256 and 0o400 are 0400, but 400 is what it seems
+		}
+	}
+	candidates = append(candidates, asString(e))
+	if isID := e.Name == "uid" || e.Name == "gid" || strings.HasPrefix(e.Name, attributes.AnnotationPrefix); isID && isInteger {
+		candidates = append(candidates, strconv.FormatInt(value, 10)) // 1e3, 1_000
+	}
+	for _, text := range candidates {
+		if text != "" && accepts(text) {
+			return text
+		}
+	}
+	return ""
+}
+
+// integer is the number that kubectl reads, if it has no fraction.
+func integer(n manifest.Node) (int64, bool) {
+	switch value := n.Scalar().(type) {
+	case int:
+		return int64(value), true
+	case float64:
+		return int64(value), value == math.Trunc(value) && math.Abs(value) < 1<<53
+	}
+	return 0, false
+}
+
+// acceptable reports whether the driver takes the text for an attribute of this name.
+func acceptable(name, text string) bool {
+	values := map[string]string{"secretName": "any", name: text}
+	if name == "configMapName" || name == "sources" {
+		delete(values, "secretName")
+	}
+	_, errs := attributes.Parse(values, false)
+	return len(errs) == 0
+}
+
+// asString is the text of a value as a string, so that it can be judged at once.
 func asString(e manifest.Entry) string {
 	if value, isBool := e.Value.Scalar().(bool); isBool && e.Name == "optional" {
 		return strconv.FormatBool(value) // of all attributes only this one is a truth; else "on" is a name

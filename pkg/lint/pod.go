@@ -3,6 +3,7 @@
 package lint
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -40,7 +41,7 @@ func (l *linter) pod(pod manifest.Pod) {
 		case isOurs && (v.name == "" || name.Value.Scalar() == nil):
 			l.report(pod.Object, Error, v.field+".name", "a volume needs a name: give it one", name.Value, node)
 		case isOurs && !isString:
-			l.report(pod.Object, Error, v.field+".name", notAString(name), name.Value)
+			l.report(pod.Object, Error, v.field+".name", notAString(name, asString(name)), name.Value)
 		case isString && known && (before || isOurs):
 			l.report(pod.Object, Error, v.field+".name", fmt.Sprintf("there is a volume %q already: give each its own name", v.name), name.Value)
 		}
@@ -54,11 +55,37 @@ func (l *linter) pod(pod manifest.Pod) {
 			l.report(pod.Object, Warning, v.field+".csi.driver", fmt.Sprintf("is %q; this driver is called %q", driver.String(), attributes.Driver), driver)
 		}
 	}
+	known := len(ours) == 0 || l.users(pod)
 	for _, v := range ours {
 		l.mounts(v)
 		l.resources(v)
-		l.owner(v)
+		if known {
+			l.owner(v)
+		}
 	}
+}
+
+// users reports whether it can be told whom the containers run as: whether no runAsUser is a string.
+func (l *linter) users(pod manifest.Pod) bool {
+	known := true
+	check := func(n manifest.Node, field string) {
+		at := n.Get("securityContext", "runAsUser")
+		text, isString := at.Scalar().(string)
+		if !isString {
+			return
+		}
+		known = false
+		remedy := "give the user's number"
+		if _, problem := attributes.ParseID(text); problem == "" {
+			remedy = "remove the quotes"
+		}
+		l.report(pod.Object, Error, pod.Path(field+".securityContext.runAsUser"), "must be a number, and this is a string, which the API server refuses: "+remedy, at)
+	}
+	check(pod.Spec(), "spec")
+	for _, c := range pod.Containers() {
+		check(c.Node, c.Field)
+	}
+	return known
 }
 
 // volume looks at a volume by itself.
@@ -122,9 +149,10 @@ func (l *linter) attributes(v *volume, csi manifest.Node, hasRef bool) {
 			l.report(o, Warning, at+"["+e.Name+"]", "is kubelet's to set, and has no effect here: remove it", e.Key)
 		}
 		if !isString && (e.Value.Scalar() != nil || !e.Value.IsScalar()) {
-			l.report(o, Error, at+"["+e.Name+"]", notAString(e), e.Value)
+			suggestion := meant(e, func(text string) bool { return acceptable(e.Name, text) })
+			l.report(o, Error, at+"["+e.Name+"]", notAString(e, suggestion), e.Value)
 			allStrings = false
-			text = asString(e)
+			text = cmp.Or(suggestion, asString(e))
 		}
 		values[e.Name] = text
 	}

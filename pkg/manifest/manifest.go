@@ -124,6 +124,7 @@ func lineLength(text string) int {
 
 var (
 	syntaxErrorLine = regexp.MustCompile(`^line (\d+): `)
+	tabIndents      = regexp.MustCompile(`^[ -]*\t`)
 	templateAction  = regexp.MustCompile(`\{\{[-\s]?.*\}\}|^\s*\{\{`)
 )
 
@@ -169,12 +170,20 @@ func (d *Document) syntaxError(err error) *SyntaxError {
 		line, _ = strconv.Atoi(m[1])
 		message = strings.TrimPrefix(message, m[0])
 	}
-	for i, text := range strings.Split(d.Text, "\n") {
+	lines := strings.Split(d.Text, "\n")
+	for i, text := range lines {
 		if templateAction.MatchString(text) {
 			return &SyntaxError{Line: d.Line + i, Message: templateMessage, Template: true}
 		}
 	}
-	return &SyntaxError{Line: d.Line + max(line, 1) - 1, Message: "this is no YAML: " + message}
+	line = max(line, 1)
+	// The decoder may give the line before.
+	for i := line - 1; i < len(lines) && (i < line || strings.Contains(message, "tab")); i++ {
+		if tabIndents.MatchString(lines[i]) {
+			return &SyntaxError{Line: d.Line + i, Message: "this is no YAML: indent with spaces, this line has a tab"}
+		}
+	}
+	return &SyntaxError{Line: d.Line + line - 1, Message: "this is no YAML: " + message}
 }
 
 // templateLine finds the {{ }} that YAML happens to be able to read, as a mapping whose key is a mapping. It returns 0 if there is none.

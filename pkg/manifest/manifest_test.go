@@ -58,6 +58,22 @@ func TestScalarsAreThoseOfKubectl(t *testing.T) {
 	}
 }
 
+func TestTabsAreNamed(t *testing.T) {
+	for text, want := range map[string]string{
+		"a:\n\tb: 1\n":                    "line 2: this is no YAML: indent with spaces, this line has a tab",
+		"a: b\n---\na:\n  b: 1\n\tc: 1\n": "line 5: this is no YAML: indent with spaces, this line has a tab",
+		"a:\n  b: 1\n\n  \tc: 2\n":        "line 4: this is no YAML: indent with spaces, this line has a tab",
+		"a:\n  -\tb: 1\n    c: 2\n":       "line 2: this is no YAML: indent with spaces, this line has a tab",
+		"a: |\n  b\n\tc\n":                "line 3: this is no YAML: indent with spaces, this line has a tab",
+		"a: [\nb: c\n":                    "line 2: this is no YAML: did not find expected ',' or ']'",
+	} {
+		documents := Parse("in", text).Documents
+		if err := documents[len(documents)-1].Err; err == nil || err.Error() != want {
+			t.Errorf("%q: %v, want %s", text, err, want)
+		}
+	}
+}
+
 func TestPlaces(t *testing.T) {
 	text := strings.Join([]string{
 		`# ü`,
