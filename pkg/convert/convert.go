@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
@@ -193,6 +194,13 @@ func plan(pod manifest.Pod, volume manifest.Node, o Options) (c change, skip boo
 	}
 	if shape(key) == downwardShape {
 		return c, false, errors.New("convert can't write a downwardAPI volume of its own: make it a projected volume with one source, downwardAPI, and convert again")
+	}
+	for _, mode := range volume.Get(key).DecimalModes() {
+		write := mode.Octal
+		if volume.Document().JSON {
+			write = strconv.FormatInt(mode.Value, 10)
+		}
+		c.notes = append(c.notes, fmt.Sprintf("%s: %s, which it still does; if %s was meant, write %s, and convert again", mode.Field, mode, mode.Octal, write))
 	}
 	return planDriver(c, pod, shape(key), o)
 }

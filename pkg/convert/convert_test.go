@@ -153,6 +153,30 @@ func TestThePodsUserStaysWhereNothingTellsThatItWasNotThere(t *testing.T) {
 	}
 }
 
+func TestDecimalModesAreNoted(t *testing.T) {
+	const json = `{"kind": "Pod", "spec": {"containers": [], "volumes": [{"name": "v", "secret": %s}]}}`
+	for _, test := range []struct{ format, source, want string }{
+		{"kind: Pod\nspec: {containers: [], volumes: [{name: v, secret: %s}]}\n", "{secretName: s, defaultMode: 400}",
+			"2 Pod/* v: defaultMode: 400 is decimal and means 0620, which it still does; if 0400 was meant, write 0400, and convert again"},
+		{"kind: Pod\nspec: {containers: [], volumes: [{name: v, projected: %s}]}\n", "{sources: [{secret: {name: s, items: [{key: a, path: a, mode: 440}]}}]}",
+			"2 Pod/* v: sources[0].secret.items[0].mode: 440 is decimal and means 0670, which it still does; if 0440 was meant, write 0440, and convert again"},
+		{json, `{"secretName": "s", "defaultMode": 400}`, "1 Pod/* v: defaultMode: 400 is decimal and means 0620, which it still does; if 0400 was meant, write 256, and convert again"},
+		{json, `{"secretName": "s", "defaultMode": 256}`, ""},
+		{json, `{"secretName": "s", "defaultMode": 420}`, ""},
+		{"kind: Pod\nspec: {containers: [], volumes: [{name: v, secret: %s}]}\n", "{secretName: s, defaultMode: 0400}", ""},
+		{"kind: Pod\nspec: {containers: [], volumes: [{name: v, secret: %s}]}\n", "{secretName: s, defaultMode: 600}", ""}, // stays as it is
+	} {
+		r := converted(fmt.Sprintf(test.format, test.source), Options{})
+		var got []string
+		for _, n := range r.Notes {
+			got = append(got, fmt.Sprintf("%d %s %s: %s", n.Line, n.Object, n.Volume, n.Text))
+		}
+		if strings.Join(got, "\n") != test.want {
+			t.Errorf("%s: %q, want %q", test.source, got, test.want)
+		}
+	}
+}
+
 func TestTheSameWithEveryLineBreak(t *testing.T) {
 	for _, e := range examples(t) {
 		want := strings.ReplaceAll(converted(e.text, e.o).Text, "\n", "\r\n")

@@ -51,7 +51,10 @@ func (l *linter) pod(pod manifest.Pod) {
 			l.seen[node.Target()] = true
 			l.volume(&v)
 			ours = append(ours, v)
-		} else if almost(driver.String()) {
+			continue
+		}
+		l.nativeModes(pod, node, v.field)
+		if almost(driver.String()) {
 			l.report(pod.Object, Warning, v.field+".csi.driver", fmt.Sprintf("is %q; this driver is called %q", driver.String(), attributes.Driver), driver)
 		}
 	}
@@ -156,11 +159,47 @@ func (l *linter) attributes(v *volume, csi manifest.Node, hasRef bool) {
 		}
 		values[e.Name] = text
 	}
+	for _, name := range []string{"items", "sources"} {
+		l.listModes(v, attrs.Get(name), at+"["+name+"]")
+	}
 	spec, errs := attributes.Parse(values, hasRef)
 	for _, err := range errs {
 		l.report(o, Error, v.field+".csi."+err.Field, err.ErrorBody(), place(attrs, err), attrs, v.node.Key("csi"))
 	}
 	v.spec, v.good = spec, len(errs) == 0 && allStrings
+}
+
+// listModes finds decimal modes in the text of a list. Above 0777 they are refused anyway.
+func (l *linter) listModes(v *volume, list manifest.Node, at string) {
+	root := list // written as a list, which is a problem of its own
+	inside, hasLines := list.Inside()
+	if hasLines {
+		root = inside.Root
+	} else if text := list.String(); text != "" {
+		root = manifest.Parse("", text).Documents[0].Root
+	}
+	for _, mode := range root.DecimalModes() {
+		place := mode.Node
+		if !hasLines && list.IsScalar() {
+			place = list
+		}
+		if mode.Node.Scalar().(int) <= 0o777 {
+			l.report(v.pod.Object, Warning, at+mode.Field, fmt.Sprintf("%s; write %q, or %d", mode, mode.Octal, mode.Value), place)
+		}
+	}
+}
+
+// nativeModes finds decimal modes in one of Kubernetes' own volumes.
+func (l *linter) nativeModes(pod manifest.Pod, volume manifest.Node, at string) {
+	for _, source := range []string{"secret", "configMap", "downwardAPI", "projected"} {
+		for _, mode := range volume.Get(source).DecimalModes() {
+			remedy := fmt.Sprintf("%s; write %s, or %d", mode, mode.Octal, mode.Value)
+			if mode.Node.Document().JSON {
+				remedy = fmt.Sprintf("%s; write %d", mode, mode.Value)
+			}
+			l.report(pod.Object, Warning, at+"."+source+"."+mode.Field, remedy, mode.Node)
+		}
+	}
 }
 
 // mounts looks at how containers mount the volume.
