@@ -164,6 +164,15 @@ func TestAliasesOfAliasesAreBounded(t *testing.T) {
 	if _, err := Parse("in", "a: &a [*a]\n").Documents[0].Root.Any(); err == nil {
 		t.Error("a list within itself was written out")
 	}
+	visits := 0
+	merged := "a: &a {"
+	for i := range 1001 {
+		merged += fmt.Sprintf("k%d: 1, ", i)
+	}
+	Parse("in", merged+"}\nb:\n"+strings.Repeat("- <<: *a\n", 1001)).Documents[0].Root.Walk(func(string, Node) bool { visits++; return true })
+	if visits > 1_000_000 {
+		t.Errorf("%d values were visited", visits)
+	}
 	within := Parse("in", "a: &a {<<: [*a, *a, *a], b: 1}\n").Documents[0].Root.Get("a")
 	if got := within.Get("b").Text(); got != "1" || len(within.Entries()) != 1 {
 		t.Errorf("a mapping merged into itself has b %q, %d entries", got, len(within.Entries()))

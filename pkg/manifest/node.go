@@ -201,6 +201,8 @@ func (n Node) Scalar() any {
 const (
 	maxValues = 100_000
 	maxDepth  = 1000
+	// maxVisits bounds Walk, against mappings that are merged into many others.
+	maxVisits = 1_000_000
 )
 
 // Any is the value as encoding/json would decode it, but for numbers, which are as Scalar has them.
@@ -241,11 +243,11 @@ func (n Node) any(budget *int, depth int) (any, error) {
 // Walk visits a value and all that is in it, with its path from there, such as a.b[2].c. It does not go into that of which visit returns
 // false, nor again into what it has been in: an alias is visited like what it stands for, but what is in that only once.
 func (n Node) Walk(visit func(path string, n Node) bool) {
-	seen := map[*yaml.Node]bool{}
+	seen, budget := map[*yaml.Node]bool{}, maxVisits
 	var walk func(path string, n Node, depth int)
 	walk = func(path string, n Node, depth int) {
 		t := n.target()
-		if t == nil || depth > maxDepth || !visit(path, n) || seen[t] {
+		if budget--; t == nil || budget < 0 || depth > maxDepth || !visit(path, n) || seen[t] {
 			return
 		}
 		seen[t] = true
