@@ -28,6 +28,8 @@ type State struct {
 	MountID uint64
 	// BytesUsed are what file content takes of a tmpfs that is mounted, in whole pages.
 	BytesUsed int64
+	// InodesUsed are its files, directories and links.
+	InodesUsed int64
 }
 
 // Inspect looks at p. Something that is no directory is an error.
@@ -62,7 +64,7 @@ func (p *Point) Inspect() (State, error) {
 		MountID:  stx.Mnt_id,
 	}
 	if state.Mounted && state.Tmpfs {
-		state.BytesUsed = int64(st.Blocks-st.Bfree) * int64(st.Bsize)
+		state.BytesUsed, state.InodesUsed = int64(st.Blocks-st.Bfree)*int64(st.Bsize), int64(st.Files-st.Ffree)
 	}
 	return state, nil
 }

@@ -198,7 +198,7 @@ func TestMetricsNameNobody(t *testing.T) {
 	}
 	want := map[string]float64{
 		"fsuser_volumes": 2, "fsuser_watched_objects": 1, "fsuser_stale_volumes": 0, "fsuser_oldest_stale_volume_seconds": 0, "fsuser_volume_bytes": 2,
-		"fsuser_volume_memory_bytes": float64(2 * os.Getpagesize()), "fsuser_limit volume_bytes": 4 << 20, "fsuser_limit volume_files": 2048,
+		"fsuser_volume_memory_bytes": float64(2 * takes(1, 1)), "fsuser_limit volume_bytes": 4 << 20, "fsuser_limit volume_files": 2048,
 		"fsuser_limit volumes": 1000, "fsuser_limit node_bytes": 1 << 30, "fsuser_limit watched_objects": 1000,
 	}
 	if !maps.Equal(gauges, want) {

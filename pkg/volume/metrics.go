@@ -80,12 +80,12 @@ func newMetrics(r prometheus.Registerer, m *Manager) (*metrics, error) {
 			Name: "fsuser_watched_objects", Help: "Distinct Secrets, ConfigMaps and pods that are watched for the volumes of this node.",
 		}, func() float64 { return float64(m.Source.Watched()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "fsuser_volume_memory_bytes", Help: "Memory that one version of all volumes of this node takes, each file in whole pages.",
+			Name: "fsuser_volume_memory_bytes", Help: "Memory that one version of all volumes of this node takes: content in whole pages, and 1.5 KiB for each file, directory and link.",
 		}, func() float64 { return float64(m.quota.taken()) }),
 	}
 	limits := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "fsuser_limit",
-		Help: "What the driver allows: bytes and files of a volume, volumes of the node, node_bytes (see fsuser_volume_memory_bytes), watched_objects.",
+		Help: "What the driver allows: bytes of a volume, its files and directories, volumes of the node, node_bytes (see fsuser_volume_memory_bytes), watched_objects.",
 	}, []string{"limit"})
 	for name, limit := range map[string]float64{
 		"volume_bytes": float64(m.Limits.Bytes), "volume_files": float64(m.Limits.Files), "volumes": float64(m.Limits.Volumes),

@@ -98,9 +98,10 @@ func (v *volume) checkSize(p projector.Payload, limits Limits) error {
 		return fmt.Errorf("%w: the files of %s hold %d bytes, more than the %d that a volume may hold (--max-volume-bytes)",
 			ErrPrecondition, v.origin(), size, limits.Bytes)
 	}
-	if len(p.Files) > limits.Files {
-		return fmt.Errorf("%w: %s makes %d files, more than the %d that a volume may have (--max-volume-files); pick keys with items",
-			ErrPrecondition, v.origin(), len(p.Files), limits.Files)
+	// A directory takes as much of the kernel's memory as a file, and one path can want two thousand of them.
+	if directories, _ := around(p); len(p.Files)+len(directories) > limits.Files {
+		return fmt.Errorf("%w: %s makes %d files and %d directories, more than the %d that a volume may have of both (--max-volume-files); pick keys with items, and give them paths with fewer directories",
+			ErrPrecondition, v.origin(), len(p.Files), len(directories), limits.Files)
 	}
 	return nil
 }
@@ -126,11 +127,24 @@ func (v *volume) originOf(i int) string {
 
 // room returns what a tmpfs needs to hold two versions of p at once: during a refresh the old one is still there.
 func room(p projector.Payload) tmpfs.Limits {
-	page, bytes := uint64(os.Getpagesize()), uint64(memory(p))
-	var inodes uint64
-	directories, names := map[string]bool{}, map[string]bool{}
+	page, bytes := uint64(os.Getpagesize()), uint64(pages(p))
+	directories, names := around(p)
+	// A long link takes a page, and each visible name is a link. The generation is a directory as well.
+	links := uint64(len(names))
+	perVersion := uint64(len(p.Files)+len(directories)) + 1
+	// Beyond two versions: the root, ..data, ..data_tmp, and the links, of which a refresh replaces one by one.
+	const spare = 16
+	return tmpfs.Limits{
+		Bytes:  2*bytes + (2*links+spare)*page,
+		Inodes: 2*perVersion + 2*links + spare,
+	}
+}
+
+// around is what the files of p need besides themselves: the directories above them, and the names in the volume's own directory, each
+// of which is a link.
+func around(p projector.Payload) (directories, names map[string]bool) {
+	directories, names = map[string]bool{}, map[string]bool{}
 	for _, f := range p.Files {
-		inodes++
 		name, _, _ := strings.Cut(f.Path, "/")
 		names[name] = true
 		for i := range f.Path {
@@ -139,15 +153,7 @@ func room(p projector.Payload) tmpfs.Limits {
 			}
 		}
 	}
-	// A long link takes a page, and each visible name is a link. The generation is a directory as well.
-	links := uint64(len(names))
-	perVersion := inodes + uint64(len(directories)) + 1
-	// Beyond two versions: the root, ..data, ..data_tmp, and the links, of which a refresh replaces one by one.
-	const spare = 16
-	return tmpfs.Limits{
-		Bytes:  2*bytes + (2*links+spare)*page,
-		Inodes: 2*perVersion + 2*links + spare,
-	}
+	return directories, names
 }
 
 func or(value *uint32, otherwise uint32) uint32 {

@@ -104,6 +104,13 @@ func TestPayloadRefuses(t *testing.T) {
 		}
 		return c
 	}
+	deep := func(n int) string {
+		var list []string
+		for i := range n {
+			list = append(list, fmt.Sprintf("{key: a, path: %s}", strings.Repeat(fmt.Sprintf("%x/", i), 2047)+"a"))
+		}
+		return "[" + strings.Join(list, ", ") + "]"
+	}
 	for _, test := range []struct {
 		name    string
 		attrs   map[string]string
@@ -117,6 +124,10 @@ func TestPayloadRefuses(t *testing.T) {
 			[]string{`Secret "ns/s"`, "11 bytes", "10", "--max-volume-bytes"}},
 		{"one file more than the limit", secret, many(4), Limits{Bytes: 10, Files: 3},
 			[]string{`Secret "ns/s"`, "4 files", "3", "--max-volume-files", "items"}},
+		{"one directory more than the limit", items(`[{key: a, path: d/e/a}, {key: a, path: d/f/a}]`, "false"), content{"a": ""}, Limits{Bytes: 10, Files: 4},
+			[]string{`Secret "ns/s"`, "2 files and 3 directories", "4", "--max-volume-files", "fewer directories"}},
+		{"15 paths of 2047 directories each (H-089)", items(deep(15), "false"), content{"a": ""}, ample,
+			[]string{"15 files and 30705 directories", "2048", "--max-volume-files"}},
 		{"a key that is taken more often than the limit lets", items(`[{key: a, path: a}, {key: a, path: b}]`, "false"), content{"a": "123456"}, Limits{Bytes: 10, Files: 9},
 			[]string{"12 bytes", "--max-volume-bytes"}},
 		{"a request's content names whose it is", nil, content{"a": "12"}, Limits{Bytes: 1, Files: 1},
@@ -148,6 +159,12 @@ func TestPayloadRefuses(t *testing.T) {
 	t.Run("exactly the limits are no error", func(t *testing.T) {
 		v := testVolume(parse(t, secret, false), nil)
 		if _, err := v.payload([]source.Content{{Data: content{"a": "12345", "b": "12345"}.bytes()}}, Limits{Bytes: 10, Files: 2}); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("nor are they with directories", func(t *testing.T) {
+		v := testVolume(parse(t, items(`[{key: a, path: d/e/a}, {key: a, path: d/f/a}]`, "false"), false), nil)
+		if _, err := v.payload([]source.Content{{Data: content{"a": "1"}.bytes()}}, Limits{Bytes: 2, Files: 5}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -268,6 +285,7 @@ func checkRoom(t *testing.T, old, next projector.Payload) {
 		}
 	}
 	write(old)
+	isMemory(t, mount, old)
 	notWasteful(t, mount, old)
 	if err := mount.Grow(room(next), features.NoSwap); err != nil {
 		t.Fatal(err)
@@ -276,6 +294,19 @@ func checkRoom(t *testing.T, old, next projector.Payload) {
 	// And once more, owners alone being different: nothing grows, and the tmpfs holds what next needs.
 	next.UID++
 	write(next)
+}
+
+// isMemory says that a volume's share is the same for who knows its files and for who finds its tmpfs.
+func isMemory(t *testing.T, mount *tmpfs.Detached, p projector.Payload) {
+	t.Helper()
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(mount.Dir(), &st); err != nil {
+		t.Fatal(err)
+	}
+	found := heldBy(tmpfs.State{BytesUsed: int64(st.Blocks-st.Bfree) * st.Bsize, InodesUsed: int64(st.Files - st.Ffree)})
+	if got := memory(p); got != found {
+		t.Errorf("%d files take %d bytes, and when they are written %d", len(p.Files), got, found)
+	}
 }
 
 // notWasteful says that the limits are at most three times what a change of version takes, apart from a fixed amount.

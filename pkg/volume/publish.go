@@ -246,7 +246,7 @@ func (m *Manager) adopt(point *tmpfs.Point, req Request, there tmpfs.State) erro
 		klog.ErrorS(err, "An adopted volume has no record; it will be adopted again after a restart", "volume", v.id)
 	}
 	m.put(v)
-	m.quota.keep(v.id, there.BytesUsed)
+	m.quota.keep(v.id, heldBy(there))
 	failpoint.Hit("publish-adopted")
 	klog.InfoS("Adopted a mount without a record", v.logFields()...)
 	if v.watches() {

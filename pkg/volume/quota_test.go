@@ -17,6 +17,12 @@ func limited(change func(*Limits)) func(*Config) {
 	return func(c *Config) { change(&c.Limits) }
 }
 
+// takes is the memory of a volume with so many keys, whose content takes so many pages: its root, ..data and generation, and a file and a
+// link for each key.
+func takes(keys, pages int) int64 {
+	return int64(3+2*keys)*inodeBytes + int64(pages*os.Getpagesize())
+}
+
 // refusedByLimit publishes a volume that must not come to be, and checks that nothing of it is left.
 func (w *world) refusedByLimit(r Request, flag string) {
 	w.t.Helper()
@@ -54,14 +60,14 @@ func TestAPublishThatFailsGivesItsShareBack(t *testing.T) {
 }
 
 func TestTheVolumesOfTheNodeTakeAsMuchMemoryAsTheyMay(t *testing.T) {
-	page := os.Getpagesize()
-	w := newFakeWorld(t, limited(func(l *Limits) { l.NodeBytes = int64(4 * page) }))
-	w.secret("two", content{"a": "1", "b": strings.Repeat("x", page)})
-	w.secret("three", content{"a": "1", "b": strings.Repeat("x", page+1)})
+	page, most := os.Getpagesize(), takes(2, 3)+takes(2, 2)
+	w := newFakeWorld(t, limited(func(l *Limits) { l.NodeBytes = most }))
+	w.secret("two", content{"a": "1", "b": strings.Repeat("x", page+1)})
+	w.secret("three", content{"a": "1", "b": strings.Repeat("x", 2*page+1)})
 	w.secret("one", content{"a": "1"})
 	a, b, c := w.request("a", "secretName", "two"), w.request("b", "secretName", "three"), w.request("c", "secretName", "one")
 	w.publish(a)
-	w.refusedByLimit(b, fmt.Sprintf("with these %d bytes the volumes of the node would take more than the %d that they may (--max-node-bytes)", 3*page, 4*page))
+	w.refusedByLimit(b, fmt.Sprintf("with these %d bytes the volumes of the node would take more than the %d that they may (--max-node-bytes)", takes(2, 4), most))
 	w.publish(c)
 
 	// A refresh that does not fit leaves what is there, and the next that does is written.
@@ -74,8 +80,8 @@ func TestTheVolumesOfTheNodeTakeAsMuchMemoryAsTheyMay(t *testing.T) {
 	w.present(c, content{"a": "1"})
 	w.secret("one", content{"a": "1", "b": "2"})
 	w.eventuallyShows(c, "what fits", content{"a": "1", "b": "2"})
-	if got := w.quota.taken(); got != int64(4*page) {
-		t.Errorf("%d bytes are taken, want %d", got, 4*page)
+	if got := w.quota.taken(); got != most {
+		t.Errorf("%d bytes are taken, want %d", got, most)
 	}
 	w.unpublish(a)
 	w.unpublish(c)
@@ -84,7 +90,7 @@ func TestTheVolumesOfTheNodeTakeAsMuchMemoryAsTheyMay(t *testing.T) {
 
 func TestAVolumeThatDoesNotFitIsToldOfOnceWhateverTheOthersTake(t *testing.T) {
 	page, log := os.Getpagesize(), &eventLog{}
-	w := newFakeWorld(t, limited(func(l *Limits) { l.NodeBytes = int64(4 * page) }), func(c *Config) { c.Events = log.record })
+	w := newFakeWorld(t, limited(func(l *Limits) { l.NodeBytes = takes(1, 1) + takes(1, 2) }), func(c *Config) { c.Events = log.record })
 	w.secret("keys", content{"a": "1"})
 	w.secret("others", content{"a": strings.Repeat("x", 2*page)})
 	r, other := w.request("v", "secretName", "keys", "uid", "0"), w.request("other", "secretName", "others", "uid", "0")
@@ -125,7 +131,7 @@ func TestARestartWithALowerLimitKeepsWhatIsThere(t *testing.T) {
 	a, b := w.request("a", "secretName", "keys"), w.request("b", "secretName", "keys")
 	w.publish(a)
 	w.publish(b)
-	w.configure = append(w.configure, limited(func(l *Limits) { l.Volumes, l.Objects, l.NodeBytes = 1, 1, int64(os.Getpagesize()) }))
+	w.configure = append(w.configure, limited(func(l *Limits) { l.Volumes, l.Objects, l.NodeBytes = 1, 1, takes(2, 2) }))
 	w.restart()
 	w.run()
 	w.present(a, content{"a": "1", "b": "2"})

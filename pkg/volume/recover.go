@@ -72,7 +72,7 @@ func (m *Manager) recover(ctx context.Context, r record.Volume) error {
 		return nil
 	}
 	m.put(v)
-	m.quota.keep(v.id, state.BytesUsed)
+	m.quota.keep(v.id, heldBy(state))
 	m.metrics.current(v.id, v.size)
 	if v.watches() {
 		m.watch(v)

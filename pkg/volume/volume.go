@@ -78,11 +78,11 @@ func (r Request) CheckContent() error {
 type Limits struct {
 	// Bytes of content in one version of a volume, after items are applied.
 	Bytes int64
-	// Files in one version of a volume.
+	// Files in one version of a volume, together with the directories above them.
 	Files int
 	// Volumes of the node.
 	Volumes int
-	// NodeBytes is the memory that one version of all volumes takes, each file in whole pages.
+	// NodeBytes is the memory that one version of all volumes takes: content in whole pages, and each inode.
 	NodeBytes int64
 	// Objects that are watched.
 	Objects int

@@ -120,6 +120,7 @@ func hostileRequests(t *testing.T, d *testkit.Driver, p kubelet.Pod) []hostileRe
 		{"H-084 10000 lists in each other", attribute("items", strings.Repeat("[", 10000)+strings.Repeat("]", 10000)), refused},
 		{"H-084 YAML that doubles itself", attribute("items", "[&a [x,x,x,x], &b [*a,*a,*a,*a], &c [*b,*b,*b,*b], [*c,*c,*c,*c]]"), refused},
 		{"H-086 one key as more files than a volume may have", attribute("items", manyItems(3000)), refused},
+		{"H-089 one key below 30000 directories", attribute("items", manyDirectories(15)), codes.FailedPrecondition},
 	}
 	for _, flags := range [][]string{{"rw"}, {"suid", "exec", "dev"}, {"size=100%"}, {"remount"}, {"bind"}} {
 		cases = append(cases, hostileRequest{fmt.Sprintf("H-060 mount flags %q", flags), capability(func(m *csi.VolumeCapability_MountVolume) { m.MountFlags = flags }), refused})
@@ -169,6 +170,15 @@ func manyItems(n int) string {
 	var b strings.Builder
 	for i := range n {
 		fmt.Fprintf(&b, "- {key: a, path: p%d}\n", i)
+	}
+	return b.String()
+}
+
+// manyDirectories are n items whose paths have 2047 directories each, as many as kubelet takes in a path.
+func manyDirectories(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "- {key: a, path: %sa}\n", strings.Repeat(fmt.Sprintf("%x/", i), 2047))
 	}
 	return b.String()
 }
