@@ -130,7 +130,8 @@ func (o nodeOptions) run(ctx context.Context) (err error) {
 	if err := confine.Process(o.seccomp); err != nil {
 		return err
 	}
-	if err := limitOpenFiles(o.maxOpenFiles); err != nil {
+	openFiles, err := limitOpenFiles(o.maxOpenFiles)
+	if err != nil {
 		return fmt.Errorf("--max-open-files: %w", err)
 	}
 	binding, err := driver.NewBinding(o.kubeletRoot, o.requestChecks == "csi-sanity")
@@ -152,7 +153,7 @@ func (o nodeOptions) run(ctx context.Context) (err error) {
 	defer unlock()
 
 	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), o.limits(openFiles))
 	objects, err := o.source()
 	if err != nil {
 		return err
@@ -292,14 +293,30 @@ func (o nodeOptions) clientConfig() (config *rest.Config, err error) {
 	return config, nil
 }
 
-// limitOpenFiles sets how many file descriptors the process may have. The hard limit is the administrator's, and stays.
-func limitOpenFiles(most uint64) error {
+// limitOpenFiles sets how many file descriptors the process may have, and returns it. The hard limit is the administrator's, and stays.
+func limitOpenFiles(most uint64) (now uint64, err error) {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return err
+		return 0, err
 	}
 	limit.Cur = min(most, limit.Max)
-	return unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
+	return limit.Cur, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
+}
+
+// limits are the metric that tells what the flags allow.
+func (o nodeOptions) limits(openFiles uint64) prometheus.Collector {
+	limits := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "fsuser_limit",
+		Help: "What the driver allows: bytes of a volume, its files and directories, volumes of the node, node_bytes (see fsuser_volume_memory_bytes), watched_objects, bytes of a request, open files.",
+	}, []string{"limit"})
+	for name, limit := range map[string]float64{
+		"volume_bytes": float64(o.maxVolumeBytes), "volume_files": float64(o.maxVolumeFiles), "volumes": float64(o.maxVolumes),
+		"node_bytes": float64(o.maxNodeBytes), "watched_objects": float64(o.maxWatchedObjects),
+		"message_bytes": float64(o.maxMessageBytes), "open_files": float64(openFiles),
+	} {
+		limits.WithLabelValues(name).Set(limit)
+	}
+	return limits
 }
 
 // checkLimits refuses values with which nothing could work.

@@ -327,7 +327,7 @@ func (d *Driver) get(path string) (status int, body string, err error) {
 	return resp.StatusCode, string(b), err
 }
 
-// Metric returns the value of a metric without labels.
+// Metric returns the value of a metric, with its labels as they are written there.
 func (d *Driver) Metric(name string) float64 {
 	d.t.Helper()
 	value, err := d.TryMetric(name)

@@ -8,6 +8,7 @@ import (
 	"path"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -36,6 +37,41 @@ func (d *Driver) intercept(ctx context.Context, req any, info *grpc.UnaryServerI
 		}
 	}()
 	return handler(ctx, req)
+}
+
+// readable registers services whose requests that can't be read are measured and logged like all others: gRPC refuses them before intercept
+// hears of them.
+type readable struct {
+	*grpc.Server
+	driver *Driver
+}
+
+// RegisterService implements grpc.ServiceRegistrar.
+func (r readable) RegisterService(service *grpc.ServiceDesc, implementation any) {
+	wrapped := *service
+	wrapped.Methods = slices.Clone(service.Methods)
+	for i, m := range service.Methods {
+		wrapped.Methods[i].Handler = func(server any, ctx context.Context, read func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
+			return m.Handler(server, ctx, func(req any) error { return r.driver.read(m.MethodName, read, req) }, intercept)
+		}
+	}
+	r.Server.RegisterService(&wrapped, implementation)
+}
+
+func (d *Driver) read(method string, read func(any) error, req any) error {
+	start := time.Now()
+	err := read(req)
+	if err == nil {
+		return nil
+	}
+	took, told := time.Since(start), err
+	if status.Code(err) == codes.ResourceExhausted {
+		// The caller has been told both lengths by gRPC already, and can't be told where the limit comes from.
+		told = fmt.Errorf("%w (--max-message-bytes)", err)
+	}
+	d.rpcs.WithLabelValues(method, status.Code(err).String()).Observe(took.Seconds())
+	klog.ErrorS(told, "A request could not be read", "method", method, "took", took)
+	return err
 }
 
 // panicError tells what the runtime complains of. Any other value could hold anything, and only its type is told.

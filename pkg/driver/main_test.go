@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -122,6 +123,28 @@ func newDriver(t testing.TB, root string, volumes Volumes) *Driver {
 		t.Fatal(err)
 	}
 	return d
+}
+
+// metric is the value of a gauge, or the count of a histogram, with these values of labels, in the order of the labels' names.
+func metric(t testing.TB, d *Driver, name string, labels ...string) float64 {
+	t.Helper()
+	families, err := d.Metrics.(*prometheus.Registry).Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			var values []string
+			for _, l := range m.GetLabel() {
+				values = append(values, l.GetValue())
+			}
+			if f.GetName() == name && slices.Equal(values, labels) {
+				return m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			}
+		}
+	}
+	t.Fatalf("there is no %s %q", name, labels)
+	return 0
 }
 
 // shortDir is a directory with a path that leaves room for that of a socket.

@@ -29,7 +29,7 @@ func (d *Driver) Run(ctx context.Context) error {
 	var serving sync.WaitGroup
 	defer serving.Wait()
 
-	stop, err := d.serve(&serving, fail, d.Endpoint, func(s *grpc.Server) {
+	stop, err := d.serve(&serving, fail, d.Endpoint, func(s grpc.ServiceRegistrar) {
 		csi.RegisterIdentityServer(s, identity{version: d.Version})
 		csi.RegisterNodeServer(s, node{id: d.NodeID, binding: d.Binding, volumes: d.Volumes})
 	})
@@ -39,7 +39,7 @@ func (d *Driver) Run(ctx context.Context) error {
 	defer stop()
 	failpoint.Hit("driver-serving")
 	if d.RegistrationSocket != "" {
-		stop, err := d.serve(&serving, fail, d.RegistrationSocket, func(s *grpc.Server) {
+		stop, err := d.serve(&serving, fail, d.RegistrationSocket, func(s grpc.ServiceRegistrar) {
 			pluginregistration.RegisterRegistrationServer(s, d.registration)
 		})
 		if err != nil {
@@ -56,7 +56,7 @@ func (d *Driver) Run(ctx context.Context) error {
 }
 
 // serve serves on a socket until stop is called, which waits for the calls under way.
-func (d *Driver) serve(serving *sync.WaitGroup, fatal context.CancelCauseFunc, path string, register func(*grpc.Server)) (stop func(), err error) {
+func (d *Driver) serve(serving *sync.WaitGroup, fatal context.CancelCauseFunc, path string, register func(grpc.ServiceRegistrar)) (stop func(), err error) {
 	listener, err := Listen(path)
 	if err != nil {
 		return nil, err
@@ -67,7 +67,7 @@ func (d *Driver) serve(serving *sync.WaitGroup, fatal context.CancelCauseFunc, p
 		grpc.MaxConcurrentStreams(1000),
 		grpc.MaxRecvMsgSize(d.MaxMessageBytes),
 	)
-	register(server)
+	register(readable{server, d})
 	serving.Go(func() {
 		if err := server.Serve(listener); err != nil {
 			fatal(fmt.Errorf("serve on %s: %w", path, err))

@@ -363,6 +363,7 @@ func TestWhatIsNotGRPCDisturbsNobody(t *testing.T) {
 // H-100 of docs/hostile-inputs.md.
 func TestAMessageThatIsTooLongIsRefused(t *testing.T) {
 	testkit.NothingLeft(t)
+	log := testkit.LogOf(t, 0)
 	r := run(t, fakeVolumes{})
 	conn := dial(t, r.Endpoint)
 	req := request(t, r.root)
@@ -371,6 +372,11 @@ func TestAMessageThatIsTooLongIsRefused(t *testing.T) {
 	_, err := csi.NewNodeClient(conn).NodePublishVolume(deadline(t), req)
 	if status.Code(err) != codes.ResourceExhausted {
 		t.Errorf("5 MiB: %v", status.Code(err))
+	}
+	says(t, err.Error(), "larger than max")
+	says(t, log.Text(), "A request could not be read", `method="NodePublishVolume"`, "(--max-message-bytes)")
+	if n := metric(t, r.Driver, "fsuser_rpc_duration_seconds", "ResourceExhausted", "NodePublishVolume"); n != 1 {
+		t.Errorf("%v calls were counted, want 1", n)
 	}
 	// The most that a Secret can hold has room.
 	req.Secrets = map[string]string{"k": strings.Repeat("x", 1<<20)}

@@ -37,14 +37,15 @@ func statuses() []struct {
 		{volume.ErrNoContent, codes.InvalidArgument},
 		{volume.ErrPrecondition, codes.FailedPrecondition},
 		{volume.ErrExhausted, codes.ResourceExhausted},
-		{source.ErrNotFound, codes.NotFound},
-		{source.ErrForbidden, codes.PermissionDenied},
-		{source.ErrUnavailable, codes.Unavailable},
+		// Before the sources: an object is also unavailable if there is no descriptor for the connection.
 		{unix.ENOSPC, codes.ResourceExhausted},
 		{unix.ENOMEM, codes.ResourceExhausted},
 		{unix.EDQUOT, codes.ResourceExhausted},
 		{unix.EMFILE, codes.ResourceExhausted},
 		{unix.ENFILE, codes.ResourceExhausted},
+		{source.ErrNotFound, codes.NotFound},
+		{source.ErrForbidden, codes.PermissionDenied},
+		{source.ErrUnavailable, codes.Unavailable},
 	}
 }
 

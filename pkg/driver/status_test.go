@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -56,6 +57,9 @@ func TestStatus(t *testing.T) {
 			}
 		}
 	}
+	if s := status.Convert(toStatus(&source.Error{Reason: source.ErrUnavailable, Number: unix.EMFILE})); !strings.HasSuffix(s.Message(), " (--max-open-files)") {
+		t.Errorf("no descriptor for a connection: %q", s.Message())
+	}
 	for _, s := range statuses() {
 		if _, ok := want[s.is]; !ok {
 			t.Errorf("the test knows nothing of %v", s.is)
@@ -85,6 +89,8 @@ func TestTheFirstThatFitsCounts(t *testing.T) {
 	}{
 		{"a lock that was waited for until the deadline", fmt.Errorf("%w: %w", volume.ErrLocked, context.DeadlineExceeded), codes.Aborted},
 		{"an object that could not be read before the deadline", fmt.Errorf("%w: %w", source.ErrUnavailable, context.DeadlineExceeded), codes.DeadlineExceeded},
+		{"an object that could not be read for want of a descriptor", fmt.Errorf("publish: %w", &source.Error{Reason: source.ErrUnavailable, Number: unix.EMFILE}), codes.ResourceExhausted},
+		{"an object that could not be read because nobody listens", &source.Error{Reason: source.ErrUnavailable, Number: unix.ECONNREFUSED}, codes.Unavailable},
 		{"a target that is not as it must be, by error number", fmt.Errorf("%w: %w", volume.ErrPrecondition, unix.ENOSPC), codes.FailedPrecondition},
 	} {
 		if got := status.Code(toStatus(test.err)); got != test.want {

@@ -23,6 +23,7 @@ const (
 // explain sorts what a request for an object ended with, and adds what can be done about a refusal.
 func (a *API) explain(ref Ref, err error) *Error {
 	e := &Error{Ref: ref, Reason: reasonOf(err)}
+	errors.As(err, &e.Number)
 	remedy := ""
 	if apierrors.IsForbidden(err) {
 		remedy = a.remedy(ref, err)

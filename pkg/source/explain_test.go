@@ -5,10 +5,13 @@ package source
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -80,6 +83,16 @@ func TestExplain(t *testing.T) {
 			}
 		})
 	}
+	t.Run("with what the kernel said, if it was the kernel", func(t *testing.T) {
+		dial := &url.Error{Op: "Get", URL: "https://host", Err: &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", unix.EMFILE)}}
+		e := (&API{}).explain(Ref{Kind: Secret, Namespace: "ns", Name: "a"}, dial)
+		if !errors.Is(e, unix.EMFILE) || !errors.Is(e, ErrUnavailable) || e.Detail != "dial tcp: socket: too many open files" {
+			t.Errorf("%#v", e)
+		}
+		if e := (&API{}).explain(Ref{}, errors.New("odd")); e.Number != 0 || !errors.Is(e, ErrUnavailable) {
+			t.Errorf("%#v", e)
+		}
+	})
 	t.Run("never too long, and the remedy never cut", func(t *testing.T) {
 		ref := Ref{Kind: ConfigMap, Namespace: strings.Repeat("n", 63), Name: strings.Repeat("a", 253)}
 		account := strings.Repeat("m", 63) + ":" + strings.Repeat("b", 253)

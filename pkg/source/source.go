@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"maps"
 	"strings"
+	"syscall"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -98,6 +99,8 @@ type Error struct {
 	Reason error
 	// Detail is what the API server or the connection said, if it adds anything. It never has content of the object.
 	Detail string
+	// Number is what the kernel said, if it was the kernel: a connection also fails for want of a descriptor. Else 0.
+	Number syscall.Errno
 }
 
 // Error implements error.
@@ -109,8 +112,13 @@ func (e *Error) Error() string {
 	return s
 }
 
-// Unwrap gives the reason, for errors.Is.
-func (e *Error) Unwrap() error { return e.Reason }
+// Unwrap gives the reason and the error number, for errors.Is.
+func (e *Error) Unwrap() []error {
+	if e.Number == 0 {
+		return []error{e.Reason}
+	}
+	return []error{e.Reason, e.Number}
+}
 
 // oneLine makes a server's message fit for an error text: one line, printable, of at most limit bytes and an ellipsis.
 func oneLine(s string, limit int) string {

@@ -83,17 +83,6 @@ func newMetrics(r prometheus.Registerer, m *Manager) (*metrics, error) {
 			Name: "fsuser_volume_memory_bytes", Help: "Memory that one version of all volumes of this node takes: content in whole pages, and 1.5 KiB for each file, directory and link.",
 		}, func() float64 { return float64(m.quota.taken()) }),
 	}
-	limits := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "fsuser_limit",
-		Help: "What the driver allows: bytes of a volume, its files and directories, volumes of the node, node_bytes (see fsuser_volume_memory_bytes), watched_objects.",
-	}, []string{"limit"})
-	for name, limit := range map[string]float64{
-		"volume_bytes": float64(m.Limits.Bytes), "volume_files": float64(m.Limits.Files), "volumes": float64(m.Limits.Volumes),
-		"node_bytes": float64(m.Limits.NodeBytes), "watched_objects": float64(m.Limits.Objects),
-	} {
-		limits.WithLabelValues(name).Set(limit)
-	}
-	collectors = append(collectors, limits)
 	for _, c := range collectors {
 		if err := r.Register(c); err != nil {
 			return nil, err

@@ -54,6 +54,7 @@ func TestDriverWithRealAPIServer(t *testing.T) {
 		{"hostile unpublishes take nothing away, harmless ones succeed", hostileUnpublish},
 		{"what is just allowed works", acceptedEdges},
 		{"more than the limits is refused", tooMuch},
+		{"without a descriptor left a call is refused, and the next one has what is freed", tooManyDescriptors},
 		{"calls that overtake each other", callsThatOvertake},
 		{"no secret leaks, at any level of the log", nothingLeaks},
 		{"no switch of a library makes it log secrets", switchesOfLibraries},
@@ -667,11 +668,14 @@ func health(t *testing.T, c *cluster) {
 	_, body := d.Get("/metrics")
 	for _, name := range []string{
 		`fsuser_volume_operation_duration_seconds_count{operation="publish",outcome="ok"}`, "fsuser_volumes 0", "fsuser_watched_objects 0",
-		"fsuser_stale_volumes 0", "fsuser_rpc_duration_seconds_count", "process_resident_memory_bytes",
+		"fsuser_stale_volumes 0", "fsuser_rpc_duration_seconds_count", `fsuser_limit{limit="volume_files"} 2048`, `fsuser_limit{limit="message_bytes"} 4.194304e+06`, "process_resident_memory_bytes",
 	} {
 		if !strings.Contains(body, name) {
 			t.Errorf("/metrics has no %s", name)
 		}
+	}
+	if open, can := d.Metric(`fsuser_limit{limit="open_files"}`), d.Metric("process_max_fds"); open != can {
+		t.Errorf("the process may open %v files, and says %v", can, open)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -529,6 +530,78 @@ func tooMuch(t *testing.T, c *cluster) {
 		}
 	})
 	reliability.Shown(t, "F-41", "20000 keys, more than --max-volume-files; 4 volumes, more than --max-volumes")
+}
+
+// tooManyDescriptors holds connections until the driver has no descriptor left, and then gives back one after the other: a publish fails at
+// each of its steps that needs one more. The connection to the API server is no such step alone: for 20 objects the driver wants several.
+func tooManyDescriptors(t *testing.T, c *cluster) {
+	const most = 64
+	var sources []string
+	for i := range 20 {
+		name := fmt.Sprintf("keys-%d", i)
+		c.secret(t, name, map[string]string{name: "text"})
+		sources = append(sources, fmt.Sprintf("{secret: {name: %s}}", name))
+	}
+	volume := ssh("sources", "["+strings.Join(sources, ", ")+"]")
+	d := c.start(t, fmt.Sprintf("--max-open-files=%d", most))
+	left := func() int {
+		open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", d.PID()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return most - len(open)
+	}
+	if _, err := d.NodeGetInfo(deadline(t), &csi.NodeGetInfoRequest{}); err != nil { // kubelet's own connection
+		t.Fatal(err)
+	}
+	check := asBefore(t, d)
+	var connections []*kubelet.Kubelet
+	release := func() {
+		before := left()
+		connections[0].Close()
+		connections = connections[1:]
+		testkit.Eventually(t, soon, "a descriptor to be given back", func() bool { return left() > before })
+	}
+	defer func() {
+		for _, k := range connections {
+			k.Close()
+		}
+	}()
+	for n := left(); n > 0; n = left() {
+		k, err := kubelet.Connect(d.Root, filepath.Join(d.Root, "plugins", "fsuser.csi.io", "csi.sock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		connections = append(connections, k)
+		if _, err := k.NodeGetInfo(deadline(t), &csi.NodeGetInfoRequest{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p, steps := pod("keys"), map[string]bool{}
+	for {
+		_, err := d.Publish(deadline(t), p, volume)
+		if err == nil {
+			break
+		}
+		if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "too many open files") || !strings.Contains(err.Error(), "(--max-open-files)") {
+			t.Errorf("with %d descriptors left: %v", left(), err)
+		}
+		steps[status.Convert(err).Message()] = true
+		if len(connections) == 0 {
+			t.Fatal("no publish succeeded")
+		}
+		release()
+	}
+	if !slices.ContainsFunc(slices.Collect(maps.Keys(steps)), func(s string) bool { return strings.Contains(s, "can't be read now: dial ") }) {
+		t.Errorf("none failed for want of a connection to the API server: %q", slices.Collect(maps.Keys(steps)))
+	}
+	for len(connections) > 0 {
+		release()
+	}
+	holds(t, filepath.Join(d.Target(p, "ssh"), "keys-0"), "text")
+	unpublish(t, d, p, "ssh")
+	check(t)
+	reliability.Shown(t, "F-41", fmt.Sprintf("no descriptor left (--max-open-files), at %d steps of a publish", len(steps)))
 }
 
 func callsThatOvertake(t *testing.T, c *cluster) {
