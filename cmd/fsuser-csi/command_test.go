@@ -124,6 +124,42 @@ func TestASwitchOfGoThatLogsSecretsIsRefused(t *testing.T) {
 	}
 }
 
+func TestSwapThatSecretsMayReachIsInTheLog(t *testing.T) {
+	const head = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
+	file := func(text string) string {
+		path := filepath.Join(t.TempDir(), "swaps")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	both := head + "/dev/sda2                               partition\t8388604\t\t0\t\t-2\n/swap\\040file                           file\t\t524284\t\t0\t\t-3\n"
+	for _, test := range []struct {
+		name   string
+		noSwap bool
+		swaps  string
+		says   []string
+	}{
+		{"swap that a tmpfs is kept out of", true, file(both), nil},
+		{"no swap", false, file(head), nil},
+		{"a kernel without swap", false, "/nowhere", nil},
+		{"swap", false, file(both), []string{"may be written to the disk", "Linux 6.4", "turn swap off", "/dev/sda2", "/swap"}},
+		{"swap that can't be told", false, t.TempDir(), []string{"may be written to the disk", "is a directory"}},
+	} {
+		log := testkit.LogOf(t, 0)
+		warnOfSwap(test.noSwap, test.swaps)
+		text := log.Text()
+		if len(test.says) == 0 && text != "" || len(test.says) > 0 && !strings.HasPrefix(text, "E") {
+			t.Errorf("%s: %q", test.name, text)
+		}
+		for _, part := range test.says {
+			if !strings.Contains(text, part) {
+				t.Errorf("%s: the log does not say %q: %s", test.name, part, text)
+			}
+		}
+	}
+}
+
 func TestASecondDriverWithTheSameRecordsEndsAtOnce(t *testing.T) {
 	testkit.NothingLeft(t)
 	binary := testkit.BuildDriver(t)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -153,7 +154,7 @@ func (o nodeOptions) run(ctx context.Context) (err error) {
 	defer unlock()
 
 	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), o.limits(openFiles))
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), o.limits(openFiles), noSwap(features.NoSwap))
 	objects, err := o.source()
 	if err != nil {
 		return err
@@ -215,6 +216,7 @@ func (o nodeOptions) run(ctx context.Context) (err error) {
 	defer running.Wait()
 	defer stopRefreshing()
 
+	warnOfSwap(features.NoSwap, "/proc/swaps")
 	debug.FreeOSMemory() // what the start needed is not needed again
 	klog.InfoS("Starting", "version", buildVersion(), "node", o.nodeName, "noswap", features.NoSwap, "selinux", selinux)
 	err = d.Run(ctx)
@@ -360,6 +362,37 @@ func selfTest(binding driver.Binding) (tmpfs.Features, error) {
 		return features, fmt.Errorf("mounts below %s would not reach the host: it lies on a mount without shared propagation; in a DaemonSet set mountPropagation: Bidirectional, elsewhere run: mount --make-rshared <mount point>", binding.PodsDir())
 	}
 	return features, nil
+}
+
+// noSwap is the metric that tells whether the kernel keeps the volumes out of swap.
+func noSwap(has bool) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "fsuser_noswap", Help: "1 if volumes are never written to swap, 0 if the kernel can't promise that (before Linux 6.4, or in a user namespace).",
+	}, func() float64 {
+		if has {
+			return 1
+		}
+		return 0
+	})
+}
+
+// warnOfSwap tells in the log what no pod would notice. swaps is /proc/swaps: a head, and a line for each area. A kernel without swap has
+// no such file.
+func warnOfSwap(noSwap bool, swaps string) {
+	if noSwap {
+		return
+	}
+	b, err := os.ReadFile(swaps)
+	_, areas, _ := strings.Cut(strings.TrimSpace(string(b)), "\n")
+	if errors.Is(err, fs.ErrNotExist) || err == nil && areas == "" {
+		return
+	}
+	var names []string
+	for line := range strings.Lines(areas) {
+		name, _, _ := strings.Cut(line, " ")
+		names = append(names, name)
+	}
+	klog.ErrorS(err, "Secrets may be written to the disk: the node has swap, and its kernel can't keep a tmpfs out of it (that takes Linux 6.4, outside of user namespaces); turn swap off or have it encrypted", "swap", names)
 }
 
 // lockDir makes sure that no other driver works with the records in dir, by a file lock that ends with the process.

@@ -150,10 +150,29 @@ func TestEveryVolumeIsATmpfsThatIsReadOnlyOnTheHostToo(t *testing.T) {
 				t.Errorf("the tmpfs has %s, without %s", super, option)
 			}
 		}
+		can := kernelHasNoSwap(t)
+		if has(super, "noswap") != can || d.Metric("fsuser_noswap") == 1 != can {
+			t.Errorf("that the kernel has noswap is %t; the tmpfs has %s, and the metric is %v", can, super, d.Metric("fsuser_noswap"))
+		}
 		if err := os.WriteFile(s.target+"/k", nil, 0o600); err == nil || !strings.Contains(err.Error(), "read-only file system") {
 			t.Errorf("root wrote to the volume on the host: %v", err)
 		}
 	})
+}
+
+// kernelHasNoSwap finds out whether a tmpfs can be kept out of swap, and does not ask the driver's own code.
+func kernelHasNoSwap(t *testing.T) bool {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("probe", dir, "tmpfs", 0, "noswap"); err == unix.EINVAL {
+		return false
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	return true
 }
 
 func has(options, option string) bool {
