@@ -79,7 +79,15 @@ func New(c Config) (*Driver, error) {
 		}, []string{"method", "code"}),
 	}
 	d.registration = &registration{endpoint: c.Endpoint}
-	return d, c.Metrics.Register(d.rpcs)
+	registered := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "fsuser_registered", Help: "1 if kubelet has registered the driver, or is not to; 0 if pods with a volume can't start on this node.",
+	}, func() float64 {
+		if d.Ready() != nil {
+			return 0
+		}
+		return 1
+	})
+	return d, errors.Join(c.Metrics.Register(d.rpcs), c.Metrics.Register(registered))
 }
 
 // Ready reports why the driver can't serve pods yet; nil if it can.

@@ -198,6 +198,9 @@ func TestRegistration(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		if ready := metric(t, r.Driver, "fsuser_registered") == 1; ready != (step.says == "") {
+			t.Errorf("after %v the metric says that the driver is registered: %t", step.status, ready)
+		}
 		switch err := r.Ready(); {
 		case (err == nil) != (step.says == ""):
 			t.Errorf("after %v the driver is ready: %v", step.status, err)
@@ -220,8 +223,8 @@ func TestWithoutRegistrationTheDriverIsReady(t *testing.T) {
 	go func() { ended <- d.Run(ctx) }()
 	testkit.Eventually(t, patience, "the CSI socket", func() bool { return exists(d.Endpoint) })
 	answers(t, dial(t, d.Endpoint))
-	if err := d.Ready(); err != nil {
-		t.Error(err)
+	if err := d.Ready(); err != nil || metric(t, d, "fsuser_registered") != 1 {
+		t.Errorf("%v; fsuser_registered is %v", err, metric(t, d, "fsuser_registered"))
 	}
 	cancel()
 	if err := <-ended; err != nil {

@@ -510,7 +510,7 @@ func (w *world) unchanged(before string) {
 	w.t.Errorf("something was touched:\n%s", strings.Join(diff, "\n"))
 }
 
-// gauge returns the value of a metric without labels.
+// gauge returns the value of a metric without labels: a gauge, or a counter.
 func (w *world) gauge(name string) float64 {
 	w.t.Helper()
 	families, err := w.registry.Gather()
@@ -519,7 +519,7 @@ func (w *world) gauge(name string) float64 {
 	}
 	for _, f := range families {
 		if f.GetName() == name {
-			return f.GetMetric()[0].GetGauge().GetValue()
+			return f.GetMetric()[0].GetGauge().GetValue() + f.GetMetric()[0].GetCounter().GetValue()
 		}
 	}
 	w.t.Fatalf("there is no metric %s", name)

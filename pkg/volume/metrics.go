@@ -26,6 +26,8 @@ const (
 type metrics struct {
 	duration *prometheus.HistogramVec
 	failures *prometheus.CounterVec
+	// badRecords are those that Recover could not use.
+	badRecords prometheus.Counter
 
 	mu sync.Mutex
 	// sizes are the bytes of content by volume id; staleSince has the volumes that are stale.
@@ -45,6 +47,10 @@ func newMetrics(r prometheus.Registerer, m *Manager) (*metrics, error) {
 			Name: "fsuser_volume_failures_total",
 			Help: "Operations on volumes that failed, by operation (publish, refresh) and reason (not_found, forbidden, unavailable: the object can't be read; precondition: object or target is not as it must be; limit: the node has reached one; other).",
 		}, []string{"operation", "reason"}),
+		badRecords: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "fsuser_bad_records_total",
+			Help: "Records of volumes that were not used at the start: damaged or not this driver's, and so moved aside, or of another version. Their volumes are taken up when kubelet republishes them.",
+		}),
 		sizes: map[string]int64{}, staleSince: map[string]time.Time{},
 	}
 	for _, op := range []operation{opPublish, opRefresh} {
@@ -58,7 +64,7 @@ func newMetrics(r prometheus.Registerer, m *Manager) (*metrics, error) {
 		}
 	}
 	collectors := []prometheus.Collector{
-		mt.duration, mt.failures,
+		mt.duration, mt.failures, mt.badRecords,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "fsuser_stale_volumes",
 			Help: "Volumes whose files are not known to be current, because their object can't be read or written out, or because the API server has not been reached for ten seconds.",

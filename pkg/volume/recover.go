@@ -29,6 +29,7 @@ func (m *Manager) Recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	m.metrics.badRecords.Add(float64(len(bad)))
 	for _, err := range bad {
 		klog.ErrorS(err, "A volume's record was not read; the volume is taken up again when kubelet republishes it")
 	}
@@ -51,6 +52,7 @@ func (m *Manager) recover(ctx context.Context, r record.Volume) error {
 	defer unlock()
 	v := fromRecord(r)
 	if err := m.check(v, r); err != nil {
+		m.metrics.badRecords.Inc()
 		klog.ErrorS(err, "A volume's record is not one that this driver writes; it was moved aside, and nothing was touched", "volume", r.VolumeID)
 		failpoint.Hit("recover-set-aside")
 		// Neither this nor what follows may keep the other volumes from being taken up.

@@ -247,6 +247,10 @@ func TestRecoverDoesNotTrustRecords(t *testing.T) {
 				t.Errorf("the record should be %s; there are %d, before: %d, and aside: %q", test.record, left, len(records), bad)
 			}
 
+			if got := w.gauge("fsuser_bad_records_total"); got == 1 != (test.record != dropped) {
+				t.Errorf("%v bad records are counted, and the record should be %s", got, test.record)
+			}
+
 			if test.adopted {
 				mount := mountID(t, r)
 				w.secret("keys", content{"k": "new"})

@@ -38,7 +38,7 @@ func Promises() []Promise {
 		{"F-17", "The disk under the records is slow", "only the volume that is being recorded waits; a call that takes too long is undone"},
 		{"F-18", "Something else is mounted at the target, or the volume with other attributes", "what is not the driver's is not touched; other attributes are refused"},
 		{"F-19", "The directory of records is read-only or full", "a publish is undone; refresh and unpublish work on"},
-		{"F-20", "A record is truncated, garbage, huge, or another's", "it is moved aside; all others count; republish makes it anew"},
+		{"F-20", "A record is truncated, garbage, huge, or another's", "it is moved aside, and a metric counts it; all others count; republish makes it anew"},
 		{"F-21", "A record is of another version of the driver (downgrade, upgrade)", "it is not interpreted, and stays until the volume is published again or goes; both work"},
 		{"F-22", "The directory of records holds links, pipes, sockets, directories", "none is followed, none blocks"},
 		{"F-23", "Something is where the socket should be", "a stale socket is replaced; anything else is an error that names it"},

@@ -425,6 +425,9 @@ func damagedRecords(t *testing.T, c *cluster) string {
 	if n := d.Metric("fsuser_volumes"); n != 1 {
 		t.Errorf("%v volumes were taken up, want the one whose record is whole", n)
 	}
+	if n := d.Metric("fsuser_bad_records_total"); n != float64(len(damage)+2) {
+		t.Errorf("%v bad records are counted, want %d", n, len(damage)+2)
+	}
 	bad, err := os.ReadDir(filepath.Join(d.State, "bad"))
 	if err != nil || len(bad) != 6 { // all but that of another version
 		t.Errorf("%d records were moved aside, %v", len(bad), err)
