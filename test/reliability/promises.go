@@ -42,7 +42,7 @@ func Promises() []Promise {
 		{"F-21", "A record is of another version of the driver (downgrade, upgrade)", "it is not interpreted, and stays until the volume is published again or goes; both work"},
 		{"F-22", "The directory of records holds links, pipes, sockets, directories", "none is followed, none blocks"},
 		{"F-23", "Something is where the socket should be", "a stale socket is replaced; anything else is an error that names it"},
-		{"F-24", "Two instances run at once", "the second one ends and says why; the first one's exit does not take away the socket of the next"},
+		{"F-24", "Two instances run at once, with the same `--state-dir`", "the second one ends and says why; the first one's exit does not take away the socket of the next"},
 		{"F-25", "The clock jumps", "nothing happens, but that the API server is away (F-02) while its certificate is not valid by the clock"},
 		{"F-26", "A Secret becomes immutable and is made anew, data moves to binaryData, the type changes", "the files follow"},
 		{"F-27", "The right to read is taken away", "the files stay, a metric and an Event say why; it never counts as \"missing\""},
