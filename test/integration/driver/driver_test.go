@@ -26,6 +26,7 @@ import (
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/test/nodeaccess"
 	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
@@ -68,31 +69,30 @@ func TestDriverWithRealAPIServer(t *testing.T) {
 
 func (c *cluster) start(t *testing.T, args ...string) *testkit.Driver {
 	t.Helper()
-	return testkit.StartDriver(t, c.binary, append(args, "--access=service-account", "--kubeconfig="+c.kubeconfig)...)
+	return testkit.StartDriver(t, c.binary, append(args, "--access="+c.access, "--kubeconfig="+c.kubeconfig)...)
 }
 
 // secret creates a Secret, and deletes it when t ends.
 func (c *cluster) secret(t *testing.T, name string, data map[string]string) *corev1.Secret {
 	t.Helper()
-	s, err := c.CoreV1().Secrets(namespace).Create(context.Background(),
+	s, err := c.CoreV1().Secrets(c.namespace).Create(context.Background(),
 		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, StringData: data}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.CoreV1().Secrets(namespace).Delete(context.Background(), name, metav1.DeleteOptions{}) })
+	t.Cleanup(func() { c.CoreV1().Secrets(c.namespace).Delete(context.Background(), name, metav1.DeleteOptions{}) })
 	return s
 }
 
 // deletePod at once: there is no kubelet that would end it.
 func (c *cluster) deletePod(name string) {
-	now := int64(0)
-	c.CoreV1().Pods(namespace).Delete(context.Background(), name, metav1.DeleteOptions{GracePeriodSeconds: &now})
+	nodeaccess.DeletePod(context.Background(), c, c.namespace, name)
 }
 
 func (c *cluster) update(t *testing.T, name string, data map[string]string) {
 	t.Helper()
 	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, StringData: data}
-	if _, err := c.CoreV1().Secrets(namespace).Update(context.Background(), s, metav1.UpdateOptions{}); err != nil {
+	if _, err := c.CoreV1().Secrets(c.namespace).Update(context.Background(), s, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -18,11 +18,15 @@ import (
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
+	"github.com/fsuser-csi/fsuser-csi/test/nodeaccess"
 	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
@@ -51,8 +55,8 @@ func publishWithoutAPIServer(t *testing.T, c *cluster) string {
 		{"no answer", proxy.Stall, codes.Unavailable, time.Minute},
 	}
 	var longest time.Duration
+	p := c.pod(t, "f01", ssh("secretName", "f01"))
 	for _, answer := range answers {
-		p := pod("f01")
 		answer.make()
 		ctx, cancel := context.WithTimeout(t.Context(), answer.patience)
 		start := time.Now()
@@ -80,7 +84,8 @@ func publishWithoutAPIServer(t *testing.T, c *cluster) string {
 func changeWithoutAPIServer(t *testing.T, c *cluster) string {
 	c.secret(t, "f02", map[string]string{"k": "before"})
 	d, proxy := c.startBehind(t)
-	p, v := pod("f02"), ssh("secretName", "f02")
+	v := ssh("secretName", "f02")
+	p := c.pod(t, "f02", v)
 	dir, stop := publish(t, d, p, v)
 
 	// A moment is no outage.
@@ -106,7 +111,7 @@ func changeWithoutAPIServer(t *testing.T, c *cluster) string {
 	if s := d.Metric("fsuser_oldest_stale_volume_seconds"); s < 10 || s > time.Since(away).Seconds() {
 		t.Errorf("stale for %v s, away for %v", s, time.Since(away))
 	}
-	if table := d.Status(); !strings.Contains(table, staleText) || !strings.Contains(table, `Secret "default/f02": can't be read now: `) {
+	if table := d.Status(); !strings.Contains(table, staleText) || !strings.Contains(table, fmt.Sprintf("Secret %q: can't be read now: ", c.namespace+"/f02")) {
 		t.Errorf("status:\n%s", table)
 	}
 	if _, err := d.Publish(deadline(t), p, v); err != nil {
@@ -146,8 +151,9 @@ func restartWithoutAPIServer(t *testing.T, c *cluster) string {
 	}
 	d, proxy := c.startBehind(t)
 	m := c.manyVolumes(t, d, "f03", volumes)
-	gone := pod("f03-gone")
-	if _, err := d.Publish(deadline(t), gone, ssh("secretName", "f03-0")); err != nil {
+	one := ssh("secretName", "f03-0")
+	gone, late := c.pod(t, "f03-gone", one), c.pod(t, "f03-new", one)
+	if _, err := d.Publish(deadline(t), gone, one); err != nil {
 		t.Fatal(err)
 	}
 
@@ -165,13 +171,13 @@ func restartWithoutAPIServer(t *testing.T, c *cluster) string {
 	}
 	unpublish(t, d, gone, "ssh")
 	m.each(t, func(name string) error { // as kubelet does after its own restart
-		_, err := d.Publish(deadline(t), pod(name), ssh("secretName", name))
+		_, err := d.Publish(deadline(t), m.pods[name], ssh("secretName", name))
 		return err
 	})
-	if _, err := d.Publish(deadline(t), pod("f03-new"), ssh("secretName", "f03-0")); status.Code(err) != codes.Unavailable {
+	if _, err := d.Publish(deadline(t), late, one); status.Code(err) != codes.Unavailable {
 		t.Errorf("a new volume: %v", err)
 	}
-	nothingOf(t, d, pod("f03-new"))
+	nothingOf(t, d, late)
 	m.show(t, time.Second, "before")
 	m.update(t, "after")
 	testkit.Eventually(t, converged, "all to be stale", func() bool { return d.Metric("fsuser_stale_volumes") == volumes })
@@ -372,12 +378,17 @@ func objectsOfAnotherKind(t *testing.T, c *cluster) string {
 	return "type, binaryData, immutable"
 }
 
-func refused(t *testing.T, c *cluster) string {
+// right is what lets a driver read the Secret f27.
+type right struct {
+	take func() error
+	// give it back, and return a pod that comes then.
+	give func() (kubelet.Pod, error)
+	// words of the remedy, which pods are told.
+	words string
+}
+
+func noRole(t *testing.T, c *cluster) string {
 	ctx := context.Background()
-	const namespace = "f27"
-	if _, err := c.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
 	role := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: "reader"}, Rules: []rbacv1.PolicyRule{
 		{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get", "list", "watch"}},
 	}}
@@ -385,50 +396,134 @@ func refused(t *testing.T, c *cluster) string {
 	events := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: "events"}, Rules: []rbacv1.PolicyRule{
 		{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create", "patch"}},
 	}}
-	bind := func(role *rbacv1.Role) {
-		t.Helper()
-		if _, err := c.RbacV1().RoleBindings(namespace).Create(ctx, &rbacv1.RoleBinding{
+	c = c.in(t, "f27")
+	bind := func(role *rbacv1.Role) error {
+		_, err := c.RbacV1().RoleBindings(c.namespace).Create(ctx, &rbacv1.RoleBinding{
 			ObjectMeta: metav1.ObjectMeta{Name: role.Name},
 			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: role.Name},
 			Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
-		}, metav1.CreateOptions{}); err != nil {
-			t.Fatal(err)
-		}
+		}, metav1.CreateOptions{})
+		return err
 	}
 	for _, r := range []*rbacv1.Role{role, events} {
-		if _, err := c.RbacV1().Roles(namespace).Create(ctx, r, metav1.CreateOptions{}); err != nil {
+		if _, err := c.RbacV1().Roles(c.namespace).Create(ctx, r, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		bind(r)
+		if err := bind(r); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if _, err := c.CoreV1().Secrets(namespace).Create(ctx, secretOf("f27", "before"), metav1.CreateOptions{}); err != nil {
+	return refused(t, c, right{
+		take: func() error {
+			return c.RbacV1().RoleBindings(c.namespace).Delete(ctx, role.Name, metav1.DeleteOptions{})
+		},
+		give:  func() (kubelet.Pod, error) { return c.pod(t, "f27-next", ssh("secretName", "f27")), bind(role) },
+		words: "kubectl -n f27 create rolebinding fsuser-csi",
+	})
+}
+
+// noImpersonation takes the right to act as the node from a service account of its own: that of the manifest has other drivers.
+func noImpersonation(t *testing.T, c *cluster) string {
+	ctx := context.Background()
+	c = c.in(t, "f27-impersonation")
+	var err error
+	if c.credentials, err = nodeaccess.Config(ctx, c.ControlPlane, c, "f27"); err != nil {
 		t.Fatal(err)
 	}
-	d, proxy := c.startBehind(t)
-	podOf := func(name string) kubelet.Pod {
-		return kubelet.Pod{Namespace: namespace, Name: name, UID: name + "-6f0a3c1e-0001"}
+	bind := func(role string) error {
+		_, err := c.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Name: "f27-" + role},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role},
+			Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: nodeaccess.System, Name: "f27"}},
+		}, metav1.CreateOptions{})
+		return err
 	}
-	p, next := podOf("f27"), podOf("f27-next")
+	for _, role := range []string{nodeaccess.Role, nodeaccess.EventsRole} {
+		if err := bind(role); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return refused(t, c, right{
+		take: func() error {
+			return c.RbacV1().ClusterRoleBindings().Delete(ctx, "f27-"+nodeaccess.Role, metav1.DeleteOptions{})
+		},
+		give: func() (kubelet.Pod, error) {
+			return c.pod(t, "f27-next", ssh("secretName", "f27")), bind(nodeaccess.Role)
+		},
+		words: "the driver may not act as its node",
+	})
+}
+
+// noReference deletes the one pod of the node that declares the Secret, while kubelet still has its volume.
+func noReference(t *testing.T, c *cluster) string {
+	c = c.in(t, "f27-reference")
+	return refused(t, c, right{
+		take:  func() error { return nodeaccess.DeletePod(context.Background(), c, c.namespace, "f27") },
+		give:  func() (kubelet.Pod, error) { return c.pod(t, "f27-next", ssh("secretName", "f27")), nil },
+		words: "the pod must declare the object",
+	})
+}
+
+// in is the cluster with another namespace, which is made.
+func (c *cluster) in(t *testing.T, namespace string) *cluster {
+	t.Helper()
+	other := *c
+	other.namespace = namespace
+	if err := nodeaccess.MakeNamespace(context.Background(), c, namespace); err != nil {
+		t.Fatal(err)
+	}
+	return &other
+}
+
+// awaitRefusal waits until a driver that watched a Secret now would be refused. The API server learns of it by a watch of its own, and remembers
+// for ten seconds who may act as a node.
+func (c *cluster) awaitRefusal(t *testing.T, secret string) {
+	t.Helper()
+	config := rest.CopyConfig(c.credentials)
+	if c.access == "node" {
+		config.Impersonate.UserName = "system:node:" + nodeaccess.Node
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, converged, "the API server to refuse", func() bool {
+		w, err := client.CoreV1().Secrets(c.namespace).Watch(t.Context(), metav1.SingleObject(metav1.ObjectMeta{Name: secret}))
+		if err == nil {
+			w.Stop()
+		}
+		return apierrors.IsForbidden(err)
+	})
+}
+
+func refused(t *testing.T, c *cluster, r right) string {
+	v := ssh("secretName", "f27")
+	c.secret(t, "f27", map[string]string{"k": "before"})
+	d, proxy := c.startBehind(t)
+	p := c.pod(t, "f27", v)
+	// Of a time without the right: nothing is declared for it.
+	early := kubelet.Pod{Namespace: c.namespace, Name: "f27-early", UID: "f27-early-6f0a3c1e-0001"}
 	var dir string
 	var stop func()
 	// The API server learns of a binding by a watch of its own.
 	testkit.Eventually(t, converged, "the right to read", func() bool {
-		target, err := d.Publish(deadline(t), p, ssh("secretName", "f27"))
+		target, err := d.Publish(deadline(t), p, v)
 		if err == nil {
 			dir, stop = testkit.AsContainer(t, target)
 		}
 		return err == nil
 	})
 
-	if err := c.RbacV1().RoleBindings(namespace).Delete(ctx, "reader", metav1.DeleteOptions{}); err != nil {
+	if err := r.take(); err != nil {
 		t.Fatal(err)
 	}
+	c.awaitRefusal(t, "f27") // watches that were cut before would be made again, with longer and longer pauses
 	testkit.Eventually(t, converged, "the refusal", func() bool {
 		proxy.Say(nil) // a watch that is open goes on until it ends
 		return d.Metric("fsuser_stale_volumes") == 1
 	})
-	if e := c.event(t, p, "VolumeRefreshFailed"); !strings.Contains(e.Message, "forbidden") {
-		t.Errorf("the event does not say why: %s", e.Message)
+	if e := c.event(t, p, "VolumeRefreshFailed"); !strings.Contains(e.Message, "forbidden") || !strings.Contains(e.Message, r.words) {
+		t.Errorf("the event does not say why, or not what to do: %s", e.Message)
 	}
 	if _, body := d.Get("/metrics"); !strings.Contains(body, `fsuser_volume_failures_total{operation="refresh",reason="forbidden"} 1`) {
 		t.Error("the metrics do not have one refresh that was forbidden")
@@ -438,13 +533,13 @@ func refused(t *testing.T, c *cluster) string {
 	}
 	asked := proxy.Asked()
 	since := time.Now()
-	for _, v := range []kubelet.Volume{ssh("secretName", "f27"), ssh("secretName", "f27", "optional", "true")} {
-		if _, err := d.Publish(deadline(t), next, v); status.Code(err) != codes.PermissionDenied {
+	for _, v := range []kubelet.Volume{v, ssh("secretName", "f27", "optional", "true")} {
+		if _, err := d.Publish(deadline(t), early, v); status.Code(err) != codes.PermissionDenied {
 			t.Errorf("a new volume: %v", err)
 		}
-		nothingOf(t, d, next)
+		nothingOf(t, d, early)
 	}
-	if _, err := d.Publish(deadline(t), p, ssh("secretName", "f27")); err != nil {
+	if _, err := d.Publish(deadline(t), p, v); err != nil {
 		t.Errorf("republish: %v", err)
 	}
 	time.Sleep(time.Until(since.Add(15 * time.Second))) // counts what is asked meanwhile
@@ -455,15 +550,16 @@ func refused(t *testing.T, c *cluster) string {
 	}
 	holds(t, filepath.Join(dir, "k"), "before")
 
-	if _, err := c.CoreV1().Secrets(namespace).Update(ctx, secretOf("f27", "after"), metav1.UpdateOptions{}); err != nil {
+	c.update(t, "f27", map[string]string{"k": "after"})
+	next, err := r.give()
+	if err != nil {
 		t.Fatal(err)
 	}
-	bind(role)
 	granted := time.Now()
 	// Who comes anew asks at once, and that serves all.
 	var nextStop func()
 	testkit.Eventually(t, converged, "a new pod to get the right that was given back", func() bool {
-		target, err := d.Publish(deadline(t), next, ssh("secretName", "f27"))
+		target, err := d.Publish(deadline(t), next, v)
 		if err == nil {
 			_, nextStop = testkit.AsContainer(t, target)
 		}
@@ -564,9 +660,14 @@ func oldReplica(t *testing.T, c *cluster) string {
 // TestAPIServerRestarts has the real thing: while it starts, an API server refuses what it will allow in a moment, and neither its new cache nor
 // etcd knows the versions that the watches go on from.
 func TestAPIServerRestarts(t *testing.T) {
-	const volumes = 50
 	nothingLeft(t)
 	c := startCluster(t)
+	t.Run("with --access=service-account", func(t *testing.T) { apiServerRestarts(t, c) })
+	t.Run(strings.TrimPrefix(asNode, ", "), func(t *testing.T) { apiServerRestarts(t, c.asNode(t)) })
+}
+
+func apiServerRestarts(t *testing.T, c *cluster) {
+	const volumes = 50
 	d, proxy := c.startBehind(t)
 	m := c.manyVolumes(t, d, "restarts", volumes)
 	var slowest time.Duration

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -28,10 +29,12 @@ import (
 func TestFaults(t *testing.T) {
 	nothingLeft(t)
 	c := startCluster(t)
-	for _, fault := range []struct {
+	node := c.asNode(t)
+	type fault struct {
 		id, name string
 		run      func(*testing.T, *cluster) (figure string)
-	}{
+	}
+	faults := []fault{
 		{"F-01", "the API server is away at a publish: kubelet is told to try again, and nothing is left", publishWithoutAPIServer},
 		{"F-02", "the API server is away at a change: the files stay, metric and status tell, and it heals", changeWithoutAPIServer},
 		{"F-03", "the driver restarts while the API server is away: it serves, and 200 volumes follow without a stampede", restartWithoutAPIServer},
@@ -46,13 +49,27 @@ func TestFaults(t *testing.T) {
 		{"F-19", "the directory of records is full, then read-only: only new volumes fail", recordsCanNotBeWritten},
 		{"F-20", "records are damaged: the other volumes are taken up, and a republish takes up theirs", damagedRecords},
 		{"F-26", "immutable objects are made anew, data moves to binaryData, the type changes: the files follow", objectsOfAnotherKind},
-		{"F-27", "the right to read is taken away in the middle: the files stay, all is told, and few requests are made", refused},
+		{"F-27", "the right to read is taken away in the middle: the files stay, all is told, and few requests are made", noRole},
+		{"F-27", "the driver may not act as its node any more: the files stay, all is told, and few requests are made" + asNode, noImpersonation},
+		{"F-27", "no pod declares the object any more: the files stay, all is told, and few requests are made" + asNode, noReference},
 		{"F-28", "the network swallows all packets: the driver notices by itself", swallowed},
 		{"F-29", "an API server answers from an old cache: the files do not go back", oldReplica},
 		{"F-33", "kubelet's root directory is a symbolic link: publish, restart and unpublish work", symlinkedRoot},
-	} {
+	}
+	for _, fault := range faults {
+		// What becomes of a request is another matter when the Node authorizer decides.
+		if slices.Contains([]string{"F-01", "F-02", "F-03"}, fault.id) {
+			fault.name += asNode
+			faults = append(faults, fault)
+		}
+	}
+	for _, fault := range faults {
 		t.Run(fault.id+" "+fault.name, func(t *testing.T) {
 			t.Parallel()
+			c := c
+			if strings.HasSuffix(fault.name, asNode) {
+				c = node
+			}
 			figure := fault.run(t, c)
 			reliability.Shown(t, fault.id, figure)
 		})
@@ -63,6 +80,8 @@ func TestFaults(t *testing.T) {
 func torture() bool { return os.Getenv("FSUSER_TORTURE") != "" }
 
 const (
+	// asNode ends the names of tests of the default access, which acts as the node.
+	asNode = ", with --access=node"
 	// converged bounds how long after the end of a fault the files may take to follow.
 	converged = 30 * time.Second
 	staleText = "stale for"
@@ -71,16 +90,12 @@ const (
 // startBehind starts a driver that reaches the API server through a proxy.
 func (c *cluster) startBehind(t *testing.T, args ...string) (*testkit.Driver, *faultproxy.Proxy) {
 	t.Helper()
-	config, err := c.UserConfig(user)
-	if err != nil {
-		t.Fatal(err)
-	}
-	proxy := faultproxy.New(t, config)
+	proxy := faultproxy.New(t, c.credentials)
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
 	if err := c.Kubeconfig(kubeconfig, proxy.Config()); err != nil {
 		t.Fatal(err)
 	}
-	return testkit.StartDriver(t, c.binary, append(args, "--access=service-account", "--kubeconfig="+kubeconfig)...), proxy
+	return testkit.StartDriver(t, c.binary, append(args, "--access="+c.access, "--kubeconfig="+kubeconfig)...), proxy
 }
 
 // many is a number of pods with a volume each, and a Secret each.
@@ -88,26 +103,28 @@ type many struct {
 	*testkit.Driver
 	c     *cluster
 	names []string
+	pods  map[string]kubelet.Pod
 }
 
 // manyVolumes creates n Secrets and publishes a volume of each. The key k holds "before".
 func (c *cluster) manyVolumes(t *testing.T, d *testkit.Driver, name string, n int) *many {
 	t.Helper()
-	m := &many{Driver: d, c: c}
+	m := &many{Driver: d, c: c, pods: map[string]kubelet.Pod{}}
 	for i := range n {
-		m.names = append(m.names, fmt.Sprintf("%s-%d", name, i))
+		name := fmt.Sprintf("%s-%d", name, i)
+		m.names, m.pods[name] = append(m.names, name), c.pod(t, name, ssh("secretName", name))
 	}
 	m.each(t, func(name string) error {
-		_, err := c.CoreV1().Secrets(namespace).Create(context.Background(), secretOf(name, "before"), metav1.CreateOptions{})
+		_, err := c.CoreV1().Secrets(c.namespace).Create(context.Background(), secretOf(name, "before"), metav1.CreateOptions{})
 		return err
 	})
 	t.Cleanup(func() {
 		m.each(t, func(name string) error {
-			return c.CoreV1().Secrets(namespace).Delete(context.Background(), name, metav1.DeleteOptions{})
+			return c.CoreV1().Secrets(c.namespace).Delete(context.Background(), name, metav1.DeleteOptions{})
 		})
 	})
 	m.each(t, func(name string) error {
-		_, err := d.Publish(deadline(t), pod(name), ssh("secretName", name))
+		_, err := d.Publish(deadline(t), m.pods[name], ssh("secretName", name))
 		return err
 	})
 	return m
@@ -137,7 +154,7 @@ func (m *many) each(t *testing.T, f func(name string) error) {
 func (m *many) update(t *testing.T, text string) {
 	t.Helper()
 	m.each(t, func(name string) error {
-		_, err := m.c.CoreV1().Secrets(namespace).Update(context.Background(), secretOf(name, text), metav1.UpdateOptions{})
+		_, err := m.c.CoreV1().Secrets(m.c.namespace).Update(context.Background(), secretOf(name, text), metav1.UpdateOptions{})
 		return err
 	})
 }
@@ -154,7 +171,7 @@ func (m *many) show(t *testing.T, bound time.Duration, text string) {
 	testkit.Eventually(t, bound, fmt.Sprintf("%d volumes to show %q", len(m.names), text), func() bool {
 		missing = 0
 		for _, name := range m.names {
-			if b, err := os.ReadFile(m.Target(pod(name), "ssh") + "/k"); err != nil || string(b) != text {
+			if b, err := os.ReadFile(m.Target(m.pods[name], "ssh") + "/k"); err != nil || string(b) != text {
 				missing++
 			}
 		}
@@ -165,7 +182,7 @@ func (m *many) show(t *testing.T, bound time.Duration, text string) {
 func (m *many) unpublish(t *testing.T) {
 	t.Helper()
 	m.each(t, func(name string) error {
-		return errors.Join(m.Unpublish(deadline(t), pod(name), "ssh"), m.RemovePod(pod(name)))
+		return errors.Join(m.Unpublish(deadline(t), m.pods[name], "ssh"), m.RemovePod(m.pods[name]))
 	})
 	m.names = nil
 }
@@ -199,10 +216,10 @@ func nothingAtAll(t *testing.T, d *testkit.Driver) {
 	}
 }
 
-// eventsOf are the reasons of the events of pods whose name begins so.
+// eventsOf are the reasons of the events of the cluster's pods whose name begins so.
 func (c *cluster) eventsOf(t *testing.T, prefix string) (reasons []string) {
 	t.Helper()
-	events, err := c.CoreV1().Events(metav1.NamespaceAll).List(context.Background(), metav1.ListOptions{})
+	events, err := c.CoreV1().Events(c.namespace).List(context.Background(), metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

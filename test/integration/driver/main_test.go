@@ -13,9 +13,12 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
+	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/test/controlplane"
+	"github.com/fsuser-csi/fsuser-csi/test/nodeaccess"
 )
 
 const (
@@ -23,12 +26,15 @@ const (
 	user      = "system:serviceaccount:fsuser-csi:fsuser-csi"
 )
 
-// cluster is a control plane, an administrator, and a kubeconfig for a driver that may read Secrets and ConfigMaps in one namespace.
+// cluster is a control plane, an administrator, and the credentials of a driver that may read Secrets and ConfigMaps in one namespace.
 type cluster struct {
 	*controlplane.ControlPlane
 	kubernetes.Interface
-	binary     string
-	kubeconfig string
+	binary string
+	// access is the driver's --access, and namespace where it may read.
+	access, namespace string
+	credentials       *rest.Config
+	kubeconfig        string
 }
 
 // shared is the cluster of all tests, set once by TestMain.
@@ -94,7 +100,9 @@ func newCluster(cp *controlplane.ControlPlane, binary, dir string) (*cluster, er
 	if err != nil {
 		return nil, err
 	}
-	c := &cluster{ControlPlane: cp, Interface: client, binary: binary, kubeconfig: filepath.Join(dir, "kubeconfig")}
+	c := &cluster{
+		ControlPlane: cp, Interface: client, binary: binary, access: "service-account", namespace: namespace, kubeconfig: filepath.Join(dir, "kubeconfig"),
+	}
 	role := &rbacv1.Role{
 		ObjectMeta: metav1.ObjectMeta{Name: "fsuser-csi"},
 		Rules: []rbacv1.PolicyRule{
@@ -109,11 +117,44 @@ func newCluster(cp *controlplane.ControlPlane, binary, dir string) (*cluster, er
 	if err := c.bind(); err != nil {
 		return nil, err
 	}
-	config, err := cp.UserConfig(user)
-	if err != nil {
+	if c.credentials, err = cp.UserConfig(user); err != nil {
 		return nil, err
 	}
-	return c, cp.Kubeconfig(c.kubeconfig, config)
+	return c, cp.Kubeconfig(c.kubeconfig, c.credentials)
+}
+
+// asNode is the cluster for drivers with --access=node. They have the rights of the shipped manifest, and a namespace where RBAC gives them none.
+func (c *cluster) asNode(t *testing.T) *cluster {
+	t.Helper()
+	node := *c
+	node.access, node.namespace, node.kubeconfig = "node", "node-access", filepath.Join(t.TempDir(), "kubeconfig")
+	if err := nodeaccess.Install(deadline(t), c.ControlPlane, c, node.namespace); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if node.credentials, err = nodeaccess.Config(deadline(t), c.ControlPlane, c, nodeaccess.ServiceAccount); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Kubeconfig(node.kubeconfig, node.credentials); err != nil {
+		t.Fatal(err)
+	}
+	return &node
+}
+
+// pod is a pod that has this volume. Who acts as the node may read only what pods on it declare: then there is such a pod, until t ends.
+func (c *cluster) pod(t *testing.T, name string, v kubelet.Volume) kubelet.Pod {
+	t.Helper()
+	if c.access != "node" {
+		p := pod(name)
+		p.Namespace = c.namespace
+		return p
+	}
+	p, err := nodeaccess.CreatePod(deadline(t), c, c.namespace, name, v, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.deletePod(name) })
+	return p
 }
 
 // bind lets the driver read the namespace.
