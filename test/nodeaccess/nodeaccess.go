@@ -102,7 +102,7 @@ func apply(ctx context.Context, cp *controlplane.ControlPlane, path string) erro
 
 // awaitPolicy waits until the API server has taken up the policy that declares references, which it learns of by a watch.
 func awaitPolicy(ctx context.Context, admin kubernetes.Interface, namespace string) error {
-	probe := podOf("probe", kubelet.Volume{Name: "a", Attributes: map[string]string{"secretName": "a"}}, "")
+	probe := podOf("probe", kubelet.Volume{Name: "a", Attributes: map[string]string{"secretName": "a"}})
 	for {
 		pod, err := admin.CoreV1().Pods(namespace).Create(ctx, probe, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if err == nil && len(pod.Spec.Volumes) > len(probe.Spec.Volumes) {
@@ -125,7 +125,7 @@ func Config(ctx context.Context, cp *controlplane.ControlPlane, admin kubernetes
 			return nil, err
 		}
 	}
-	driver := podOf(serviceAccount, kubelet.Volume{}, "")
+	driver := podOf(serviceAccount, kubelet.Volume{})
 	driver.Spec.ServiceAccountName, driver.Spec.Volumes = serviceAccount, nil
 	pod, err := admin.CoreV1().Pods(System).Create(ctx, driver, metav1.CreateOptions{})
 	if err != nil {
@@ -144,10 +144,9 @@ func Config(ctx context.Context, cp *controlplane.ControlPlane, admin kubernetes
 	return config, nil
 }
 
-// CreatePod makes a pod with a volume on the node, and with its nodePublishSecretRef if that is not empty. The policy adds what declares the
-// volume's objects.
-func CreatePod(ctx context.Context, admin kubernetes.Interface, namespace, name string, v kubelet.Volume, secretRef string) (kubelet.Pod, error) {
-	pod, err := admin.CoreV1().Pods(namespace).Create(ctx, podOf(name, v, secretRef), metav1.CreateOptions{})
+// CreatePod makes a pod with a volume on the node. The policy adds what declares the volume's objects.
+func CreatePod(ctx context.Context, admin kubernetes.Interface, namespace, name string, v kubelet.Volume) (kubelet.Pod, error) {
+	pod, err := admin.CoreV1().Pods(namespace).Create(ctx, podOf(name, v), metav1.CreateOptions{})
 	if err != nil {
 		return kubelet.Pod{}, err
 	}
@@ -160,12 +159,9 @@ func DeletePod(ctx context.Context, admin kubernetes.Interface, namespace, name 
 	return admin.CoreV1().Pods(namespace).Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &now})
 }
 
-func podOf(name string, v kubelet.Volume, secretRef string) *corev1.Pod {
-	noToken, readOnly := false, !v.Writable
+func podOf(name string, v kubelet.Volume) *corev1.Pod {
+	noToken, readOnly := false, true
 	csi := &corev1.CSIVolumeSource{Driver: driverName, ReadOnly: &readOnly, VolumeAttributes: v.Attributes}
-	if secretRef != "" {
-		csi.NodePublishSecretRef = &corev1.LocalObjectReference{Name: secretRef}
-	}
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: corev1.PodSpec{

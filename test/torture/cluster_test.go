@@ -17,9 +17,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/test/controlplane"
+	"github.com/fsuser-csi/fsuser-csi/test/nodeaccess"
 )
 
 const namespace = "default"
@@ -29,9 +31,11 @@ type cluster struct {
 	t             testing.TB
 	binary, plain string
 
-	client     kubernetes.Interface
-	kubeconfig string
-	proxy      *proxy
+	controlPlane *controlplane.ControlPlane
+	client       kubernetes.Interface
+	// access is the driver's --access, and namespace where its pods are.
+	access, namespace, kubeconfig string
+	proxy                         *proxy
 }
 
 func startCluster(t testing.TB, args ...string) *cluster {
@@ -47,32 +51,71 @@ func startCluster(t testing.TB, args ...string) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{t: t, binary: buildDriver(t), plain: testkit.BuildDriverWithoutRace(t), client: client, kubeconfig: filepath.Join(t.TempDir(), "kubeconfig"), proxy: startProxy(t, cp.APIServerAddress())}
-	config = cp.AdminConfig()
-	config.Host = "https://" + c.proxy.listener.Addr().String()
-	if err := cp.Kubeconfig(c.kubeconfig, config); err != nil {
-		t.Fatal(err)
+	c := &cluster{
+		t: t, binary: buildDriver(t), plain: testkit.BuildDriverWithoutRace(t), controlPlane: cp, client: client,
+		access: "service-account", namespace: namespace, proxy: startProxy(t, cp.APIServerAddress()),
 	}
+	c.writeKubeconfig(t, cp.AdminConfig())
 	return c
 }
 
-// set gives a Secret its version n.
+// writeKubeconfig writes one for the driver, which goes through the proxy.
+func (c *cluster) writeKubeconfig(t testing.TB, config *rest.Config) {
+	t.Helper()
+	config.Host = "https://" + c.proxy.listener.Addr().String()
+	c.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
+	if err := c.controlPlane.Kubeconfig(c.kubeconfig, config); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// asNode is the cluster for drivers with --access=node, which have the rights of the shipped manifest.
+func (c *cluster) asNode(t testing.TB) *cluster {
+	t.Helper()
+	ctx, cancel := bounded(patience, "let a driver act as its node")
+	defer cancel()
+	node := *c
+	node.t, node.access, node.namespace = t, "node", "node-access"
+	if err := nodeaccess.Install(ctx, c.controlPlane, c.client, node.namespace); err != nil {
+		t.Fatal(err)
+	}
+	config, err := nodeaccess.Config(ctx, c.controlPlane, c.client, nodeaccess.ServiceAccount)
+	if err != nil {
+		t.Fatal(err)
+	}
+	node.writeKubeconfig(t, config)
+	return &node
+}
+
+// set gives an object its version n.
 func (c *cluster) set(name string, n int) {
 	c.t.Helper()
-	secrets := c.client.CoreV1().Secrets(namespace)
-	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, StringData: data(n)}
-	_, err := secrets.Update(context.Background(), s, metav1.UpdateOptions{})
-	if apierrors.IsNotFound(err) {
-		_, err = secrets.Create(context.Background(), s, metav1.CreateOptions{})
+	meta := metav1.ObjectMeta{Name: name}
+	var err error
+	if isConfigMap(name) {
+		err = set(c.client.CoreV1().ConfigMaps(c.namespace), &corev1.ConfigMap{ObjectMeta: meta, Data: data(n)})
+	} else {
+		err = set(c.client.CoreV1().Secrets(c.namespace), &corev1.Secret{ObjectMeta: meta, StringData: data(n)})
 	}
 	if err != nil {
 		c.t.Fatal(err)
 	}
 }
 
+func set[T any](objects interface {
+	Create(context.Context, T, metav1.CreateOptions) (T, error)
+	Update(context.Context, T, metav1.UpdateOptions) (T, error)
+}, object T) error {
+	_, err := objects.Update(context.Background(), object, metav1.UpdateOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = objects.Create(context.Background(), object, metav1.CreateOptions{})
+	}
+	return err
+}
+
 func (c *cluster) delete(name string) {
 	c.t.Helper()
-	if err := c.client.CoreV1().Secrets(namespace).Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil {
+	if err := c.client.CoreV1().Secrets(c.namespace).Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil {
 		c.t.Fatal(err)
 	}
 }

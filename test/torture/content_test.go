@@ -4,6 +4,8 @@ package torture
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -12,21 +14,45 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 )
 
-// owned is who owns the files of a volume, and their mode. It is the volume's name, so that a reader knows what to expect of it.
+// owned is who owns the files of a volume, their mode, and whether it has items. It is the volume's name, so that a reader knows what to expect of it.
 type owned struct {
 	uid, gid, mode uint32
+	items          bool
 }
 
-func (o owned) volume(secret string) kubelet.Volume {
-	return kubelet.Volume{
-		Name: fmt.Sprintf("u%d-g%d-m%o", o.uid, o.gid, o.mode),
-		Attributes: map[string]string{
-			"secretName": secret, "uid": fmt.Sprint(o.uid), "gid": fmt.Sprint(o.gid), "mode": fmt.Sprintf("%04o", o.mode),
-		},
+// itemsSuffix ends the name of a volume with items, and itemPrefix begins the names of its files.
+const itemsSuffix, itemPrefix = "-items", "of-"
+
+// isConfigMap tells which objects are ConfigMaps. All others are Secrets.
+func isConfigMap(name string) bool { return strings.HasPrefix(name, "map") }
+
+func (o owned) volume(object string) kubelet.Volume {
+	v := kubelet.Volume{
+		Name:       fmt.Sprintf("u%d-g%d-m%o", o.uid, o.gid, o.mode),
+		Attributes: map[string]string{"uid": fmt.Sprint(o.uid), "gid": fmt.Sprint(o.gid), "mode": fmt.Sprintf("%04o", o.mode)},
 	}
+	if isConfigMap(object) {
+		v.Attributes["configMapName"] = object
+	} else {
+		v.Attributes["secretName"] = object
+	}
+	if o.items {
+		v.Name += itemsSuffix
+		v.Attributes["items"] = fmt.Sprintf("[{key: k0, path: %[1]sk0}, {key: k2, path: %[1]sk2}]", itemPrefix)
+	}
+	return v
+}
+
+// files are the names of the files of version n.
+func (o owned) files(n int) []string {
+	if o.items {
+		return []string{itemPrefix + "k0", itemPrefix + "k2"}
+	}
+	return slices.Sorted(maps.Keys(data(n)))
 }
 
 func parseOwned(name string) (o owned, err error) {
+	name, o.items = strings.CutSuffix(name, itemsSuffix)
 	_, err = fmt.Sscanf(name, "u%d-g%d-m%o", &o.uid, &o.gid, &o.mode)
 	return o, err
 }
@@ -39,7 +65,7 @@ func (o owned) check(st *unix.Stat_t) error {
 	return nil
 }
 
-// data is version n of a Secret: 3 to 5 keys, each of which tells its version, how many keys there are, its own name and its length.
+// data is version n of an object: 3 to 5 keys, each of which tells its version, how many keys there are, its own name and its length.
 func data(n int) map[string]string {
 	keys := 3 + n%3
 	d := map[string]string{}
@@ -50,34 +76,36 @@ func data(n int) map[string]string {
 	return d
 }
 
-// parse returns the version in a file, and how many keys that has. The file must be whole.
-func parse(key, text string) (version, keys int, err error) {
+// parse returns the version in a file of a key. The file must be whole.
+func parse(key, text string) (version int, err error) {
 	var name string
-	var fill int
+	var keys, fill int
 	if _, err := fmt.Sscanf(text, "version=%d keys=%d key=%s fill=%d", &version, &keys, &name, &fill); err != nil {
-		return 0, 0, fmt.Errorf("file %s with %d bytes begins with %.40q", key, len(text), text)
+		return 0, fmt.Errorf("file %s with %d bytes begins with %.40q", key, len(text), text)
 	}
 	if want := data(version)[key]; text != want {
-		return 0, 0, fmt.Errorf("file %s of version %d has %d bytes, not its %d, or others", key, version, len(text), len(want))
+		return 0, fmt.Errorf("file %s of version %d has %d bytes, not its %d, or others", key, version, len(text), len(want))
 	}
-	return version, keys, nil
+	return version, nil
 }
 
 func TestReadersNoticeWhatIsWrong(t *testing.T) {
 	whole := data(4)["k1"]
-	if version, keys, err := parse("k1", whole); version != 4 || keys != 4 || err != nil {
-		t.Errorf("a whole file is version %d with %d keys, %v", version, keys, err)
+	if version, err := parse("k1", whole); version != 4 || err != nil {
+		t.Errorf("a whole file is version %d, %v", version, err)
 	}
 	for what, text := range map[string]string{
 		"an empty file": "", "a partial file": whole[:len(whole)-1], "a longer file": whole + "x", "another key": data(4)["k2"],
 	} {
-		if _, _, err := parse("k1", text); err == nil {
+		if _, err := parse("k1", text); err == nil {
 			t.Errorf("%s passes", what)
 		}
 	}
-	o := owned{1000, 2000, 0o440}
-	if parsed, err := parseOwned(o.volume("s").Name); parsed != o || err != nil {
-		t.Errorf("%+v is parsed as %+v, %v", o, parsed, err)
+	o := owned{1000, 2000, 0o440, false}
+	for _, o := range []owned{o, {1000, 2000, 0o440, true}} {
+		if parsed, err := parseOwned(o.volume("s").Name); parsed != o || err != nil {
+			t.Errorf("%+v is parsed as %+v, %v", o, parsed, err)
+		}
 	}
 	good := unix.Stat_t{Uid: 1000, Gid: 2000, Mode: unix.S_IFREG | 0o440}
 	if err := o.check(&good); err != nil {

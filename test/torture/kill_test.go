@@ -31,17 +31,24 @@ func needs() map[string][2]string {
 // each round everything must be as it should.
 func kills(t *testing.T, c *cluster) {
 	w := newWorld(t, c)
-	for _, secret := range secrets() {
-		w.set(secret)
+	for _, object := range objects() {
+		w.set(object)
 	}
 	for i := range 4 {
-		w.want(owners()[i], secrets()[i%len(secrets())])
+		w.want(owners()[i], objects()[i%len(objects())])
 	}
 	w.settle("publish the first volumes")
 	readers := startReaders(t, w.driver.Root)
 
 	all := points(t)
-	for together := range slices.Chunk(all, rounds(5, 1)) {
+	steps, random := all, rounds(5, 500)
+	if c.access == "node" {
+		random = rounds(5, 100)
+		if !long() { // the other access has shown what each step leaves
+			steps = nil
+		}
+	}
+	for together := range slices.Chunk(steps, rounds(5, 1)) {
 		for _, p := range w.killAtEach(together) {
 			// Another kill kept it from being passed: once more, alone.
 			if len(w.killAtEach([]point{p})) > 0 {
@@ -54,7 +61,7 @@ func kills(t *testing.T, c *cluster) {
 	// A step that fails instead of being the last one: publish, refresh and unpublish are tried again, and come to the same end.
 	failing := 0
 	w.failing = true
-	for _, p := range all {
+	for _, p := range steps {
 		if p.fails {
 			w.arm(p.name, "error")
 			w.round(nil)
@@ -68,7 +75,7 @@ func kills(t *testing.T, c *cluster) {
 
 	w.failing = false
 
-	for enough := w.deaths + rounds(5, 500); w.deaths < enough; {
+	for enough := w.deaths + random; w.deaths < enough; {
 		p := all[rand.N(len(all))]
 		w.arm(p.name, fmt.Sprint("kill ", rand.N(6)))
 		w.killAt = time.Now().Add(rand.N(400 * time.Millisecond))
@@ -85,7 +92,7 @@ func kills(t *testing.T, c *cluster) {
 	w.check("at the end")
 	reads := readers.stop()
 	if !t.Failed() {
-		reliability.Shown(t, "F-08", fmt.Sprintf("%d kills, at each of %d points and at random times; %d errors", w.deaths, len(all), failing))
+		reliability.Shown(t, "F-08", fmt.Sprintf("%d kills, at each of %d points and at random times; %d errors", w.deaths, len(steps), failing))
 		reliability.Shown(t, "F-35", fmt.Sprintf("%d reads of whole volumes during %d kills", reads, w.deaths))
 	}
 }
@@ -110,10 +117,13 @@ func (w *world) killAtEach(points []point) (missed []point) {
 	return missed
 }
 
-func secrets() []string { return []string{"a", "b", "c"} }
+// objects are what changes all the time: two Secrets and a ConfigMap.
+func objects() []string { return []string{"a", "b", "map"} }
 
 func owners() []owned {
-	return []owned{{1000, 1000, 0o400}, {1001, 2001, 0o440}, {0, 0, 0o600}, {65534, 7, 0o644}, {2147483647, 2147483647, 0o500}}
+	return []owned{
+		{1000, 1000, 0o400, false}, {1001, 2001, 0o440, true}, {0, 0, 0o600, false}, {65534, 7, 0o644, true}, {2147483647, 2147483647, 0o500, false},
+	}
 }
 
 // round lets happen whatever can: pods come and go, objects change, connections break, kubelet and driver restart, and what they left is
@@ -126,16 +136,16 @@ func (w *world) round(points []point) {
 		}
 	}
 	// Objects change while volumes are there, and while they come.
-	w.set(secrets()[0])
-	w.want(owners()[rand.N(len(owners()))], secrets()[rand.N(len(secrets()))])
-	w.set(secrets()[1])
+	w.set(objects()[0])
+	w.want(owners()[rand.N(len(owners()))], objects()[rand.N(len(objects()))])
+	w.set(objects()[1])
 	w.settle("publish a volume")
-	w.set(secrets()[0])
-	w.set(secrets()[2])
+	w.set(objects()[0])
+	w.set(objects()[2])
 	w.converge("after objects changed")
 
 	w.cluster.proxy.cut()
-	w.set(secrets()[1])
+	w.set(objects()[1])
 	w.converge("after connections broke")
 
 	w.kubelet.Republish()
@@ -146,12 +156,11 @@ func (w *world) round(points []point) {
 	w.converge("after an unpublish")
 
 	// A pod that kubelet has lost: its mount is gone, its directories too, and nobody calls.
-	lost := w.volumes[0]
-	w.volumes = w.volumes[1:]
+	lost := w.removePod()
 	w.kubelet.Forget(lost.pod, lost.volume().Name)
 	w.must(unix.Unmount(w.target(lost), unix.MNT_DETACH))
 	w.must(os.RemoveAll(filepath.Join(w.driver.Root, "pods", lost.pod.UID)))
-	w.want(lost.owned, lost.secret)
+	w.want(lost.owned, lost.object)
 	w.settle("publish another one for one that was lost")
 	if !w.failing { // a record that could not be removed stays until the restart
 		w.check("before the driver is stopped")
@@ -159,7 +168,7 @@ func (w *world) round(points []point) {
 
 	w.stop()
 	w.tamper()
-	w.set(secrets()[0])
+	w.set(objects()[0])
 	w.start()
 	w.must(w.kubelet.Restart())
 	w.settle("after restarts of driver and kubelet")

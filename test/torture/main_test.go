@@ -33,6 +33,7 @@ func TestTorture(t *testing.T) {
 		{"a long life with a directory of manifests", soakManifests},
 		{"a long life with the API server", soakAPI},
 		{"the driver is killed at every step, and at any time", kills},
+		{"the driver is killed with --access=node", func(t *testing.T, c *cluster) { kills(t, c.asNode(t)) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			// A client that was idle for long has closed its connection, and would open one more in the test.

@@ -27,7 +27,7 @@ import (
 
 var (
 	anyPod   = kubelet.Pod{Namespace: namespace, Name: "any", UID: "99999999-1111-4222-8333-444444444444"}
-	anyOwner = owned{1000, 1000, 0o400}
+	anyOwner = owned{1000, 1000, 0o400, false}
 )
 
 // raw is a volume whose calls a test makes one by one, against kubelet's rules.

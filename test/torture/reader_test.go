@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -172,8 +173,7 @@ func readData(root int, want owned) (version int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	keys := len(names)
-	missing := keys == 0
+	missing := len(names) == 0
 	for _, name := range names {
 		fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 		if errors.Is(err, unix.ENOENT) {
@@ -183,16 +183,17 @@ func readData(root int, want owned) (version int, err error) {
 		if err != nil {
 			return 0, err
 		}
-		v, k, err := readFile(fd, name, want)
+		v, err := readFile(fd, name, want)
 		if err != nil {
 			return 0, err
 		}
 		if version != 0 && v != version {
 			return 0, fmt.Errorf("files of version %d and of version %d through one open of ..data", version, v)
 		}
-		version, keys = v, k
+		version = v
 	}
-	if !missing && len(names) == keys {
+	slices.Sort(names)
+	if !missing && slices.Equal(names, want.files(version)) {
 		return version, nil
 	}
 	// Files are missing. That is wrong unless the version was replaced meanwhile.
@@ -209,7 +210,7 @@ func readData(root int, want owned) (version int, err error) {
 	if !os.SameFile(a, b) {
 		return 0, errReplaced
 	}
-	return 0, fmt.Errorf("version %d has the files %q, not %d", version, names, keys)
+	return 0, fmt.Errorf("version %d has the files %q, not %q", version, names, want.files(version))
 }
 
 func openData(root int) (*os.File, error) {
@@ -220,19 +221,19 @@ func openData(root int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "..data"), nil
 }
 
-func readFile(fd int, name string, want owned) (version, keys int, err error) {
+func readFile(fd int, name string, want owned) (version int, err error) {
 	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return 0, 0, err
+		return 0, err
 	}
 	if err := want.check(&st); err != nil {
-		return 0, 0, fmt.Errorf("file %s: %w", name, err)
+		return 0, fmt.Errorf("file %s: %w", name, err)
 	}
 	b, err := io.ReadAll(f)
 	if err != nil {
-		return 0, 0, err
+		return 0, err
 	}
-	return parse(name, string(b))
+	return parse(strings.TrimPrefix(name, itemPrefix), string(b))
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/test/nodeaccess"
 )
 
 // patience bounds the wait for anything. What is waited for takes milliseconds, a restart of the driver some hundred.
@@ -33,7 +34,7 @@ type world struct {
 	kubelet *kubelet.VolumeManager
 	// armed is the directory of armed failpoints.
 	armed string
-	// versions are those of the Secrets.
+	// versions are those of the objects.
 	versions map[string]int
 	volumes  []mounted
 	pods     int
@@ -51,10 +52,10 @@ type world struct {
 type mounted struct {
 	pod    kubelet.Pod
 	owned  owned
-	secret string
+	object string
 }
 
-func (m mounted) volume() kubelet.Volume { return m.owned.volume(m.secret) }
+func (m mounted) volume() kubelet.Volume { return m.owned.volume(m.object) }
 
 func newWorld(t testing.TB, c *cluster) *world {
 	t.Helper()
@@ -64,7 +65,7 @@ func newWorld(t testing.TB, c *cluster) *world {
 func newWorldOf(t testing.TB, c *cluster, binary string) *world {
 	t.Helper()
 	w := &world{t: t, cluster: c, armed: t.TempDir(), versions: map[string]int{}}
-	w.driver = testkit.StartDriver(t, binary, "--access=service-account", "--kubeconfig="+c.kubeconfig, "--collect-interval=50ms")
+	w.driver = testkit.StartDriver(t, binary, "--access="+c.access, "--kubeconfig="+c.kubeconfig, "--collect-interval=50ms")
 	// The first process is not to be killed at its start: the points are given to the next.
 	w.driver.Env = []string{"FSUSER_FAILPOINTS=" + w.armed, "GORACE=atexit_sleep_ms=0"}
 	w.driver.Kill()
@@ -105,26 +106,43 @@ func (w *world) disarm(point string) (fired bool) {
 	return err != nil
 }
 
-// set gives a Secret its next version.
-func (w *world) set(secret string) {
-	w.versions[secret]++
-	w.cluster.set(secret, w.versions[secret])
+// set gives an object its next version.
+func (w *world) set(object string) {
+	w.versions[object]++
+	w.cluster.set(object, w.versions[object])
 }
 
-// want adds a pod with a volume.
-func (w *world) want(o owned, secret string) mounted {
+// want adds a pod with a volume. The API server knows it if the driver's rights depend on that.
+func (w *world) want(o owned, object string) mounted {
+	w.t.Helper()
 	w.pods++
-	m := mounted{kubelet.Pod{Namespace: namespace, Name: fmt.Sprint("pod-", w.pods), UID: fmt.Sprintf("%08d-1111-4222-8333-444444444444", w.pods)}, o, secret}
+	m := mounted{kubelet.Pod{Namespace: w.cluster.namespace, Name: fmt.Sprint("pod-", w.pods), UID: fmt.Sprintf("%08d-1111-4222-8333-444444444444", w.pods)}, o, object}
+	if w.cluster.access == "node" {
+		var err error
+		m.pod, err = nodeaccess.CreatePod(context.Background(), w.cluster.client, m.pod.Namespace, m.pod.Name, m.volume())
+		w.must(err)
+	}
 	w.volumes = append(w.volumes, m)
 	w.kubelet.Want(m.pod, m.volume())
 	return m
 }
 
-// drop takes the oldest pod away.
+// drop takes the oldest pod away. The driver's right may end before its volume does.
 func (w *world) drop() {
+	w.t.Helper()
+	m := w.removePod()
+	w.kubelet.Drop(m.pod, m.volume().Name)
+}
+
+// removePod removes the oldest pod from what should be there, and from the API server.
+func (w *world) removePod() mounted {
+	w.t.Helper()
 	m := w.volumes[0]
 	w.volumes = w.volumes[1:]
-	w.kubelet.Drop(m.pod, m.volume().Name)
+	if w.cluster.access == "node" {
+		w.must(nodeaccess.DeletePod(context.Background(), w.cluster.client, m.pod.Namespace, m.pod.Name))
+	}
+	return m
 }
 
 func (w *world) target(m mounted) string { return w.kubelet.Target(m.pod, m.volume().Name) }
@@ -188,21 +206,21 @@ func (w *world) settle(what string) {
 	w.during(what, w.kubelet.Settle)
 }
 
-// converge waits until all volumes show the present version of their Secrets.
+// converge waits until all volumes show the present version of their objects.
 func (w *world) converge(what string) {
 	w.t.Helper()
 	w.during(what, func(ctx context.Context) error {
 		for _, m := range w.volumes {
 			for {
 				version, err := readVolume(w.target(m))
-				if err == nil && version == w.versions[m.secret] {
+				if err == nil && version == w.versions[m.object] {
 					break
 				}
 				select {
 				case <-time.After(time.Millisecond):
 				case <-ctx.Done():
-					return fmt.Errorf("%w; volume %s of %s shows version %d of %s, not %d (%v)", context.Cause(ctx), m.volume().Name, m.pod.Name, version, m.secret,
-						w.versions[m.secret], err)
+					return fmt.Errorf("%w; volume %s of %s shows version %d of %s, not %d (%v)", context.Cause(ctx), m.volume().Name, m.pod.Name, version, m.object,
+						w.versions[m.object], err)
 				}
 			}
 		}
@@ -242,14 +260,14 @@ func (w *world) leftovers() (wrong []string) {
 	if records := w.driver.Records(); len(records) != len(w.volumes) {
 		add("there are %d records, not %d: %q", len(records), len(w.volumes), records)
 	}
-	secrets := map[string]bool{}
+	objects := map[string]bool{}
 	var uids []string
 	for _, m := range w.volumes {
-		secrets[m.secret] = true
+		objects[m.object] = true
 		uids = append(uids, m.pod.UID)
 		wrong = append(wrong, w.layout(m)...)
 	}
-	for metric, want := range map[string]int{"fsuser_watched_objects": len(secrets), "fsuser_volumes": len(w.volumes)} {
+	for metric, want := range map[string]int{"fsuser_watched_objects": len(objects), "fsuser_volumes": len(w.volumes)} {
 		if n, err := w.driver.TryMetric(metric); err != nil || int(n) != want {
 			add("%s is %v, not %d (%v)", metric, n, want, err)
 		}
@@ -279,10 +297,7 @@ func (w *world) layout(m mounted) (wrong []string) {
 	if err != nil {
 		return []string{err.Error()}
 	}
-	want := []string{"..data", generation}
-	for key := range data(w.versions[m.secret]) {
-		want = append(want, key)
-	}
+	want := append([]string{"..data", generation}, m.owned.files(w.versions[m.object])...)
 	slices.Sort(want)
 	if got, err := list(target); err != nil || !slices.Equal(got, want) {
 		wrong = append(wrong, fmt.Sprintf("volume %s of %s has %q, not %q (%v)", m.volume().Name, m.pod.Name, got, want, err))

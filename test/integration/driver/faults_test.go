@@ -55,6 +55,7 @@ func TestFaults(t *testing.T) {
 		{"F-28", "the network swallows all packets: the driver notices by itself", swallowed},
 		{"F-29", "an API server answers from an old cache: the files do not go back", oldReplica},
 		{"F-33", "kubelet's root directory is a symbolic link: publish, restart and unpublish work", symlinkedRoot},
+		{"F-39", "no secret leaks" + asNode, nothingLeaksAsNode},
 	}
 	for _, fault := range faults {
 		// What becomes of a request is another matter when the Node authorizer decides.

@@ -96,6 +96,12 @@ func TestCanariesAreFound(t *testing.T) {
 // withToken gives the driver a service account with a token, as a pod has it, which then is a canary.
 func (c *cluster) withToken(t *testing.T, secret canaries) (kubeconfig string) {
 	t.Helper()
+	// Its beginning says which algorithm it is; the rest is secret.
+	keep := func(token string) { secret["the driver's token"] = token[20:] }
+	if c.access == "node" {
+		keep(c.credentials.BearerToken)
+		return c.kubeconfig
+	}
 	ctx := context.Background()
 	account, err := c.CoreV1().ServiceAccounts(namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{GenerateName: "leak-"}}, metav1.CreateOptions{})
 	if err != nil {
@@ -112,8 +118,7 @@ func (c *cluster) withToken(t *testing.T, secret canaries) (kubeconfig string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Its beginning says which algorithm it is; the rest is secret.
-	secret["the driver's token"] = token.Status.Token[20:]
+	keep(token.Status.Token)
 	admin := c.AdminConfig()
 	config := &rest.Config{Host: admin.Host, TLSClientConfig: admin.TLSClientConfig, BearerToken: token.Status.Token}
 	kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
@@ -200,7 +205,7 @@ func everythingWithSecrets(t *testing.T, c *cluster, d *testkit.Driver, secret c
 	// A refresh that can't be: too large, then gone.
 	c.update(t, "canary", map[string]string{"k": secret.make("in a version that is too large") + strings.Repeat("x", 1<<19)})
 	c.event(t, watched, "VolumeRefreshFailed")
-	if err := c.CoreV1().Secrets(namespace).Delete(ctx, "canary", metav1.DeleteOptions{}); err != nil {
+	if err := c.CoreV1().Secrets(c.namespace).Delete(ctx, "canary", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	c.event(t, watched, "VolumeObjectMissing")
@@ -280,11 +285,19 @@ func nothingLeaks(t *testing.T, c *cluster) {
 	reliability.Shown(t, "F-39", "6 levels of the log; at the last one through an outage, too")
 }
 
+// nothingLeaksAsNode: a request is made with two identities then, and refused in other words.
+func nothingLeaksAsNode(t *testing.T, c *cluster) string {
+	leaksNothing(t, c, 5, "as-node")
+	return "the last level of the log"
+}
+
 func leaksNothing(t *testing.T, c *cluster, verbosity int, name string) {
 	secret := canaries{}
-	d := testkit.StartDriver(t, c.binary, "--access=service-account", "--kubeconfig="+c.withToken(t, secret), fmt.Sprint("-v=", verbosity), "--max-volume-bytes=100000")
+	d := testkit.StartDriver(t, c.binary, "--access="+c.access, "--kubeconfig="+c.withToken(t, secret), fmt.Sprint("-v=", verbosity), "--max-volume-bytes=100000")
 	// The names are new each time, so that no Event is taken for another run's.
-	pods := [3]kubelet.Pod{pod(name + "-watched"), pod(name + "-sent"), pod(name + "-bad")}
+	pods := [3]kubelet.Pod{
+		c.pod(t, name+"-watched", ssh("secretName", "canary")), c.pod(t, name+"-sent", ssh("secretName", "sent")), c.pod(t, name+"-bad", ssh("secretName", "nowhere")),
+	}
 	messages := everythingWithSecrets(t, c, d, secret, pods, name == "level-5")
 	for place, text := range surfaces(t, c, d, messages) {
 		if len(text) == 0 && !strings.HasPrefix(place, "/proc") && !strings.Contains(place, "record") {

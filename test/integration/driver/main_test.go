@@ -149,7 +149,7 @@ func (c *cluster) pod(t *testing.T, name string, v kubelet.Volume) kubelet.Pod {
 		p.Namespace = c.namespace
 		return p
 	}
-	p, err := nodeaccess.CreatePod(deadline(t), c, c.namespace, name, v, "")
+	p, err := nodeaccess.CreatePod(deadline(t), c, c.namespace, name, v)
 	if err != nil {
 		t.Fatal(err)
 	}
