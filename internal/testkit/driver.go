@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -422,9 +423,10 @@ func ReadAs(uid, gid uint32, path string) ([]byte, error) {
 	return stdout.Bytes(), nil
 }
 
+// freeAddress is one to listen at, also again after a restart. Not of 127.0.0.1: connections begin there, and one could take the port meanwhile.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", net.IPv4(127, byte(1+rand.N(250)), byte(rand.N(250)), byte(1+rand.N(250))).String()+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
