@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 	testkit.RunHelper(map[string]func([]string) error{"exchange": exchange})
 	// The tests that run in parallel wait most of the time.
 	flag.Parse()
-	if err := flag.Set("test.parallel", "8"); err != nil {
+	if err := flag.Set("test.parallel", "12"); err != nil {
 		panic(err)
 	}
 	testkit.RunInMountNamespace(inCluster{m})
