@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
 )
 
@@ -82,6 +83,7 @@ func newProxy(t testing.TB, config *rest.Config) *Proxy {
 		// A watch lasts for minutes, and the server waits for all its requests.
 		p.server.CloseClientConnections()
 		p.server.Close()
+		utilnet.CloseIdleConnectionsFor(p.upstream)
 	})
 	return p
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/test/controlplane"
+	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
 	"github.com/fsuser-csi/fsuser-csi/test/nodeaccess"
 )
 
@@ -85,6 +86,18 @@ func (c *cluster) asNode(t testing.TB) *cluster {
 	}
 	node.writeKubeconfig(t, config)
 	return &node
+}
+
+// counted is the cluster for a driver whose requests are counted.
+func (c *cluster) counted(t testing.TB) (*cluster, *faultproxy.Proxy) {
+	t.Helper()
+	asked := faultproxy.New(t, c.controlPlane.AdminConfig())
+	counted := *c
+	counted.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
+	if err := c.controlPlane.Kubeconfig(counted.kubeconfig, asked.Config()); err != nil {
+		t.Fatal(err)
+	}
+	return &counted, asked
 }
 
 // set gives an object its version n.
