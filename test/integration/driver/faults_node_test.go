@@ -3,6 +3,7 @@
 package driver
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -209,6 +210,8 @@ func busy(t *testing.T, c *cluster) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The kernel tells when it has taken a file system down, with all that was in it. To wait for that does not keep it.
+	freed := unmountedOf(t, target)
 	worker := exec.CommandContext(t.Context(), "sleep", "600")
 	worker.Dir = target
 	if err := worker.Start(); err != nil {
@@ -238,10 +241,37 @@ func busy(t *testing.T, c *cluster) string {
 		t.Errorf("who was in the old volume reads %q, %v", b, err)
 	}
 	open.Close()
+	if freed() {
+		t.Error("the volume is freed while a process is in it")
+	}
+	left := time.Now()
 	worker.Process.Kill()
 	worker.Wait()
+	testkit.Eventually(t, converged, "the kernel to free the volume that nobody is in any more", freed)
+	freedIn := time.Since(left)
 	unpublish(t, d, p, "ssh")
-	return "unpublished in " + seconds(took)
+	return fmt.Sprintf("unpublished in %s, freed %s after the process had left", seconds(took), seconds(freedIn))
+}
+
+// unmountedOf returns a function that tells whether the file system that path is in now has been taken down (inotify(7), IN_UNMOUNT).
+func unmountedOf(t *testing.T, path string) func() bool {
+	t.Helper()
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if _, err := unix.InotifyAddWatch(fd, path, unix.IN_DELETE_SELF); err != nil {
+		t.Fatal(err)
+	}
+	return func() bool {
+		event := make([]byte, unix.SizeofInotifyEvent)
+		n, err := unix.Read(fd, event)
+		if err != nil && !errors.Is(err, unix.EAGAIN) {
+			t.Error(err)
+		}
+		return n == len(event) && binary.NativeEndian.Uint32(event[4:])&unix.IN_UNMOUNT != 0
+	}
 }
 
 func foreignMounts(t *testing.T, c *cluster) string {
