@@ -20,6 +20,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
+	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 // atErr is a context whose Err the test answers: Publish asks it between one step and the next.
@@ -383,6 +384,7 @@ func TestPublishAgain(t *testing.T) {
 		w.publish(r)
 		return w, r
 	}
+	refused := 0
 	for _, test := range []struct {
 		name   string
 		change func(w *world, r *Request)
@@ -411,6 +413,9 @@ func TestPublishAgain(t *testing.T) {
 			w.unchanged(before)
 			w.present(r, content{"k": "v"})
 		})
+		if test.want != nil {
+			refused++
+		}
 	}
 
 	// Kubelet publishes each running volume again after its restart, and keeps its pods back until it gets its yes (F-12, contract 4.4).
@@ -471,6 +476,7 @@ func TestPublishAgain(t *testing.T) {
 			t.Errorf("%v stale volumes, want none", n)
 		}
 	})
+	reliability.Shown(t, "F-18", fmt.Sprintf("%d differences to the volume that is there: refused, and it stays whole", refused))
 }
 
 func TestATargetThatIsNotAsItMustBeIsAPublishThatFailed(t *testing.T) {

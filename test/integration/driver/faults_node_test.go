@@ -285,8 +285,11 @@ func foreignMounts(t *testing.T, c *cluster) string {
 	}
 	image := filepath.Join(t.TempDir(), "ext4")
 	mounts := map[string]func() error{
-		"a bind mount":                          func() error { return unix.Mount(foreign, target, "", unix.MS_BIND, "") },
-		"a tmpfs":                               func() error { return unix.Mount("theirs", target, "tmpfs", 0, "") },
+		"a bind mount": func() error { return unix.Mount(foreign, target, "", unix.MS_BIND, "") },
+		"a tmpfs":      func() error { return unix.Mount("theirs", target, "tmpfs", 0, "") },
+		"two, one on top of the other": func() error {
+			return errors.Join(unix.Mount("theirs", target, "tmpfs", 0, ""), unix.Mount(foreign, target, "", unix.MS_BIND, ""))
+		},
 		"a tmpfs with the name of the driver's": func() error { return unix.Mount("fsuser", target, "tmpfs", 0, "") },
 		"a file system whose server is dead": func() error {
 			fuse, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
@@ -325,8 +328,15 @@ func foreignMounts(t *testing.T, c *cluster) string {
 		if n := d.Metric("fsuser_watched_objects"); n != 0 || len(d.Records()) > 0 {
 			t.Errorf("%s: %v watches, records %q", name, n, d.Records())
 		}
-		if err := unix.Unmount(target, unix.MNT_DETACH); err != nil {
-			t.Fatal(err)
+		// Kubelet waits until nothing is mounted there, whoever mounted it.
+		if err := d.Unpublish(deadline(t), p, "ssh"); err != nil {
+			t.Errorf("%s: unpublish: %v", name, err)
+		}
+		if now := testkit.MountsBelow(t, target); len(now) > 0 {
+			t.Fatalf("%s: mounts after unpublish: %q", name, now)
+		}
+		if b, err := os.ReadFile(filepath.Join(foreign, "file")); err != nil || string(b) != "theirs" {
+			t.Errorf("%s: the file that was mounted holds %q, %v", name, b, err)
 		}
 		if _, err := d.Publish(deadline(t), p, v); err != nil {
 			t.Errorf("%s: publish when it is gone: %v", name, err)
