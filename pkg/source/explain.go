@@ -5,6 +5,7 @@ package source
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"regexp"
 	"strings"
@@ -89,10 +90,14 @@ func (a *API) isEarly(err error, started time.Time) bool {
 	return a.node && apierrors.IsForbidden(err) && time.Since(started) < grace
 }
 
-// message says what went wrong: the API server's message, or the connection's error without the request's URL.
+// message says what went wrong: the API server's message, or the connection's error without the request's URL. Of an answer that is no
+// Status the code alone: it may be of something between, and hold the request that it got, with the token.
 func message(err error) string {
 	var status apierrors.APIStatus
 	if errors.As(err, &status) && status.Status().Message != "" {
+		if code := int(status.Status().Code); apierrors.IsUnexpectedServerError(err) {
+			return fmt.Sprintf("the server answered %d %s", code, http.StatusText(code))
+		}
 		return status.Status().Message
 	}
 	var request *url.Error

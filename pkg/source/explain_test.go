@@ -28,6 +28,9 @@ func TestMessage(t *testing.T) {
 		"the connection's error, without the URL": {
 			&url.Error{Op: "Get", URL: "https://host/path?token=x", Err: errors.New("connection refused")}, "connection refused",
 		},
+		"the code alone of an answer that is no API server's, which may hold the request": {
+			apierrors.NewGenericServerResponse(502, "get", schema.GroupResource{Resource: "secrets"}, "a", "Authorization: Bearer x", 0, true), "the server answered 502 Bad Gateway",
+		},
 		"any other error": {errors.New("odd"), "odd"},
 	} {
 		t.Run(name, func(t *testing.T) {

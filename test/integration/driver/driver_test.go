@@ -58,6 +58,7 @@ func TestDriverWithRealAPIServer(t *testing.T) {
 		{"without a descriptor left a call is refused, and the next one has what is freed", tooManyDescriptors},
 		{"calls that overtake each other", callsThatOvertake},
 		{"no secret leaks, at any level of the log", nothingLeaks},
+		{"no secret leaks from an answer that is an error", answersLeakNothing},
 		{"no switch of a library makes it log secrets", switchesOfLibraries},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -8,8 +8,10 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,6 +29,7 @@ import (
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
 	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
@@ -93,8 +96,8 @@ func TestCanariesAreFound(t *testing.T) {
 	}
 }
 
-// withToken gives the driver a service account with a token, as a pod has it, which then is a canary.
-func (c *cluster) withToken(t *testing.T, secret canaries) (kubeconfig string) {
+// withToken gives the driver a service account with a token, as a pod has it, which then is a canary. It is for this server.
+func (c *cluster) withToken(t *testing.T, secret canaries, server *rest.Config) (kubeconfig string) {
 	t.Helper()
 	// Its beginning says which algorithm it is; the rest is secret.
 	keep := func(token string) { secret["the driver's token"] = token[20:] }
@@ -119,8 +122,7 @@ func (c *cluster) withToken(t *testing.T, secret canaries) (kubeconfig string) {
 		t.Fatal(err)
 	}
 	keep(token.Status.Token)
-	admin := c.AdminConfig()
-	config := &rest.Config{Host: admin.Host, TLSClientConfig: admin.TLSClientConfig, BearerToken: token.Status.Token}
+	config := &rest.Config{Host: server.Host, TLSClientConfig: server.TLSClientConfig, BearerToken: token.Status.Token}
 	kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
 	if err := c.Kubeconfig(kubeconfig, config); err != nil {
 		t.Fatal(err)
@@ -139,6 +141,7 @@ func everythingWithSecrets(t *testing.T, c *cluster, d *testkit.Driver, secret c
 		t.Helper()
 		req := d.Request(p, v)
 		req.VolumeContext[keyTokens] = tokens("a token in attributes")
+		req.VolumeContext["csi.storage.k8s.io/new"] = secret.make("in a key of kubelet that is new")
 		if req.Secrets == nil {
 			req.Secrets = map[string]string{}
 		}
@@ -199,8 +202,31 @@ func everythingWithSecrets(t *testing.T, c *cluster, d *testkit.Driver, secret c
 			t.Fatal(err)
 		}
 	})
+	// Who writes a Secret's value into the pod itself has told it; but it is not told to those who see no more than Events and logs.
+	call(bad, ssh("secretName", "canary", "password", secret.make("in an unknown attribute")), codes.InvalidArgument, nil)
+	call(bad, ssh("secretName", "canary", "items", fmt.Sprintf("[{key: k, path: x, password: %q}]", secret.make("in an unknown field"))), codes.InvalidArgument, nil)
+	call(bad, ssh("sources", fmt.Sprintf("[{secret: {name: canary, password: %q}}]", secret.make("in an unknown field of a source"))), codes.InvalidArgument, nil)
 	call(watched, ssh("secretName", "canary", "uid", "7"), codes.AlreadyExists, nil)
 	call(sent, along("uid", "7"), codes.AlreadyExists, nil)
+
+	stays := func(target string, want codes.Code) {
+		t.Helper()
+		_, err := d.NodeUnpublishVolume(deadline(t), &csi.NodeUnpublishVolumeRequest{VolumeId: kubelet.VolumeID(sent, "ssh"), TargetPath: target})
+		if status.Code(err) != want {
+			t.Errorf("unpublish: got %v, want %v", err, want)
+		} else {
+			messages += err.Error() + "\n"
+		}
+	}
+	stays(d.Target(watched, "ssh"), codes.InvalidArgument)
+	parent := filepath.Dir(d.Target(sent, "ssh"))
+	if err := errors.Join(os.Rename(parent, parent+".away"), os.Symlink(parent+".away", parent)); err != nil {
+		t.Fatal(err)
+	}
+	stays(d.Target(sent, "ssh"), codes.FailedPrecondition)
+	if err := errors.Join(os.Remove(parent), os.Rename(parent+".away", parent)); err != nil {
+		t.Fatal(err)
+	}
 
 	// A refresh that can't be: too large, then gone.
 	c.update(t, "canary", map[string]string{"k": secret.make("in a version that is too large") + strings.Repeat("x", 1<<19)})
@@ -221,7 +247,25 @@ func everythingWithSecrets(t *testing.T, c *cluster, d *testkit.Driver, secret c
 		call(sent, along(), codes.OK, nil)
 	}
 	d.Kill()
+	damaged := []string{
+		`{"version":3,"volumeID":"` + secret.make("in a record that is cut off"), secret.make("in a record that is none"),
+		fmt.Sprintf(`{"version":3,"password":%q}`, secret.make("in an unknown field of a record")),
+		fmt.Sprintf(`{"version":3,"device":%q}`, secret.make("in a number of a record")),
+		fmt.Sprintf(`{"version":3,"volumeID":%q,"targetPath":"/x","pod":{"uid":"x"}}`, secret.make("in the id of a record")),
+	}
+	for i, text := range damaged {
+		if err := os.WriteFile(filepath.Join(d.State, fmt.Sprintf("%064d.json", i)), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	d.StartAgain()
+	aside := filepath.Join(d.State, "bad")
+	if entries, err := os.ReadDir(aside); err != nil || len(entries) != len(damaged) {
+		t.Errorf("%d records were moved aside, %v", len(entries), err)
+	}
+	if err := os.RemoveAll(aside); err != nil { // they hold it, of course
+		t.Fatal(err)
+	}
 	call(watched, v, codes.OK, nil)
 	call(sent, along(), codes.OK, nil)
 	if outage {
@@ -293,7 +337,7 @@ func nothingLeaksAsNode(t *testing.T, c *cluster) string {
 
 func leaksNothing(t *testing.T, c *cluster, verbosity int, name string) {
 	secret := canaries{}
-	d := testkit.StartDriver(t, c.binary, "--access="+c.access, "--kubeconfig="+c.withToken(t, secret), fmt.Sprint("-v=", verbosity), "--max-volume-bytes=100000")
+	d := testkit.StartDriver(t, c.binary, "--access="+c.access, "--kubeconfig="+c.withToken(t, secret, c.AdminConfig()), fmt.Sprint("-v=", verbosity), "--max-volume-bytes=100000")
 	// The names are new each time, so that no Event is taken for another run's.
 	pods := [3]kubelet.Pod{
 		c.pod(t, name+"-watched", ssh("secretName", "canary")), c.pod(t, name+"-sent", ssh("secretName", "sent")), c.pod(t, name+"-bad", ssh("secretName", "nowhere")),
@@ -319,6 +363,67 @@ func leaksNothing(t *testing.T, c *cluster, verbosity int, name string) {
 		t.Errorf("in the log at the end: %q", found)
 	}
 	d.StartAgain() // the driver is stopped once more when the test ends
+}
+
+// answersLeakNothing has whoever stands between the driver and the API server answer with what nobody may read: an object, or the request
+// itself, as some do that want to help.
+func answersLeakNothing(t *testing.T, c *cluster) {
+	secret := canaries{}
+	server := c.AdminConfig()
+	server.BearerToken = "" // the driver's own is passed on
+	proxy := faultproxy.New(t, server)
+	d := testkit.StartDriver(t, c.binary, "--access=service-account", "--kubeconfig="+c.withToken(t, secret, proxy.Config()), "-v=5")
+	c.secret(t, "answers", map[string]string{"k": secret.make("in a Secret")})
+	pods := []kubelet.Pod{pod("answers-1"), pod("answers-2")}
+	for _, p := range pods {
+		if _, err := d.Publish(deadline(t), p, ssh("secretName", "answers")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bad := pod("answers-bad")
+	object := func() *corev1.Secret {
+		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "answers", Namespace: namespace}, Data: map[string][]byte{"k": []byte(secret.make("in an answer's object"))}}
+	}
+	inJSON, err := json.Marshal(object())
+	if err != nil {
+		t.Fatal(err)
+	}
+	messages, answers := "", 0
+	for kind, body := range map[string][]byte{
+		"application/vnd.kubernetes.protobuf": faultproxy.Encoded(object()), "application/json": inJSON, "text/plain": []byte(secret.make("in an answer's text")),
+	} {
+		for code, want := range map[int]codes.Code{500: codes.Unavailable, 502: codes.Unavailable, 401: codes.PermissionDenied, 403: codes.PermissionDenied} {
+			proxy.Answer(func(w http.ResponseWriter, r *http.Request) bool {
+				w.Header().Set("Content-Type", kind)
+				w.WriteHeader(code)
+				w.Write(body)
+				if kind == "text/plain" {
+					fmt.Fprintln(w, r.Header)
+				}
+				return true
+			})
+			answers++
+			_, err := d.Publish(deadline(t), bad, ssh("secretName", fmt.Sprint("other-", answers)))
+			if status.Code(err) != want {
+				t.Errorf("%d with %s: got %v, want %v", code, kind, err, want)
+			}
+			messages += fmt.Sprintln(err)
+		}
+		// The watch of what is published ends, and its next request fails.
+		proxy.Say(nil)
+		testkit.Eventually(t, converged, "the volumes to be stale", func() bool { return strings.Contains(d.Status(), staleText) })
+		messages += d.Status()
+	}
+	proxy.Answer(nil)
+	for place, text := range surfaces(t, c, d, messages) {
+		if found := secret.found(text); len(found) > 0 {
+			t.Errorf("in %s: %q", place, found)
+		}
+	}
+	for _, p := range append(pods, bad) {
+		unpublish(t, d, p, "ssh")
+	}
+	reliability.Shown(t, "F-39", fmt.Sprintf("%d errors that hold an object, or the request", answers))
 }
 
 // The libraries below have switches of their own, which no flag of the driver bounds. One more, GODEBUG=http2debug, would print Secrets: the
