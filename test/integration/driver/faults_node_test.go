@@ -47,11 +47,14 @@ func drain(t *testing.T, c *cluster) string {
 	var publishing sync.WaitGroup
 	errs := make([]error, calls)
 	name := func(i int) kubelet.Pod { return pod(fmt.Sprintf("f09-%d", i)) }
+	idle := d.Metric("go_goroutines")
 	for i := range calls {
 		publishing.Go(func() { _, errs[i] = k.Publish(deadline(t), name(i), ssh("secretName", "f09")) })
 	}
 	// A call that waits for its object has read its pod, or made its watch, by then.
-	testkit.Eventually(t, converged, "the publishes to be under way", func() bool { return d.Metric("fsuser_watched_objects") == 1 })
+	testkit.Eventually(t, converged, "the publishes to be under way", func() bool {
+		return d.Metric("fsuser_watched_objects") == 1 && d.Metric("go_goroutines") >= idle+calls
+	})
 	start := time.Now()
 	d.Stop() // and fails t if the exit code is not 0
 	took := time.Since(start)
@@ -65,13 +68,14 @@ func drain(t *testing.T, c *cluster) string {
 		switch {
 		case err == nil && len(mounts) == 1:
 			done++
-		case status.Code(err) == codes.Unavailable && len(mounts) == 0: // it came too late
+		// It came too late: nobody took it. One that was taken must be served, not cut off, which would be Unavailable too.
+		case status.Code(err) == codes.Unavailable && strings.Contains(err.Error(), "while dialing") && len(mounts) == 0:
 		default:
 			t.Errorf("call %d: %v, mounts %q", i, err, mounts)
 		}
 	}
-	if done == 0 {
-		t.Error("no call under way was served")
+	if done < calls*9/10 {
+		t.Errorf("of %d calls under way only %d were served", calls, done)
 	}
 	proxy.Answer(nil)
 	d.StartAgain()
