@@ -9,6 +9,8 @@ BUILD := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags "-s -w -func
 # Modules of their own, so that what only tests need is not in the driver's go.mod.
 TEST_MODULES := test/sanity test/bench
 
+STARTED := $(shell date +%s)
+
 .DEFAULT_GOAL := help
 .PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture bench bench-once control-plane manifests image e2e conformance gallery cluster-up cluster-down cluster-shell cluster-test prerequisites clean
 
@@ -22,7 +24,7 @@ demo: build ## Show the driver at work on this machine, without a cluster (root)
 	@bin/fsuser-csi demo
 
 test: prerequisites lint control-plane unit fuzz-once sanity bench-once ## Run every test but the cluster's, with the race detector (root)
-	@echo "all tests passed"
+	@echo "all tests passed, in $$((($$(date +%s) - $(STARTED)) / 60)) minutes"
 
 lint: ## Check formatting and vet every module
 	@unformatted=$$(gofmt -l cmd deploy internal pkg test *.go); test -z "$$unformatted" || { echo "gofmt -w $$unformatted"; exit 1; }
@@ -68,7 +70,7 @@ SHOWING = $(shell grep -rl --include='*_test.go' 'reliability\.Shown' *.go cmd d
 torture: prerequisites control-plane ## Kill, starve and soak the driver for the better part of an hour, and write docs/reliability.md (root)
 	@rm -rf .cache/reliability && mkdir -p .cache/reliability
 	FSUSER_TORTURE=1 FSUSER_RELIABILITY=$(CURDIR)/.cache/reliability $(GO) test -race -count=1 -tags $(TAGS) -p 1 -timeout 60m $(SHOWING)
-	$(GO) run ./test/reliability/page .cache/reliability
+	$(GO) run ./test/reliability/page -started $(STARTED) .cache/reliability
 
 bench: prerequisites control-plane ## Measure, and compare with the design's goals (root)
 	cd test/bench && $(GO) run -tags $(TAGS) .

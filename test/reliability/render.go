@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"text/template"
+	"time"
 )
 
 //go:embed page.md.tmpl
@@ -17,7 +18,12 @@ var pageTemplate string
 type Machine struct {
 	Kernel, Go, Date string
 	CPUs             int
+	// Took is how long the tests ran.
+	Took time.Duration
 }
+
+// Minutes is how long the tests ran, in whole minutes.
+func (m Machine) Minutes() float64 { return m.Took.Round(time.Minute).Minutes() }
 
 type row struct {
 	Promise

@@ -19,18 +19,19 @@ import (
 
 func main() {
 	out := flag.String("o", "docs/reliability.md", "page to write")
+	started := flag.Int64("started", 0, "when the tests were started, in seconds since 1970")
 	flag.Parse()
-	if flag.NArg() != 1 {
-		fmt.Fprintln(os.Stderr, "usage: page [-o PAGE] DIRECTORY")
+	if flag.NArg() != 1 || *started <= 0 {
+		fmt.Fprintln(os.Stderr, "usage: page [-o PAGE] -started SECONDS DIRECTORY")
 		os.Exit(2)
 	}
-	if err := write(*out, flag.Arg(0)); err != nil {
+	if err := write(*out, flag.Arg(0), time.Unix(*started, 0)); err != nil {
 		fmt.Fprintln(os.Stderr, "Error:", err)
 		os.Exit(1)
 	}
 }
 
-func write(path, dir string) error {
+func write(path, dir string, started time.Time) error {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
 		return err
@@ -38,6 +39,7 @@ func write(path, dir string) error {
 	release, _, _ := strings.Cut(unix.ByteSliceToString(name.Release[:]), "-") // what follows names who built it
 	m := reliability.Machine{
 		Kernel: release, Go: runtime.Version(), CPUs: runtime.NumCPU(), Date: time.Now().UTC().Format(time.DateOnly),
+		Took: time.Since(started),
 	}
 	var page bytes.Buffer
 	if err := reliability.Render(&page, dir, m); err != nil {
