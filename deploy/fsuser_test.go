@@ -541,6 +541,7 @@ func rewrites(t *testing.T, c *cluster, w *warnings) {
 			slices.Repeat([]attrs{{"uid": "1000", "mode": "0644", "secretName": "x"}}, 3), []string{"secret/x"}, nil},
 		{"as many volumes as the policy takes", numberedInTree(400), nil, numberedSecrets(400), nil},
 		{"as many items as the policy takes", []corev1.Volume{numberedItems(400)}, nil, []string{"secret/x"}, nil},
+		{"sources as long as the policy takes", longSources(3, 57), nil, longNames(3 * 57), nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w.take()
@@ -656,7 +657,11 @@ func leftAlone(t *testing.T, c *cluster, w *warnings) {
 				pod.Spec.Containers[0].VolumeMounts = append(pod.Spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: "v", MountPath: fmt.Sprint("/many/", i)})
 			}
 		}},
-		{"paths that are too long", string(encode(t, itemsOfLength(17, 4090))), "too much", nil},
+		{"paths that are too long", string(encode(t, itemsOfLength(17, 1, 4090))), "too much", nil},
+		{"items that are too long for the driver", string(encode(t, itemsOfLength(200, 253, 150))), "longer than the 64 KiB", nil},
+		{"sources that are too long together", string(encode(t, longSources(1, 57)[0])), "too much", func(pod *corev1.Pod) {
+			pod.Spec.Volumes = append(pod.Spec.Volumes, longSources(7, 57)[1:]...)
+		}},
 		{"no name", `{"name": "v", "secret": {}}`, "", nil},
 		{"no name of a ConfigMap at all", `{"name": "v", "configMap": {}}`, "", nil},
 		{"a path out of the volume", item("b", "../b"), "", nil},
@@ -729,14 +734,50 @@ func numberedItems(n int) corev1.Volume {
 	return v
 }
 
-func itemsOfLength(n, length int) corev1.Volume {
+func itemsOfLength(n, key, path int) corev1.Volume {
 	v := secretVolume("a", "x")
 	for i := range n {
-		element := strings.Repeat("a", 200)
-		path := strings.Repeat(element+"/", length/len(element))
-		v.Secret.Items = append(v.Secret.Items, corev1.KeyToPath{Key: "k", Path: path + fmt.Sprint(i)})
+		v.Secret.Items = append(v.Secret.Items, corev1.KeyToPath{Key: strings.Repeat("k", key), Path: pathOfLength(path, i)})
 	}
 	return v
+}
+
+// pathOfLength is about that long.
+func pathOfLength(length, i int) string {
+	return strings.Repeat(strings.Repeat("a", 49)+"/", length/50) + fmt.Sprint(i)
+}
+
+// longSources are projected volumes of Secrets and ConfigMaps, whose names and keys are as long as they may be.
+func longSources(volumes, sources int) (all []corev1.Volume) {
+	names := longNames(volumes * sources)
+	for i := range volumes {
+		v := corev1.Volume{Name: fmt.Sprint("v", i)}
+		v.Projected = &corev1.ProjectedVolumeSource{}
+		for n := range sources {
+			kind, name, _ := strings.Cut(names[i*sources+n], "/")
+			object := corev1.LocalObjectReference{Name: name}
+			items := []corev1.KeyToPath{{Key: strings.Repeat("k", 253), Path: pathOfLength(150, n), Mode: new(int32(0o400))}}
+			if kind == "secret" {
+				v.Projected.Sources = append(v.Projected.Sources, corev1.VolumeProjection{Secret: &corev1.SecretProjection{LocalObjectReference: object, Items: items}})
+			} else {
+				v.Projected.Sources = append(v.Projected.Sources, corev1.VolumeProjection{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: object, Items: items}})
+			}
+		}
+		all = append(all, v)
+	}
+	return all
+}
+
+// longNames are of Secrets, then of as many ConfigMaps.
+func longNames(n int) (names []string) {
+	for i := range n {
+		kind := "secret/"
+		if i >= n/2 {
+			kind = "configMap/"
+		}
+		names = append(names, kind+strings.Repeat("a", 249)+fmt.Sprintf("%04d", i))
+	}
+	return names
 }
 
 func numberedInTree(n int) (volumes []corev1.Volume) {

@@ -91,12 +91,6 @@ object.spec.?volumes.orValue([]).exists(v,
     variables.parts.map(p, {
       'keys': dyn(p.objects.map(o, o.?items.orValue([])).flatten()),
       'fields': dyn(p.downward.flatten())})
-# The API server bounds what an expression may cost, and sorting costs the square of the number.
-- name: tooLarge
-  expression: >-
-    size(variables.volumes) > 400 || size(variables.mounted) > 400 || variables.found.map(f, size(f.sources)).sum() > 400
-    || variables.items.map(i, size(i.keys) + size(i.fields)).sum() > 400
-    || variables.items.map(i, i.keys + i.fields).flatten().map(i, size(i.?path.orValue(''))).sum() > 65536
 - name: paths
   expression: >-
     variables.items.map(i, (i.keys + i.fields).map(f, f.?path.orValue('').replace('/', '\x01')).sort())
@@ -123,12 +117,19 @@ object.spec.?volumes.orValue([]).exists(v,
             : has(s.configMap) ? '{"configMap":{"name":' + strings.quote(s.configMap.?name.orValue('')) + (s.configMap.?optional.orValue(false) ? ',"optional":true' : '')
             : '{"downwardAPI":{')
           + (variables.itemTexts[n][i] == '' ? '' : (has(s.downwardAPI) ? '' : ',') + '"items":[' + variables.itemTexts[n][i] + ']') + '}}').join(',') + ']')
+# The API server bounds what an expression may cost: sorting costs the square of the number, and declare-references reads all texts again.
+- name: tooLarge
+  expression: >-
+    size(variables.volumes) > 400 || size(variables.mounted) > 400 || variables.found.map(f, size(f.sources)).sum() > 400
+    || variables.items.map(i, size(i.keys) + size(i.fields)).sum() > 400
+    || variables.items.map(i, i.keys + i.fields).flatten().map(i, size(i.?path.orValue(''))).sum() > 65536
+    || variables.texts.map(t, size(bytes(t))).sum() > 131072
 # Why a volume is left alone, or nothing. What the driver would refuse, or do otherwise than Kubernetes' own volume.
 - name: why
   expression: >-
     lists.range(size(variables.found)).map(n,
       variables.windows ? 'the pod is for Windows'
-      : variables.tooLarge ? 'the pod has more than 400 volumes, mounts, sources or items, or paths too long: too much for a policy'
+      : variables.tooLarge ? 'the pod has more than 400 volumes, mounts, sources or items, or they are too long together: too much for a policy'
       : variables.parts[n].other
         ? 'a serviceAccountToken, clusterTrustBundle or podCertificate stays with the volumes of Kubernetes'
       : size(variables.found[n].sources) > 64 ? 'it has more than the 64 sources that the driver takes'
