@@ -59,6 +59,16 @@ func TestAllow(t *testing.T) {
 		{"sources with an escape", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"\u0078"}}]`), "write it as JSON", nil},
 		{"sources with a hidden kind", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"tls"}},{"s\u0065cret":{"name":"x"}}]`), "write it as JSON", nil},
 		{"sources with more than can be read", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"x"}}`+strings.Repeat(`,[]`, 10_000)+`]`), "write it as JSON", nil},
+		{"sources with a quote that begins no text", driverVolume("v", "uid", "70", "sources",
+			`[{"secret":{"name":"tls","items":[{"key":"k","path":1 ",mode: 256}]}},{? secret : {name: x}},{secret: {name: tls, items: [{key: k, path: 1 "}]}}]`), "write it as JSON", nil},
+		{"sources with escapes in a path", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"tls","items":[{"key":"k","path":"\"a\u0026\"?!"}]}}]`), "", nil},
+		{"sources with a quote's escape before another", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"tls","items":[{"key":"k","path":"\""}]}},{"secret":{"name":"x"}}]`),
+			`Secret "x" is not allowed here`, nil},
+		{"sources with a backslash's escape", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"tls","items":[{"key":"k","path":"a\\"}]}}]`), "write it as JSON", nil},
+		{"sources with an escape in a name that is allowed", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"tls\u0026"}}]`), "write it as JSON", nil},
+		{"items with escapes in a path", driverVolume("v", "secretName", "tls", "uid", "70", "items", `[{"key":"k","path":"\"uid\u0026\"?!","mode":256}]`), "", nil},
+		{"items with an escape, and a file's owner", driverVolume("v", "secretName", "tls", "uid", "70", "items", `[{"key":"k","path":"\"a\u0026","uid" : 0}]`), "a uid of a single file", nil},
+		{"items with an escape, no JSON", driverVolume("v", "secretName", "tls", "uid", "70", "items", `[{"key":"k","path":"\u0026",!!binary "dWlk":0}]`), "a uid of a single file", nil},
 		{"items", driverVolume("v", "secretName", "tls", "uid", "70", "items", "[{key: fluid, path: guide/uid, mode: 0400}]"), "", nil},
 		{"a file's owner", driverVolume("v", "secretName", "tls", "uid", "70", "items", "[{key: a, path: a, uid: 0}]"), "a uid of a single file", nil},
 		{"a file's owner in JSON", driverVolume("v", "secretName", "tls", "uid", "70", "items", `[{"key":"a","path":"a","uid" :0}]`), "a uid of a single file", nil},
@@ -144,6 +154,44 @@ func TestAllow(t *testing.T) {
 		c.may(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "7")))
 		c.may(t, podWith("p", secretVolume("v", "x")))
 	})
+}
+
+// fsUser writes escapes, of which the policy has to know that they hide nothing.
+func TestAllowTakesWhatFsUserWrites(t *testing.T) {
+	c := startCluster(t)
+	startFsUser(t, c)
+	c.installAllow(t, `allow={"enabled": true, "uids": [70], "gids": [0], "secrets": ["tls", "aaa*"], "configMaps": ["conf", "aaa*"]}`)
+	c.waitForAllow(t, "not-allowed")
+	// The characters that the driver's paths may have and that are written, or read, in another way.
+	const path = `a&b !?'\"uid\" # secret, {name}[-*%@|>`
+	item := `"items": [{"key": "k", "path": "` + path + `", "mode": 256}, {"key": "k", "path": "uid"}]`
+	field := `"items": [{"path": "d/` + path + `", "fieldRef": {"fieldPath": "metadata.annotations['uid']"}}]`
+	for _, volume := range []string{
+		`{"name": "v", "secret": {"secretName": "tls", ` + item + `}}`,
+		`{"name": "v", "configMap": {"name": "conf", ` + item + `}}`,
+		`{"name": "v", "downwardAPI": {` + field + `}}`,
+		`{"name": "v", "projected": {"sources": [{"downwardAPI": {` + field + `}}, {"secret": {"name": "tls", "optional": true, ` + item + `}}, {"configMap": {"name": "conf"}}]}}`,
+	} {
+		got, err := c.dryRunPod(t, annotated("70", volumeOf(volume)))
+		if err != nil || got.Spec.Volumes[0].CSI == nil {
+			t.Errorf("%s: %v", volume, err)
+			continue
+		}
+		if _, errs := attributes.Parse(got.Spec.Volumes[0].CSI.VolumeAttributes, false); len(errs) > 0 {
+			t.Errorf("the driver refuses %s: %v", volume, errs)
+		}
+		if _, err := c.dryRunPod(t, annotated("71", volumeOf(volume))); err == nil || !strings.Contains(err.Error(), "71 is not allowed here") {
+			t.Errorf("%s of another user: %v", volume, err)
+		}
+		if other := strings.NewReplacer(`"tls"`, `"x"`, `"conf"`, `"x"`).Replace(volume); other != volume {
+			if _, err := c.dryRunPod(t, annotated("70", volumeOf(other))); err == nil || !strings.Contains(err.Error(), `"x" is not allowed here`) {
+				t.Errorf("%s: %v", other, err)
+			}
+		}
+	}
+	if got, err := c.dryRunPod(t, annotated("70", longSources(3, 57)...)); err != nil || got.Spec.Volumes[0].CSI == nil {
+		t.Errorf("as much as fsUser takes: %v", err)
+	}
 }
 
 // A chart without a list allows everything.
