@@ -114,6 +114,14 @@ func comparisons() []comparison {
 			},
 		},
 		{
+			name: "configmap-optional-key", volumes: "- {name: v, configMap: {name: NAME, optional: true, items: [{key: a, path: a}, {key: b, path: d/b}]}}",
+			before: []edit{configMap("a", "1")}, shows: files{"a": "1"},
+			steps: []step{
+				{"the key appears", []edit{configMap("a", "1", "b", "1")}, nil, files{"a": "1", "d/b": "1"}},
+				{"it goes", []edit{configMap("a", "1")}, nil, files{"a": "1"}},
+			},
+		},
+		{
 			name: "secret-deleted", volumes: secretVolume, before: []edit{secret("a", "1", "b", "1")}, shows: files{"a": "1", "b": "1"},
 			steps: []step{
 				{"it is deleted", []edit{deleteSecret}, []string{"secret-deleted", "not found"}, files{"a": "1", "b": "1"}},
@@ -132,6 +140,12 @@ func comparisons() []comparison {
 			name: "secret-immutable", volumes: "- {name: v, projected: {sources: [{secret: {name: NAME}}, {configMap: {name: NAME}}]}}",
 			before: []edit{secret("a", "1"), immutable, configMap("b", "1")}, shows: files{"a": "1", "b": "1"},
 			steps: []step{{"it is made anew", []edit{deleteSecret, secret("a", "2"), configMap("b", "2")}, nil, files{"a": "1", "b": "2"}}},
+		},
+		{
+			// As above, with the kinds exchanged.
+			name: "configmap-immutable", volumes: "- {name: v, projected: {sources: [{secret: {name: NAME}}, {configMap: {name: NAME}}]}}",
+			before: []edit{configMap("a", "1"), immutableConfigMap, secret("b", "1")}, shows: files{"a": "1", "b": "1"},
+			steps: []step{{"it is made anew", []edit{deleteConfigMap, configMap("a", "2"), secret("b", "2")}, nil, files{"a": "1", "b": "2"}}},
 		},
 		{
 			name: "projected", volumes: `- name: v
@@ -173,6 +187,11 @@ func comparisons() []comparison {
 			steps: []step{{"it appears", []edit{configMap("b", "1")}, nil, files{"a": "1", "b": "1"}}},
 		},
 		{
+			name: "projected-missing-key", volumes: "- {name: v, projected: {sources: [{secret: {name: NAME, items: [{key: missing, path: d/a}]}}, {configMap: {name: NAME}}]}}",
+			before: []edit{secret("a", "1"), configMap("b", "1")}, waits: []string{"key", "missing"},
+			steps: []step{{"it appears", []edit{secret("missing", "1")}, nil, files{"d/a": "1", "b": "1"}}},
+		},
+		{
 			name: "downwardapi", volumes: `- name: v
     downwardAPI:
       defaultMode: 0400
@@ -194,23 +213,38 @@ func comparisons() []comparison {
 		},
 		{
 			name: "fsgroup", volumes: "- {name: v, secret: {secretName: NAME, defaultMode: 0400, items: [{key: a, path: a}, {key: a, path: d/a, mode: 0644}, {key: a, path: x, mode: 0}]}}",
-			spec: func(spec *corev1.PodSpec) {
-				group := int64(3000)
-				spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: &group}
-			},
-			before: []edit{secret("a", "1")}, shows: files{"a": "1", "d/a": "1", "x": "1"},
+			spec: withFSGroup, before: []edit{secret("a", "1")}, shows: files{"a": "1", "d/a": "1", "x": "1"},
 			steps:   []step{{"a value changes", []edit{secret("a", "2")}, nil, files{"a": "2", "d/a": "2", "x": "2"}}},
 			differs: []difference{{"`fsGroup` widens no mode", withoutFSGroupModes(map[string]uint32{"a": 0o400, "d/a": 0o644, "x": 0})}},
 		},
 		{
+			name: "fsgroup-configmap", volumes: "- {name: v, configMap: {name: NAME, defaultMode: 0400, items: [{key: a, path: a}, {key: a, path: d/a, mode: 0644}]}}",
+			spec: withFSGroup, before: []edit{configMap("a", "1")}, shows: files{"a": "1", "d/a": "1"},
+			steps:   []step{{"a value changes", []edit{configMap("a", "2")}, nil, files{"a": "2", "d/a": "2"}}},
+			differs: []difference{{"`fsGroup` widens no mode", withoutFSGroupModes(map[string]uint32{"a": 0o400, "d/a": 0o644})}},
+		},
+		{
+			name: "fsgroup-projected", volumes: `- {name: v, projected: {defaultMode: 0400, sources: [{secret: {name: NAME}}, {configMap: {name: NAME, items: [{key: a, path: d/a, mode: 0}]}},
+    {downwardAPI: {items: [{path: d/name, fieldRef: {fieldPath: metadata.name}, mode: 0444}]}}]}}`,
+			spec: withFSGroup, before: []edit{secret("a", "1"), configMap("a", "1")}, shows: files{"a": "1", "d/a": "1", "d/name": "fsgroup-projected"},
+			steps:   []step{{"a value changes", []edit{secret("a", "2")}, nil, files{"a": "2", "d/a": "1", "d/name": "fsgroup-projected"}}},
+			differs: []difference{{"`fsGroup` widens no mode", withoutFSGroupModes(map[string]uint32{"a": 0o400, "d/a": 0, "d/name": 0o444})}},
+		},
+		{
 			name: "subpath", volumes: secretVolume + "\n  - {name: w, secret: {secretName: NAME, items: [{key: k, path: etc/k}]}}",
-			spec: func(spec *corev1.PodSpec) {
-				spec.Containers[0].VolumeMounts = append(spec.Containers[0].VolumeMounts,
-					corev1.VolumeMount{Name: "v", MountPath: "/file", SubPath: "k"},
-					corev1.VolumeMount{Name: "w", MountPath: "/folder", SubPath: "etc"})
-			},
-			before: []edit{secret("k", "1")}, shows: files{"k": "1"}, also: []string{"/file", "/folder"},
+			spec: withSubPaths, before: []edit{secret("k", "1")}, shows: files{"k": "1"}, also: []string{"/file", "/folder"},
 			steps: []step{{"a value changes", []edit{secret("k", "2")}, nil, files{"k": "2"}}},
+		},
+		{
+			name: "subpath-configmap", volumes: configMapVolume + "\n  - {name: w, configMap: {name: NAME, items: [{key: k, path: etc/k}]}}",
+			spec: withSubPaths, before: []edit{configMap("k", "1")}, shows: files{"k": "1"}, also: []string{"/file", "/folder"},
+			steps: []step{{"a value changes", []edit{configMap("k", "2")}, nil, files{"k": "2"}}},
+		},
+		{
+			name: "subpath-projected", volumes: `- {name: v, projected: {sources: [{secret: {name: NAME}}, {configMap: {name: NAME}}]}}
+  - {name: w, projected: {sources: [{secret: {name: NAME, items: [{key: k, path: etc/k}]}}, {configMap: {name: NAME, items: [{key: c, path: etc/c}]}}]}}`,
+			spec: withSubPaths, before: []edit{secret("k", "1"), configMap("c", "1")}, shows: files{"k": "1", "c": "1"}, also: []string{"/file", "/folder"},
+			steps: []step{{"values change", []edit{secret("k", "2"), configMap("c", "2")}, nil, files{"k": "2", "c": "2"}}},
 		},
 		{
 			name: "init-container", volumes: secretVolume,
@@ -235,6 +269,18 @@ func differencesOfAll() []difference {
 	}}}
 }
 
+func withFSGroup(spec *corev1.PodSpec) {
+	group := int64(3000)
+	spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: &group}
+}
+
+// withSubPaths mounts the file k of volume v, and the directory etc of volume w.
+func withSubPaths(spec *corev1.PodSpec) {
+	spec.Containers[0].VolumeMounts = append(spec.Containers[0].VolumeMounts,
+		corev1.VolumeMount{Name: "v", MountPath: "/file", SubPath: "k"},
+		corev1.VolumeMount{Name: "w", MountPath: "/folder", SubPath: "etc"})
+}
+
 // withoutFSGroupModes takes back what kubelet adds for the group: 0440 to the modes of files, which are given, and 02550 to directories'.
 func withoutFSGroupModes(modes map[string]uint32) func(tree.Entry) tree.Entry {
 	return func(e tree.Entry) tree.Entry {
@@ -242,7 +288,7 @@ func withoutFSGroupModes(modes map[string]uint32) func(tree.Entry) tree.Entry {
 		switch {
 		case e.Type == "-" && known && e.Mode == mode|0o440:
 			e.Mode = mode
-		case e.Type == "d" && e.Path == "." && e.Mode == 0o3777, e.Type == "d" && e.Mode == 0o2755:
+		case e.Type == "d" && e.Path == "." && (e.Mode == 0o3777 || e.Mode == 0o2777), e.Type == "d" && e.Mode == 0o2755:
 			e.Mode = 0o755
 		}
 		return e
@@ -321,6 +367,13 @@ func deleteConfigMap(n namespace, name string) {
 func immutable(n namespace, name string) {
 	n.t.Helper()
 	if _, err := client.CoreV1().Secrets(n.name).Patch(suite, name, types.MergePatchType, []byte(`{"immutable":true}`), metav1.PatchOptions{}); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+func immutableConfigMap(n namespace, name string) {
+	n.t.Helper()
+	if _, err := client.CoreV1().ConfigMaps(n.name).Patch(suite, name, types.MergePatchType, []byte(`{"immutable":true}`), metav1.PatchOptions{}); err != nil {
 		n.t.Fatal(err)
 	}
 }

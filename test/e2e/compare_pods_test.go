@@ -5,9 +5,12 @@
 package e2e
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -259,5 +262,64 @@ rm: can't remove 'k': Read-only file system
 mkdir: can't create directory 'd': Read-only file system
 ln: b: Read-only file system
 1`)
+	}
+}
+
+// compareStatistics: kubelet counts bytes and inodes of both volumes. It does so once a minute, and for a new pod when it next looks for pods.
+func compareStatistics(t *testing.T, kubernetes, driver namespace) {
+	c := comparison{name: "statistics", volumes: "- {name: v, secret: {secretName: NAME}}"}
+	for _, n := range []namespace{kubernetes, driver} {
+		secret("k", "1")(n, c.name)
+	}
+	c.create(t, kubernetes, driver)
+	for _, n := range []namespace{kubernetes, driver} {
+		n.ready(c.name)
+	}
+	for _, n := range []namespace{kubernetes, driver} {
+		stats := n.statistics(c.name, "v")
+		t.Logf("kubelet says of the volume: %+v", stats)
+		if stats.InodesUsed > 100 || stats.UsedBytes > 1<<20 {
+			t.Errorf("that is more than a small Secret takes: %+v", stats)
+		}
+	}
+}
+
+// volumeStatistics are a volume's in kubelet's summary.
+type volumeStatistics struct {
+	Name                                         string
+	UsedBytes, CapacityBytes, InodesUsed, Inodes uint64
+}
+
+// statistics waits until kubelet's summary has how many bytes and inodes a pod's volume uses. There is nothing to watch.
+func (n namespace) statistics(pod, volume string) volumeStatistics {
+	n.t.Helper()
+	ctx, cancel := within(n.t, 4*time.Minute, "kubelet's statistics of pod "+pod)
+	defer cancel()
+	for {
+		text, err := client.CoreV1().RESTClient().Get().Resource("nodes").Name(nodeName).SubResource("proxy").Suffix("stats/summary").DoRaw(ctx)
+		var summary struct {
+			Pods []struct {
+				PodRef struct{ Name, Namespace string }
+				Volume []volumeStatistics
+			}
+		}
+		if err == nil {
+			err = json.Unmarshal(text, &summary)
+		}
+		if err != nil && ctx.Err() == nil {
+			n.t.Fatal(err)
+		}
+		for _, p := range summary.Pods {
+			for _, v := range p.Volume {
+				if p.PodRef.Namespace == n.name && p.PodRef.Name == pod && v.Name == volume && v.UsedBytes > 0 && v.InodesUsed > 0 {
+					return v
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+			n.t.Fatalf("%v (last answer: %s)", context.Cause(ctx), text)
+		case <-time.After(2 * time.Second):
+		}
 	}
 }

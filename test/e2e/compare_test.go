@@ -107,6 +107,7 @@ func testCompare(t *testing.T) {
 			{"a volume mounted beneath", compareNestedMount},
 			{"the same key twice", compareSameKeyTwice},
 			{"a write", compareWrite},
+			{"statistics", compareStatistics},
 		} {
 			t.Run(more.name, func(t *testing.T) {
 				t.Parallel()
