@@ -291,13 +291,69 @@ func (c *cluster) warnsOfTemplates(t *testing.T, warning string, v corev1.Volume
 	if err != nil {
 		t.Fatal(err)
 	}
+	for kind, create := range workloads(t, client, v) {
+		// The binding, which the API server learns of by a watch.
+		eventually(t, func() error {
+			w.take()
+			if err := create(); err != nil {
+				return fmt.Errorf("%s: %w", kind, err)
+			}
+			if told := w.take(); len(told) != 1 || !strings.Contains(told[0], warning) {
+				return fmt.Errorf("%s: warnings %q", kind, told)
+			}
+			return nil
+		})
+	}
+}
+
+// Where an administrator wants it, they are refused. What is there already can be changed and deleted.
+func TestTemplatesAreRefused(t *testing.T) {
+	c := startCluster(t)
+	bad := driverVolume("v", "secretName", "a", "uid", "x")
+	there := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "there"}, Spec: appsv1.DeploymentSpec{
+		Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "a"}},
+		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "a"}}, Spec: podWith("", bad).Spec},
+	}}
+	there, err := c.AppsV1().Deployments(apps).Create(t.Context(), there, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.installPolicy(t, "policy-attributes.yaml", `validate={"enabled": true, "templates": "Deny"}`)
+	const want = `volume "v": volumeAttributes[uid]: Invalid value: "x"`
+	for kind, create := range workloads(t, c, bad) {
+		eventually(t, func() error {
+			if err := create(); err == nil || !strings.Contains(err.Error(), want) {
+				return fmt.Errorf("%s: error %w, want one that says %q", kind, err, want)
+			}
+			return nil
+		})
+	}
+	for kind, create := range workloads(t, c, driverVolume("v", "secretName", "a", "uid", "1")) {
+		if err := create(); err != nil {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
+	c.mayNot(t, podWith("p", bad), want)
+	there.Spec.Replicas = new(int32(0))
+	there.Spec.Template.Spec.Containers[0].Image = "example.com/j"
+	if there, err = c.AppsV1().Deployments(apps).Update(t.Context(), there, metav1.UpdateOptions{}); err != nil {
+		t.Fatalf("an update of something else: %v", err)
+	}
+	there.Spec.Template.Spec.Volumes[0].CSI.VolumeAttributes["gid"] = "0"
+	if _, err = c.AppsV1().Deployments(apps).Update(t.Context(), there, metav1.UpdateOptions{}); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("an update of the volume: %v", err)
+	}
+}
+
+// workloads make, as a dry run, each kind of object that makes pods with the volume.
+func workloads(t *testing.T, client kubernetes.Interface, v corev1.Volume) map[string]func() error {
 	labels := map[string]string{"app": "a"}
 	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: podWith("", v).Spec}
 	selector := &metav1.LabelSelector{MatchLabels: labels}
 	once := template.DeepCopy()
 	once.Spec.RestartPolicy = corev1.RestartPolicyNever
 	meta, options := metav1.ObjectMeta{Name: "a"}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
-	for kind, create := range map[string]func() error{
+	return map[string]func() error{
 		"Deployment": func() error {
 			d := &appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{Selector: selector, Template: template}}
 			_, err := client.AppsV1().Deployments(apps).Create(t.Context(), d, options)
@@ -323,18 +379,6 @@ func (c *cluster) warnsOfTemplates(t *testing.T, warning string, v corev1.Volume
 			_, err := client.BatchV1().CronJobs(apps).Create(t.Context(), j, options)
 			return err
 		},
-	} {
-		// The binding, which the API server learns of by a watch.
-		eventually(t, func() error {
-			w.take()
-			if err := create(); err != nil {
-				return fmt.Errorf("%s: %w", kind, err)
-			}
-			if told := w.take(); len(told) != 1 || !strings.Contains(told[0], warning) {
-				return fmt.Errorf("%s: warnings %q", kind, told)
-			}
-			return nil
-		})
 	}
 }
 

@@ -55,7 +55,7 @@ func TestValuesThatTheSchemaRefuses(t *testing.T) {
 		"image.digest=sha256:12", "image.digest=latest", "image.pullPolicy=Sometimes", "image.repository=", "image.tag=a/b",
 		"verbosity=6", "verbosity=high", "httpPort=0", "maxUnavailable=0", "maxUnavailable=0%", "maxUnavailable=many",
 		"fsUser.enabled=maybe", "fsUser.default=0", "validate.enabled=2", "allow.enabled=3", "allow.uids={root}", "allow.uids={-1}", "allow.uids={1-}",
-		"allow.gids={01}", "allow.secrets={a*b}", "allow.secrets={A}", "allow.configMaps=all", "validate.allow=x",
+		"allow.gids={01}", "allow.secrets={a*b}", "allow.secrets={A}", "allow.configMaps=all", "validate.allow=x", "validate.templates=Audit",
 		"extraArgs={node}", "extraArgs={--max-volumes=9,--state-dir=/run/fsuser.csi.io/other}", "declareReferences.enabled=maybe", "metrics.podMonitor.interval=soon", "noSuchValue=1", "image.name=x",
 	} {
 		if _, err := Template(t.Context(), ".", "--set", set); err == nil {

@@ -1,5 +1,5 @@
 {{/*
-What the policies that validate have in common: they look at pods and at what makes pods, refuse the first and warn of the second.
+What the policies that validate have in common: they look at pods and at what makes pods, refuse the first and warn of the second, unless told otherwise.
 */}}
 
 {{- define "fsuser-csi.validated" -}}
@@ -34,12 +34,13 @@ variables:
   expression: variables.volumes.map(v, v.csi.?nodePublishSecretRef.name.orValue(''))
 {{- end }}
 
-{{/* A pod may still be changed for the better when it is made, so what makes it is not refused. */}}
+{{/* A pod may still be changed for the better when it is made, so what makes it is refused only where someone asked for it (templates). */}}
 {{- define "fsuser-csi.validatedBindings" }}
 {{- $policy := .policy }}
 {{- $params := .params }}
 {{- $root := .root }}
-{{- range $name, $actions := dict $policy "Deny" (printf "%s-of-templates" $policy) "Warn" }}
+{{- $templates := .templates | default "Warn" }}
+{{- range $name := list $policy (printf "%s-of-templates" $policy) }}
 ---
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicyBinding
@@ -49,7 +50,7 @@ metadata:
     {{- include "fsuser-csi.labels" $root | nindent 4 }}
 spec:
   policyName: {{ $policy }}.fsuser.csi.io
-  validationActions: [{{ $actions }}]
+  validationActions: [{{ eq $name $policy | ternary "Deny" $templates }}]
   {{- with $params }}
   paramRef:
     name: {{ . }}
@@ -58,7 +59,7 @@ spec:
   {{- end }}
   matchResources:
     resourceRules:
-    {{- if eq $actions "Deny" }}
+    {{- if eq $name $policy }}
     - apiGroups: [""]
       apiVersions: [v1]
       operations: [CREATE]
