@@ -49,7 +49,7 @@ func Promises() []Promise {
 		{"F-28", "The network swallows packets without an error", "the driver notices, and the files follow once it heals"},
 		{"F-29", "An API server answers with an older version", "the driver asks for the version that it has, or for the newest: what was shown does not become older"},
 		{"F-30", "The driver has a bug: a call or a refresh panics", "the call fails, the process and all other volumes live on, no lock stays held"},
-		{"F-31", "Time: many thousand volumes come and go, their objects change a million times", "memory, goroutines, descriptors, mounts and records are back where they were"},
+		{"F-31", "Time: many thousand volumes come and go, objects are changed a million times", "what changes faster than it can be written is written as it is by then; memory, goroutines, descriptors, mounts and records are back where they were"},
 		{"F-32", "Mounts would not reach the pods (propagation)", "the driver does not start and says what to set"},
 		{"F-33", "Kubelet's root directory is reached through a symbolic link", "it is resolved once, at the start"},
 		{"F-34", "An object is removed between reading it and watching it", "the removal is not lost"},

@@ -120,8 +120,10 @@ func soak(t *testing.T, c *cluster, args []string, source string, sweeps, cycles
 		if err := set(version); err != nil {
 			t.Fatal(err)
 		}
-		if version%4 == 0 {
-			shows(version%soaked, version) // the driver keeps up, or updates would only be coalesced
+		if version%4 == 0 { // the driver keeps up, or updates would only be coalesced
+			for i := range targets {
+				shows(i, version)
+			}
 		}
 	}
 	// What is made once, and then used again, is made now.
@@ -171,7 +173,7 @@ func soak(t *testing.T, c *cluster, args []string, source string, sweeps, cycles
 		t.Errorf("the driver has %d KiB more than before", grown>>10)
 	}
 	written := refreshes(t, d) - before.refreshes
-	if written < float64(sweeps)*soaked/100 {
+	if written < float64(sweeps)*soaked/5 { // at least each fourth is waited for, in all volumes
 		t.Errorf("only %v updates were written: this test is about many", written)
 	}
 	for i, target := range targets {
