@@ -37,12 +37,6 @@ func Error(name string) error {
 	}
 	switch action {
 	case "":
-	case "kill":
-		// Not kill(2), which the driver's filter of system calls refuses.
-		if err := unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGKILL); err != nil {
-			panic(fmt.Sprintf("failpoint %s: %v", name, err))
-		}
-		select {} // this goroutine gets no further while the others die
 	case "panic":
 		panic("failpoint " + name)
 	case "error":
@@ -65,7 +59,8 @@ func Error(name string) error {
 	return nil
 }
 
-// take disarms a point and returns what to do; nothing if it is not armed, or is to be passed. Goroutines, and processes, take turns.
+// take disarms a point and returns what to do; nothing if it is not armed, or is to be passed. Goroutines, and processes, take turns, and a
+// kill is that of the turn: no second point is disarmed by a process that dies of the first.
 func take(dir, name string) (action, arg string, err error) {
 	path := filepath.Join(dir, name)
 	if _, err := os.Lstat(path); err != nil {
@@ -103,5 +98,12 @@ func take(dir, name string) (action, arg string, err error) {
 	if action == "pause" {
 		return action, arg, os.Rename(path, path+".paused")
 	}
-	return action, arg, os.Remove(path)
+	if err := os.Remove(path); err != nil || action != "kill" {
+		return action, arg, err
+	}
+	// Not kill(2), which the driver's filter of system calls refuses.
+	if err := unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGKILL); err != nil {
+		return "", "", err
+	}
+	select {} // this goroutine gets no further, and gives nobody the lock, while the others die
 }
