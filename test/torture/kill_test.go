@@ -145,7 +145,9 @@ func (w *world) round(points []point) {
 	w.converge("after objects changed")
 
 	w.cluster.proxy.cut()
-	w.set(objects()[1])
+	for _, object := range objects() { // so that it is waited for all watches
+		w.set(object)
+	}
 	w.converge("after connections broke")
 
 	w.kubelet.Republish()
