@@ -31,6 +31,7 @@ type Volumes interface {
 	Publish(ctx context.Context, req volume.Request) error
 	Unpublish(ctx context.Context, id, target string) error
 	Usage(ctx context.Context, id, path string) (tmpfs.Usage, error)
+	Ready() error
 }
 
 // Config is what a Driver needs.
@@ -82,7 +83,7 @@ func New(c Config) (*Driver, error) {
 	registered := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "fsuser_registered", Help: "1 if kubelet has registered the driver, or is not to; 0 if pods with a volume can't start on this node.",
 	}, func() float64 {
-		if d.Ready() != nil {
+		if d.registered() != nil {
 			return 0
 		}
 		return 1
@@ -90,8 +91,10 @@ func New(c Config) (*Driver, error) {
 	return d, errors.Join(c.Metrics.Register(d.rpcs), c.Metrics.Register(registered))
 }
 
-// Ready reports why the driver can't serve pods yet; nil if it can.
-func (d *Driver) Ready() error {
+// Ready reports why the driver can't serve new pods: kubelet has not registered it, or no volume can be published. Nil if it can.
+func (d *Driver) Ready() error { return errors.Join(d.registered(), d.Volumes.Ready()) }
+
+func (d *Driver) registered() error {
 	if d.RegistrationSocket == "" {
 		return nil
 	}

@@ -81,6 +81,25 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
+func TestNotReadyIfNoVolumeCanBePublished(t *testing.T) {
+	testkit.NothingLeft(t)
+	r := run(t, fakeVolumes{ready: func() error { return errors.New("the disk is full") }})
+	probe, err := csi.NewIdentityClient(dial(t, r.Endpoint)).Probe(deadline(t), &csi.ProbeRequest{})
+	if err != nil || probe.GetReady() == nil || probe.GetReady().GetValue() {
+		t.Errorf("Probe: %v, %v", probe, err)
+	}
+	if _, err := pluginregistration.NewRegistrationClient(dial(t, r.RegistrationSocket)).NotifyRegistrationStatus(deadline(t),
+		&pluginregistration.RegistrationStatus{PluginRegistered: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Ready(); err == nil || err.Error() != "the disk is full" {
+		t.Errorf("Ready: %v", err)
+	}
+	if metric(t, r.Driver, "fsuser_registered") != 1 {
+		t.Error("fsuser_registered is not 1: whether kubelet has registered the driver has nothing to do with it")
+	}
+}
+
 func TestNode(t *testing.T) {
 	testkit.NothingLeft(t)
 	r := run(t, fakeVolumes{})

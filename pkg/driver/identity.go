@@ -13,6 +13,7 @@ import (
 type identity struct {
 	csi.UnimplementedIdentityServer
 	version string
+	volumes Volumes
 }
 
 func (i identity) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*csi.GetPluginInfoResponse, error) {
@@ -24,7 +25,8 @@ func (i identity) GetPluginCapabilities(context.Context, *csi.GetPluginCapabilit
 	return &csi.GetPluginCapabilitiesResponse{}, nil
 }
 
-// Probe tells whether this process works. An API server that is away is no reason to restart the driver.
+// Probe tells by its answer that this process works, and in it whether volumes can be published. An API server that is away is no reason
+// to restart the driver, or to call it unready: volumes may be published whose objects are known.
 func (i identity) Probe(context.Context, *csi.ProbeRequest) (*csi.ProbeResponse, error) {
-	return &csi.ProbeResponse{Ready: wrapperspb.Bool(true)}, nil
+	return &csi.ProbeResponse{Ready: wrapperspb.Bool(i.volumes.Ready() == nil)}, nil
 }

@@ -35,6 +35,7 @@ type fakeVolumes struct {
 	publish   func(context.Context, volume.Request) error
 	unpublish func(ctx context.Context, id, target string) error
 	usage     func(ctx context.Context, id, path string) (tmpfs.Usage, error)
+	ready     func() error
 }
 
 func (f fakeVolumes) Publish(ctx context.Context, req volume.Request) error {
@@ -56,6 +57,13 @@ func (f fakeVolumes) Usage(ctx context.Context, id, path string) (tmpfs.Usage, e
 		return tmpfs.Usage{}, nil
 	}
 	return f.usage(ctx, id, path)
+}
+
+func (f fakeVolumes) Ready() error {
+	if f.ready == nil {
+		return nil
+	}
+	return f.ready()
 }
 
 // running is a Driver that serves, in this process, below a kubelet's root directory.

@@ -30,7 +30,7 @@ func (d *Driver) Run(ctx context.Context) error {
 	defer serving.Wait()
 
 	stop, err := d.serve(&serving, fail, d.Endpoint, func(s grpc.ServiceRegistrar) {
-		csi.RegisterIdentityServer(s, identity{version: d.Version})
+		csi.RegisterIdentityServer(s, identity{version: d.Version, volumes: d.Volumes})
 		csi.RegisterNodeServer(s, node{id: d.NodeID, binding: d.Binding, volumes: d.Volumes})
 	})
 	if err != nil {

@@ -522,21 +522,23 @@ func TestSaveFails(t *testing.T) {
 		options string
 		break_  func(t *testing.T, dir string)
 		want    error
+		// check is what Check says: it needs less room than a large record.
+		check error
 	}{
-		"no room for the bytes": {"size=16k", func(*testing.T, string) {}, unix.ENOSPC},
+		"no room for the bytes": {"size=16k", func(*testing.T, string) {}, unix.ENOSPC, nil},
 		"no room at all": {"size=16k", func(t *testing.T, dir string) {
 			os.WriteFile(filepath.Join(dir, "filler"), make([]byte, 1<<20), 0o600)
-		}, unix.ENOSPC},
+		}, unix.ENOSPC, unix.ENOSPC},
 		"no inode": {"nr_inodes=5", func(t *testing.T, dir string) {
 			for i := range 10 {
 				os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), nil, 0o600)
 			}
-		}, unix.ENOSPC},
+		}, unix.ENOSPC, unix.ENOSPC},
 		"read-only": {"", func(t *testing.T, dir string) {
 			if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 				t.Fatal(err)
 			}
-		}, unix.EROFS},
+		}, unix.EROFS, unix.EROFS},
 	} {
 		t.Run(name, func(t *testing.T) {
 			testkit.NothingLeft(t)
@@ -554,9 +556,15 @@ func TestSaveFails(t *testing.T) {
 				t.Fatal(err)
 			}
 			save(t, s, full())
+			if err := s.Check(); err != nil {
+				t.Errorf("Check before: %v", err)
+			}
 			c.break_(t, dir)
 			before := tree(t, dir)
 			for range 2 {
+				if err := s.Check(); !errors.Is(err, c.check) || err != nil && !strings.Contains(err.Error(), dir) {
+					t.Errorf("Check: %v, want %v", err, c.check)
+				}
 				if err := s.Save(big); !errors.Is(err, c.want) || !strings.Contains(err.Error(), "volume csi-1") || strings.Contains(err.Error(), "\n") {
 					t.Errorf("got %v, want %v", err, c.want)
 				}

@@ -66,9 +66,11 @@ type Manager struct {
 	// watching is held while a volume's objects are watched or let go: who counts them then sees what that changed.
 	watching sync.Mutex
 
-	// mu guards the map. What is in a volume is guarded by the lock of its id, which is taken first.
+	// mu guards what follows. What is in a volume is guarded by the lock of its id, which is taken first.
 	mu      sync.Mutex
 	volumes map[string]*volume
+	// unready is why no volume can be published; nil if nothing is known to be in the way.
+	unready error
 }
 
 // New returns a Manager without volumes. It starts nothing: call Recover, then Run.
@@ -92,6 +94,31 @@ func New(c Config) (*Manager, error) {
 	return m, err
 }
 
+// Ready reports why no volume can be published on this node: records can't be written. It answers from memory, with what was found when
+// Manager last collected: on a disk that hangs, to look takes for ever.
+func (m *Manager) Ready() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.unready
+}
+
+func (m *Manager) checkRecords() {
+	err := m.Records.Check()
+	if err != nil {
+		err = fmt.Errorf("no volume can be published until --state-dir can be written to, and has room: %w", err)
+	}
+	m.mu.Lock()
+	was := m.unready
+	m.unready = err
+	m.mu.Unlock()
+	switch {
+	case err != nil && was == nil:
+		klog.ErrorS(err, "Not ready; the volumes that are there are refreshed and unpublished as ever")
+	case err == nil && was != nil:
+		klog.InfoS("Volume records can be written again")
+	}
+}
+
 // Run refreshes volumes as their objects change, and collects, until ctx ends. It returns when all that it started has ended.
 func (m *Manager) Run(ctx context.Context) {
 	var running sync.WaitGroup
@@ -105,6 +132,7 @@ func (m *Manager) Run(ctx context.Context) {
 		ticker := time.NewTicker(m.CollectEvery)
 		defer ticker.Stop()
 		for {
+			m.checkRecords()
 			select {
 			case <-ticker.C:
 				m.Collect(ctx)

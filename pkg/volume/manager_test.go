@@ -238,3 +238,30 @@ func TestUsage(t *testing.T) {
 	_, err = w.Usage(t.Context(), r.ID, r.Target)
 	isErr(t, err, ErrUnknown)
 }
+
+func TestReadyWhileRecordsCanBeWritten(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.CollectEvery = time.Millisecond })
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); w.Run(ctx) }()
+	defer func() { cancel(); <-ended }()
+	says := func(what string, said ...string) {
+		t.Helper()
+		testkit.Eventually(t, patience, what, func() bool {
+			err := w.Ready()
+			return (err == nil) == (len(said) == 0) && (err == nil || !slices.ContainsFunc(said, func(s string) bool { return !strings.Contains(err.Error(), s) }))
+		})
+	}
+	says("ready")
+	must(t, unix.Mount("volume-test", w.state, "tmpfs", unix.MS_RDONLY, ""))
+	defer unix.Unmount(w.state, unix.MNT_DETACH)
+	says("not ready", "no volume can be published", "--state-dir", w.state, "read-only")
+	must(t, unix.Unmount(w.state, unix.MNT_DETACH))
+	says("ready again")
+	cancel()
+	<-ended
+	// Compact: klog writes an error once for each severity below it.
+	if lines := slices.Compact(strings.Split(strings.TrimSpace(logged.Text()), "\n")); len(lines) != 2 || !strings.Contains(lines[0], "Not ready") {
+		t.Errorf("the log has not two lines:\n%s", strings.Join(lines, "\n"))
+	}
+}

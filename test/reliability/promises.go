@@ -37,7 +37,7 @@ func Promises() []Promise {
 		{"F-16", "Memory or the volume's size is exhausted", "a publish is undone, with the code that says so; a refresh keeps the old version whole"},
 		{"F-17", "The disk under the records is slow", "only the volume that is being recorded waits; a call that takes too long is undone"},
 		{"F-18", "Something else is mounted at the target, or the volume with other attributes", "a publish is refused and changes nothing; an unpublish takes away every mount at its target, since kubelet waits for that"},
-		{"F-19", "The directory of records is read-only or full", "a publish is undone; refresh and unpublish work on"},
+		{"F-19", "The directory of records is read-only or full", "a publish is undone; refresh and unpublish work on; `/readyz` says that no volume can be published, and `/healthz` is well"},
 		{"F-20", "A record is truncated, garbage, huge, or another's", "it is moved aside, and a metric counts it; all others count; republish makes it anew"},
 		{"F-21", "A record is of another version of the driver (downgrade, upgrade)", "it is not interpreted, and stays until the volume is published again or goes; both work"},
 		{"F-22", "The directory of records holds links, pipes, sockets, directories", "none is followed, none blocks"},

@@ -362,6 +362,15 @@ func foreignMounts(t *testing.T, c *cluster) string {
 	return fmt.Sprintf("%d kinds of mount", len(mounts))
 }
 
+// isReady waits until /readyz says whether volumes can be published, and why not.
+func isReady(t *testing.T, d *testkit.Driver, ready bool) {
+	t.Helper()
+	testkit.Eventually(t, stopBound, fmt.Sprintf("ready: %t", ready), func() bool {
+		code, body := d.Get("/readyz")
+		return ready && code == 200 || !ready && code == 503 && strings.Contains(body, "no volume can be published until --state-dir")
+	})
+}
+
 func recordsCanNotBeWritten(t *testing.T, c *cluster) string {
 	state := filepath.Join(t.TempDir(), "records")
 	if err := os.Mkdir(state, 0o700); err != nil {
@@ -375,7 +384,8 @@ func recordsCanNotBeWritten(t *testing.T, c *cluster) string {
 			t.Error(err)
 		}
 	})
-	d := c.start(t, "--state-dir="+state)
+	side := t.TempDir()
+	d := c.start(t, "--state-dir="+state, "--collect-interval=10ms")
 	d.State = state
 	m := c.manyVolumes(t, d, "f19", 4)
 	for i, fault := range []struct {
@@ -397,13 +407,17 @@ func recordsCanNotBeWritten(t *testing.T, c *cluster) string {
 			}
 			return err
 		}, func() error { return os.Remove(filepath.Join(state, "filler")) }, codes.ResourceExhausted},
-		// By a second mount on top: the first is in use.
+		// By a second mount on top, which is read-only before it is there: the first is in use, and so it would be.
 		{"read-only", func() error {
-			if err := unix.Mount(state, state, "", unix.MS_BIND, ""); err != nil {
+			if err := unix.Mount(state, side, "", unix.MS_BIND, ""); err != nil {
 				return err
 			}
-			return unix.Mount("", state, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, "")
-		}, func() error { return unix.Unmount(state, 0) }, codes.Internal},
+			return errors.Join(
+				unix.Mount("", side, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""),
+				unix.Mount(side, state, "", unix.MS_BIND, ""),
+				unix.Unmount(side, unix.MNT_DETACH),
+			)
+		}, func() error { return unix.Unmount(state, unix.MNT_DETACH) }, codes.Internal},
 	} {
 		if err := fault.make(); err != nil {
 			t.Fatal(err)
@@ -413,6 +427,10 @@ func recordsCanNotBeWritten(t *testing.T, c *cluster) string {
 			t.Errorf("%s: publish: %v", fault.name, err)
 		}
 		nothingOf(t, d, p)
+		isReady(t, d, false)
+		if code, body := d.Get("/healthz"); code != 200 {
+			t.Errorf("%s: /healthz: %d %s; a restart would not help", fault.name, code, body)
+		}
 		text := "while it is " + fault.name
 		m.update(t, text)
 		m.show(t, converged, text)
@@ -421,6 +439,7 @@ func recordsCanNotBeWritten(t *testing.T, c *cluster) string {
 		if err := fault.undo(); err != nil {
 			t.Fatal(err)
 		}
+		isReady(t, d, true)
 		if _, err := d.Publish(deadline(t), p, ssh("secretName", "f19-0")); err != nil {
 			t.Errorf("%s: publish after it: %v", fault.name, err)
 		}
