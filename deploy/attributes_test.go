@@ -280,6 +280,7 @@ func (takesAll) Unpublish(context.Context, string, string) error   { return nil 
 func (takesAll) Usage(context.Context, string, string) (tmpfs.Usage, error) {
 	return tmpfs.Usage{}, nil
 }
+func (takesAll) Ready() error { return nil }
 
 // warnsOfTemplates: a workload whose pods would be refused is made, with a warning.
 func (c *cluster) warnsOfTemplates(t *testing.T, warning string, v corev1.Volume) {
