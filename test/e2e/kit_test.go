@@ -64,7 +64,9 @@ func (n namespace) remove() {
 	if n.t.Failed() {
 		pods, _ := kubectl(ctx, "", "-n", n.name, "get", "pods", "-o", "wide")
 		events, _ := kubectl(ctx, "", "-n", n.name, "get", "events", "-o", "custom-columns=OBJECT:.involvedObject.name,REASON:.reason,MESSAGE:.message", "--field-selector=type=Warning,reason!=MissingClusterDNS")
-		n.t.Logf("pods:\n%s\nwarnings:\n%s", pods, tail(events, 20))
+		log, _ := kubectl(ctx, "", "-n", driverNamespace, "logs", "daemonset/fsuser-csi")
+		log = strings.Join(slices.DeleteFunc(strings.Split(log, "\n"), func(line string) bool { return !strings.Contains(line, n.name) }), "\n")
+		n.t.Logf("pods:\n%s\nwarnings:\n%s\nthe driver's log of them:\n%s", pods, tail(events, 20), tail(log, 40))
 	}
 	if err := client.CoreV1().Namespaces().Delete(ctx, n.name, metav1.DeleteOptions{}); err != nil {
 		n.t.Errorf("delete the namespace: %v", err)

@@ -6,7 +6,8 @@
 //
 //	pod                 do nothing until told to end
 //	pod get <url>       print what an HTTP server answers
-//	pod watch <file>... print each file's content, as `<file> <content>`, now and whenever its folder's ..data is replaced
+//	pod watch <file>... print each file's content, as `<file> <content>`, now, whenever its folder's ..data is replaced, and when its name
+//	                    appears, which for a new key is a moment after ..data (as kubelet does it)
 //	pod list <path>...  print what is there, as JSON of a []tree.Entry for each path
 //
 // Like a reloader in a container it sees only inotify events, and ends at SIGTERM.
@@ -106,11 +107,11 @@ func watch(ctx context.Context, files []string) error {
 		case err := <-w.Errors:
 			return err
 		case e := <-w.Events:
-			if filepath.Base(e.Name) != "..data" || !e.Has(fsnotify.Create) {
+			if !e.Has(fsnotify.Create) {
 				continue
 			}
 			for _, file := range files {
-				if filepath.Dir(file) == filepath.Dir(e.Name) {
+				if e.Name == file || e.Name == filepath.Join(filepath.Dir(file), "..data") {
 					show(file)
 				}
 			}
