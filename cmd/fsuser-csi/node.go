@@ -103,7 +103,7 @@ kubelet's root directory at its own path with shared mount propagation (in a Dae
 	f.IntVar(&o.maxMessageBytes, "max-message-bytes", 4<<20, "longest request that is read, in bytes")
 	f.Uint64Var(&o.maxOpenFiles, "max-open-files", 65536, "most file descriptors, if the hard limit allows as many")
 	f.IntVar(&o.refreshWorkers, "refresh-workers", 4, "volumes that are refreshed at the same time")
-	f.DurationVar(&o.collectInterval, "collect-interval", time.Minute, "pause between two looks for volumes whose pod directory is gone")
+	f.DurationVar(&o.collectInterval, "collect-interval", time.Minute, "pause between two looks for volumes whose pod directory is gone, and at whether records can be written")
 	f.BoolVar(&o.seccomp, "seccomp", true, "have the kernel refuse the system calls that the driver does not make; false where kernel or architecture has no such filter")
 	f.IntVarP(&o.verbosity, "v", "v", 0, fmt.Sprintf("verbosity of the log, 0 to %d", maxVerbosity))
 	return cmd

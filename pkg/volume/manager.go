@@ -45,7 +45,7 @@ type Config struct {
 	Limits         Limits
 	// Workers refresh that many volumes at the same time.
 	Workers int
-	// CollectEvery is the pause between two looks for volumes whose pod directory is gone.
+	// CollectEvery is the pause between two looks for volumes whose pod directory is gone, and at whether records can be written.
 	CollectEvery time.Duration
 	// CheckTarget says whether a volume may be at a target. Recover asks it of each record: a record is input.
 	CheckTarget func(id, target, podUID string) error
