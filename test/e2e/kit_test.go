@@ -435,6 +435,9 @@ func (n nodeShell) do(script string) string {
 	return n.sh("node", "", script)
 }
 
+// driverPID is what the shell of a node replaces by the driver's process id. A "fsuser-csi status" of another test has the same name.
+const driverPID = `$(for p in $(pidof fsuser-csi); do tr '\0' '\n' < /proc/$p/cmdline | grep -qx node && echo $p; done 2>/dev/null)`
+
 // driverPod returns the driver's pod on the node under test, when it is ready and not one of those named.
 func driverPod(t *testing.T, not ...string) *corev1.Pod {
 	t.Helper()
