@@ -19,8 +19,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// serveHTTP serves /healthz (this process answers CSI calls), /readyz (kubelet has registered it, and volumes can be published) and /metrics until stop is called. No
-// address: nothing is served.
+// serveHTTP serves /healthz (this process answers CSI calls), /readyz (kubelet has registered it, and volumes can be published) and
+// /metrics until stop is called. No address: nothing is served.
 func serveHTTP(address, endpoint string, ready func() error, metrics *prometheus.Registry) (stop func(), err error) {
 	if address == "" {
 		return func() {}, nil

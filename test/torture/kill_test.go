@@ -145,7 +145,7 @@ func (w *world) round(points []point) {
 	w.converge("after objects changed")
 
 	w.cluster.proxy.cut()
-	for _, object := range objects() { // so that it is waited for all watches
+	for _, object := range objects() { // so that all watches are waited for
 		w.set(object)
 	}
 	w.converge("after connections broke")
