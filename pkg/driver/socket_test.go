@@ -387,6 +387,8 @@ func TestAMessageThatIsTooLongIsRefused(t *testing.T) {
 		t.Errorf("5 MiB: %v", status.Code(err))
 	}
 	says(t, err.Error(), "larger than max")
+	// gRPC answers before the driver hears of it. The log is the last that it does.
+	testkit.Eventually(t, 10*time.Second, "the driver to log it", func() bool { return strings.Contains(log.Text(), "could not be read") })
 	says(t, log.Text(), "A request could not be read", `method="NodePublishVolume"`, "(--max-message-bytes)")
 	if n := metric(t, r.Driver, "fsuser_rpc_duration_seconds", "ResourceExhausted", "NodePublishVolume"); n != 1 {
 		t.Errorf("%v calls were counted, want 1", n)
