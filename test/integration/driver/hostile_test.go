@@ -253,7 +253,7 @@ func hostilePublish(t *testing.T, c *cluster) {
 			test.change(req)
 			start := time.Now()
 			_, err := d.NodePublishVolume(deadline(t), req)
-			if took := time.Since(start); took > 5*time.Second {
+			if took := time.Since(start); took > 15*time.Second {
 				t.Errorf("it took %v", took)
 			}
 			if got := status.Code(err); got != test.code {
@@ -665,17 +665,19 @@ func callsThatOvertake(t *testing.T, c *cluster) {
 		if err := os.MkdirAll(filepath.Dir(req.TargetPath), 0o750); err != nil {
 			t.Fatal(err)
 		}
-		late, mounts := 0, testkit.MountTable(t)
-		for i := range 100 {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Duration(i)*100*time.Microsecond)
+		late, inTime, mounts := 0, 0, testkit.MountTable(t)
+		// None, then 100 µs more for each call, and on a machine that is slower than that until one is done in time.
+		for patience := time.Duration(0); inTime == 0 && patience < 10*time.Second || late+inTime < 100; patience += max(100*time.Microsecond, patience/100) {
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			_, err := d.NodePublishVolume(ctx, req)
 			cancel()
 			switch status.Code(err) {
 			case codes.OK:
+				inTime++
 			case codes.DeadlineExceeded, codes.Canceled:
 				late++
 			default:
-				t.Errorf("%v", err)
+				t.Fatal(err)
 			}
 			// What kubelet does after such an answer.
 			unpublish(t, d, p, "ssh")
@@ -686,8 +688,8 @@ func callsThatOvertake(t *testing.T, c *cluster) {
 				t.Fatal(err)
 			}
 		}
-		if late == 0 || late == 100 {
-			t.Errorf("%d of 100 calls were late: the test shows nothing", late)
+		if late == 0 || inTime == 0 {
+			t.Errorf("%d calls were late, and %d in time: the test shows nothing", late, inTime)
 		}
 		if err := os.RemoveAll(filepath.Join(d.Root, "pods", p.UID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			t.Error(err)
