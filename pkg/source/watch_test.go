@@ -320,7 +320,7 @@ func TestStall(t *testing.T) {
 			}
 			start := time.Now()
 			api.Close()
-			if took := time.Since(start); took > 10*time.Second {
+			if took := time.Since(start); took > time.Second {
 				t.Errorf("Close took %v", took)
 			}
 		})

@@ -302,12 +302,12 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// closeSoon closes api and fails t if that takes far too long.
+// closeSoon closes api and fails t if that takes two seconds.
 func closeSoon(t testing.TB, api *source.API) {
 	t.Helper()
 	start := time.Now()
 	api.Close()
-	if took := time.Since(start); took > 15*time.Second {
+	if took := time.Since(start); took > 2*time.Second {
 		t.Errorf("Close took %v", took)
 	}
 }

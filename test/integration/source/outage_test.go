@@ -53,7 +53,7 @@ func TestOutage(t *testing.T) {
 	} else {
 		t.Logf("a new object, after %v: %v", time.Since(start), err)
 	}
-	if took := time.Since(start); took > 15*time.Second {
+	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("that took %v", took)
 	}
 	testkit.Eventually(t, 20*time.Second, "some tries", func() bool { return len(requests.all()) >= asked+9 })
