@@ -115,21 +115,16 @@ func age(now time.Time, at *time.Time) string {
 }
 
 // serveStatus answers "fsuser-csi status" on a socket in stateDir until stop is called.
-func serveStatus(stateDir string, status func(context.Context) ([]volume.Status, error)) (stop func(), err error) {
+func serveStatus(stateDir string, status func() []volume.Status) (stop func(), err error) {
 	path := filepath.Join(stateDir, statusSocket)
 	listener, err := driver.Listen(path)
 	if err != nil {
 		return nil, err
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /volumes", func(w http.ResponseWriter, r *http.Request) {
-		volumes, err := status(r.Context())
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
+	mux.HandleFunc("GET /volumes", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		if err := json.NewEncoder(w).Encode(volumes); err != nil {
+		if err := json.NewEncoder(w).Encode(status()); err != nil {
 			klog.V(2).ErrorS(err, "Status not sent")
 		}
 	})
@@ -141,7 +136,7 @@ func serveStatus(stateDir string, status func(context.Context) ([]volume.Status,
 		}
 	})
 	return func() {
-		listener.Vanish()
+		listener.Unlink()
 		server.Close()
 		running.Wait()
 	}, nil

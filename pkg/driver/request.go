@@ -27,7 +27,7 @@ const (
 	keyEphemeral    = kubeletKeys + "ephemeral"
 )
 
-// problems are all that is wrong with a request: it is tedious to be told of one at a time.
+// problems are all that is wrong with a request, so that one answer names every mistake.
 type problems []error
 
 func (p *problems) add(format string, args ...any) { *p = append(*p, fmt.Errorf(format, args...)) }
@@ -75,7 +75,8 @@ func (b Binding) publishRequest(req *csi.NodePublishVolumeRequest) (volume.Reque
 	secrets := secretsOf(req)
 	spec, errs := attributes.Parse(attrs, len(secrets) > 0)
 	if len(p) == 0 && len(errs) > 0 {
-		// A Secret without data looks like no nodePublishSecretRef. If nothing else is wrong, it depends on whether the volume is there already.
+		// A Secret without data looks like no nodePublishSecretRef. If nothing else is wrong, the volume decides: once it is
+		// published, it may lose its data.
 		if emptied, others := attributes.Parse(attrs, true); len(others) == 0 {
 			spec, errs = emptied, nil
 		}
@@ -84,7 +85,7 @@ func (b Binding) publishRequest(req *csi.NodePublishVolumeRequest) (volume.Reque
 		p = append(p, err)
 	}
 	return volume.Request{
-		ID: req.GetVolumeId(), Target: target, Pod: pod, Spec: spec, MountGroup: group, Secrets: secrets,
+		ID: req.GetVolumeId(), TargetPath: target, Pod: pod, Spec: spec, MountGroup: group, Secrets: secrets,
 	}, p.err()
 }
 

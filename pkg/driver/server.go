@@ -74,7 +74,7 @@ func (d *Driver) serve(serving *sync.WaitGroup, fatal context.CancelCauseFunc, p
 		}
 	})
 	return func() {
-		listener.Vanish()
+		listener.Unlink()
 		failpoint.Hit("driver-vanished")
 		force := time.AfterFunc(drain, server.Stop)
 		defer force.Stop()

@@ -69,8 +69,8 @@ func (s *Socket) appear(hidden string) (err error) {
 	return os.Rename(hidden, s.path)
 }
 
-// Vanish removes the socket from the file system, if it is still this one.
-func (s *Socket) Vanish() {
+// Unlink removes the socket from the file system, if it is still this one.
+func (s *Socket) Unlink() {
 	if now, err := os.Lstat(s.path); err == nil && os.SameFile(now, s.self) {
 		if err := os.Remove(s.path); err != nil {
 			klog.ErrorS(err, "Socket not removed", "path", s.path)

@@ -34,10 +34,10 @@ func statuses() []struct {
 		{context.Canceled, codes.Canceled},
 		{volume.ErrConflict, codes.AlreadyExists},
 		{volume.ErrUnknown, codes.NotFound},
-		{volume.ErrNoContent, codes.InvalidArgument},
+		{volume.ErrInvalid, codes.InvalidArgument},
 		{volume.ErrPrecondition, codes.FailedPrecondition},
 		{volume.ErrExhausted, codes.ResourceExhausted},
-		// Before the sources: an object is also unavailable if there is no descriptor for the connection.
+		// Before the reasons of package source: an object is also unavailable if there is no descriptor for the connection.
 		{unix.ENOSPC, codes.ResourceExhausted},
 		{unix.ENOMEM, codes.ResourceExhausted},
 		{unix.EDQUOT, codes.ResourceExhausted},

@@ -33,7 +33,7 @@ type State struct {
 }
 
 // Inspect looks at p. Something that is no directory is an error.
-func (p *Point) Inspect() (State, error) {
+func (p *Target) Inspect() (State, error) {
 	fd, err := p.open()
 	if errors.Is(err, unix.ENOENT) {
 		return State{}, nil
@@ -101,7 +101,7 @@ type Usage struct {
 }
 
 // Usage looks at the file system at p, which must be a mount point.
-func (p *Point) Usage() (Usage, error) {
+func (p *Target) Usage() (Usage, error) {
 	fd, err := p.open()
 	if err != nil {
 		return Usage{}, &Error{Op: "inspect", Call: "openat2", Target: p.path, Err: err}

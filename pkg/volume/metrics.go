@@ -4,7 +4,6 @@ package volume
 
 import (
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,17 +21,12 @@ const (
 	opUnpublish operation = "unpublish"
 )
 
-// metrics of the volumes of a node. No label has a pod, an object or a volume in it: there would be no end to them.
+// metrics of the volumes of a node. No label names a pod, an object or a volume: the number of series stays bounded.
 type metrics struct {
 	duration *prometheus.HistogramVec
 	failures *prometheus.CounterVec
 	// badRecords are those that Recover could not use.
 	badRecords prometheus.Counter
-
-	mu sync.Mutex
-	// sizes are the bytes of content by volume id; staleSince has the volumes that are stale.
-	sizes      map[string]int64
-	staleSince map[string]time.Time
 }
 
 func newMetrics(r prometheus.Registerer, m *Manager) (*metrics, error) {
@@ -49,9 +43,8 @@ func newMetrics(r prometheus.Registerer, m *Manager) (*metrics, error) {
 		}, []string{"operation", "reason"}),
 		badRecords: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "fsuser_bad_records_total",
-			Help: "Records of volumes that were not used at the start: damaged or not this driver's, and so moved aside, or of another version. Their volumes are taken up when kubelet republishes them.",
+			Help: "Records of volumes that the driver could not use at its start: damaged or not its own, and so moved aside, or of another version. It takes these volumes over when kubelet republishes them.",
 		}),
-		sizes: map[string]int64{}, staleSince: map[string]time.Time{},
 	}
 	for _, op := range []operation{opPublish, opRefresh} {
 		for _, r := range []string{"not_found", "forbidden", "unavailable", "precondition", "limit", "other"} {
@@ -68,13 +61,25 @@ func newMetrics(r prometheus.Registerer, m *Manager) (*metrics, error) {
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "fsuser_stale_volumes",
 			Help: "Volumes whose files are not known to be current, because their object can't be read or written out, or because the API server has not been reached for ten seconds.",
-		}, func() float64 { return float64(len(m.staleTimes())) }),
+		}, func() float64 { return float64(len(m.staleFor())) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "fsuser_oldest_stale_volume_seconds", Help: "How long the volume that is stale longest has been so; 0 if none is.",
-		}, func() float64 { return oldest(m.staleTimes()) }),
+			Name: "fsuser_oldest_stale_volume_seconds", Help: "How long the volume that has been stale longest has been stale; 0 if none is.",
+		}, func() float64 {
+			var oldest time.Duration
+			for _, age := range m.staleFor() {
+				oldest = max(oldest, age)
+			}
+			return oldest.Seconds()
+		}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "fsuser_volume_bytes", Help: "Bytes of content in the volumes of this node.",
-		}, mt.bytes),
+		}, func() float64 {
+			var sum int64
+			for _, v := range m.all() {
+				sum += v.snapshot().size
+			}
+			return float64(sum)
+		}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "fsuser_volumes", Help: "Volumes that are published on this node.",
 		}, func() float64 {
@@ -84,7 +89,7 @@ func newMetrics(r prometheus.Registerer, m *Manager) (*metrics, error) {
 		}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "fsuser_watched_objects", Help: "Distinct Secrets, ConfigMaps and pods that are watched for the volumes of this node.",
-		}, func() float64 { return float64(m.Source.Watched()) }),
+		}, func() float64 { return float64(m.config.Source.Watched()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "fsuser_volume_memory_bytes", Help: "Memory that one version of all volumes of this node takes: content in whole pages, and 1.5 KiB for each file, directory and link.",
 		}, func() float64 { return float64(m.quota.taken()) }),
@@ -112,50 +117,14 @@ func (mt *metrics) observe(err *error) func(operation) {
 	}
 }
 
-func (mt *metrics) bytes() float64 {
-	mt.mu.Lock()
-	defer mt.mu.Unlock()
-	var sum int64
-	for _, size := range mt.sizes {
-		sum += size
+// staleFor are the times for which volumes have not been known to be current.
+func (m *Manager) staleFor() (all []time.Duration) {
+	for _, v := range m.all() {
+		if since, why := m.staleness(v); why != nil {
+			all = append(all, time.Since(since))
+		}
 	}
-	return float64(sum)
-}
-
-// oldest is how long ago the first of them was, in seconds.
-func oldest(times []time.Time) float64 {
-	var longest time.Duration
-	for _, at := range times {
-		longest = max(longest, time.Since(at))
-	}
-	return longest.Seconds()
-}
-
-// staleSinceOf is since when a volume is stale; zero if it is not.
-func (mt *metrics) staleSinceOf(id string) time.Time {
-	mt.mu.Lock()
-	defer mt.mu.Unlock()
-	return mt.staleSince[id]
-}
-
-func (mt *metrics) current(id string, size int64) {
-	mt.mu.Lock()
-	defer mt.mu.Unlock()
-	mt.sizes[id] = size
-	delete(mt.staleSince, id)
-}
-
-func (mt *metrics) stale(id string, since time.Time) {
-	mt.mu.Lock()
-	defer mt.mu.Unlock()
-	mt.staleSince[id] = since
-}
-
-func (mt *metrics) forget(id string) {
-	mt.mu.Lock()
-	defer mt.mu.Unlock()
-	delete(mt.sizes, id)
-	delete(mt.staleSince, id)
+	return all
 }
 
 // failed counts a failure by its reason.
@@ -165,7 +134,7 @@ func (mt *metrics) failed(op operation, err error) {
 		is   error
 		name string
 	}{
-		{source.ErrNotFound, "not_found"}, {source.ErrForbidden, "forbidden"}, {source.ErrUnavailable, "unavailable"}, {ErrNoContent, "precondition"}, {ErrPrecondition, "precondition"}, {ErrExhausted, "limit"},
+		{source.ErrNotFound, "not_found"}, {source.ErrForbidden, "forbidden"}, {source.ErrUnavailable, "unavailable"}, {ErrInvalid, "precondition"}, {ErrPrecondition, "precondition"}, {ErrExhausted, "limit"},
 	} {
 		if errors.Is(err, r.is) {
 			reason = r.name

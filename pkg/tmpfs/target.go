@@ -24,21 +24,21 @@ var (
 	// ErrNotEmpty says that the directory has content of its own, which a mount would hide and which would keep the
 	// directory from being removed afterwards.
 	ErrNotEmpty = errors.New("directory not empty")
-	// ErrNotMounted says that nothing is mounted at the point.
+	// ErrNotMounted says that nothing is mounted at the target.
 	ErrNotMounted = errors.New("not a mount point")
 )
 
-// Point is a place for a mount: a name in a directory that is held open, so that nothing that happens
+// Target is a place for a mount: a name in a directory that is held open, so that nothing that happens
 // to the path meanwhile leads elsewhere.
-type Point struct {
+type Target struct {
 	parent int
 	leaf   string
 	path   string
 }
 
-// OpenPoint opens the parent directory of path, which must be absolute and clean, without following any symbolic
+// OpenTarget opens the parent directory of path, which must be absolute and clean, without following any symbolic
 // link. If the parent is not there the error is fs.ErrNotExist. The leaf need not exist.
-func OpenPoint(path string) (*Point, error) {
+func OpenTarget(path string) (*Target, error) {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
 		return nil, fmt.Errorf("open %q: not an absolute clean path", path)
 	}
@@ -52,15 +52,15 @@ func OpenPoint(path string) (*Point, error) {
 	case err != nil:
 		return nil, &os.PathError{Op: "openat2", Path: dir, Err: err}
 	}
-	return &Point{parent: fd, leaf: leaf, path: path}, nil
+	return &Target{parent: fd, leaf: leaf, path: path}, nil
 }
 
 // Close lets go of the parent directory.
-func (p *Point) Close() error { return unix.Close(p.parent) }
+func (p *Target) Close() error { return unix.Close(p.parent) }
 
-// Make makes the directory that a mount needs, root-owned and with mode 0750 as kubelet's own. A directory that is there
+// Mkdir makes the directory that a mount needs, root-owned and with mode 0750 as kubelet's own. A directory that is there
 // and empty will do.
-func (p *Point) Make() error {
+func (p *Target) Mkdir() error {
 	err := unix.Mkdirat(p.parent, p.leaf, 0o750)
 	if err == nil {
 		failpoint.Hit("tmpfs-directory-made")
@@ -85,7 +85,7 @@ func (p *Point) Make() error {
 }
 
 // Remove removes the directory, if it is there. It must be empty and no mount point.
-func (p *Point) Remove() error {
+func (p *Target) Remove() error {
 	if err := failpoint.Error("tmpfs-rmdir"); err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func (p *Point) Remove() error {
 
 // Clone opens a private mount of the file system at p, writable although the attached one is not. Nobody else can
 // see or reach it. want tells which file system it must be; another one is an error, and untouched.
-func (p *Point) Clone(want Identity) (*Detached, error) {
+func (p *Target) Clone(want Identity) (*DetachedMount, error) {
 	root, err := p.open()
 	if err != nil {
 		return nil, &Error{Op: "clone", Call: "openat2", Target: p.path, Err: err}
@@ -118,7 +118,7 @@ func (p *Point) Clone(want Identity) (*Detached, error) {
 		return nil, &Error{Op: "clone", Call: "open_tree", Target: p.path, Options: "clone", Err: err}
 	}
 	// An open file in a clone would outlive an unmount and with it the secret: the clone is the caller's to close.
-	clone := &Detached{fd: fd}
+	clone := &DetachedMount{fd: fd}
 	failpoint.Hit("tmpfs-cloned")
 	attr := unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
@@ -130,7 +130,7 @@ func (p *Point) Clone(want Identity) (*Detached, error) {
 // Unmount takes away every mount at p: mounts stack, and one left behind keeps the pod from going (kubelet looks at the
 // mount table and waits). A mount that is busy is detached: it goes when its last user does. Nothing
 // mounted, or nothing there, is no error.
-func (p *Point) Unmount() error {
+func (p *Target) Unmount() error {
 	// A name below the open parent, so that no component is looked up again; the leaf is not followed if a link.
 	name := fmt.Sprintf("/proc/self/fd/%d/%s", p.parent, p.leaf)
 	if err := failpoint.Error("tmpfs-unmount"); err != nil {
@@ -165,8 +165,8 @@ func retryUnmount(name string, flags int) error {
 	return retry(func() error { return unix.Unmount(name, flags) })
 }
 
-// open opens what is at the point: the directory, or the root of the mount on it.
-func (p *Point) open() (int, error) {
+// open opens what is at the target: the directory, or the root of the mount on it.
+func (p *Target) open() (int, error) {
 	fd, err := openat2(p.parent, p.leaf, unix.O_PATH|unix.O_DIRECTORY)
 	switch {
 	case errors.Is(err, unix.ELOOP):
