@@ -14,13 +14,14 @@ import (
 	"time"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
 const soon = 10 * time.Second
 
-func manifest(kind Kind, name, value string) string {
+func manifestOf(kind attributes.Kind, name, value string) string {
 	return fmt.Sprintf("apiVersion: v1\nkind: %s\nmetadata: {name: %s}\n%s: {key: %q}\n", kind, name,
-		map[Kind]string{Secret: "stringData", ConfigMap: "data"}[kind], value)
+		map[attributes.Kind]string{attributes.Secret: "stringData", attributes.ConfigMap: "data"}[kind], value)
 }
 
 func writeFile(t testing.TB, path, content string) {
@@ -71,54 +72,54 @@ func TestManifests(t *testing.T) {
 	}{
 		"a secret's data is decoded": {
 			"a.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: a, namespace: ns}\ndata: {key: aGk=}\n",
-			Ref{Kind: Secret, Namespace: "ns", Name: "a"}, map[string]string{"key": "hi"},
+			Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}, map[string]string{"key": "hi"},
 		},
 		"stringData wins over data": {
 			"a.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {key: aGk=, b: aGk=}\nstringData: {key: ho}\n",
-			Ref{Kind: Secret, Namespace: "default", Name: "a"}, map[string]string{"key": "ho", "b": "hi"},
+			Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, map[string]string{"key": "ho", "b": "hi"},
 		},
 		"a config map gives data and binaryData": {
 			"a.yml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {key: hi}\nbinaryData: {b: aG8=}\n",
-			Ref{Kind: ConfigMap, Namespace: "default", Name: "a"}, map[string]string{"key": "hi", "b": "ho"},
+			Ref{Kind: attributes.ConfigMap, Namespace: "default", Name: "a"}, map[string]string{"key": "hi", "b": "ho"},
 		},
 		"JSON": {
 			"a.json", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"key":"hi"}}`,
-			Ref{Kind: ConfigMap, Namespace: "default", Name: "a"}, map[string]string{"key": "hi"},
+			Ref{Kind: attributes.ConfigMap, Namespace: "default", Name: "a"}, map[string]string{"key": "hi"},
 		},
 		"the second of two documents": {
-			"a.yaml", "# first\n" + manifest(Secret, "a", "one") + "---\n" + manifest(Secret, "b", "two"),
-			Ref{Kind: Secret, Namespace: "default", Name: "b"}, map[string]string{"key": "two"},
+			"a.yaml", "# first\n" + manifestOf(attributes.Secret, "a", "one") + "---\n" + manifestOf(attributes.Secret, "b", "two"),
+			Ref{Kind: attributes.Secret, Namespace: "default", Name: "b"}, map[string]string{"key": "two"},
 		},
 		"an object after one of another kind": {
-			"a.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {}\n---\n" + manifest(Secret, "a", "one"),
-			Ref{Kind: Secret, Namespace: "default", Name: "a"}, map[string]string{"key": "one"},
+			"a.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {}\n---\n" + manifestOf(attributes.Secret, "a", "one"),
+			Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, map[string]string{"key": "one"},
 		},
 		"no data at all": {
-			"a.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\n", Ref{Kind: Secret, Namespace: "default", Name: "a"}, map[string]string{},
+			"a.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\n", Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, map[string]string{},
 		},
 		"a Secret of another API group is none": {
-			"a.yaml", "apiVersion: example.com/v1\nkind: Secret\nmetadata: {name: a}\nfoo: bar\n", Ref{Kind: Secret, Namespace: "default", Name: "a"}, nil,
+			"a.yaml", "apiVersion: example.com/v1\nkind: Secret\nmetadata: {name: a}\nfoo: bar\n", Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, nil,
 		},
 		"a config map is not a secret": {
-			"a.yaml", manifest(ConfigMap, "a", "one"), Ref{Kind: Secret, Namespace: "default", Name: "a"}, nil,
+			"a.yaml", manifestOf(attributes.ConfigMap, "a", "one"), Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, nil,
 		},
 		"the newest": {
-			"a.yaml", manifest(Secret, "a", "one"), Ref{Kind: Secret, Namespace: "default", Name: "a", Newest: true}, map[string]string{"key": "one"},
+			"a.yaml", manifestOf(attributes.Secret, "a", "one"), Ref{Kind: attributes.Secret, Namespace: "default", Name: "a", Newest: true}, map[string]string{"key": "one"},
 		},
 		"another namespace is another object": {
-			"a.yaml", manifest(Secret, "a", "one"), Ref{Kind: Secret, Namespace: "n", Name: "a"}, nil,
+			"a.yaml", manifestOf(attributes.Secret, "a", "one"), Ref{Kind: attributes.Secret, Namespace: "n", Name: "a"}, nil,
 		},
 		"a file with another extension is not read": {
-			"a.yaml~", "{", Ref{Kind: Secret, Namespace: "default", Name: "a"}, nil,
+			"a.yaml~", "{", Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, nil,
 		},
-		"an empty file": {"a.yaml", "", Ref{Kind: Secret, Namespace: "default", Name: "a"}, nil},
+		"an empty file": {"a.yaml", "", Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			writeFile(t, filepath.Join(dir, test.file), test.content)
 			d := newDirectory(t, dir)
 			told := 0
-			d.Watch(test.ref, "v", func() { told++ })
+			d.Subscribe(test.ref, "v", func() { told++ })
 			if told != 1 {
 				t.Errorf("told %d times at Watch, want once: it is known", told)
 			}
@@ -153,7 +154,7 @@ func TestBadManifests(t *testing.T) {
 		"an unknown field":  {"apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndta: {}\n", `unknown field "dta"`},
 		"no name":           {"apiVersion: v1\nkind: ConfigMap\nmetadata: {namespace: a}\n", "document 1: ConfigMap: metadata.name"},
 		"data not base64":   {"apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {key: '!'}\n", "document 1: Secret: "},
-		"the second is bad": {manifest(Secret, "a", "x") + "---\nkind: [\n", "document 2"},
+		"the second is bad": {manifestOf(attributes.Secret, "a", "x") + "---\nkind: [\n", "document 2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -182,13 +183,13 @@ func TestDirectoryChanges(t *testing.T) {
 	logged := testkit.LogOf(t, 0).Text
 	dir := t.TempDir()
 	file := filepath.Join(dir, "a.yaml")
-	writeFile(t, file, manifest(Secret, "a", "one")+"---\n"+manifest(ConfigMap, "b", "one"))
+	writeFile(t, file, manifestOf(attributes.Secret, "a", "one")+"---\n"+manifestOf(attributes.ConfigMap, "b", "one"))
 	d := newDirectory(t, dir)
-	a, b, c := Ref{Kind: Secret, Namespace: "default", Name: "a"}, Ref{Kind: ConfigMap, Namespace: "default", Name: "b"}, Ref{Kind: Secret, Namespace: "default", Name: "c"}
+	a, b, c := Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, Ref{Kind: attributes.ConfigMap, Namespace: "default", Name: "b"}, Ref{Kind: attributes.Secret, Namespace: "default", Name: "c"}
 	var changesA, changesB atomic.Int64
-	d.Watch(a, "v", func() { changesA.Add(1) })
-	d.Watch(b, "v", func() { changesB.Add(1) })
-	d.Watch(c, "v", func() {})
+	d.Subscribe(a, "v", func() { changesA.Add(1) })
+	d.Subscribe(b, "v", func() { changesB.Add(1) })
+	d.Subscribe(c, "v", func() {})
 	before, err := d.Get(b)
 	if err != nil {
 		t.Fatal(err)
@@ -196,10 +197,10 @@ func TestDirectoryChanges(t *testing.T) {
 
 	// Not in place: who writes slowly shows an empty file in between, rightly (TestEditInPlace).
 	t.Log("replace by rename")
-	replaceFile(t, file, manifest(Secret, "a", "two")+"---\n"+manifest(ConfigMap, "b", "one"))
+	replaceFile(t, file, manifestOf(attributes.Secret, "a", "two")+"---\n"+manifestOf(attributes.ConfigMap, "b", "one"))
 	waitValue(t, &d.registry, a, "two")
 	t.Log("once more")
-	replaceFile(t, file, manifest(Secret, "a", "three")+"---\n"+manifest(ConfigMap, "b", "one"))
+	replaceFile(t, file, manifestOf(attributes.Secret, "a", "three")+"---\n"+manifestOf(attributes.ConfigMap, "b", "one"))
 	waitValue(t, &d.registry, a, "three")
 	if after, err := d.Get(b); err != nil || !after.SameVersion(before) {
 		t.Errorf("the object that did not change has another version: error %v", err)
@@ -219,7 +220,7 @@ func TestDirectoryChanges(t *testing.T) {
 	if got := value(&d.registry, a); got != "three" {
 		t.Errorf("content %q", got)
 	}
-	writeFile(t, file, manifest(Secret, "a", "four"))
+	writeFile(t, file, manifestOf(attributes.Secret, "a", "four"))
 	waitValue(t, &d.registry, a, "four")
 	testkit.Eventually(t, soon, "the object that is no longer in the file to be missing", func() bool {
 		_, err := d.Get(b)
@@ -235,19 +236,19 @@ func TestDirectoryChanges(t *testing.T) {
 		return errors.Is(err, ErrNotFound)
 	})
 	t.Log("a new file with what there was before")
-	writeFile(t, file, manifest(Secret, "a", "four"))
+	writeFile(t, file, manifestOf(attributes.Secret, "a", "four"))
 	waitValue(t, &d.registry, a, "four")
 	if got := value(&d.registry, c); got != "new" {
 		t.Errorf("the other file's object: %q", got)
 	}
 
 	t.Log("let go")
-	d.Unwatch(a, "v")
+	d.Unsubscribe(a, "v")
 	told := changesA.Load()
-	writeFile(t, file, manifest(Secret, "a", "five")+"---\n"+manifest(ConfigMap, "b", "five"))
+	writeFile(t, file, manifestOf(attributes.Secret, "a", "five")+"---\n"+manifestOf(attributes.ConfigMap, "b", "five"))
 	waitValue(t, &d.registry, b, "five")
 	if changesA.Load() != told || d.Watched() != 2 {
-		t.Errorf("told of a change after Unwatch, or %d watched, want 2", d.Watched())
+		t.Errorf("told of a change after Unsubscribe, or %d watched, want 2", d.Watched())
 	}
 	d.Close()
 	d.Close()
@@ -257,11 +258,11 @@ func TestDirectoryChanges(t *testing.T) {
 func TestEditInPlace(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "a.yaml")
-	writeFile(t, file, manifest(Secret, "a", "0"))
+	writeFile(t, file, manifestOf(attributes.Secret, "a", "0"))
 	d := newDirectory(t, dir)
-	ref := Ref{Kind: Secret, Namespace: "default", Name: "a"}
+	ref := Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}
 	var missing, told atomic.Int64
-	d.Watch(ref, "v", func() {
+	d.Subscribe(ref, "v", func() {
 		told.Add(1)
 	})
 	var slowest time.Duration
@@ -270,7 +271,7 @@ func TestEditInPlace(t *testing.T) {
 		start := time.Now()
 		writeFile(t, file, "")
 		time.Sleep(time.Millisecond) // an editor takes its time
-		writeFile(t, file, manifest(Secret, "a", want))
+		writeFile(t, file, manifestOf(attributes.Secret, "a", want))
 		written := time.Now()
 		testkit.Eventually(t, soon, ref.String()+" to hold "+want, func() bool {
 			got := value(&d.registry, ref)
@@ -293,18 +294,18 @@ func TestEditInPlace(t *testing.T) {
 // TestTwoFilesOneObject: which file wins does not change from one look to the next.
 func TestTwoFilesOneObject(t *testing.T) {
 	dir := t.TempDir()
-	writeFile(t, filepath.Join(dir, "a.yaml"), manifest(Secret, "a", "one"))
-	writeFile(t, filepath.Join(dir, "b.yaml"), manifest(Secret, "a", "two"))
-	ref, other := Ref{Kind: Secret, Namespace: "default", Name: "a"}, Ref{Kind: Secret, Namespace: "default", Name: "other"}
+	writeFile(t, filepath.Join(dir, "a.yaml"), manifestOf(attributes.Secret, "a", "one"))
+	writeFile(t, filepath.Join(dir, "b.yaml"), manifestOf(attributes.Secret, "a", "two"))
+	ref, other := Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, Ref{Kind: attributes.Secret, Namespace: "default", Name: "other"}
 	d := newDirectory(t, dir)
 	var told atomic.Int64
-	d.Watch(ref, "v", func() { told.Add(1) })
-	d.Watch(other, "v", func() {})
+	d.Subscribe(ref, "v", func() { told.Add(1) })
+	d.Subscribe(other, "v", func() {})
 	for n := range 20 {
 		if got := value(&d.registry, ref); got != "two" {
 			t.Fatalf("content %q, want that of the last file", got)
 		}
-		replaceFile(t, filepath.Join(dir, "other.yaml"), manifest(Secret, "other", fmt.Sprint(n)))
+		replaceFile(t, filepath.Join(dir, "other.yaml"), manifestOf(attributes.Secret, "other", fmt.Sprint(n)))
 		waitValue(t, &d.registry, other, fmt.Sprint(n))
 	}
 	if told.Load() != 1 {
@@ -315,13 +316,13 @@ func TestTwoFilesOneObject(t *testing.T) {
 func BenchmarkDirectoryUpdate(b *testing.B) {
 	dir := b.TempDir()
 	file := filepath.Join(dir, "a.yaml")
-	writeFile(b, file, manifest(Secret, "a", "0"))
+	writeFile(b, file, manifestOf(attributes.Secret, "a", "0"))
 	d := newDirectory(b, dir)
 	told := make(chan struct{}, 10)
-	d.Watch(Ref{Kind: Secret, Namespace: "default", Name: "a"}, "v", func() { told <- struct{}{} })
+	d.Subscribe(Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, "v", func() { told <- struct{}{} })
 	<-told
 	for n := 0; b.Loop(); n++ {
-		replaceFile(b, file, manifest(Secret, "a", fmt.Sprint(n+1)))
+		replaceFile(b, file, manifestOf(attributes.Secret, "a", fmt.Sprint(n+1)))
 		<-told
 	}
 }

@@ -85,8 +85,8 @@ func TestAccess(t *testing.T) {
 	admin.create(t, binding)
 	// The next try may be minutes away, unless somebody new comes.
 	testkit.Eventually(t, soon, "the right that was given back to be noticed", func() bool {
-		api.Watch(ref, "another", func() {})
-		defer api.Unwatch(ref, "another")
+		api.Subscribe(ref, "another", func() {})
+		defer api.Unsubscribe(ref, "another")
 		waitKnown(t, api, ref)
 		return value(api, ref) == "two"
 	})
@@ -137,7 +137,7 @@ func waitRefused(t testing.TB, config *rest.Config, name string) {
 			t.Fatal(err)
 		}
 		defer api.Close()
-		api.Watch(ref, holder, func() {})
+		api.Subscribe(ref, subscriber, func() {})
 		waitKnown(t, api, ref)
 		_, err = api.Get(ref)
 		return errors.Is(err, source.ErrForbidden)

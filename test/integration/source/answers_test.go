@@ -115,7 +115,7 @@ func TestGone(t *testing.T) {
 			api := newAPI(t, p.Config())
 			ref := secretRef(test.object)
 			var bad atomic.Pointer[string]
-			api.Watch(ref, holder, func() {})
+			api.Subscribe(ref, subscriber, func() {})
 			waitKnown(t, api, ref)
 			// From here on Get may give the old content or the new, never anything else.
 			stop := make(chan struct{})
@@ -367,8 +367,8 @@ func TestFailedConnections(t *testing.T) {
 			api := newAPI(t, config)
 			ref := secretRef("any")
 			var first atomic.Int64 // how many there were when it was told, which is before the pause
-			api.Watch(ref, holder, func() { first.CompareAndSwap(0, asked.Load()) })
-			t.Cleanup(func() { api.Unwatch(ref, holder) })
+			api.Subscribe(ref, subscriber, func() { first.CompareAndSwap(0, asked.Load()) })
+			t.Cleanup(func() { api.Unsubscribe(ref, subscriber) })
 			waitKnown(t, api, ref)
 			_, err := api.Get(ref)
 			if !errors.Is(err, source.ErrUnavailable) || !strings.Contains(err.Error(), failure.Error()) {
@@ -377,7 +377,7 @@ func TestFailedConnections(t *testing.T) {
 			if strings.Contains(fmt.Sprint(err), "https:") {
 				t.Errorf("error %v has the URL", err)
 			}
-			testkit.Eventually(t, soon, "the holder to be told", func() bool { return first.Load() != 0 })
+			testkit.Eventually(t, soon, "the subscriber to be told", func() bool { return first.Load() != 0 })
 			if n := first.Load(); n != 1 {
 				t.Errorf("%d requests to know, want 1", n)
 			}

@@ -29,6 +29,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 )
 
@@ -47,7 +48,7 @@ func BenchmarkUpdate(b *testing.B) {
 	api := newAPI(b, controlPlane.AdminConfig())
 	ref := secretRef("update-figure")
 	told := make(chan time.Time, 100)
-	api.Watch(ref, holder, func() { told <- time.Now() })
+	api.Subscribe(ref, subscriber, func() { told <- time.Now() })
 	<-told
 	var took []time.Duration
 	for b.Loop() {
@@ -88,13 +89,13 @@ func BenchmarkFirst(b *testing.B) {
 					for n := range 200 {
 						ref := secretRef(fmt.Sprintf("first-%d", n))
 						start := time.Now()
-						api.Watch(ref, "first", func() {})
+						api.Subscribe(ref, "first", func() {})
 						waitKnown(b, api, ref)
 						took = append(took, time.Since(start))
 						if got := value(api, ref); got != "one" {
 							b.Fatalf("content %q", got)
 						}
-						api.Unwatch(ref, "first")
+						api.Unsubscribe(ref, "first")
 						time.Sleep(5 * time.Millisecond) // not in a burst, which the API server's cache would share
 					}
 				}
@@ -171,24 +172,24 @@ func TestFreshObjects(t *testing.T) {
 	admin := newClient(t)
 	api := newAPI(t, controlPlane.AdminConfig())
 	watched(t, api, secretRef("not-there")) // opens the connection
-	for name, kind := range map[string]source.Kind{"secrets": source.Secret, "config maps": source.ConfigMap} {
+	for name, kind := range map[string]attributes.Kind{"secrets": attributes.Secret, "config maps": attributes.ConfigMap} {
 		t.Run(name, func(t *testing.T) {
 			missing := 0
 			for n := range fresh {
 				name := fmt.Sprintf("fresh-%d", n)
 				var o object = secret(name, "one")
-				if kind == source.ConfigMap {
+				if kind == attributes.ConfigMap {
 					o = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}}
 				}
 				ref := source.Ref{Kind: kind, Namespace: namespace, Name: name}
 				admin.createAtOnce(t, o)
-				api.Watch(ref, holder, func() {})
+				api.Subscribe(ref, subscriber, func() {})
 				waitKnown(t, api, ref)
 				_, err := api.Get(ref)
 				if errors.Is(err, source.ErrNotFound) {
 					missing++
 				}
-				api.Unwatch(ref, holder)
+				api.Unsubscribe(ref, subscriber)
 				admin.delete(t, o)
 			}
 			if missing > 0 {
@@ -273,7 +274,7 @@ func measureMany(config *rest.Config) (map[string]float64, error) {
 	// One watch: the connection and the code are there.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	api.Watch(secretRef("many-0"), "warm", func() {})
+	api.Subscribe(secretRef("many-0"), "warm", func() {})
 	api.Wait(ctx, secretRef("many-0"))
 	rssBefore, _, heapBefore, stackBefore := memory()
 	goroutinesBefore := runtime.NumGoroutine()
@@ -282,7 +283,7 @@ func measureMany(config *rest.Config) (map[string]float64, error) {
 	var wait sync.WaitGroup
 	for n := range many {
 		ref := secretRef(fmt.Sprintf("many-%d", n))
-		api.Watch(ref, holder, func() {})
+		api.Subscribe(ref, subscriber, func() {})
 		wait.Go(func() { api.Wait(ctx, ref) })
 	}
 	wait.Wait()
@@ -356,10 +357,10 @@ func TestMany(t *testing.T) {
 	config, requests := counted(controlPlane.AdminConfig())
 	api := newAPI(t, config)
 	for n := range many {
-		api.Watch(source.Ref{Kind: source.ConfigMap, Namespace: namespace, Name: fmt.Sprintf("many-%d", n)}, holder, func() {})
+		api.Subscribe(source.Ref{Kind: attributes.ConfigMap, Namespace: namespace, Name: fmt.Sprintf("many-%d", n)}, subscriber, func() {})
 	}
 	for n := range many {
-		waitKnown(t, api, source.Ref{Kind: source.ConfigMap, Namespace: namespace, Name: fmt.Sprintf("many-%d", n)})
+		waitKnown(t, api, source.Ref{Kind: attributes.ConfigMap, Namespace: namespace, Name: fmt.Sprintf("many-%d", n)})
 	}
 	if got := api.Watched(); got != many {
 		t.Errorf("%d watched, want %d", got, many)

@@ -27,13 +27,14 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 	"github.com/fsuser-csi/fsuser-csi/test/controlplane"
 )
 
 const (
-	holder    = "volume-1"
-	namespace = metav1.NamespaceDefault
+	subscriber = "volume-1"
+	namespace  = metav1.NamespaceDefault
 	// soon is a bound for what takes milliseconds, on a machine that is busy with other things.
 	soon = 10 * time.Second
 )
@@ -164,7 +165,7 @@ func secret(name, value string) *corev1.Secret {
 }
 
 func secretRef(name string) source.Ref {
-	return source.Ref{Kind: source.Secret, Namespace: namespace, Name: name}
+	return source.Ref{Kind: attributes.Secret, Namespace: namespace, Name: name}
 }
 
 // newAPI returns a source that reads through config and is closed with the test.
@@ -178,12 +179,12 @@ func newAPI(t testing.TB, config *rest.Config) *source.API {
 	return api
 }
 
-// watched watches ref for the usual holder until the test ends, waits for the first state, and counts the changes told.
+// watched watches ref for the usual subscriber until the test ends, waits for the first state, and counts the changes told.
 func watched(t testing.TB, api *source.API, ref source.Ref) *atomic.Int64 {
 	t.Helper()
 	changes := &atomic.Int64{}
-	api.Watch(ref, holder, func() { changes.Add(1) })
-	t.Cleanup(func() { api.Unwatch(ref, holder) })
+	api.Subscribe(ref, subscriber, func() { changes.Add(1) })
+	t.Cleanup(func() { api.Unsubscribe(ref, subscriber) })
 	waitKnown(t, api, ref)
 	return changes
 }

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 )
 
@@ -22,12 +23,12 @@ func TestContent(t *testing.T) {
 	api := newAPI(t, controlPlane.AdminConfig())
 	yes := true
 	for name, test := range map[string]struct {
-		kind source.Kind
+		kind attributes.Kind
 		make object
 		want map[string]string
 	}{
 		"a secret gives its data": {
-			source.Secret,
+			attributes.Secret,
 			&corev1.Secret{
 				ObjectMeta: metav1.ObjectMeta{Name: "content-1"},
 				Data:       map[string][]byte{"binary": {0, 0xff, '\n'}, "empty": {}}, StringData: map[string]string{"text": "é"},
@@ -35,7 +36,7 @@ func TestContent(t *testing.T) {
 			map[string]string{"binary": "\x00\xff\n", "empty": "", "text": "é"},
 		},
 		"a config map gives data and binaryData together": {
-			source.ConfigMap,
+			attributes.ConfigMap,
 			&corev1.ConfigMap{
 				ObjectMeta: metav1.ObjectMeta{Name: "content-1"},
 				Data:       map[string]string{"text": "é"}, BinaryData: map[string][]byte{"binary": {0, 0xff, '\n'}},
@@ -43,10 +44,10 @@ func TestContent(t *testing.T) {
 			map[string]string{"binary": "\x00\xff\n", "text": "é"},
 		},
 		"an object without keys exists": {
-			source.Secret, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "content-2"}}, map[string]string{},
+			attributes.Secret, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "content-2"}}, map[string]string{},
 		},
 		"an immutable object says so": {
-			source.ConfigMap,
+			attributes.ConfigMap,
 			&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "content-2"}, Data: map[string]string{"a": "b"}, Immutable: &yes},
 			map[string]string{"a": "b"},
 		},
@@ -129,14 +130,14 @@ func TestLife(t *testing.T) {
 		t.Errorf("made anew: error %v, UID %s, before %s", err, third.UID, second.UID)
 	}
 
-	api.Unwatch(ref, holder)
+	api.Unsubscribe(ref, subscriber)
 	if _, err := api.Get(ref); !errors.Is(err, source.ErrUnavailable) {
-		t.Errorf("Get after Unwatch: error %v, want %v", err, source.ErrUnavailable)
+		t.Errorf("Get after Unsubscribe: error %v, want %v", err, source.ErrUnavailable)
 	}
 	admin.delete(t, secret("life", ""))
 }
 
-func TestHolders(t *testing.T) {
+func TestSubscribers(t *testing.T) {
 	admin := newClient(t)
 	admin.create(t, secret("shared", "one"))
 	t.Cleanup(func() { cleanUp(admin, secret("shared", "")) })
@@ -144,31 +145,31 @@ func TestHolders(t *testing.T) {
 	api := newAPI(t, config)
 	ref := secretRef("shared")
 	var first, second atomic.Int64
-	api.Watch(ref, "first", func() { first.Add(1) })
+	api.Subscribe(ref, "first", func() { first.Add(1) })
 	waitKnown(t, api, ref)
-	api.Watch(ref, "second", func() { second.Add(1) })
+	api.Subscribe(ref, "second", func() { second.Add(1) })
 	if got := second.Load(); got != 1 {
-		t.Errorf("the second holder was told %d times when it came, want once: the content was known", got)
+		t.Errorf("the second subscriber was told %d times when it came, want once: the content was known", got)
 	}
 	if got := first.Load(); got != 1 {
-		t.Errorf("the first holder was told %d times, want once", got)
+		t.Errorf("the first subscriber was told %d times, want once", got)
 	}
 	if n := len(requests.all()); n != 1 || requests.open.Load() != 1 || api.Watched() != 1 {
 		t.Errorf("%d requests, %d open, %d watched: want one for both holders", n, requests.open.Load(), api.Watched())
 	}
 
-	api.Unwatch(ref, "first")
+	api.Unsubscribe(ref, "first")
 	admin.update(t, secret("shared", "two"))
-	testkit.Eventually(t, soon, "the second holder to be told of the update", func() bool { return second.Load() == 2 })
+	testkit.Eventually(t, soon, "the second subscriber to be told of the update", func() bool { return second.Load() == 2 })
 	if got := first.Load(); got != 1 {
 		t.Errorf("who let go was told %d times, want once", got)
 	}
-	api.Unwatch(ref, "nobody")
+	api.Unsubscribe(ref, "nobody")
 	if requests.open.Load() != 1 {
 		t.Error("the watch ended while it was held")
 	}
-	api.Unwatch(ref, "second")
-	testkit.Eventually(t, soon, "the watch to end with its last holder", func() bool { return requests.open.Load() == 0 })
+	api.Unsubscribe(ref, "second")
+	testkit.Eventually(t, soon, "the watch to end with its last subscriber", func() bool { return requests.open.Load() == 0 })
 	if n := len(requests.all()); n != 1 || api.Watched() != 0 {
 		t.Errorf("%d requests, %d watched: want 1, 0", n, api.Watched())
 	}
@@ -195,7 +196,7 @@ func TestImmutable(t *testing.T) {
 		t.Errorf("%d requests and %d changes told, want one of each", n, changes.Load())
 	}
 
-	t.Run("a new holder notices that it was made anew", func(t *testing.T) {
+	t.Run("a new subscriber notices that it was made anew", func(t *testing.T) {
 		admin.delete(t, immutable)
 		anew := secret("immutable", "two")
 		anew.Immutable = &yes
@@ -203,10 +204,10 @@ func TestImmutable(t *testing.T) {
 		if got := value(api, ref); got != "one" {
 			t.Errorf("content %q before anybody asked anew", got)
 		}
-		api.Watch(ref, "another", func() {})
+		api.Subscribe(ref, "another", func() {})
 		waitKnown(t, api, ref)
 		if got := value(api, ref); got != "two" || changes.Load() != 2 {
-			t.Errorf("content %q, the first holder told %d times; want the new content, and both told", got, changes.Load())
+			t.Errorf("content %q, the first subscriber told %d times; want the new content, and both told", got, changes.Load())
 		}
 	})
 	t.Run("an object that becomes immutable is not watched on", func(t *testing.T) {
@@ -240,7 +241,7 @@ func TestRequests(t *testing.T) {
 		"a secret that exists":   {secretRef("counted"), nil, "/api/v1/namespaces/default/secrets", 1},
 		"a secret that does not": {secretRef("not-there"), source.ErrNotFound, "/api/v1/namespaces/default/secrets", 2},
 		"a config map that does not, in a namespace that does not": {
-			source.Ref{Kind: source.ConfigMap, Namespace: "no-such", Name: "not-there"}, source.ErrNotFound,
+			source.Ref{Kind: attributes.ConfigMap, Namespace: "no-such", Name: "not-there"}, source.ErrNotFound,
 			"/api/v1/namespaces/no-such/configmaps", 2,
 		},
 	} {
@@ -292,7 +293,7 @@ func TestClose(t *testing.T) {
 		t.Errorf("Get after Close: error %v, want what was last seen: %v", err, source.ErrNotFound)
 	}
 	before := len(requests.all())
-	api.Watch(secretRef("too-late"), holder, func() { t.Error("told of a change after Close") })
+	api.Subscribe(secretRef("too-late"), subscriber, func() { t.Error("told of a change after Close") })
 	api.Close()
 	if _, err := api.Get(secretRef("too-late")); !errors.Is(err, source.ErrUnavailable) {
 		t.Errorf("Get of what was watched after Close: error %v, want %v", err, source.ErrUnavailable)
