@@ -19,8 +19,8 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// API reads objects of an API server. Each object has a watch of its own with a field selector on metadata.name: the Node
-// authorizer, and RBAC rules with resourceNames, allow a list or a watch of a single object only in this form.
+// API reads objects of an API server. Each object has a watch of its own with a field selector on metadata.name: the
+// Node authorizer, and RBAC rules with resourceNames, allow a list or a watch of a single object only in this form.
 // It is safe for concurrent use.
 type API struct {
 	client  rest.Interface
@@ -39,8 +39,9 @@ type API struct {
 type Options struct {
 	// NodeName is the name of the driver's own node.
 	NodeName string
-	// Impersonate: make the requests as the node, by constrained impersonation (KEP-5284), so that the Node authorizer decides
-	// about each object. The token of a service account that is bound to a pod on the node permits this.
+	// Impersonate: make the requests as the node, by constrained impersonation (KEP-5284), so that the Node
+	// authorizer decides about each object. The token of a service account that is bound to a pod on the node permits
+	// this.
 	Impersonate bool
 	// ImmutableRecheck is the longest time after which an immutable object is read again, because it can be deleted and
 	// created again. 0 means ten minutes.
@@ -103,7 +104,8 @@ func (a *API) startWatcher(o *object) (stop func()) {
 	return cancel
 }
 
-// request returns a request that the client does not retry: it would do so for ten seconds or more before it reports an error.
+// request returns a request that the client does not retry: it would do so for ten seconds or more before it reports
+// an error.
 func (a *API) request(ref Ref) *rest.Request {
 	return a.client.Get().NamespaceIfScoped(ref.Namespace, ref.Namespace != "").
 		Resource(strings.ToLower(string(ref.Kind)) + "s").MaxRetries(0)
@@ -125,8 +127,8 @@ func (a *API) read(ctx context.Context, request *rest.Request) (runtime.Object, 
 	return decode(a.decoder, answer)
 }
 
-// NewClient returns a client for core/v1 that uses protobuf. Its scheme has core/v1 only: the scheme of a clientset would
-// double the size of the program.
+// NewClient returns a client for core/v1 that uses protobuf. Its scheme has core/v1 only: the scheme of a clientset
+// would double the size of the program.
 func NewClient(config *rest.Config) (rest.Interface, error) {
 	scheme, err := coreScheme()
 	if err != nil {

@@ -326,3 +326,75 @@ func BenchmarkDirectoryUpdate(b *testing.B) {
 		<-told
 	}
 }
+
+func TestPodAndNodeManifests(t *testing.T) {
+	const pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: {app: web}%s}\n" +
+		"spec: {containers: [{name: c}], volumes: [{name: keys, secret: {secretName: a}}]}\n"
+	const nodes = "apiVersion: v1\nkind: Node\nmetadata: {name: node-1}\nstatus: {allocatable: {cpu: 1500m}}\n"
+	for name, test := range map[string]struct {
+		content, namespace, uid string
+		want                    error
+		says                    string
+	}{
+		"a manifest without a uid":        {fmt.Sprintf(pod, ""), "default", "any", nil, ""},
+		"a manifest with the uid":         {fmt.Sprintf(pod, ", uid: u"), "default", "u", nil, ""},
+		"a manifest with another uid":     {fmt.Sprintf(pod, ", uid: u"), "default", "v", ErrNotFound, "another pod"},
+		"a manifest of another namespace": {fmt.Sprintf(pod, ""), "ns", "any", ErrNotFound, "add the Pod's manifest to "},
+		"no manifest":                     {"", "default", "any", ErrNotFound, "add the Pod's manifest to "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			writeFile(t, filepath.Join(dir, "a.yaml"), test.content+"---\n"+nodes)
+			d := newDirectory(t, dir)
+			got, err := d.Pod(t.Context(), test.namespace, "p", test.uid)
+			if !errors.Is(err, test.want) || err != nil && !strings.Contains(err.Error(), test.says) {
+				t.Fatalf("error %v, want %v that says %q", err, test.want, test.says)
+			}
+			if test.want == nil {
+				if got.Namespace != "default" || got.Spec.Volumes[0].Secret.SecretName != "a" || got.Spec.Volumes[0].Secret.DefaultMode != nil {
+					t.Errorf("%+v", got)
+				}
+			} else if got != nil {
+				t.Error("a pod next to an error")
+			}
+			allocatable, err := d.Allocatable(t.Context())
+			if cpu := allocatable["cpu"]; err != nil || cpu.String() != "1500m" {
+				t.Errorf("allocatable %v, error %v", allocatable, err)
+			}
+		})
+	}
+	t.Run("the downward API", func(t *testing.T) {
+		dir := t.TempDir()
+		file := filepath.Join(dir, "a.yaml")
+		writeFile(t, file, fmt.Sprintf(pod, ""))
+		d := newDirectory(t, dir)
+		ref := Ref{Kind: attributes.Pod, Namespace: "default", Name: "p"}
+		d.Subscribe(ref, "v", func() {})
+		content, err := d.Get(ref)
+		if err != nil || content.UID != "" || string(content.Data["metadata.labels['app']"]) != "web" ||
+			string(content.Data["metadata.namespace"]) != "default" {
+			t.Errorf("%+v, error %v", content, err)
+		}
+		replaceFile(t, file, strings.ReplaceAll(fmt.Sprintf(pod, ""), "web", "db"))
+		testkit.Eventually(t, soon, "the new label", func() bool {
+			now, err := d.Get(ref)
+			return err == nil && string(now.Data["metadata.labels['app']"]) == "db" && !now.SameVersion(content)
+		})
+	})
+	t.Run("no node", func(t *testing.T) {
+		_, err := newDirectory(t, t.TempDir()).Allocatable(t.Context())
+		if !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "add the Node's manifest to ") {
+			t.Errorf("error %v", err)
+		}
+	})
+	t.Run("an unknown field", func(t *testing.T) {
+		dir := t.TempDir()
+		writeFile(t, filepath.Join(dir, "a.yaml"), strings.ReplaceAll(fmt.Sprintf(pod, ""), "secretName", "secretNam"))
+		if d, err := NewDirectory(dir); err == nil || !strings.Contains(err.Error(), `unknown field "spec.volumes[0].secret.secretNam"`) {
+			if err == nil {
+				d.Close()
+			}
+			t.Errorf("error %v", err)
+		}
+	})
+}

@@ -66,8 +66,8 @@ func (a *API) remedy(ref Ref, refusal error) string {
 		return "" // no pod has to declare itself or its node
 	}
 	return fmt.Sprintf("; with access node the pod must declare the object: add the volume {name: x, %s} to the pod "+
-		"and use the attribute volume: x in place of %s. To use %[2]s alone: is the declare-references policy installed, "+
-		"and was the pod created after it?", volume, attribute)
+		"and use the attribute volume: x in place of %s. To use %[2]s alone: "+
+		"is the declare-references policy installed, and was the pod created after it?", volume, attribute)
 }
 
 // serviceAccount finds the driver's service account in a refusal: the driver can be installed in any namespace.
@@ -81,11 +81,12 @@ func remedyOfRBAC(ref Ref, refusal error) string {
 		return fmt.Sprintf("; let the driver read it: kubectl -n %s create rolebinding fsuser-csi "+
 			"--clusterrole=fsuser-csi-reader --serviceaccount=%s", ref.Namespace, account[1])
 	}
-	return fmt.Sprintf("; let the driver read it: bind the ClusterRole fsuser-csi-reader to the driver's service account "+
-		"in namespace %s", ref.Namespace)
+	return "; let the driver read it: bind the ClusterRole fsuser-csi-reader to the driver's service account in namespace " +
+		ref.Namespace
 }
 
-// mayNotImpersonate reports whether a request was refused before the Node authorizer saw it, so that no declaration helps.
+// mayNotImpersonate reports whether a request was refused before the Node authorizer saw it, so that no declaration
+// helps.
 func mayNotImpersonate(refusal error) bool {
 	var status apierrors.APIStatus
 	if errors.As(refusal, &status) && status.Status().Details != nil {
@@ -115,7 +116,8 @@ func message(err error) string {
 	return err.Error()
 }
 
-// oneLine returns s as one line of printable characters. It cuts s after limit bytes at most, and not inside a character.
+// oneLine returns s as one line of printable characters. It cuts s after limit bytes at most, and not inside a
+// character.
 func oneLine(s string, limit int) string {
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

@@ -47,7 +47,7 @@ func TestWithoutStreamingLists(t *testing.T) {
 			}
 			testkit.Eventually(t, soon, "the watch after the list", func() bool { return p.Watches() == 1 })
 			if asked := p.Asked(); asked != 3 {
-				t.Errorf("%d requests, want 3: refused, list, watch", asked)
+				t.Errorf("%d requests, want 3: refused, get, watch", asked)
 			}
 			admin.update(t, secret("fallback", "two"))
 			waitValue(t, api, ref, soon, "two")
@@ -59,12 +59,46 @@ func TestWithoutStreamingLists(t *testing.T) {
 			if changes.Load() != 3 {
 				t.Errorf("told of %d changes, want 3", changes.Load())
 			}
+
+			missing := secretRef("fallback-missing")
+			watched(t, api, missing)
+			if _, err := api.Get(missing); !errors.Is(err, source.ErrNotFound) {
+				t.Errorf("error %v, want %v", err, source.ErrNotFound)
+			}
+			testkit.Eventually(t, soon, "the watch of the missing object", func() bool { return p.Watches() == 2 })
+			admin.create(t, secret("fallback-missing", "one"))
+			t.Cleanup(func() { cleanUp(admin, secret("fallback-missing", "")) })
+			waitValue(t, api, missing, soon, "one")
 		})
 	}
 }
 
-// Without streaming lists there is a moment between what is read and what is watched.
-func TestRemovedBetweenListAndWatch(t *testing.T) {
+// Without streaming lists there is a moment between the get and the watch, in which the object can also be created.
+func TestCreatedBetweenGetAndWatch(t *testing.T) {
+	admin := newClient(t)
+	t.Cleanup(func() { cleanUp(admin, secret("created-between", "")) })
+	p := faultproxy.NewPlain(t, controlPlane.AdminConfig())
+	var created atomic.Bool
+	p.Answer(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Query().Has("sendInitialEvents") {
+			return faultproxy.Status(422, metav1.StatusReasonInvalid, "sendInitialEvents is forbidden")(w, r)
+		}
+		if r.URL.Query().Has("watch") && created.CompareAndSwap(false, true) {
+			admin.create(t, secret("created-between", "one"))
+		}
+		return false
+	})
+	api := newAPI(t, p.Config())
+	ref := secretRef("created-between")
+	watched(t, api, ref)
+	waitValue(t, api, ref, soon, "one")
+	if asked := p.Asked(); asked != 3 {
+		t.Errorf("%d requests, want 3: refused, get, watch", asked)
+	}
+}
+
+// Without streaming lists there is a moment between the get and the watch.
+func TestRemovedBetweenGetAndWatch(t *testing.T) {
 	admin := newClient(t)
 	admin.create(t, secret("removed-between", "one"))
 	t.Cleanup(func() { cleanUp(admin, secret("removed-between", "")) })
@@ -87,11 +121,11 @@ func TestRemovedBetweenListAndWatch(t *testing.T) {
 		return errors.Is(err, source.ErrNotFound)
 	})
 	if !removed.Load() {
-		t.Error("it was not removed between the list and the watch")
+		t.Error("it was not removed between the get and the watch")
 	}
 	admin.create(t, secret("removed-between", "two"))
 	waitValue(t, api, ref, soon, "two")
-	reliability.Shown(t, "F-34", "between list and watch, where the API server has no streaming lists")
+	reliability.Shown(t, "F-34", "between get and watch, where the API server has no streaming lists")
 }
 
 // TestGone has the API server end a watch with 410: etcd was compacted.
@@ -191,7 +225,7 @@ func TestAnswers(t *testing.T) {
 			faultproxy.TooLarge,
 			source.ErrUnavailable, "Too large resource version", 2, // it asks for a pause of a second
 		},
-		"400 to everything": {faultproxy.Status(400, metav1.StatusReasonBadRequest, "what?"), source.ErrUnavailable, "what?", 8}, // a list after each
+		"400 to everything": {faultproxy.Status(400, metav1.StatusReasonBadRequest, "what?"), source.ErrUnavailable, "what?", 8}, // a get after each
 		"410 to everything": {faultproxy.Status(410, metav1.StatusReasonExpired, "too old"), source.ErrUnavailable, "too old", 4},
 		"401":               {faultproxy.Status(401, metav1.StatusReasonUnauthorized, "who?"), source.ErrForbidden, "who?", 4},
 		"403":               {faultproxy.Status(403, metav1.StatusReasonForbidden, "not you"), source.ErrForbidden, "not you", 4},
