@@ -55,21 +55,20 @@ const (
 
 // NewAPI returns a source that reads through config. It makes no request before the first Subscribe.
 func NewAPI(config *rest.Config, o Options) (*API, error) {
-	scheme, err := coreScheme()
+	c := rest.CopyConfig(config)
+	if o.Impersonate {
+		c.Impersonate = rest.ImpersonationConfig{UserName: "system:node:" + o.NodeName}
+	}
+	client, scheme, err := newClient(c)
 	if err != nil {
 		return nil, err
 	}
 	a := &API{
-		decoder: protobuf.NewSerializer(scheme, scheme), options: o, requestTimeout: defaultRequestTimeout,
-		registry: newRegistry(cmp.Or(o.ImmutableRecheck, defaultRecheck)),
+		client: client, decoder: protobuf.NewSerializer(scheme, scheme), options: o,
+		requestTimeout: defaultRequestTimeout, registry: newRegistry(cmp.Or(o.ImmutableRecheck, defaultRecheck)),
 	}
-	c := rest.CopyConfig(config)
 	if o.Impersonate {
-		c.Impersonate = rest.ImpersonationConfig{UserName: "system:node:" + o.NodeName}
 		a.authorizerLag = authorizerLag
-	}
-	if a.client, err = newClient(c, scheme); err != nil {
-		return nil, err
 	}
 	a.start = a.startWatcher
 	a.ctx, a.cancel = context.WithCancel(context.Background())
@@ -130,22 +129,15 @@ func (a *API) read(ctx context.Context, request *rest.Request) (runtime.Object, 
 // NewClient returns a client for core/v1 that uses protobuf. Its scheme has core/v1 only: the scheme of a clientset
 // would double the size of the program.
 func NewClient(config *rest.Config) (rest.Interface, error) {
-	scheme, err := coreScheme()
-	if err != nil {
-		return nil, err
-	}
-	return newClient(config, scheme)
+	client, _, err := newClient(config)
+	return client, err
 }
 
-func coreScheme() (*runtime.Scheme, error) {
+func newClient(config *rest.Config) (rest.Interface, *runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
 	if err := corev1.AddToScheme(scheme); err != nil {
-		return nil, fmt.Errorf("register core/v1: %w", err)
+		return nil, nil, fmt.Errorf("register core/v1: %w", err)
 	}
-	return scheme, nil
-}
-
-func newClient(config *rest.Config, scheme *runtime.Scheme) (rest.Interface, error) {
 	c := rest.CopyConfig(config)
 	c.APIPath = "/api"
 	c.GroupVersion = &corev1.SchemeGroupVersion
@@ -160,9 +152,9 @@ func newClient(config *rest.Config, scheme *runtime.Scheme) (rest.Interface, err
 	c.Wrap(func(next http.RoundTripper) http.RoundTripper { return boundedErrors{next} })
 	client, err := rest.RESTClientFor(c)
 	if err != nil {
-		return nil, fmt.Errorf("create API client: %w", err)
+		return nil, nil, fmt.Errorf("create API client: %w", err)
 	}
-	return client, nil
+	return client, scheme, nil
 }
 
 // boundedErrors limits the length of error answers: client-go reads them without a limit.

@@ -24,27 +24,24 @@ const (
 	maxText = 900
 )
 
-// explain classifies a failed request for an object, and says what helps against a refusal.
+// explain describes a failed request for users, with a remedy against a refusal. It returns nil for a nil err. 404 is
+// ErrUnavailable here: the path of a list or a watch exists whether or not the object does.
 func (a *API) explain(ref Ref, err error) *Error {
-	e := &Error{Ref: ref, Reason: reasonOf(err)}
+	if err == nil {
+		return nil
+	}
+	e := &Error{Ref: ref, Reason: ErrUnavailable}
 	errors.As(err, &e.Number)
 	remedy := ""
-	if apierrors.IsForbidden(err) {
-		remedy = a.remedy(ref, err)
+	switch {
+	case apierrors.IsForbidden(err):
+		e.Reason, remedy = ErrForbidden, a.remedy(ref, err)
+	case apierrors.IsUnauthorized(err):
+		e.Reason = ErrForbidden
 	}
 	room := max(0, min(maxDetail, maxText-len(e.Error())-len(": ")-len(remedy)))
 	e.Detail = oneLine(message(err), room) + remedy
 	return e
-}
-
-func reasonOf(err error) error {
-	switch {
-	case apierrors.IsNotFound(err):
-		return ErrNotFound
-	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
-		return ErrForbidden
-	}
-	return ErrUnavailable
 }
 
 // remedy says what helps if ref is forbidden.
@@ -81,8 +78,8 @@ func remedyOfRBAC(ref Ref, refusal error) string {
 		return fmt.Sprintf("; let the driver read it: kubectl -n %s create rolebinding fsuser-csi "+
 			"--clusterrole=fsuser-csi-reader --serviceaccount=%s", ref.Namespace, account[1])
 	}
-	return "; let the driver read it: bind the ClusterRole fsuser-csi-reader to the driver's service account in namespace " +
-		ref.Namespace
+	return "; let the driver read it: bind the ClusterRole fsuser-csi-reader to the driver's service account " +
+		"in namespace " + ref.Namespace
 }
 
 // mayNotImpersonate reports whether a request was refused before the Node authorizer saw it, so that no declaration

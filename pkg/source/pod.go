@@ -40,7 +40,7 @@ func (a *API) Allocatable(ctx context.Context) (corev1.ResourceList, error) {
 }
 
 // readObject gets an object once, or repeatedly while the Node authorizer may not have heard of it yet. The error is an
-// *Error. Unlike explain, it calls 401 ErrUnavailable: an API server that does not know the driver has denied no right.
+// *Error.
 func readObject[T runtime.Object](ctx context.Context, a *API, ref Ref) (none T, _ error) {
 	for start := time.Now(); ; {
 		answer, err := a.read(ctx, a.request(ref).Name(ref.Name))
@@ -59,7 +59,10 @@ func readObject[T runtime.Object](ctx context.Context, a *API, ref Ref) (none T,
 			continue
 		}
 		e := a.explain(ref, err)
-		if apierrors.IsUnauthorized(err) {
+		switch {
+		case apierrors.IsNotFound(err):
+			e.Reason = ErrNotFound
+		case apierrors.IsUnauthorized(err): // the API server does not know the driver, so it has denied no right
 			e.Reason = ErrUnavailable
 		}
 		return none, e

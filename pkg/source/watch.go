@@ -36,7 +36,7 @@ import (
 //  7. The watch ended, as each does after five to ten minutes, or something failed. Forget the version, unless the
 //     failure says nothing about it (no connection, an overloaded server). Pause. Go to 1.
 //
-// A round makes at most three requests and ends with a pause, so no answer causes requests without end.
+// A round makes at most four requests and ends with a pause, so no answer causes requests without end.
 type watcher struct {
 	api    *API
 	object *object
@@ -75,23 +75,12 @@ func (w *watcher) run(ctx context.Context) {
 		case err != nil && !isPassing(err):
 			w.version = ""
 		}
-		w.pause(ctx, w.update(event{kind: ended, err: err, failure: w.explain(err), resumed: resumed}))
+		failure := w.api.explain(w.object.ref, err)
+		w.pause(ctx, w.update(event{kind: ended, err: err, failure: failure, resumed: resumed}))
 	}
 }
 
 func (w *watcher) update(e event) (pause time.Duration) { return w.api.update(w.object, e) }
-
-// explain is explain for a list or a watch. These answer "not found" only if the path does not exist.
-func (w *watcher) explain(err error) *Error {
-	if err == nil {
-		return nil
-	}
-	e := w.api.explain(w.object.ref, err)
-	if e.Reason == ErrNotFound {
-		e.Reason = ErrUnavailable
-	}
-	return e
-}
 
 // pause waits for d, or until retryNow, or until ctx ends.
 func (w *watcher) pause(ctx context.Context, d time.Duration) {
