@@ -22,7 +22,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
 )
 
-// statusSocket is where a running driver answers "fsuser-csi status", in its state directory, which root alone can enter.
+// statusSocket is the socket in the state directory, which only root can enter, on which the driver answers "fsuser-csi
+// status".
 const statusSocket = "status.sock"
 
 func newStatusCommand() *cobra.Command {
@@ -77,7 +78,7 @@ func askStatus(ctx context.Context, socket string) ([]volume.Status, error) {
 		return nil, fmt.Errorf("it answers %s", resp.Status)
 	}
 	var volumes []volume.Status
-	// Not in the return: the order in which it would read volumes and fill them is not defined.
+	// Not in the return statement, which would not define the order of decoding and of reading volumes.
 	err = json.NewDecoder(resp.Body).Decode(&volumes)
 	return volumes, err
 }

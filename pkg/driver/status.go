@@ -15,11 +15,11 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
 )
 
-// statuses tells which code an error gets. The first that fits counts.
+// statuses are the codes of errors. The first that fits counts.
 //
-// To kubelet Canceled, DeadlineExceeded, Unavailable, ResourceExhausted and Aborted mean that something may be left, so that it will
-// call NodeUnpublishVolume; all other codes mean that nothing is (csi_client.go, isFinalError). It retries after any of them. So
-// what could not be undone comes first.
+// To kubelet, Canceled, DeadlineExceeded, Unavailable, ResourceExhausted and Aborted mean that the call may have left
+// something, so that kubelet calls NodeUnpublishVolume; all other codes mean that it has not (csi_client.go, isFinalError).
+// Kubelet retries after any of them. So a failure that could not be undone comes first.
 func statuses() []struct {
 	is   error
 	code codes.Code

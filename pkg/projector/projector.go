@@ -12,7 +12,7 @@
 //
 // What differs from AtomicWriter, on purpose: owner, group and mode are set before a version is visible and
 // are part of the comparison with it; directories and links are owned too; and what a killed writer left
-// behind is cleaned instead of being in the way.
+// is removed instead of blocking the next write.
 //
 // The package knows nothing of Kubernetes and nothing of mounts: it works on a directory descriptor, and never
 // follows a link that it finds inside. It is not safe for concurrent use on one directory: the caller
@@ -78,8 +78,8 @@ type Payload struct {
 
 // Write makes p the content of the directory that root is a descriptor of, and reports whether files changed.
 // An O_PATH descriptor will do. On an error with changed false the directory still shows what it showed before,
-// whole; with changed true the new version is visible, and a link or an old generation too many is left for the
-// next Write to put right.
+// whole; with changed true the new version is visible, and the next Write removes a link or an old generation that
+// is left.
 //
 // The steps, marked by number in the code:
 //

@@ -69,7 +69,7 @@ func (d *DetachedMount) Seal() error {
 	return nil
 }
 
-// Attach puts the mount at p, where a directory must be. From then on p holds it, not d, which can be closed.
+// Attach attaches the mount to p, where a directory must be. Afterwards the mount stays when d is closed.
 func (d *DetachedMount) Attach(p *Target) error {
 	leaf, err := p.open()
 	if err != nil {
@@ -106,7 +106,7 @@ func (d *DetachedMount) Grow(l Limits, noSwap bool) error {
 		return fail("fspick", "", err)
 	}
 	defer unix.Close(fs)
-	// noswap has to be said again: without it tmpfs takes the call for a wish to enable swap, and refuses.
+	// noswap has to be repeated: before Linux 6.18 a call without it asks tmpfs to enable swap, which it refuses.
 	for _, p := range (Options{Limits: l, NoSwap: noSwap}).params() {
 		if p.key == "source" {
 			continue
@@ -121,10 +121,10 @@ func (d *DetachedMount) Grow(l Limits, noSwap bool) error {
 	return nil
 }
 
-// Close lets go of the descriptor, and so of the mount if it is attached nowhere.
+// Close closes the descriptor, which ends the mount if it is attached nowhere.
 func (d *DetachedMount) Close() error { return unix.Close(d.fd) }
 
-// param is one mount option. Handed over key by key, no value can smuggle in a second option.
+// param is one mount option. Each is passed by a call of its own, so that no value can add a second option.
 type param struct {
 	key, value string
 }
@@ -134,7 +134,7 @@ func (o Options) params() []param {
 		{"source", Source},
 		{"size", strconv.FormatUint(o.Bytes, 10)},
 		{"nr_inodes", strconv.FormatUint(o.Inodes, 10)},
-		// Nobody but root may look in before the files are written: whoever fills the directory opens it.
+		// Only root may read the directory before the files are written. The projector sets its mode.
 		{"mode", "0700"},
 	}
 	if o.NoSwap {

@@ -14,12 +14,12 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 )
 
-// Errors of a Point, each with the path in its text.
+// Errors of a Target, each with the path in its text.
 var (
-	// ErrSymlink says that a component of a path is a symbolic link. A pod can't have made one there; whoever
-	// did is not followed (CVE-2021-25741).
+	// ErrSymlink says that a component of a path is a symbolic link. A pod can't have made one there, and the driver follows
+	// none (CVE-2021-25741).
 	ErrSymlink = errors.New("symbolic link in path")
-	// ErrNotDirectory says that something else than a directory is where a mount should go.
+	// ErrNotDirectory says that there is no directory where a mount should go, but something else.
 	ErrNotDirectory = errors.New("not a directory")
 	// ErrNotEmpty says that the directory has content of its own, which a mount would hide and which would keep the
 	// directory from being removed afterwards.
@@ -28,8 +28,7 @@ var (
 	ErrNotMounted = errors.New("not a mount point")
 )
 
-// Target is a place for a mount: a name in a directory that is held open, so that nothing that happens
-// to the path meanwhile leads elsewhere.
+// Target is the place of a mount: a name in a directory that is held open, so that later changes of the path have no effect.
 type Target struct {
 	parent int
 	leaf   string
@@ -55,11 +54,11 @@ func OpenTarget(path string) (*Target, error) {
 	return &Target{parent: fd, leaf: leaf, path: path}, nil
 }
 
-// Close lets go of the parent directory.
+// Close closes the parent directory.
 func (p *Target) Close() error { return unix.Close(p.parent) }
 
-// Mkdir makes the directory that a mount needs, root-owned and with mode 0750 as kubelet's own. A directory that is there
-// and empty will do.
+// Mkdir makes the directory that a mount needs, owned by root and with mode 0750 like kubelet's own. An existing empty
+// directory is used as it is.
 func (p *Target) Mkdir() error {
 	err := unix.Mkdirat(p.parent, p.leaf, 0o750)
 	if err == nil {
@@ -97,15 +96,15 @@ func (p *Target) Remove() error {
 	return nil
 }
 
-// Clone opens a private mount of the file system at p, writable although the attached one is not. Nobody else can
-// see or reach it. want tells which file system it must be; another one is an error, and untouched.
+// Clone opens a private mount of the file system at p, which is writable although the attached mount is not. Nobody else can
+// see or reach it. want is the file system that must be there; if another one is, Clone returns an error and changes nothing.
 func (p *Target) Clone(want Identity) (*DetachedMount, error) {
 	root, err := p.open()
 	if err != nil {
 		return nil, &Error{Op: "clone", Call: "openat2", Target: p.path, Err: err}
 	}
 	defer unix.Close(root)
-	// The look and the clone go through one descriptor: what was looked at is what is cloned.
+	// One descriptor serves for the check and for the clone, so that what was checked is what is cloned.
 	got, err := identify(root)
 	if err != nil {
 		return nil, err
@@ -117,7 +116,7 @@ func (p *Target) Clone(want Identity) (*DetachedMount, error) {
 	if err != nil {
 		return nil, &Error{Op: "clone", Call: "open_tree", Target: p.path, Options: "clone", Err: err}
 	}
-	// An open file in a clone would outlive an unmount and with it the secret: the clone is the caller's to close.
+	// The caller must close the clone: an open clone keeps the secret in memory after the unmount.
 	clone := &DetachedMount{fd: fd}
 	failpoint.Hit("tmpfs-cloned")
 	attr := unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}
@@ -127,9 +126,9 @@ func (p *Target) Clone(want Identity) (*DetachedMount, error) {
 	return clone, nil
 }
 
-// Unmount takes away every mount at p: mounts stack, and one left behind keeps the pod from going (kubelet looks at the
-// mount table and waits). A mount that is busy is detached: it goes when its last user does. Nothing
-// mounted, or nothing there, is no error.
+// Unmount removes every mount at p: mounts stack, and one that is left keeps the pod in Terminating, because kubelet waits for
+// the mount table. A busy mount is detached and ends with its last user. A target without a mount, or a missing one, is no
+// error.
 func (p *Target) Unmount() error {
 	// A name below the open parent, so that no component is looked up again; the leaf is not followed if a link.
 	name := fmt.Sprintf("/proc/self/fd/%d/%s", p.parent, p.leaf)
