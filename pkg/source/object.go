@@ -32,7 +32,7 @@ const (
 	outageThreshold = 10 * time.Second
 )
 
-// object is the state of one object, which changes only by events. The registry's lock guards all but ref and retry.
+// object is the state of one object. The registry's lock guards all but ref and retry.
 type object struct {
 	ref Ref
 	// subscribers are the functions to call after each change of the result, by subscriber.
