@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package architecture has no code, only the test that keeps imports pointing one way (docs/architecture.md).
-package architecture
+// Package repository has tests of the repository itself: its imports, its documents, its licences and its build.
+package repository
 
 import (
 	"encoding/json"
