@@ -1,4 +1,4 @@
-{{/* Names are fixed, not the release's: CSIDriver objects, sockets and kubelet know one fsuser.csi.io only, so a cluster can have one release. */}}
+{{/* Names are fixed, not the release's: kubelet, sockets and the CSIDriver know one fsuser.csi.io only, so a cluster can have one release. */}}
 
 {{- define "fsuser-csi.selectorLabels" -}}
 app.kubernetes.io/name: fsuser-csi
@@ -17,18 +17,59 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end -}}
 {{- end }}
 
-{{/* "true", or nothing. */}}
-{{- define "fsuser-csi.declareReferences" -}}
-{{- $enabled := (.Values.declareReferences | default dict).enabled -}}
-{{- if kindIs "bool" $enabled -}}
-{{- if $enabled }}true{{ end -}}
-{{- else if eq .Values.access "node" -}}
-true
-{{- end -}}
+{{/* "true" if the cluster has MutatingAdmissionPolicy v1 and constrained impersonation, else nothing. Vendors' versions have suffixes. */}}
+{{- define "fsuser-csi.is136" -}}
+{{- if semverCompare ">=1.36.0-0" .Capabilities.KubeVersion.Version -}}true{{- end -}}
 {{- end }}
 
 {{- define "fsuser-csi.needs136" -}}
-{{- if semverCompare "<1.36.0-0" .root.Capabilities.KubeVersion.Version -}}
-{{- fail (printf "%s needs Kubernetes 1.36 or later; this cluster is %s" .what .root.Capabilities.KubeVersion.Version) -}}
+{{- if not (include "fsuser-csi.is136" .root) -}}
+{{- fail (printf "%s needs Kubernetes 1.36 or later; this cluster is %s. %s" .what .root.Capabilities.KubeVersion.Version .remedy) -}}
 {{- end -}}
+{{- end }}
+
+{{/* Binds the driver's service account to a ClusterRole in the whole cluster. */}}
+{{- define "fsuser-csi.clusterRoleBinding" -}}
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata:
+  name: {{ .name }}
+  labels:
+    {{- include "fsuser-csi.labels" .root | nindent 4 }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: ClusterRole
+  name: {{ .role }}
+subjects:
+- kind: ServiceAccount
+  name: fsuser-csi
+  namespace: {{ .root.Release.Namespace }}
+{{- end }}
+
+{{/* A policy up to its spec. Its binding comes first. */}}
+{{- define "fsuser-csi.policy" -}}
+apiVersion: admissionregistration.k8s.io/v1
+kind: {{ .kind }}AdmissionPolicyBinding
+metadata:
+  name: {{ .name }}.fsuser.csi.io
+  labels:
+    {{- include "fsuser-csi.labels" .root | nindent 4 }}
+spec:
+  policyName: {{ .name }}.fsuser.csi.io
+  {{- with .actions }}
+  validationActions: [{{ . }}]
+  {{- end }}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: {{ .kind }}AdmissionPolicy
+metadata:
+  name: {{ .name }}.fsuser.csi.io
+  labels:
+    {{- include "fsuser-csi.labels" .root | nindent 4 }}
+spec:
+{{- end }}
+
+{{/* The driver's words for what is no user or group. */}}
+{{- define "fsuser-csi.idRule" -}}
+must be a number from 0 to 2147483647 in plain decimal digits, without sign, space or leading zero (names are not looked up), such as 1000
 {{- end }}
