@@ -73,16 +73,21 @@ func TestParseAccepts(t *testing.T) {
 			change(secret, func(s *Spec) { s.UID, s.GID = number(1000), number(2000) })},
 		{"uid 0 is not the same as no uid", with("uid", "0"), false, change(secret, func(s *Spec) { s.UID = number(0) })},
 		{"mode wins over the kind's default", map[string]string{"configMapName": "conf", "mode": "0400"}, false,
-			change(configMap, func(s *Spec) { s.Sources[0].Mode = 0o400 })},
-		{"mode 0 is not the same as no mode", with("mode", "0"), false, change(secret, func(s *Spec) { s.Sources[0].Mode = 0 })},
+			change(configMap, func(s *Spec) { s.Mode, s.Sources[0].Mode = number(0o400), 0o400 })},
+		{"mode 0 is not the same as no mode", with("mode", "0"), false, change(secret, func(s *Spec) { s.Mode, s.Sources[0].Mode = number(0), 0 })},
 		{"dirMode is octal too", with("dirMode", "700"), false, change(secret, func(s *Spec) { s.DirMode = 0o700 })},
 		{"optional is true", with("optional", "true"), false, change(secret, func(s *Spec) { s.Sources[0].Optional = true })},
 		{"optional is false", with("optional", "false"), false, secret},
 		{"refresh is off", with("refresh", "off"), false, change(secret, func(s *Spec) { s.Refresh = RefreshOff })},
 		{"refresh is watch", with("refresh", "watch"), false, secret},
-		{"an empty list of items is every key", with("items", "[]"), false, secret},
-		{"items are read", with("items", "[{key: a, path: b, uid: 5}]"), false,
-			change(secret, func(s *Spec) { s.Sources[0].Items = []Item{{Key: "a", Path: "b", UID: number(5)}} })},
+		{"volume names another volume of the pod", map[string]string{"volume": "keys", "mode": "0400"}, false,
+			Spec{Volume: "keys", Mode: number(0o400), DirMode: 0o755, Refresh: RefreshWatch}},
+		{"a PATH has an owner, a group and a mode of its own", with("uid/id", "5", "gid/id", "6", "mode/id", "0600", "uid/a/b:c\\d e", "7"), false,
+			change(secret, func(s *Spec) {
+				s.Paths = map[string]Permissions{
+					"id": {UID: number(5), GID: number(6), Mode: number(0o600)}, `a/b:c\d e`: {UID: number(7)},
+				}
+			})},
 		{"kubelet's keys are skipped, known or not (H-046)", with("csi.storage.k8s.io/ephemeral", "true",
 			"csi.storage.k8s.io/pod.name", "p", "csi.storage.k8s.io/from.the.future", "", "csi.storage.k8s.io/", "x"), false, secret},
 	} {
@@ -91,7 +96,7 @@ func TestParseAccepts(t *testing.T) {
 			if len(errs) > 0 {
 				t.Fatal(text(errs))
 			}
-			if !got.Equal(tc.want) {
+			if !reflect.DeepEqual(got, tc.want) {
 				t.Errorf("got %+v\nwant %+v", got, tc.want)
 			}
 			if errs := Validate(got); len(errs) > 0 {
@@ -108,20 +113,35 @@ func TestParseRefuses(t *testing.T) {
 		requestHasSecrets bool
 		want              []string // all of these are in the messages
 	}{
-		{"no attributes at all (H-009, H-067)", nil, false, []string{"volumeAttributes: Required value", "secretName, configMapName or sources", "nodePublishSecretRef"}},
+		{"no attributes at all (H-009, H-067)", nil, false, []string{"volumeAttributes: Required value", "secretName, configMapName or volume", "nodePublishSecretRef"}},
 		{"only kubelet's attributes", map[string]string{"csi.storage.k8s.io/pod.name": "p"}, false, []string{"volumeAttributes: Required value"}},
 		{"two objects", with("configMapName", "conf"), false, []string{`volumeAttributes: Invalid value: "configMapName, secretName"`, "keep one"}},
 		{"an object besides the request's content", with(), true, []string{`"nodePublishSecretRef, secretName"`}},
 		{"two objects, both names also bad", with("secretName", "A", "configMapName", "B"), false,
 			[]string{"volumeAttributes[configMapName]: Invalid", "volumeAttributes[secretName]: Invalid"}},
-		{"sources besides a name", with("sources", "[{configMap: {name: a}}]"), false, []string{`"secretName, sources"`, "list several objects in sources"}},
+		{"volume besides a name", with("volume", "a"), false, []string{`"secretName, volume"`, "name a projected volume of the pod in volume"}},
+		{"volume besides the request's content", map[string]string{"volume": "a"}, true, []string{`"nodePublishSecretRef, volume"`}},
+		{"optional with volume", map[string]string{"volume": "a", "optional": "true"}, false,
+			[]string{"volumeAttributes[optional]: Forbidden: belongs to secretName and configMapName", "write optional in the volume"}},
+		{"optional with the request's content", map[string]string{"optional": "false"}, true, []string{"volumeAttributes[optional]: Forbidden"}},
+		{"a volume's name that is none", map[string]string{"volume": "a.b"}, false, []string{`volumeAttributes[volume]: Invalid value: "a.b"`, "must not contain dots"}},
+		{"a volume's name of 64 characters", map[string]string{"volume": strings.Repeat("a", 64)}, false, []string{"no more than 63"}},
+		{"an empty volume", map[string]string{"volume": ""}, false, []string{"volumeAttributes[volume]: Required value"}},
+		{"items, as in Kubernetes' volumes", with("items", "[]"), false, []string{"volumeAttributes[items]: Forbidden", "name that volume in volume"}},
+
+		{"an empty value for a PATH", with("uid/id", ""), false, []string{"volumeAttributes[uid/id]: Required value"}},
+		{"a bad value for a PATH", with("mode/id", "0888"), false, []string{`volumeAttributes[mode/id]: Invalid value: "0888": ` + modeRule}},
+		{"no PATH", with("uid/", "5"), false, []string{`volumeAttributes[uid/]: Invalid value: "": the path must name a file`}},
+		{"a PATH that leaves the volume", with("mode/../../etc/shadow", "0644"), false, []string{"the path must not contain the element '..'"}},
+		{"an absolute PATH", with("mode//etc/shadow", "0644"), false, []string{"must be relative to the volume"}},
+		{"a PATH that is not clean", with("mode/a/./b", "0644"), false, []string{"must be in its shortest form"}},
+		{"a PATH of what has none", with("dirMode/a", "0644"), false, []string{"volumeAttributes[dirMode/a]: Forbidden: unknown attribute"}},
 
 		{"an empty name", with("secretName", ""), false, []string{"volumeAttributes[secretName]: Required value: must not be empty"}},
 		{"an empty uid", with("uid", ""), false, []string{"volumeAttributes[uid]: Required value"}},
 		{"an empty gid", with("gid", ""), false, []string{"volumeAttributes[gid]: Required value"}},
 		{"an empty mode", with("mode", ""), false, []string{"volumeAttributes[mode]: Required value"}},
 		{"an empty dirMode", with("dirMode", ""), false, []string{"volumeAttributes[dirMode]: Required value"}},
-		{"empty items", with("items", ""), false, []string{"volumeAttributes[items]: Required value"}},
 		{"an empty optional", with("optional", ""), false, []string{"volumeAttributes[optional]: Required value"}},
 		{"an empty refresh", with("refresh", ""), false, []string{"volumeAttributes[refresh]: Required value"}},
 
@@ -166,7 +186,7 @@ func TestParseRefuses(t *testing.T) {
 func TestParseReportsEverythingAtOnceSortedByKey(t *testing.T) {
 	context := map[string]string{
 		"secretName": "A", "uid": "root", "gid": "-1", "mode": "0888", "dirMode": "01777", "optional": "yes", "refresh": "on",
-		"items": `[{key: "", path: /a, mode: 600}, {key: b, path: b, uid: x}]`, "bogus": "x",
+		"uid/a": "x", "mode/../a": "0400", "bogus": "x",
 	}
 	var fields []string
 	_, errs := Parse(context, false)
@@ -174,11 +194,9 @@ func TestParseReportsEverythingAtOnceSortedByKey(t *testing.T) {
 		fields = append(fields, err.Field)
 	}
 	want := []string{
-		"volumeAttributes[bogus]", "volumeAttributes[dirMode]", "volumeAttributes[gid]",
-		"volumeAttributes[items][0].mode", "volumeAttributes[items][1].uid",
-		"volumeAttributes[items][0].key", "volumeAttributes[items][0].path",
+		"volumeAttributes[bogus]", "volumeAttributes[dirMode]", "volumeAttributes[gid]", "volumeAttributes[mode/../a]",
 		"volumeAttributes[mode]", "volumeAttributes[optional]", "volumeAttributes[refresh]",
-		"volumeAttributes[secretName]", "volumeAttributes[uid]",
+		"volumeAttributes[secretName]", "volumeAttributes[uid/a]", "volumeAttributes[uid]",
 	}
 	if !slices.Equal(fields, want) {
 		t.Errorf("got %q\nwant %q", fields, want)
@@ -222,40 +240,42 @@ func TestParseCutsLongValuesAndLongLists(t *testing.T) {
 	}
 }
 
-func TestEqualLooksAtEveryField(t *testing.T) {
+func TestSameRequestLooksAtEveryAttribute(t *testing.T) {
 	base := func() Spec {
-		return Spec{UID: number(1), GID: number(2), DirMode: 0o755, Refresh: RefreshWatch,
-			Sources: []Source{{Object: Object{Secret, "a"}, Mode: 0o400,
-				Items: []Item{{Key: "a", Container: "c", Divisor: "1", Path: "b", Mode: number(3), UID: number(4), GID: number(5)}}}}}
+		return Spec{UID: number(1), GID: number(2), Mode: number(0o400), DirMode: 0o755, Refresh: RefreshWatch,
+			Paths:   map[string]Permissions{"f": {UID: number(3), GID: number(4), Mode: number(5)}},
+			Sources: []Source{{Object: Object{Secret, "a"}, Mode: 0o400}}}
 	}
-	if !base().Equal(base()) {
+	if !base().SameRequest(base()) {
 		t.Error("equal numbers behind different pointers are not equal")
-	}
-	if a, b := specOf(Source{Items: nil}), specOf(Source{Items: []Item{}}); !a.Equal(b) {
-		t.Error("no items and an empty list of items both mean every key")
 	}
 	for name, change := range map[string]func(*Spec){
 		"kind": func(s *Spec) { s.Sources[0].Object.Kind = ConfigMap }, "name": func(s *Spec) { s.Sources[0].Object.Name = "b" },
 		"uid": func(s *Spec) { s.UID = number(9) }, "no uid": func(s *Spec) { s.UID = nil },
 		"gid": func(s *Spec) { s.GID = number(9) }, "no gid": func(s *Spec) { s.GID = nil },
-		"mode": func(s *Spec) { s.Sources[0].Mode = 0 }, "dirMode": func(s *Spec) { s.DirMode = 0 },
+		"mode": func(s *Spec) { s.Mode = number(0) }, "no mode": func(s *Spec) { s.Mode = nil },
+		"default mode": func(s *Spec) { s.Sources[0].Mode = 0 }, "dirMode": func(s *Spec) { s.DirMode = 0 },
 		"optional": func(s *Spec) { s.Sources[0].Optional = true }, "refresh": func(s *Spec) { s.Refresh = RefreshOff },
-		"no items": func(s *Spec) { s.Sources[0].Items = nil }, "item key": func(s *Spec) { s.Sources[0].Items[0].Key = "x" },
-		"container": func(s *Spec) { s.Sources[0].Items[0].Container = "x" }, "divisor": func(s *Spec) { s.Sources[0].Items[0].Divisor = "1Ki" },
-		"another source": func(s *Spec) { s.Sources = append(s.Sources, s.Sources[0]) },
-		"item path":      func(s *Spec) { s.Sources[0].Items[0].Path = "x" }, "item mode": func(s *Spec) { s.Sources[0].Items[0].Mode = nil },
-		"item uid": func(s *Spec) { s.Sources[0].Items[0].UID = number(9) }, "item gid": func(s *Spec) { s.Sources[0].Items[0].GID = nil },
+		"volume": func(s *Spec) { s.Volume = "v" },
+		"path":   func(s *Spec) { s.Paths = map[string]Permissions{"g": s.Paths["f"]} }, "no path": func(s *Spec) { s.Paths = nil },
+		"path uid":  func(s *Spec) { s.Paths["f"] = Permissions{GID: number(4), Mode: number(5)} },
+		"path gid":  func(s *Spec) { s.Paths["f"] = Permissions{UID: number(3), Mode: number(5)} },
+		"path mode": func(s *Spec) { s.Paths["f"] = Permissions{UID: number(3), GID: number(4)} },
 	} {
 		changed := base()
 		change(&changed)
-		if changed.Equal(base()) || base().Equal(changed) {
+		if changed.SameRequest(base()) || base().SameRequest(changed) {
 			t.Errorf("a change of %s goes unnoticed", name)
 		}
 	}
-	// A field that is added later must be added to Equal too.
-	for kind, known := range map[reflect.Type]int{reflect.TypeFor[Spec](): 5, reflect.TypeFor[Source](): 4, reflect.TypeFor[Item](): 7} {
+	described := Spec{Volume: "v", Sources: []Source{{Mode: 1}}, DefaultUser: number(5), MountPoints: []string{"m"}, SubPaths: []string{"s"}}
+	if !described.SameRequest(Spec{Volume: "v"}) {
+		t.Error("what Describe adds is taken for another request")
+	}
+	// A field that is added later must be added to SameRequest too, unless Describe sets it.
+	for kind, known := range map[reflect.Type]int{reflect.TypeFor[Spec](): 11, reflect.TypeFor[Source](): 4, reflect.TypeFor[Permissions](): 3} {
 		if n := kind.NumField(); n != known {
-			t.Errorf("%s has %d fields: extend Equal and this test", kind, n)
+			t.Errorf("%s has %d fields: extend SameRequest and this test", kind, n)
 		}
 	}
 }

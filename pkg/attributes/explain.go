@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -23,60 +22,69 @@ type Key struct {
 
 // Keys returns the vocabulary in the order in which it is best read. The slice is the caller's own.
 func Keys() []Key {
-	const oneObject = "none; exactly one of secretName, configMapName, sources and the volume's nodePublishSecretRef is needed"
+	const origin = "none; exactly one of secretName, configMapName, volume and the volume's nodePublishSecretRef is needed"
 	return []Key{
-		{"secretName", "name of a Secret in the pod's own namespace", oneObject, "the Secret whose keys become files"},
-		{"configMapName", "name of a ConfigMap in the pod's own namespace", oneObject, "the ConfigMap whose keys become files"},
-		{"sources", "YAML or JSON list shaped like projected.sources: secret, configMap, downwardAPI", oneObject,
-			"several objects, and fields of the pod, in one volume"},
-		{"uid", "decimal, 0 to 2147483647", "the pod's common runAsUser, else 0", "owner of files and directories"},
+		{"secretName", "name of a Secret in the pod's own namespace", origin, "the Secret whose keys become files"},
+		{"configMapName", "name of a ConfigMap in the pod's own namespace", origin, "the ConfigMap whose keys become files"},
+		{"volume", "name of another volume of the pod: secret, configMap, downwardAPI or projected", origin,
+			"the volume that says which files there are, with its items, paths, modes and users"},
+		{"uid", "decimal, 0 to 2147483647", "the defaultUser of the volume that volume names, else the common runAsUser of the containers that mount this volume, else 0",
+			"owner of files and directories"},
 		{"gid", "decimal, 0 to 2147483647", "the pod's fsGroup, else 0", "group of files and directories"},
-		{"mode", "octal, 0 to 0777", "0400 for a Secret, else 0444", "permission bits of files, never widened"},
+		{"mode", "octal, 0 to 0777", "the defaultMode of the volume that volume names; 0400 for a Secret, 0444 for a ConfigMap",
+			"permission bits of files, never widened"},
 		{"dirMode", "octal, 0 to 0777", "0755", "permission bits of directories"},
-		{"items", "YAML or JSON list of {key, path, mode, uid, gid}", "every key, at the path of its name",
-			"which keys to project, and where; mode, uid and gid override the volume's"},
-		{"optional", `"true" or "false"`, "false", "whether the object, or a key among items, may be missing"},
+		{"uid/PATH", "decimal, 0 to 2147483647", "uid", "owner of the file PATH"},
+		{"gid/PATH", "decimal, 0 to 2147483647", "gid", "group of the file PATH"},
+		{"mode/PATH", "octal, 0 to 0777", "mode", "permission bits of the file PATH"},
+		{"optional", `"true" or "false"`, "false", "whether the object of secretName or configMapName may be missing"},
 		{"refresh", "watch or off", "watch", "whether the files follow the object, or stay as at the pod's start"},
 	}
 }
 
+// keyNames are the names of attributes that have no PATH.
 func keyNames() []string {
 	var names []string
 	for _, key := range Keys() {
-		names = append(names, key.Name)
+		if !strings.Contains(key.Name, "/") {
+			names = append(names, key.Name)
+		}
 	}
 	return names
 }
 
-// unknownName says what is wrong with a name that is not among known: what to write instead. It never mentions the value, which
-// may be anything, such as a password put in the wrong place. What is "attribute" or "field".
-func unknownName(what, name string, known []string) string {
+// pathNames are the attributes that also exist for a single file, as name/PATH.
+func pathNames() []string { return []string{"uid", "gid", "mode"} }
+
+// originNames are the attributes that say where the content comes from.
+func originNames() []string { return []string{"secretName", "configMapName", "volume"} }
+
+// unknownAttribute says what is wrong with the name of an attribute that does not exist, and what to write instead. It
+// never mentions the value, which may be anything, such as a password in the wrong place.
+func unknownAttribute(name string) string {
 	// What users know from the Kubernetes API, from KEP-5280 and KEP-5936, and from other drivers.
 	called := ""
 	switch strings.ToLower(name) {
 	case "namespace", "podnamespace", "secretnamespace", "configmapnamespace", "objectnamespace":
-		return fmt.Sprintf("unknown %s: the object is always read from the pod's own namespace; remove it", what)
-	case "secretname", "configmapname":
-		called = "name"
+		return "unknown attribute: the object is always read from the pod's own namespace; remove it"
+	case "items":
+		return "unknown attribute: write items in a secret, configMap or projected volume of the pod, and name that volume in volume"
 	case "defaultmode", "filemode":
-		called = "mode"
+		called = `"mode" here`
 	case "defaultuser", "fsuser", "user", "owner", "runasuser":
-		called = "uid"
+		called = `"uid" here, and takes a number`
 	case "defaultgroup", "fsgroup", "group", "runasgroup":
-		called = "gid"
+		called = `"gid" here, and takes a number`
 	}
-	if called != "" && slices.Contains(known, called) {
-		takes := ""
-		if called == "uid" || called == "gid" {
-			takes = ", and takes a number"
-		}
-		return fmt.Sprintf("unknown %s: it is called %q here%s", what, called, takes)
+	if called != "" {
+		return "unknown attribute: it is called " + called
 	}
+	known := keyNames()
 	guess := ""
 	if near := nearest(name, known); near != "" {
 		guess = fmt.Sprintf("; the nearest known one is %q", near)
 	}
-	return fmt.Sprintf("unknown %s%s (known: %s)", what, guess, strings.Join(known, ", "))
+	return fmt.Sprintf("unknown attribute%s (known: %s, and uid/PATH, gid/PATH, mode/PATH)", guess, strings.Join(known, ", "))
 }
 
 // nearest returns the one of known that takes the fewest edits to reach from name, upper and lower case being the same; the first
@@ -124,7 +132,7 @@ func attribute(key string) *field.Path { return root().Key(printable(key)) }
 func printable(name string) string {
 	name = short(name)
 	plain := func(r rune) bool {
-		return r == '…' || r < utf8.RuneSelf && (isAlnum(byte(r)) || strings.ContainsRune("-_./", r))
+		return r == '…' || r < utf8.RuneSelf && (('0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z') || strings.ContainsRune("-_./", r))
 	}
 	if name == "" || strings.ContainsFunc(name, func(r rune) bool { return !plain(r) }) {
 		return strconv.Quote(name)
@@ -143,19 +151,4 @@ func short(text string) string {
 		end--
 	}
 	return text[:end] + "…"
-}
-
-// oneLine makes a foreign error's text fit for a message.
-func oneLine(text string) string {
-	const limit = 200 // bytes
-	text = strings.Join(strings.Fields(strings.TrimPrefix(text, "yaml: ")), " ")
-	if len(text) > limit {
-		text = text[:limit] + "…"
-	}
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return '?'
-	}, text)
 }

@@ -18,7 +18,7 @@ func TestKeysAreWhatParseKnows(t *testing.T) {
 			t.Errorf("%s is described but Parse does not know it", key.Name)
 		}
 	}
-	want := "secretName configMapName sources uid gid mode dirMode items optional refresh"
+	want := "secretName configMapName volume uid gid mode dirMode optional refresh"
 	if got := strings.Join(keyNames(), " "); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
@@ -33,14 +33,14 @@ func TestUnknownNamesAreAnsweredWithTheRightOne(t *testing.T) {
 		"secretname": `"secretName"`, "SecretName": `"secretName"`, "secret": `"secretName"`, "secretNam": `"secretName"`,
 		"configmapname": `"configMapName"`, "configMap": `"configMapName"`, "config-map-name": `"configMapName"`,
 		"Mode": `"mode"`, "modes": `"mode"`, "dirmode": `"dirMode"`, "directoryMode": `"dirMode"`,
-		"item": `"items"`, "optionnal": `"optional"`, "Optional": `"optional"`, "refreshh": `"refresh"`,
-		"UID": `"uid"`, "uuid": `"uid"`, "GID": `"gid"`, "source": `"sources"`,
+		"optionnal": `"optional"`, "Optional": `"optional"`, "refreshh": `"refresh"`,
+		"UID": `"uid"`, "uuid": `"uid"`, "GID": `"gid"`, "volumes": `"volume"`, "volumeName": `"volume"`,
 		"defaultMode": `called "mode"`, "fileMode": `called "mode"`,
 		"defaultUser": `called "uid"`, "fsUser": `called "uid"`, "user": `called "uid"`, "owner": `called "uid"`, "runAsUser": `called "uid"`, "RUNASUSER": `called "uid"`,
 		"fsGroup": `called "gid"`, "group": `called "gid"`, "runAsGroup": `called "gid"`,
 		"namespace": "pod's own namespace; remove it", "podNamespace": "remove it", "secretNamespace": "remove it", "configMapNamespace": "remove it",
 		"reload": "unknown attribute (known: ", "password": "unknown attribute (known: ", // a guess would only mislead
-		"秘密": "unknown attribute (known: secretName, configMapName, sources, uid, gid, mode, dirMode, items, optional, refresh",
+		"秘密": "unknown attribute (known: secretName, configMapName, volume, uid, gid, mode, dirMode, optional, refresh, and uid/PATH",
 	} {
 		if got := refused(t, with(given, "value"), false); !strings.Contains(got, want) || strings.Contains(got, "value") {
 			t.Errorf("%s: got %s, want %s", given, got, want)

@@ -3,12 +3,9 @@
 package attributes
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -18,256 +15,129 @@ const (
 	maxPath    = 4096 // bytes; AtomicWriter's limit, and the kernel's PATH_MAX
 	maxElement = 255  // bytes; AtomicWriter's limit, and the kernel's NAME_MAX
 
-	// maxProblems bounds the list and with it the message that travels to kubelet, which cuts events at 1 KiB anyway.
+	// maxProblems bounds the list and with it the message to kubelet, which cuts Events at 1 KiB anyway.
 	maxProblems = 32
 )
 
-// Validate applies the rules of the vocabulary to a Spec that does not come from Parse, such as a record read back from disk. It
-// returns an empty list for a good Spec; else all problems, each at the place Parse would name, in the order of Parse.
-//
-// No defaults are applied, so the zero Spec is not good.
+// The rules as people read them. The policy "attributes" has the same texts.
+const (
+	pathLengthRule    = "must be at most 4096 bytes long"
+	elementLengthRule = "must not contain an element of more than 255 bytes"
+
+	oneOriginRule = "only one of secretName, configMapName, volume and nodePublishSecretRef may be given: keep one; " +
+		"to project several objects, name a projected volume of the pod in volume"
+	noOriginRule      = "name the content: give secretName, configMapName or volume, or set the volume's nodePublishSecretRef"
+	optionalRule      = `must be exactly "true" or "false"`
+	optionalPlaceRule = "belongs to secretName and configMapName: with volume, write optional in the volume that it names"
+	refreshRule       = `must be exactly "watch" or "off"`
+
+	volumeItselfRule  = "must name another volume of the pod, not the volume itself"
+	volumeMissingRule = "the pod has no volume of this name: name one of its secret, configMap, downwardAPI or projected volumes"
+	volumeTypeRule    = "this volume of the pod is none of secret, configMap, downwardAPI and projected"
+	projectedRule     = "it has a serviceAccountToken, clusterTrustBundle or podCertificate, which only kubelet can make: " +
+		"put that into a projected volume of its own; its files belong to the pod's runAsUser already"
+
+	nameOnlyRule = "give the name alone: the object is always read from the pod's own namespace; "
+)
+
+// Validate applies the rules of the vocabulary to a Spec that was read back from a record. It returns all problems of the
+// Spec, or an empty list. No defaults are applied, so the zero Spec is not good.
 func Validate(s Spec) field.ErrorList {
-	return present(validate(s, len(s.Sources) > 1 || len(s.Sources) == 1 && s.Sources[0].Object.Kind == Pod))
-}
-
-// validate names the places of a list of sources, or of one source that is not in a list.
-func validate(s Spec, listed bool) field.ErrorList {
-	errs := validateNumber(attribute("dirMode"), &s.DirMode, "%04o", modeProblem)
-	errs = append(errs, validateNumber(attribute("gid"), s.GID, "%d", idProblem)...)
-	errs = append(errs, validateSources(s.Sources, listed)...)
-	if s.Refresh != RefreshWatch && s.Refresh != RefreshOff {
-		errs = append(errs, field.Invalid(attribute("refresh"), short(string(s.Refresh)), `must be exactly "watch" or "off"`))
-	}
-	return append(errs, validateNumber(attribute("uid"), s.UID, "%d", idProblem)...)
-}
-
-func validateSources(sources []Source, listed bool) field.ErrorList {
-	if len(sources) == 0 {
-		return field.ErrorList{field.Required(attribute("sources"), "there is no object to project")}
-	}
-	if len(sources) > maxSources {
-		return field.ErrorList{field.TooMany(attribute("sources"), len(sources), maxSources)}
-	}
-	total := 0
-	for _, source := range sources {
-		total += len(source.Items)
-	}
-	if listed && total > maxItems {
-		return field.ErrorList{field.TooMany(attribute("sources"), total, maxItems)}
-	}
 	var errs field.ErrorList
-	where := places(sources, listed)
-	conflicts := conflictsBetween(sources, where)
-	for i, source := range sources {
-		errs = append(errs, validateObject(where[i], source)...)
-		errs = append(errs, validateItems(where[i].items, source, conflicts[i])...)
-		// One attribute says the mode of all.
-		if i == 0 || source.Mode != sources[0].Mode {
-			errs = append(errs, validateNumber(attribute("mode"), &source.Mode, "%04o", modeProblem)...)
+	check := func(at *field.Path, value any, problem string) {
+		if problem != "" {
+			errs = append(errs, field.Invalid(at, value, problem))
 		}
 	}
-	return errs
-}
-
-func validateNumber(path *field.Path, number *uint32, format string, problem func(uint64) string) field.ErrorList {
-	if number == nil {
-		return nil
-	}
-	if p := problem(uint64(*number)); p != "" {
-		return field.ErrorList{field.Invalid(path, fmt.Sprintf(format, *number), p)}
-	}
-	return nil
-}
-
-func validateObject(where place, source Source) field.ErrorList {
-	o := source.Object
-	switch {
-	case where.entry == nil && o == Object{}:
-		return nil
-	case where.entry != nil && o.Kind == Pod:
-		if o.Name != "" || source.Optional {
-			return field.ErrorList{field.Invalid(where.entry, short(o.Name), "the pod is there, and is the volume's own: it has neither name nor optional")}
+	number := func(at *field.Path, n *uint32, problem func(uint64) string) {
+		if n != nil {
+			check(at, *n, problem(uint64(*n)))
 		}
-		return nil
-	case o.Kind != Secret && o.Kind != ConfigMap:
-		at := root()
-		if where.entry != nil {
-			at = where.entry
-		}
-		return field.ErrorList{field.NotSupported(at, short(string(o.Kind)), []Kind{Secret, ConfigMap})}
-	case where.entry != nil && o.Name == "":
-		return field.ErrorList{field.Required(where.name, "name the object to project")}
 	}
-	return validateName(where.name, o.Name)
+	number(attribute("uid"), s.UID, idProblem)
+	number(attribute("volume"), s.DefaultUser, idProblem)
+	number(attribute("gid"), s.GID, idProblem)
+	number(attribute("dirMode"), &s.DirMode, modeProblem)
+	check(attribute("refresh"), short(string(s.Refresh)), refreshProblem(s.Refresh))
+	if len(s.Sources) == 0 && s.Volume == "" {
+		errs = append(errs, NoObject())
+	}
+	for _, source := range s.Sources {
+		check(root(), short(source.Object.Name), sourceProblem(source, s.FromRequest()))
+		number(attribute("mode"), &source.Mode, modeProblem)
+		for _, item := range source.Items {
+			check(root(), short(item.Path), recordedPathProblem(item.Path))
+			number(attribute("uid/"+item.Path), item.UID, idProblem)
+			number(attribute("mode/"+item.Path), item.Mode, modeProblem)
+		}
+	}
+	for file, p := range s.Paths {
+		check(root(), short(file), recordedPathProblem(file))
+		number(attribute("uid/"+file), p.UID, idProblem)
+		number(attribute("gid/"+file), p.GID, idProblem)
+		number(attribute("mode/"+file), p.Mode, modeProblem)
+	}
+	for _, p := range slices.Concat(s.MountPoints, s.SubPaths) {
+		check(root(), short(p), recordedPathProblem(p))
+	}
+	return present(errs)
 }
 
-// validateName keeps everything out of the request's URL that the API server would not take for a name.
-func validateName(path *field.Path, name string) field.ErrorList {
+func recordedPathProblem(path string) string {
+	clean, problem := CleanPath(path)
+	if problem == "" && clean != path {
+		return "the path must be in its shortest form"
+	}
+	return problem
+}
+
+// sourceProblem keeps an object that this driver does not read, and a name that could change the request's URL, out.
+func sourceProblem(s Source, fromRequest bool) string {
+	switch s.Object.Kind {
+	case Secret, ConfigMap:
+		return objectNameProblem(s.Object.Name)
+	case Pod:
+		if s.Object.Name != "" || s.Optional {
+			return "the pod is the volume's own: it has neither name nor optional"
+		}
+		return ""
+	}
+	if fromRequest {
+		return ""
+	}
+	return "must be a Secret, a ConfigMap or the Pod"
+}
+
+// objectNameProblem says what is wrong with the name of a Secret or ConfigMap; "" if nothing is.
+func objectNameProblem(name string) string {
 	if len(name) > validation.DNS1123SubdomainMaxLength { // before any regular expression sees it
-		return field.ErrorList{field.Invalid(path, short(name), validation.MaxLenError(validation.DNS1123SubdomainMaxLength))}
+		return validation.MaxLenError(validation.DNS1123SubdomainMaxLength)
 	}
-	var errs field.ErrorList
-	for _, problem := range validation.IsDNS1123Subdomain(name) {
-		if strings.Contains(name, "/") {
-			problem = "give the name alone: the object is always read from the pod's own namespace; " + problem
-		}
-		errs = append(errs, field.Invalid(path, short(name), problem))
+	problems := validation.IsDNS1123Subdomain(name)
+	if len(problems) > 0 && strings.Contains(name, "/") {
+		return nameOnlyRule + problems[0]
 	}
-	return errs
+	return strings.Join(problems, "; ")
 }
 
-func validateItems(path *field.Path, source Source, conflicts []string) field.ErrorList {
-	items := source.Items
-	if len(items) > maxItems {
-		return field.ErrorList{field.TooMany(path, len(items), maxItems)}
+// volumeNameProblem says what is wrong with the name of a volume; "" if nothing is.
+func volumeNameProblem(name string) string {
+	if len(name) > validation.DNS1123LabelMaxLength {
+		return validation.MaxLenError(validation.DNS1123LabelMaxLength)
 	}
-	var errs field.ErrorList
-	if source.Object.Kind == Pod && len(items) == 0 {
-		errs = append(errs, field.Required(path, "list the fields to project, as in [{path: labels, fieldRef: {fieldPath: metadata.labels}}]"))
-	}
-	for i, item := range items {
-		at := path.Index(i)
-		errs = append(errs, validateNumber(at.Child("gid"), item.GID, "%d", idProblem)...)
-		if source.Object.Kind == Pod {
-			errs = append(errs, validateField(at, item)...)
-		} else {
-			errs = append(errs, validateKey(at.Child("key"), item.Key)...)
-			if item.Container != "" || item.Divisor != "" {
-				errs = append(errs, field.Invalid(at, short(item.Container), "a key has neither container nor divisor"))
-			}
-		}
-		errs = append(errs, validateNumber(at.Child("mode"), item.Mode, "%04o", modeProblem)...)
-		if item.Path == "" {
-			errs = append(errs, field.Required(at.Child("path"), "an item needs a path; it is usually the same as its key"))
-		} else {
-			for _, problem := range ValidatePath(item.Path) {
-				errs = append(errs, field.Invalid(at.Child("path"), short(item.Path), problem))
-			}
-		}
-		if conflicts[i] != "" {
-			errs = append(errs, field.Invalid(at.Child("path"), short(item.Path), conflicts[i]))
-		}
-		errs = append(errs, validateNumber(at.Child("uid"), item.UID, "%d", idProblem)...)
-	}
-	return errs
+	return strings.Join(validation.IsDNS1123Label(name), "; ")
 }
 
-func validateKey(path *field.Path, key string) field.ErrorList {
-	if key == "" {
-		return field.ErrorList{field.Required(path, "an item needs the key whose value becomes the file")}
+func refreshProblem(r Refresh) string {
+	if r != RefreshWatch && r != RefreshOff {
+		return refreshRule
 	}
-	if len(key) > validation.DNS1123SubdomainMaxLength {
-		return field.ErrorList{field.Invalid(path, short(key), validation.MaxLenError(validation.DNS1123SubdomainMaxLength))}
-	}
-	var errs field.ErrorList
-	for _, problem := range validation.IsConfigMapKey(key) {
-		errs = append(errs, field.Invalid(path, short(key), problem))
-	}
-	return errs
-}
-
-// namedPath is the path of a file, and where it stands, for messages.
-type namedPath struct{ path, name string }
-
-// pathConflicts returns, by index, what is wrong with a path that is that of an earlier file, lies below it or above it.
-// For secret volumes the API lets both pass; then the last one wins, or the order of a map decides.
-func pathConflicts(files []namedPath) []string {
-	type entry struct {
-		key   string // path whose separators sort before all else, so that what lies below a file follows it at once
-		index int
-	}
-	var entries []entry
-	for i, file := range files {
-		if len(ValidatePath(file.path)) == 0 { // so it is clean, and holds no NUL
-			entries = append(entries, entry{strings.ReplaceAll(file.path, "/", "\x00"), i})
-		}
-	}
-	slices.SortFunc(entries, func(a, b entry) int {
-		return cmp.Or(strings.Compare(a.key, b.key), cmp.Compare(a.index, b.index))
-	})
-	conflicts := make([]string, len(files))
-	for i, file := 1, 0; i < len(entries); i++ {
-		first, other := entries[file], entries[i]
-		same := other.key == first.key
-		if !same && !strings.HasPrefix(other.key, first.key+"\x00") {
-			file = i
-			continue
-		}
-		a, b := files[first.index], files[other.index]
-		blamed := max(first.index, other.index)
-		if same {
-			conflicts[blamed] = fmt.Sprintf("%s and %s have the same path: give each its own", a.name, b.name)
-		} else if conflicts[blamed] == "" {
-			conflicts[blamed] = fmt.Sprintf("%s makes %q a file, but %s needs it to be a directory for %q: rename one", a.name, short(a.path), b.name, short(b.path))
-		}
-	}
-	return conflicts
-}
-
-// ValidatePath says what is wrong with a path of a file within a volume: an item's path, or a key that serves as one. It returns
-// nothing for a good path, and otherwise messages that say the rule and do not repeat the path.
-//
-// The rules are those of items[].path in the Kubernetes API (relative, no "..", no leading "..", which is what the atomic writer's
-// own entries begin with), the atomic writer's limits (255 bytes an element, 4096 in all), and, so that each file has one spelling
-// that any program can print: valid UTF-8, no control character, backslash or colon, no "." and no empty element.
-func ValidatePath(path string) []string {
-	switch {
-	case path == "":
-		return []string{"must not be empty"}
-	case len(path) > maxPath:
-		return []string{fmt.Sprintf("must be at most %d bytes long", maxPath)}
-	}
-	var problems []string
-	refuse := func(broken bool, problem string) {
-		if broken {
-			problems = append(problems, problem)
-		}
-	}
-	relative := strings.TrimPrefix(path, "/")
-	elements := strings.Split(relative, "/")
-	refuse(!utf8.ValidString(path), "must be valid UTF-8")
-	refuse(strings.ContainsFunc(path, unicode.IsControl), "must not contain control characters, such as NUL or a line break")
-	refuse(strings.ContainsAny(path, `\:`), `must not contain '\' or ':'`)
-	refuse(relative != path, "must be relative to the volume: remove the leading '/'")
-	refuse(slices.Contains(elements, ".."), "must not contain the element '..'")
-	refuse(elements[0] != ".." && strings.HasPrefix(elements[0], ".."), "must not start with '..'")
-	refuse(slices.Contains(elements, "."), "must not contain the element '.': leave it out")
-	refuse(slices.Contains(elements, ""), "must not contain an empty element: remove the surplus '/'")
-	refuse(slices.ContainsFunc(elements, func(e string) bool { return len(e) > maxElement }),
-		fmt.Sprintf("must not contain an element of more than %d bytes", maxElement))
-	return problems
-}
-
-// withoutKnown returns those errs that concern neither a field that known already complains about nor a part or the whole of one.
-func withoutKnown(errs, known field.ErrorList) field.ErrorList {
-	wholes := func(part string) []string { // part itself first; never the root
-		all := []string{part}
-		for i := len(part) - 1; i > len(root().String()); i-- {
-			if part[i] == '.' || part[i] == '[' {
-				all = append(all, part[:i])
-			}
-		}
-		return all
-	}
-	complained, within := map[string]bool{}, map[string]bool{}
-	for _, err := range known {
-		complained[err.Field] = err.Field != root().String()
-		for _, whole := range wholes(err.Field) {
-			within[whole] = err.Field != root().String()
-		}
-	}
-	return slices.DeleteFunc(errs, func(err *field.Error) bool {
-		return within[err.Field] || slices.ContainsFunc(wholes(err.Field), func(whole string) bool { return complained[whole] })
-	})
+	return ""
 }
 
 // present sorts errs by attribute, keeping the order within each, and cuts the list to a length that can be sent.
 func present(errs field.ErrorList) field.ErrorList {
-	attributeOf := func(err *field.Error) string {
-		name, _, _ := strings.Cut(strings.TrimPrefix(err.Field, root().String()), "]")
-		return name
-	}
-	slices.SortStableFunc(errs, func(a, b *field.Error) int { return strings.Compare(attributeOf(a), attributeOf(b)) })
+	slices.SortStableFunc(errs, func(a, b *field.Error) int { return strings.Compare(a.Field, b.Field) })
 	if total := len(errs); total > maxProblems {
 		errs = append(errs[:maxProblems:maxProblems], &field.Error{
 			Type: field.ErrorTypeTooMany, Field: root().String(), BadValue: total,
