@@ -45,31 +45,3 @@ subjects:
   name: fsuser-csi
   namespace: {{ .root.Release.Namespace }}
 {{- end }}
-
-{{/* A policy up to its spec. Its binding comes first. */}}
-{{- define "fsuser-csi.policy" -}}
-apiVersion: admissionregistration.k8s.io/v1
-kind: {{ .kind }}AdmissionPolicyBinding
-metadata:
-  name: {{ .name }}.fsuser.csi.io
-  labels:
-    {{- include "fsuser-csi.labels" .root | nindent 4 }}
-spec:
-  policyName: {{ .name }}.fsuser.csi.io
-  {{- with .actions }}
-  validationActions: [{{ . }}]
-  {{- end }}
----
-apiVersion: admissionregistration.k8s.io/v1
-kind: {{ .kind }}AdmissionPolicy
-metadata:
-  name: {{ .name }}.fsuser.csi.io
-  labels:
-    {{- include "fsuser-csi.labels" .root | nindent 4 }}
-spec:
-{{- end }}
-
-{{/* The driver's words for what is no user or group. */}}
-{{- define "fsuser-csi.idRule" -}}
-must be a number from 0 to 2147483647 in plain decimal digits, without sign, space or leading zero (names are not looked up), such as 1000
-{{- end }}
