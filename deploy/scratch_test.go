@@ -24,7 +24,7 @@ func parse(t *testing.T, manifests []byte) objects {
 }
 func TestScratch(t *testing.T) {
  var args []string
- if v := os.Getenv("EMU"); v != "" { args = []string{"--emulated-version=kube:"+v} }
+ if v := os.Getenv("EMU"); v != "" { args = []string{"--emulated-version="+v} }
  c := startClusterWith(t, controlplane.Options{ExtraArgs: args})
  objs := template(t, "--set", os.Getenv("SET")+",namespace.create=true,allow.enabled=true,allow.uids={0-2000}")
  for _, one := range objs.all {

@@ -1,47 +1,41 @@
 {{/* Names are fixed, not the release's: kubelet, sockets and the CSIDriver know one fsuser.csi.io only, so a cluster can have one release. */}}
-
-{{- define "fsuser-csi.selectorLabels" -}}
-app.kubernetes.io/name: fsuser-csi
-{{- end }}
-
 {{- define "fsuser-csi.labels" -}}
-{{ include "fsuser-csi.selectorLabels" . }}
+app.kubernetes.io/name: fsuser-csi
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
 
-{{- define "fsuser-csi.image" -}}
-{{- if .Values.image.digest -}}
-{{ .Values.image.repository }}@{{ .Values.image.digest }}
-{{- else -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
-{{- end -}}
-{{- end }}
-
-{{/* "true" if the cluster has MutatingAdmissionPolicy v1 and constrained impersonation, else nothing. Vendors' versions have suffixes. */}}
-{{- define "fsuser-csi.is136" -}}
-{{- if semverCompare ">=1.36.0-0" .Capabilities.KubeVersion.Version -}}true{{- end -}}
+{{- define "fsuser-csi.metadata" -}}
+name: {{ .name }}
+labels:
+  {{- include "fsuser-csi.labels" .root | nindent 2 }}
 {{- end }}
 
 {{- define "fsuser-csi.needs136" -}}
-{{- if not (include "fsuser-csi.is136" .root) -}}
+{{- if semverCompare "<1.36.0-0" .root.Capabilities.KubeVersion.Version -}}
 {{- fail (printf "%s needs Kubernetes 1.36 or later; this cluster is %s. %s" .what .root.Capabilities.KubeVersion.Version .remedy) -}}
 {{- end -}}
 {{- end }}
 
-{{/* Binds the driver's service account to a ClusterRole in the whole cluster. */}}
-{{- define "fsuser-csi.clusterRoleBinding" -}}
+{{/* A ClusterRole up to its rules. Its binding to the driver's service account, if it has one, comes first. */}}
+{{- define "fsuser-csi.clusterRole" -}}
+{{- with .binding -}}
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
 metadata:
-  name: {{ .name }}
-  labels:
-    {{- include "fsuser-csi.labels" .root | nindent 4 }}
+  {{- include "fsuser-csi.metadata" (dict "root" $.root "name" .) | nindent 2 }}
 roleRef:
   apiGroup: rbac.authorization.k8s.io
   kind: ClusterRole
-  name: {{ .role }}
+  name: {{ $.name }}
 subjects:
 - kind: ServiceAccount
   name: fsuser-csi
-  namespace: {{ .root.Release.Namespace }}
+  namespace: {{ $.root.Release.Namespace }}
+---
+{{ end -}}
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata:
+  {{- include "fsuser-csi.metadata" . | nindent 2 }}
+rules:
 {{- end }}

@@ -1,39 +1,36 @@
-{{/* The bindings of a policy, then the policy up to its variables. A caller gives kind (Mutating or Validating), name and condition. */}}
+{{/* The bindings of a policy, then the policy up to its variables. A policy that validates has variables for the driver's volumes, unless it has
+a condition of its own. With templates it is for what makes pods, too. */}}
 {{- define "fsuser-csi.policy" -}}
-{{- $pods := printf "{apiGroups: [\"\"], apiVersions: [v1], operations: [%s], resources: [pods]}" (.operations | default "CREATE") }}
-{{- $owners := "{apiGroups: [apps, batch], apiVersions: [v1], operations: [CREATE, UPDATE], resources: [deployments, statefulsets, daemonsets, jobs, cronjobs]}" }}
+{{- $pods := printf `{apiGroups: [""], apiVersions: [v1], operations: [%s], resources: [pods]}` (.operations | default "CREATE") }}
+{{- $templates := `{apiGroups: [apps, batch], apiVersions: [v1], operations: [CREATE, UPDATE],
+      resources: [deployments, statefulsets, daemonsets, jobs, cronjobs]}` }}
 {{- $bindings := list (list .name .actions $pods) }}
-{{- with .templates }}{{ $bindings = append $bindings (list (printf "%s-of-templates" $.name) . $owners) }}{{ end }}
+{{- with .templates }}{{ $bindings = append $bindings (list (printf "%s-of-templates" $.name) . $templates) }}{{ end }}
 {{- range $bindings }}
 apiVersion: admissionregistration.k8s.io/v1
 kind: {{ $.kind }}AdmissionPolicyBinding
 metadata:
-  name: {{ index . 0 }}.fsuser.csi.io
-  labels:
-    {{- include "fsuser-csi.labels" $.root | nindent 4 }}
+  {{- include "fsuser-csi.metadata" (dict "root" $.root "name" (printf "%s.fsuser.csi.io" (first .))) | nindent 2 }}
 spec:
   policyName: {{ $.name }}.fsuser.csi.io
   {{- with index . 1 }}
   validationActions: [{{ . }}]
   {{- end }}
   {{- if $.paramKind }}
-  # Deny would refuse every pod of the cluster: the API server looks for the parameter before the conditions of the policy.
+  # Deny would refuse every pod of the cluster: the API server looks for the parameter before it looks at the conditions.
   paramRef: {name: fsuser.csi.io, parameterNotFoundAction: Allow}
   {{- end }}
   matchResources:
     resourceRules:
-    - {{ index . 2 }}
+    - {{ last . }}
 ---
 {{- end }}
 apiVersion: admissionregistration.k8s.io/v1
 kind: {{ .kind }}AdmissionPolicy
 metadata:
-  name: {{ .name }}.fsuser.csi.io
-  labels:
-    {{- include "fsuser-csi.labels" .root | nindent 4 }}
+  {{- include "fsuser-csi.metadata" (dict "root" .root "name" (printf "%s.fsuser.csi.io" .name)) | nindent 2 }}
 spec:
-  # A policy runs in the API server, so nothing can be down. It is not called for pods that its condition excludes.
-  failurePolicy: {{ .failurePolicy | default "Fail" }}
+  failurePolicy: Fail
   {{- if eq .kind "Mutating" }}
   # A webhook that runs later may add volumes.
   reinvocationPolicy: IfNeeded
@@ -43,27 +40,30 @@ spec:
   {{- end }}
   matchConstraints:
     resourceRules:
-    - {{ $pods }}
-    {{- if .templates }}
-    - {{ $owners }}
+    {{- range $bindings }}
+    - {{ last . }}
     {{- end }}
   matchConditions:
   - name: has-such-a-volume
     expression: >-
-      {{- .condition | nindent 6 }}
+      {{- .condition | default (include "fsuser-csi.hasVolume" .) | nindent 6 }}
   variables:
+  {{- if .templates }}
+  {{- include "fsuser-csi.volumeVariables" . | nindent 2 }}
+  {{- end }}
 {{- end }}
 
-{{/* The volumes of the driver in a pod or in a template of pods. */}}
-{{- define "fsuser-csi.ofTheDriver" -}}
-(object.spec.?jobTemplate.spec.template.spec.or(object.spec.?template.spec).orValue(object.spec))
+{{- define "fsuser-csi.podSpec" -}}
+object.spec.?jobTemplate.spec.template.spec.or(object.spec.?template.spec).orValue(object.spec)
+{{- end }}
+{{- define "fsuser-csi.hasVolume" -}}
+({{ include "fsuser-csi.podSpec" . }})
 .?volumes.orValue([]).exists(v, has(v.csi) && v.csi.driver == 'fsuser.csi.io')
 {{- end }}
 
-{{/* What the policies that validate have in common. */}}
 {{- define "fsuser-csi.volumeVariables" -}}
 - name: pod
-  expression: object.spec.?jobTemplate.spec.template.spec.or(object.spec.?template.spec).orValue(object.spec)
+  expression: {{ include "fsuser-csi.podSpec" . }}
 - name: volumes
   expression: variables.pod.volumes.filter(v, has(v.csi) && v.csi.driver == 'fsuser.csi.io')
 - name: attributes
@@ -74,8 +74,12 @@ spec:
   expression: "variables.pod.volumes.transformMapEntry(_, v, {v.name: dyn(v)})"
 # For each volume of the driver the volume that its attribute volume names, or none.
 - name: described
-  expression: >-
-    variables.attributes.map(a, a[?'volume'].orValue('') in variables.byName ? [variables.byName[a.volume]] : [])
+  expression: "variables.attributes.map(a, a[?'volume'].orValue('') in variables.byName ? [variables.byName[a.volume]] : [])"
+{{- end }}
+
+{{/* A message, of which the API server would cut the end. */}}
+{{- define "fsuser-csi.message" -}}
+"size({{ . }}) <= 3000 ? {{ . }} : {{ . }}.substring(0, 3000) + '...'"
 {{- end }}
 
 {{/* The driver's words for what is no user or group. */}}
