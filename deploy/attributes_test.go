@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package deploy
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
+)
+
+// verdict is who decides whether a volume is good.
+type verdict int
+
+const (
+	good       verdict = iota // both take it
+	refuse                    // both refuse it, in the same words
+	driverOnly                // only the driver refuses it: what another volume of the pod says is the API server's to judge
+)
+
+// volumeCase is a volume that the driver and the policy have to judge alike.
+type volumeCase struct {
+	name    string
+	verdict verdict
+	volume  corev1.Volume
+}
+
+func volumeCases() []volumeCase {
+	long := strings.Repeat("a", 254)
+	all := []volumeCase{
+		{"a Secret", good, driverVolume("v", "secretName", "a")},
+		{"a ConfigMap", good, driverVolume("v", "configMapName", "a.b-c")},
+		{"nodePublishSecretRef", good, withSecretRef(driverVolume("v"), "a")},
+		{"every attribute", good, driverVolume("v", "secretName", "a", "uid", "0", "gid", "2147483647", "mode", "0", "dirMode", "0777",
+			"optional", "false", "refresh", "off", "uid/a", "5", "gid/d/a", "6", "mode/a b:\\\"'", "0400")},
+		{"kubelet's keys", good, driverVolume("v", "secretName", "a", "csi.storage.k8s.io/x", "")},
+		{"the longest name", good, driverVolume("v", "secretName", long[:253])},
+		{"tmpfs", good, withFSType(driverVolume("v", "secretName", "a"), "tmpfs")},
+
+		{"no attributes", refuse, driverVolume("v")},
+		{"no object", refuse, driverVolume("v", "uid", "1")},
+		{"two objects", refuse, driverVolume("v", "secretName", "a", "configMapName", "a")},
+		{"three objects", refuse, driverVolume("v", "secretName", "a", "configMapName", "a", "volume", "a")},
+		{"another volume and nodePublishSecretRef", refuse, withSecretRef(driverVolume("v", "volume", "a"), "a")},
+		{"an object and nodePublishSecretRef", refuse, withSecretRef(driverVolume("v", "secretName", "a"), "a")},
+		{"an empty name and another", refuse, driverVolume("v", "secretName", "", "configMapName", "a")},
+		{"optional with another volume", refuse, driverVolume("v", "volume", "s", "optional", "true")},
+		{"optional with nodePublishSecretRef", refuse, withSecretRef(driverVolume("v", "optional", "false"), "a")},
+		{"read-only is not said", refuse, readOnly(driverVolume("v", "secretName", "a"), nil)},
+		{"writable", refuse, readOnly(driverVolume("v", "secretName", "a"), new(false))},
+		{"another file system", refuse, withFSType(driverVolume("v", "secretName", "a"), "ext4")},
+		{"a block device", refuse, withFSType(driverVolume("v", "secretName", "a"), "block")},
+		{"all at once", refuse, readOnly(withFSType(driverVolume("v", "uid", "root", "mode", "999", "colour", "red", "refresh", "no", "optional", "yes"), "xfs"), nil)},
+		{"a name that is too long", refuse, driverVolume("v", "secretName", long)},
+		{"another namespace", refuse, driverVolume("v", "secretName", "kube-system/a")},
+	}
+	for _, key := range attributes.Keys() {
+		all = append(all, volumeCase{"empty " + key.Name, refuse, driverVolume("v", key.Name, "")})
+	}
+	for _, name := range []string{"A", "a_b", "-a", "a-", "a..b", "a b", "ä", "a\n", "../a", "."} {
+		all = append(all, volumeCase{fmt.Sprintf("secretName %q", name), refuse, driverVolume("v", "secretName", name)},
+			volumeCase{fmt.Sprintf("configMapName %q", name), refuse, driverVolume("v", "configMapName", name)})
+	}
+	for value, verdict := range map[string]verdict{
+		"0": good, "1": good, "65534": good, "2147483647": good,
+		"2147483648": refuse, "4294967295": refuse, "99999999999999999999": refuse, "-1": refuse, "+1": refuse, " 1": refuse, "1 ": refuse, "1\n": refuse,
+		"01": refuse, "00": refuse, "0x1": refuse, "1.0": refuse, "1e3": refuse, "1_000": refuse, "root": refuse, "١": refuse,
+		strings.Repeat("1", 1000): refuse,
+	} {
+		for _, key := range []string{"uid", "gid"} {
+			all = append(all, volumeCase{fmt.Sprintf("%s %.30q", key, value), verdict, driverVolume("v", "secretName", "a", key, value)})
+		}
+	}
+	for value, verdict := range map[string]verdict{
+		"0": good, "00": good, "000": good, "0000": good, "7": good, "07": good, "400": good, "0400": good, "644": good, "0777": good, "777": good, "0007": good,
+		"00000": refuse, "1777": refuse, "4755": refuse, "7777": refuse, "800": refuse, "0o400": refuse, "-1": refuse, "0400 ": refuse, "0400\n": refuse,
+		"u=r": refuse, "rw-": refuse, "1000": refuse, "٠": refuse,
+	} {
+		for _, key := range []string{"mode", "dirMode"} {
+			all = append(all, volumeCase{fmt.Sprintf("%s %q", key, value), verdict, driverVolume("v", "secretName", "a", key, value)})
+		}
+	}
+	for _, value := range []string{"True", "yes", "1", "true ", " false", "\"true\""} {
+		all = append(all, volumeCase{"optional " + value, refuse, driverVolume("v", "secretName", "a", "optional", value)})
+	}
+	for _, value := range []string{"Watch", "on", "false", "watch\n"} {
+		all = append(all, volumeCase{fmt.Sprintf("refresh %q", value), refuse, driverVolume("v", "secretName", "a", "refresh", value)})
+	}
+	for _, key := range []string{
+		"Mode", "UID", "secretname", "optionl", "password", "a b", "a\nb", "\"", "ä", long,
+		"namespace", "podNamespace", "secretNamespace", "configMapNamespace", "objectNamespace",
+		"defaultMode", "fileMode", "defaultUser", "fsUser", "user", "owner", "runAsUser", "defaultGroup", "fsGroup", "group", "runAsGroup",
+	} {
+		all = append(all, volumeCase{fmt.Sprintf("unknown %.30q", key), refuse, driverVolume("v", "secretName", "a", key, "x")})
+	}
+	for path, verdict := range map[string]verdict{
+		"a": good, "a/b/c": good, "a:b": good, `a\b`: good, "a b": good, "...": refuse, "..a": refuse, "a/..b": good, "a..": good, ".a": good,
+		"é\n": good, strings.Repeat("é", 127): good, strings.Repeat("é", 128): refuse, strings.Repeat("a", 256): refuse,
+		"": refuse, ".": refuse, "./.": refuse, "/": refuse, "/a": refuse, "..": refuse, "a/..": refuse, "../a": refuse, "a/../b": refuse,
+		"./a": refuse, "a/.": refuse, "a/": refuse, "a//b": refuse, "./..a": refuse, "a\x00b": refuse,
+		strings.Repeat("aaaaaaa/", 511) + "aaaaaaaa": good, strings.Repeat("aaaaaaa/", 512) + "a": refuse,
+	} {
+		for key, value := range map[string]string{"uid": "1", "gid": "2", "mode": "0400"} {
+			all = append(all, volumeCase{fmt.Sprintf("%s/%.30q", key, path), verdict, driverVolume("v", "secretName", "a", key+"/"+path, value)})
+		}
+	}
+	for _, key := range []string{"uid/a", "gid/a/b", "mode/a"} {
+		all = append(all, volumeCase{key + " of nothing", refuse, driverVolume("v", "secretName", "a", key, "")},
+			volumeCase{key + " of a word", refuse, driverVolume("v", "secretName", "a", key, "root")},
+			volumeCase{key + " of a number with a leading zero", map[bool]verdict{true: good, false: refuse}[key == "mode/a"],
+				driverVolume("v", "secretName", "a", key, "0400")})
+	}
+	for _, key := range []string{"secretName/a", "dirMode/a", "optional/a", "user/a", "uid:a", "UID/a"} {
+		all = append(all, volumeCase{"unknown " + key, refuse, driverVolume("v", "secretName", "a", key, "1")})
+	}
+	for name, verdict := range map[string]verdict{
+		"secret": good, "config-map": good, "downward-api": good, "projected": good,
+		"v": refuse, "missing": refuse, "empty-dir": refuse, "other-csi": refuse, "Secret": refuse, "a.b": refuse, strings.Repeat("a", 64): refuse,
+		"token": driverOnly, "no-name": driverOnly,
+	} {
+		all = append(all, volumeCase{fmt.Sprintf("volume %.30q", name), verdict, driverVolume("v", "volume", name, "uid", "1", "uid/a", "2")})
+	}
+	return all
+}
+
+// otherVolumes are those of the pod beside the volume of a case.
+func otherVolumes() []corev1.Volume {
+	return []corev1.Volume{
+		secretVolume("secret", "s"), configMapVolume("config-map", "c"), secretVolume("no-name", "Upper"), otherDriverVolume("other-csi"), tokenVolume("token"),
+		volumeOf(`{"name": "downward-api", "downwardAPI": {"items": [{"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}}`),
+		volumeOf(`{"name": "projected", "projected": {"sources": [{"secret": {"name": "s"}}, {"configMap": {"name": "c"}}]}}`),
+		volumeOf(`{"name": "empty-dir", "emptyDir": {}}`),
+	}
+}
+
+// The driver and the policy say the same of every volume.
+func TestTheDriverAndThePolicyAgree(t *testing.T) {
+	c := startCluster(t)
+	c.installPolicy(t, "policy-attributes.yaml")
+	ask := startDriver(t)
+	eventually(t, func() error {
+		if _, err := c.dryRunPod(t, podWith("p", driverVolume("v"))); err == nil {
+			return errors.New("the policy does nothing")
+		}
+		return nil
+	})
+	for _, test := range volumeCases() {
+		t.Run(test.name, func(t *testing.T) {
+			pod := podWith("p", append(otherVolumes(), test.volume)...)
+			sentences := ask(t, pod, test.volume)
+			_, err := c.dryRunPod(t, pod)
+			if driverRefuses := len(sentences) > 0; driverRefuses != (test.verdict != good) {
+				t.Fatalf("the driver says %q", sentences)
+			}
+			if policyRefuses := err != nil; policyRefuses != (test.verdict == refuse) {
+				t.Fatalf("the policy says %v, the driver %q", err, sentences)
+			}
+			if err == nil {
+				return
+			}
+			if !strings.Contains(err.Error(), `volume "v": `) || strings.Contains(err.Error(), "failed expression") {
+				t.Errorf("the policy does not name the volume: %v", err)
+			}
+			for _, sentence := range sentences {
+				if !strings.Contains(err.Error(), sentence) {
+					t.Errorf("the policy says\n%v\nthe driver also\n%s", err, sentence)
+				}
+			}
+		})
+	}
+	t.Run("two volumes", func(t *testing.T) {
+		_, err := c.dryRunPod(t, podWith("p", driverVolume("first", "uid", "x", "secretName", "a"), driverVolume("second", "secretName", "a"), driverVolume("third")))
+		if err == nil || !strings.Contains(err.Error(), `volume "first": volumeAttributes[uid]`) || strings.Contains(err.Error(), `"second"`) || !strings.Contains(err.Error(), `; volume "third": `) {
+			t.Errorf("error %v", err)
+		}
+	})
+	t.Run("many bad volumes", func(t *testing.T) {
+		var volumes []corev1.Volume
+		for i := range 300 {
+			volumes = append(volumes, driverVolume(fmt.Sprint("v", i), "uid", "x", "mode", "y", "secretName", "A"))
+		}
+		if _, err := c.dryRunPod(t, podWith("p", volumes...)); err == nil || !strings.Contains(err.Error(), `volume "v0": volumeAttributes[`) {
+			t.Errorf("error %v", err)
+		}
+	})
+	t.Run("many good volumes", func(t *testing.T) {
+		if _, err := c.dryRunPod(t, podWith("p", numbered(300)...)); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("other drivers", func(t *testing.T) {
+		if _, err := c.dryRunPod(t, podWith("p", otherDriverVolume("v", "uid", "x"))); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("what makes pods", func(t *testing.T) {
+		c.warnsOfTemplates(t, "volumeAttributes[uid]: Invalid value", driverVolume("v", "secretName", "a", "uid", "x"))
+	})
+}
+
+// warnsOfTemplates: a workload whose pods would be refused is made, with a warning.
+func (c *cluster) warnsOfTemplates(t *testing.T, warning string, v corev1.Volume) {
+	t.Helper()
+	w := &warnings{}
+	config := c.AdminConfig()
+	config.WarningHandler = w
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for kind, create := range workloads(t, client, v) {
+		// The binding, which the API server learns of by a watch.
+		eventually(t, func() error {
+			w.take()
+			if err := create(); err != nil {
+				return fmt.Errorf("%s: %w", kind, err)
+			}
+			if told := w.take(); len(told) != 1 || !strings.Contains(told[0], warning) {
+				return fmt.Errorf("%s: warnings %q", kind, told)
+			}
+			return nil
+		})
+	}
+}
+
+// Where an administrator wants it, they are refused. What is there already can be changed and deleted.
+func TestTemplatesAreRefused(t *testing.T) {
+	c := startCluster(t)
+	bad := driverVolume("v", "secretName", "a", "uid", "x")
+	there := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "there"}, Spec: appsv1.DeploymentSpec{
+		Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "a"}},
+		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "a"}}, Spec: podWith("", bad).Spec},
+	}}
+	there, err := c.AppsV1().Deployments(apps).Create(t.Context(), there, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.installPolicy(t, "policy-attributes.yaml", `validate={"enabled": true, "templates": "Deny"}`)
+	const want = `volume "v": volumeAttributes[uid]: Invalid value: "x"`
+	for kind, create := range workloads(t, c, bad) {
+		eventually(t, func() error {
+			if err := create(); err == nil || !strings.Contains(err.Error(), want) {
+				return fmt.Errorf("%s: error %w, want one that says %q", kind, err, want)
+			}
+			return nil
+		})
+	}
+	for kind, create := range workloads(t, c, driverVolume("v", "secretName", "a", "uid", "1")) {
+		if err := create(); err != nil {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
+	c.mayNot(t, podWith("p", bad), want)
+	there.Spec.Replicas = new(int32(0))
+	there.Spec.Template.Spec.Containers[0].Image = "example.com/j"
+	if there, err = c.AppsV1().Deployments(apps).Update(t.Context(), there, metav1.UpdateOptions{}); err != nil {
+		t.Fatalf("an update of something else: %v", err)
+	}
+	there.Spec.Template.Spec.Volumes[0].CSI.VolumeAttributes["gid"] = "0"
+	if _, err = c.AppsV1().Deployments(apps).Update(t.Context(), there, metav1.UpdateOptions{}); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("an update of the volume: %v", err)
+	}
+}
+
+// workloads make, as a dry run, each kind of object that makes pods with the volume.
+func workloads(t *testing.T, client kubernetes.Interface, v corev1.Volume) map[string]func() error {
+	labels := map[string]string{"app": "a"}
+	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: podWith("", v).Spec}
+	selector := &metav1.LabelSelector{MatchLabels: labels}
+	once := template.DeepCopy()
+	once.Spec.RestartPolicy = corev1.RestartPolicyNever
+	meta, options := metav1.ObjectMeta{Name: "a"}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
+	return map[string]func() error{
+		"Deployment": func() error {
+			d := &appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{Selector: selector, Template: template}}
+			_, err := client.AppsV1().Deployments(apps).Create(t.Context(), d, options)
+			return err
+		},
+		"StatefulSet": func() error {
+			s := &appsv1.StatefulSet{ObjectMeta: meta, Spec: appsv1.StatefulSetSpec{Selector: selector, Template: template}}
+			_, err := client.AppsV1().StatefulSets(apps).Create(t.Context(), s, options)
+			return err
+		},
+		"DaemonSet": func() error {
+			d := &appsv1.DaemonSet{ObjectMeta: meta, Spec: appsv1.DaemonSetSpec{Selector: selector, Template: template}}
+			_, err := client.AppsV1().DaemonSets(apps).Create(t.Context(), d, options)
+			return err
+		},
+		"Job": func() error {
+			j := &batchv1.Job{ObjectMeta: meta, Spec: batchv1.JobSpec{Template: *once}}
+			_, err := client.BatchV1().Jobs(apps).Create(t.Context(), j, options)
+			return err
+		},
+		"CronJob": func() error {
+			j := &batchv1.CronJob{ObjectMeta: meta, Spec: batchv1.CronJobSpec{Schedule: "@daily", JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: *once}}}}
+			_, err := client.BatchV1().CronJobs(apps).Create(t.Context(), j, options)
+			return err
+		},
+	}
+}
+
+// installPolicy makes what one template of the chart makes.
+func (c *cluster) installPolicy(t *testing.T, file string, values ...string) {
+	t.Helper()
+	args := []string{"--show-only", "templates/" + file}
+	for _, v := range values {
+		args = append(args, "--set-json", v)
+	}
+	c.create(t, template(t, args...))
+}
+
+func readOnly(v corev1.Volume, value *bool) corev1.Volume {
+	v.CSI.ReadOnly = value
+	return v
+}
+
+func withFSType(v corev1.Volume, fsType string) corev1.Volume {
+	v.CSI.FSType = &fsType
+	return v
+}
