@@ -1,4 +1,4 @@
-{{/* Names are fixed, not the release's: kubelet, sockets and the CSIDriver know one fsuser.csi.io only, so a cluster can have one release. */}}
+{{/* Names are fixed, not the release's: a cluster can have one driver of the name fsuser.csi.io, so one release. */}}
 {{- define "fsuser-csi.labels" -}}
 app.kubernetes.io/name: fsuser-csi
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -11,8 +11,10 @@ labels:
 {{- end }}
 
 {{- define "fsuser-csi.needs136" -}}
-{{- if semverCompare "<1.36.0-0" .root.Capabilities.KubeVersion.Version -}}
-{{- fail (printf "%s needs Kubernetes 1.36 or later; this cluster is %s. %s" .what .root.Capabilities.KubeVersion.Version .remedy) -}}
+{{- with .root.Capabilities.KubeVersion.Version -}}
+{{- if semverCompare "<1.36.0-0" . -}}
+{{- fail (printf "%s needs Kubernetes 1.36 or later; this cluster is %s. %s" $.what . $.remedy) -}}
+{{- end -}}
 {{- end -}}
 {{- end }}
 
