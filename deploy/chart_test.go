@@ -107,7 +107,7 @@ func TestContract(t *testing.T) {
 		{"cluster", []string{"--set", "access=cluster"}},
 		{"another kubelet root", []string{"--set", "kubeletRoot=/data/k0s/kubelet"}},
 		{"all optional parts", []string{"--set", strings.Join([]string{
-			"metrics.annotations=true", "metrics.podMonitor.enabled=true", "metrics.podMonitor.interval=30s", "metrics.podMonitor.labels.release=p",
+			"metrics.podMonitor.enabled=true", "metrics.podMonitor.interval=30s", "metrics.podMonitor.labels.release=p",
 			"imagePullSecrets[0].name=pull", "nodeSelector.pool=a", "podLabels.team=a", "podAnnotations.note=a", "verbosity=4", "maxUnavailable=1",
 			"extraArgs={--max-volume-bytes=1048576}", "namespace.create=true", "allow.enabled=true", "allow.secrets={tls}",
 		}, ",")}},

@@ -11,10 +11,9 @@ labels:
 {{- end }}
 
 {{- define "fsuser-csi.needs136" -}}
-{{- with .root.Capabilities.KubeVersion.Version -}}
-{{- if semverCompare "<1.36.0-0" . -}}
-{{- fail (printf "%s needs Kubernetes 1.36 or later; this cluster is %s. %s" $.what . $.remedy) -}}
-{{- end -}}
+{{- $version := .root.Capabilities.KubeVersion.Version -}}
+{{- if semverCompare "<1.36.0-0" $version -}}
+{{- fail (printf "%s needs Kubernetes 1.36 or later; this cluster is %s. %s" .what $version .remedy) -}}
 {{- end -}}
 {{- end }}
 
