@@ -3,11 +3,20 @@
 package deploy
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -15,6 +24,9 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
+	"github.com/fsuser-csi/fsuser-csi/pkg/driver"
+	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
+	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
 )
 
 // verdict is who decides whether a volume is good.
@@ -155,7 +167,7 @@ func TestTheDriverAndThePolicyAgree(t *testing.T) {
 	for _, test := range volumeCases() {
 		t.Run(test.name, func(t *testing.T) {
 			pod := podWith("p", append(otherVolumes(), test.volume)...)
-			sentences := ask(t, pod, test.volume)
+			sentences := ask(t, test.volume)
 			_, err := c.dryRunPod(t, pod)
 			if driverRefuses := len(sentences) > 0; driverRefuses != (test.verdict != good) {
 				t.Fatalf("the driver says %q", sentences)
@@ -205,6 +217,123 @@ func TestTheDriverAndThePolicyAgree(t *testing.T) {
 		c.warnsOfTemplates(t, "volumeAttributes[uid]: Invalid value", driverVolume("v", "secretName", "a", "uid", "x"))
 	})
 }
+
+// startDriver returns a function that sends a volume to the driver as kubelet would. The function returns the sentences with
+// which the driver refuses the volume.
+func startDriver(t *testing.T) func(*testing.T, corev1.Volume) []string {
+	t.Helper()
+	root := t.TempDir()
+	binding, err := driver.NewBinding(root, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(root, "s")
+	d, err := driver.New(driver.Config{
+		NodeID: "node", Binding: binding, Volumes: describes{podWith("p", otherVolumes()...)}, Endpoint: socket,
+		Metrics: prometheus.NewRegistry(), MaxMessageBytes: 4 << 20,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- d.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	client := csi.NewNodeClient(conn)
+	return func(t *testing.T, v corev1.Volume) []string {
+		t.Helper()
+		const uid = "8c5b1c5e-0000-4000-8000-000000000000"
+		req := &csi.NodePublishVolumeRequest{
+			VolumeId:   driver.VolumeID(uid, v.Name),
+			TargetPath: filepath.Join(binding.PodsDir(), uid, "volumes/kubernetes.io~csi", v.Name, "mount"),
+			Readonly:   v.CSI.ReadOnly != nil && *v.CSI.ReadOnly,
+			VolumeContext: map[string]string{
+				"csi.storage.k8s.io/pod.name": "p", "csi.storage.k8s.io/pod.namespace": apps,
+				"csi.storage.k8s.io/pod.uid": uid, "csi.storage.k8s.io/ephemeral": "true",
+			},
+			VolumeCapability: &csi.VolumeCapability{AccessMode: &csi.VolumeCapability_AccessMode{
+				Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER,
+			}},
+		}
+		mount := &csi.VolumeCapability_MountVolume{}
+		req.VolumeCapability.AccessType = &csi.VolumeCapability_Mount{Mount: mount}
+		if v.CSI.FSType != nil {
+			mount.FsType = *v.CSI.FSType
+			if mount.FsType == "block" { // kubelet, not the driver, knows this name
+				req.VolumeCapability.AccessType = &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}}
+			}
+		}
+		for key, value := range v.CSI.VolumeAttributes {
+			req.VolumeContext[key] = value
+		}
+		if v.CSI.NodePublishSecretRef != nil {
+			req.Secrets = map[string]string{"k": "v"}
+		}
+		_, err := client.NodePublishVolume(t.Context(), req, grpc.WaitForReady(true))
+		if err == nil {
+			return nil
+		}
+		if status.Code(err) != codes.InvalidArgument {
+			t.Fatalf("the driver: %v", err)
+		}
+		// The driver joins its problems by semicolons, which sentences have, too; those that begin one are known.
+		next := regexp.MustCompile(`; (the volume must|csi\.|only mounted|volumeAttributes)`)
+		text := strings.TrimPrefix(status.Convert(err).Message(), volume.ErrInvalid.Error()+": ")
+		// An expression can't tell which word is near, nor whether a Secret has data.
+		text = regexp.MustCompile(`; the nearest known one is "[a-zA-Z]+"`).ReplaceAllString(text, "")
+		text = strings.TrimSuffix(text, "; if nodePublishSecretRef is set, its Secret has no data, which looks the same: give it a key")
+		// A value is quoted in Go's way by one and in CEL's by the other, and so is the place of an attribute that is not plain.
+		plain := regexp.MustCompile(`^volumeAttributes(\[[-_./0-9A-Za-z]{1,64}\])?$`)
+		var sentences []string
+		for _, sentence := range strings.Split(next.ReplaceAllString(text, "\x00$1"), "\x00") {
+			for _, problem := range []string{": Invalid value: ", ": Required value: ", ": Forbidden: "} {
+				place, detail, ok := strings.Cut(sentence, problem)
+				if !ok {
+					continue
+				}
+				if plain.MatchString(place) {
+					sentences = append(sentences, place+problem)
+				}
+				sentence = detail
+				if problem == ": Invalid value: " {
+					sentence = detail[strings.LastIndex(detail[:strings.Index(detail, `": `)+1], `"`)+1:]
+				}
+				break
+			}
+			sentences = append(sentences, sentence)
+		}
+		return sentences
+	}
+}
+
+// describes stands behind the driver's checks of a request, and checks what the first publish of a volume checks before it
+// asks for objects.
+type describes struct{ pod *corev1.Pod }
+
+func (d describes) Publish(_ context.Context, r volume.Request) error {
+	if err := r.CheckContent(); err != nil {
+		return err
+	}
+	if _, errs := r.Spec.Describe(&d.pod.Spec, "v"); len(errs) > 0 {
+		return fmt.Errorf("%w: %w", volume.ErrInvalid, errs.ToAggregate())
+	}
+	return nil
+}
+func (describes) Unpublish(context.Context, string, string) error { return nil }
+func (describes) Usage(context.Context, string, string) (tmpfs.Usage, error) {
+	return tmpfs.Usage{}, nil
+}
+func (describes) Ready() error { return nil }
 
 // warnsOfTemplates: a workload whose pods would be refused is made, with a warning.
 func (c *cluster) warnsOfTemplates(t *testing.T, warning string, v corev1.Volume) {
