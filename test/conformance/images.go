@@ -67,7 +67,7 @@ func agnhostVersion(ctx context.Context) (string, error) {
 
 // build writes the tar of agnhost's image. It has a shell, and commands, as the original does.
 func (i testImages) build(ctx context.Context, p programs, dir string) (tar string, err error) {
-	files, err := images.BusyboxFiles(ctx)
+	files, err := images.BusyboxFiles(ctx, os.Stdout)
 	if err != nil {
 		return "", err
 	}

@@ -111,7 +111,7 @@ func buildImages(ctx context.Context, dir string) (tars []string, err error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build the program of the tests' pods: %w\n%s", err, out)
 	}
-	shell, err := images.BusyboxFiles(ctx)
+	shell, err := images.BusyboxFiles(ctx, os.Stdout)
 	if err != nil {
 		return nil, err
 	}
