@@ -17,7 +17,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/deploy"
 )
 
-// counts are what the driver counts itself.
+// counts are the driver's own metrics.
 type counts struct {
 	published int    // volumes, since it started
 	held      int    // volumes, now
@@ -30,7 +30,7 @@ var (
 	heldMetric      = regexp.MustCompile(`(?m)^fsuser_volumes (\d+)$`)
 )
 
-// readCounts asks the driver, by way of the API server. The cluster has one node.
+// readCounts reads the metrics of the only node's driver through the API server.
 func readCounts(ctx context.Context, client kubernetes.Interface) (c counts, err error) {
 	pods, err := client.CoreV1().Pods(deploy.Namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -55,4 +55,16 @@ func readCounts(ctx context.Context, client kubernetes.Interface) (c counts, err
 	}
 	c.all = string(bytes.Join(allMetric.FindAll(text, -1), []byte("\n")))
 	return c, nil
+}
+
+// compare checks the driver's metrics before and after the specs against the number of volumes that the specs' pods had.
+func compare(before, after counts, volumes int) (problems []string) {
+	if counted := after.published - before.published; counted != volumes {
+		problems = append(problems, fmt.Sprintf("the driver published %d volumes, and the pods that ran had %d. Before:\n%s\nAfter:\n%s",
+			counted, volumes, before.all, after.all))
+	}
+	if after.held != 0 {
+		problems = append(problems, fmt.Sprintf("the driver holds %d volumes after the end of all pods", after.held))
+	}
+	return problems
 }
