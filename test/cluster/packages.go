@@ -61,7 +61,7 @@ func missingPackages() ([]string, error) {
 	return missing, nil
 }
 
-// expand returns the alternatives of a pattern with {a,b}, which Glob has not.
+// expand returns the alternatives of a pattern with {a,b}, which Glob does not support.
 func expand(pattern string) []string {
 	before, rest, ok := strings.Cut(pattern, "{")
 	if !ok {

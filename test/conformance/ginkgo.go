@@ -46,8 +46,8 @@ func findPrograms() (p programs, err error) {
 	return p, err
 }
 
-// runSpecs runs the specs of all groups, or those whose name matches, and returns their results. A spec that fails is no
-// error. The report and the output go into dir.
+// runSpecs runs the specs of all groups, or those whose name matches, and returns their results. A spec that fails is
+// no error. The report and the output go into dir.
 func runSpecs(ctx context.Context, p programs, c *cluster.Cluster, dir, match string) ([]spec, error) {
 	repository, err := tools.Repository()
 	if err != nil {
@@ -78,7 +78,8 @@ func runSpecs(ctx context.Context, p programs, c *cluster.Cluster, dir, match st
 		p.tests, "--", "--provider=local", "--kubeconfig="+c.Kubeconfig(), "--kubectl-path="+p.kubectl,
 		"--storage.testdriver="+filepath.Join(repository, testDriver))
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
-	// In a process group of its own, so that Ctrl-C reaches ginkgo only through the context, and its children can be killed.
+	// In a process group of its own, so that Ctrl-C reaches ginkgo only through the context, and its children can be
+	// killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = interruptTimeout

@@ -3,9 +3,9 @@
 //go:build linux
 
 // Command conformance runs Kubernetes' own specs of Secret, ConfigMap, downward API and projected volumes, and its
-// external-storage suite, from its e2e.test, in a cluster with the driver and the fs-user policy as users install them. The
-// policy moves every volume of the specs behind a volume of the driver. The run fails unless each spec passes with volumes
-// of the driver alone.
+// external-storage suite, from its e2e.test, in a cluster with the driver and the fs-user policy as users install
+// them. The policy moves every volume of the specs behind a volume of the driver. The run fails unless each spec
+// passes with volumes of the driver alone.
 //
 //	make conformance                                         # builds e2e.test, too; writes docs/conformance.md
 //	go run ./test/conformance -run 'Projected secret' -keep # some specs, in a cluster that stays; writes nothing
@@ -109,7 +109,9 @@ func (o options) report(r result, dir, path string) error {
 }
 
 // start starts the cluster with all images.
-func (o options) start(ctx context.Context, p programs, cache, dir string) (_ *cluster.Cluster, end func() error, err error) {
+func (o options) start(ctx context.Context, p programs, cache, dir string) (
+	_ *cluster.Cluster, end func() error, err error,
+) {
 	asked, err := askedFor(ctx, p)
 	if err != nil {
 		return nil, nil, err

@@ -25,9 +25,10 @@ type counts struct {
 }
 
 var (
-	publishedMetric = regexp.MustCompile(`(?m)^fsuser_volume_operation_duration_seconds_count\{operation="publish",outcome="ok"\} (\d+)$`)
-	allMetric       = regexp.MustCompile(`(?m)^fsuser_volume_operation_duration_seconds_count.*$`)
-	heldMetric      = regexp.MustCompile(`(?m)^fsuser_volumes (\d+)$`)
+	publishedMetric = regexp.MustCompile(
+		`(?m)^fsuser_volume_operation_duration_seconds_count\{operation="publish",outcome="ok"\} (\d+)$`)
+	allMetric  = regexp.MustCompile(`(?m)^fsuser_volume_operation_duration_seconds_count.*$`)
+	heldMetric = regexp.MustCompile(`(?m)^fsuser_volumes (\d+)$`)
 )
 
 // readCounts reads the metrics of the only node's driver through the API server.
@@ -39,7 +40,8 @@ func readCounts(ctx context.Context, client kubernetes.Interface) (c counts, err
 	if len(pods.Items) != 1 {
 		return counts{}, fmt.Errorf("read the driver's metrics: it has %d pods, want 1", len(pods.Items))
 	}
-	text, err := client.CoreV1().RESTClient().Get().Namespace(deploy.Namespace).Resource("pods").Name(pods.Items[0].Name + ":9808").
+	text, err := client.CoreV1().RESTClient().Get().
+		Namespace(deploy.Namespace).Resource("pods").Name(pods.Items[0].Name + ":9808").
 		SubResource("proxy").Suffix("metrics").DoRaw(ctx)
 	if err != nil {
 		return counts{}, fmt.Errorf("read the driver's metrics: %w", err)
@@ -57,10 +59,12 @@ func readCounts(ctx context.Context, client kubernetes.Interface) (c counts, err
 	return c, nil
 }
 
-// compare checks the driver's metrics before and after the specs against the number of volumes that the specs' pods had.
+// compare checks the driver's metrics before and after the specs against the number of volumes that the specs' pods
+// had.
 func compare(before, after counts, volumes int) (problems []string) {
 	if counted := after.published - before.published; counted != volumes {
-		problems = append(problems, fmt.Sprintf("the driver published %d volumes, and the pods that ran had %d. Before:\n%s\nAfter:\n%s",
+		problems = append(problems, fmt.Sprintf(
+			"the driver published %d volumes, and the pods that ran had %d. Before:\n%s\nAfter:\n%s",
 			counted, volumes, before.all, after.all))
 	}
 	if after.held != 0 {

@@ -52,7 +52,8 @@ func observe(ctx context.Context, client kubernetes.Interface) (*observer, error
 	o.stop = func() { cancel(); watching.Wait() }
 	core := client.CoreV1().RESTClient()
 	pods := cache.NewListWatchFromClient(core, "pods", metav1.NamespaceAll, fields.Everything())
-	events := cache.NewListWatchFromClient(core, "events", metav1.NamespaceAll, fields.OneTermEqualSelector("type", corev1.EventTypeWarning))
+	warnings := fields.OneTermEqualSelector("type", corev1.EventTypeWarning)
+	events := cache.NewListWatchFromClient(core, "events", metav1.NamespaceAll, warnings)
 	for _, w := range []struct {
 		list   *cache.ListWatch
 		object runtime.Object
@@ -106,7 +107,8 @@ func (o *observer) of(s spec) []pod {
 	defer o.mu.Unlock()
 	var pods []pod
 	for uid, p := range o.pods {
-		if slices.Contains(s.namespaces, p.namespace) && !p.created.Before(s.start.Truncate(time.Second)) && !p.created.After(s.end) {
+		during := !p.created.Before(s.start.Truncate(time.Second)) && !p.created.After(s.end)
+		if during && slices.Contains(s.namespaces, p.namespace) {
 			one := *p
 			one.warnings = slices.Clone(o.warnings[uid])
 			pods = append(pods, one)
@@ -116,8 +118,8 @@ func (o *observer) of(s spec) []pod {
 	return pods
 }
 
-// mounted returns the names of the mounted volumes of the driver, and of those that the policy should have moved behind one.
-// The moved volumes are in the pod, too, but no container mounts them.
+// mounted returns the names of the mounted volumes of the driver, and of those that the policy should have moved
+// behind one. The moved volumes are in the pod, too, but no container mounts them.
 func mounted(spec corev1.PodSpec) (ofDriver, inTree []string) {
 	mounts := map[string]bool{}
 	for _, c := range append(slices.Clone(spec.InitContainers), spec.Containers...) {
@@ -137,8 +139,8 @@ func mounted(spec corev1.PodSpec) (ofDriver, inTree []string) {
 	return ofDriver, inTree
 }
 
-// started reports whether kubelet made a container. The state alone does not show that: kubelet also reports a container as
-// terminated that was never made.
+// started reports whether kubelet made a container. The state alone does not show that: kubelet also reports a
+// container as terminated that was never made.
 func started(status corev1.PodStatus) bool {
 	all := append(slices.Clone(status.InitContainerStatuses), status.ContainerStatuses...)
 	return slices.ContainsFunc(all, func(c corev1.ContainerStatus) bool { return c.ContainerID != "" })

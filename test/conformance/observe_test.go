@@ -20,10 +20,13 @@ func TestPodsOfSpecs(t *testing.T) {
 	o := &observer{pods: map[types.UID]*pod{}, warnings: map[types.UID][]string{}}
 	for name, created := range map[string]time.Time{"before": at(-2), "first": at(0), "second": at(10)} {
 		o.see(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{
-			Namespace: "secrets-1", Name: name, UID: types.UID(name), CreationTimestamp: metav1.NewTime(created.Truncate(time.Second)),
+			Namespace: "secrets-1", Name: name, UID: types.UID(name),
+			CreationTimestamp: metav1.NewTime(created.Truncate(time.Second)),
 		}})
 	}
-	o.see(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "secrets-2", Name: "other", UID: "other", CreationTimestamp: metav1.NewTime(at(1))}})
+	o.see(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "secrets-2", Name: "other", UID: "other", CreationTimestamp: metav1.NewTime(at(1)),
+	}})
 	for want, s := range map[string]spec{
 		"first":  {namespaces: []string{"secrets-1"}, start: at(0), end: at(5)},
 		"second": {namespaces: []string{"secrets-1"}, start: at(10), end: at(15)},

@@ -35,10 +35,11 @@ const policiesTimeout = time.Minute
 // waitForPolicies returns when all policies are in effect. The API server has no event for that.
 func waitForPolicies(ctx context.Context, client kubernetes.Interface) error {
 	var last error
-	err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, policiesTimeout, true, func(ctx context.Context) (bool, error) {
+	inEffect := func(ctx context.Context) (bool, error) {
 		last = tryPolicies(ctx, client)
 		return last == nil, nil
-	})
+	}
+	err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, policiesTimeout, true, inEffect)
 	if err != nil {
 		return fmt.Errorf("wait for the policies to take effect: %w; the last attempt: %w", err, last)
 	}
@@ -48,8 +49,8 @@ func waitForPolicies(ctx context.Context, client kubernetes.Interface) error {
 // tryPolicies has the API server admit a namespace of the tests, and a pod with a volume of each kind.
 func tryPolicies(ctx context.Context, client kubernetes.Interface) error {
 	dryRun := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
-	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "probe", Labels: map[string]string{testLabel: "probe"}}}
-	namespace, err := client.CoreV1().Namespaces().Create(ctx, namespace, dryRun)
+	meta := metav1.ObjectMeta{Name: "probe", Labels: map[string]string{testLabel: "probe"}}
+	namespace, err := client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: meta}, dryRun)
 	if err != nil {
 		return err
 	}
@@ -74,7 +75,9 @@ func tryPolicies(ctx context.Context, client kubernetes.Interface) error {
 
 // probe is a pod that mounts a volume of each kind.
 func probe() *corev1.Pod {
-	field := []corev1.DownwardAPIVolumeFile{{Path: "name", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.name"}}}
+	field := []corev1.DownwardAPIVolumeFile{{
+		Path: "name", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.name"},
+	}}
 	object := corev1.LocalObjectReference{Name: "object"}
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "probe", Annotations: map[string]string{fsUser: "0"}}}
 	container := corev1.Container{Name: "probe", Image: "none"}
@@ -86,7 +89,9 @@ func probe() *corev1.Pod {
 			{Secret: &corev1.SecretProjection{LocalObjectReference: object}},
 			{DownwardAPI: &corev1.DownwardAPIProjection{Items: field}},
 		}}},
-		"csi": {CSI: &corev1.CSIVolumeSource{Driver: driver.Name, VolumeAttributes: map[string]string{"configMapName": object.Name}}},
+		"csi": {CSI: &corev1.CSIVolumeSource{
+			Driver: driver.Name, VolumeAttributes: map[string]string{"configMapName": object.Name},
+		}},
 	} {
 		pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: source})
 		container.VolumeMounts = append(container.VolumeMounts, corev1.VolumeMount{Name: name, MountPath: "/" + name})

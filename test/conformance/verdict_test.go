@@ -31,7 +31,10 @@ func goodRun() (specs []spec, pods map[string][]pod) {
 	}
 	const warning = `rpc error: code = FailedPrecondition desc = missing: Secret "a" has no key "data-4"`
 	return specs, map[string][]pod{
-		specs[files].name:  {{name: "a", driver: []string{"one", "two"}, started: true}, {name: "b", driver: []string{"three"}, started: true}},
+		specs[files].name: {
+			{name: "a", driver: []string{"one", "two"}, started: true},
+			{name: "b", driver: []string{"three"}, started: true, warnings: []string{"why"}},
+		},
 		specs[absent].name: {{name: "a", driver: []string{"one"}, warnings: []string{"kubelet waits", warning}}},
 		specs[inline].name: {{name: "a", driver: []string{"one"}, started: true}},
 	}
@@ -62,31 +65,29 @@ func TestJudgeFindsProblems(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		at     int
-		change func(s *spec, pods []pod) []pod
+		change func(s *spec, pods []pod)
 		want   string
 	}{
-		{"fails", files, func(s *spec, p []pod) []pod { s.state, s.failure = "failed", "expected x"; return p }, "failed: expected x"},
-		{"skips itself", files, func(s *spec, p []pod) []pod { s.state, s.failure = "skipped", "needs y"; return p }, "skipped: needs y"},
-		{"fails, and its pod waits", absent, func(s *spec, p []pod) []pod { s.state = "failed"; return p }, "failed"},
-		{"no namespace", immutable, func(s *spec, p []pod) []pod { s.namespaces = nil; return p }, "no namespace"},
-		{"no pod", files, func(*spec, []pod) []pod { return nil }, "has no pod"},
-		{"no pod of an inline volume", inline, func(*spec, []pod) []pod { return nil }, "has no pod"},
-		{"a pod where none should be", immutable, func(*spec, []pod) []pod { return []pod{{}} }, "should have no pod"},
-		{"a volume of Kubernetes beside the driver's", files, func(_ *spec, p []pod) []pod { p[1].inTree = []string{"x"}; return p },
-			"volumes of Kubernetes itself: x"},
-		{"a volume of Kubernetes that is missing", absent, func(_ *spec, p []pod) []pod { p[0].inTree = []string{"x"}; return p },
-			"volumes of Kubernetes itself: x"},
-		{"no volume of the driver", files, func(_ *spec, p []pod) []pod { p[1].driver = nil; return p }, "no volume of the driver"},
-		{"a pod that never ran", files, func(_ *spec, p []pod) []pod { p[1].started, p[1].warnings = false, []string{"why"}; return p },
-			"never ran; warnings: why"},
-		{"a pod that ran without an object", absent, func(_ *spec, p []pod) []pod { p[0].started = true; return p }, "ran without"},
-		{"a pod that waits for another reason", absent, func(_ *spec, p []pod) []pod { p[0].warnings = []string{"forbidden"}; return p },
+		{"fails", files, func(s *spec, _ []pod) { s.state, s.failure = "failed", "expected x" }, "failed: expected x"},
+		{"skips itself", files, func(s *spec, _ []pod) { s.state, s.failure = "skipped", "why" }, "skipped: why"},
+		{"fails, and its pod waits", absent, func(s *spec, _ []pod) { s.state = "failed" }, "failed"},
+		{"no namespace", immutable, func(s *spec, _ []pod) { s.namespaces = nil }, "no namespace"},
+		{"no pod", files, func(s *spec, _ []pod) { s.namespaces = []string{"empty"} }, "has no pod"},
+		{"no pod with an inline volume", inline, func(s *spec, _ []pod) { s.namespaces = []string{"empty"} }, "has no pod"},
+		{"a pod where none should be", immutable, func(s *spec, _ []pod) { s.namespaces = []string{"other"} }, "should have no pod"},
+		{"a volume of Kubernetes, too", files, func(_ *spec, p []pod) { p[1].inTree = []string{"x"} }, "Kubernetes itself: x"},
+		{"a missing volume of Kubernetes", absent, func(_ *spec, p []pod) { p[0].inTree = []string{"x"} }, "Kubernetes itself: x"},
+		{"no volume of the driver", files, func(_ *spec, p []pod) { p[1].driver = nil }, "no volume of the driver"},
+		{"a pod that never ran", files, func(_ *spec, p []pod) { p[1].started = false }, "never ran; warnings: why"},
+		{"a pod that ran without an object", absent, func(_ *spec, p []pod) { p[0].started = true }, "ran without"},
+		{"a pod that waits for another reason", absent, func(_ *spec, p []pod) { p[0].warnings = []string{"forbidden"} },
 			"does not say what is missing; warnings: forbidden"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			specs, pods := goodRun()
+			pods["other"] = []pod{{name: "other"}}
 			name := specs[test.at].name
-			pods[name] = test.change(&specs[test.at], pods[name])
+			test.change(&specs[test.at], pods[name])
 			for i, v := range judgeAll(specs, pods) {
 				if i == test.at && !strings.Contains(v.problem, test.want) || i != test.at && v.problem != "" {
 					t.Errorf("%s: problem %q, want %q of %s alone", v.name, v.problem, test.want, name)
@@ -108,9 +109,9 @@ func TestComplete(t *testing.T) {
 		specs []spec
 		want  string
 	}{
-		"group without specs":         {specs[1:], "no spec: " + groups()[0]},
-		"no external-storage suite":   {specs[:len(specs)-1], "no spec: " + externalStorage},
-		"two specs with the one name": {append(slices.Clone(specs), specs[3]), "two specs have the name: " + specs[3].name},
+		"group without specs":       {specs[1:], "no spec: " + groups()[0]},
+		"no external-storage suite": {specs[:len(specs)-1], "no spec: " + externalStorage},
+		"two specs with one name":   {append(slices.Clone(specs), specs[3]), "two specs have the name: " + specs[3].name},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := complete(test.specs); len(got) != 1 || !strings.Contains(got[0], test.want) {
@@ -124,7 +125,10 @@ func TestCompareFindsProblems(t *testing.T) {
 	if got := compare(counts{published: 2}, counts{published: 5}, 3); got != nil {
 		t.Errorf("problems %q, want none", got)
 	}
-	for want, after := range map[string]counts{"published 2 volumes, and the pods that ran had 3": {published: 4}, "holds 1 volumes": {published: 5, held: 1}} {
+	for want, after := range map[string]counts{
+		"published 2 volumes, and the pods that ran had 3": {published: 4},
+		"holds 1 volumes": {published: 5, held: 1},
+	} {
 		if got := compare(counts{published: 2}, after, 3); len(got) != 1 || !strings.Contains(got[0], want) {
 			t.Errorf("problems %q, want one with %q", got, want)
 		}
@@ -135,8 +139,10 @@ func TestDocument(t *testing.T) {
 	r := result{verdicts: judgeAll(goodRun()), server: "v1.2.3", took: 61e9}
 	d := r.document()
 	for _, want := range []string{
-		"v1.2.3", "| 2 | 1 | **pass", "| 1 | 0 | pass, and have no pod", "| 3 | 1 | in all", "published 4 volumes", "up to 5 minutes",
-		"\n## Secrets\n", "| files | yes | passed | 3 |", "| Should fail non-optional pod creation |  | passed; the driver reports what is missing | 0 |",
+		"v1.2.3", "| 2 | 1 | **pass", "| 1 | 0 | pass, and have no pod", "| 3 | 1 | in all",
+		"published 4 volumes", "up to 5 minutes",
+		"\n## Secrets\n", "| files | yes | passed | 3 |",
+		"| Should fail non-optional pod creation |  | passed; the driver reports what is missing | 0 |",
 		"\n## External Storage [Driver: fsuser.csi.io]\n", "| inline |  | passed | 1 |",
 	} {
 		if !strings.Contains(d, want) {
