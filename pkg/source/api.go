@@ -19,8 +19,8 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// API reads objects of an API server. Each object has a watch of its own with a field selector on metadata.name: the Node
-// authorizer, and RBAC rules with resourceNames, allow a list or a watch of a single object only in this form.
+// API reads objects of an API server. Each object has a watch of its own with a field selector on metadata.name: the
+// Node authorizer, and RBAC rules with resourceNames, allow a list or a watch of a single object only in this form.
 // It is safe for concurrent use.
 type API struct {
 	client  rest.Interface
@@ -39,8 +39,9 @@ type API struct {
 type Options struct {
 	// NodeName is the name of the driver's own node.
 	NodeName string
-	// Impersonate: make the requests as the node, by constrained impersonation (KEP-5284), so that the Node authorizer decides
-	// about each object. The token of a service account that is bound to a pod on the node permits this.
+	// Impersonate: make the requests as the node, by constrained impersonation (KEP-5284), so that the Node
+	// authorizer decides about each object. The token of a service account that is bound to a pod on the node permits
+	// this.
 	Impersonate bool
 	// ImmutableRecheck is the longest time after which an immutable object is read again, because it can be deleted and
 	// created again. 0 means ten minutes.
@@ -54,21 +55,20 @@ const (
 
 // NewAPI returns a source that reads through config. It makes no request before the first Subscribe.
 func NewAPI(config *rest.Config, o Options) (*API, error) {
-	scheme, err := coreScheme()
+	c := rest.CopyConfig(config)
+	if o.Impersonate {
+		c.Impersonate = rest.ImpersonationConfig{UserName: "system:node:" + o.NodeName}
+	}
+	client, scheme, err := newClient(c)
 	if err != nil {
 		return nil, err
 	}
 	a := &API{
-		decoder: protobuf.NewSerializer(scheme, scheme), options: o, requestTimeout: defaultRequestTimeout,
-		registry: newRegistry(cmp.Or(o.ImmutableRecheck, defaultRecheck)),
+		client: client, decoder: protobuf.NewSerializer(scheme, scheme), options: o,
+		requestTimeout: defaultRequestTimeout, registry: newRegistry(cmp.Or(o.ImmutableRecheck, defaultRecheck)),
 	}
-	c := rest.CopyConfig(config)
 	if o.Impersonate {
-		c.Impersonate = rest.ImpersonationConfig{UserName: "system:node:" + o.NodeName}
 		a.authorizerLag = authorizerLag
-	}
-	if a.client, err = newClient(c, scheme); err != nil {
-		return nil, err
 	}
 	a.start = a.startWatcher
 	a.ctx, a.cancel = context.WithCancel(context.Background())
@@ -103,7 +103,8 @@ func (a *API) startWatcher(o *object) (stop func()) {
 	return cancel
 }
 
-// request returns a request that the client does not retry: it would do so for ten seconds or more before it reports an error.
+// request returns a request that the client does not retry: it would do so for ten seconds or more before it reports
+// an error.
 func (a *API) request(ref Ref) *rest.Request {
 	return a.client.Get().NamespaceIfScoped(ref.Namespace, ref.Namespace != "").
 		Resource(strings.ToLower(string(ref.Kind)) + "s").MaxRetries(0)
@@ -125,25 +126,18 @@ func (a *API) read(ctx context.Context, request *rest.Request) (runtime.Object, 
 	return decode(a.decoder, answer)
 }
 
-// NewClient returns a client for core/v1 that uses protobuf. Its scheme has core/v1 only: the scheme of a clientset would
-// double the size of the program.
+// NewClient returns a client for core/v1 that uses protobuf. Its scheme has core/v1 only: the scheme of a clientset
+// would double the size of the program.
 func NewClient(config *rest.Config) (rest.Interface, error) {
-	scheme, err := coreScheme()
-	if err != nil {
-		return nil, err
-	}
-	return newClient(config, scheme)
+	client, _, err := newClient(config)
+	return client, err
 }
 
-func coreScheme() (*runtime.Scheme, error) {
+func newClient(config *rest.Config) (rest.Interface, *runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
 	if err := corev1.AddToScheme(scheme); err != nil {
-		return nil, fmt.Errorf("register core/v1: %w", err)
+		return nil, nil, fmt.Errorf("register core/v1: %w", err)
 	}
-	return scheme, nil
-}
-
-func newClient(config *rest.Config, scheme *runtime.Scheme) (rest.Interface, error) {
 	c := rest.CopyConfig(config)
 	c.APIPath = "/api"
 	c.GroupVersion = &corev1.SchemeGroupVersion
@@ -158,9 +152,9 @@ func newClient(config *rest.Config, scheme *runtime.Scheme) (rest.Interface, err
 	c.Wrap(func(next http.RoundTripper) http.RoundTripper { return boundedErrors{next} })
 	client, err := rest.RESTClientFor(c)
 	if err != nil {
-		return nil, fmt.Errorf("create API client: %w", err)
+		return nil, nil, fmt.Errorf("create API client: %w", err)
 	}
-	return client, nil
+	return client, scheme, nil
 }
 
 // boundedErrors limits the length of error answers: client-go reads them without a limit.

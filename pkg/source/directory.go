@@ -27,8 +27,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
-// Directory reads Secrets, ConfigMaps, Pods and a Node from the manifests in a directory, and reads them again when a file
-// changes. It replaces the API server in the demo and where there is no cluster. It is safe for concurrent use.
+// Directory reads Secrets, ConfigMaps, Pods and a Node from the manifests in a directory, and reads them again when a
+// file changes. It replaces the API server in the demo and where there is no cluster. It is safe for concurrent use.
 type Directory struct {
 	path    string
 	scheme  *runtime.Scheme
@@ -48,16 +48,17 @@ type manifest struct {
 	content Content
 }
 
-// NewDirectory reads the manifests (*.yaml, *.yml, *.json) in the directory at path and watches it until Close. A manifest
-// that cannot be parsed is an error now, and later a line in the log.
+// NewDirectory reads the manifests (*.yaml, *.yml, *.json) in the directory at path and watches it until Close. A
+// manifest that cannot be parsed is an error now, and later a line in the log.
 func NewDirectory(path string) (*Directory, error) {
 	scheme := runtime.NewScheme()
-	scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Secret{}, &corev1.ConfigMap{}, &corev1.Pod{}, &corev1.Node{})
+	scheme.AddKnownTypes(corev1.SchemeGroupVersion,
+		&corev1.Secret{}, &corev1.ConfigMap{}, &corev1.Pod{}, &corev1.Node{})
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
 		return nil, fmt.Errorf("watch directory of manifests: %w", err)
 	}
-	d := &Directory{path: path, scheme: scheme, watcher: watcher, registry: newRegistry(0), files: map[string]manifests{}}
+	d := &Directory{path: path, scheme: scheme, watcher: watcher, registry: newRegistry(0)}
 	d.start = func(o *object) (stop func()) {
 		d.show(o, d.all())
 		return func() {}
@@ -79,7 +80,8 @@ func (d *Directory) Close() {
 	d.running.Wait()
 }
 
-// Pod returns a pod that has a manifest. A manifest with another uid is ErrNotFound; most have none. The error is an *Error.
+// Pod returns a pod that has a manifest. A manifest with another uid is ErrNotFound; most have none. The error is an
+// *Error.
 func (d *Directory) Pod(_ context.Context, namespace, name, uid string) (*corev1.Pod, error) {
 	ref := Ref{Kind: attributes.Pod, Namespace: namespace, Name: name}
 	pod, ok := d.manifest(ref).(*corev1.Pod)
@@ -108,7 +110,8 @@ func (d *Directory) manifest(ref Ref) runtime.Object {
 	return d.all()[ref].object
 }
 
-// settleTime is how long nothing may change in the directory before it is read: writing a file in place empties it first.
+// settleTime is how long nothing may change in the directory before it is read: writing a file in place empties it
+// first.
 const settleTime = 20 * time.Millisecond
 
 func (d *Directory) run() {
@@ -183,7 +186,8 @@ func (d *Directory) read() error {
 	return errors.Join(failed...)
 }
 
-// all returns the objects of all files. If two files have the same object, the file that sorts last wins. The lock is held.
+// all returns the objects of all files. If two files have the same object, the file that sorts last wins. The lock is
+// held.
 func (d *Directory) all() manifests {
 	all := manifests{}
 	for _, name := range slices.Sorted(maps.Keys(d.files)) {
@@ -228,8 +232,10 @@ func (d *Directory) parseFile(path string) (manifests, error) {
 
 // parseDocument adds the object of a document to objects.
 func (d *Directory) parseDocument(document []byte, objects manifests) error {
-	o := json.SerializerOptions{Yaml: !yaml.IsJSONBuffer(document), Strict: true}
-	decoded, gvk, err := json.NewSerializerWithOptions(json.DefaultMetaFactory, d.scheme, d.scheme, o).Decode(document, nil, nil)
+	serializer := json.NewSerializerWithOptions(json.DefaultMetaFactory, d.scheme, d.scheme, json.SerializerOptions{
+		Yaml: !yaml.IsJSONBuffer(document), Strict: true,
+	})
+	decoded, gvk, err := serializer.Decode(document, nil, nil)
 	switch {
 	case runtime.IsMissingKind(err), runtime.IsMissingVersion(err), runtime.IsNotRegisteredError(err):
 		return nil
@@ -239,21 +245,19 @@ func (d *Directory) parseDocument(document []byte, objects manifests) error {
 		return err
 	}
 	ref := Ref{Kind: attributes.Kind(gvk.Kind)}
-	switch object := decoded.(type) {
-	case *corev1.Node:
-		// The directory is of one node, so the Node has no name here.
-	case *corev1.Secret:
-		if object.Data == nil {
-			object.Data = map[string][]byte{}
-		}
-		maps.Copy(object.Data, bytesOf(object.StringData))
-	}
-	if ref.Kind != node {
+	if ref.Kind != node { // the Node is the only one, whatever its name
 		object := decoded.(metav1.Object)
 		if object.GetName() == "" {
 			return fmt.Errorf("%s: metadata.name must be set", gvk.Kind)
 		}
-		ref.Name, ref.Namespace = object.GetName(), cmp.Or(object.GetNamespace(), metav1.NamespaceDefault)
+		object.SetNamespace(cmp.Or(object.GetNamespace(), metav1.NamespaceDefault))
+		ref.Namespace, ref.Name = object.GetNamespace(), object.GetName()
+	}
+	if secret, ok := decoded.(*corev1.Secret); ok {
+		if secret.Data == nil {
+			secret.Data = map[string][]byte{}
+		}
+		maps.Copy(secret.Data, bytesOf(secret.StringData))
 	}
 	content, _ := contentOf(ref.Kind, decoded)
 	content.ResourceVersion = digest(content.Data)

@@ -24,27 +24,24 @@ const (
 	maxText = 900
 )
 
-// explain classifies a failed request for an object, and says what helps against a refusal.
+// explain describes a failed request for users, with a remedy against a refusal. It returns nil for a nil err. 404 is
+// ErrUnavailable here: the path of a list or a watch exists whether or not the object does.
 func (a *API) explain(ref Ref, err error) *Error {
-	e := &Error{Ref: ref, Reason: reasonOf(err)}
+	if err == nil {
+		return nil
+	}
+	e := &Error{Ref: ref, Reason: ErrUnavailable}
 	errors.As(err, &e.Number)
 	remedy := ""
-	if apierrors.IsForbidden(err) {
-		remedy = a.remedy(ref, err)
+	switch {
+	case apierrors.IsForbidden(err):
+		e.Reason, remedy = ErrForbidden, a.remedy(ref, err)
+	case apierrors.IsUnauthorized(err):
+		e.Reason = ErrForbidden
 	}
 	room := max(0, min(maxDetail, maxText-len(e.Error())-len(": ")-len(remedy)))
 	e.Detail = oneLine(message(err), room) + remedy
 	return e
-}
-
-func reasonOf(err error) error {
-	switch {
-	case apierrors.IsNotFound(err):
-		return ErrNotFound
-	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
-		return ErrForbidden
-	}
-	return ErrUnavailable
 }
 
 // remedy says what helps if ref is forbidden.
@@ -66,8 +63,8 @@ func (a *API) remedy(ref Ref, refusal error) string {
 		return "" // no pod has to declare itself or its node
 	}
 	return fmt.Sprintf("; with access node the pod must declare the object: add the volume {name: x, %s} to the pod "+
-		"and use the attribute volume: x in place of %s. To use %[2]s alone: is the declare-references policy installed, "+
-		"and was the pod created after it?", volume, attribute)
+		"and use the attribute volume: x in place of %s. To use %[2]s alone: "+
+		"is the declare-references policy installed, and was the pod created after it?", volume, attribute)
 }
 
 // serviceAccount finds the driver's service account in a refusal: the driver can be installed in any namespace.
@@ -81,11 +78,12 @@ func remedyOfRBAC(ref Ref, refusal error) string {
 		return fmt.Sprintf("; let the driver read it: kubectl -n %s create rolebinding fsuser-csi "+
 			"--clusterrole=fsuser-csi-reader --serviceaccount=%s", ref.Namespace, account[1])
 	}
-	return fmt.Sprintf("; let the driver read it: bind the ClusterRole fsuser-csi-reader to the driver's service account "+
-		"in namespace %s", ref.Namespace)
+	return "; let the driver read it: bind the ClusterRole fsuser-csi-reader to the driver's service account " +
+		"in namespace " + ref.Namespace
 }
 
-// mayNotImpersonate reports whether a request was refused before the Node authorizer saw it, so that no declaration helps.
+// mayNotImpersonate reports whether a request was refused before the Node authorizer saw it, so that no declaration
+// helps.
 func mayNotImpersonate(refusal error) bool {
 	var status apierrors.APIStatus
 	if errors.As(refusal, &status) && status.Status().Details != nil {
@@ -115,7 +113,8 @@ func message(err error) string {
 	return err.Error()
 }
 
-// oneLine returns s as one line of printable characters. It cuts s after limit bytes at most, and not inside a character.
+// oneLine returns s as one line of printable characters. It cuts s after limit bytes at most, and not inside a
+// character.
 func oneLine(s string, limit int) string {
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

@@ -13,8 +13,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// fieldsOf returns the values of the downward API by field path, and the resources of containers by ResourceKey. The format
-// is kubelet's (pkg/fieldpath): commas join lists, and maps become sorted lines of key="value".
+// fieldsOf returns the values of the downward API by field path, and the resources of containers by ResourceKey. The
+// format is kubelet's (pkg/fieldpath): commas join lists, and maps become sorted lines of key="value".
 func fieldsOf(pod *corev1.Pod) map[string][]byte {
 	fields := map[string][]byte{}
 	set := func(path, value string) { fields[path] = []byte(value) }
@@ -59,8 +59,8 @@ func fieldsOf(pod *corev1.Pod) map[string][]byte {
 	return fields
 }
 
-// ResourceKey is the key, in the Data of a pod, of the quantity of a container's resource such as limits.cpu. Data has no
-// key for a resource that the container does not set. Each container has a key of the empty resource.
+// ResourceKey is the key, in the Data of a pod, of the quantity of a container's resource such as limits.cpu. Data
+// has no key for a resource that the container does not set. Each container has a key of the empty resource.
 func ResourceKey(container, resource string) string { return container + "/" + resource }
 
 // digest identifies data.

@@ -33,7 +33,7 @@ func fullPod() *corev1.Pod {
 	}
 }
 
-// The texts are kubelet's (pkg/fieldpath FormatMap, and its joining of addresses for environment variables).
+// The format is kubelet's (pkg/fieldpath FormatMap, and its lists of addresses in environment variables).
 func TestFieldsOfAPodAreWhatKubeletShows(t *testing.T) {
 	want := map[string]string{
 		"metadata.name": "web-0", "metadata.namespace": "shop", "metadata.uid": "u-1",

@@ -32,7 +32,7 @@ const (
 	outageThreshold = 10 * time.Second
 )
 
-// object is the state of one object, which changes only by events. The registry's lock guards all but ref and retry.
+// object is the state of one object. The registry's lock guards all but ref and retry.
 type object struct {
 	ref Ref
 	// subscribers are the functions to call after each change of the result, by subscriber.
@@ -88,8 +88,8 @@ type event struct {
 	kind eventKind
 	// content is the content of a found object.
 	content Content
-	// err is why a watch or a request ended, and failure the same for users. Both are nil if the API server ended a watch
-	// that worked. resumed: the watch continued from the version of an earlier one.
+	// err is why a watch or a request ended, and failure the same for users. Both are nil if the API server ended a
+	// watch that worked. resumed: the watch continued from the version of an earlier one.
 	err     error
 	failure *Error
 	resumed bool
@@ -187,8 +187,8 @@ func (r *registry) end(o *object, e event) (pause time.Duration) {
 }
 
 // fail records that a request for the object failed. The last result stays during an outage. A refusal replaces it:
-// without the right to read the object, nobody may get a copy of it either. But an API server that has just started does
-// not know the rights yet, so a refusal of a seen object counts only after outageThreshold.
+// without the right to read the object, nobody may get a copy of it either. But an API server that has just started
+// does not know the rights yet, so a refusal of a seen object counts only after outageThreshold.
 func (o *object) fail(failure *Error, now time.Time) {
 	if o.outage == nil {
 		o.outageSince = now
@@ -273,8 +273,8 @@ func (r *registry) recheckLater(o *object) {
 	o.stop = func() { timer.Stop() }
 }
 
-// mayLag reports whether a refusal may only mean that the Node authorizer, which watches pods itself, has not heard of a
-// pod yet. since is the time of the first request.
+// mayLag reports whether a refusal may only mean that the Node authorizer, which watches pods itself, has not heard
+// of a pod yet. since is the time of the first request.
 func (r *registry) mayLag(err error, since time.Time) bool {
 	return apierrors.IsForbidden(err) && time.Since(since) < r.authorizerLag
 }

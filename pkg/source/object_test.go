@@ -94,7 +94,8 @@ func TestStates(t *testing.T) {
 			{found(one), "one", true}, {found(one), "one", false}, {found(two), "two", true},
 		},
 		"a missing object notifies once, and so does its return": {
-			{missing, isMissing, true}, {missing, isMissing, false}, {found(one), "one", true}, {missing, isMissing, true},
+			{missing, isMissing, true}, {missing, isMissing, false},
+			{found(one), "one", true}, {missing, isMissing, true},
 		},
 		"content without a version is always new": {{found(Content{}), "", true}, {found(Content{}), "", true}},
 		"an outage changes nothing": {
@@ -252,7 +253,8 @@ func TestBackoff(t *testing.T) {
 	gone := apierrors.NewResourceExpired("too old")
 	expire := func(resumed bool) time.Duration {
 		m.backoff = maxBackoff
-		return m.update(m.object, event{kind: ended, err: gone, failure: (&API{}).explain(m.ref, gone), resumed: resumed})
+		failure := (&API{}).explain(m.ref, gone)
+		return m.update(m.object, event{kind: ended, err: gone, failure: failure, resumed: resumed})
 	}
 	within("back, with another history", expire(true), 3*recoveryMaxBackoff/2, 3*recoveryMaxBackoff)
 	within("a version that is too old as soon as it was read", expire(false), maxBackoff/2, maxBackoff)
@@ -269,7 +271,8 @@ func TestBackoff(t *testing.T) {
 	within("after a longer watch", m.update(m.object, event{kind: ended}), minBackoff/2, minBackoff)
 }
 
-// TestLogOfChanges: a line for each change of state, however many requests fail. It captures klog, so it is not parallel.
+// TestLogOfChanges: a line for each change of state, however many requests fail. It captures klog, so it is not
+// parallel.
 func TestLogOfChanges(t *testing.T) {
 	log := testkit.LogOf(t, 0)
 	synctest.Test(t, func(t *testing.T) {
@@ -417,12 +420,12 @@ func TestImmutable(t *testing.T) {
 
 		subscribe("two")
 		if m.started != 2 || !m.blocked(t) || notified["two"] != 1 {
-			t.Errorf("a new subscriber: %d started, notified %v; want another read, Wait blocked, and a notification of the old content",
+			t.Errorf("a new subscriber: %d started, notified %v; want another read, Wait blocked, and one notification",
 				m.started, notified)
 		}
 		subscribe("three")
 		if m.started != 2 {
-			t.Errorf("%d started, want one read for all who come meanwhile", m.started)
+			t.Errorf("%d started, want one read for all subscribers that come meanwhile", m.started)
 		}
 		m.complete(one)
 		if m.blocked(t) || notified["v"] != 1 || notified["two"] != 1 {

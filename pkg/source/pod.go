@@ -19,44 +19,36 @@ const node attributes.Kind = "Node"
 // Pod reads a pod from the API server. A pod of the same name with another uid is ErrNotFound. The error is an *Error.
 func (a *API) Pod(ctx context.Context, namespace, name, uid string) (*corev1.Pod, error) {
 	ref := Ref{Kind: attributes.Pod, Namespace: namespace, Name: name}
-	object, err := a.readObject(ctx, ref)
-	if err != nil {
-		return nil, err
-	}
-	pod, ok := object.(*corev1.Pod)
-	if !ok {
-		return nil, a.explain(ref, errNotUnderstood)
-	}
-	if string(pod.UID) != uid {
+	pod, err := readObject[*corev1.Pod](ctx, a, ref)
+	if err == nil && string(pod.UID) != uid {
 		return nil, anotherPod(ref)
 	}
-	return pod, nil
+	return pod, err
 }
 
-func anotherPod(ref Ref) *Error {
+func anotherPod(ref Ref) error {
 	return &Error{Ref: ref, Reason: ErrNotFound, Detail: "there is another pod of this name"}
 }
 
 // Allocatable reads status.allocatable of the driver's own Node object. The error is an *Error.
 func (a *API) Allocatable(ctx context.Context) (corev1.ResourceList, error) {
-	ref := Ref{Kind: node, Name: a.options.NodeName}
-	object, err := a.readObject(ctx, ref)
+	n, err := readObject[*corev1.Node](ctx, a, Ref{Kind: node, Name: a.options.NodeName})
 	if err != nil {
 		return nil, err
-	}
-	n, ok := object.(*corev1.Node)
-	if !ok {
-		return nil, a.explain(ref, errNotUnderstood)
 	}
 	return n.Status.Allocatable, nil
 }
 
-// readObject requests an object once, or repeatedly while the Node authorizer may not have heard of it yet. The error is an
-// *Error. Unlike explain, it calls 401 ErrUnavailable: the API server does not know the driver, so it decided about no right.
-func (a *API) readObject(ctx context.Context, ref Ref) (runtime.Object, error) {
+// readObject gets an object once, or repeatedly while the Node authorizer may not have heard of it yet. The error is an
+// *Error.
+func readObject[T runtime.Object](ctx context.Context, a *API, ref Ref) (none T, _ error) {
 	for start := time.Now(); ; {
-		object, err := a.read(ctx, a.request(ref).Name(ref.Name))
+		answer, err := a.read(ctx, a.request(ref).Name(ref.Name))
 		if err == nil {
+			object, ok := answer.(T)
+			if !ok {
+				return none, a.explain(ref, errNotUnderstood)
+			}
 			return object, nil
 		}
 		if a.mayLag(err, start) && ctx.Err() == nil {
@@ -67,9 +59,12 @@ func (a *API) readObject(ctx context.Context, ref Ref) (runtime.Object, error) {
 			continue
 		}
 		e := a.explain(ref, err)
-		if apierrors.IsUnauthorized(err) {
+		switch {
+		case apierrors.IsNotFound(err):
+			e.Reason = ErrNotFound
+		case apierrors.IsUnauthorized(err): // the API server does not know the driver, so it has denied no right
 			e.Reason = ErrUnavailable
 		}
-		return nil, e
+		return none, e
 	}
 }

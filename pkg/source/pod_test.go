@@ -52,7 +52,7 @@ func TestPod(t *testing.T) {
 				_, _ = w.Write(encoded(t, there.DeepCopy()))
 			}
 		}, asked: 3},
-		"the API server does not know who asks": {uid: "u", answer: func(_ int64, w http.ResponseWriter) { refuse(t, w, apierrors.NewUnauthorized("Unauthorized")) },
+		"the API server does not know the driver": {uid: "u", answer: func(_ int64, w http.ResponseWriter) { refuse(t, w, apierrors.NewUnauthorized("Unauthorized")) },
 			want: ErrUnavailable, says: "Unauthorized", asked: 1},
 		"the API server is overloaded": {uid: "u", answer: func(_ int64, w http.ResponseWriter) { refuse(t, w, apierrors.NewTooManyRequests("slow down", 60)) },
 			want: ErrUnavailable, says: "slow down", asked: 1},

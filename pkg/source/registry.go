@@ -26,9 +26,9 @@ func newRegistry(recheck time.Duration) registry {
 	return registry{recheck: recheck, objects: map[Ref]*object{}}
 }
 
-// Subscribe keeps ref current for subscriber until Unsubscribe. It calls changed after each change of the result of Get,
-// including the first one, and immediately if there is a result already. changed must not block, nor call the source.
-// A second call for the same subscriber has no other effect.
+// Subscribe keeps ref current for subscriber until Unsubscribe. It calls changed after each change of the result of
+// Get, including the first one, and immediately if there is a result already. changed must not block, nor call the
+// source. A second call for the same subscriber has no other effect.
 func (r *registry) Subscribe(ref Ref, subscriber string, changed func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -70,8 +70,8 @@ func (r *registry) Unsubscribe(ref Ref, subscriber string) {
 	}
 }
 
-// Wait blocks until there is a result for an object that has subscribers, or ctx ends. If a new subscriber caused another
-// read of an immutable or a forbidden object, Wait blocks until that read has a result.
+// Wait blocks until there is a result for an object that has subscribers, or ctx ends. If a new subscriber caused
+// another read of an immutable or a forbidden object, Wait blocks until that read has a result.
 func (r *registry) Wait(ctx context.Context, ref Ref) {
 	var pending chan struct{}
 	r.mu.Lock()
@@ -88,8 +88,8 @@ func (r *registry) Wait(ctx context.Context, ref Ref) {
 	}
 }
 
-// Get returns the last known content of an object that has subscribers. It does not wait. The error is an *Error. During
-// an outage the content remains readable. Once the API server forbids reading it, it does not.
+// Get returns the last known content of an object that has subscribers. It does not wait. The error is an *Error.
+// During an outage the content remains readable. Once the API server forbids reading it, it does not.
 func (r *registry) Get(ref Ref) (Content, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package source provides the content of volumes. The content comes from objects of the API server, each watched by its
-// name (API), from a directory of manifests for the demo and for tests without a cluster (Directory), or from the publish
-// request itself (FromRequest).
+// Package source provides the content of volumes. The content comes from objects of the API server, each watched by
+// its name (API), from a directory of manifests for the demo and for tests without a cluster (Directory), or from the
+// publish request itself (FromRequest).
 //
 // API and Directory have the same methods. A subscriber (a volume) subscribes to an object, reads the last known state
 // with Get, is notified of each change, and unsubscribes. An object has one watch, however many subscribers it has.
@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
@@ -51,8 +52,8 @@ func (r Ref) String() string {
 
 // Content is what an object holds. All its readers share it, so nobody may change it.
 type Content struct {
-	// Data is the object's data by key. A ConfigMap's data and binaryData are merged. The keys of a pod are field paths,
-	// and those of ResourceKey.
+	// Data is the object's data by key. A ConfigMap's data and binaryData are merged. The keys of a pod are field
+	// paths, and those of ResourceKey.
 	Data map[string][]byte
 	// UID and ResourceVersion identify one state of one object. Both are empty if the content came with a request.
 	UID             string
@@ -110,24 +111,24 @@ func (e *Error) Unwrap() []error {
 
 // contentOf returns the content of an API object, and whether the object is of that kind.
 func contentOf(kind attributes.Kind, object any) (Content, bool) {
+	var is attributes.Kind
+	var c Content
 	switch o := object.(type) {
 	case *corev1.Secret:
-		return Content{
-			Data: o.Data, UID: string(o.UID), ResourceVersion: o.ResourceVersion, Immutable: ptr.Deref(o.Immutable, false),
-		}, kind == attributes.Secret
+		is, c.Data, c.Immutable = attributes.Secret, o.Data, ptr.Deref(o.Immutable, false)
 	case *corev1.ConfigMap:
-		data := bytesOf(o.Data)
-		maps.Copy(data, o.BinaryData)
-		return Content{
-			Data: data, UID: string(o.UID), ResourceVersion: o.ResourceVersion, Immutable: ptr.Deref(o.Immutable, false),
-		}, kind == attributes.ConfigMap
+		is, c.Data, c.Immutable = attributes.ConfigMap, bytesOf(o.Data), ptr.Deref(o.Immutable, false)
+		maps.Copy(c.Data, o.BinaryData)
 	case *corev1.Pod:
-		data := fieldsOf(o)
-		return Content{
-			Data: data, UID: string(o.UID), ResourceVersion: o.ResourceVersion, Digest: digest(data),
-		}, kind == attributes.Pod
+		is, c.Data = attributes.Pod, fieldsOf(o)
+		c.Digest = digest(c.Data)
 	}
-	return Content{}, false
+	if is != kind {
+		return Content{}, false
+	}
+	meta := object.(metav1.Object)
+	c.UID, c.ResourceVersion = string(meta.GetUID()), meta.GetResourceVersion()
+	return c, true
 }
 
 func bytesOf(texts map[string]string) map[string][]byte {

@@ -23,7 +23,8 @@ const (
 )
 
 var (
-	// errNotUnderstood: the data is no event or object. The message does not repeat the data, which may be confidential.
+	// errNotUnderstood: the data is no event or object. The message does not repeat the data, which may be
+	// confidential.
 	errNotUnderstood = errors.New("the API server sent something that can't be understood")
 	// errTooLarge: any text causes this error too, because its first characters make a large length.
 	errTooLarge = errors.New("the API server sent something that is no protobuf, or has more than 8 MiB")
@@ -33,8 +34,8 @@ var (
 	errNoAnswer = errors.New("the API server does not answer in time")
 )
 
-// readEvent reads one event of a watch: a big-endian length of four bytes, then a WatchEvent in protobuf with an encoded
-// object. It returns an event of type ERROR as the error. No memory is kept between events.
+// readEvent reads one event of a watch: a big-endian length of four bytes, then a WatchEvent in protobuf with an
+// encoded object. It returns an event of type ERROR as the error. No memory is kept between events.
 func readEvent(r io.Reader, decoder runtime.Decoder) (watch.EventType, runtime.Object, error) {
 	frame, err := readFrame(r)
 	if err != nil {
@@ -54,7 +55,8 @@ func readEvent(r io.Reader, decoder runtime.Decoder) (watch.EventType, runtime.O
 	return watch.EventType(event.Type), object, nil
 }
 
-// errorOf returns the object of an ERROR event as an error. apierrors.FromObject would print an object that is no Status.
+// errorOf returns the object of an ERROR event as an error. apierrors.FromObject would print an object that is no
+// Status.
 func errorOf(object runtime.Object) error {
 	status, ok := object.(*metav1.Status)
 	if !ok {

@@ -16,11 +16,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	"k8s.io/client-go/rest"
 )
 
 func coreDecoder(t testing.TB) runtime.Decoder {
 	t.Helper()
-	scheme, err := coreScheme()
+	_, scheme, err := newClient(&rest.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}

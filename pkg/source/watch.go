@@ -24,18 +24,19 @@ import (
 // watcher keeps one object current, in one goroutine. It repeats these steps:
 //
 //  1. If a version is known, watch from that version: go to 5.
-//  2. Else request a streaming list, which is a list and a watch in one request. The first list is of any version: the API
-//     server answers at once from its cache, and the events that follow correct it. Later lists are of the newest version,
-//     because what was seen must not become older. So is the first one for Ref.Newest.
-//  3. If the API server does not support streaming lists, list, and go to 1.
-//  4. After the list, the object is found or missing. A list of any version may lack the object only because the cache does
-//     not have it yet, so the watcher then requests the object itself. If the object exists, go to 1 with its version.
+//  2. Else request a streaming list, which is a list and a watch in one request. The first list is of any version: the
+//     API server answers at once from its cache, and the events that follow correct it. Later lists are of the newest
+//     version, because what was seen must not become older. So is the first list for Ref.Newest.
+//  3. If the API server does not support streaming lists, get the object. If it exists, go to 1. Else watch from the
+//     most recent version: go to 5.
+//  4. After the list, the object is found or missing. A list of any version may lack the object only because the cache
+//     does not have it yet, so get the object then. If it exists, go to 1.
 //  5. Handle the events as they come. Each has the version to continue from.
 //  6. Stop once an immutable object has been read. The registry restarts the watcher later.
-//  7. The watch ended, as each does after five to ten minutes, or something failed. Forget the version, unless the failure
-//     says nothing about it (no connection, an overloaded server). Pause. Go to 1.
+//  7. The watch ended, as each does after five to ten minutes, or something failed. Forget the version, unless the
+//     failure says nothing about it (no connection, an overloaded server). Pause. Go to 1.
 //
-// A round makes at most four requests and ends with a pause, so no answer of an API server causes requests without end.
+// A round makes at most four requests and ends with a pause, so no answer causes requests without end.
 type watcher struct {
 	api    *API
 	object *object
@@ -55,8 +56,8 @@ const (
 )
 
 var (
-	// errElsewhere: the list did not have the object, but a get found it. The watch has to begin at its version.
-	errElsewhere = errors.New("the object is newer than the list")
+	// errRewatch: the object was found by a get. The watch has to begin at its version.
+	errRewatch = errors.New("the object needs a watch from its version")
 	// errComplete: the object is immutable and has been read, so a watch has no purpose.
 	errComplete = errors.New("the object is immutable")
 )
@@ -74,23 +75,12 @@ func (w *watcher) run(ctx context.Context) {
 		case err != nil && !isPassing(err):
 			w.version = ""
 		}
-		w.pause(ctx, w.update(event{kind: ended, err: err, failure: w.explain(err), resumed: resumed}))
+		failure := w.api.explain(w.object.ref, err)
+		w.pause(ctx, w.update(event{kind: ended, err: err, failure: failure, resumed: resumed}))
 	}
 }
 
 func (w *watcher) update(e event) (pause time.Duration) { return w.api.update(w.object, e) }
-
-// explain is explain for a list or a watch. These answer "not found" only if the path does not exist.
-func (w *watcher) explain(err error) *Error {
-	if err == nil {
-		return nil
-	}
-	e := w.api.explain(w.object.ref, err)
-	if e.Reason == ErrNotFound {
-		e.Reason = ErrUnavailable
-	}
-	return e
-}
 
 // pause waits for d, or until retryNow, or until ctx ends.
 func (w *watcher) pause(ctx context.Context, d time.Duration) {
@@ -112,7 +102,7 @@ func (w *watcher) round(ctx context.Context) error {
 		} else if err == nil {
 			return nil
 		}
-		if err != nil && !errors.Is(err, errElsewhere) {
+		if err != nil && !errors.Is(err, errRewatch) {
 			return err
 		}
 	}
@@ -143,24 +133,18 @@ func (w *watcher) watch(ctx context.Context, listing bool) error {
 	return w.follow(body, listing)
 }
 
+// watchRequest returns a request for a watch of the object and of no other.
 func (w *watcher) watchRequest(listing bool, timeout time.Duration) *rest.Request {
+	request := w.api.request(w.object.ref).
+		Param("fieldSelector", fields.OneTermEqualSelector(metav1.ObjectNameField, w.object.ref.Name).String()).
+		Param("watch", "true").Param("allowWatchBookmarks", "true").
+		Param("timeoutSeconds", strconv.Itoa(int(timeout.Seconds())))
 	version := w.version
 	if listing {
 		version = w.listVersion
-	}
-	request := w.selecting(version).Param("watch", "true").Param("allowWatchBookmarks", "true").
-		Param("timeoutSeconds", strconv.Itoa(int(timeout.Seconds())))
-	if listing {
 		request.Param("sendInitialEvents", "true").
 			Param("resourceVersionMatch", string(metav1.ResourceVersionMatchNotOlderThan))
 	}
-	return request
-}
-
-// selecting returns a request for a version of the object and of no other.
-func (w *watcher) selecting(version string) *rest.Request {
-	request := w.api.request(w.object.ref).
-		Param("fieldSelector", fields.OneTermEqualSelector(metav1.ObjectNameField, w.object.ref.Name).String())
 	if version != "" {
 		request.Param("resourceVersion", version)
 	}
@@ -223,11 +207,11 @@ func (w *watcher) get(ctx context.Context, version string) error {
 	if err := w.found(content, content.ResourceVersion); err != nil {
 		return err
 	}
-	return errElsewhere
+	return errRewatch
 }
 
-// follow handles the events of a watch until it ends. The end of the connection is no failure, unless it comes at once and
-// before anything else. listed: something came before.
+// follow handles the events of a watch until it ends. The end of the connection is no failure, unless it comes at
+// once and before anything else. listed: something came before.
 func (w *watcher) follow(body io.Reader, listed bool) error {
 	for start := time.Now(); ; listed = true {
 		kind, _, content, err := w.readEvent(body)
@@ -297,8 +281,8 @@ func isPassing(err error) bool {
 	return !errors.Is(err, errNotUnderstood) && !errors.Is(err, errTooLarge) && !errors.Is(err, errBrokenOff)
 }
 
-// isExpired reports whether the API server cannot continue from a version, which is too old, or too new because etcd was
-// restored.
+// isExpired reports whether the API server cannot continue from a version, which is too old, or too new because etcd
+// was restored.
 func isExpired(err error) bool {
 	return apierrors.IsResourceExpired(err) || apierrors.IsGone(err) ||
 		apierrors.HasStatusCause(err, metav1.CauseTypeResourceVersionTooLarge)

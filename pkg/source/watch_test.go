@@ -30,7 +30,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
-// serve returns an API of a server that is played. What real ones do is in test/integration/source.
+// serve returns an API whose server is handler. test/integration/source has the tests with a real API server.
 func serve(t testing.TB, o Options, handler http.HandlerFunc) *API {
 	t.Helper()
 	server := httptest.NewServer(handler)
@@ -44,10 +44,10 @@ func serve(t testing.TB, o Options, handler http.HandlerFunc) *API {
 	return api
 }
 
-// encoded is an object of apiVersion v1 as the API server sends it.
+// encoded returns an object of apiVersion v1 in the encoding of the API server.
 func encoded(t testing.TB, object runtime.Object) []byte {
 	t.Helper()
-	object = object.DeepCopyObject() // several tests may send one
+	object = object.DeepCopyObject() // several tests may use the same object
 	object.GetObjectKind().SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(reflect.TypeOf(object).Elem().Name()))
 	var data bytes.Buffer
 	if err := protobuf.NewSerializer(nil, nil).Encode(object, &data); err != nil {
@@ -73,7 +73,7 @@ func secretOf(version string) *corev1.Secret {
 	}
 }
 
-// bookmark is the event that tells a version, and the end of a streaming list.
+// bookmark returns an event with a version, which can end a streaming list.
 func bookmark(t testing.TB, version string, endsList bool) []byte {
 	t.Helper()
 	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{ResourceVersion: version}}
@@ -83,13 +83,13 @@ func bookmark(t testing.TB, version string, endsList bool) []byte {
 	return frame(t, "BOOKMARK", s)
 }
 
-// list is a streaming list of one secret.
+// list returns a streaming list of one secret.
 func list(t testing.TB, version string) []byte {
 	t.Helper()
 	return append(frame(t, "ADDED", secretOf(version)), bookmark(t, version, true)...)
 }
 
-// stay sends something, and then nothing more until the client goes.
+// stay sends data, and then nothing more until the client disconnects.
 func stay(w http.ResponseWriter, r *http.Request, data []byte) {
 	_, _ = w.Write(data)
 	_ = http.NewResponseController(w).Flush()
@@ -117,7 +117,7 @@ func waitKnown(t testing.TB, r *registry, ref Ref) {
 	}
 }
 
-// TestRounds plays a server for a few requests, and looks how the watcher goes on.
+// TestRounds answers the first requests, and checks which requests follow.
 func TestRounds(t *testing.T) {
 	t.Parallel()
 	write := func(data ...[]byte) func(http.ResponseWriter) {
@@ -130,18 +130,18 @@ func TestRounds(t *testing.T) {
 	unsupported := apierrors.NewInvalid(schema.GroupKind{Kind: "ListOptions"}, "", nil)
 	for name, test := range map[string]struct {
 		answers []func(http.ResponseWriter)
-		// want is what is asked for: the answers', and one more, which is answered well.
+		// want are the requests: one for each answer, and one more that succeeds.
 		want string
-		// told is how often, that answer included.
-		told int64
+		// notified is the number of notifications.
+		notified int64
 	}{
-		"on from the last event, and from a bookmark": {
+		"continue from the last event, and from a bookmark": {
 			[]func(http.ResponseWriter){write(list(t, "3"), bookmark(t, "7", false)), write(frame(t, "MODIFIED", secretOf("9")))},
 			"list 0, watch 7, watch 9", 3,
 		},
-		"on from a deletion":      {[]func(http.ResponseWriter){write(list(t, "3")), write(frame(t, "DELETED", secretOf("12")))}, "list 0, watch 3, watch 12", 3},
-		"a watch with nothing":    {[]func(http.ResponseWriter){write(list(t, "3")), write()}, "list 0, watch 3, list ", 2},
-		"410 in place of a watch": {[]func(http.ResponseWriter){write(list(t, "3")), fail(expired)}, "list 0, watch 3, list ", 2},
+		"continue from a deletion": {[]func(http.ResponseWriter){write(list(t, "3")), write(frame(t, "DELETED", secretOf("12")))}, "list 0, watch 3, watch 12", 3},
+		"a watch with nothing":     {[]func(http.ResponseWriter){write(list(t, "3")), write()}, "list 0, watch 3, list ", 2},
+		"410 in place of a watch":  {[]func(http.ResponseWriter){write(list(t, "3")), fail(expired)}, "list 0, watch 3, list ", 2},
 		"410 in a watch": {
 			[]func(http.ResponseWriter){write(list(t, "3")), write(frame(t, "ERROR", &expired.ErrStatus))}, "list 0, watch 3, list ", 2,
 		},
@@ -158,10 +158,10 @@ func TestRounds(t *testing.T) {
 		"nonsense in a watch": {
 			[]func(http.ResponseWriter){write(list(t, "3")), write(frame(t, "MODIFIED", &corev1.Pod{}))}, "list 0, watch 3, list ", 2,
 		},
-		"not in the list, but there": {
+		"not in the list, but it exists": {
 			[]func(http.ResponseWriter){write(bookmark(t, "3", true)), write(encoded(t, secretOf("5")))}, "list 0, get, watch 5", 2,
 		},
-		"missing, and made": {
+		"missing, and created": {
 			[]func(http.ResponseWriter){
 				write(bookmark(t, "3", true)), fail(apierrors.NewNotFound(schema.GroupResource{}, "a")), write(frame(t, "ADDED", secretOf("6"))),
 			}, "list 0, get, watch 3, watch 6", 3,
@@ -198,22 +198,23 @@ func TestRounds(t *testing.T) {
 				}
 			})
 			ref := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
-			var told atomic.Int64
-			api.Subscribe(ref, "v", func() { told.Add(1) })
+			var notified atomic.Int64
+			api.Subscribe(ref, "v", func() { notified.Add(1) })
 			testkit.Eventually(t, soon, "the last answer", func() bool { return value(&api.registry, ref) == "30" })
 			mu.Lock()
 			defer mu.Unlock()
 			if got := strings.Join(asked, ", "); got != test.want {
 				t.Errorf("asked for %q, want %q", got, test.want)
 			}
-			if told.Load() != test.told {
-				t.Errorf("told of %d changes, want %d", told.Load(), test.told)
+			if notified.Load() != test.notified {
+				t.Errorf("%d notifications, want %d", notified.Load(), test.notified)
 			}
 		})
 	}
 }
 
-// TestNewest plays an API server whose cache is behind: only who asks for the newest gets it, even of an object that is watched already.
+// TestNewest uses an API server with an outdated cache: only a Ref with Newest gets the newest version, even of an
+// object that has a watch already.
 func TestNewest(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -261,20 +262,20 @@ func TestNewest(t *testing.T) {
 			})
 			api.Subscribe(ref, "follows", func() {})
 			waitKnown(t, &api.registry, ref)
-			api.Subscribe(newest, "looks once", func() {})
+			api.Subscribe(newest, "reads once", func() {})
 			waitKnown(t, &api.registry, newest)
 			if c, err := api.Get(newest); test.missing != errors.Is(err, ErrNotFound) || !test.missing && (err != nil || string(c.Data["key"]) == "3") {
 				t.Errorf("the newest is %s, %v", c.Data, err)
 			}
 			if got := value(&api.registry, ref); got != "3" {
-				t.Errorf("who follows got %q", got)
+				t.Errorf("the Ref without Newest got %q", got)
 			}
 			testkit.Eventually(t, soon, "the requests "+test.want, func() bool {
 				mu.Lock()
 				defer mu.Unlock()
 				return strings.Join(asked, ", ") == test.want
 			})
-			api.Unsubscribe(newest, "looks once")
+			api.Unsubscribe(newest, "reads once")
 			if n := api.Watched(); n != 1 {
 				t.Errorf("%d objects are watched, want 1", n)
 			}
@@ -282,7 +283,7 @@ func TestNewest(t *testing.T) {
 	}
 }
 
-// askedFor says in a word and a version what a request is.
+// askedFor describes a request by a word and a version.
 func askedFor(r *http.Request) string {
 	query := r.URL.Query()
 	switch version := query.Get("resourceVersion"); {
@@ -295,7 +296,7 @@ func askedFor(r *http.Request) string {
 	}
 }
 
-// TestStall has the server be there and say nothing.
+// TestStall uses a server that accepts requests and stops answering.
 func TestStall(t *testing.T) {
 	t.Parallel()
 	for name, handler := range map[string]http.HandlerFunc{
@@ -303,7 +304,7 @@ func TestStall(t *testing.T) {
 		"an answer without content": func(w http.ResponseWriter, r *http.Request) { stay(w, r, nil) },
 		"half an event":             func(w http.ResponseWriter, r *http.Request) { stay(w, r, list(t, "1")[:50]) },
 		"a list without an end":     func(w http.ResponseWriter, r *http.Request) { stay(w, r, frame(t, "ADDED", secretOf("1"))) },
-		"no answer to the question after the list": func(w http.ResponseWriter, r *http.Request) {
+		"no answer to the get after the list": func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Query().Has("watch") {
 				stay(w, r, bookmark(t, "1", true))
 			}
@@ -329,16 +330,16 @@ func TestStall(t *testing.T) {
 	}
 }
 
-// TestGrace has the Node authorizer not know of the pod.
-func TestGrace(t *testing.T) {
+// TestAuthorizerLag lets the Node authorizer not know of the pod.
+func TestAuthorizerLag(t *testing.T) {
 	t.Parallel()
 	ref := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
 	t.Run("for a moment", func(t *testing.T) {
 		t.Parallel()
-		var asked, told atomic.Int64
+		var asked, notified atomic.Int64
 		api := serve(t, Options{NodeName: "node-1", Impersonate: true}, func(w http.ResponseWriter, r *http.Request) {
 			if got := r.Header.Get("Impersonate-User"); got != "system:node:node-1" {
-				t.Errorf("acts as %q", got)
+				t.Errorf("impersonates %q", got)
 			}
 			if asked.Add(1) <= 3 {
 				refuse(t, w, forbidden())
@@ -346,10 +347,10 @@ func TestGrace(t *testing.T) {
 			}
 			stay(w, r, list(t, "1"))
 		})
-		api.Subscribe(ref, "v", func() { told.Add(1) })
+		api.Subscribe(ref, "v", func() { notified.Add(1) })
 		waitKnown(t, &api.registry, ref)
-		if got := value(&api.registry, ref); got != "1" || told.Load() != 1 {
-			t.Errorf("%s, told %d times; want the content as the first verdict", got, told.Load())
+		if got := value(&api.registry, ref); got != "1" || notified.Load() != 1 {
+			t.Errorf("%s, %d notifications; want the content as the first result", got, notified.Load())
 		}
 	})
 	t.Run("for good", func(t *testing.T) {
@@ -368,20 +369,20 @@ func TestGrace(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 		if n := asked.Load(); took < authorizerLag || n < 3 || n > 20 {
-			t.Errorf("%d requests, verdict after %v", n, took)
+			t.Errorf("%d requests, result after %v", n, took)
 		}
 	})
-	t.Run("not for who acts as itself", func(t *testing.T) {
+	t.Run("not without impersonation", func(t *testing.T) {
 		t.Parallel()
 		var asked atomic.Int64
 		other := serve(t, Options{}, func(w http.ResponseWriter, _ *http.Request) {
 			asked.Add(1)
 			refuse(t, w, forbidden())
 		})
-		verdict := make(chan int64, 1)
+		firstResult := make(chan int64, 1)
 		other.Subscribe(ref, "v", func() {
 			select {
-			case verdict <- asked.Load():
+			case firstResult <- asked.Load():
 			default:
 			}
 		})
@@ -389,8 +390,8 @@ func TestGrace(t *testing.T) {
 		if _, err := other.Get(ref); !errors.Is(err, ErrForbidden) {
 			t.Errorf("error %v", err)
 		}
-		if n := <-verdict; n != 1 {
-			t.Errorf("the verdict came after %d requests, want the first", n)
+		if n := <-firstResult; n != 1 {
+			t.Errorf("the result came after %d requests, want one", n)
 		}
 	})
 }

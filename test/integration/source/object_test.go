@@ -78,7 +78,7 @@ func TestContent(t *testing.T) {
 	}
 }
 
-// TestLife follows one secret from before it exists.
+// TestLife follows a secret from before its creation to its deletion.
 func TestLife(t *testing.T) {
 	admin := newClient(t)
 	api := newAPI(t, controlPlane.AdminConfig())
@@ -88,20 +88,20 @@ func TestLife(t *testing.T) {
 		t.Errorf("Get of what nobody watches: error %v, want %v", err, source.ErrUnavailable)
 	}
 	changes := watched(t, api, ref)
-	told := func(want int64) {
+	notified := func(want int64) {
 		t.Helper()
-		testkit.Eventually(t, soon, fmt.Sprintf("change %d to be told", want), func() bool { return changes.Load() >= want })
+		testkit.Eventually(t, soon, fmt.Sprintf("notification %d", want), func() bool { return changes.Load() >= want })
 		if got := changes.Load(); got != want {
-			t.Errorf("told of %d changes, want %d", got, want)
+			t.Errorf("%d notifications, want %d", got, want)
 		}
 	}
-	told(1)
+	notified(1)
 	if _, err := api.Get(ref); !errors.Is(err, source.ErrNotFound) {
 		t.Errorf("Get before it exists: error %v, want %v", err, source.ErrNotFound)
 	}
 
 	admin.create(t, secret("life", "one"))
-	told(2)
+	notified(2)
 	if got := value(api, ref); got != "one" {
 		t.Errorf("created: %q", got)
 	}
@@ -110,7 +110,7 @@ func TestLife(t *testing.T) {
 		t.Fatal(err)
 	}
 	admin.update(t, secret("life", "two"))
-	told(3)
+	notified(3)
 	second, err := api.Get(ref)
 	if err != nil || string(second.Data["key"]) != "two" || second.SameVersion(first) || second.UID != first.UID {
 		t.Errorf("updated: error %v, UID and version %s %s, before %s %s", err, second.UID, second.ResourceVersion, first.UID, first.ResourceVersion)
@@ -119,15 +119,15 @@ func TestLife(t *testing.T) {
 		t.Error("the update changed what Get returned before")
 	}
 	admin.delete(t, secret("life", ""))
-	told(4)
+	notified(4)
 	if _, err := api.Get(ref); !errors.Is(err, source.ErrNotFound) {
 		t.Errorf("Get after the deletion: error %v, want %v", err, source.ErrNotFound)
 	}
 	admin.create(t, secret("life", "two"))
-	told(5)
+	notified(5)
 	third, err := api.Get(ref)
 	if err != nil || string(third.Data["key"]) != "two" || third.UID == second.UID {
-		t.Errorf("made anew: error %v, UID %s, before %s", err, third.UID, second.UID)
+		t.Errorf("created again: error %v, UID %s, before %s", err, third.UID, second.UID)
 	}
 
 	api.Unsubscribe(ref, subscriber)
@@ -149,24 +149,24 @@ func TestSubscribers(t *testing.T) {
 	waitKnown(t, api, ref)
 	api.Subscribe(ref, "second", func() { second.Add(1) })
 	if got := second.Load(); got != 1 {
-		t.Errorf("the second subscriber was told %d times when it came, want once: the content was known", got)
+		t.Errorf("%d notifications of the second subscriber at Subscribe, want one, because the content was known", got)
 	}
 	if got := first.Load(); got != 1 {
-		t.Errorf("the first subscriber was told %d times, want once", got)
+		t.Errorf("%d notifications of the first subscriber, want one", got)
 	}
 	if n := len(requests.all()); n != 1 || requests.open.Load() != 1 || api.Watched() != 1 {
-		t.Errorf("%d requests, %d open, %d watched: want one for both holders", n, requests.open.Load(), api.Watched())
+		t.Errorf("%d requests, %d open, %d watched: want one for both subscribers", n, requests.open.Load(), api.Watched())
 	}
 
 	api.Unsubscribe(ref, "first")
 	admin.update(t, secret("shared", "two"))
-	testkit.Eventually(t, soon, "the second subscriber to be told of the update", func() bool { return second.Load() == 2 })
+	testkit.Eventually(t, soon, "the notification of the second subscriber", func() bool { return second.Load() == 2 })
 	if got := first.Load(); got != 1 {
-		t.Errorf("who let go was told %d times, want once", got)
+		t.Errorf("%d notifications of the subscriber that unsubscribed, want one", got)
 	}
 	api.Unsubscribe(ref, "nobody")
 	if requests.open.Load() != 1 {
-		t.Error("the watch ended while it was held")
+		t.Error("the watch ended while it had a subscriber")
 	}
 	api.Unsubscribe(ref, "second")
 	testkit.Eventually(t, soon, "the watch to end with its last subscriber", func() bool { return requests.open.Load() == 0 })
@@ -193,21 +193,21 @@ func TestImmutable(t *testing.T) {
 		t.Errorf("content %q after the watch ended", got)
 	}
 	if n := len(requests.all()); n != 1 || changes.Load() != 1 {
-		t.Errorf("%d requests and %d changes told, want one of each", n, changes.Load())
+		t.Errorf("%d requests and %d notifications, want one of each", n, changes.Load())
 	}
 
-	t.Run("a new subscriber notices that it was made anew", func(t *testing.T) {
+	t.Run("a new subscriber notices that the object was created again", func(t *testing.T) {
 		admin.delete(t, immutable)
 		anew := secret("immutable", "two")
 		anew.Immutable = &yes
 		admin.create(t, anew)
 		if got := value(api, ref); got != "one" {
-			t.Errorf("content %q before anybody asked anew", got)
+			t.Errorf("content %q before the new subscriber", got)
 		}
 		api.Subscribe(ref, "another", func() {})
 		waitKnown(t, api, ref)
 		if got := value(api, ref); got != "two" || changes.Load() != 2 {
-			t.Errorf("content %q, the first subscriber told %d times; want the new content, and both told", got, changes.Load())
+			t.Errorf("content %q, %d notifications of the first subscriber; want the new content and 2", got, changes.Load())
 		}
 	})
 	t.Run("an object that becomes immutable is not watched on", func(t *testing.T) {
@@ -235,7 +235,7 @@ func TestRequests(t *testing.T) {
 		ref  source.Ref
 		want error
 		path string
-		// requests: the watch, and one to make sure that an object is not there.
+		// requests: the watch, and a get to confirm that an object is missing.
 		requests int
 	}{
 		"a secret that exists":   {secretRef("counted"), nil, "/api/v1/namespaces/default/secrets", 1},
@@ -293,7 +293,7 @@ func TestClose(t *testing.T) {
 		t.Errorf("Get after Close: error %v, want what was last seen: %v", err, source.ErrNotFound)
 	}
 	before := len(requests.all())
-	api.Subscribe(secretRef("too-late"), subscriber, func() { t.Error("told of a change after Close") })
+	api.Subscribe(secretRef("too-late"), subscriber, func() { t.Error("a notification after Close") })
 	api.Close()
 	if _, err := api.Get(secretRef("too-late")); !errors.Is(err, source.ErrUnavailable) {
 		t.Errorf("Get of what was watched after Close: error %v, want %v", err, source.ErrUnavailable)
