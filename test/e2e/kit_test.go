@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
@@ -187,6 +188,16 @@ func isReady(p *corev1.Pod) bool {
 	})
 }
 
+// touch makes kubelet sync the pod now: kubelet refreshes Kubernetes' volumes and republishes the driver's. Without a
+// change of the pod that takes 60 to 90 s.
+func (n namespace) touch(pod string) {
+	n.t.Helper()
+	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{"touched":"%d"}}}`, time.Now().UnixNano())
+	if _, err := client.CoreV1().Pods(n.name).Patch(suite, pod, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
 // delete deletes pods and waits until they are gone.
 func (n namespace) delete(pods ...string) {
 	n.t.Helper()
@@ -299,6 +310,22 @@ func (n namespace) expect(pod, container, script, want string) {
 	n.t.Helper()
 	if got := n.sh(pod, container, script); got != want {
 		n.t.Errorf("%s %s prints\n%s\nwant\n%s", pod, container, got, want)
+	}
+}
+
+// untilPrints waits until a script prints this in a container, for a change that no output announces.
+func (n namespace) untilPrints(pod, script, want string) {
+	n.t.Helper()
+	deadline := time.Now().Add(soon)
+	for {
+		got := n.sh(pod, "", script)
+		if got == want {
+			return
+		}
+		if time.Now().After(deadline) || suite.Err() != nil {
+			n.t.Fatalf("%s: %s printed %q for %s, want %q", pod, script, got, soon, want)
+		}
+		time.Sleep(100 * time.Millisecond)
 	}
 }
 

@@ -18,13 +18,13 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
 )
 
-// testTold: Events of the pod and `fsuser-csi status` say what goes wrong with a refresh, and when it is well again.
+// testTold: Events of the pod and `fsuser-csi status` report a refresh that fails, and that a later one succeeds.
 func testTold(t *testing.T) {
 	t.Parallel()
 	n := newNamespace(t)
 	n.secret("s", "key", "v1", "other", "x")
-	n.run(watchingPod("told", `secretName: s, items: '[{key: key, path: key}]'`))
-	if s := statusOf(t, n, "told"); s.Stale != "" || s.Object != "Secret "+n.name+"/s" && !strings.Contains(s.Object, n.name+"/s") || s.UID != 1000 || s.Mode != "0400" || s.ResourceVersion == "" {
+	n.run(watching(describedPod("told", `secret: {secretName: s, defaultMode: 0400, items: [{key: key, path: key}]}`, "")))
+	if s := statusOf(t, n, "told"); s.Stale != "" || !strings.Contains(s.Object, n.name+"/s") || s.UID != 1000 || s.Mode != "0400" || s.ResourceVersion == "" {
 		t.Errorf("status: %+v", s)
 	}
 

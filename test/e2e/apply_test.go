@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e && linux
+
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+)
+
+// applyTwice applies the manifests of bare Pods twice. The policies change such a pod when it is created, and the second
+// kubectl apply must find nothing to change.
+func applyTwice(t *testing.T, n namespace) {
+	n.secret("ssh-keys", "id_ed25519", readmeKey)
+	direct := parsePod(t, onePod("csi-pod", `secretName: ssh-keys, uid: "1000"`))
+	annotated := parsePod(t, `
+metadata: {name: fs-user-pod}
+spec:
+  containers:
+  - name: main
+    volumeMounts: [{name: ssh, mountPath: /ssh}]
+  volumes:
+  - name: ssh
+    secret: {secretName: ssh-keys, defaultMode: 0400}`)
+	annotate(&annotated.ObjectMeta)
+	for _, pod := range []*corev1.Pod{direct, annotated} {
+		pod.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}
+		content, err := yaml.Marshal(pod)
+		if err != nil {
+			t.Fatal(err)
+		}
+		manifest := string(content)
+		n.apply(manifest)
+		n.ready(pod.Name)
+		before := podOf(n, pod.Name)
+		if out := n.apply(manifest); !strings.Contains(out, "pod/"+pod.Name+" unchanged") {
+			t.Errorf("the second kubectl apply prints %q", out)
+		}
+		if out, err := kubectl(suite, manifest, "-n", n.name, "diff", "-f", "-"); out != "" || err != nil {
+			t.Errorf("kubectl diff prints %q, error %v", out, err)
+		}
+		if after := podOf(n, pod.Name); after.UID != before.UID || after.Generation != before.Generation {
+			t.Errorf("pod %s is of generation %d after the second kubectl apply, was %d", pod.Name, after.Generation, before.Generation)
+		}
+	}
+}
+
+// apply is kubectl apply of a manifest, with these options.
+func (n namespace) apply(manifest string, options ...string) string {
+	n.t.Helper()
+	out, err := kubectl(suite, manifest, append([]string{"-n", n.name, "apply", "-f", "-"}, options...)...)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return out
+}
+
+// testExamples: the API server accepts each file of examples/, and in each pod the files have the owner and mode that the
+// volume asks for. The pods run with the image of the tests.
+func testExamples(t *testing.T) {
+	files, err := filepath.Glob("../../examples/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("examples/ has %d files, error %v", len(files), err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".yaml"), func(t *testing.T) {
+			t.Parallel()
+			content, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n := newNamespace(t)
+			n.apply(string(content), "--dry-run=server")
+			n.runExample(string(content))
+		})
+	}
+}
+
+// runExample applies an example whose pod does nothing, and looks at the files of its volumes.
+func (n namespace) runExample(manifest string) {
+	n.t.Helper()
+	pods := 0
+	for document := range strings.SplitSeq(manifest, "\n---\n") {
+		var meta metav1.TypeMeta
+		if err := yaml.Unmarshal([]byte(document), &meta); err != nil {
+			n.t.Fatal(err)
+		}
+		if meta.Kind != "Pod" {
+			n.apply(document)
+			continue
+		}
+		pod := parsePod(n.t, document)
+		for i := range pod.Spec.Containers {
+			c := &pod.Spec.Containers[i]
+			c.Image, c.Command, c.Args = podImage, []string{"/pod"}, nil
+		}
+		n.createPod(pod)
+		n.haveOwners(n.ready(pod.Name))
+		pods++
+	}
+	if pods == 0 {
+		n.t.Error("the example has no Pod")
+	}
+}
+
+// haveOwners checks owner and mode of all files of the driver's volumes in a pod.
+func (n namespace) haveOwners(pod *corev1.Pod) {
+	n.t.Helper()
+	paths := map[string]string{}
+	for _, m := range pod.Spec.Containers[0].VolumeMounts {
+		paths[m.Name] = m.MountPath
+	}
+	volumes := 0
+	for _, v := range pod.Spec.Volumes {
+		if v.CSI == nil {
+			continue
+		}
+		volumes++
+		format, want := "%u", v.CSI.VolumeAttributes["uid"]
+		if mode := v.CSI.VolumeAttributes["mode"]; mode != "" {
+			format, want = "%u 0%a", want+" "+mode
+		}
+		n.expect(pod.Name, "", "cd "+paths[v.Name]+" && find -L . ! -path './..*' -type f -exec stat -L -c '"+format+"' {} + | sort -u", want)
+	}
+	if volumes == 0 {
+		n.t.Errorf("pod %s has no volume of the driver", pod.Name)
+	}
+}
