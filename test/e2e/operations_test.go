@@ -173,12 +173,12 @@ func testHelm(t *testing.T) {
 	}
 }
 
-func installed(t *testing.T, policy bool) {
+func installed(t *testing.T, declared bool) {
 	t.Helper()
 	if err := rolledOut(suite); err != nil {
 		t.Fatal(err)
 	}
-	if err := waitForPolicy(suite, policy); err != nil {
+	if err := waitForPolicies(suite, mutation{completed: true, declared: declared}); err != nil {
 		t.Fatal(err)
 	}
 }
