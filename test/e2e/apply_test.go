@@ -5,49 +5,53 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 )
 
 // applyTwice applies the manifests of bare Pods twice. The policies change such a pod when it is created, and the second
-// kubectl apply must find nothing to change.
+// kubectl apply changes nothing. Of the annotated pod kubectl says "configured": it sends the volume of the manifest, and
+// the policy moves that volume again.
 func applyTwice(t *testing.T, n namespace) {
 	n.secret("ssh-keys", "id_ed25519", readmeKey)
-	direct := parsePod(t, onePod("csi-pod", `secretName: ssh-keys, uid: "1000"`))
-	annotated := parsePod(t, `
-metadata: {name: fs-user-pod}
+	for _, test := range []struct{ name, annotations, volume, says string }{
+		{"csi-pod", `{}`, `csi: {driver: fsuser.csi.io, volumeAttributes: {secretName: ssh-keys, uid: "1000"}}`, "unchanged"},
+		{"fs-user-pod", `{` + annotationFSUser + `: "1000"}`, `secret: {secretName: ssh-keys, defaultMode: 0400}`, "configured"},
+	} {
+		manifest := fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata:
+  name: %s
+  annotations: %s
 spec:
+  nodeName: %s
   containers:
   - name: main
+    image: %s
     volumeMounts: [{name: ssh, mountPath: /ssh}]
   volumes:
   - name: ssh
-    secret: {secretName: ssh-keys, defaultMode: 0400}`)
-	annotate(&annotated.ObjectMeta)
-	for _, pod := range []*corev1.Pod{direct, annotated} {
-		pod.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}
-		content, err := yaml.Marshal(pod)
-		if err != nil {
-			t.Fatal(err)
-		}
-		manifest := string(content)
+    %s`, test.name, test.annotations, nodeName, podImage, test.volume)
 		n.apply(manifest)
-		n.ready(pod.Name)
-		before := podOf(n, pod.Name)
-		if out := n.apply(manifest); !strings.Contains(out, "pod/"+pod.Name+" unchanged") {
-			t.Errorf("the second kubectl apply prints %q", out)
+		before := n.ready(test.name)
+		n.expect(test.name, "", show("/ssh/id_ed25519"), "1000:0 400\n"+readmeKey)
+		if out, want := n.apply(manifest), "pod/"+test.name+" "+test.says+"\n"; out != want {
+			t.Errorf("the second kubectl apply prints %q, want %q", out, want)
+		}
+		if after := podOf(n, test.name); after.UID != before.UID || !equality.Semantic.DeepEqual(after.Spec, before.Spec) {
+			t.Errorf("pod %s after the second kubectl apply is\n%+v\nwas\n%+v", test.name, after.Spec, before.Spec)
 		}
 		if out, err := kubectl(suite, manifest, "-n", n.name, "diff", "-f", "-"); out != "" || err != nil {
-			t.Errorf("kubectl diff prints %q, error %v", out, err)
-		}
-		if after := podOf(n, pod.Name); after.UID != before.UID || after.Generation != before.Generation {
-			t.Errorf("pod %s is of generation %d after the second kubectl apply, was %d", pod.Name, after.Generation, before.Generation)
+			t.Errorf("kubectl diff of pod %s prints %q, error %v", test.name, out, err)
 		}
 	}
 }

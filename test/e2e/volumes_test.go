@@ -229,7 +229,7 @@ func testOwnerFromPod(t *testing.T) {
 	n.createPod(pod)
 	n.ready("unclear")
 	n.expect("unclear", "main", "stat -L -c %u:%g /v/key", "0:0")
-	n.event("unclear", "VolumeOwnerUnknown", "set uid in volumeAttributes, or runAsUser in the pod")
+	n.event("unclear", "VolumeOwnerUnknown", "the containers that mount the volume do not have one runAsUser in common; set uid in volumeAttributes")
 }
 
 // testSidecar: a sidecar with another user that does not mount the volume does not change who owns the files.
