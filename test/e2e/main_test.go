@@ -33,7 +33,7 @@ const (
 	manifestNode       = "../../deploy/fsuser-csi.yaml"
 	manifestNamespaces = "../../deploy/fsuser-csi-namespaces.yaml"
 	manifestCluster    = "../../deploy/fsuser-csi-DANGER-cluster-wide-secrets.yaml"
-	// manifestFSUser has the policy that gives the volumes of annotated pods to the driver.
+	// manifestFSUser has the policy that moves the volumes of annotated pods behind volumes of the driver.
 	manifestFSUser = "../../deploy/fsuser-csi-fs-user.yaml"
 	chart          = "../../deploy/chart"
 )
@@ -44,11 +44,11 @@ var (
 	suite  context.Context
 	config *rest.Config
 	client kubernetes.Interface
-	// image is the driver's, podImage that of the tests' pods.
+	// image is the image of the driver, podImage the image of the tests' pods.
 	image, podImage string
-	// clusterDir is the run folder of a cluster that is the tests' own; empty for somebody's.
+	// clusterDir is the run directory of a cluster that the tests started; empty for any other cluster.
 	clusterDir string
-	// nodeName is the node that all pods go to.
+	// nodeName is the node under test: all pods run there.
 	nodeName string
 )
 
@@ -121,7 +121,7 @@ func refuseInstalled() error {
 	return nil
 }
 
-// cleanUp removes what a test left, in the order that deploy/README.md asks for.
+// cleanUp removes what the tests left, in the order of deploy/README.md.
 func cleanUp(ctx context.Context) error {
 	namespaces, err := client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: testLabel})
 	if err != nil {
@@ -266,7 +266,7 @@ func uninstall(ctx context.Context, path string) error {
 	return err
 }
 
-// kubectl runs kubectl and returns what it prints; the error has what it prints to standard error.
+// kubectl runs kubectl and returns its standard output; the error has its standard error.
 func kubectl(ctx context.Context, stdin string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "kubectl", args...)
 	cmd.Stdin = strings.NewReader(stdin)

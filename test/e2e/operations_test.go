@@ -92,7 +92,7 @@ func lineWith(text, word string) string {
 	return ""
 }
 
-// testUninstall takes the driver off in the documented order, and puts it on again.
+// testUninstall uninstalls the driver in the documented order, and installs the driver again.
 func testUninstall(t *testing.T) {
 	nothingLeft(t) // steps 1 and 2: no pod uses it
 	for _, m := range []string{manifestNode, manifestNamespaces, manifestCluster} {
@@ -118,7 +118,7 @@ func testUninstall(t *testing.T) {
 	}
 }
 
-// everything is each kind of object that the chart makes.
+// everything lists the kinds of objects that the chart makes.
 const everything = "daemonset,serviceaccount,clusterrole,clusterrolebinding,csidriver,mutatingadmissionpolicy,mutatingadmissionpolicybinding,pods"
 
 func notInstalled(t *testing.T) {
