@@ -234,8 +234,8 @@ func consent(n namespace) {
 	}
 }
 
-// withoutPolicy: a pod without a declaration is told what to do. A pod with a volume that a secret volume describes needs
-// no declaration.
+// withoutPolicy: a pod without a declaration is told what to do. A pod with a volume that a secret volume describes
+// needs no declaration.
 func withoutPolicy(n namespace) {
 	n.t.Helper()
 	const binding = "declare-references.fsuser.csi.io"
@@ -285,7 +285,8 @@ func namespacesAccess(t *testing.T, node nodeShell) {
 		t.Fatal(err)
 	}
 	n.expect("waits", "", "cat /v/key", "v2")
-	// What another pod has on the node is still watched, for as long as the API server lets that go on. What nobody has is refused.
+	// What another pod has on the node is still watched, for as long as the API server lets that go on. What nobody has
+	// is refused.
 	n.secret("unseen", "key", "v1")
 	n.create(onePod("late", `secretName: unseen, uid: "1000"`))
 	n.event("late", "FailedMount", "PermissionDenied", consentCommand(n.name))

@@ -17,14 +17,14 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// applyTwice applies the manifests of bare Pods twice. The policies change such a pod when it is created, and the second
-// kubectl apply changes nothing. Of the annotated pod kubectl says "configured": it sends the volume of the manifest, and
-// the policy moves that volume again.
+// applyTwice applies the manifests of bare Pods twice. The policies change such a pod when it is created, and the
+// second kubectl apply changes nothing. Of the annotated pod kubectl says "configured": it sends the volume of the
+// manifest, and the policy moves that volume again.
 func applyTwice(t *testing.T, n namespace) {
 	n.secret("ssh-keys", "id_ed25519", readmeKey)
-	for _, test := range []struct{ name, annotations, volume, says string }{
-		{"csi-pod", `{}`, `csi: {driver: fsuser.csi.io, volumeAttributes: {secretName: ssh-keys, uid: "1000"}}`, "unchanged"},
-		{"fs-user-pod", `{` + annotationFSUser + `: "1000"}`, `secret: {secretName: ssh-keys, defaultMode: 0400}`, "configured"},
+	for _, test := range []struct{ name, says, annotations, volume string }{
+		{"csi-pod", "unchanged", `{}`, `csi: {driver: fsuser.csi.io, volumeAttributes: {secretName: ssh-keys, uid: "1000"}}`},
+		{"fs-user-pod", "configured", `{` + annotationFSUser + `: "1000"}`, `secret: {secretName: ssh-keys, defaultMode: 0400}`},
 	} {
 		manifest := fmt.Sprintf(`
 apiVersion: v1
@@ -47,7 +47,8 @@ spec:
 		if out, want := n.apply(manifest), "pod/"+test.name+" "+test.says+"\n"; out != want {
 			t.Errorf("the second kubectl apply prints %q, want %q", out, want)
 		}
-		if after := podOf(n, test.name); after.UID != before.UID || !equality.Semantic.DeepEqual(after.Spec, before.Spec) {
+		after := podOf(n, test.name)
+		if after.UID != before.UID || !equality.Semantic.DeepEqual(after.Spec, before.Spec) {
 			t.Errorf("pod %s after the second kubectl apply is\n%+v\nwas\n%+v", test.name, after.Spec, before.Spec)
 		}
 		if out, err := kubectl(suite, manifest, "-n", n.name, "diff", "-f", "-"); out != "" || err != nil {
@@ -66,8 +67,8 @@ func (n namespace) apply(manifest string, options ...string) string {
 	return out
 }
 
-// testExamples: the API server accepts each file of examples/, and in each pod the files have the owner and mode that the
-// volume asks for. The pods run with the image of the tests.
+// testExamples: the API server accepts each file of examples/, and in each pod the files have the owner and mode that
+// the volume asks for. The pods run with the image of the tests.
 func testExamples(t *testing.T) {
 	files, err := filepath.Glob("../../examples/*.yaml")
 	if err != nil || len(files) == 0 {
@@ -131,7 +132,8 @@ func (n namespace) haveOwners(pod *corev1.Pod) {
 		if mode := v.CSI.VolumeAttributes["mode"]; mode != "" {
 			format, want = "%u 0%a", want+" "+mode
 		}
-		n.expect(pod.Name, "", "cd "+paths[v.Name]+" && find -L . ! -path './..*' -type f -exec stat -L -c '"+format+"' {} + | sort -u", want)
+		files := "cd " + paths[v.Name] + " && find -L . ! -path './..*' -type f"
+		n.expect(pod.Name, "", files+" -exec stat -L -c '"+format+"' {} + | sort -u", want)
 	}
 	if volumes == 0 {
 		n.t.Errorf("pod %s has no volume of the driver", pod.Name)

@@ -289,8 +289,8 @@ func testManyPods(t *testing.T) {
 		}
 	}
 	t.Logf("%d pods ready after %.1f s", pods, time.Since(begin).Seconds())
-	// Each volume has a mount, a record, and kubelet's three directories and vol_data.json. This shows that the script of
-	// nothingLeft finds traces where there are some.
+	// Each volume has a mount, a record, and kubelet's three directories and vol_data.json. This shows that the script
+	// of nothingLeft finds traces where there are some.
 	if got := strings.Count(node.do(volumesOnNode), "\n") + 1; got < 6*pods {
 		t.Errorf("on the node are %d traces of %d volumes, want at least six of each", got, pods)
 	}

@@ -66,17 +66,30 @@ func comparisons(t *testing.T) []comparison {
 		},
 		{
 			// A registry's CA certificates lie in directories such as registry.example.com:5000.
-			name: "paths", volumes: `- {name: v, configMap: {name: NAME, items: [{key: a, path: "registry.example.com:5000/ca.crt"}, {key: a, path: 'C:\d'},
-    {key: a, path: "tab\tand\nnewline"}, {key: a, path: "a b/é/\"'{}[]&*#"}, {key: a, path: ./e//f}]}}`,
+			name: "paths", volumes: `- name: v
+    configMap:
+      name: NAME
+      items:
+      - {key: a, path: "example.com:5000/ca.crt"}
+      - {key: a, path: 'C:\d'}
+      - {key: a, path: "tab\tand\nnewline"}
+      - {key: a, path: "a b/é/\"'{}[]&*#"}
+      - {key: a, path: ./e//f}`,
 			before: []edit{configMap("a", "1")},
-			shows:  files{"registry.example.com:5000/ca.crt": "1", `C:\d`: "1", "tab\tand\nnewline": "1", `a b/é/"'{}[]&*#`: "1", "e/f": "1"},
-			steps: []step{{"the value changes", []edit{configMap("a", "2")}, nil,
-				files{"registry.example.com:5000/ca.crt": "2", `C:\d`: "2", "tab\tand\nnewline": "2", `a b/é/"'{}[]&*#`: "2", "e/f": "2"}}},
+			shows: files{
+				"example.com:5000/ca.crt": "1", `C:\d`: "1", "tab\tand\nnewline": "1", `a b/é/"'{}[]&*#`: "1", "e/f": "1",
+			},
+			steps: []step{{"the value changes", []edit{configMap("a", "2")}, nil, files{
+				"example.com:5000/ca.crt": "2", `C:\d`: "2", "tab\tand\nnewline": "2", `a b/é/"'{}[]&*#`: "2", "e/f": "2",
+			}}},
 		},
 		{
-			name: "same-path-twice", volumes: `- {name: v, secret: {secretName: NAME, items: [{key: a, path: x}, {key: b, path: x, mode: 0400}, {key: b, path: d/y}, {key: a, path: d/y}]}}`,
+			name: "same-path-twice", volumes: `- {name: v, secret: {secretName: NAME, items: [
+    {key: a, path: x}, {key: b, path: x, mode: 0400}, {key: b, path: d/y}, {key: a, path: d/y}]}}`,
 			before: []edit{secret("a", "a", "b", "b")}, shows: files{"x": "b", "d/y": "a"},
-			steps: []step{{"both values change", []edit{secret("a", "a2", "b", "b2")}, nil, files{"x": "b2", "d/y": "a2"}}},
+			steps: []step{
+				{"both values change", []edit{secret("a", "a2", "b", "b2")}, nil, files{"x": "b2", "d/y": "a2"}},
+			},
 		},
 		{
 			name: "secret-empty", volumes: secretVolume, before: []edit{secret()}, shows: files{},

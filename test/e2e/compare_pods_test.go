@@ -89,7 +89,8 @@ func compareWorkloads(t *testing.T, kubernetes, driver namespace) {
 	}
 }
 
-// workload waits until a workload's pod is ready, or has succeeded, and returns what its init container and its container see in /v.
+// workload waits until a workload's pod is ready, or has succeeded, and returns what its init container and its
+// container see in /v.
 func (n namespace) workload(app string) (listings [2][]tree.Entry, err error) {
 	name := ""
 	if _, err = untilErr(n.t, soon, "the pod of "+app, "pods", n.name, "", &corev1.Pod{}, func(e watch.Event) (bool, error) {
@@ -120,9 +121,16 @@ func (n namespace) workload(app string) (listings [2][]tree.Entry, err error) {
 	return listings, nil
 }
 
+// secretComparison is a comparison of a secret volume with a file k.
+func secretComparison(name, fields string) comparison {
+	return comparison{
+		name: name, volumes: "- {name: v, secret: {secretName: NAME, " + fields + "}}", before: []edit{secret("k", "1")},
+	}
+}
+
 // compareEphemeralContainer adds an ephemeral container to running pods after an update.
 func compareEphemeralContainer(t *testing.T, kubernetes, driver namespace) {
-	c := comparison{name: "ephemeral-container", volumes: "- {name: v, secret: {secretName: NAME}}", before: []edit{secret("k", "1")}}
+	c := secretComparison("ephemeral-container", "")
 	c.create(t, kubernetes, driver)
 	p := pair{t, c, kubernetes, driver}
 	for _, n := range []namespace{kubernetes, driver} {
@@ -160,8 +168,8 @@ func compareEphemeralContainer(t *testing.T, kubernetes, driver namespace) {
 	}
 }
 
-// compareMissingSubPath: a subPath that names nothing is an empty directory of the volume. In the driver's volume it lies
-// in each version of the files, so the comparison follows the links.
+// compareMissingSubPath: a subPath that names nothing is an empty directory of the volume. In the driver's volume it
+// lies in each version of the files, so the comparison follows the links.
 func compareMissingSubPath(t *testing.T, kubernetes, driver namespace) {
 	c := comparison{
 		name: "subpath-missing", volumes: "- {name: v, secret: {secretName: NAME, items: [{key: k, path: d/k}]}}",
@@ -206,18 +214,21 @@ func compareNestedMount(t *testing.T, kubernetes, driver namespace) {
 		}}},
 	}, kubernetes, driver}.start().run()
 	for _, n := range []namespace{kubernetes, driver} {
-		n.expect("nested-mount", "", "touch /v/beneath/file; ls /v /v/deep/er", "/v:\nbeneath\ndeep\nl\n\n/v/deep/er:\nfile")
+		n.expect("nested-mount", "", "touch /v/beneath/file; ls /v /v/deep/er",
+			"/v:\nbeneath\ndeep\nl\n\n/v/deep/er:\nfile")
 	}
 }
 
 // compareSameKeyTwice: if two sources of a projected volume have the same key, the later source wins.
 func compareSameKeyTwice(t *testing.T, kubernetes, driver namespace) {
 	pair{t, comparison{
-		name: "same-key-twice", volumes: "- {name: v, projected: {sources: [{secret: {name: NAME}}, {configMap: {name: NAME}}]}}",
-		before: []edit{secret("k", "of the Secret"), configMap("k", "of the ConfigMap")},
-		shows:  files{"k": "of the ConfigMap"},
+		name:    "same-key-twice",
+		volumes: "- {name: v, projected: {sources: [{secret: {name: NAME}}, {configMap: {name: NAME}}]}}",
+		before:  []edit{secret("k", "of the Secret"), configMap("k", "of the ConfigMap")},
+		shows:   files{"k": "of the ConfigMap"},
 		steps: []step{
-			{"the later source loses the key", []edit{configMap("other", "1")}, nil, files{"k": "of the Secret", "other": "1"}},
+			{"the later source loses the key", []edit{configMap("other", "1")}, nil,
+				files{"k": "of the Secret", "other": "1"}},
 			{"and has it again", []edit{configMap("k", "2")}, nil, files{"k": "2"}},
 		},
 	}, kubernetes, driver}.start().run()
@@ -241,7 +252,7 @@ spec:
 
 // compareWrite: root in a container can neither write nor change a mode.
 func compareWrite(t *testing.T, kubernetes, driver namespace) {
-	c := comparison{name: "write", volumes: "- {name: v, secret: {secretName: NAME, defaultMode: 0600}}", before: []edit{secret("k", "1")}}
+	c := secretComparison("write", "defaultMode: 0600")
 	c.create(t, kubernetes, driver)
 	for _, n := range []namespace{kubernetes, driver} {
 		n.ready(c.name)
@@ -257,7 +268,7 @@ ln: b: Read-only file system
 
 // compareStatistics: kubelet counts bytes and inodes of both volumes. Kubelet counts once a minute.
 func compareStatistics(t *testing.T, kubernetes, driver namespace) {
-	c := comparison{name: "statistics", volumes: "- {name: v, secret: {secretName: NAME}}", before: []edit{secret("k", "1")}}
+	c := secretComparison("statistics", "")
 	c.create(t, kubernetes, driver)
 	for _, n := range []namespace{kubernetes, driver} {
 		n.ready(c.name)
@@ -277,7 +288,8 @@ type volumeStatistics struct {
 	UsedBytes, CapacityBytes, InodesUsed, Inodes uint64
 }
 
-// statistics waits until kubelet's summary has how many bytes and inodes a pod's volume uses. There is nothing to watch.
+// statistics waits until kubelet's summary has how many bytes and inodes a pod's volume uses. There is nothing to
+// watch.
 func (n namespace) statistics(pod, volume string) volumeStatistics {
 	n.t.Helper()
 	ctx, cancel := within(n.t, 4*time.Minute, "kubelet's statistics of pod "+pod)

@@ -197,8 +197,9 @@ func moved(t *testing.T, plain, annotated *corev1.Pod) {
 			t.Errorf("volume %s of the annotated pod %s is not the driver's: %+v", v.Name, plain.Name, volumes[v.Name])
 			continue
 		}
-		if described := volumes[csi.VolumeAttributes["volume"]]; !equality.Semantic.DeepEqual(described, v.VolumeSource) {
-			t.Errorf("volume %s of the annotated pod %s describes\n%+v\nwant\n%+v", v.Name, plain.Name, described, v.VolumeSource)
+		described := volumes[csi.VolumeAttributes["volume"]]
+		if !equality.Semantic.DeepEqual(described, v.VolumeSource) {
+			t.Errorf("volume %s of the annotated pod %s is described by\n%+v\nwant\n%+v", v.Name, plain.Name, described, v.VolumeSource)
 		}
 	}
 }

@@ -5,8 +5,8 @@
 //	go run ./test/e2e/run                 # a cluster of its own, gone afterwards
 //	go run ./test/e2e/run -run 'TestE2E/volumes/README'
 //
-// With KUBECONFIG, IMAGE and POD_IMAGE set, the tests use that cluster and that image of the driver, with kubectl and helm
-// from PATH. They install and uninstall the driver, and refuse a cluster in which the driver is installed already.
+// With KUBECONFIG, IMAGE and POD_IMAGE set, the tests use that cluster and that image of the driver, with kubectl and
+// helm from PATH. They install and uninstall the driver, and refuse a cluster in which the driver is installed already.
 // `go run ./test/e2e/run -save <directory>` writes tars of both images, to load on the nodes or push to a registry.
 //
 // The directory run has that command, and pod has the program that the pods of the tests run.

@@ -19,7 +19,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
@@ -58,8 +57,8 @@ func newNamespace(t *testing.T, labels ...string) namespace {
 	return n
 }
 
-// remove deletes the namespace, and logs the Events of its pods if the test failed. It does not wait until the namespace
-// is gone: nothingLeft does.
+// remove deletes the namespace, and logs the Events of its pods if the test failed. It does not wait until the
+// namespace is gone: nothingLeft does.
 func (n namespace) remove() {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -193,10 +192,7 @@ func isReady(p *corev1.Pod) bool {
 // change of the pod that takes 60 to 90 s.
 func (n namespace) touch(pod string) {
 	n.t.Helper()
-	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{"touched":"%d"}}}`, time.Now().UnixNano())
-	if _, err := client.CoreV1().Pods(n.name).Patch(suite, pod, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
-		n.t.Fatal(err)
-	}
+	annotations(fmt.Sprintf(`{"touched":"%d"}`, time.Now().UnixNano()))(n, pod)
 }
 
 // delete deletes pods and waits until they are gone.
@@ -467,7 +463,8 @@ func (n nodeShell) do(script string) string {
 // driverPID is shell code for the driver's process id. A "fsuser-csi status" of another test has the same process name.
 const driverPID = `$(for p in $(pidof fsuser-csi); do tr '\0' '\n' < /proc/$p/cmdline | grep -qx node && echo $p; done 2>/dev/null)`
 
-// driverPod waits for a ready pod of the driver on the node under test that has none of these uids, and returns the pod.
+// driverPod waits for a ready pod of the driver on the node under test that has none of these uids, and returns the
+// pod.
 func driverPod(t *testing.T, not ...string) *corev1.Pod {
 	t.Helper()
 	return until(t, "the driver's pod to be ready", "pods", driverNamespace, "", &corev1.Pod{}, func(e watch.Event) (bool, error) {

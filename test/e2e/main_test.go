@@ -153,8 +153,8 @@ const uncheckedLabel = "e2e.fsuser.csi.io/unchecked"
 // refuses is the start of the binding of the policy that refuses pods.
 const refuses = "  policyName: attributes.fsuser.csi.io\n  validationActions: [Deny]\n  matchResources:\n"
 
-// manifest is a shipped manifest with the image replaced, as a user does with kustomize or sed, and with an exception for
-// namespaces that have the uncheckedLabel.
+// manifest is a shipped manifest with the image replaced, as a user does with kustomize or sed, and with an exception
+// for namespaces that have the uncheckedLabel.
 func manifest(path string) (string, error) {
 	content, err := os.ReadFile(path)
 	if err != nil {
@@ -220,7 +220,8 @@ func waitForPolicies(ctx context.Context, wanted mutation) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for the policies to have the effect %+v: %w (last seen: %+v, error %w)", wanted, context.Cause(ctx), seen, err)
+			return fmt.Errorf("wait for the policies to have the effect %+v: %w (last seen: %+v, error %w)",
+				wanted, context.Cause(ctx), seen, err)
 		case <-ticker.C:
 		}
 	}

@@ -24,7 +24,8 @@ func testTold(t *testing.T) {
 	n := newNamespace(t)
 	n.secret("s", "key", "v1", "other", "x")
 	n.run(watching(describedPod("told", `secret: {secretName: s, defaultMode: 0400, items: [{key: key, path: key}]}`, "")))
-	if s := statusOf(t, n, "told"); s.Stale != "" || !strings.Contains(s.Object, n.name+"/s") || s.UID != 1000 || s.Mode != "0400" || s.ResourceVersion == "" {
+	if s := statusOf(t, n, "told"); s.Stale != "" || !strings.Contains(s.Object, n.name+"/s") || s.UID != 1000 ||
+		s.Mode != "0400" || s.ResourceVersion == "" {
 		t.Errorf("status: %+v", s)
 	}
 

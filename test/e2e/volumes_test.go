@@ -166,7 +166,8 @@ func testItems(t *testing.T) {
 	t.Parallel()
 	n := newNamespace(t)
 	n.secret("keys", "a", "A", "b", "B", "c", "C")
-	n.run(describedPod("items", `secret: {secretName: keys, defaultMode: 0400, items: [{key: a, path: x/y/a}, {key: b, path: b, mode: 0600}]}`,
+	n.run(describedPod("items", `secret: {secretName: keys, defaultMode: 0400,
+    items: [{key: a, path: x/y/a}, {key: b, path: b, mode: 0600}]}`,
 		`dirMode: "0700", mode/x/y/a: "0440", gid/x/y/a: "8", uid/b: "5"`))
 	n.expect("items", "", "cd /v; find . -follow -type f ! -path '*/..*' | sort; "+show("x/y/a")+"; stat -L -c '%u:%g %a' b; cat b; stat -c '%u:%g %a' /v/ ; stat -L -c '%u:%g %a' x",
 		"./b\n./x/y/a\n1000:8 440\nA\n5:0 600\ncat: can't open 'b': Permission denied\n1000:0 700\n1000:0 700")
@@ -178,9 +179,12 @@ func testProjected(t *testing.T) {
 	n := newNamespace(t)
 	n.secret("keys", "key", "v1")
 	n.configMap("settings", "a.conf", "A")
-	n.run(watching(describedPod("projected", `projected: {defaultMode: 0440, sources: [{secret: {name: keys, items: [{key: key, path: key, mode: 0400}]}},
-    {configMap: {name: settings}}, {downwardAPI: {items: [{path: pod/name, fieldRef: {fieldPath: metadata.name}}]}}]}`, `gid: "7"`)))
-	n.expect("projected", "", "cd /v; "+show("key")+"; "+show("a.conf")+"; "+show("pod/name"), "1000:7 400\nv1\n1000:7 440\nA\n1000:7 440\nprojected")
+	n.run(watching(describedPod("projected", `projected: {defaultMode: 0440, sources: [
+    {secret: {name: keys, items: [{key: key, path: key, mode: 0400}]}},
+    {configMap: {name: settings}},
+    {downwardAPI: {items: [{path: pod/name, fieldRef: {fieldPath: metadata.name}}]}}]}`, `gid: "7"`)))
+	n.expect("projected", "", "cd /v; "+show("key")+"; "+show("a.conf")+"; "+show("pod/name"),
+		"1000:7 400\nv1\n1000:7 440\nA\n1000:7 440\nprojected")
 	n.changeSecret("keys", "key", "v2")
 	n.waitSaid("projected", "/v/key v2")
 	n.expect("projected", "", "cd /v; ls; "+show("key"), "a.conf\nkey\npod\n1000:7 400\nv2")
@@ -191,7 +195,8 @@ func testOptional(t *testing.T) {
 	n := newNamespace(t)
 	n.secret("partial", "key", "v1")
 	n.run(onePod("empty", `secretName: missing, optional: "true"`))
-	n.run(describedPod("partial", `secret: {secretName: partial, optional: true, items: [{key: key, path: key}, {key: other, path: other}]}`, ""))
+	n.run(describedPod("partial", `secret: {secretName: partial, optional: true,
+    items: [{key: key, path: key}, {key: other, path: other}]}`, ""))
 	n.expect("empty", "", "ls /v; echo none", "none")
 	n.expect("partial", "", "ls /v", "key")
 	n.run(watchingPod("filled", `secretName: filled, optional: "true"`))
@@ -224,12 +229,14 @@ func testOwnerFromPod(t *testing.T) {
 	pod := parsePod(t, onePod("unclear", `secretName: s`))
 	other := int64(2000)
 	pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{
-		Name: "other", Image: podImage, SecurityContext: &corev1.SecurityContext{RunAsUser: &other}, VolumeMounts: pod.Spec.Containers[0].VolumeMounts,
+		Name: "other", Image: podImage, SecurityContext: &corev1.SecurityContext{RunAsUser: &other},
+		VolumeMounts: pod.Spec.Containers[0].VolumeMounts,
 	})
 	n.createPod(pod)
 	n.ready("unclear")
 	n.expect("unclear", "main", "stat -L -c %u:%g /v/key", "0:0")
-	n.event("unclear", "VolumeOwnerUnknown", "the containers that mount the volume do not have one runAsUser in common; set uid in volumeAttributes")
+	n.event("unclear", "VolumeOwnerUnknown",
+		"the containers that mount the volume do not have one runAsUser in common; set uid in volumeAttributes")
 }
 
 // testSidecar: a sidecar with another user that does not mount the volume does not change who owns the files.

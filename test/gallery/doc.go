@@ -4,8 +4,8 @@
 // volume and in a volume of this driver. A program has one script, the same for every volume: only the volume decides
 // whether the program refuses, warns or works. The test writes docs/gallery.md from what the programs say.
 //
-// The table of programs is also the source of examples/: the pod that the gallery runs with this driver and the pod of the
-// example are rendered by one template.
+// The table of programs is also the source of examples/: the pod that the gallery runs with this driver and the pod of
+// the example are rendered by one template.
 //
 //	go run ./test/gallery/run             # a cluster, the driver, the gallery; nothing is left
 //	go run ./test/gallery/run -examples   # write examples/

@@ -57,7 +57,8 @@ func TestExamplesAreComplete(t *testing.T) {
 			switch {
 			case source == nil && csi.VolumeAttributes["secretName"] != secret.Name:
 				t.Errorf("the volume has the attributes %v", csi.VolumeAttributes)
-			case source != nil && (csi.VolumeAttributes["volume"] != pod.Spec.Volumes[0].Name || source.SecretName != secret.Name || len(source.Items) != len(secret.StringData)):
+			case source != nil && (csi.VolumeAttributes["volume"] != pod.Spec.Volumes[0].Name ||
+				source.SecretName != secret.Name || len(source.Items) != len(secret.StringData)):
 				t.Errorf("the volume has the attributes %v and is described by %v", csi.VolumeAttributes, source)
 			}
 		})

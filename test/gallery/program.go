@@ -11,8 +11,8 @@ type program struct {
 	name     string
 	packages []string // the document shows the version of the first
 	checks   string   // what the program requires of its file, for the document and the example
-	// forge is a shell script that makes the keys: a file $V/x becomes the volume's file x (with -- in its name a file in a
-	// directory), and a file $E/X becomes the environment variable X of the script's container. $PASSWORD is the
+	// forge is a shell script that makes the keys: a file $V/x becomes the volume's file x (with -- in its name a file
+	// in a directory), and a file $E/X becomes the environment variable X of the script's container. $PASSWORD is the
 	// counterpart's.
 	forge string
 	mount string // the volume's path
@@ -70,8 +70,8 @@ func (a attempt) String() string {
 	return text
 }
 
-// three are the attempts that every user makes: the default mode, the mode of the program's manual, and that mode with an
-// fsGroup, so that user 1000 can read the file.
+// three are the attempts that every user makes: the default mode, the mode of the program's manual, and that mode with
+// an fsGroup, so that user 1000 can read the file.
 func three(open, private, group attempt) []attempt {
 	open.mode, private.mode, group.mode = 0o644, 0o400, 0o400
 	group.fsGroup = true
