@@ -12,7 +12,7 @@ TEST_MODULES := test/sanity test/bench
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture bench bench-once control-plane manifests image e2e conformance gallery cluster-up cluster-down cluster-shell cluster-test prerequisites clean
+.PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture bench bench-once control-plane manifests image e2e conformance gallery examples cluster-up cluster-down cluster-shell cluster-test prerequisites clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -113,6 +113,9 @@ e2e: prerequisites ## Run the end-to-end tests on a real one-node Kubernetes (ro
 
 gallery: prerequisites ## Show real programs with their keys on a real cluster, and write docs/gallery.md (root)
 	$(GO) run ./test/gallery/run
+
+examples: ## Write examples/ from the gallery's table of programs
+	$(GO) run ./test/gallery/run -examples
 
 conformance: prerequisites ## Run Kubernetes' own tests of its volumes with each rewritten to the driver, and write docs/conformance.md (root)
 	@$(GO) run ./test/cluster/build ginkgo e2e.test agnhost
