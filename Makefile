@@ -27,7 +27,7 @@ test: prerequisites lint control-plane unit fuzz-once sanity bench-once ## Run e
 	@echo "all tests passed, in $$((($$(date +%s) - $(STARTED)) / 60)) minutes"
 
 lint: ## Check formatting and vet every module
-	@unformatted=$$(gofmt -l cmd deploy internal pkg test *.go); test -z "$$unformatted" || { echo "gofmt -w $$unformatted"; exit 1; }
+	@unformatted=$$(gofmt -l cmd deploy internal pkg test); test -z "$$unformatted" || { echo "gofmt -w $$unformatted"; exit 1; }
 	$(GO) vet -tags $(TAGS) ./...
 	$(GO) vet -tags '$(TAGS) failpoints' ./cmd/... ./internal/... ./pkg/...
 	$(GO) vet -tags '$(TAGS) e2e cluster' ./test/e2e/... ./test/gallery/... ./test/cluster/...
@@ -66,7 +66,7 @@ sanity: ## Run the CSI test suite against the driver (root)
 	$(GO) -C test/sanity test -race -tags $(TAGS) -count=1 -timeout 10m ./...
 
 # The tests that show a promise of docs/reliability.md, long: FSUSER_TORTURE has those of test/torture make all their rounds.
-SHOWING = $(shell grep -rl --include='*_test.go' 'reliability\.Shown' *.go cmd deploy internal pkg test | xargs -n 1 dirname | sort -u | sed 's,^,./,')
+SHOWING = $(shell grep -rl --include='*_test.go' 'reliability\.Shown' cmd deploy internal pkg test | xargs -n 1 dirname | sort -u | sed 's,^,./,')
 torture: prerequisites control-plane ## Kill, starve and soak the driver for the better part of an hour, and write docs/reliability.md (root)
 	@rm -rf .cache/reliability && mkdir -p .cache/reliability
 	FSUSER_TORTURE=1 FSUSER_RELIABILITY=$(CURDIR)/.cache/reliability $(GO) test -race -count=1 -tags $(TAGS) -p 1 -timeout 60m $(SHOWING)

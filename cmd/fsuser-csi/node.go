@@ -14,24 +14,18 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
 	"github.com/fsuser-csi/fsuser-csi/pkg/confine"
 	"github.com/fsuser-csi/fsuser-csi/pkg/driver"
-	"github.com/fsuser-csi/fsuser-csi/pkg/event"
 	"github.com/fsuser-csi/fsuser-csi/pkg/record"
-	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
-	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
 )
 
 // maxVerbosity is the highest level of the log: from 6 on the API client logs requests, and from 8 on their bodies, which are Secrets.
@@ -91,7 +85,7 @@ kubelet's root directory at its own path with shared mount propagation (in a Dae
 	f.StringVar(&o.stateDir, "state-dir", defaultStateDir, "directory for the records of published volumes; one that a reboot empties")
 	f.StringVar(&o.access, "access", accessNode, `who reads the objects: "node" (this node, by constrained impersonation: only what its pods declare), or "service-account" (whatever RBAC gives the driver)`)
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file for the API server (default: the service account of the pod)")
-	f.StringVar(&o.manifests, "manifests", "", "read Secrets and ConfigMaps from the manifests in this directory instead of an API server")
+	f.StringVar(&o.manifests, "manifests", "", "read Secrets, ConfigMaps and pods from the manifests in this directory instead of an API server")
 	f.StringVar(&o.httpAddress, "http-address", "", "address:port for /healthz, /readyz and /metrics, on loopback or the pod's IP (default: not served)")
 	f.StringVar(&o.selinuxContext, "selinux-context", "system_u:object_r:container_file_t:s0", "SELinux context of the files; used where SELinux is enabled")
 	f.StringVar(&o.requestChecks, "request-checks", "strict", `what requests must be like: "strict" (a real kubelet's), or "csi-sanity" (any path and id; never in a cluster)`)
@@ -103,28 +97,23 @@ kubelet's root directory at its own path with shared mount propagation (in a Dae
 	f.IntVar(&o.maxMessageBytes, "max-message-bytes", 4<<20, "longest request that is read, in bytes")
 	f.Uint64Var(&o.maxOpenFiles, "max-open-files", 65536, "most file descriptors, if the hard limit allows as many")
 	f.IntVar(&o.refreshWorkers, "refresh-workers", 4, "volumes that are refreshed at the same time")
-	f.DurationVar(&o.collectInterval, "collect-interval", time.Minute, "pause between two looks for volumes whose pod directory is gone, and at whether records can be written")
+	f.DurationVar(&o.collectInterval, "collect-interval", time.Minute, "interval for garbage-collecting volumes of deleted pods and checking that --state-dir is writable")
 	f.BoolVar(&o.seccomp, "seccomp", true, "have the kernel refuse the system calls that the driver does not make; false where kernel or architecture has no such filter")
 	f.IntVarP(&o.verbosity, "v", "v", 0, fmt.Sprintf("verbosity of the log, 0 to %d", maxVerbosity))
 	return cmd
 }
 
-// run wires the parts together, runs them until ctx ends, and stops them in order.
-func (o nodeOptions) run(ctx context.Context) (err error) {
+// run checks the flags, prepares the process and the node, and runs the agent until ctx ends.
+func (o nodeOptions) run(ctx context.Context) error {
+	if err := o.check(); err != nil {
+		return err
+	}
 	if err := o.setUpLog(); err != nil {
 		return err
 	}
 	defer klog.Flush()
-	if o.requestChecks != "strict" && o.requestChecks != "csi-sanity" {
-		return fmt.Errorf(`--request-checks is %q; it must be "strict" or "csi-sanity"`, o.requestChecks)
-	}
-	if o.access != accessNode && o.access != accessServiceAccount {
-		return fmt.Errorf("--access is %q; it must be %q or %q", o.access, accessNode, accessServiceAccount)
-	}
-	if err := o.checkLimits(); err != nil {
-		return err
-	}
-	// Each node pays the memory, and there is little to collect: 2 MiB less with 500 volumes, at no cost that make bench shows.
+	// Each node pays for the memory, and there is little to collect: with 50, 500 volumes take 2 MiB less, at no cost that
+	// make bench shows.
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(50)
 	}
@@ -152,83 +141,33 @@ func (o nodeOptions) run(ctx context.Context) (err error) {
 		return fmt.Errorf("--state-dir: %w", err)
 	}
 	defer unlock()
-
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), o.limits(openFiles), noSwap(features.NoSwap))
-	objects, err := o.source()
-	if err != nil {
-		return err
-	}
-	defer objects.Close()
-	events, runEvents, err := o.events(metrics)
-	if err != nil {
-		return err
-	}
-	selinux := ""
-	if features.SELinux {
-		selinux = o.selinuxContext
-	}
-	volumes, err := volume.New(volume.Config{
-		Source: objects, Records: records, Features: features, SELinuxContext: selinux,
-		Limits: volume.Limits{
-			Bytes: o.maxVolumeBytes, Files: o.maxVolumeFiles, Volumes: o.maxVolumes, NodeBytes: o.maxNodeBytes, Objects: o.maxWatchedObjects,
-		},
-		Workers: o.refreshWorkers, CollectEvery: o.collectInterval,
-		CheckTarget: binding.CheckTarget, Metrics: metrics, Events: events,
-	})
-	if err != nil {
-		return err
-	}
-	if err := volumes.Recover(ctx); err != nil {
-		return err
-	}
-	endpoint := o.endpoint
-	if endpoint == "" {
-		endpoint = filepath.Join(o.kubeletRoot, "plugins", driver.Name, "csi.sock")
-	}
-	registrationSocket := ""
-	if o.register {
-		registrationSocket = filepath.Join(o.kubeletRoot, "plugins_registry", driver.Name+"-reg.sock")
-	}
-	d, err := driver.New(driver.Config{
-		Version: buildVersion(), NodeID: o.nodeName, Binding: binding, Volumes: volumes,
-		Endpoint: endpoint, RegistrationSocket: registrationSocket, MaxMessageBytes: o.maxMessageBytes, Metrics: metrics,
-	})
-	if err != nil {
-		return err
-	}
-	stopStatus, err := serveStatus(o.stateDir, volumes.Status)
-	if err != nil {
-		return fmt.Errorf("--state-dir: %w", err)
-	}
-	defer stopStatus()
-	stopHTTP, err := serveHTTP(o.httpAddress, endpoint, d.Ready, metrics)
-	if err != nil {
-		return fmt.Errorf("--http-address: %w", err)
-	}
-	defer stopHTTP()
+	return agent{o, binding, features, records, metrics}.run(ctx)
+}
 
-	// Refreshing ends after the last call has: a call may wait for it.
-	refreshing, stopRefreshing := context.WithCancel(context.WithoutCancel(ctx))
-	var running sync.WaitGroup
-	running.Go(func() { volumes.Run(refreshing) })
-	running.Go(func() { runEvents(refreshing) })
-	defer running.Wait()
-	defer stopRefreshing()
-
-	warnOfSwap(features.NoSwap, "/proc/swaps")
-	debug.FreeOSMemory() // what the start needed is not needed again
-	klog.InfoS("Starting", "version", buildVersion(), "node", o.nodeName, "noswap", features.NoSwap, "selinux", selinux)
-	err = d.Run(ctx)
-	klog.InfoS("Stopped; the volumes stay mounted")
-	return err
+// check refuses flags with which nothing could work.
+func (o nodeOptions) check() error {
+	switch {
+	case o.requestChecks != "strict" && o.requestChecks != "csi-sanity":
+		return fmt.Errorf(`--request-checks is %q; it must be "strict" or "csi-sanity"`, o.requestChecks)
+	case o.access != accessNode && o.access != accessServiceAccount:
+		return fmt.Errorf("--access is %q; it must be %q or %q", o.access, accessNode, accessServiceAccount)
+	case o.manifests == "" && o.access == accessNode && o.nodeName == "":
+		return fmt.Errorf("--access=%s needs the name of the node; set --node-name (in a DaemonSet: from spec.nodeName)", accessNode)
+	case o.collectInterval <= 0:
+		return fmt.Errorf("--collect-interval is %v; it must be greater than 0s", o.collectInterval)
+	case !filepath.IsAbs(o.stateDir):
+		return fmt.Errorf("--state-dir is %q; it must be an absolute path", o.stateDir)
+	}
+	return o.checkLimits()
 }
 
 func (o nodeOptions) setUpLog() error {
 	if o.verbosity < 0 || o.verbosity > maxVerbosity {
 		return fmt.Errorf("-v %d: must be 0 to %d; above that the API client would log Secrets", o.verbosity, maxVerbosity)
 	}
-	// Go's HTTP client reads it before main, and nothing turns it off any more.
+	// Go's HTTP client reads the variable before main, and nothing can turn it off afterwards.
 	if strings.Contains(os.Getenv("GODEBUG"), "http2debug=") {
 		return errors.New("the environment variable GODEBUG has http2debug in it: the API client would log Secrets and the driver's token; take it out")
 	}
@@ -237,65 +176,8 @@ func (o nodeOptions) setUpLog() error {
 	return flags.Set("v", strconv.Itoa(o.verbosity))
 }
 
-// objects is a source that has to be closed.
-type objects interface {
-	volume.Source
-	Close()
-}
-
-func (o nodeOptions) source() (objects, error) {
-	if o.manifests != "" {
-		return source.NewDirectory(o.manifests)
-	}
-	config, err := o.clientConfig()
-	if err != nil {
-		return nil, err
-	}
-	var options source.Options
-	if o.access == accessNode {
-		if o.nodeName == "" {
-			return nil, fmt.Errorf("--access=%s needs the name of the node; set --node-name (in a DaemonSet: from spec.nodeName)", accessNode)
-		}
-		options.Node = o.nodeName
-	}
-	return source.NewAPI(config, options)
-}
-
-// events returns where volumes hand over Events, and what writes them until its context ends. The driver writes them as itself, whatever
-// the access: a node may not. Without an API server nobody is told.
-func (o nodeOptions) events(metrics prometheus.Registerer) (record func(event.Event), run func(context.Context), err error) {
-	if o.manifests != "" {
-		return nil, func(context.Context) {}, nil
-	}
-	config, err := o.clientConfig()
-	if err != nil {
-		return nil, nil, err
-	}
-	client, err := source.NewClient(config)
-	if err != nil {
-		return nil, nil, err
-	}
-	recorder := event.New(client, driver.Name, o.nodeName)
-	return recorder.Record, recorder.Run, metrics.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "fsuser_dropped_events_total", Help: "Events about pods that could not be written.",
-	}, func() float64 { return float64(recorder.Dropped()) }))
-}
-
-func (o nodeOptions) clientConfig() (config *rest.Config, err error) {
-	if o.kubeconfig != "" {
-		if config, err = clientcmd.BuildConfigFromFlags("", o.kubeconfig); err != nil {
-			return nil, fmt.Errorf("--kubeconfig: %w", err)
-		}
-	} else if config, err = rest.InClusterConfig(); errors.Is(err, rest.ErrNotInCluster) {
-		return nil, errors.New("this is no pod of a cluster; set --kubeconfig, or --manifests to go without an API server")
-	} else if err != nil {
-		return nil, err
-	}
-	config.UserAgent = "fsuser-csi/" + buildVersion()
-	return config, nil
-}
-
-// limitOpenFiles sets how many file descriptors the process may have, and returns it. The hard limit is the administrator's, and stays.
+// limitOpenFiles sets how many file descriptors the process may have, and returns the number. The hard limit is the
+// administrator's, and stays.
 func limitOpenFiles(most uint64) (now uint64, err error) {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
@@ -305,7 +187,7 @@ func limitOpenFiles(most uint64) (now uint64, err error) {
 	return limit.Cur, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
 }
 
-// limits are the metric that tells what the flags allow.
+// limits is the metric for what the flags allow.
 func (o nodeOptions) limits(openFiles uint64) prometheus.Collector {
 	limits := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "fsuser_limit",
@@ -321,7 +203,7 @@ func (o nodeOptions) limits(openFiles uint64) prometheus.Collector {
 	return limits
 }
 
-// checkLimits refuses values with which nothing could work.
+// checkLimits refuses limits that are too low for anything.
 func (o nodeOptions) checkLimits() error {
 	for _, limit := range []struct {
 		flag         string
@@ -336,16 +218,10 @@ func (o nodeOptions) checkLimits() error {
 			return fmt.Errorf("--%s is %d; it must be at least %d", limit.flag, limit.value, limit.least)
 		}
 	}
-	if o.collectInterval <= 0 {
-		return fmt.Errorf("--collect-interval is %v; it must be greater than 0s", o.collectInterval)
-	}
-	if !filepath.IsAbs(o.stateDir) {
-		return fmt.Errorf("--state-dir is %q; it must be an absolute path", o.stateDir)
-	}
 	return nil
 }
 
-// selfTest finds out now, in one line, what would fail each pod later.
+// selfTest finds at the start what would make each pod fail later.
 func selfTest(binding driver.Binding) (tmpfs.Features, error) {
 	features, err := tmpfs.Probe()
 	if err != nil {
@@ -364,7 +240,7 @@ func selfTest(binding driver.Binding) (tmpfs.Features, error) {
 	return features, nil
 }
 
-// noSwap is the metric that tells whether the kernel keeps the volumes out of swap.
+// noSwap is the metric for whether the kernel keeps the volumes out of swap.
 func noSwap(has bool) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "fsuser_noswap", Help: "1 if volumes are never written to swap, 0 if the kernel can't promise that (before Linux 6.4, or in a user namespace).",
@@ -376,8 +252,8 @@ func noSwap(has bool) prometheus.Collector {
 	})
 }
 
-// warnOfSwap tells in the log what no pod would notice. swaps is /proc/swaps: a head, and a line for each area. A kernel without swap has
-// no such file.
+// warnOfSwap writes to the log that volumes can be written to swap. swaps is /proc/swaps: a head, and a line for each area.
+// A kernel without swap has no such file.
 func warnOfSwap(noSwap bool, swaps string) {
 	if noSwap {
 		return
@@ -395,7 +271,7 @@ func warnOfSwap(noSwap bool, swaps string) {
 	klog.ErrorS(err, "Secrets may be written to the disk: the node has swap, and its kernel can't keep a tmpfs out of it (that takes Linux 6.4, outside of user namespaces); turn swap off or have it encrypted", "swap", names)
 }
 
-// lockDir makes sure that no other driver works with the records in dir, by a file lock that ends with the process.
+// lockDir keeps other drivers away from the records in dir, by a file lock that ends with the process.
 func lockDir(dir string) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {

@@ -22,7 +22,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
 )
 
-// statusSocket is where a running driver answers "fsuser-csi status", in its state directory, which root alone can enter.
+// statusSocket is the socket in the state directory, which only root can enter, on which the driver answers "fsuser-csi
+// status".
 const statusSocket = "status.sock"
 
 func newStatusCommand() *cobra.Command {
@@ -77,7 +78,7 @@ func askStatus(ctx context.Context, socket string) ([]volume.Status, error) {
 		return nil, fmt.Errorf("it answers %s", resp.Status)
 	}
 	var volumes []volume.Status
-	// Not in the return: the order in which it would read volumes and fill them is not defined.
+	// Not in the return statement, which would not define the order of decoding and of reading volumes.
 	err = json.NewDecoder(resp.Body).Decode(&volumes)
 	return volumes, err
 }
@@ -115,21 +116,16 @@ func age(now time.Time, at *time.Time) string {
 }
 
 // serveStatus answers "fsuser-csi status" on a socket in stateDir until stop is called.
-func serveStatus(stateDir string, status func(context.Context) ([]volume.Status, error)) (stop func(), err error) {
+func serveStatus(stateDir string, status func() []volume.Status) (stop func(), err error) {
 	path := filepath.Join(stateDir, statusSocket)
 	listener, err := driver.Listen(path)
 	if err != nil {
 		return nil, err
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /volumes", func(w http.ResponseWriter, r *http.Request) {
-		volumes, err := status(r.Context())
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
+	mux.HandleFunc("GET /volumes", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		if err := json.NewEncoder(w).Encode(volumes); err != nil {
+		if err := json.NewEncoder(w).Encode(status()); err != nil {
 			klog.V(2).ErrorS(err, "Status not sent")
 		}
 	})
@@ -141,7 +137,7 @@ func serveStatus(stateDir string, status func(context.Context) ([]volume.Status,
 		}
 	})
 	return func() {
-		listener.Vanish()
+		listener.Unlink()
 		server.Close()
 		running.Wait()
 	}, nil

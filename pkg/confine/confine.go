@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package confine takes from the process what the driver does not need, so that whoever takes over the driver has no more.
+// Package confine drops the privileges that the driver does not need, so that an attacker who takes over the driver does not
+// have them either.
 //
-// It is for the whole process, with all its threads, and there is no way back.
+// It acts on all threads of the process, and can't be undone.
 package confine
 
 import (
@@ -13,17 +14,17 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
-// Capabilities are what the driver works with: SYS_ADMIN for the mount API, CHOWN to give files away, and DAC_OVERRIDE and FOWNER to
-// work with them once they belong to others.
+// Capabilities are those that the driver needs: SYS_ADMIN for the mount API, CHOWN to set owners, and DAC_OVERRIDE and FOWNER
+// to work with files that belong to others.
 func Capabilities() []cap.Value {
 	return []cap.Value{cap.CHOWN, cap.DAC_OVERRIDE, cap.FOWNER, cap.SYS_ADMIN}
 }
 
-// Process leaves the process with files that only root can read (umask 077), no dumps of its memory (a core limit of 0, PR_SET_DUMPABLE
-// 0), no capabilities but Capabilities, no_new_privs, and, if filter is true, no system calls but SystemCalls. Call it before anything is
-// opened.
+// Process sets umask 077, prevents dumps of the process's memory (a core limit of 0, PR_SET_DUMPABLE 0), drops all
+// capabilities except Capabilities, sets no_new_privs, and, if filter is true, forbids all system calls except SystemCalls.
+// Call it before the process opens anything.
 //
-// What is already missing is no error: where CAP_SYS_ADMIN is not there, the first mount says so.
+// A capability that is already missing is no error here: without CAP_SYS_ADMIN the first mount fails.
 func Process(filter bool) error {
 	unix.Umask(0o077)
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
@@ -47,7 +48,8 @@ func Process(filter bool) error {
 	return nil
 }
 
-// dropCapabilities leaves in each set only what is in it already and the driver needs; in the ambient and inheritable sets nothing.
+// dropCapabilities leaves in the permitted and effective sets only the capabilities that the driver needs, and empties the
+// ambient and inheritable sets.
 func dropCapabilities() error {
 	needed := map[cap.Value]bool{}
 	for _, c := range Capabilities() {
@@ -67,7 +69,7 @@ func dropCapabilities() error {
 			return err
 		}
 	}
-	// The bounding set decides what a program would get that this one executed; it can't, but then nothing is left to get.
+	// The bounding set limits the capabilities of an executed program. The filter forbids executing one; this holds without it.
 	canDrop, err := have.GetFlag(cap.Effective, cap.SETPCAP)
 	if err != nil {
 		return err

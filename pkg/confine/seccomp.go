@@ -13,14 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// filterSystemCalls has the kernel refuse, with EPERM, whatever is not among SystemCalls, in all threads.
+// filterSystemCalls makes the kernel refuse, with EPERM, every system call that is not among SystemCalls, in all threads.
 func filterSystemCalls() error {
 	filter, err := filter()
 	if err != nil {
 		return err
 	}
-	// Loading for all threads gives them no_new_privs too if the thread that loads has it (seccomp(2), SECCOMP_FILTER_FLAG_TSYNC): also one that
-	// the call for all threads before has missed, as it was just starting.
+	// Loading for all threads also sets no_new_privs for them if the loading thread has it (seccomp(2),
+	// SECCOMP_FILTER_FLAG_TSYNC). That covers a thread that was just starting during the earlier call for all threads.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
@@ -32,7 +32,7 @@ func filterSystemCalls() error {
 	return nil
 }
 
-// namespaces are the flags of clone(2) that make one.
+// namespaces are the flags of clone(2) that make a namespace.
 const namespaces = unix.CLONE_NEWCGROUP | unix.CLONE_NEWIPC | unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUSER | unix.CLONE_NEWUTS
 
 func filter() (seccomp.Filter, error) {
@@ -63,8 +63,8 @@ func filter() (seccomp.Filter, error) {
 	}, nil
 }
 
-// SystemCalls are the names of what the driver may ask of the kernel, besides making and interrupting threads. Some machines do not have all of
-// them, or have another name for one: what amd64 calls newfstatat is fstatat on arm64.
+// SystemCalls are the names of the system calls that the driver may make, besides those that make and interrupt threads. Some
+// architectures lack some of them, or name one differently: newfstatat of amd64 is fstatat on arm64.
 func SystemCalls() []string {
 	return slices.Concat(
 		// Go's runtime, and the C library beneath it where there is one.

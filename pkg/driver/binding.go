@@ -13,20 +13,20 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-// Binding ties a request to a pod, without asking anybody: kubelet makes the target path and the volume id from the pod's uid, which
-// the API server gives and nobody can choose. The names that come along in volume_context are a pod author's words unless
-// they fit: a CSIDriver object without podInfoOnMount hands volumeAttributes through as they are.
+// Binding proves which pod a request is for, without a call to the API server: kubelet makes the target path and the volume
+// id from the pod's uid, which the API server generates and nobody can choose. The names in volume_context alone prove
+// nothing: with a CSIDriver object without podInfoOnMount they are the pod author's own.
 type Binding struct {
 	// root is kubelet's root directory as kubelet writes it, resolved the same with symbolic links followed.
 	root, resolved string
 	lenient        bool
 }
 
-// NewBinding returns the Binding for a kubelet with this root directory, which must exist. It may be a symbolic link or lie below
-// one: that is looked at once, now.
+// NewBinding returns the Binding for a kubelet with this root directory, which must exist. It may be a symbolic link or lie
+// below one; links are resolved now and never again.
 //
-// Lenient takes any target path and volume id, and volumes that are not read-only, as the csi-sanity suite sends them.
-// It is not for a cluster.
+// Lenient accepts any target path and volume id, and volumes that are not read-only, as the csi-sanity suite sends them. It
+// is not for a cluster.
 func NewBinding(kubeletRoot string, lenient bool) (Binding, error) {
 	if !filepath.IsAbs(kubeletRoot) {
 		return Binding{}, fmt.Errorf("kubelet's root directory %q is not an absolute path", kubeletRoot)
@@ -85,7 +85,7 @@ func (b Binding) target(volumeID, path string) (resolved, podUID string, err err
 	return resolved, podUID, nil
 }
 
-// parse takes apart <root>/pods/<uid>/volumes/kubernetes.io~csi/<volume>/mount.
+// parse splits <root>/pods/<uid>/volumes/kubernetes.io~csi/<volume>/mount.
 func (b Binding) parse(path string) (podUID, volumeName string, ok bool) {
 	rest, below := strings.CutPrefix(path, b.PodsDir()+"/")
 	parts := strings.Split(rest, "/")
@@ -96,7 +96,8 @@ func (b Binding) parse(path string) (podUID, volumeName string, ok bool) {
 	return podUID, volumeName, podUIDForm.MatchString(podUID) && len(validation.IsDNS1123Label(volumeName)) == 0
 }
 
-// resolve replaces kubelet's root directory by what it is behind symbolic links, so that no later look at the path has to follow any.
+// resolve replaces kubelet's root directory by the directory behind its symbolic links, so that no later use of the path has
+// to follow a link.
 func (b Binding) resolve(path string) string {
 	if rest, ok := strings.CutPrefix(path, b.root+"/"); ok {
 		return b.resolved + "/" + rest
@@ -104,7 +105,7 @@ func (b Binding) resolve(path string) string {
 	return path
 }
 
-// CheckTarget says whether a volume of a pod may be at target, a resolved path. It is what a volume.Manager asks of its records.
+// CheckTarget says whether a volume of a pod may be at target, a resolved path. A volume.Manager checks its records with it.
 func (b Binding) CheckTarget(volumeID, target, podUID string) error {
 	_, uid, err := b.target(volumeID, target)
 	if err != nil {

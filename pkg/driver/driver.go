@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package driver speaks CSI and kubelet's plugin registration: the Identity and Node services, the sockets they are served on,
-// and the only place where an error becomes a gRPC code.
+// Package driver serves CSI and kubelet's plugin registration: the Identity and Node services and their sockets. It is the
+// only place where an error becomes a gRPC code.
 //
-// A call goes through three beats: its fields are checked and become a volume.Request (request.go), the volume does the work
-// (package volume), its error becomes a status (status.go).
+// A call has three steps: its fields are checked and become a volume.Request (request.go), package volume does the work, and
+// its error becomes a status (status.go).
 package driver
 
 import (
@@ -20,7 +20,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
 )
 
-// Name is the driver's name: that of its CSIDriver object, and what a pod writes as csi.driver.
+// Name is the name of the driver and of its CSIDriver object, and the value of csi.driver in a pod.
 const Name = attributes.Driver
 
 // maxNodeID is the longest node id that the API server takes (validation of CSINode), in bytes.
@@ -42,11 +42,11 @@ type Config struct {
 	NodeID  string
 	Binding Binding
 	Volumes Volumes
-	// Endpoint is the path of the CSI socket, as kubelet is to dial it on the host.
+	// Endpoint is the path of the CSI socket on the host, which kubelet dials.
 	Endpoint string
-	// RegistrationSocket is the path of the socket in kubelet's plugins_registry. Empty: kubelet is not told.
+	// RegistrationSocket is the path of the socket in kubelet's plugins_registry. Empty: the driver does not register.
 	RegistrationSocket string
-	// MaxMessageBytes is how long a request may be. One that is longer gets RESOURCE_EXHAUSTED and is not read.
+	// MaxMessageBytes is how long a request may be. A longer request gets RESOURCE_EXHAUSTED and is not read.
 	MaxMessageBytes int
 	// Metrics takes the driver's metrics.
 	Metrics prometheus.Registerer
@@ -81,7 +81,7 @@ func New(c Config) (*Driver, error) {
 	}
 	d.registration = &registration{endpoint: c.Endpoint}
 	registered := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "fsuser_registered", Help: "1 if kubelet has registered the driver, or is not to; 0 if pods with a volume can't start on this node.",
+		Name: "fsuser_registered", Help: "1 if kubelet has registered the driver, or need not; 0 if pods with a volume can't start on this node.",
 	}, func() float64 {
 		if d.registered() != nil {
 			return 0
@@ -91,7 +91,8 @@ func New(c Config) (*Driver, error) {
 	return d, errors.Join(c.Metrics.Register(d.rpcs), c.Metrics.Register(registered))
 }
 
-// Ready reports why the driver can't serve new pods: kubelet has not registered it, or no volume can be published. Nil if it can.
+// Ready reports why the driver can't serve new pods: kubelet has not registered it, or no volume can be published. It is nil
+// if the driver can.
 func (d *Driver) Ready() error { return errors.Join(d.registered(), d.Volumes.Ready()) }
 
 func (d *Driver) registered() error {

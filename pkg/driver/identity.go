@@ -20,13 +20,13 @@ func (i identity) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*cs
 	return &csi.GetPluginInfoResponse{Name: Name, VendorVersion: i.version}, nil
 }
 
-// GetPluginCapabilities says that there is no controller, by an empty list.
+// GetPluginCapabilities returns an empty list: there is no controller.
 func (i identity) GetPluginCapabilities(context.Context, *csi.GetPluginCapabilitiesRequest) (*csi.GetPluginCapabilitiesResponse, error) {
 	return &csi.GetPluginCapabilitiesResponse{}, nil
 }
 
-// Probe tells by its answer that this process works, and in it whether volumes can be published. An API server that is away is no reason
-// to restart the driver, or to call it unready: volumes may be published whose objects are known.
+// Probe answers, which shows that this process works, and says whether volumes can be published. An outage of the API server
+// is no reason to restart the driver, or to call it unready: volumes whose objects are known can be published.
 func (i identity) Probe(context.Context, *csi.ProbeRequest) (*csi.ProbeResponse, error) {
 	return &csi.ProbeResponse{Ready: wrapperspb.Bool(i.volumes.Ready() == nil)}, nil
 }

@@ -17,15 +17,15 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// intercept measures and logs each call, and keeps a panic in one from taking down the rest. It never logs a request: there are
-// secrets in it.
+// intercept measures and logs each call, and keeps a panic in one call from ending the driver. It never logs a request,
+// which holds secrets.
 func (d *Driver) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
 	start := time.Now()
 	method := path.Base(info.FullMethod)
 	defer func() {
 		if p := recover(); p != nil {
 			klog.ErrorS(panicError(p), "A call panicked", "method", method, "stack", string(debug.Stack()))
-			// Not Internal: what is left of the call is not known, and after a final code kubelet would not call NodeUnpublishVolume.
+			// Not Internal: the call may have left something, and after a final code kubelet would not call NodeUnpublishVolume.
 			resp, err = nil, status.Errorf(codes.Unavailable, "%s: the driver has a bug; its log has the stack", method)
 		}
 		took := time.Since(start)
@@ -39,8 +39,8 @@ func (d *Driver) intercept(ctx context.Context, req any, info *grpc.UnaryServerI
 	return handler(ctx, req)
 }
 
-// readable registers services whose requests that can't be read are measured and logged like all others: gRPC refuses them before intercept
-// hears of them.
+// readable registers services so that requests that can't be read are measured and logged like all others: gRPC refuses them
+// before it calls intercept.
 type readable struct {
 	*grpc.Server
 	driver *Driver
@@ -66,7 +66,7 @@ func (d *Driver) read(method string, read func(any) error, req any) error {
 	}
 	took, told := time.Since(start), err
 	if status.Code(err) == codes.ResourceExhausted {
-		// The caller has been told both lengths by gRPC already, and can't be told where the limit comes from.
+		// gRPC has told the caller both lengths already, but not the flag that sets the limit.
 		told = fmt.Errorf("%w (--max-message-bytes)", err)
 	}
 	d.rpcs.WithLabelValues(method, status.Code(err).String()).Observe(took.Seconds())
@@ -74,7 +74,7 @@ func (d *Driver) read(method string, read func(any) error, req any) error {
 	return err
 }
 
-// panicError tells what the runtime complains of. Any other value could hold anything, and only its type is told.
+// panicError describes a panic: an error of the runtime by its text, any other value, which could hold anything, by its type.
 func panicError(p any) error {
 	if err, ok := p.(runtime.Error); ok {
 		return err
@@ -82,7 +82,7 @@ func panicError(p any) error {
 	return fmt.Errorf("panic with a %T", p)
 }
 
-// volumeID is the volume that a request is about, if it has the form of one: a log is no place for anything else.
+// volumeID is the volume id of a request, or "" if it does not have the form of one: nothing else may get into the log.
 func volumeID(req any) string {
 	if r, ok := req.(interface{ GetVolumeId() string }); ok && validVolumeID(r.GetVolumeId()) {
 		return r.GetVolumeId()

@@ -16,7 +16,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
 )
 
-// kubeletKeys is what kubelet's own keys begin with. No key of a Secret does.
+// kubeletKeys is the prefix of kubelet's own keys. No key of a Secret can have it.
 const kubeletKeys = "csi.storage.k8s.io/"
 
 // The keys of volume_context that kubelet sets if the CSIDriver object has podInfoOnMount: true.
@@ -27,7 +27,7 @@ const (
 	keyEphemeral    = kubeletKeys + "ephemeral"
 )
 
-// problems are all that is wrong with a request: it is tedious to be told of one at a time.
+// problems are all that is wrong with a request, so that one answer names every mistake.
 type problems []error
 
 func (p *problems) add(format string, args ...any) { *p = append(*p, fmt.Errorf(format, args...)) }
@@ -44,8 +44,8 @@ func (p problems) err() error {
 	return errors.New(text)
 }
 
-// publishRequest checks a publish request as a whole and returns what it asks for. The error names every problem, and no value but
-// those of the driver's own attributes.
+// publishRequest checks a publish request as a whole and returns what it asks for. The error names every problem, and no
+// value except those of the driver's own attributes.
 func (b Binding) publishRequest(req *csi.NodePublishVolumeRequest) (volume.Request, error) {
 	var p problems
 	attrs := req.GetVolumeContext()
@@ -75,7 +75,8 @@ func (b Binding) publishRequest(req *csi.NodePublishVolumeRequest) (volume.Reque
 	secrets := secretsOf(req)
 	spec, errs := attributes.Parse(attrs, len(secrets) > 0)
 	if len(p) == 0 && len(errs) > 0 {
-		// A Secret without data looks like no nodePublishSecretRef. If nothing else is wrong, it depends on whether the volume is there already.
+		// A Secret without data looks like no nodePublishSecretRef. If nothing else is wrong, the volume decides: once it is
+		// published, it may lose its data.
 		if emptied, others := attributes.Parse(attrs, true); len(others) == 0 {
 			spec, errs = emptied, nil
 		}
@@ -84,12 +85,12 @@ func (b Binding) publishRequest(req *csi.NodePublishVolumeRequest) (volume.Reque
 		p = append(p, err)
 	}
 	return volume.Request{
-		ID: req.GetVolumeId(), Target: target, Pod: pod, Spec: spec, MountGroup: group, Secrets: secrets,
+		ID: req.GetVolumeId(), TargetPath: target, Pod: pod, Spec: spec, MountGroup: group, Secrets: secrets,
 	}, p.err()
 }
 
-// secretsOf are the secrets of a request that are a Secret's. A CSIDriver object with serviceAccountTokenInSecrets has kubelet put the
-// pod's tokens there too.
+// secretsOf are the secrets of a request that come from a Secret. With serviceAccountTokenInSecrets in the CSIDriver object
+// kubelet puts the pod's tokens there too.
 func secretsOf(req *csi.NodePublishVolumeRequest) map[string]string {
 	secrets := maps.Clone(req.GetSecrets())
 	maps.DeleteFunc(secrets, func(key, _ string) bool { return strings.HasPrefix(key, kubeletKeys) })
@@ -128,7 +129,7 @@ func (p *problems) capability(c *csi.VolumeCapability) (group *uint32) {
 	return group
 }
 
-// pod checks what kubelet says of the pod.
+// pod checks what kubelet says about the pod.
 func (p *problems) pod(pod volume.Pod, ephemeral string) {
 	if pod.Namespace == "" || pod.Name == "" || pod.UID == "" || ephemeral == "" {
 		p.add("kubelet did not say whose volume it is: the CSIDriver object %s must have podInfoOnMount: true", Name)

@@ -16,13 +16,14 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 )
 
-// drain is how long calls that are under way may take to end when the driver stops, on each of its two sockets. A pod has 30 s to end.
+// drain is how long running calls may take to end when the driver stops, on each of its two sockets. A pod has 30 s to end.
 const drain = 10 * time.Second
 
-// Run serves CSI, tells kubelet, and returns when ctx has ended and all calls have, or when serving fails. Mounts stay as they are.
+// Run serves CSI, registers with kubelet, and returns when ctx and all calls have ended, or when serving fails. Mounts stay
+// as they are.
 //
-// The order at the start: CSI first, for kubelet calls NodeGetInfo as soon as it sees the registration socket. At the end: the
-// registration socket goes first, so that kubelet sends no more; then calls under way end.
+// At the start CSI comes first, because kubelet calls NodeGetInfo as soon as it sees the registration socket. At the end the
+// registration socket goes first, so that kubelet sends no more calls; then running calls end.
 func (d *Driver) Run(ctx context.Context) error {
 	working, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
@@ -55,7 +56,7 @@ func (d *Driver) Run(ctx context.Context) error {
 	return nil
 }
 
-// serve serves on a socket until stop is called, which waits for the calls under way.
+// serve serves on a socket until stop is called, which waits for running calls.
 func (d *Driver) serve(serving *sync.WaitGroup, fatal context.CancelCauseFunc, path string, register func(grpc.ServiceRegistrar)) (stop func(), err error) {
 	listener, err := Listen(path)
 	if err != nil {
@@ -74,7 +75,7 @@ func (d *Driver) serve(serving *sync.WaitGroup, fatal context.CancelCauseFunc, p
 		}
 	})
 	return func() {
-		listener.Vanish()
+		listener.Unlink()
 		failpoint.Hit("driver-vanished")
 		force := time.AfterFunc(drain, server.Stop)
 		defer force.Stop()

@@ -26,8 +26,9 @@ type Socket struct {
 	self os.FileInfo
 }
 
-// Listen makes a socket at path. It appears there at once with mode 0600: bound under a hidden name (which kubelet passes over in
-// plugins_registry), and renamed. A socket that an earlier process left is replaced; anything else at path is an error.
+// Listen makes a socket at path. The socket appears there with mode 0600 in one step: Listen binds it under a hidden name,
+// which kubelet ignores in plugins_registry, and renames it. A socket that an earlier process left is replaced; anything
+// else at path is an error.
 func Listen(path string) (*Socket, error) {
 	hidden := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
 	if len(hidden) > maxSocketPath {
@@ -69,8 +70,8 @@ func (s *Socket) appear(hidden string) (err error) {
 	return os.Rename(hidden, s.path)
 }
 
-// Vanish removes the socket from the file system, if it is still this one.
-func (s *Socket) Vanish() {
+// Unlink removes the socket from the file system, if it is still this one.
+func (s *Socket) Unlink() {
 	if now, err := os.Lstat(s.path); err == nil && os.SameFile(now, s.self) {
 		if err := os.Remove(s.path); err != nil {
 			klog.ErrorS(err, "Socket not removed", "path", s.path)
@@ -78,8 +79,8 @@ func (s *Socket) Vanish() {
 	}
 }
 
-// Accept implements net.Listener. A peer that is not root is turned away, whatever the modes of socket and directories have become: who
-// can speak to the driver can have any pod's volume.
+// Accept implements net.Listener. It refuses peers that are not root, whatever the modes of the socket and its directories
+// have become: a peer that can call the driver can get any pod's volume.
 func (s *Socket) Accept() (net.Conn, error) {
 	for {
 		conn, err := s.AcceptUnix()

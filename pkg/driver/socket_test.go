@@ -35,7 +35,7 @@ func listening(t *testing.T, path string) *Socket {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		s.Vanish()
+		s.Unlink()
 		s.Close()
 	})
 	return s
@@ -199,7 +199,7 @@ func TestSocketTakesOnlyItselfAway(t *testing.T) {
 	path := filepath.Join(shortDir(t), "csi.sock")
 	a := listening(t, path)
 	b := listening(t, path)
-	a.Vanish()
+	a.Unlink()
 	reaches(t, path, b)
 	// A third that is just about to appear.
 	hidden := filepath.Join(filepath.Dir(path), ".csi.sock")
@@ -215,11 +215,11 @@ func TestSocketTakesOnlyItselfAway(t *testing.T) {
 	if !exists(hidden) {
 		t.Error("the socket that closed took the hidden name of another one with it")
 	}
-	b.Vanish()
+	b.Unlink()
 	if exists(path) {
 		t.Error("the socket is there after it has vanished")
 	}
-	b.Vanish()
+	b.Unlink()
 }
 
 func TestAnOldDriverLeavesTheNewOnesSocketsAlone(t *testing.T) {

@@ -15,11 +15,11 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
 )
 
-// statuses tells which code an error gets. The first that fits counts.
+// statuses are the codes of errors. The first that fits counts.
 //
-// To kubelet Canceled, DeadlineExceeded, Unavailable, ResourceExhausted and Aborted mean that something may be left, so that it will
-// call NodeUnpublishVolume; all other codes mean that nothing is (csi_client.go, isFinalError). It retries after any of them. So
-// what could not be undone comes first.
+// To kubelet, Canceled, DeadlineExceeded, Unavailable, ResourceExhausted and Aborted mean that the call may have left
+// something, so that kubelet calls NodeUnpublishVolume; all other codes mean that it has not (csi_client.go, isFinalError).
+// Kubelet retries after any of them. So a failure that could not be undone comes first.
 func statuses() []struct {
 	is   error
 	code codes.Code
@@ -34,10 +34,10 @@ func statuses() []struct {
 		{context.Canceled, codes.Canceled},
 		{volume.ErrConflict, codes.AlreadyExists},
 		{volume.ErrUnknown, codes.NotFound},
-		{volume.ErrNoContent, codes.InvalidArgument},
+		{volume.ErrInvalid, codes.InvalidArgument},
 		{volume.ErrPrecondition, codes.FailedPrecondition},
 		{volume.ErrExhausted, codes.ResourceExhausted},
-		// Before the sources: an object is also unavailable if there is no descriptor for the connection.
+		// Before the reasons of package source: an object is also unavailable if there is no descriptor for the connection.
 		{unix.ENOSPC, codes.ResourceExhausted},
 		{unix.ENOMEM, codes.ResourceExhausted},
 		{unix.EDQUOT, codes.ResourceExhausted},

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package event writes Events about pods, where those who run the pods look first (kubectl describe pod).
+// Package event writes Events about pods (kubectl describe pod shows them).
 //
-// Like events repeat in one object with a count. The last that was recorded of a volume is the last that is written: a pause between
-// writes delays it, and leaves out only what it replaces. Writing is best effort: an Event that can't be written is dropped and counted,
-// never tried again. client-go has a recorder that does more, and links half of the OpenAPI libraries to do it.
+// Events of one reason about one volume share an Event object with a count. The last Event that was recorded about a volume is
+// the last one that is written: a pause between writes delays it, and drops only Events that it replaces. Writing is best
+// effort: an Event that can't be written is dropped and counted, and never tried again. client-go has a recorder that does
+// more, but links half of the OpenAPI libraries (docs/decisions/0006-own-event-recorder.md).
 package event
 
 import (
@@ -28,9 +29,9 @@ import (
 const (
 	// queued is how many Events wait to be written; more are dropped.
 	queued = 256
-	// remembered is how many kinds of Event (volume and reason) are counted up instead of written anew.
+	// remembered is how many kinds of Event (volume and reason) are counted in an existing object.
 	remembered = 1024
-	// quiet is the pause between two writes of one kind of Event. What comes in between is counted, and the last of it waits.
+	// quiet is the pause between two writes of one kind of Event. Events in between are counted, and the last one waits.
 	quiet = 10 * time.Second
 	// maxMessage is what the API server takes, in bytes (ValidateEventUpdate of Kubernetes).
 	maxMessage = 1024
@@ -43,7 +44,7 @@ type Pod struct {
 	Namespace, Name, UID string
 }
 
-// Type is how bad it is.
+// Type is the type of an Event: Normal or Warning.
 type Type = string
 
 // The types of the API.
@@ -55,10 +56,10 @@ const (
 // Event is something that happened to a volume of a pod.
 type Event struct {
 	Pod Pod
-	// Volume is its name in the pod. It is not written: it tells whose Events replace each other. What people are to know is in Message.
+	// Volume is the name of the volume in the pod. It is not written: Events about one volume replace each other.
 	Volume string
 	Type   Type
-	// Reason is a CamelCase word for machines, Message a sentence for people. Never a value of an object.
+	// Reason is a CamelCase word for machines, Message a sentence for people. Neither has a value of an object.
 	Reason  string
 	Message string
 }
@@ -79,7 +80,7 @@ func New(client rest.Interface, component, host string) *Recorder {
 	return &Recorder{client: client, component: component, host: host, queue: make(chan Event, queued)}
 }
 
-// Record hands over an Event to be written. It never blocks.
+// Record queues an Event for writing. It never blocks.
 func (r *Recorder) Record(e Event) {
 	select {
 	case r.queue <- e:
@@ -101,7 +102,7 @@ func (r *Recorder) drop() {
 	r.dropped++
 }
 
-// Run writes Events until ctx ends. What waits then is lost.
+// Run writes Events until ctx ends. Events that wait then are lost.
 func (r *Recorder) Run(ctx context.Context) {
 	s := series{known: map[kind]*written{}, waiting: map[subject]Event{}}
 	for {
@@ -130,7 +131,7 @@ type subject struct {
 	volume string
 }
 
-// kind is what Events have in common that are counted in one object.
+// kind is what Events in one Event object have in common.
 type kind struct {
 	subject
 	reason string
@@ -147,15 +148,15 @@ type written struct {
 	at    time.Time
 }
 
-// series remembers the objects that were written, and what waits to be. Run alone uses it.
+// series has the Event objects that were written, and the Events that wait. Only Run uses it.
 type series struct {
 	known map[kind]*written
-	// waiting has the last Event of a subject while the pause of its kind lasts. Only kinds that are known wait, so there are never many.
+	// waiting has the last Event of a subject during the pause of its kind. Only known kinds wait, so there are never many.
 	waiting map[subject]Event
 }
 
-// mustWait counts an Event and reports whether it has to wait. Either way it takes the place of an earlier one of its subject that waits:
-// that one is in the count of its kind, and written later it would be the last word.
+// mustWait counts an Event and reports whether it has to wait. Either way the Event replaces an earlier one of its subject that
+// waits: the earlier one is counted already, and must not be written after this one.
 func (s *series) mustWait(e Event, now time.Time) bool {
 	delete(s.waiting, e.subject())
 	w := s.known[e.kind()]
@@ -170,10 +171,10 @@ func (s *series) mustWait(e Event, now time.Time) bool {
 	return true
 }
 
-// next is what will have waited long enough first, and when.
+// next is the Event whose wait ends first, and when it ends.
 func (s *series) next() (e Event, due time.Time, some bool) {
 	for _, waiting := range s.waiting {
-		var at time.Time // at once, if its object has been forgotten meanwhile
+		var at time.Time // zero, so at once, if its object has been forgotten meanwhile
 		if w := s.known[waiting.kind()]; w != nil {
 			at = w.at.Add(quiet)
 		}
@@ -184,7 +185,7 @@ func (s *series) next() (e Event, due time.Time, some bool) {
 	return e, due, some
 }
 
-// remember makes room by forgetting kinds whose pause is over. If there are none, the Event will be written anew if it comes again.
+// remember makes room by forgetting kinds whose pause is over. Without room, the next Event of the kind makes a new object.
 func (s *series) remember(k kind, w *written) {
 	if len(s.known) >= remembered {
 		maps.DeleteFunc(s.known, func(_ kind, old *written) bool { return w.at.Sub(old.at) >= quiet })

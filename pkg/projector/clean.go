@@ -13,8 +13,7 @@ import (
 )
 
 // clean removes every reserved name but ..data and the current generation: a ..data_tmp and generations of a
-// writer that was killed. They are more than litter: a revoked secret would stay readable in them, and they
-// hold memory.
+// writer that was killed. A revoked secret would stay readable in them, and they hold memory.
 func clean(dir directory, current string) error {
 	names, err := dir.names()
 	if err != nil {
@@ -47,7 +46,8 @@ func removeTree(dir directory, name string) error {
 	case !errors.Is(err, unix.EISDIR):
 		return fmt.Errorf("remove %q: %w", name, err)
 	}
-	// An empty directory goes without being opened: the one for which a writer had no descriptor left is empty.
+	// An empty directory is removed without being opened: a writer that ran out of descriptors leaves an empty one, and
+	// another open would fail as well.
 	err = unix.Unlinkat(dir.fd(), name, unix.AT_REMOVEDIR)
 	switch {
 	case err == nil, errors.Is(err, unix.ENOENT):

@@ -75,9 +75,9 @@ func (d directory) own(uid, gid, mode uint32) error {
 	return own(d.fd(), uid, gid, mode)
 }
 
-// own sets owner and group, then the mode, and looks whether they took. The order matters: a chown clears bits
-// of the mode, and with the mode first it would for a moment apply to the old owner. The look matters because
-// chown(2) takes an id of 2^32-1 as "leave it", without an error.
+// own sets owner and group, then the mode, and checks the result. The order matters: a chown clears bits of the mode, and with
+// the mode first it would for a moment apply to the old owner. The check matters because chown(2) ignores an id of 2^32-1
+// without an error.
 func own(fd int, uid, gid, mode uint32) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -96,7 +96,7 @@ func own(fd int, uid, gid, mode uint32) error {
 		return fmt.Errorf("stat: %w", err)
 	}
 	if !owned(&st, uid, gid, mode) {
-		return fmt.Errorf("chown and chmod to %d:%d %#o did not take: it is %d:%d %#o", uid, gid, mode, st.Uid, st.Gid, st.Mode&0o7777)
+		return fmt.Errorf("chown and chmod to %d:%d %#o had no effect: it is %d:%d %#o", uid, gid, mode, st.Uid, st.Gid, st.Mode&0o7777)
 	}
 	return nil
 }

@@ -12,7 +12,7 @@
 //
 // What differs from AtomicWriter, on purpose: owner, group and mode are set before a version is visible and
 // are part of the comparison with it; directories and links are owned too; and what a killed writer left
-// behind is cleaned instead of being in the way.
+// is removed instead of blocking the next write.
 //
 // The package knows nothing of Kubernetes and nothing of mounts: it works on a directory descriptor, and never
 // follows a link that it finds inside. It is not safe for concurrent use on one directory: the caller
@@ -22,7 +22,6 @@ package projector
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"math/rand/v2"
 	"strings"
 	"time"
@@ -63,6 +62,13 @@ type File struct {
 type Payload struct {
 	// Files in any order. An empty list empties the directory.
 	Files []File
+	// Directories exist in each version even if no file lies in them. A path that names a file, or lies beneath one, is
+	// passed over.
+	Directories []string
+	// MountPoints are directories that stay while versions come and go: the kernel would detach what is mounted on a
+	// directory that is removed (rmdir(2) on a mount point of another mount namespace). No file may have the same first
+	// path component.
+	MountPoints []string
 	// DirMode is the permission bits of every directory, the root among them, 0 to 0777.
 	DirMode uint32
 	// UID and GID own directories and links.
@@ -70,19 +76,10 @@ type Payload struct {
 	GID uint32
 }
 
-// Size is how many bytes the files hold.
-func (p Payload) Size() int64 {
-	var size int64
-	for _, f := range p.Files {
-		size += int64(len(f.Data))
-	}
-	return size
-}
-
 // Write makes p the content of the directory that root is a descriptor of, and reports whether files changed.
 // An O_PATH descriptor will do. On an error with changed false the directory still shows what it showed before,
-// whole; with changed true the new version is visible, and a link or an old generation too many is left for the
-// next Write to put right.
+// whole; with changed true the new version is visible, and the next Write removes a link or an old generation that
+// is left.
 //
 // The steps, marked by number in the code:
 //
@@ -92,11 +89,16 @@ func (p Payload) Size() int64 {
 //  4. Compare the current generation with the payload: names, owners, modes, bytes. If equal, go to 7.
 //  5. Write a new generation; each file gets owner, then mode, before the generation has a visible name.
 //  6. Rename a new ..data over the old one: from here on readers see the new version.
-//  7. Own the root directory. Make the visible links that are missing or wrong, remove those that have no file any more.
+//  7. Own the root directory. Make the visible links and mount points that are missing or wrong, and remove links whose
+//     file is gone.
 //  8. Remove the old generation.
 func Write(root int, p Payload) (changed bool, err error) {
 	// (1)
 	tree, err := newTree(p)
+	if err != nil {
+		return false, err
+	}
+	mountPoints, err := newMountPoints(p, tree)
 	if err != nil {
 		return false, err
 	}
@@ -114,7 +116,7 @@ func Write(root int, p Payload) (changed bool, err error) {
 
 	// (4)
 	if current != "" && sameGeneration(dir, current, tree, p) {
-		return false, show(dir, tree, p) // (7)
+		return false, show(dir, tree, mountPoints, p) // (7)
 	}
 
 	// (5)
@@ -131,7 +133,7 @@ func Write(root int, p Payload) (changed bool, err error) {
 
 	failpoint.Hit("projector-data-renamed")
 	// (7)
-	if err := show(dir, tree, p); err != nil {
+	if err := show(dir, tree, mountPoints, p); err != nil {
 		return true, err
 	}
 	failpoint.Hit("projector-links-made")
@@ -145,13 +147,16 @@ func Write(root int, p Payload) (changed bool, err error) {
 	return true, nil
 }
 
-// show makes the root directory agree with the payload: its owner and mode, and the visible links.
-func show(dir directory, tree *node, p Payload) error {
+// show makes the root directory agree with the payload: its owner and mode, the visible links and the mount points.
+func show(dir directory, tree, mountPoints *node, p Payload) error {
 	if err := dir.own(p.UID, p.GID, p.DirMode); err != nil {
 		return fmt.Errorf("set owner and mode of volume directory: %w", err)
 	}
-	if err := link(dir, tree, p); err != nil {
+	if err := link(dir, tree, mountPoints, p); err != nil {
 		return fmt.Errorf("make visible links: %w", err)
+	}
+	if err := makeDirectories(dir, mountPoints, p); err != nil {
+		return fmt.Errorf("make mount points: %w", err)
 	}
 	return nil
 }
@@ -198,56 +203,4 @@ func isGeneration(name string) bool {
 	}
 	random := name[len(generationTime)+1:]
 	return len(random) <= 10 && strings.Trim(random, "0123456789") == ""
-}
-
-// node is a directory of a generation (children) or a file in it (file). A tree of nodes is what writing and
-// comparing walk, so that both agree on what belongs there.
-type node struct {
-	children map[string]*node
-	file     *File
-}
-
-func newTree(p Payload) (*node, error) {
-	if p.DirMode&^0o777 != 0 {
-		return nil, fmt.Errorf("%w: directory mode %#o has bits beyond 0777", ErrBadPayload, p.DirMode)
-	}
-	root := &node{children: make(map[string]*node, len(p.Files))}
-	for i := range p.Files {
-		if err := root.add(&p.Files[i]); err != nil {
-			return nil, err
-		}
-	}
-	return root, nil
-}
-
-func (n *node) add(f *File) error {
-	if f.Mode&^0o777 != 0 {
-		return fmt.Errorf("%w: mode %#o of %q has bits beyond 0777", ErrBadPayload, f.Mode, f.Path)
-	}
-	if f.Path == "." || !fs.ValidPath(f.Path) || strings.HasPrefix(f.Path, reservedPrefix) || strings.ContainsRune(f.Path, 0) {
-		return fmt.Errorf("%w: path %q is not a clean relative path or starts with %q", ErrBadPayload, f.Path, reservedPrefix)
-	}
-	if len(f.Path) > maxPath {
-		return fmt.Errorf("%w: a path is %d bytes long, more than %d", ErrBadPayload, len(f.Path), maxPath)
-	}
-	for rest := f.Path; ; {
-		name, tail, nested := strings.Cut(rest, "/")
-		if len(name) > maxName {
-			return fmt.Errorf("%w: a component of path %q is longer than %d bytes", ErrBadPayload, f.Path, maxName)
-		}
-		child, exists := n.children[name]
-		switch {
-		case !nested && exists:
-			return fmt.Errorf("%w: path %q is there twice, or is both a file and a directory", ErrBadPayload, f.Path)
-		case !nested:
-			n.children[name] = &node{file: f}
-			return nil
-		case !exists:
-			child = &node{children: map[string]*node{}}
-			n.children[name] = child
-		case child.file != nil:
-			return fmt.Errorf("%w: path %q lies below %q, which is a file", ErrBadPayload, f.Path, child.file.Path)
-		}
-		n, rest = child, tail
-	}
 }

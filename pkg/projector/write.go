@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -78,7 +79,7 @@ func writeFile(dir directory, name string, f *File) error {
 }
 
 // link makes the user-visible names agree with the tree: name -> ..data/name for each first path component.
-func link(dir directory, tree *node, p Payload) error {
+func link(dir directory, tree, mountPoints *node, p Payload) error {
 	present, err := dir.names()
 	if err != nil {
 		return fmt.Errorf("list volume directory: %w", err)
@@ -87,8 +88,8 @@ func link(dir directory, tree *node, p Payload) error {
 	var stale []string
 	for _, name := range present {
 		switch {
-		case len(name) >= len(reservedPrefix) && name[:len(reservedPrefix)] == reservedPrefix:
-			// ..data and the generations.
+		case strings.HasPrefix(name, reservedPrefix), mountPoints.children[name] != nil:
+			// ..data, the generations and the mount points.
 		case tree.children[name] == nil:
 			stale = append(stale, name)
 		default:
@@ -99,24 +100,59 @@ func link(dir directory, tree *node, p Payload) error {
 		if right[name] {
 			continue
 		}
-		// Through a temporary name, so that a link that is there but wrong is replaced without a gap.
-		if err := dir.symlink(dataLink+"/"+name, dataLinkTmp, p.UID, p.GID); err != nil {
-			return errors.Join(err, removeTree(dir, dataLinkTmp))
-		}
-		failpoint.Hit("projector-link-tmp-made")
-		err := dir.rename(dataLinkTmp, name)
-		if errors.Is(err, unix.EISDIR) {
-			// Something that is no link holds the name. It can't have come from us.
-			err = errors.Join(removeTree(dir, name), dir.rename(dataLinkTmp, name))
-		}
-		if err != nil {
-			return errors.Join(err, removeTree(dir, dataLinkTmp))
+		if err := replaceLink(dir, name, p); err != nil {
+			return err
 		}
 	}
 	for _, name := range stale {
 		failpoint.Hit("projector-stale-link")
 		if err := removeTree(dir, name); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// replaceLink makes the link of one visible name, through a temporary name: a link that is there but wrong is replaced
+// without a gap.
+func replaceLink(dir directory, name string, p Payload) error {
+	if err := dir.symlink(dataLink+"/"+name, dataLinkTmp, p.UID, p.GID); err != nil {
+		return errors.Join(err, removeTree(dir, dataLinkTmp))
+	}
+	failpoint.Hit("projector-link-tmp-made")
+	err := dir.rename(dataLinkTmp, name)
+	if errors.Is(err, unix.EISDIR) {
+		// Something that is no link holds the name. This package did not make it.
+		err = errors.Join(removeTree(dir, name), dir.rename(dataLinkTmp, name))
+	}
+	if err != nil {
+		return errors.Join(err, removeTree(dir, dataLinkTmp))
+	}
+	return nil
+}
+
+// makeDirectories makes the directories of a tree that are missing, with owner and mode. What is there and is no directory
+// is replaced.
+func makeDirectories(dir directory, tree *node, p Payload) error {
+	for name, child := range tree.children {
+		err := unix.Mkdirat(dir.fd(), name, 0o700)
+		if st, statErr := dir.lstat(name); errors.Is(err, unix.EEXIST) && statErr == nil {
+			err = nil
+			if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+				err = errors.Join(removeTree(dir, name), unix.Mkdirat(dir.fd(), name, 0o700))
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("make directory %q: %w", name, err)
+		}
+		sub, err := openDir(dir.fd(), name)
+		if err != nil {
+			return fmt.Errorf("open directory %q: %w", name, err)
+		}
+		err = errors.Join(sub.own(p.UID, p.GID, p.DirMode), makeDirectories(sub, child, p))
+		sub.close()
+		if err != nil {
+			return fmt.Errorf("directory %q: %w", name, err)
 		}
 	}
 	return nil

@@ -2,9 +2,9 @@
 
 // Package record keeps what the driver must know of a volume after a restart, one small file per volume.
 //
-// The files belong on the host's /run: a reboot takes them away together with the tmpfs that they describe. A record
-// holds no content, no token and no map of a request (CVE-2023-2878 and its kin): only named fields. Whoever reads one
-// back treats it as input: the package checks its form, the caller its meaning.
+// The files belong on the host's /run: a reboot removes them together with the tmpfs that they describe. A record holds
+// no content, no token and no map of a request (as in CVE-2023-2878): only named fields. A record that is read back is
+// input: the package checks its form, the caller its meaning.
 package record
 
 import (
@@ -13,7 +13,7 @@ import (
 )
 
 // version is written to each record. A reader takes its own version only.
-const version = 3
+const version = 4
 
 // Errors that Store.Load puts around the name of a file.
 var (
@@ -34,12 +34,12 @@ type Volume struct {
 	Pod Pod `json:"pod"`
 	// Spec is what the volume asks for.
 	Spec Spec `json:"spec"`
-	// MountGroup is the pod's fsGroup (CSI's volume_mount_group); absent if it has none.
+	// MountGroup is the pod's fsGroup (CSI's volume_mount_group); absent if the pod has none.
 	MountGroup *uint32 `json:"mountGroup,omitempty"`
-	// SecretRef is the name of the volume's nodePublishSecretRef, if the content comes from it and the pod told.
-	SecretRef string `json:"secretRef,omitempty"`
-	// User is who owns the files if the spec does not say: the pod's common runAsUser; absent if it had none.
+	// User owns the files if the spec does not say who: the pod's common runAsUser; absent if the pod had none.
 	User *uint32 `json:"user,omitempty"`
+	// Allocatable is what the node gave to pods, by resource; absent if no file shows it.
+	Allocatable map[string]string `json:"allocatable,omitempty"`
 	// Size is how many bytes the files held when they were first written; absent if none, or if that is not known.
 	Size int64 `json:"size,omitempty"`
 	// Device and FSID identify the tmpfs. A mount with another identity at TargetPath is not the volume.
@@ -54,13 +54,20 @@ type Pod struct {
 	UID       string `json:"uid"`
 }
 
-// Spec is the volume's attributes, in a form of its own: the files outlive the code that wrote them.
+// Spec is the description of a volume, in a form of its own: the files outlive the code that wrote them.
 type Spec struct {
-	Sources []Source `json:"sources"`
-	UID     *uint32  `json:"uid,omitempty"`
-	GID     *uint32  `json:"gid,omitempty"`
-	DirMode uint32   `json:"dirMode"`
-	Refresh string   `json:"refresh"`
+	// Volume is the name of the volume of the pod that describes this one; absent if the attributes name an object.
+	Volume      string                 `json:"volume,omitempty"`
+	Sources     []Source               `json:"objects"`
+	UID         *uint32                `json:"uid,omitempty"`
+	GID         *uint32                `json:"gid,omitempty"`
+	Mode        *uint32                `json:"mode,omitempty"`
+	DefaultUser *uint32                `json:"defaultUser,omitempty"`
+	DirMode     uint32                 `json:"dirMode"`
+	Refresh     string                 `json:"refresh"`
+	Paths       map[string]Permissions `json:"paths,omitempty"`
+	MountPoints []string               `json:"mountPoints,omitempty"`
+	SubPaths    []string               `json:"subPaths,omitempty"`
 }
 
 // Source is one object and what of it is projected.
@@ -73,7 +80,7 @@ type Source struct {
 	Mode     uint32 `json:"mode"`
 }
 
-// Item is one entry of the attribute items, or of the items of a source.
+// Item is one key of an object, or one field of the pod, and its file.
 type Item struct {
 	Key       string  `json:"key"`
 	Container string  `json:"container,omitempty"`
@@ -81,7 +88,13 @@ type Item struct {
 	Path      string  `json:"path"`
 	Mode      *uint32 `json:"mode,omitempty"`
 	UID       *uint32 `json:"uid,omitempty"`
-	GID       *uint32 `json:"gid,omitempty"`
+}
+
+// Permissions are the owner and the mode of one file; what is absent is the volume's.
+type Permissions struct {
+	UID  *uint32 `json:"uid,omitempty"`
+	GID  *uint32 `json:"gid,omitempty"`
+	Mode *uint32 `json:"mode,omitempty"`
 }
 
 // check tells whether v can be a record at all.

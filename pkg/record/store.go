@@ -22,14 +22,15 @@ import (
 const (
 	suffix    = ".json"
 	tmpSuffix = ".tmp"
-	// badDir is where Load moves what it can't read, for somebody to look at. It is not read again.
+	// badDir is where Load moves files that it can't read, for an administrator to inspect. Load does not read it.
 	badDir = "bad"
-	// maxSize bounds what Load reads of a file: 1024 items of two paths of 4096 bytes fit.
+	// maxSize bounds what Load reads of a file. The description of a volume comes from a pod, which has at most 1.5 MiB
+	// (etcd's limit); JSON escapes can make six bytes of one.
 	maxSize = 16 << 20
 )
 
-// Store is a directory of records. Calls for different volumes may run at the same time; calls for one volume are the
-// caller's to serialise.
+// Store is a directory of records. Calls for different volumes may run at the same time; the caller serialises calls for one
+// volume.
 type Store struct {
 	dir string
 }
@@ -64,8 +65,8 @@ func (s *Store) Save(v Volume) error {
 	return nil
 }
 
-// Check reports why no record can be written now. It writes a file without a name, of which nothing is left, however it ends. A file
-// system that has no such files tells nothing: no error.
+// Check reports why no record can be written now. It writes a file without a name, which leaves nothing however the process
+// ends. On a file system without such files (O_TMPFILE) there is no error.
 func (s *Store) Check() error {
 	f, err := os.OpenFile(s.dir, os.O_WRONLY|unix.O_TMPFILE, 0o600)
 	if errors.Is(err, unix.EOPNOTSUPP) {
@@ -81,13 +82,13 @@ func (s *Store) Check() error {
 	return nil
 }
 
-// write makes a file, or none if it fails. It does not sync: on /run there is nothing to sync to, and a record that a power cut
-// destroys describes a tmpfs that it destroys too.
+// write makes a file, or none if it fails. It does not sync: /run has no disk, and a power cut that destroys a record also
+// destroys the tmpfs that the record describes.
 func write(path string, b []byte) error {
 	if err := remove(path); err != nil {
 		return err
 	}
-	// O_EXCL: what is written to is a new file with this mode, and nothing that somebody put there.
+	// O_EXCL: the file is new and has this mode; nobody put it there before.
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -100,7 +101,7 @@ func write(path string, b []byte) error {
 	return nil
 }
 
-// Remove removes the record of a volume. That there is none is no error.
+// Remove removes the record of a volume. A missing record is no error.
 func (s *Store) Remove(volumeID string) error {
 	if err := failpoint.Error("record-remove"); err != nil {
 		return err
@@ -119,9 +120,9 @@ func remove(path string) error {
 	return nil
 }
 
-// Load reads all records. A file that is not one does not keep the others from being read: the second result has an error that
-// names it and says why. A corrupt one (ErrCorrupt) is moved aside; one of another version (ErrVersion) stays where it is, for the
-// driver that wrote it. The last result is for a directory that can't be read at all.
+// Load reads all records. A bad file does not keep Load from reading the others: bad has an error that names the file and says
+// why. A corrupt record (ErrCorrupt) is moved aside; a record of another version (ErrVersion) stays where it is, for the
+// driver that wrote it. err is for a directory that can't be read at all.
 func (s *Store) Load() (volumes []Volume, bad []error, err error) {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
@@ -137,7 +138,7 @@ func (s *Store) Load() (volumes []Volume, bad []error, err error) {
 				bad = append(bad, fmt.Errorf("remove unfinished record: %w", err))
 			}
 		case !strings.HasSuffix(name, suffix):
-			// badDir, and whatever else somebody put here: none of ours.
+			// badDir, and files that this driver did not make.
 		default:
 			v, err := s.load(name)
 			switch {
@@ -160,7 +161,7 @@ func (s *Store) load(name string) (Volume, error) {
 		return Volume{}, fmt.Errorf("%w: not a regular file", ErrCorrupt)
 	}
 	if err != nil {
-		// Says nothing of the file: too many open files, for one.
+		// The failure need not be the file's: there may be too many open files.
 		return Volume{}, err
 	}
 	defer f.Close()
@@ -185,7 +186,7 @@ func (s *Store) load(name string) (Volume, error) {
 }
 
 func decode(b []byte) (Volume, error) {
-	// The version first: a later version may have fields that this one does not know.
+	// The version comes first: a later version may have fields that this one does not know.
 	var head struct {
 		Version int `json:"version"`
 	}
@@ -211,7 +212,7 @@ func decode(b []byte) (Volume, error) {
 	return v, nil
 }
 
-// SetAside moves the record of a volume to where Load does not read it, for somebody to look at.
+// SetAside moves the record of a volume to where Load does not read it, for an administrator to inspect.
 func (s *Store) SetAside(volumeID string) error {
 	if err := s.moveAside(fileName(volumeID)); err != nil {
 		return fmt.Errorf("set aside record of volume %s: %w", volumeID, err)

@@ -3,6 +3,7 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -18,16 +19,15 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// API watches objects of an API server, each by a watch of its own with a field selector on metadata.name: the one form
-// of list and watch that the Node authorizer, and an RBAC rule with resourceNames, can allow object by object.
-// Safe for concurrent use.
+// API reads objects of an API server. Each object has a watch of its own with a field selector on metadata.name: the
+// Node authorizer, and RBAC rules with resourceNames, allow a list or a watch of a single object only in this form.
+// It is safe for concurrent use.
 type API struct {
 	client  rest.Interface
 	decoder runtime.Decoder
-	// node: the requests are made as this node, and the Node authorizer decides.
-	node bool
-	// patience is how long an answer may take.
-	patience time.Duration
+	options Options
+	// requestTimeout is how long an answer may take.
+	requestTimeout time.Duration
 	registry
 
 	ctx     context.Context
@@ -35,64 +35,67 @@ type API struct {
 	running sync.WaitGroup
 }
 
-// Options are what an API may be told. The zero value will do.
+// Options configure an API. The zero value is valid.
 type Options struct {
-	// Node is the name of the node to act as, by constrained impersonation (KEP-5284): the token of a service account that is bound
-	// to a pod on a node may act as that node, and as no other. The Node authorizer then decides, object by object. Empty:
-	// requests are made as who config says.
-	Node string
-	// ImmutableRecheck is the age from which an immutable object is read again when it is asked for: it can be deleted and made
-	// anew. 0: ten minutes.
+	// NodeName is the name of the driver's own node.
+	NodeName string
+	// Impersonate: make the requests as the node, by constrained impersonation (KEP-5284), so that the Node
+	// authorizer decides about each object. The token of a service account that is bound to a pod on the node permits
+	// this.
+	Impersonate bool
+	// ImmutableRecheck is the longest time after which an immutable object is read again, because it can be deleted and
+	// created again. 0 means ten minutes.
 	ImmutableRecheck time.Duration
 }
 
 const (
-	defaultRecheck  = 10 * time.Minute
-	defaultPatience = 30 * time.Second
+	defaultRecheck        = 10 * time.Minute
+	defaultRequestTimeout = 30 * time.Second
 )
 
-// NewAPI returns a source that reads through config. It starts nothing until the first Watch; Close ends all.
+// NewAPI returns a source that reads through config. It makes no request before the first Subscribe.
 func NewAPI(config *rest.Config, o Options) (*API, error) {
-	scheme, err := coreScheme()
-	if err != nil {
-		return nil, err
-	}
 	c := rest.CopyConfig(config)
-	if o.Node != "" {
-		c.Impersonate = rest.ImpersonationConfig{UserName: "system:node:" + o.Node}
+	if o.Impersonate {
+		c.Impersonate = rest.ImpersonationConfig{UserName: "system:node:" + o.NodeName}
 	}
-	client, err := newClient(c, scheme)
+	client, scheme, err := newClient(c)
 	if err != nil {
 		return nil, err
-	}
-	if o.ImmutableRecheck == 0 {
-		o.ImmutableRecheck = defaultRecheck
 	}
 	a := &API{
-		client: client, decoder: protobuf.NewSerializer(scheme, scheme), node: o.Node != "", patience: defaultPatience,
-		registry: newRegistry(o.ImmutableRecheck),
+		client: client, decoder: protobuf.NewSerializer(scheme, scheme), options: o,
+		requestTimeout: defaultRequestTimeout, registry: newRegistry(cmp.Or(o.ImmutableRecheck, defaultRecheck)),
 	}
-	a.keep = a.keepCurrent
+	if o.Impersonate {
+		a.authorizerLag = authorizerLag
+	}
+	a.start = a.startWatcher
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	return a, nil
 }
 
 // Close ends all watches and waits for their goroutines. Nothing is watched afterwards.
 func (a *API) Close() {
-	// Whoever starts a watch holds the lock too: none is started once the waiting has begun.
-	a.mu.Lock()
+	a.mu.Lock() // startWatcher has the lock too: no goroutine starts after Wait has begun
 	a.cancel()
+	for _, o := range a.objects {
+		o.stop()
+	}
 	a.mu.Unlock()
 	a.running.Wait()
 }
 
-// keepCurrent starts a goroutine that keeps an object current. The registry's lock is held.
-func (a *API) keepCurrent(o *object) (stop func()) {
+// startWatcher implements registry.start.
+func (a *API) startWatcher(o *object) (stop func()) {
 	if a.ctx.Err() != nil {
 		return func() {}
 	}
 	ctx, cancel := context.WithCancel(a.ctx)
-	w := &watcher{api: a, object: o, seen: o.seen()}
+	w := &watcher{api: a, object: o, listVersion: anyVersion}
+	if o.seen || o.ref.Newest {
+		w.listVersion = ""
+	}
 	a.running.Go(func() {
 		defer cancel()
 		w.run(ctx)
@@ -100,14 +103,16 @@ func (a *API) keepCurrent(o *object) (stop func()) {
 	return cancel
 }
 
-// request is one that the client does not repeat by itself: it would do so for ten seconds and more before it told what is wrong.
+// request returns a request that the client does not retry: it would do so for ten seconds or more before it reports
+// an error.
 func (a *API) request(ref Ref) *rest.Request {
-	return a.client.Get().Namespace(ref.Namespace).Resource(strings.ToLower(string(ref.Kind)) + "s").MaxRetries(0)
+	return a.client.Get().NamespaceIfScoped(ref.Namespace, ref.Namespace != "").
+		Resource(strings.ToLower(string(ref.Kind)) + "s").MaxRetries(0)
 }
 
-// read makes a request that has one answer.
+// read makes a request that has a single answer.
 func (a *API) read(ctx context.Context, request *rest.Request) (runtime.Object, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, a.patience, errNoAnswer)
+	ctx, cancel := context.WithTimeoutCause(ctx, a.requestTimeout, errNoAnswer)
 	defer cancel()
 	body, err := request.Stream(ctx)
 	if err != nil {
@@ -121,45 +126,38 @@ func (a *API) read(ctx context.Context, request *rest.Request) (runtime.Object, 
 	return decode(a.decoder, answer)
 }
 
-// NewClient returns a client for core/v1 that speaks protobuf. Its scheme knows core/v1 alone: that of a clientset would double the
-// size of the program.
+// NewClient returns a client for core/v1 that uses protobuf. Its scheme has core/v1 only: the scheme of a clientset
+// would double the size of the program.
 func NewClient(config *rest.Config) (rest.Interface, error) {
-	scheme, err := coreScheme()
-	if err != nil {
-		return nil, err
-	}
-	return newClient(config, scheme)
+	client, _, err := newClient(config)
+	return client, err
 }
 
-func coreScheme() (*runtime.Scheme, error) {
+func newClient(config *rest.Config) (rest.Interface, *runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
 	if err := corev1.AddToScheme(scheme); err != nil {
-		return nil, fmt.Errorf("register core/v1: %w", err)
+		return nil, nil, fmt.Errorf("register core/v1: %w", err)
 	}
-	return scheme, nil
-}
-
-func newClient(config *rest.Config, scheme *runtime.Scheme) (rest.Interface, error) {
 	c := rest.CopyConfig(config)
 	c.APIPath = "/api"
 	c.GroupVersion = &corev1.SchemeGroupVersion
 	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	c.ContentType = runtime.ContentTypeProtobuf
 	c.AcceptContentTypes = runtime.ContentTypeProtobuf
-	// The API server's priority and fairness is what limits the driver. A limit here would only delay pods.
+	// The API server's priority and fairness limits the driver. A limit here would only delay pods.
 	c.QPS = -1
 	c.WarningHandler = rest.NoWarnings{}
-	// Half of what a watch costs in memory would be its decompressor, which stays as long as the watch does.
+	// A decompressor would double the memory of each watch, for as long as the watch lasts.
 	c.DisableCompression = true
 	c.Wrap(func(next http.RoundTripper) http.RoundTripper { return boundedErrors{next} })
 	client, err := rest.RESTClientFor(c)
 	if err != nil {
-		return nil, fmt.Errorf("make API client: %w", err)
+		return nil, nil, fmt.Errorf("create API client: %w", err)
 	}
-	return client, nil
+	return client, scheme, nil
 }
 
-// boundedErrors cuts answers that are errors: client-go reads them whole, however long they are.
+// boundedErrors limits the length of error answers: client-go reads them without a limit.
 type boundedErrors struct{ next http.RoundTripper }
 
 const maxErrorBody = 64 << 10
@@ -168,15 +166,13 @@ const maxErrorBody = 64 << 10
 func (b boundedErrors) RoundTrip(request *http.Request) (*http.Response, error) {
 	response, err := b.next.RoundTrip(request)
 	if err == nil && response.StatusCode >= http.StatusMultipleChoices {
-		response.Body = cutBody{io.LimitReader(response.Body, maxErrorBody), response.Body}
+		response.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.LimitReader(response.Body, maxErrorBody), response.Body}
 	}
 	return response, err
 }
 
-// WrappedRoundTripper lets client-go find the transport below, as it does with its own wrappers.
+// WrappedRoundTripper lets client-go find the wrapped transport, as it does with its own wrappers.
 func (b boundedErrors) WrappedRoundTripper() http.RoundTripper { return b.next }
-
-type cutBody struct {
-	io.Reader
-	io.Closer
-}

@@ -4,7 +4,8 @@ package source
 
 import (
 	"bufio"
-	"bytes"
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,43 +13,57 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	yamlutil "k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer/json"
+	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/klog/v2"
-	"sigs.k8s.io/yaml"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
-// Directory reads Secrets and ConfigMaps from the manifests in a directory, and reads them again when a file changes. It
-// stands in for an API server in the demo and where there is no cluster. Safe for concurrent use.
+// Directory reads Secrets, ConfigMaps, Pods and a Node from the manifests in a directory, and reads them again when a
+// file changes. It replaces the API server in the demo and where there is no cluster. It is safe for concurrent use.
 type Directory struct {
-	path string
-	registry
+	path    string
+	scheme  *runtime.Scheme
 	watcher *fsnotify.Watcher
 	running sync.WaitGroup
+	registry
 
-	mu sync.Mutex
-	// files are the objects by file name: a file that can't be read keeps what it gave before.
-	files map[string]map[Ref]Content
-	// versions counts up with each change, and is what resource versions are made of.
-	versions int
+	// files are the objects by file name. The registry's lock guards it.
+	files map[string]manifests
 }
 
-// NewDirectory reads the manifests (*.yaml, *.yml, *.json) in the directory at path and watches it until Close. Manifests
-// that can't be parsed are an error now, and later a line in the log.
+// manifests are the objects of one file, or of all.
+type manifests map[Ref]manifest
+
+type manifest struct {
+	object  runtime.Object
+	content Content
+}
+
+// NewDirectory reads the manifests (*.yaml, *.yml, *.json) in the directory at path and watches it until Close. A
+// manifest that cannot be parsed is an error now, and later a line in the log.
 func NewDirectory(path string) (*Directory, error) {
+	scheme := runtime.NewScheme()
+	scheme.AddKnownTypes(corev1.SchemeGroupVersion,
+		&corev1.Secret{}, &corev1.ConfigMap{}, &corev1.Pod{}, &corev1.Node{})
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
 		return nil, fmt.Errorf("watch directory of manifests: %w", err)
 	}
-	d := &Directory{path: path, registry: newRegistry(0), watcher: watcher, files: map[string]map[Ref]Content{}}
-	d.keep = d.show
-	// Watch first, read then: a change in between is read twice rather than missed.
+	d := &Directory{path: path, scheme: scheme, watcher: watcher, registry: newRegistry(0)}
+	d.start = func(o *object) (stop func()) {
+		d.show(o, d.all())
+		return func() {}
+	}
+	// The watch begins before the first read, so that a change in between is read twice rather than missed.
 	if err := watcher.Add(path); err != nil {
 		return nil, errors.Join(fmt.Errorf("watch directory of manifests %s: %w", path, err), watcher.Close())
 	}
@@ -65,20 +80,43 @@ func (d *Directory) Close() {
 	d.running.Wait()
 }
 
-// show tells an object what the manifests say; from then on read does.
-func (d *Directory) show(o *object) (stop func()) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.tell(o)
-	return func() {}
+// Pod returns a pod that has a manifest. A manifest with another uid is ErrNotFound; most have none. The error is an
+// *Error.
+func (d *Directory) Pod(_ context.Context, namespace, name, uid string) (*corev1.Pod, error) {
+	ref := Ref{Kind: attributes.Pod, Namespace: namespace, Name: name}
+	pod, ok := d.manifest(ref).(*corev1.Pod)
+	if !ok {
+		return nil, &Error{Ref: ref, Reason: ErrNotFound, Detail: "add the Pod's manifest to " + d.path}
+	}
+	if pod.UID != "" && string(pod.UID) != uid {
+		return nil, anotherPod(ref)
+	}
+	return pod, nil
 }
 
-// settleTime is for how long nothing may happen in the directory before it is read: who writes a file in place empties it first.
+// Allocatable returns status.allocatable of the Node that has a manifest. The error is an *Error.
+func (d *Directory) Allocatable(context.Context) (corev1.ResourceList, error) {
+	n, ok := d.manifest(Ref{Kind: node}).(*corev1.Node)
+	if !ok {
+		return nil, &Error{Ref: Ref{Kind: node}, Reason: ErrNotFound, Detail: "add the Node's manifest to " + d.path}
+	}
+	return n.Status.Allocatable, nil
+}
+
+// manifest returns the object of ref, or nil.
+func (d *Directory) manifest(ref Ref) runtime.Object {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.all()[ref].object
+}
+
+// settleTime is how long nothing may change in the directory before it is read: writing a file in place empties it
+// first.
 const settleTime = 20 * time.Millisecond
 
 func (d *Directory) run() {
 	settled := time.NewTimer(settleTime)
-	settled.Stop() // until something happens
+	settled.Stop() // until the first change
 	for {
 		select {
 		case event, ok := <-d.watcher.Events:
@@ -94,17 +132,17 @@ func (d *Directory) run() {
 			if !ok {
 				return
 			}
-			klog.ErrorS(err, "Watch of the directory of manifests", "directory", d.path)
+			klog.ErrorS(err, "Watch of the directory of manifests failed", "directory", d.path)
 			settled.Reset(settleTime) // events may have been lost
 		case <-settled.C:
 			if err := d.read(); err != nil {
-				klog.ErrorS(err, "Manifests can't be read; what they gave before stays", "directory", d.path)
+				klog.ErrorS(err, "Manifests can't be read; their earlier objects stay", "directory", d.path)
 			}
 		}
 	}
 }
 
-// movedIn reports whether a file appeared with content: it was written elsewhere and renamed, and is whole.
+// movedIn reports whether a file appeared with content: it was written elsewhere and renamed, so it is complete.
 func movedIn(event fsnotify.Event) bool {
 	if !event.Has(fsnotify.Create) {
 		return false
@@ -113,140 +151,116 @@ func movedIn(event fsnotify.Event) bool {
 	return err == nil && st.Size() > 0
 }
 
-// read reads all manifests and tells the watched objects what came of it.
+// read reads all manifests and updates the objects that have subscribers.
 func (d *Directory) read() error {
 	entries, err := os.ReadDir(d.path)
 	if err != nil {
 		return fmt.Errorf("list manifests: %w", err)
 	}
+	files := map[string]manifests{}
 	var failed []error
-	present := map[string]map[Ref]Content{}
 	for _, e := range entries {
 		switch filepath.Ext(e.Name()) {
 		case ".yaml", ".yml", ".json":
 		default:
 			continue
 		}
-		objects, err := parseFile(filepath.Join(d.path, e.Name()))
+		objects, err := d.parseFile(filepath.Join(d.path, e.Name()))
 		if err != nil {
 			failed = append(failed, fmt.Errorf("manifest %s: %w", e.Name(), err))
 		}
-		present[e.Name()] = objects // nil if it failed
+		files[e.Name()] = objects // nil if it failed, and then the earlier objects stay
 	}
-
-	// The registry's lock first, as in Watch.
-	d.registry.mu.Lock()
-	defer d.registry.mu.Unlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	before := d.all()
-	for name, objects := range present {
+	for name, objects := range files {
 		if objects == nil {
-			present[name] = d.files[name]
+			files[name] = d.files[name]
 		}
 	}
-	for _, objects := range present {
-		for ref, content := range objects {
-			if old, ok := before[ref]; ok && maps.EqualFunc(old.Data, content.Data, bytes.Equal) {
-				objects[ref] = old
-				continue
-			}
-			d.versions++
-			content.ResourceVersion = strconv.Itoa(d.versions)
-			objects[ref] = content
-		}
-	}
-	d.files = present
+	d.files = files
+	all := d.all()
 	for _, o := range d.objects {
-		d.tell(o)
+		d.show(o, all)
 	}
 	return errors.Join(failed...)
 }
 
-// all are the objects of all files; of two with one name that of the file that sorts last. d.mu is held.
-func (d *Directory) all() map[Ref]Content {
-	all := map[Ref]Content{}
+// all returns the objects of all files. If two files have the same object, the file that sorts last wins. The lock is
+// held.
+func (d *Directory) all() manifests {
+	all := manifests{}
 	for _, name := range slices.Sorted(maps.Keys(d.files)) {
 		maps.Copy(all, d.files[name])
 	}
 	return all
 }
 
-// tell sets the state of one watched object. d.mu is held.
-func (d *Directory) tell(o *object) {
+// show sets the state of an object that has subscribers. The lock is held.
+func (d *Directory) show(o *object, all manifests) {
 	ref := o.ref
-	ref.Newest = false // all that is read is
-	if content, ok := d.all()[ref]; ok {
-		o.found(content)
-	} else {
-		o.missing()
+	ref.Newest = false // each read is of the newest
+	e := event{kind: missing}
+	if m, ok := all[ref]; ok {
+		e = event{kind: found, content: m.content}
 	}
+	d.apply(o, e)
 }
 
-// parseFile returns the Secrets and ConfigMaps of a file of YAML or JSON documents. Other kinds are passed over.
-func parseFile(path string) (map[Ref]Content, error) {
+// parseFile returns the objects of a file of YAML or JSON documents. It ignores other kinds.
+func (d *Directory) parseFile(path string) (manifests, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	objects := map[Ref]Content{}
-	documents := yamlutil.NewYAMLReader(bufio.NewReader(f))
+	objects := manifests{}
+	documents := yaml.NewYAMLReader(bufio.NewReader(f))
 	for n := 1; ; n++ {
 		document, err := documents.Read()
 		if errors.Is(err, io.EOF) {
 			return objects, nil
 		}
-		if err != nil {
-			return nil, err
+		if err == nil {
+			err = d.parseDocument(document, objects)
 		}
-		ref, content, ok, err := parseDocument(document)
 		if err != nil {
 			return nil, fmt.Errorf("document %d: %w", n, err)
-		}
-		if ok {
-			objects[ref] = content
 		}
 	}
 }
 
-func parseDocument(document []byte) (ref Ref, content Content, ok bool, err error) {
-	var head metav1.TypeMeta
-	if err := yaml.Unmarshal(document, &head); err != nil {
-		return Ref{}, Content{}, false, err
-	}
-	var obj interface {
-		GetNamespace() string
-		GetName() string
-	}
+// parseDocument adds the object of a document to objects.
+func (d *Directory) parseDocument(document []byte, objects manifests) error {
+	serializer := json.NewSerializerWithOptions(json.DefaultMetaFactory, d.scheme, d.scheme, json.SerializerOptions{
+		Yaml: !yaml.IsJSONBuffer(document), Strict: true,
+	})
+	decoded, gvk, err := serializer.Decode(document, nil, nil)
 	switch {
-	case head.APIVersion == "v1" && head.Kind == string(Secret):
-		secret := &corev1.Secret{}
-		err = yaml.UnmarshalStrict(document, secret)
+	case runtime.IsMissingKind(err), runtime.IsMissingVersion(err), runtime.IsNotRegisteredError(err):
+		return nil
+	case err != nil && gvk != nil:
+		return fmt.Errorf("%s: %w", gvk.Kind, err)
+	case err != nil:
+		return err
+	}
+	ref := Ref{Kind: attributes.Kind(gvk.Kind)}
+	if ref.Kind != node { // the Node is the only one, whatever its name
+		object := decoded.(metav1.Object)
+		if object.GetName() == "" {
+			return fmt.Errorf("%s: metadata.name must be set", gvk.Kind)
+		}
+		object.SetNamespace(cmp.Or(object.GetNamespace(), metav1.NamespaceDefault))
+		ref.Namespace, ref.Name = object.GetNamespace(), object.GetName()
+	}
+	if secret, ok := decoded.(*corev1.Secret); ok {
 		if secret.Data == nil {
 			secret.Data = map[string][]byte{}
 		}
-		for key, value := range secret.StringData {
-			secret.Data[key] = []byte(value)
-		}
-		obj = secret
-	case head.APIVersion == "v1" && head.Kind == string(ConfigMap):
-		configMap := &corev1.ConfigMap{}
-		err = yaml.UnmarshalStrict(document, configMap)
-		obj = configMap
-	default:
-		return Ref{}, Content{}, false, nil
+		maps.Copy(secret.Data, bytesOf(secret.StringData))
 	}
-	if err != nil {
-		return Ref{}, Content{}, false, fmt.Errorf("%s: %w", head.Kind, err)
-	}
-	ref = Ref{Kind: Kind(head.Kind), Namespace: obj.GetNamespace(), Name: obj.GetName()}
-	if ref.Name == "" {
-		return Ref{}, Content{}, false, fmt.Errorf("%s: metadata.name must be set", head.Kind)
-	}
-	if ref.Namespace == "" {
-		ref.Namespace = metav1.NamespaceDefault
-	}
-	content, _ = contentOf(ref.Kind, obj)
-	return ref, content, true, nil
+	content, _ := contentOf(ref.Kind, decoded)
+	content.ResourceVersion = digest(content.Data)
+	objects[ref] = manifest{decoded, content}
+	return nil
 }

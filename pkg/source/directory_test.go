@@ -14,13 +14,14 @@ import (
 	"time"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
 const soon = 10 * time.Second
 
-func manifest(kind Kind, name, value string) string {
+func manifestOf(kind attributes.Kind, name, value string) string {
 	return fmt.Sprintf("apiVersion: v1\nkind: %s\nmetadata: {name: %s}\n%s: {key: %q}\n", kind, name,
-		map[Kind]string{Secret: "stringData", ConfigMap: "data"}[kind], value)
+		map[attributes.Kind]string{attributes.Secret: "stringData", attributes.ConfigMap: "data"}[kind], value)
 }
 
 func writeFile(t testing.TB, path, content string) {
@@ -30,7 +31,7 @@ func writeFile(t testing.TB, path, content string) {
 	}
 }
 
-// replaceFile has the file at path be another one.
+// replaceFile replaces the file at path by a rename.
 func replaceFile(t testing.TB, path, content string) {
 	t.Helper()
 	writeFile(t, path+".new", content)
@@ -49,7 +50,7 @@ func newDirectory(t testing.TB, path string) *Directory {
 	return d
 }
 
-// value is what the key of an object holds, or the error.
+// value returns the value of an object's key, or the error.
 func value(r *registry, ref Ref) string {
 	content, err := r.Get(ref)
 	if err != nil {
@@ -71,56 +72,56 @@ func TestManifests(t *testing.T) {
 	}{
 		"a secret's data is decoded": {
 			"a.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: a, namespace: ns}\ndata: {key: aGk=}\n",
-			Ref{Kind: Secret, Namespace: "ns", Name: "a"}, map[string]string{"key": "hi"},
+			Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}, map[string]string{"key": "hi"},
 		},
 		"stringData wins over data": {
 			"a.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {key: aGk=, b: aGk=}\nstringData: {key: ho}\n",
-			Ref{Kind: Secret, Namespace: "default", Name: "a"}, map[string]string{"key": "ho", "b": "hi"},
+			Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, map[string]string{"key": "ho", "b": "hi"},
 		},
 		"a config map gives data and binaryData": {
 			"a.yml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {key: hi}\nbinaryData: {b: aG8=}\n",
-			Ref{Kind: ConfigMap, Namespace: "default", Name: "a"}, map[string]string{"key": "hi", "b": "ho"},
+			Ref{Kind: attributes.ConfigMap, Namespace: "default", Name: "a"}, map[string]string{"key": "hi", "b": "ho"},
 		},
 		"JSON": {
 			"a.json", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"key":"hi"}}`,
-			Ref{Kind: ConfigMap, Namespace: "default", Name: "a"}, map[string]string{"key": "hi"},
+			Ref{Kind: attributes.ConfigMap, Namespace: "default", Name: "a"}, map[string]string{"key": "hi"},
 		},
 		"the second of two documents": {
-			"a.yaml", "# first\n" + manifest(Secret, "a", "one") + "---\n" + manifest(Secret, "b", "two"),
-			Ref{Kind: Secret, Namespace: "default", Name: "b"}, map[string]string{"key": "two"},
+			"a.yaml", "# first\n" + manifestOf(attributes.Secret, "a", "one") + "---\n" + manifestOf(attributes.Secret, "b", "two"),
+			Ref{Kind: attributes.Secret, Namespace: "default", Name: "b"}, map[string]string{"key": "two"},
 		},
 		"an object after one of another kind": {
-			"a.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {}\n---\n" + manifest(Secret, "a", "one"),
-			Ref{Kind: Secret, Namespace: "default", Name: "a"}, map[string]string{"key": "one"},
+			"a.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {}\n---\n" + manifestOf(attributes.Secret, "a", "one"),
+			Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, map[string]string{"key": "one"},
 		},
 		"no data at all": {
-			"a.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\n", Ref{Kind: Secret, Namespace: "default", Name: "a"}, map[string]string{},
+			"a.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\n", Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, map[string]string{},
 		},
-		"a Secret of another API group is none": {
-			"a.yaml", "apiVersion: example.com/v1\nkind: Secret\nmetadata: {name: a}\nfoo: bar\n", Ref{Kind: Secret, Namespace: "default", Name: "a"}, nil,
+		"a Secret of another API group is ignored": {
+			"a.yaml", "apiVersion: example.com/v1\nkind: Secret\nmetadata: {name: a}\nfoo: bar\n", Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, nil,
 		},
 		"a config map is not a secret": {
-			"a.yaml", manifest(ConfigMap, "a", "one"), Ref{Kind: Secret, Namespace: "default", Name: "a"}, nil,
+			"a.yaml", manifestOf(attributes.ConfigMap, "a", "one"), Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, nil,
 		},
 		"the newest": {
-			"a.yaml", manifest(Secret, "a", "one"), Ref{Kind: Secret, Namespace: "default", Name: "a", Newest: true}, map[string]string{"key": "one"},
+			"a.yaml", manifestOf(attributes.Secret, "a", "one"), Ref{Kind: attributes.Secret, Namespace: "default", Name: "a", Newest: true}, map[string]string{"key": "one"},
 		},
 		"another namespace is another object": {
-			"a.yaml", manifest(Secret, "a", "one"), Ref{Kind: Secret, Namespace: "n", Name: "a"}, nil,
+			"a.yaml", manifestOf(attributes.Secret, "a", "one"), Ref{Kind: attributes.Secret, Namespace: "n", Name: "a"}, nil,
 		},
 		"a file with another extension is not read": {
-			"a.yaml~", "{", Ref{Kind: Secret, Namespace: "default", Name: "a"}, nil,
+			"a.yaml~", "{", Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, nil,
 		},
-		"an empty file": {"a.yaml", "", Ref{Kind: Secret, Namespace: "default", Name: "a"}, nil},
+		"an empty file": {"a.yaml", "", Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			writeFile(t, filepath.Join(dir, test.file), test.content)
 			d := newDirectory(t, dir)
-			told := 0
-			d.Watch(test.ref, "v", func() { told++ })
-			if told != 1 {
-				t.Errorf("told %d times at Watch, want once: it is known", told)
+			notified := 0
+			d.Subscribe(test.ref, "v", func() { notified++ })
+			if notified != 1 {
+				t.Errorf("%d notifications at Subscribe, want one, because the object is known", notified)
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
@@ -153,7 +154,7 @@ func TestBadManifests(t *testing.T) {
 		"an unknown field":  {"apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndta: {}\n", `unknown field "dta"`},
 		"no name":           {"apiVersion: v1\nkind: ConfigMap\nmetadata: {namespace: a}\n", "document 1: ConfigMap: metadata.name"},
 		"data not base64":   {"apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {key: '!'}\n", "document 1: Secret: "},
-		"the second is bad": {manifest(Secret, "a", "x") + "---\nkind: [\n", "document 2"},
+		"the second is bad": {manifestOf(attributes.Secret, "a", "x") + "---\nkind: [\n", "document 2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -176,50 +177,50 @@ func TestBadManifests(t *testing.T) {
 	})
 }
 
-// TestDirectoryChanges is one story.
+// TestDirectoryChanges changes the manifests step by step.
 func TestDirectoryChanges(t *testing.T) {
 	testkit.NothingLeft(t)
 	logged := testkit.LogOf(t, 0).Text
 	dir := t.TempDir()
 	file := filepath.Join(dir, "a.yaml")
-	writeFile(t, file, manifest(Secret, "a", "one")+"---\n"+manifest(ConfigMap, "b", "one"))
+	writeFile(t, file, manifestOf(attributes.Secret, "a", "one")+"---\n"+manifestOf(attributes.ConfigMap, "b", "one"))
 	d := newDirectory(t, dir)
-	a, b, c := Ref{Kind: Secret, Namespace: "default", Name: "a"}, Ref{Kind: ConfigMap, Namespace: "default", Name: "b"}, Ref{Kind: Secret, Namespace: "default", Name: "c"}
+	a, b, c := Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, Ref{Kind: attributes.ConfigMap, Namespace: "default", Name: "b"}, Ref{Kind: attributes.Secret, Namespace: "default", Name: "c"}
 	var changesA, changesB atomic.Int64
-	d.Watch(a, "v", func() { changesA.Add(1) })
-	d.Watch(b, "v", func() { changesB.Add(1) })
-	d.Watch(c, "v", func() {})
+	d.Subscribe(a, "v", func() { changesA.Add(1) })
+	d.Subscribe(b, "v", func() { changesB.Add(1) })
+	d.Subscribe(c, "v", func() {})
 	before, err := d.Get(b)
 	if err != nil {
 		t.Fatal(err)
 	}
 
-	// Not in place: who writes slowly shows an empty file in between, rightly (TestEditInPlace).
+	// Not in place: a slow write would show the empty file in between (TestEditInPlace).
 	t.Log("replace by rename")
-	replaceFile(t, file, manifest(Secret, "a", "two")+"---\n"+manifest(ConfigMap, "b", "one"))
+	replaceFile(t, file, manifestOf(attributes.Secret, "a", "two")+"---\n"+manifestOf(attributes.ConfigMap, "b", "one"))
 	waitValue(t, &d.registry, a, "two")
 	t.Log("once more")
-	replaceFile(t, file, manifest(Secret, "a", "three")+"---\n"+manifest(ConfigMap, "b", "one"))
+	replaceFile(t, file, manifestOf(attributes.Secret, "a", "three")+"---\n"+manifestOf(attributes.ConfigMap, "b", "one"))
 	waitValue(t, &d.registry, a, "three")
 	if after, err := d.Get(b); err != nil || !after.SameVersion(before) {
 		t.Errorf("the object that did not change has another version: error %v", err)
 	}
 	if n := changesA.Load(); n != 3 {
-		t.Errorf("told of %d changes, want 3", n)
+		t.Errorf("%d notifications, want 3", n)
 	}
 	if n := changesB.Load(); n != 1 {
-		t.Errorf("told of %d changes of the object that did not change, want 1", n)
+		t.Errorf("%d notifications of the object that did not change, want 1", n)
 	}
 
-	t.Log("a file that can't be parsed keeps what it gave; others go on")
+	t.Log("a file that can't be parsed keeps its earlier objects, and the others change")
 	writeFile(t, file, "kind: [\n")
 	writeFile(t, filepath.Join(dir, "c.json"), `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"c"},"stringData":{"key":"new"}}`)
 	waitValue(t, &d.registry, c, "new")
-	testkit.Eventually(t, soon, "the log to tell", func() bool { return strings.Contains(logged(), "manifest a.yaml: document 1") })
+	testkit.Eventually(t, soon, "a line in the log", func() bool { return strings.Contains(logged(), "manifest a.yaml: document 1") })
 	if got := value(&d.registry, a); got != "three" {
 		t.Errorf("content %q", got)
 	}
-	writeFile(t, file, manifest(Secret, "a", "four"))
+	writeFile(t, file, manifestOf(attributes.Secret, "a", "four"))
 	waitValue(t, &d.registry, a, "four")
 	testkit.Eventually(t, soon, "the object that is no longer in the file to be missing", func() bool {
 		_, err := d.Get(b)
@@ -234,48 +235,49 @@ func TestDirectoryChanges(t *testing.T) {
 		_, err := d.Get(a)
 		return errors.Is(err, ErrNotFound)
 	})
-	t.Log("a new file with what there was before")
-	writeFile(t, file, manifest(Secret, "a", "four"))
+	t.Log("a new file with the earlier content")
+	writeFile(t, file, manifestOf(attributes.Secret, "a", "four"))
 	waitValue(t, &d.registry, a, "four")
 	if got := value(&d.registry, c); got != "new" {
 		t.Errorf("the other file's object: %q", got)
 	}
 
-	t.Log("let go")
-	d.Unwatch(a, "v")
-	told := changesA.Load()
-	writeFile(t, file, manifest(Secret, "a", "five")+"---\n"+manifest(ConfigMap, "b", "five"))
+	t.Log("unsubscribe")
+	d.Unsubscribe(a, "v")
+	notified := changesA.Load()
+	writeFile(t, file, manifestOf(attributes.Secret, "a", "five")+"---\n"+manifestOf(attributes.ConfigMap, "b", "five"))
 	waitValue(t, &d.registry, b, "five")
-	if changesA.Load() != told || d.Watched() != 2 {
-		t.Errorf("told of a change after Unwatch, or %d watched, want 2", d.Watched())
+	if changesA.Load() != notified || d.Watched() != 2 {
+		t.Errorf("a notification after Unsubscribe, or %d watched, want 2", d.Watched())
 	}
 	d.Close()
 	d.Close()
 }
 
-// TestEditInPlace writes over a file many times: what is seen is always one of the contents, never the empty file between.
+// TestEditInPlace overwrites a file many times: the content is always one of those written, never the empty file
+// between.
 func TestEditInPlace(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "a.yaml")
-	writeFile(t, file, manifest(Secret, "a", "0"))
+	writeFile(t, file, manifestOf(attributes.Secret, "a", "0"))
 	d := newDirectory(t, dir)
-	ref := Ref{Kind: Secret, Namespace: "default", Name: "a"}
-	var missing, told atomic.Int64
-	d.Watch(ref, "v", func() {
-		told.Add(1)
+	ref := Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}
+	var missing, notified atomic.Int64
+	d.Subscribe(ref, "v", func() {
+		notified.Add(1)
 	})
 	var slowest time.Duration
 	for n := range 20 {
 		want := fmt.Sprint(n + 1)
 		start := time.Now()
 		writeFile(t, file, "")
-		time.Sleep(time.Millisecond) // an editor takes its time
-		writeFile(t, file, manifest(Secret, "a", want))
+		time.Sleep(time.Millisecond) // as slow as an editor
+		writeFile(t, file, manifestOf(attributes.Secret, "a", want))
 		written := time.Now()
 		testkit.Eventually(t, soon, ref.String()+" to hold "+want, func() bool {
 			got := value(&d.registry, ref)
 			if got == (&Error{Ref: ref, Reason: ErrNotFound}).Error() && written.Sub(start) < settleTime/2 {
-				missing.Add(1) // else this machine was too busy to tell
+				missing.Add(1) // else this machine was too busy to decide
 			}
 			return got == want
 		})
@@ -285,43 +287,116 @@ func TestEditInPlace(t *testing.T) {
 	if missing.Load() > 0 {
 		t.Error("the object was missing while its file was written")
 	}
-	if told.Load() < 21 {
-		t.Errorf("told of %d changes, want 21", told.Load())
+	if notified.Load() < 21 {
+		t.Errorf("%d notifications, want 21", notified.Load())
 	}
 }
 
-// TestTwoFilesOneObject: which file wins does not change from one look to the next.
+// TestTwoFilesOneObject: the same file wins at each read.
 func TestTwoFilesOneObject(t *testing.T) {
 	dir := t.TempDir()
-	writeFile(t, filepath.Join(dir, "a.yaml"), manifest(Secret, "a", "one"))
-	writeFile(t, filepath.Join(dir, "b.yaml"), manifest(Secret, "a", "two"))
-	ref, other := Ref{Kind: Secret, Namespace: "default", Name: "a"}, Ref{Kind: Secret, Namespace: "default", Name: "other"}
+	writeFile(t, filepath.Join(dir, "a.yaml"), manifestOf(attributes.Secret, "a", "one"))
+	writeFile(t, filepath.Join(dir, "b.yaml"), manifestOf(attributes.Secret, "a", "two"))
+	ref := Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}
+	other := Ref{Kind: attributes.Secret, Namespace: "default", Name: "other"}
 	d := newDirectory(t, dir)
-	var told atomic.Int64
-	d.Watch(ref, "v", func() { told.Add(1) })
-	d.Watch(other, "v", func() {})
+	var notified atomic.Int64
+	d.Subscribe(ref, "v", func() { notified.Add(1) })
+	d.Subscribe(other, "v", func() {})
 	for n := range 20 {
 		if got := value(&d.registry, ref); got != "two" {
 			t.Fatalf("content %q, want that of the last file", got)
 		}
-		replaceFile(t, filepath.Join(dir, "other.yaml"), manifest(Secret, "other", fmt.Sprint(n)))
+		replaceFile(t, filepath.Join(dir, "other.yaml"), manifestOf(attributes.Secret, "other", fmt.Sprint(n)))
 		waitValue(t, &d.registry, other, fmt.Sprint(n))
 	}
-	if told.Load() != 1 {
-		t.Errorf("told of %d changes, want none but the first", told.Load()-1)
+	if notified.Load() != 1 {
+		t.Errorf("%d notifications, want only the first", notified.Load())
 	}
 }
 
 func BenchmarkDirectoryUpdate(b *testing.B) {
 	dir := b.TempDir()
 	file := filepath.Join(dir, "a.yaml")
-	writeFile(b, file, manifest(Secret, "a", "0"))
+	writeFile(b, file, manifestOf(attributes.Secret, "a", "0"))
 	d := newDirectory(b, dir)
-	told := make(chan struct{}, 10)
-	d.Watch(Ref{Kind: Secret, Namespace: "default", Name: "a"}, "v", func() { told <- struct{}{} })
-	<-told
+	notified := make(chan struct{}, 10)
+	d.Subscribe(Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, "v", func() { notified <- struct{}{} })
+	<-notified
 	for n := 0; b.Loop(); n++ {
-		replaceFile(b, file, manifest(Secret, "a", fmt.Sprint(n+1)))
-		<-told
+		replaceFile(b, file, manifestOf(attributes.Secret, "a", fmt.Sprint(n+1)))
+		<-notified
 	}
+}
+
+func TestPodAndNodeManifests(t *testing.T) {
+	const pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: {app: web}%s}\n" +
+		"spec: {containers: [{name: c}], volumes: [{name: keys, secret: {secretName: a}}]}\n"
+	const nodes = "apiVersion: v1\nkind: Node\nmetadata: {name: node-1}\nstatus: {allocatable: {cpu: 1500m}}\n"
+	for name, test := range map[string]struct {
+		content, namespace, uid string
+		want                    error
+		says                    string
+	}{
+		"a manifest without a uid":        {fmt.Sprintf(pod, ""), "default", "any", nil, ""},
+		"a manifest with the uid":         {fmt.Sprintf(pod, ", uid: u"), "default", "u", nil, ""},
+		"a manifest with another uid":     {fmt.Sprintf(pod, ", uid: u"), "default", "v", ErrNotFound, "another pod"},
+		"a manifest of another namespace": {fmt.Sprintf(pod, ""), "ns", "any", ErrNotFound, "add the Pod's manifest to "},
+		"no manifest":                     {"", "default", "any", ErrNotFound, "add the Pod's manifest to "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			writeFile(t, filepath.Join(dir, "a.yaml"), test.content+"---\n"+nodes)
+			d := newDirectory(t, dir)
+			got, err := d.Pod(t.Context(), test.namespace, "p", test.uid)
+			if !errors.Is(err, test.want) || err != nil && !strings.Contains(err.Error(), test.says) {
+				t.Fatalf("error %v, want %v that says %q", err, test.want, test.says)
+			}
+			if test.want == nil {
+				if got.Namespace != "default" || got.Spec.Volumes[0].Secret.SecretName != "a" || got.Spec.Volumes[0].Secret.DefaultMode != nil {
+					t.Errorf("%+v", got)
+				}
+			} else if got != nil {
+				t.Error("a pod next to an error")
+			}
+			allocatable, err := d.Allocatable(t.Context())
+			if cpu := allocatable["cpu"]; err != nil || cpu.String() != "1500m" {
+				t.Errorf("allocatable %v, error %v", allocatable, err)
+			}
+		})
+	}
+	t.Run("the downward API", func(t *testing.T) {
+		dir := t.TempDir()
+		file := filepath.Join(dir, "a.yaml")
+		writeFile(t, file, fmt.Sprintf(pod, ""))
+		d := newDirectory(t, dir)
+		ref := Ref{Kind: attributes.Pod, Namespace: "default", Name: "p"}
+		d.Subscribe(ref, "v", func() {})
+		content, err := d.Get(ref)
+		if err != nil || content.UID != "" || string(content.Data["metadata.labels['app']"]) != "web" ||
+			string(content.Data["metadata.namespace"]) != "default" {
+			t.Errorf("%+v, error %v", content, err)
+		}
+		replaceFile(t, file, strings.ReplaceAll(fmt.Sprintf(pod, ""), "web", "db"))
+		testkit.Eventually(t, soon, "the new label", func() bool {
+			now, err := d.Get(ref)
+			return err == nil && string(now.Data["metadata.labels['app']"]) == "db" && !now.SameVersion(content)
+		})
+	})
+	t.Run("no node", func(t *testing.T) {
+		_, err := newDirectory(t, t.TempDir()).Allocatable(t.Context())
+		if !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "add the Node's manifest to ") {
+			t.Errorf("error %v", err)
+		}
+	})
+	t.Run("an unknown field", func(t *testing.T) {
+		dir := t.TempDir()
+		writeFile(t, filepath.Join(dir, "a.yaml"), strings.ReplaceAll(fmt.Sprintf(pod, ""), "secretName", "secretNam"))
+		if d, err := NewDirectory(dir); err == nil || !strings.Contains(err.Error(), `unknown field "spec.volumes[0].secret.secretNam"`) {
+			if err == nil {
+				d.Close()
+			}
+			t.Errorf("error %v", err)
+		}
+	})
 }

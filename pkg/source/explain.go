@@ -9,89 +9,95 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
-	"time"
+	"unicode"
+	"unicode/utf8"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
 const (
 	// maxDetail is how much of a server's message an error repeats, in bytes.
 	maxDetail = 300
-	// maxText is how long an error with a remedy may be as a whole: it ends up in Events, which hold 1 KiB.
+	// maxText is the length of an error with a remedy. It becomes part of Events, whose messages have at most 1 KiB.
 	maxText = 900
 )
 
-// explain sorts what a request for an object ended with, and adds what can be done about a refusal.
+// explain describes a failed request for users, with a remedy against a refusal. It returns nil for a nil err. 404 is
+// ErrUnavailable here: the path of a list or a watch exists whether or not the object does.
 func (a *API) explain(ref Ref, err error) *Error {
-	e := &Error{Ref: ref, Reason: reasonOf(err)}
+	if err == nil {
+		return nil
+	}
+	e := &Error{Ref: ref, Reason: ErrUnavailable}
 	errors.As(err, &e.Number)
 	remedy := ""
-	if apierrors.IsForbidden(err) {
-		remedy = a.remedy(ref, err)
+	switch {
+	case apierrors.IsForbidden(err):
+		e.Reason, remedy = ErrForbidden, a.remedy(ref, err)
+	case apierrors.IsUnauthorized(err):
+		e.Reason = ErrForbidden
 	}
 	room := max(0, min(maxDetail, maxText-len(e.Error())-len(": ")-len(remedy)))
 	e.Detail = oneLine(message(err), room) + remedy
 	return e
 }
 
-// reasonOf sorts what a request for an object ended with.
-func reasonOf(err error) error {
-	switch {
-	case apierrors.IsNotFound(err):
-		return ErrNotFound
-	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
-		return ErrForbidden
+// remedy says what helps if ref is forbidden.
+func (a *API) remedy(ref Ref, refusal error) string {
+	if !a.options.Impersonate {
+		return remedyOfRBAC(ref, refusal)
 	}
-	return ErrUnavailable
+	if mayNotImpersonate(refusal) {
+		return "; the driver may not act as its node: access node needs Kubernetes 1.36 or later, " +
+			"and the driver's ClusterRole fsuser-csi-node with its ClusterRoleBinding"
+	}
+	volume, attribute := "", ""
+	switch ref.Kind {
+	case attributes.Secret:
+		volume, attribute = fmt.Sprintf("secret: {secretName: %s}", ref.Name), "secretName"
+	case attributes.ConfigMap:
+		volume, attribute = fmt.Sprintf("configMap: {name: %s}", ref.Name), "configMapName"
+	default:
+		return "" // no pod has to declare itself or its node
+	}
+	return fmt.Sprintf("; with access node the pod must declare the object: add the volume {name: x, %s} to the pod "+
+		"and use the attribute volume: x in place of %s. To use %[2]s alone: "+
+		"is the declare-references policy installed, and was the pod created after it?", volume, attribute)
 }
 
-// serviceAccount finds who was refused, if it is a service account: the driver is installed in a namespace of anybody's choice.
+// serviceAccount finds the driver's service account in a refusal: the driver can be installed in any namespace.
 var serviceAccount = regexp.MustCompile(`User "system:serviceaccount:([a-z0-9-]{1,63}:[a-z0-9.-]{1,253})" cannot`)
 
-// remedy says what can be done if ref is forbidden, as refused says.
-func (a *API) remedy(ref Ref, refused error) string {
-	if !a.node {
-		if account := serviceAccount.FindStringSubmatch(message(refused)); account != nil {
-			return fmt.Sprintf("; let the driver read it: kubectl -n %s create rolebinding fsuser-csi --clusterrole=fsuser-csi-reader --serviceaccount=%s", ref.Namespace, account[1])
-		}
-		return fmt.Sprintf("; let the driver read it: bind the ClusterRole fsuser-csi-reader to the driver's service account in namespace %s", ref.Namespace)
+func remedyOfRBAC(ref Ref, refusal error) string {
+	if ref.Kind == node {
+		return "; the driver's ClusterRole must allow it to get nodes"
 	}
-	if mayNotImpersonate(refused) {
-		return "; the driver may not act as its node: access node needs Kubernetes 1.36 or later, and the driver's ClusterRole fsuser-csi-node with its ClusterRoleBinding"
+	if account := serviceAccount.FindStringSubmatch(message(refusal)); account != nil {
+		return fmt.Sprintf("; let the driver read it: kubectl -n %s create rolebinding fsuser-csi "+
+			"--clusterrole=fsuser-csi-reader --serviceaccount=%s", ref.Namespace, account[1])
 	}
-	volume := ""
-	switch ref.Kind {
-	case Secret:
-		volume = fmt.Sprintf("{name: x, secret: {secretName: %s, optional: true}}", ref.Name)
-	case ConfigMap:
-		volume = fmt.Sprintf("{name: x, configMap: {name: %s, optional: true}}", ref.Name)
-	default:
-		return "" // nobody has to declare a pod
-	}
-	return "; with access node the pod must declare the object: is the declare-references policy installed, or was the pod made before it was? Else add an unmounted volume, " + volume + ", to the pod"
+	return "; let the driver read it: bind the ClusterRole fsuser-csi-reader to the driver's service account " +
+		"in namespace " + ref.Namespace
 }
 
-// mayNotImpersonate reports whether a request was refused before the Node authorizer saw it: nothing that a pod declares would help.
-func mayNotImpersonate(refused error) bool {
+// mayNotImpersonate reports whether a request was refused before the Node authorizer saw it, so that no declaration
+// helps.
+func mayNotImpersonate(refusal error) bool {
 	var status apierrors.APIStatus
-	if errors.As(refused, &status) && status.Status().Details != nil {
+	if errors.As(refusal, &status) && status.Status().Details != nil {
 		switch status.Status().Details.Kind {
 		case "users", "nodes":
 			return true
 		}
 	}
-	// The right to do one thing as the node is that of the object: impersonate-on:associated-node:get. No name has a space.
-	return strings.Contains(message(refused), "cannot impersonate")
+	// The verb impersonate-on:associated-node:get belongs to the requested resource. No name contains a space.
+	return strings.Contains(message(refusal), "cannot impersonate")
 }
 
-// isEarly reports whether err is a refusal that may come only from the Node authorizer's not having heard of a pod yet: it learns of
-// pods by watches of its own. started is when the object was first asked for.
-func (a *API) isEarly(err error, started time.Time) bool {
-	return a.node && apierrors.IsForbidden(err) && time.Since(started) < grace
-}
-
-// message says what went wrong: the API server's message, or the connection's error without the request's URL. Of an answer that is no
-// Status the code alone: it may be of something between, and hold the request that it got, with the token.
+// message returns the API server's message, or the connection's error without the request's URL. An answer that is no
+// Status may come from a proxy and repeat the request with its token, so of that only the code is returned.
 func message(err error) string {
 	var status apierrors.APIStatus
 	if errors.As(err, &status) && status.Status().Message != "" {
@@ -105,4 +111,22 @@ func message(err error) string {
 		err = request.Err
 	}
 	return err.Error()
+}
+
+// oneLine returns s as one line of printable characters. It cuts s after limit bytes at most, and not inside a
+// character.
+func oneLine(s string, limit int) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, s)
+	if len(s) <= limit {
+		return s
+	}
+	for !utf8.RuneStart(s[limit]) {
+		limit--
+	}
+	return s[:limit] + "…"
 }

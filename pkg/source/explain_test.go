@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
 func TestMessage(t *testing.T) {
@@ -21,14 +23,14 @@ func TestMessage(t *testing.T) {
 		err  error
 		want string
 	}{
-		"the API server's message, without what wraps it": {
+		"the API server's message, without the wrapping error": {
 			fmt.Errorf("outer: %w", apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, "a", errors.New("no\nrole"))),
 			"secrets \"a\" is forbidden: no\nrole",
 		},
 		"the connection's error, without the URL": {
 			&url.Error{Op: "Get", URL: "https://host/path?token=x", Err: errors.New("connection refused")}, "connection refused",
 		},
-		"the code alone of an answer that is no API server's, which may hold the request": {
+		"only the code of an answer that does not come from the API server": {
 			apierrors.NewGenericServerResponse(502, "get", schema.GroupResource{Resource: "secrets"}, "a", "Authorization: Bearer x", 0, true), "the server answered 502 Bad Gateway",
 		},
 		"any other error": {errors.New("odd"), "odd"},
@@ -50,45 +52,45 @@ func TestExplain(t *testing.T) {
 	const actAsNode = "; the driver may not act as its node: access node needs Kubernetes 1.36 or later, and the driver's ClusterRole fsuser-csi-node with its ClusterRoleBinding"
 	for name, test := range map[string]struct {
 		node   bool
-		kind   Kind
+		kind   attributes.Kind
 		err    error
 		reason error
 		want   string
 	}{
-		"refused, by RBAC": {false, Secret, by("system:serviceaccount:kube-system:a.b-c"), ErrForbidden,
+		"refused by RBAC": {false, attributes.Secret, by("system:serviceaccount:kube-system:a.b-c"), ErrForbidden,
 			`secrets "a" is forbidden: User "system:serviceaccount:kube-system:a.b-c" cannot list it; let the driver read it: kubectl -n ns create rolebinding fsuser-csi --clusterrole=fsuser-csi-reader --serviceaccount=kube-system:a.b-c`},
-		"refused, by RBAC, and who is no service account": {false, Secret, by("admin"), ErrForbidden,
+		"refused by RBAC, and the driver is no service account": {false, attributes.Secret, by("admin"), ErrForbidden,
 			`secrets "a" is forbidden: User "admin" cannot list it; let the driver read it: bind the ClusterRole fsuser-csi-reader to the driver's service account in namespace ns`},
-		"refused, and who is not said": {false, Secret, refused, ErrForbidden,
+		"refused, and the message names nobody": {false, attributes.Secret, refused, ErrForbidden,
 			`secrets "a" is forbidden: no role; let the driver read it: bind the ClusterRole fsuser-csi-reader to the driver's service account in namespace ns`},
-		"refused, and who is no name of a service account": {false, Secret, by("system:serviceaccount:ns:a b"), ErrForbidden,
+		"refused, and the message has no valid name of a service account": {false, attributes.Secret, by("system:serviceaccount:ns:a b"), ErrForbidden,
 			`secrets "a" is forbidden: User "system:serviceaccount:ns:a b" cannot list it; let the driver read it: bind the ClusterRole fsuser-csi-reader to the driver's service account in namespace ns`},
-		"no right to be a user, as before 1.36": {true, Secret, apierrors.NewForbidden(schema.GroupResource{Resource: "users"}, "system:node:n", errors.New("no")), ErrForbidden,
+		"no right to be a user, as before 1.36": {true, attributes.Secret, apierrors.NewForbidden(schema.GroupResource{Resource: "users"}, "system:node:n", errors.New("no")), ErrForbidden,
 			`users "system:node:n" is forbidden: no` + actAsNode},
-		"no right to be the node": {true, PodKind, apierrors.NewForbidden(schema.GroupResource{Group: "authentication.k8s.io", Resource: "nodes"}, "n", errors.New("no")), ErrForbidden,
+		"no right to be the node": {true, attributes.Pod, apierrors.NewForbidden(schema.GroupResource{Group: "authentication.k8s.io", Resource: "nodes"}, "n", errors.New("no")), ErrForbidden,
 			`nodes.authentication.k8s.io "n" is forbidden: no` + actAsNode},
-		"no right to read as the node": {true, ConfigMap, apierrors.NewForbidden(resource, "a", errors.New("User cannot impersonate-on:associated-node:list it")), ErrForbidden,
+		"no right to read as the node": {true, attributes.ConfigMap, apierrors.NewForbidden(resource, "a", errors.New("User cannot impersonate-on:associated-node:list it")), ErrForbidden,
 			`secrets "a" is forbidden: User cannot impersonate-on:associated-node:list it` + actAsNode},
-		"a secret refused, by the Node authorizer": {true, Secret, refused, ErrForbidden,
-			`secrets "a" is forbidden: no role; with access node the pod must declare the object: is the declare-references policy installed, or was the pod made before it was? Else add an unmounted volume, {name: x, secret: {secretName: a, optional: true}}, to the pod`},
-		"a config map refused, by the Node authorizer": {true, ConfigMap, refused, ErrForbidden,
-			`secrets "a" is forbidden: no role; with access node the pod must declare the object: is the declare-references policy installed, or was the pod made before it was? Else add an unmounted volume, {name: x, configMap: {name: a, optional: true}}, to the pod`},
-		"a pod refused, by the Node authorizer":         {true, PodKind, refused, ErrForbidden, `secrets "a" is forbidden: no role`},
-		"not known at all: no role would help":          {false, Secret, apierrors.NewUnauthorized("who?"), ErrForbidden, "who?"},
-		"not there":                                     {false, Secret, apierrors.NewNotFound(resource, "a"), ErrNotFound, `secrets "a" not found`},
-		"anything else, however it is put, in one line": {true, Secret, errors.New("odd\nthing"), ErrUnavailable, "odd thing"},
+		"a secret refused by the Node authorizer": {true, attributes.Secret, refused, ErrForbidden,
+			`secrets "a" is forbidden: no role; with access node the pod must declare the object: add the volume {name: x, secret: {secretName: a}} to the pod and use the attribute volume: x in place of secretName. To use secretName alone: is the declare-references policy installed, and was the pod created after it?`},
+		"a config map refused by the Node authorizer": {true, attributes.ConfigMap, refused, ErrForbidden,
+			`secrets "a" is forbidden: no role; with access node the pod must declare the object: add the volume {name: x, configMap: {name: a}} to the pod and use the attribute volume: x in place of configMapName. To use configMapName alone: is the declare-references policy installed, and was the pod created after it?`},
+		"a pod refused by the Node authorizer":  {true, attributes.Pod, refused, ErrForbidden, `secrets "a" is forbidden: no role`},
+		"not authenticated: no role would help": {false, attributes.Secret, apierrors.NewUnauthorized("who?"), ErrForbidden, "who?"},
+		"a path that does not exist":            {false, attributes.Secret, apierrors.NewNotFound(resource, "a"), ErrUnavailable, `secrets "a" not found`},
+		"any other error, in one line":          {true, attributes.Secret, errors.New("odd\nthing"), ErrUnavailable, "odd thing"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ref := Ref{Kind: test.kind, Namespace: "ns", Name: "a"}
-			e := (&API{node: test.node}).explain(ref, test.err)
+			e := (&API{options: Options{Impersonate: test.node}}).explain(ref, test.err)
 			if e.Ref != ref || e.Reason != test.reason || e.Detail != test.want {
 				t.Errorf("%v of %v: %q; want %v: %q", e.Reason, e.Ref, e.Detail, test.reason, test.want)
 			}
 		})
 	}
-	t.Run("with what the kernel said, if it was the kernel", func(t *testing.T) {
+	t.Run("with the error number of a system call", func(t *testing.T) {
 		dial := &url.Error{Op: "Get", URL: "https://host", Err: &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", unix.EMFILE)}}
-		e := (&API{}).explain(Ref{Kind: Secret, Namespace: "ns", Name: "a"}, dial)
+		e := (&API{}).explain(Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}, dial)
 		if !errors.Is(e, unix.EMFILE) || !errors.Is(e, ErrUnavailable) || e.Detail != "dial tcp: socket: too many open files" {
 			t.Errorf("%#v", e)
 		}
@@ -96,11 +98,11 @@ func TestExplain(t *testing.T) {
 			t.Errorf("%#v", e)
 		}
 	})
-	t.Run("never too long, and the remedy never cut", func(t *testing.T) {
-		ref := Ref{Kind: ConfigMap, Namespace: strings.Repeat("n", 63), Name: strings.Repeat("a", 253)}
+	t.Run("never too long, and never without the whole remedy", func(t *testing.T) {
+		ref := Ref{Kind: attributes.ConfigMap, Namespace: strings.Repeat("n", 63), Name: strings.Repeat("a", 253)}
 		account := strings.Repeat("m", 63) + ":" + strings.Repeat("b", 253)
 		long := apierrors.NewForbidden(resource, ref.Name, fmt.Errorf("User %q cannot %s", "system:serviceaccount:"+account, strings.Repeat("x", 5000)))
-		for end, api := range map[string]*API{"=" + account: {}, ", to the pod": {node: true}} {
+		for end, api := range map[string]*API{"=" + account: {}, "created after it?": {options: Options{Impersonate: true}}} {
 			text := api.explain(ref, long).Error()
 			if !strings.HasSuffix(text, end) || len(text) > maxText+len("…") || !strings.Contains(text, "…;") {
 				t.Errorf("%d bytes: %s", len(text), text)

@@ -13,8 +13,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// fieldsOf returns what the downward API shows of a pod, by field path; resources of containers by ResourceKey. The texts are those
-// of kubelet (pkg/fieldpath): lists are joined by commas, maps are lines of key="value", sorted.
+// fieldsOf returns the values of the downward API by field path, and the resources of containers by ResourceKey. The
+// format is kubelet's (pkg/fieldpath): commas join lists, and maps become sorted lines of key="value".
 func fieldsOf(pod *corev1.Pod) map[string][]byte {
 	fields := map[string][]byte{}
 	set := func(path, value string) { fields[path] = []byte(value) }
@@ -34,7 +34,9 @@ func fieldsOf(pod *corev1.Pod) map[string][]byte {
 	}
 	set("status.hostIPs", strings.Join(hostIPs, ","))
 	set("status.podIPs", strings.Join(podIPs, ","))
-	for path, entries := range map[string]map[string]string{"metadata.labels": pod.Labels, "metadata.annotations": pod.Annotations} {
+	for path, entries := range map[string]map[string]string{
+		"metadata.labels": pod.Labels, "metadata.annotations": pod.Annotations,
+	} {
 		var lines []string
 		for _, key := range slices.Sorted(maps.Keys(entries)) {
 			lines = append(lines, fmt.Sprintf("%s=%q", key, entries[key]))
@@ -44,23 +46,24 @@ func fieldsOf(pod *corev1.Pod) map[string][]byte {
 	}
 	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range containers {
-			for kind, list := range map[string]corev1.ResourceList{"limits": containers[i].Resources.Limits, "requests": containers[i].Resources.Requests} {
-				for name, quantity := range list {
-					set(ResourceKey(containers[i].Name, kind+"."+string(name)), quantity.String())
-				}
+			name, resources := containers[i].Name, containers[i].Resources
+			for resource, quantity := range resources.Limits {
+				set(ResourceKey(name, "limits."+string(resource)), quantity.String())
 			}
-			// So that a container without resources can be told from one that is not there.
-			set(ResourceKey(containers[i].Name, ""), "")
+			for resource, quantity := range resources.Requests {
+				set(ResourceKey(name, "requests."+string(resource)), quantity.String())
+			}
+			set(ResourceKey(name, ""), "") // distinguishes a container without resources from a missing one
 		}
 	}
 	return fields
 }
 
-// ResourceKey is the key, in the Data of a pod, of a resource that a container asks for, such as limits.cpu: a quantity. One that
-// it does not ask for is not there. The key of the empty resource is there for each container.
+// ResourceKey is the key, in the Data of a pod, of the quantity of a container's resource such as limits.cpu. Data
+// has no key for a resource that the container does not set. Each container has a key of the empty resource.
 func ResourceKey(container, resource string) string { return container + "/" + resource }
 
-// digest of data tells one content from another.
+// digest identifies data.
 func digest(data map[string][]byte) string {
 	hash := sha256.New()
 	for _, key := range slices.Sorted(maps.Keys(data)) {

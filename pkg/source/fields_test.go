@@ -8,6 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
 func fullPod() *corev1.Pod {
@@ -31,7 +33,7 @@ func fullPod() *corev1.Pod {
 	}
 }
 
-// The texts are kubelet's (pkg/fieldpath FormatMap, and its joining of addresses for environment variables).
+// The format is kubelet's (pkg/fieldpath FormatMap, and its lists of addresses in environment variables).
 func TestFieldsOfAPodAreWhatKubeletShows(t *testing.T) {
 	want := map[string]string{
 		"metadata.name": "web-0", "metadata.namespace": "shop", "metadata.uid": "u-1",
@@ -44,7 +46,7 @@ func TestFieldsOfAPodAreWhatKubeletShows(t *testing.T) {
 		"status.hostIP": "10.0.0.1", "status.hostIPs": "10.0.0.1,fd00::1", "status.podIP": "10.1.0.5", "status.podIPs": "10.1.0.5,fd01::5",
 		"init/": "", "app/": "", "app/limits.cpu": "1500m", "app/limits.hugepages-2Mi": "4Mi", "app/requests.memory": "100Mi",
 	}
-	content, ok := contentOf(PodKind, fullPod())
+	content, ok := contentOf(attributes.Pod, fullPod())
 	if !ok || content.UID != "u-1" || content.ResourceVersion != "7" {
 		t.Fatalf("got %+v, %v", content, ok)
 	}
@@ -65,10 +67,10 @@ func TestAPodIsTheSameVersionWhileItsFieldsAre(t *testing.T) {
 		pod := fullPod()
 		pod.ResourceVersion = "8"
 		change(pod)
-		content, _ := contentOf(PodKind, pod)
+		content, _ := contentOf(attributes.Pod, pod)
 		return content
 	}
-	was, _ := contentOf(PodKind, fullPod())
+	was, _ := contentOf(attributes.Pod, fullPod())
 	for name, c := range map[string]struct {
 		change func(*corev1.Pod)
 		same   bool

@@ -3,338 +3,287 @@
 package source
 
 import (
-	"context"
-	"errors"
-	"sync"
+	"math/rand/v2"
 	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/klog/v2"
 )
 
-// object is what is known of one object, who holds it, and who waits for it. Safe for concurrent use.
+// The time limits of the state machine. A pause takes between half of the backoff and all of it.
+const (
+	minBackoff = 100 * time.Millisecond
+	maxBackoff = 15 * time.Second
+	// backoffResetAfter is how long a watch must have worked for the backoff to start again at minBackoff.
+	backoffResetAfter = 5 * time.Second
+	// forbiddenMaxBackoff replaces maxBackoff after the API server has refused the object for forbiddenSlowAfter
+	// (docs/decisions/0007-refused.md).
+	forbiddenMaxBackoff = 5 * time.Minute
+	forbiddenSlowAfter  = time.Minute
+	// recoveryMaxBackoff caps the backoff after the API server comes back and first rejects our resource version or
+	// credentials.
+	recoveryMaxBackoff = time.Second
+	// authorizerLag is how long the Node authorizer may take to learn of a new pod. authorizerLagPause is the longest
+	// pause meanwhile.
+	authorizerLag      = 2 * time.Second
+	authorizerLagPause = 300 * time.Millisecond
+	// outageThreshold is how long requests for an object must have failed before that is an outage. An API server that
+	// is replaced, or a connection that breaks, is back within seconds.
+	outageThreshold = 10 * time.Second
+)
+
+// object is the state of one object. The registry's lock guards all but ref and retry.
 type object struct {
 	ref Ref
-	// stop ends whatever keeps the object current. It is set while the registry's lock is held.
+	// subscribers are the functions to call after each change of the result, by subscriber.
+	subscribers map[string]func()
+	// stop ends the goroutine or the timer that keeps the object current.
 	stop func()
+	// stopped: the object is immutable and has been read. A timer restarts its watch.
+	stopped bool
+	// retry receives a value when the current pause must end.
+	retry chan struct{}
 
-	mu sync.Mutex
-	// holders are told of each change, by a function that must neither block nor call back. A map, so that to hold twice is
-	// to hold once.
-	holders map[string]func()
-	// last is the last verdict; nil before the first.
-	last *verdict
-	// known is closed when there is a verdict that is fresh enough for who comes now.
-	known chan struct{}
-	// resting is since when the object is immutable and nothing keeps it current. Zero: something does.
-	resting time.Time
-	// away is why there is no word of the object, since awaySince. Nil: there is.
-	away      *Error
-	awaySince time.Time
-	// asked has something in it when somebody new came who wants a fresh verdict.
-	asked chan struct{}
+	// result is what Get returns; nil before the first one.
+	result *result
+	// pending is closed with the next result. It is nil if result is recent enough for Wait.
+	pending chan struct{}
+	// seen: the API server has said at least once whether the object exists. Later reads must not be older.
+	seen bool
+
+	// requested is the time of restart or of the last retryNow.
+	requested time.Time
+	// connected is when the current watch began to work; zero between watches.
+	connected time.Time
+	// refused is the time of the first refusal; zero while the API server allows reading the object.
+	refused time.Time
+	// outage is the last failure, and outageSince the time of the first one. outage is nil while requests succeed.
+	outage      *Error
+	outageSince time.Time
+	// logged is the last failure that is worth a line in the log; nil while requests succeed.
+	logged *Error
+	// backoff is the maximum of the last pause.
+	backoff time.Duration
 }
 
-// tolerated is how long there may be no word of an object before that is called an outage: an API server that is replaced, or a
-// connection that breaks, is back within seconds.
-const tolerated = 10 * time.Second
-
-// verdict is what Get returns.
-type verdict struct {
+// result is what Get returns: the content or an error.
+type result struct {
 	content Content
 	err     *Error
 }
 
-// same reports whether who knows one verdict need not be told of the other.
-func (v verdict) same(other verdict) bool {
-	if v.err != nil && other.err != nil {
-		return v.err.Reason == other.err.Reason
+// same reports whether subscribers need not know that one result replaces the other.
+func (r *result) same(other *result) bool {
+	if r.err != nil && other.err != nil {
+		return r.err.Reason == other.err.Reason
 	}
-	return v.err == nil && other.err == nil && v.content.SameVersion(other.content)
+	return r.err == nil && other.err == nil && r.content.SameVersion(other.content)
 }
 
-func newObject(ref Ref) *object {
-	return &object{ref: ref, holders: map[string]func(){}, known: make(chan struct{}), asked: make(chan struct{}, 1)}
+// conclusive reports whether the result says if the object exists.
+func (r *result) conclusive() bool { return r != nil && (r.err == nil || r.err.Reason == ErrNotFound) }
+
+// event is something that the source has learned about an object.
+type event struct {
+	kind eventKind
+	// content is the content of a found object.
+	content Content
+	// err is why a watch or a request ended, and failure the same for users. Both are nil if the API server ended a
+	// watch that worked. resumed: the watch continued from the version of an earlier one.
+	err     error
+	failure *Error
+	resumed bool
 }
 
-// found records that the object has content.
-func (o *object) found(c Content) {
-	c.Seen = time.Now()
-	o.decide(verdict{content: c})
+type eventKind int
+
+const (
+	found     eventKind = iota // the object exists
+	missing                    // the object does not exist
+	connected                  // a watch works, and has brought nothing new yet
+	complete                   // the object is immutable and has been read, so its watch has ended
+	ended                      // a watch ended, or a request failed
+)
+
+// update applies an event to an object, notifies the subscribers if the result changed, and returns how long to pause
+// before the next request.
+func (r *registry) update(o *object, e event) (pause time.Duration) {
+	r.mu.Lock()
+	before := o.logged
+	pause = r.apply(o, e)
+	after := o.logged
+	r.mu.Unlock()
+	switch {
+	case after == nil && before != nil:
+		klog.InfoS("Object can be read again", "object", o.ref.String())
+	case after != nil && (before == nil || before.Reason != after.Reason):
+		klog.InfoS("Object can't be read", "object", o.ref.String(), "reason", after.Reason, "detail", after.Detail)
+	}
+	return pause
 }
 
-// missing records that the object does not exist.
-func (o *object) missing() { o.decide(verdict{err: &Error{Ref: o.ref, Reason: ErrNotFound}}) }
+// apply is update without the log, for a caller that holds the lock.
+func (r *registry) apply(o *object, e event) (pause time.Duration) {
+	if r.objects[o.ref] != o {
+		return 0 // the last subscriber is gone
+	}
+	switch e.kind {
+	case found:
+		o.connect()
+		o.seen = true
+		o.setResult(&result{content: e.content})
+	case missing:
+		o.connect()
+		o.seen = true
+		o.setResult(&result{err: &Error{Ref: o.ref, Reason: ErrNotFound}})
+	case connected:
+		o.connect()
+	case complete:
+		r.recheckLater(o)
+	case ended:
+		return r.end(o, e)
+	}
+	return 0
+}
 
-// failed records that the source can't tell. What was seen before stays, unless it is forbidden now: who may not read the object
-// any more is not given a copy of it either.
-func (o *object) failed(e *Error) {
-	o.lost(e)
-	if o.seen() && !errors.Is(e, ErrForbidden) {
-		o.answered()
+// connect records that the API server answers as it should.
+func (o *object) connect() {
+	if o.connected.IsZero() {
+		o.connected = time.Now()
+	}
+	o.refused, o.outage, o.logged = time.Time{}, nil, nil
+}
+
+// end records the end of a watch or of a request, and returns how long to pause.
+func (r *registry) end(o *object, e event) (pause time.Duration) {
+	now := time.Now()
+	if !o.seen && r.mayLag(e.err, o.requested) {
+		return jittered(authorizerLagPause)
+	}
+	worked := !o.connected.IsZero()
+	if worked && now.Sub(o.connected) >= backoffResetAfter {
+		o.backoff = 0
+	}
+	o.connected = time.Time{}
+	longest := maxBackoff
+	if e.failure != nil && e.failure.Reason == ErrForbidden {
+		if o.refused.IsZero() {
+			o.refused, o.backoff = now, min(o.backoff, recoveryMaxBackoff)
+		}
+		if now.Sub(o.refused) >= forbiddenSlowAfter {
+			longest = forbiddenMaxBackoff
+		}
+	}
+	expired := e.resumed && isExpired(e.err)
+	if expired {
+		o.backoff = min(o.backoff, recoveryMaxBackoff)
+	}
+	// The end of a watch that worked, or of its version, says nothing about the object. The next request will.
+	if e.failure != nil && !worked && !expired {
+		o.fail(e.failure, now)
+	}
+	o.backoff = min(max(minBackoff, 3*o.backoff), longest)
+	return jittered(o.backoff) + requestedDelay(e.err)
+}
+
+// fail records that a request for the object failed. The last result stays during an outage. A refusal replaces it:
+// without the right to read the object, nobody may get a copy of it either. But an API server that has just started
+// does not know the rights yet, so a refusal of a seen object counts only after outageThreshold.
+func (o *object) fail(failure *Error, now time.Time) {
+	if o.outage == nil {
+		o.outageSince = now
+	}
+	o.outage = failure
+	since, forbidden := o.outageSince, failure.Reason == ErrForbidden
+	if forbidden {
+		since = o.refused
+	}
+	brief := o.seen && now.Sub(since) < outageThreshold
+	if !brief {
+		o.logged = failure
+	}
+	if o.result.conclusive() && (brief || !forbidden) {
+		o.release()
 		return
 	}
-	o.decide(verdict{err: e})
+	o.setResult(&result{err: failure})
 }
 
-// lost records that there is no word of the object. A later reason replaces an earlier one; the time stays.
-func (o *object) lost(e *Error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.away == nil {
-		o.awaySince = time.Now()
-	}
-	o.away = e
-}
-
-// reached records that there is word of the object again.
-func (o *object) reached() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.away, o.awaySince = nil, time.Time{}
-}
-
-// outage is since when there has been no word of the object, and why; nil if there is, or was until shortly.
-func (o *object) outage() (since time.Time, why *Error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.away == nil || time.Since(o.awaySince) < tolerated {
-		return time.Time{}, nil
-	}
-	return o.awaySince, o.away
-}
-
-// decide sets the verdict and tells the holders if it is another one.
-func (o *object) decide(v verdict) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	changed := o.last == nil || !o.last.same(v)
-	o.last = &v
-	o.closeKnown()
+// setResult replaces the result, and notifies the subscribers if that is a change.
+func (o *object) setResult(next *result) {
+	changed := o.result == nil || !next.same(o.result)
+	o.result = next
+	o.release()
 	if !changed {
 		return
 	}
-	for _, changed := range o.holders {
-		changed()
+	for _, notify := range o.subscribers {
+		notify()
 	}
 }
 
-// answered ends the waiting with the verdict that is there.
-func (o *object) answered() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.closeKnown()
-}
-
-func (o *object) closeKnown() {
-	select {
-	case <-o.known:
-	default:
-		close(o.known)
+// block makes Wait block until the next result.
+func (o *object) block() {
+	o.requested = time.Now()
+	if o.pending == nil {
+		o.pending = make(chan struct{})
 	}
 }
 
-// seen reports whether the last verdict says if the object exists.
-func (o *object) seen() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.last != nil && (o.last.err == nil || errors.Is(o.last.err, ErrNotFound))
-}
-
-// rest records that nothing keeps the object current any more.
-func (o *object) rest() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.resting = time.Now()
-}
-
-// wake reports whether the object has been resting for that long. If so it rests no more, and who waits for it
-// waits for the next verdict: the caller has to bring it about.
-func (o *object) wake(after time.Duration) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.resting.IsZero() || time.Since(o.resting) < after {
-		return false
+// release ends each Wait.
+func (o *object) release() {
+	if o.pending != nil {
+		close(o.pending)
+		o.pending = nil
 	}
-	o.resting, o.known = time.Time{}, make(chan struct{})
-	return true
 }
 
-// ask has who was refused ask again now, and who waits wait for the answer. After any other verdict it does nothing.
-func (o *object) ask() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.last == nil || o.last.err == nil || !errors.Is(o.last.err, ErrForbidden) {
+// retryNow triggers an immediate retry if the last result was Forbidden. Current waiters block until it completes.
+func (o *object) retryNow() {
+	if o.result == nil || o.result.err == nil || o.result.err.Reason != ErrForbidden {
 		return
 	}
+	o.block()
 	select {
-	case <-o.known:
-		o.known = make(chan struct{})
-	default: // somebody waits for the next one already
-	}
-	select {
-	case o.asked <- struct{}{}:
-	default: // the next try comes at once already
+	case o.retry <- struct{}{}:
+	default: // a retry is due already
 	}
 }
 
-// wait waits for a verdict.
-func (o *object) wait(ctx context.Context) {
-	o.mu.Lock()
-	known := o.known
-	o.mu.Unlock()
-	select {
-	case <-known:
-	case <-ctx.Done():
-	}
-}
-
-// get returns the last verdict.
-func (o *object) get() (Content, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	switch {
-	case o.last == nil:
-		return Content{}, &Error{Ref: o.ref, Reason: ErrUnavailable, Detail: "the API server has not answered yet"}
-	case o.last.err != nil:
-		return Content{}, o.last.err
-	}
-	return o.last.content, nil
-}
-
-// holds reports whether holder holds the object.
-func (o *object) holds(holder string) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	_, held := o.holders[holder]
-	return held
-}
-
-// hold makes holder one of the object's, and tells it if there is something to tell.
-func (o *object) hold(holder string, changed func()) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.holders[holder] = changed
-	if o.last != nil {
-		changed()
-	}
-}
-
-// letGo makes holder none of the object's, and reports whether it was the last.
-func (o *object) letGo(holder string) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	delete(o.holders, holder)
-	return len(o.holders) == 0
-}
-
-// registry is the objects that are held. Safe for concurrent use.
-type registry struct {
-	// keep starts to keep an object current, and returns what will end it. The lock is held.
-	keep func(*object) (stop func())
-	// recheck is how long an immutable object is taken to be still there.
-	recheck time.Duration
-
-	mu      sync.Mutex
-	objects map[Ref]*object
-}
-
-func newRegistry(recheck time.Duration) registry {
-	return registry{recheck: recheck, objects: map[Ref]*object{}}
-}
-
-// Watch keeps ref current for holder until Unwatch. It calls changed after each change of what Get returns, the first
-// included, and at once if Get has something to return already. changed must neither block nor call back. To watch again changes
-// nothing.
-func (r *registry) Watch(ref Ref, holder string, changed func()) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	o := r.objects[ref]
-	switch {
-	case o == nil:
-		o = newObject(ref)
-		r.objects[ref] = o
-		// First, so that the holder is told of each change, however soon the second one follows.
-		o.hold(holder, changed)
-		o.stop = r.keep(o)
-		return
-	case !o.holds(holder) && o.wake(0):
-		// An immutable object, for somebody new: it may have been deleted and made anew since it was read.
-		o.stop = r.keep(o)
-	case !o.holds(holder):
-		// For one who was refused the next try may be minutes away, and the new holder may be what gives the right.
-		o.ask()
-	}
-	o.hold(holder, changed)
-}
-
-// Unwatch lets go of ref. With its last holder the watch ends and the content is forgotten.
-func (r *registry) Unwatch(ref Ref, holder string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	o := r.objects[ref]
-	if o == nil {
-		return
-	}
-	if o.letGo(holder) {
-		delete(r.objects, ref)
+// restart keeps the object current again. The lock is held.
+func (r *registry) restart(o *object) {
+	if o.stop != nil {
 		o.stop()
 	}
+	o.block()
+	o.stopped, o.backoff = false, 0
+	o.stop = r.start(o)
 }
 
-// Wait waits until a watched object is known, or is known not to be readable now, or ctx ends. For one that is immutable, and was
-// read before, that is the answer to the reading anew that a new holder brings about.
-func (r *registry) Wait(ctx context.Context, ref Ref) {
-	if o := r.object(ref); o != nil {
-		o.wait(ctx)
-	}
-}
-
-// Get returns the content of a watched object as last seen. It does not wait. The error is an *Error. Content that was seen
-// stays readable while the source is away, but not when it forbids reading.
-func (r *registry) Get(ref Ref) (Content, error) {
-	if o := r.object(ref); o != nil {
-		r.refresh(o)
-		return o.get()
-	}
-	return Content{}, &Error{Ref: ref, Reason: ErrUnavailable, Detail: "nobody watches it"}
-}
-
-// Away tells since when there has been no word of a watched object, and why: what Get returns may be outdated. A watch that was
-// interrupted and is back within seconds does not count. The error is an *Error, and nil if all is well.
-func (r *registry) Away(ref Ref) (since time.Time, err error) {
-	if o := r.object(ref); o != nil {
-		if since, why := o.outage(); why != nil {
-			return since, why
+// recheckLater reads an immutable object again after a while, because it can be deleted and created again.
+func (r *registry) recheckLater(o *object) {
+	o.stopped, o.connected = true, time.Time{}
+	timer := time.AfterFunc(jittered(r.recheck), func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if o.stopped && r.objects[o.ref] == o {
+			r.restart(o)
 		}
-	}
-	return time.Time{}, nil
+	})
+	o.stop = func() { timer.Stop() }
 }
 
-// refresh has an immutable object read anew if that was long ago.
-func (r *registry) refresh(o *object) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.objects[o.ref] == o && o.wake(r.recheck) {
-		o.stop = r.keep(o)
-	}
+// mayLag reports whether a refusal may only mean that the Node authorizer, which watches pods itself, has not heard
+// of a pod yet. since is the time of the first request.
+func (r *registry) mayLag(err error, since time.Time) bool {
+	return apierrors.IsForbidden(err) && time.Since(since) < r.authorizerLag
 }
 
-// Watched is how many distinct objects are watched.
-func (r *registry) Watched() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	distinct := len(r.objects)
-	for ref := range r.objects {
-		if ref.Newest {
-			ref.Newest = false
-			if r.objects[ref] != nil {
-				distinct--
-			}
-		}
-	}
-	return distinct
+// requestedDelay is the pause that the API server asks for with a failure, within bounds.
+func requestedDelay(err error) time.Duration {
+	seconds, _ := apierrors.SuggestsClientDelay(err)
+	return min(time.Duration(max(seconds, 0))*time.Second, maxBackoff)
 }
 
-func (r *registry) object(ref Ref) *object {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.objects[ref]
-}
+// jittered returns a time between half of d and d, so that watches that fail together do not retry together.
+func jittered(d time.Duration) time.Duration { return d/2 + rand.N(d/2) }

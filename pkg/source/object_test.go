@@ -5,330 +5,497 @@ package source
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
-// TestStates tells an object one thing after the other, and looks at what Get returns and whether its holder is told.
+// machine is a registry whose source learns nothing by itself, with one object and its subscriber "v".
+type machine struct {
+	registry
+	ref Ref
+	*object
+	// started and ended count the starts and ends of the source, and notified the calls for "v".
+	started, ended, notified int
+}
+
+func newMachine() *machine {
+	m := &machine{registry: newRegistry(time.Hour), ref: Ref{Kind: attributes.Secret, Namespace: "n", Name: "a"}}
+	m.start = func(*object) func() {
+		m.started++
+		return func() { m.ended++ }
+	}
+	m.Subscribe(m.ref, "v", func() { m.notified++ })
+	m.object = m.objects[m.ref]
+	return m
+}
+
+func (m *machine) found(c Content) { m.update(m.object, event{kind: found, content: c}) }
+func (m *machine) missing()        { m.update(m.object, event{kind: missing}) }
+func (m *machine) connected()      { m.update(m.object, event{kind: connected}) }
+
+// complete is the reading of an immutable object.
+func (m *machine) complete(c Content) {
+	m.found(c)
+	m.update(m.object, event{kind: complete})
+}
+
+// fail is the failure of a request, and returns the pause.
+func (m *machine) fail(err error) time.Duration {
+	return m.update(m.object, event{kind: ended, err: err, failure: (&API{}).explain(m.ref, err)})
+}
+
+// blocked reports whether Wait has to wait.
+func (m *machine) blocked(t *testing.T) bool {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	m.Wait(ctx, m.ref) // returns in any case
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.pending != nil
+}
+
+// TestStates applies one event after the other, and checks the result of Get and whether the subscriber is notified.
 func TestStates(t *testing.T) {
 	one := Content{UID: "u", ResourceVersion: "1", Data: map[string][]byte{"key": []byte("one")}}
 	two := Content{UID: "u", ResourceVersion: "2", Data: map[string][]byte{"key": []byte("two")}}
 	type step struct {
-		do   func(*object)
-		want string // the content, or the reason of the error
-		told bool
+		do       func(*machine)
+		want     string // the content, or the reason of the error
+		notifies bool
 	}
-	found := func(c Content) func(*object) { return func(o *object) { o.found(c) } }
-	failed := func(reason error) func(*object) {
-		return func(o *object) { o.failed(&Error{Ref: o.ref, Reason: reason, Detail: "detail"}) }
+	found := func(c Content) func(*machine) { return func(m *machine) { m.found(c) } }
+	unavailable := func(m *machine) {
+		m.update(m.object, event{kind: ended}) // the watch that worked
+		m.fail(io.EOF)
 	}
-	missing := (*object).missing
-	notFound, forbidden, unavailable := ErrNotFound.Error(), ErrForbidden.Error(), ErrUnavailable.Error()
+	// A refusal of a seen object counts once it has lasted.
+	forbid := func(m *machine) {
+		m.update(m.object, event{kind: ended})
+		m.fail(forbidden())
+		time.Sleep(outageThreshold)
+		m.fail(forbidden())
+	}
+	missing := (*machine).missing
+	isMissing, isForbidden, isUnavailable := ErrNotFound.Error(), ErrForbidden.Error(), ErrUnavailable.Error()
 	for name, steps := range map[string][]step{
-		"nothing is known at first":                     {{func(*object) {}, unavailable, false}, {failed(ErrUnavailable), unavailable, true}},
-		"a change is told, the same again is not":       {{found(one), "one", true}, {found(one), "one", false}, {found(two), "two", true}},
-		"a missing object is told once, and its return": {{missing, notFound, true}, {missing, notFound, false}, {found(one), "one", true}, {missing, notFound, true}},
-		"content without a version is always new":       {{found(Content{}), "", true}, {found(Content{}), "", true}},
+		"nothing is known at first": {{func(*machine) {}, isUnavailable, false}, {unavailable, isUnavailable, true}},
+		"a change notifies, the same again does not": {
+			{found(one), "one", true}, {found(one), "one", false}, {found(two), "two", true},
+		},
+		"a missing object notifies once, and so does its return": {
+			{missing, isMissing, true}, {missing, isMissing, false},
+			{found(one), "one", true}, {missing, isMissing, true},
+		},
+		"content without a version is always new": {{found(Content{}), "", true}, {found(Content{}), "", true}},
 		"an outage changes nothing": {
-			{found(one), "one", true}, {failed(ErrUnavailable), "one", false}, {found(one), "one", false},
-			{failed(ErrUnavailable), "one", false}, {found(two), "two", true},
+			{found(one), "one", true}, {unavailable, "one", false}, {found(one), "one", false},
+			{unavailable, "one", false}, {found(two), "two", true},
 		},
-		"a missing object stays missing in an outage": {{missing, notFound, true}, {failed(ErrUnavailable), notFound, false}, {missing, notFound, false}},
-		"an outage at first is told once":             {{failed(ErrUnavailable), unavailable, true}, {failed(ErrUnavailable), unavailable, false}, {found(one), "one", true}},
+		"a missing object stays missing in an outage": {
+			{missing, isMissing, true}, {unavailable, isMissing, false}, {missing, isMissing, false},
+		},
+		"an outage at first notifies once": {
+			{unavailable, isUnavailable, true}, {unavailable, isUnavailable, false}, {found(one), "one", true},
+		},
 		"content does not outlive a refusal, nor comes back by an outage": {
-			{found(one), "one", true}, {failed(ErrForbidden), forbidden, true}, {failed(ErrForbidden), forbidden, false},
-			{failed(ErrUnavailable), unavailable, true}, {found(one), "one", true},
+			{found(one), "one", true}, {forbid, isForbidden, true}, {forbid, isForbidden, false},
+			{unavailable, isUnavailable, true}, {found(one), "one", true},
 		},
-		"who was refused knows nothing until an answer": {{failed(ErrForbidden), forbidden, true}, {missing, notFound, true}},
+		"after a refusal nothing is known until an answer": {{forbid, isForbidden, true}, {missing, isMissing, true}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			told := 0
-			o := newObject(Ref{Kind: Secret, Namespace: "n", Name: "a"})
-			o.hold("v", func() { told++ })
-			for n, step := range steps {
-				told = 0
-				step.do(o)
-				content, err := o.get()
-				got := string(content.Data["key"])
-				if err != nil {
-					var e *Error
-					if !errors.As(err, &e) || e.Ref != o.ref {
-						t.Fatalf("step %d: error %v, want an *Error of %v", n+1, err, o.ref)
+			synctest.Test(t, func(t *testing.T) {
+				m := newMachine()
+				for n, step := range steps {
+					m.notified = 0
+					step.do(m)
+					content, err := m.Get(m.ref)
+					got := string(content.Data["key"])
+					if err != nil {
+						var e *Error
+						if !errors.As(err, &e) || e.Ref != m.ref {
+							t.Fatalf("step %d: error %v, want an *Error of %v", n+1, err, m.ref)
+						}
+						got = e.Reason.Error()
+						if content.Data != nil {
+							t.Errorf("step %d: content next to an error", n+1)
+						}
 					}
-					got = e.Reason.Error()
-					if content.Data != nil {
-						t.Errorf("step %d: content next to an error", n+1)
+					if got != step.want || m.notified != map[bool]int{true: 1}[step.notifies] {
+						t.Errorf("step %d: %q, %d notifications; want %q, notified: %v",
+							n+1, got, m.notified, step.want, step.notifies)
 					}
 				}
-				if got != step.want || told != map[bool]int{true: 1}[step.told] {
-					t.Errorf("step %d: %q, told %d times; want %q, told: %v", n+1, got, told, step.want, step.told)
-				}
-			}
+			})
 		})
 	}
 }
 
-// TestOutage loses the word of an object for a while. Its time is synctest's.
+// TestOutage lets requests fail for a while.
 func TestOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRegistry(time.Hour)
-		r.keep = func(*object) func() { return func() {} }
-		ref := Ref{Kind: Secret, Namespace: "n", Name: "a"}
-		told := 0
-		r.Watch(ref, "v", func() { told++ })
-		o := r.object(ref)
-		away := func(want time.Duration, says string) {
+		m := newMachine()
+		outage := func(want time.Duration, says string) {
 			t.Helper()
-			since, err := r.Away(ref)
+			since, err := m.Outage(m.ref)
 			if (says == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), says) {
-				t.Errorf("away: %v, want %q", err, says)
+				t.Errorf("outage: %v, want %q", err, says)
 			}
 			if err != nil && time.Since(since) != want {
 				t.Errorf("since %v, want %v", time.Since(since), want)
 			}
 		}
-		failed := func(detail string) { o.failed(&Error{Ref: ref, Reason: ErrUnavailable, Detail: detail}) }
-		o.found(Content{ResourceVersion: "1"})
-		away(0, "")
-		failed("first")
-		time.Sleep(tolerated - 1)
-		away(0, "") // it may still be back in a moment
+		m.found(Content{ResourceVersion: "1"})
+		m.fail(io.EOF) // the end of a watch that worked is no failure
+		outage(0, "")
+		m.fail(errors.New("first"))
+		time.Sleep(outageThreshold - 1)
+		outage(0, "") // it may end in a moment
 		time.Sleep(1)
-		away(tolerated, "first")
-		failed("second")
-		away(tolerated, "second")
-		if _, err := r.Get(ref); err != nil {
-			t.Errorf("what was seen is not there in an outage: %v", err)
+		outage(outageThreshold, "first")
+		m.fail(errors.New("second"))
+		outage(outageThreshold, "second")
+		if _, err := m.Get(m.ref); err != nil {
+			t.Errorf("the content is lost in an outage: %v", err)
 		}
-		o.reached()
-		away(0, "")
-		failed("third")
+		m.connected()
+		outage(0, "")
+		m.fail(io.EOF)
+		m.fail(errors.New("third"))
 		time.Sleep(time.Minute)
-		away(time.Minute, "third")
-		r.Unwatch(ref, "v")
-		away(0, "")
-		if told != 1 {
-			t.Errorf("told %d times, want once: of the content", told)
+		outage(time.Minute, "third")
+		m.Unsubscribe(m.ref, "v")
+		outage(0, "")
+		if m.notified != 1 {
+			t.Errorf("%d notifications, want one, of the content", m.notified)
 		}
 	})
 }
 
-// TestAsk has somebody new come for an object that nobody may read.
-func TestAsk(t *testing.T) {
-	r := newRegistry(time.Hour)
-	r.keep = func(*object) func() { return func() {} }
-	ref := Ref{Kind: Secret, Namespace: "n", Name: "a"}
-	asked := func() bool {
-		select {
-		case <-r.object(ref).asked:
-			return true
-		default:
-			return false
+// TestRefusalOfASeenObject lets an API server start: it refuses for a moment, or for good.
+func TestRefusalOfASeenObject(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		check := func(want error, notified int) {
+			t.Helper()
+			if _, err := m.Get(m.ref); !errors.Is(err, want) || m.notified != notified {
+				t.Errorf("%v, %d notifications; want %v, %d", err, m.notified, want, notified)
+			}
+		}
+		m.found(Content{ResourceVersion: "1"})
+		m.update(m.object, event{kind: ended})
+		m.mu.Lock()
+		m.block()
+		m.mu.Unlock()
+		m.fail(forbidden())
+		if m.blocked(t) {
+			t.Error("Wait does not return with the seen content")
+		}
+		check(nil, 1)
+		m.connected() // it was for a moment
+		m.update(m.object, event{kind: ended})
+		m.fail(io.EOF)
+		time.Sleep(time.Hour)
+		m.fail(forbidden()) // the time without an answer does not count as refusal
+		check(nil, 1)
+		time.Sleep(outageThreshold - 1)
+		m.fail(forbidden())
+		check(nil, 1)
+		time.Sleep(1)
+		m.fail(forbidden())
+		check(ErrForbidden, 2)
+		m.found(Content{ResourceVersion: "1"})
+		check(nil, 3)
+
+		m = newMachine()
+		m.fail(forbidden()) // of an object that was never seen
+		check(ErrForbidden, 1)
+	})
+}
+
+// TestBackoff checks the pauses without waiting for them.
+func TestBackoff(t *testing.T) {
+	m := newMachine()
+	within := func(what string, got, least, most time.Duration) {
+		t.Helper()
+		if got < least || got > most {
+			t.Errorf("%s: %v, want %v to %v", what, got, least, most)
 		}
 	}
-	known := func() bool {
-		ended, cancel := context.WithCancel(t.Context())
-		cancel()
-		r.Wait(ended, ref)
-		select {
-		case <-r.object(ref).known:
-			return true
-		default:
-			return false
+	failure := errors.New("away")
+	for n, most := range []time.Duration{100, 300, 900, 2700, 8100, 15000, 15000} {
+		most *= time.Millisecond
+		within(fmt.Sprintf("pause %d", n+1), m.fail(failure), most/2, most)
+	}
+	m.backoff = maxBackoff
+	for n, most := range []time.Duration{3, 9, 15, 15, 45, 135, 300, 300} {
+		if n == 4 {
+			m.refused = time.Now().Add(-forbiddenSlowAfter)
+		}
+		most *= time.Second
+		within(fmt.Sprintf("refused %d", n+1), m.fail(forbidden()), most/2, most)
+	}
+	within("away, after that", m.fail(failure), maxBackoff/2, maxBackoff)
+	within("refused again", m.fail(forbidden()), 3*maxBackoff/2, 3*maxBackoff)
+	m.connected()
+	within("refused anew", m.fail(forbidden()), 3*recoveryMaxBackoff/2, 3*recoveryMaxBackoff)
+	gone := apierrors.NewResourceExpired("too old")
+	expire := func(resumed bool) time.Duration {
+		m.backoff = maxBackoff
+		failure := (&API{}).explain(m.ref, gone)
+		return m.update(m.object, event{kind: ended, err: gone, failure: failure, resumed: resumed})
+	}
+	within("back, with another history", expire(true), 3*recoveryMaxBackoff/2, 3*recoveryMaxBackoff)
+	within("a version that is too old as soon as it was read", expire(false), maxBackoff/2, maxBackoff)
+	slow := func(seconds int) error { return apierrors.NewTooManyRequests("slow down", seconds) }
+	m.backoff = 0
+	within("a delay of 3 s", m.fail(slow(3)), 3050*time.Millisecond, 3100*time.Millisecond)
+	m.backoff = 0
+	within("a delay of a year", m.fail(slow(365*86400)), maxBackoff, maxBackoff+minBackoff)
+	m.backoff = 0
+	within("a negative delay", m.fail(slow(-5)), minBackoff/2, minBackoff)
+	m.backoff, m.object.connected = maxBackoff, time.Now().Add(-backoffResetAfter/2)
+	within("after a short watch", m.update(m.object, event{kind: ended}), maxBackoff/2, maxBackoff)
+	m.object.connected = time.Now().Add(-backoffResetAfter)
+	within("after a longer watch", m.update(m.object, event{kind: ended}), minBackoff/2, minBackoff)
+}
+
+// TestLogOfChanges: a line for each change of state, however many requests fail. It captures klog, so it is not
+// parallel.
+func TestLogOfChanges(t *testing.T) {
+	log := testkit.LogOf(t, 0)
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		ended := func() { m.update(m.object, event{kind: ended}) }
+		unavailable := apierrors.NewServiceUnavailable("later")
+		m.found(Content{ResourceVersion: "1"})
+		ended()
+		m.fail(io.EOF)
+		time.Sleep(outageThreshold) // a line only after this
+		for _, err := range []error{unavailable, unavailable, io.EOF, forbidden()} {
+			m.fail(err)
+		}
+		time.Sleep(outageThreshold) // a line only after this
+		m.fail(forbidden())
+		m.fail(forbidden())
+		m.found(Content{ResourceVersion: "1"})
+		m.found(Content{ResourceVersion: "2"})
+		m.connected()
+		m.missing()
+	})
+	var lines []string
+	for line := range strings.Lines(log.Text()) {
+		_, line, _ = strings.Cut(strings.TrimSpace(line), "] ")
+		lines = append(lines, line)
+	}
+	want := []string{
+		`"Object can't be read" object="Secret \"n/a\"" reason="can't be read now" detail="later"`,
+		`"Object can't be read" object="Secret \"n/a\"" reason="forbidden" detail="secrets \"a\" is forbidden: ` +
+			`no relationship found; let the driver read it:`,
+		`"Object can be read again" object="Secret \"n/a\""`,
+	}
+	if len(lines) != len(want) {
+		t.Fatalf("log:\n%s", strings.Join(lines, "\n"))
+	}
+	for n := range want {
+		if !strings.HasPrefix(lines[n], want[n]) {
+			t.Errorf("line %d: %s, want %s", n+1, lines[n], want[n])
 		}
 	}
+}
+
+// TestRetryNow adds subscribers to an object that nobody may read.
+func TestRetryNow(t *testing.T) {
 	for _, test := range []struct {
 		name    string
-		verdict func(*object)
-		asks    bool
+		state   func(*machine)
+		retries bool
 	}{
-		{"nothing is known", func(*object) {}, false},
-		{"found", func(o *object) { o.found(Content{ResourceVersion: "1"}) }, false},
-		{"missing", (*object).missing, false},
-		{"unavailable", func(o *object) { o.decide(verdict{err: &Error{Reason: ErrUnavailable}}) }, false},
-		{"refused", func(o *object) { o.failed(&Error{Reason: ErrForbidden}) }, true},
+		{"nothing is known", func(*machine) {}, false},
+		{"found", func(m *machine) { m.found(Content{ResourceVersion: "1"}) }, false},
+		{"missing", (*machine).missing, false},
+		{"unavailable", func(m *machine) { m.fail(io.EOF) }, false},
+		{"refused", func(m *machine) { m.fail(forbidden()) }, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			for _, holder := range []string{"one", "two", "three"} {
-				defer r.Unwatch(ref, holder)
+			m := newMachine()
+			test.state(m)
+			blocked := m.blocked(t)
+			m.Subscribe(m.ref, "v", func() {})
+			if len(m.retry) != 0 || m.blocked(t) != blocked {
+				t.Error("a retry for an old subscriber")
 			}
-			r.Watch(ref, "one", func() {})
-			o := r.object(ref)
-			test.verdict(o)
-			was := known()
-			r.Watch(ref, "one", func() {})
-			if asked() || known() != was {
-				t.Error("asked for somebody who was there already")
+			m.Subscribe(m.ref, "two", func() {})
+			pending := m.pending
+			m.Subscribe(m.ref, "three", func() {})
+			if retries := len(m.retry) == 1; retries != test.retries || m.blocked(t) != (blocked || test.retries) {
+				t.Errorf("retry: %v, blocked: %v", retries, m.blocked(t))
 			}
-			r.Watch(ref, "two", func() {})
-			waiting := o.known
-			r.Watch(ref, "three", func() {})
-			if asked() != test.asks || known() != (was && !test.asks) {
-				t.Errorf("asked: %v, known: %v", !test.asks, known())
+			if pending != m.pending {
+				t.Error("the second and the third subscriber wait for different results")
 			}
-			o.failed(&Error{Reason: ErrForbidden})
-			<-waiting // the answer is one to all
+			m.fail(forbidden())
+			if m.blocked(t) {
+				t.Error("still blocked after the answer")
+			}
 		})
 	}
 }
 
-// TestRegistry watches a source that says nothing by itself.
-func TestRegistry(t *testing.T) {
-	r := newRegistry(time.Hour)
-	ref, other := Ref{Kind: Secret, Namespace: "n", Name: "a"}, Ref{Kind: ConfigMap, Namespace: "n", Name: "a"}
-	var started []*object
-	stopped := 0
-	r.keep = func(o *object) func() {
-		started = append(started, o)
-		return func() { stopped++ }
-	}
-	told := map[string]int{}
-	watch := func(ref Ref, holder string) { r.Watch(ref, holder, func() { told[holder]++ }) }
+// TestSubscribers subscribes to two objects of a source that learns nothing by itself.
+func TestSubscribers(t *testing.T) {
+	m := newMachine()
+	other := Ref{Kind: attributes.ConfigMap, Namespace: "n", Name: "a"}
+	notified := map[string]int{}
+	subscribe := func(ref Ref, subscriber string) { m.Subscribe(ref, subscriber, func() { notified[subscriber]++ }) }
 
-	watch(ref, "one")
-	watch(ref, "one")
-	watch(ref, "two")
-	watch(other, "one")
-	if len(started) != 2 || r.Watched() != 2 || len(told) != 0 {
-		t.Fatalf("%d started, %d watched, told %v; want 2, 2 and nobody", len(started), r.Watched(), told)
+	subscribe(m.ref, "one")
+	subscribe(m.ref, "one")
+	m.Unsubscribe(m.ref, "v")
+	subscribe(m.ref, "two")
+	subscribe(other, "one")
+	if m.started != 2 || m.Watched() != 2 || len(notified) != 0 {
+		t.Fatalf("%d started, %d watched, notified %v; want 2, 2 and nobody", m.started, m.Watched(), notified)
 	}
-	ended, cancel := context.WithCancel(t.Context())
-	cancel()
-	r.Wait(ended, ref) // returns, though nothing is known
-	started[0].found(Content{ResourceVersion: "1"})
-	r.Wait(t.Context(), ref)
-	watch(ref, "three")
-	if told["one"] != 1 || told["two"] != 1 || told["three"] != 1 {
-		t.Errorf("told %v, want each holder once", told)
+	if !m.blocked(t) {
+		t.Error("not blocked though nothing is known")
 	}
-	if _, err := r.Get(other); !errors.Is(err, ErrUnavailable) {
+	m.found(Content{ResourceVersion: "1"})
+	m.Wait(t.Context(), m.ref)
+	subscribe(m.ref, "three")
+	if notified["one"] != 1 || notified["two"] != 1 || notified["three"] != 1 {
+		t.Errorf("notified %v, want each subscriber once", notified)
+	}
+	if _, err := m.Get(other); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("of what is not known yet: error %v, want %v", err, ErrUnavailable)
 	}
 
-	// To hold twice is to hold once.
-	r.Unwatch(ref, "one")
-	r.Unwatch(ref, "one")
-	r.Unwatch(ref, "two")
-	started[0].missing()
-	if stopped != 0 || told["one"] != 1 || told["two"] != 1 || told["three"] != 2 {
-		t.Errorf("stopped %d times, told %v; want not stopped, and the last holder told alone", stopped, told)
+	// To subscribe twice is to subscribe once.
+	m.Unsubscribe(m.ref, "one")
+	m.Unsubscribe(m.ref, "one")
+	m.Unsubscribe(m.ref, "two")
+	m.missing()
+	if m.ended != 0 || notified["one"] != 1 || notified["two"] != 1 || notified["three"] != 2 {
+		t.Errorf("%d ended, notified %v; want none, and only the last subscriber", m.ended, notified)
 	}
-	r.Unwatch(ref, "three")
-	r.Unwatch(ref, "three")
-	if stopped != 1 || r.Watched() != 1 {
-		t.Errorf("stopped %d times, %d watched, want 1 and 1", stopped, r.Watched())
+	m.Unsubscribe(m.ref, "three")
+	m.Unsubscribe(m.ref, "three")
+	if m.ended != 1 || m.Watched() != 1 {
+		t.Errorf("%d ended, %d watched, want 1 and 1", m.ended, m.Watched())
 	}
-	if _, err := r.Get(ref); !errors.Is(err, ErrUnavailable) {
-		t.Errorf("after the last holder let go: error %v, want %v", err, ErrUnavailable)
+	if _, err := m.Get(m.ref); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("after the last subscriber: error %v, want %v", err, ErrUnavailable)
 	}
-	r.Wait(t.Context(), ref) // of what nobody watches: returns
-	watch(ref, "four")
-	if len(started) != 3 || told["four"] != 0 {
-		t.Errorf("%d started, told %v; want to begin anew", len(started), told)
+	m.Wait(t.Context(), m.ref) // returns, because nobody watches it
+	subscribe(m.ref, "four")
+	m.found(Content{ResourceVersion: "2"}) // a late event of the watch that ended
+	if m.started != 3 || notified["four"] != 0 {
+		t.Errorf("%d started, notified %v; want a new beginning", m.started, notified)
 	}
 }
 
-// TestResting has an object be read once and for all, and somebody want to know again.
-func TestResting(t *testing.T) {
-	const recheck = time.Hour
-	r := newRegistry(recheck)
-	ref := Ref{Kind: Secret, Namespace: "n", Name: "a"}
-	var started []*object
-	r.keep = func(o *object) func() {
-		started = append(started, o)
-		return func() {}
-	}
-	told := map[string]int{}
-	watch := func(holder string) { r.Watch(ref, holder, func() { told[holder]++ }) }
-	watch("one")
-	o := started[0]
-	settle := func(c Content) {
-		o.found(c)
-		o.rest()
-	}
-	waits := func() bool {
-		ended, cancel := context.WithCancel(t.Context())
-		cancel()
-		select {
-		case <-o.known:
-			return false
-		default:
-			r.Wait(ended, ref)
-			return true
+// TestImmutable reads an object once, and again for a new subscriber or after a while.
+func TestImmutable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		notified := map[string]int{}
+		subscribe := func(subscriber string) { m.Subscribe(m.ref, subscriber, func() { notified[subscriber]++ }) }
+		one := Content{UID: "u", ResourceVersion: "1", Immutable: true}
+		m.complete(one)
+		subscribe("v")
+		if _, err := m.Get(m.ref); err != nil || m.started != 1 || m.blocked(t) {
+			t.Fatalf("%d started, error %v; want the object read once", m.started, err)
 		}
-	}
-	one := Content{UID: "u", ResourceVersion: "1", Immutable: true}
-	settle(one)
-	watch("one")
-	if _, err := r.Get(ref); err != nil || len(started) != 1 || waits() {
-		t.Fatalf("started %d times, error %v; want the object to rest", len(started), err)
-	}
 
-	watch("two")
-	if len(started) != 2 || !waits() || told["two"] != 1 {
-		t.Errorf("a new holder: started %d times, told %v; want another reading, to wait for it, and what is there told at once", len(started), told)
-	}
-	watch("three")
-	if len(started) != 2 {
-		t.Errorf("started %d times, want one reading for all that come meanwhile", len(started))
-	}
-	settle(one)
-	if waits() || told["one"] != 2 || told["two"] != 1 { // "one" watched twice
-		t.Errorf("the same again: told %v, waits: %v; want nobody told", told, waits())
-	}
+		subscribe("two")
+		if m.started != 2 || !m.blocked(t) || notified["two"] != 1 {
+			t.Errorf("a new subscriber: %d started, notified %v; want another read, Wait blocked, and one notification",
+				m.started, notified)
+		}
+		subscribe("three")
+		if m.started != 2 {
+			t.Errorf("%d started, want one read for all subscribers that come meanwhile", m.started)
+		}
+		m.complete(one)
+		if m.blocked(t) || notified["v"] != 1 || notified["two"] != 1 {
+			t.Errorf("the same again: notified %v, blocked: %v; want nobody notified", notified, m.blocked(t))
+		}
 
-	o.resting = time.Now().Add(-recheck + time.Minute)
-	r.Get(ref)
-	if len(started) != 2 {
-		t.Error("read anew too early")
-	}
-	o.resting = time.Now().Add(-recheck)
-	content, err := r.Get(ref)
-	r.Get(ref)
-	if len(started) != 3 || err != nil || !content.SameVersion(one) {
-		t.Errorf("started %d times, error %v; want one more reading, and the old content meanwhile", len(started), err)
-	}
-	o.failed(&Error{Ref: ref, Reason: ErrUnavailable})
-	if content, err := r.Get(ref); err != nil || !content.SameVersion(one) || waits() {
-		t.Errorf("the API server is away: %v; want the old content, and nobody to wait", err)
-	}
-	settle(Content{UID: "v", ResourceVersion: "2", Immutable: true})
-	if told["one"] != 3 || told["two"] != 2 || told["three"] != 2 {
-		t.Errorf("made anew: told %v, want each once more", told)
-	}
+		time.Sleep(m.recheck/2 - 1)
+		synctest.Wait()
+		if m.started != 2 {
+			t.Error("read again too early")
+		}
+		time.Sleep(m.recheck/2 + 1)
+		synctest.Wait()
+		content, err := m.Get(m.ref)
+		if m.started != 3 || err != nil || !content.SameVersion(one) {
+			t.Errorf("%d started, error %v; want one more read, and the old content meanwhile", m.started, err)
+		}
+		m.fail(io.EOF)
+		if content, err := m.Get(m.ref); err != nil || !content.SameVersion(one) || m.blocked(t) {
+			t.Errorf("the API server is away: %v; want the old content, and nobody blocked", err)
+		}
+		m.complete(Content{UID: "v", ResourceVersion: "2", Immutable: true})
+		if notified["v"] != 2 || notified["two"] != 2 || notified["three"] != 2 {
+			t.Errorf("created again: notified %v, want each once more", notified)
+		}
+		for _, subscriber := range []string{"v", "two", "three"} {
+			m.Unsubscribe(m.ref, subscriber)
+		}
+		time.Sleep(2 * m.recheck)
+		synctest.Wait()
+		if m.started != 3 {
+			t.Error("read again without a subscriber")
+		}
+	})
 }
 
 // TestConcurrently is for the race detector.
 func TestConcurrently(t *testing.T) {
-	r := newRegistry(0)
-	ref := Ref{Kind: Secret, Namespace: "n", Name: "a"}
+	r := newRegistry(time.Millisecond)
+	ref := Ref{Kind: attributes.Secret, Namespace: "n", Name: "a"}
 	var wait sync.WaitGroup
-	r.keep = func(o *object) func() {
+	r.start = func(o *object) func() {
 		wait.Go(func() {
-			o.found(Content{ResourceVersion: "1"})
-			o.failed(&Error{Ref: ref, Reason: ErrUnavailable})
-			o.missing()
-			o.found(Content{ResourceVersion: "1", Immutable: true})
-			o.rest()
+			immutable := Content{ResourceVersion: "1", Immutable: true}
+			for _, e := range []event{
+				{kind: found, content: Content{ResourceVersion: "1"}}, {kind: ended},
+				{kind: ended, err: io.EOF, failure: &Error{Ref: ref, Reason: ErrUnavailable}},
+				{kind: missing}, {kind: found, content: immutable}, {kind: complete},
+			} {
+				r.update(o, e)
+			}
 		})
 		return func() {}
 	}
-	for _, holder := range []string{"one", "two", "three"} {
-		wait.Go(func() {
+	var subscribers sync.WaitGroup
+	for _, subscriber := range []string{"one", "two", "three"} {
+		subscribers.Go(func() {
 			for range 200 {
-				r.Watch(ref, holder, func() {})
+				r.Subscribe(ref, subscriber, func() {})
 				r.Wait(t.Context(), ref)
 				_, _ = r.Get(ref)
+				_, _ = r.Outage(ref)
 				r.Watched()
-				r.Unwatch(ref, holder)
+				r.Unsubscribe(ref, subscriber)
 			}
 		})
 	}
-	wait.Wait()
+	subscribers.Wait()
 	if r.Watched() != 0 {
 		t.Errorf("%d watched, want none", r.Watched())
 	}
+	wait.Wait()
 }

@@ -1,77 +1,70 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package source is where the content of a volume comes from: objects of the API server, each watched by its name
-// (API); a directory of manifests, for the demo and for trying things without a cluster (Directory); or the
+// Package source provides the content of volumes. The content comes from objects of the API server, each watched by
+// its name (API), from a directory of manifests for the demo and for tests without a cluster (Directory), or from the
 // publish request itself (FromRequest).
 //
-// API and Directory work alike. A holder (a volume) says which object it wants with Watch, reads the state last seen with
-// Get, is told of each change, and lets go with Unwatch. One object is watched once, however many hold it.
+// API and Directory have the same methods. A subscriber (a volume) subscribes to an object, reads the last known state
+// with Get, is notified of each change, and unsubscribes. An object has one watch, however many subscribers it has.
 package source
 
 import (
 	"errors"
 	"fmt"
 	"maps"
-	"strings"
 	"syscall"
-	"time"
-	"unicode"
-	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
-// Why an object could not be read; each error of this package about an object wraps one of them.
+// The reasons why an object cannot be read. Each error of this package about an object wraps one of them.
 var (
-	// ErrNotFound: the API server says that the object is not there.
+	// ErrNotFound: the API server says that the object does not exist.
 	ErrNotFound = errors.New("not found")
-	// ErrForbidden: the API server refuses to show the object. It may or may not be there.
+	// ErrForbidden: the API server refuses access. The object may or may not exist.
 	ErrForbidden = errors.New("forbidden")
-	// ErrUnavailable: the API server gave no usable answer. Worth another try.
+	// ErrUnavailable: the API server gave no usable answer. A later request may succeed.
 	ErrUnavailable = errors.New("can't be read now")
 )
 
-// Kind is the kind of an API object.
-type Kind string
-
-// The kinds that can be read.
-const (
-	Secret    Kind = "Secret"
-	ConfigMap Kind = "ConfigMap"
-	// PodKind is read for its fields: what the downward API projects.
-	PodKind Kind = "Pod"
-)
-
-// Ref names an object. It is a struct and never a joined string, so that no two objects share a name.
+// Ref names an object. It is a struct and not a joined string, so that no two objects share a name.
 type Ref struct {
-	Kind      Kind
+	Kind      attributes.Kind
 	Namespace string
 	Name      string
-	// Newest is for who looks once and keeps what it sees: the first read is of the newest version. It is watched apart from one without
-	// Newest, which may be shown what is a moment old, since the rest follows.
+	// Newest requires a consistent first read instead of one served from the API server's cache. Such a Ref has a watch
+	// of its own.
 	Newest bool
 }
 
-// String names the object for people: Secret "namespace/name".
-func (r Ref) String() string { return fmt.Sprintf("%s %q", r.Kind, r.Namespace+"/"+r.Name) }
-
-// Content is what an object holds. It is shared between all that read it: nobody changes it.
-type Content struct {
-	// Data by key; of a ConfigMap, data and binaryData together; of a pod, its fields (see ResourceKey for those of containers).
-	Data map[string][]byte
-	// UID and ResourceVersion tell one state of an object from another, by equality only. Both are empty if the
-	// content came with a request.
-	UID             string
-	ResourceVersion string
-	// Digest of Data, where that says more than the version: a pod has a new version with each change of its status.
-	Digest string
-	// Immutable: the API server will not let this object change, only be deleted and made anew.
-	Immutable bool
-	// Seen is when the source was told of this content; zero if it came with a request.
-	Seen time.Time
+// String returns the kind and the name for messages: Secret "namespace/name".
+func (r Ref) String() string {
+	name := r.Name
+	if r.Namespace != "" {
+		name = r.Namespace + "/" + name
+	}
+	return fmt.Sprintf("%s %q", r.Kind, name)
 }
 
-// SameVersion reports whether both are known to be one state of one object.
+// Content is what an object holds. All its readers share it, so nobody may change it.
+type Content struct {
+	// Data is the object's data by key. A ConfigMap's data and binaryData are merged. The keys of a pod are field
+	// paths, and those of ResourceKey.
+	Data map[string][]byte
+	// UID and ResourceVersion identify one state of one object. Both are empty if the content came with a request.
+	UID             string
+	ResourceVersion string
+	// Digest identifies Data where ResourceVersion is too fine: each change of a pod's status makes a new version.
+	Digest string
+	// Immutable: the API server does not let the object change. The object can be deleted and created again.
+	Immutable bool
+}
+
+// SameVersion reports whether c and other are known to be the same state of the same object.
 func (c Content) SameVersion(other Content) bool {
 	return c.ResourceVersion != "" && c.UID == other.UID &&
 		(c.ResourceVersion == other.ResourceVersion || c.Digest != "" && c.Digest == other.Digest)
@@ -83,23 +76,19 @@ func (c Content) Version() Content {
 	return c
 }
 
-// FromRequest gives the content of a nodePublishSecretRef, which kubelet sends along with each publish and republish.
+// FromRequest returns the content of a nodePublishSecretRef, which kubelet sends with each publish and republish.
 func FromRequest(secrets map[string]string) Content {
-	data := make(map[string][]byte, len(secrets))
-	for key, value := range secrets {
-		data[key] = []byte(value)
-	}
-	return Content{Data: data}
+	return Content{Data: bytesOf(secrets)}
 }
 
-// Error is why an object could not be read.
+// Error says why an object cannot be read.
 type Error struct {
 	Ref Ref
 	// Reason is ErrNotFound, ErrForbidden or ErrUnavailable.
 	Reason error
-	// Detail is what the API server or the connection said, if it adds anything. It never has content of the object.
+	// Detail is the message of the API server or of the connection. It never has content of the object.
 	Detail string
-	// Number is what the kernel said, if it was the kernel: a connection also fails for want of a descriptor. Else 0.
+	// Number is the kernel's error number if a system call failed, else 0.
 	Number syscall.Errno
 }
 
@@ -112,7 +101,7 @@ func (e *Error) Error() string {
 	return s
 }
 
-// Unwrap gives the reason and the error number, for errors.Is.
+// Unwrap returns the reason and the error number, for errors.Is.
 func (e *Error) Unwrap() []error {
 	if e.Number == 0 {
 		return []error{e.Reason}
@@ -120,41 +109,32 @@ func (e *Error) Unwrap() []error {
 	return []error{e.Reason, e.Number}
 }
 
-// oneLine makes a server's message fit for an error text: one line, printable, of at most limit bytes and an ellipsis.
-func oneLine(s string, limit int) string {
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, s)
-	if len(s) <= limit {
-		return s
-	}
-	cut := limit
-	for !utf8.RuneStart(s[cut]) {
-		cut--
-	}
-	return s[:cut] + "…"
-}
-
-// contentOf returns the content of an object as the API has it, if it is of that kind.
-func contentOf(kind Kind, object any) (Content, bool) {
+// contentOf returns the content of an API object, and whether the object is of that kind.
+func contentOf(kind attributes.Kind, object any) (Content, bool) {
+	var is attributes.Kind
+	var c Content
 	switch o := object.(type) {
 	case *corev1.Secret:
-		return Content{Data: o.Data, UID: string(o.UID), ResourceVersion: o.ResourceVersion, Immutable: isTrue(o.Immutable)}, kind == Secret
+		is, c.Data, c.Immutable = attributes.Secret, o.Data, ptr.Deref(o.Immutable, false)
 	case *corev1.ConfigMap:
-		data := make(map[string][]byte, len(o.Data)+len(o.BinaryData))
-		for key, value := range o.Data {
-			data[key] = []byte(value)
-		}
-		maps.Copy(data, o.BinaryData)
-		return Content{Data: data, UID: string(o.UID), ResourceVersion: o.ResourceVersion, Immutable: isTrue(o.Immutable)}, kind == ConfigMap
+		is, c.Data, c.Immutable = attributes.ConfigMap, bytesOf(o.Data), ptr.Deref(o.Immutable, false)
+		maps.Copy(c.Data, o.BinaryData)
 	case *corev1.Pod:
-		data := fieldsOf(o)
-		return Content{Data: data, UID: string(o.UID), ResourceVersion: o.ResourceVersion, Digest: digest(data)}, kind == PodKind
+		is, c.Data = attributes.Pod, fieldsOf(o)
+		c.Digest = digest(c.Data)
 	}
-	return Content{}, false
+	if is != kind {
+		return Content{}, false
+	}
+	meta := object.(metav1.Object)
+	c.UID, c.ResourceVersion = string(meta.GetUID()), meta.GetResourceVersion()
+	return c, true
 }
 
-func isTrue(b *bool) bool { return b != nil && *b }
+func bytesOf(texts map[string]string) map[string][]byte {
+	data := make(map[string][]byte, len(texts))
+	for key, text := range texts {
+		data[key] = []byte(text)
+	}
+	return data
+}

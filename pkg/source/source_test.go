@@ -12,10 +12,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
 func TestErrorText(t *testing.T) {
-	ref := Ref{Kind: Secret, Namespace: "ns", Name: "name"}
+	ref := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "name"}
 	for name, test := range map[string]struct {
 		err  *Error
 		want string
@@ -23,7 +25,7 @@ func TestErrorText(t *testing.T) {
 		"without detail": {&Error{Ref: ref, Reason: ErrNotFound}, `Secret "ns/name": not found`},
 		"with detail":    {&Error{Ref: ref, Reason: ErrForbidden, Detail: "no"}, `Secret "ns/name": forbidden: no`},
 		"a name that is none": {
-			&Error{Ref: Ref{Kind: ConfigMap, Namespace: "a\n", Name: `"`}, Reason: ErrUnavailable}, `ConfigMap "a\n/\"": can't be read now`,
+			&Error{Ref: Ref{Kind: attributes.ConfigMap, Namespace: "a\n", Name: `"`}, Reason: ErrUnavailable}, `ConfigMap "a\n/\"": can't be read now`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -50,15 +52,15 @@ func TestErrorText(t *testing.T) {
 func TestOneLine(t *testing.T) {
 	long := strings.Repeat("x", maxDetail)
 	for name, test := range map[string]struct{ in, want string }{
-		"nothing":                         {"", ""},
-		"one line stays":                  {`all "good" – é`, `all "good" – é`},
-		"lines become one":                {"a\nb\r\tc", "a b  c"},
-		"escape sequences lose their ESC": {"\x1b[31mred", " [31mred"},
-		"what turns text around is lost":  {"a\u202eb", "a b"},
-		"the longest that stays":          {long, long},
-		"longer is cut":                   {long + "y", long + "…"},
-		"never within a character":        {long[1:] + "é", long[1:] + "…"},
-		"not even a broken one":           {"a\xffb", "a\ufffdb"},
+		"nothing":                                 {"", ""},
+		"one line stays":                          {`all "good" – é`, `all "good" – é`},
+		"lines become one":                        {"a\nb\r\tc", "a b  c"},
+		"escape sequences lose their ESC":         {"\x1b[31mred", " [31mred"},
+		"marks of the text direction are removed": {"a\u202eb", "a b"},
+		"the longest that stays":                  {long, long},
+		"longer is cut":                           {long + "y", long + "…"},
+		"never inside a character":                {long[1:] + "é", long[1:] + "…"},
+		"an invalid character is replaced":        {"a\xffb", "a\ufffdb"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := oneLine(test.in, maxDetail); got != test.want {
@@ -84,7 +86,7 @@ func TestContentOf(t *testing.T) {
 	yes, no := true, false
 	meta := metav1.ObjectMeta{UID: "u", ResourceVersion: "7"}
 	for name, test := range map[string]struct {
-		kind   Kind // Secret if empty
+		kind   attributes.Kind // Secret if empty
 		object any
 		want   map[string]string
 		fixed  bool
@@ -92,20 +94,20 @@ func TestContentOf(t *testing.T) {
 	}{
 		"a secret": {object: &corev1.Secret{ObjectMeta: meta, Data: map[string][]byte{"a": []byte("b")}}, want: map[string]string{"a": "b"}},
 		"a config map": {
-			kind: ConfigMap, object: &corev1.ConfigMap{ObjectMeta: meta, Data: map[string]string{"a": "b"}, BinaryData: map[string][]byte{"c": {0}}},
+			kind: attributes.ConfigMap, object: &corev1.ConfigMap{ObjectMeta: meta, Data: map[string]string{"a": "b"}, BinaryData: map[string][]byte{"c": {0}}},
 			want: map[string]string{"a": "b", "c": "\x00"},
 		},
-		"an empty config map":         {kind: ConfigMap, object: &corev1.ConfigMap{ObjectMeta: meta}, want: map[string]string{}},
-		"immutable":                   {object: &corev1.Secret{ObjectMeta: meta, Immutable: &yes}, fixed: true},
-		"immutable: false":            {kind: ConfigMap, object: &corev1.ConfigMap{ObjectMeta: meta, Immutable: &no}},
-		"stringData is not of a read": {object: &corev1.Secret{ObjectMeta: meta, StringData: map[string]string{"a": "b"}}},
-		"a secret for a config map":   {kind: ConfigMap, object: &corev1.Secret{}, bad: true},
-		"a config map for a secret":   {object: &corev1.ConfigMap{}, bad: true},
-		"another kind":                {object: &corev1.Pod{}, bad: true},
-		"nothing":                     {object: nil, bad: true},
+		"an empty config map":       {kind: attributes.ConfigMap, object: &corev1.ConfigMap{ObjectMeta: meta}, want: map[string]string{}},
+		"immutable":                 {object: &corev1.Secret{ObjectMeta: meta, Immutable: &yes}, fixed: true},
+		"immutable: false":          {kind: attributes.ConfigMap, object: &corev1.ConfigMap{ObjectMeta: meta, Immutable: &no}},
+		"stringData is ignored":     {object: &corev1.Secret{ObjectMeta: meta, StringData: map[string]string{"a": "b"}}},
+		"a secret for a config map": {kind: attributes.ConfigMap, object: &corev1.Secret{}, bad: true},
+		"a config map for a secret": {object: &corev1.ConfigMap{}, bad: true},
+		"another kind":              {object: &corev1.Pod{}, bad: true},
+		"nothing":                   {object: nil, bad: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			kind := Secret
+			kind := attributes.Secret
 			if test.kind != "" {
 				kind = test.kind
 			}
@@ -132,10 +134,10 @@ func TestSameVersion(t *testing.T) {
 		a, b Content
 		want bool
 	}{
-		"one state of one object":      {Content{UID: "u", ResourceVersion: "1"}, Content{UID: "u", ResourceVersion: "1"}, true},
-		"another version":              {Content{UID: "u", ResourceVersion: "1"}, Content{UID: "u", ResourceVersion: "2"}, false},
-		"another object":               {Content{UID: "u", ResourceVersion: "1"}, Content{UID: "v", ResourceVersion: "1"}, false},
-		"content that came by request": {FromRequest(nil), FromRequest(nil), false},
+		"one state of one object": {Content{UID: "u", ResourceVersion: "1"}, Content{UID: "u", ResourceVersion: "1"}, true},
+		"another version":         {Content{UID: "u", ResourceVersion: "1"}, Content{UID: "u", ResourceVersion: "2"}, false},
+		"another object":          {Content{UID: "u", ResourceVersion: "1"}, Content{UID: "v", ResourceVersion: "1"}, false},
+		"content of a request":    {FromRequest(nil), FromRequest(nil), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := test.a.SameVersion(test.b); got != test.want {

@@ -16,25 +16,26 @@ import (
 )
 
 const (
-	// maxFrame is how long an event, or an answer, may be. An object can't have more than 1.5 MiB (etcd's limit).
+	// maxFrame is the maximum length of an event or an answer. An object has at most 1.5 MiB (etcd's limit).
 	maxFrame = 8 << 20
-	// maxTrusted is how much memory a frame is given before it has arrived.
+	// maxTrusted is how much memory is allocated for a frame before its content arrives.
 	maxTrusted = 64 << 10
 )
 
 var (
-	// errNotUnderstood: what came is no event or object. What it is instead is not said: it may hold anything.
+	// errNotUnderstood: the data is no event or object. The message does not repeat the data, which may be
+	// confidential.
 	errNotUnderstood = errors.New("the API server sent something that can't be understood")
-	// errTooLarge: text of any kind ends here too, for its first characters make a large number.
+	// errTooLarge: any text causes this error too, because its first characters make a large length.
 	errTooLarge = errors.New("the API server sent something that is no protobuf, or has more than 8 MiB")
 	// errBrokenOff: the answer ended before it was complete.
 	errBrokenOff = errors.New("the API server breaks off its answers")
-	// errNoAnswer: the server is there, or was a moment ago, but says nothing.
+	// errNoAnswer: the server accepts connections but does not answer.
 	errNoAnswer = errors.New("the API server does not answer in time")
 )
 
-// readEvent reads one event of a watch: a length of four bytes, big-endian; then a WatchEvent in protobuf, whose object is
-// one in the form that decode takes. An event of type ERROR comes back as the error. No memory is kept between events.
+// readEvent reads one event of a watch: a big-endian length of four bytes, then a WatchEvent in protobuf with an
+// encoded object. It returns an event of type ERROR as the error. No memory is kept between events.
 func readEvent(r io.Reader, decoder runtime.Decoder) (watch.EventType, runtime.Object, error) {
 	frame, err := readFrame(r)
 	if err != nil {
@@ -54,7 +55,8 @@ func readEvent(r io.Reader, decoder runtime.Decoder) (watch.EventType, runtime.O
 	return watch.EventType(event.Type), object, nil
 }
 
-// errorOf is the error that an object of an ERROR event is. Not apierrors.FromObject, which prints whatever is no Status.
+// errorOf returns the object of an ERROR event as an error. apierrors.FromObject would print an object that is no
+// Status.
 func errorOf(object runtime.Object) error {
 	status, ok := object.(*metav1.Status)
 	if !ok {
@@ -88,7 +90,7 @@ func decode(decoder runtime.Decoder, data []byte) (runtime.Object, error) {
 	return object, nil
 }
 
-// causeOf says why a request failed: err, or that we gave it up.
+// causeOf returns errNoAnswer if a request failed because of our timeout, else err.
 func causeOf(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); errors.Is(cause, errNoAnswer) {
 		return cause

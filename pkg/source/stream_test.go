@@ -16,11 +16,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	"k8s.io/client-go/rest"
 )
 
 func coreDecoder(t testing.TB) runtime.Decoder {
 	t.Helper()
-	scheme, err := coreScheme()
+	_, scheme, err := newClient(&rest.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,7 +29,7 @@ func coreDecoder(t testing.TB) runtime.Decoder {
 }
 
 func TestReadEvent(t *testing.T) {
-	whole := event(t, "ADDED", secretOf("1"))
+	whole := frame(t, "ADDED", secretOf("1"))
 	big := secretOf("1")
 	big.Data["big"] = bytes.Repeat([]byte("x"), 1<<20)
 	length := func(n uint32) []byte { return binary.BigEndian.AppendUint32(nil, n) }
@@ -37,7 +38,7 @@ func TestReadEvent(t *testing.T) {
 		want error // nil: an event ADDED
 	}{
 		"an event":                    {whole, nil},
-		"more than the first buffer":  {event(t, "ADDED", big), nil},
+		"more than the first buffer":  {frame(t, "ADDED", big), nil},
 		"nothing":                     {nil, io.EOF},
 		"half a length":               {whole[:2], io.ErrUnexpectedEOF},
 		"a length alone":              {whole[:4], io.EOF},
@@ -48,8 +49,8 @@ func TestReadEvent(t *testing.T) {
 		"a longer one":                {length(maxFrame + 1), errTooLarge},
 		"JSON":                        {[]byte(`{"type":"ADDED"}`), errTooLarge},
 		"lines":                       {[]byte("\n\n\n\n"), errTooLarge},
-		"an error that is none":       {event(t, "ERROR", secretOf("1")), errNotUnderstood},
-		"a kind that is not known":    {event(t, "ADDED", &metav1.PartialObjectMetadata{}), errNotUnderstood},
+		"an error that is none":       {frame(t, "ERROR", secretOf("1")), errNotUnderstood},
+		"a kind that is not known":    {frame(t, "ADDED", &metav1.PartialObjectMetadata{}), errNotUnderstood},
 	} {
 		t.Run(name, func(t *testing.T) {
 			kind, object, err := readEvent(bytes.NewReader(test.data), coreDecoder(t))
@@ -65,7 +66,7 @@ func TestReadEvent(t *testing.T) {
 	}
 	t.Run("an error", func(t *testing.T) {
 		gone := apierrors.NewResourceExpired("too old")
-		_, _, err := readEvent(bytes.NewReader(event(t, "ERROR", &gone.ErrStatus)), coreDecoder(t))
+		_, _, err := readEvent(bytes.NewReader(frame(t, "ERROR", &gone.ErrStatus)), coreDecoder(t))
 		if !apierrors.IsResourceExpired(err) || err.Error() != "too old" {
 			t.Errorf("error %v", err)
 		}
@@ -86,7 +87,7 @@ func TestReadEvent(t *testing.T) {
 }
 
 func FuzzReadEvent(f *testing.F) {
-	f.Add(event(f, "ADDED", secretOf("1")))
+	f.Add(frame(f, "ADDED", secretOf("1")))
 	f.Add(bookmark(f, "1", true))
 	f.Add([]byte("\x00\x00\x00\x05hello"))
 	decoder := coreDecoder(f)

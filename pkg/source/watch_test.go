@@ -7,8 +7,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -26,11 +24,13 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/client-go/rest"
+	"k8s.io/utils/ptr"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
-// serve returns an API of a server that is played. What real ones do is in test/integration/source.
+// serve returns an API whose server is handler. test/integration/source has the tests with a real API server.
 func serve(t testing.TB, o Options, handler http.HandlerFunc) *API {
 	t.Helper()
 	server := httptest.NewServer(handler)
@@ -44,10 +44,10 @@ func serve(t testing.TB, o Options, handler http.HandlerFunc) *API {
 	return api
 }
 
-// encoded is an object of apiVersion v1 as the API server sends it.
+// encoded returns an object of apiVersion v1 in the encoding of the API server.
 func encoded(t testing.TB, object runtime.Object) []byte {
 	t.Helper()
-	object = object.DeepCopyObject() // several tests may send one
+	object = object.DeepCopyObject() // several tests may use the same object
 	object.GetObjectKind().SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(reflect.TypeOf(object).Elem().Name()))
 	var data bytes.Buffer
 	if err := protobuf.NewSerializer(nil, nil).Encode(object, &data); err != nil {
@@ -56,7 +56,7 @@ func encoded(t testing.TB, object runtime.Object) []byte {
 	return data.Bytes()
 }
 
-func event(t testing.TB, name string, object runtime.Object) []byte {
+func frame(t testing.TB, name string, object runtime.Object) []byte {
 	t.Helper()
 	e := metav1.WatchEvent{Type: name, Object: runtime.RawExtension{Raw: encoded(t, object)}}
 	data, err := e.Marshal()
@@ -73,23 +73,23 @@ func secretOf(version string) *corev1.Secret {
 	}
 }
 
-// bookmark is the event that tells a version, and the end of a streaming list.
+// bookmark returns an event with a version, which can end a streaming list.
 func bookmark(t testing.TB, version string, endsList bool) []byte {
 	t.Helper()
 	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{ResourceVersion: version}}
 	if endsList {
 		s.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: "true"}
 	}
-	return event(t, "BOOKMARK", s)
+	return frame(t, "BOOKMARK", s)
 }
 
-// list is a streaming list of one secret.
+// list returns a streaming list of one secret.
 func list(t testing.TB, version string) []byte {
 	t.Helper()
-	return append(event(t, "ADDED", secretOf(version)), bookmark(t, version, true)...)
+	return append(frame(t, "ADDED", secretOf(version)), bookmark(t, version, true)...)
 }
 
-// stay sends something, and then nothing more until the client goes.
+// stay sends data, and then nothing more until the client disconnects.
 func stay(w http.ResponseWriter, r *http.Request, data []byte) {
 	_, _ = w.Write(data)
 	_ = http.NewResponseController(w).Flush()
@@ -117,7 +117,7 @@ func waitKnown(t testing.TB, r *registry, ref Ref) {
 	}
 }
 
-// TestRounds plays a server for a few requests, and looks how the watcher goes on.
+// TestRounds answers the first requests, and checks which requests follow.
 func TestRounds(t *testing.T) {
 	t.Parallel()
 	write := func(data ...[]byte) func(http.ResponseWriter) {
@@ -128,52 +128,54 @@ func TestRounds(t *testing.T) {
 	}
 	expired, away := apierrors.NewResourceExpired("too old"), apierrors.NewServiceUnavailable("later")
 	unsupported := apierrors.NewInvalid(schema.GroupKind{Kind: "ListOptions"}, "", nil)
-	plainList := &corev1.SecretList{ListMeta: metav1.ListMeta{ResourceVersion: "5"}}
 	for name, test := range map[string]struct {
 		answers []func(http.ResponseWriter)
-		// want is what is asked for: the answers', and one more, which is answered well.
+		// want are the requests: one for each answer, and one more that succeeds.
 		want string
-		// told is how often, that answer included.
-		told int64
+		// notified is the number of notifications.
+		notified int64
 	}{
-		"on from the last event, and from a bookmark": {
-			[]func(http.ResponseWriter){write(list(t, "3"), bookmark(t, "7", false)), write(event(t, "MODIFIED", secretOf("9")))},
+		"continue from the last event, and from a bookmark": {
+			[]func(http.ResponseWriter){write(list(t, "3"), bookmark(t, "7", false)), write(frame(t, "MODIFIED", secretOf("9")))},
 			"list 0, watch 7, watch 9", 3,
 		},
-		"on from a deletion":      {[]func(http.ResponseWriter){write(list(t, "3")), write(event(t, "DELETED", secretOf("12")))}, "list 0, watch 3, watch 12", 3},
-		"a watch with nothing":    {[]func(http.ResponseWriter){write(list(t, "3")), write()}, "list 0, watch 3, list ", 2},
-		"410 in place of a watch": {[]func(http.ResponseWriter){write(list(t, "3")), fail(expired)}, "list 0, watch 3, list ", 2},
+		"continue from a deletion": {[]func(http.ResponseWriter){write(list(t, "3")), write(frame(t, "DELETED", secretOf("12")))}, "list 0, watch 3, watch 12", 3},
+		"a watch with nothing":     {[]func(http.ResponseWriter){write(list(t, "3")), write()}, "list 0, watch 3, list ", 2},
+		"410 in place of a watch":  {[]func(http.ResponseWriter){write(list(t, "3")), fail(expired)}, "list 0, watch 3, list ", 2},
 		"410 in a watch": {
-			[]func(http.ResponseWriter){write(list(t, "3")), write(event(t, "ERROR", &expired.ErrStatus))}, "list 0, watch 3, list ", 2,
+			[]func(http.ResponseWriter){write(list(t, "3")), write(frame(t, "ERROR", &expired.ErrStatus))}, "list 0, watch 3, list ", 2,
 		},
 		"410 in the watch of a list": {
-			[]func(http.ResponseWriter){write(list(t, "3"), event(t, "ERROR", &expired.ErrStatus))}, "list 0, list ", 2,
+			[]func(http.ResponseWriter){write(list(t, "3"), frame(t, "ERROR", &expired.ErrStatus))}, "list 0, list ", 2,
 		},
 		"503 in place of a watch": {[]func(http.ResponseWriter){write(list(t, "3")), fail(away)}, "list 0, watch 3, watch 3", 2},
 		"503 in a watch": {
-			[]func(http.ResponseWriter){write(list(t, "3")), write(event(t, "ERROR", &away.ErrStatus))}, "list 0, watch 3, watch 3", 2,
+			[]func(http.ResponseWriter){write(list(t, "3")), write(frame(t, "ERROR", &away.ErrStatus))}, "list 0, watch 3, watch 3", 2,
 		},
 		"503 in place of the first list": {[]func(http.ResponseWriter){fail(away)}, "list 0, list 0", 2},
 		"403 after it was read":          {[]func(http.ResponseWriter){write(list(t, "3")), fail(forbidden())}, "list 0, watch 3, list ", 2},
 		"403 in place of the first list": {[]func(http.ResponseWriter){fail(forbidden())}, "list 0, list 0", 2},
 		"nonsense in a watch": {
-			[]func(http.ResponseWriter){write(list(t, "3")), write(event(t, "MODIFIED", &corev1.Pod{}))}, "list 0, watch 3, list ", 2,
+			[]func(http.ResponseWriter){write(list(t, "3")), write(frame(t, "MODIFIED", &corev1.Pod{}))}, "list 0, watch 3, list ", 2,
 		},
-		"not in the list, but there": {
+		"not in the list, but it exists": {
 			[]func(http.ResponseWriter){write(bookmark(t, "3", true)), write(encoded(t, secretOf("5")))}, "list 0, get, watch 5", 2,
 		},
-		"missing, and made": {
+		"missing, and created": {
 			[]func(http.ResponseWriter){
-				write(bookmark(t, "3", true)), fail(apierrors.NewNotFound(schema.GroupResource{}, "a")), write(event(t, "ADDED", secretOf("6"))),
+				write(bookmark(t, "3", true)), fail(apierrors.NewNotFound(schema.GroupResource{}, "a")), write(frame(t, "ADDED", secretOf("6"))),
 			}, "list 0, get, watch 3, watch 6", 3,
 		},
 		"changed and deleted while it is listed": {
-			[]func(http.ResponseWriter){write(event(t, "ADDED", secretOf("3")), event(t, "MODIFIED", secretOf("4")), event(t, "DELETED", secretOf("5")),
-				event(t, "ADDED", secretOf("6")), bookmark(t, "7", true))}, "list 0, watch 7", 2,
+			[]func(http.ResponseWriter){write(frame(t, "ADDED", secretOf("3")), frame(t, "MODIFIED", secretOf("4")), frame(t, "DELETED", secretOf("5")),
+				frame(t, "ADDED", secretOf("6")), bookmark(t, "7", true))}, "list 0, watch 7", 2,
+		},
+		"no streaming lists": {
+			[]func(http.ResponseWriter){fail(unsupported), write(encoded(t, secretOf("5")))}, "list 0, get, watch 5", 2,
 		},
 		"no streaming lists, and missing": {
-			[]func(http.ResponseWriter){fail(unsupported), write(encoded(t, plainList)), fail(apierrors.NewNotFound(schema.GroupResource{}, "a"))},
-			"list 0, plain 0, get, watch 5", 2,
+			[]func(http.ResponseWriter){fail(unsupported), fail(apierrors.NewNotFound(schema.GroupResource{}, "a"))},
+			"list 0, get, watch ", 2,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -190,43 +192,44 @@ func TestRounds(t *testing.T) {
 				case n < len(test.answers):
 					test.answers[n](w)
 				case strings.HasPrefix(what, "watch"):
-					stay(w, r, event(t, "MODIFIED", secretOf("30")))
+					stay(w, r, frame(t, "MODIFIED", secretOf("30")))
 				default:
 					stay(w, r, list(t, "30"))
 				}
 			})
-			ref := Ref{Kind: Secret, Namespace: "ns", Name: "a"}
-			var told atomic.Int64
-			api.Watch(ref, "v", func() { told.Add(1) })
+			ref := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
+			var notified atomic.Int64
+			api.Subscribe(ref, "v", func() { notified.Add(1) })
 			testkit.Eventually(t, soon, "the last answer", func() bool { return value(&api.registry, ref) == "30" })
 			mu.Lock()
 			defer mu.Unlock()
 			if got := strings.Join(asked, ", "); got != test.want {
 				t.Errorf("asked for %q, want %q", got, test.want)
 			}
-			if told.Load() != test.told {
-				t.Errorf("told of %d changes, want %d", told.Load(), test.told)
+			if notified.Load() != test.notified {
+				t.Errorf("%d notifications, want %d", notified.Load(), test.notified)
 			}
 		})
 	}
 }
 
-// TestNewest plays an API server whose cache is behind: only who asks for the newest gets it, even of an object that is watched already.
+// TestNewest uses an API server with an outdated cache: only a Ref with Newest gets the newest version, even of an
+// object that has a watch already.
 func TestNewest(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		// plainLists: it has no streaming lists. missing: the object has been deleted.
-		plainLists, missing bool
-		want                string
+		// noStreaming: it has no streaming lists. missing: the object has been deleted.
+		noStreaming, missing bool
+		want                 string
 	}{
-		"changed":                         {false, false, "list "},
-		"deleted":                         {false, true, "list "},
-		"changed, without streaming ones": {true, false, "list , plain , watch 9"},
-		"deleted, without streaming ones": {true, true, "list , plain , watch 9"},
+		"changed":                          {false, false, "list "},
+		"deleted":                          {false, true, "list "},
+		"changed, without streaming lists": {true, false, "list , get, watch 8"},
+		"deleted, without streaming lists": {true, true, "list , get, watch "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			ref := Ref{Kind: Secret, Namespace: "ns", Name: "a"}
+			ref := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
 			newest := ref
 			newest.Newest = true
 			var mu sync.Mutex
@@ -240,37 +243,39 @@ func TestNewest(t *testing.T) {
 				mu.Lock()
 				asked = append(asked, what)
 				mu.Unlock()
-				items, events := []corev1.Secret{*secretOf("8")}, list(t, "9")
+				events := list(t, "9")
 				if test.missing {
-					items, events = nil, bookmark(t, "9", true)
+					events = bookmark(t, "9", true)
 				}
 				switch {
 				case strings.HasPrefix(what, "watch"):
 					stay(w, r, bookmark(t, "9", false))
-				case strings.HasPrefix(what, "plain"):
-					_, _ = w.Write(encoded(t, &corev1.SecretList{ListMeta: metav1.ListMeta{ResourceVersion: "9"}, Items: items}))
-				case test.plainLists:
+				case what == "get" && test.missing:
+					refuse(t, w, apierrors.NewNotFound(schema.GroupResource{}, "a"))
+				case what == "get":
+					_, _ = w.Write(encoded(t, secretOf("8")))
+				case test.noStreaming:
 					refuse(t, w, apierrors.NewInvalid(schema.GroupKind{Kind: "ListOptions"}, "", nil))
 				default:
 					stay(w, r, events)
 				}
 			})
-			api.Watch(ref, "follows", func() {})
+			api.Subscribe(ref, "follows", func() {})
 			waitKnown(t, &api.registry, ref)
-			api.Watch(newest, "looks once", func() {})
+			api.Subscribe(newest, "reads once", func() {})
 			waitKnown(t, &api.registry, newest)
 			if c, err := api.Get(newest); test.missing != errors.Is(err, ErrNotFound) || !test.missing && (err != nil || string(c.Data["key"]) == "3") {
 				t.Errorf("the newest is %s, %v", c.Data, err)
 			}
 			if got := value(&api.registry, ref); got != "3" {
-				t.Errorf("who follows got %q", got)
+				t.Errorf("the Ref without Newest got %q", got)
 			}
 			testkit.Eventually(t, soon, "the requests "+test.want, func() bool {
 				mu.Lock()
 				defer mu.Unlock()
 				return strings.Join(asked, ", ") == test.want
 			})
-			api.Unwatch(newest, "looks once")
+			api.Unsubscribe(newest, "reads once")
 			if n := api.Watched(); n != 1 {
 				t.Errorf("%d objects are watched, want 1", n)
 			}
@@ -278,14 +283,12 @@ func TestNewest(t *testing.T) {
 	}
 }
 
-// askedFor says in a word and a version what a request is.
+// askedFor describes a request by a word and a version.
 func askedFor(r *http.Request) string {
 	query := r.URL.Query()
 	switch version := query.Get("resourceVersion"); {
 	case !query.Has("fieldSelector"):
 		return "get"
-	case query.Get("watch") == "":
-		return "plain " + version
 	case query.Get("sendInitialEvents") == "true":
 		return "list " + version
 	default:
@@ -293,15 +296,15 @@ func askedFor(r *http.Request) string {
 	}
 }
 
-// TestStall has the server be there and say nothing.
+// TestStall uses a server that accepts requests and stops answering.
 func TestStall(t *testing.T) {
 	t.Parallel()
 	for name, handler := range map[string]http.HandlerFunc{
 		"no answer":                 func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
 		"an answer without content": func(w http.ResponseWriter, r *http.Request) { stay(w, r, nil) },
 		"half an event":             func(w http.ResponseWriter, r *http.Request) { stay(w, r, list(t, "1")[:50]) },
-		"a list without an end":     func(w http.ResponseWriter, r *http.Request) { stay(w, r, event(t, "ADDED", secretOf("1"))) },
-		"no answer to the question after the list": func(w http.ResponseWriter, r *http.Request) {
+		"a list without an end":     func(w http.ResponseWriter, r *http.Request) { stay(w, r, frame(t, "ADDED", secretOf("1"))) },
+		"no answer to the get after the list": func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Query().Has("watch") {
 				stay(w, r, bookmark(t, "1", true))
 			}
@@ -311,9 +314,9 @@ func TestStall(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			api := serve(t, Options{}, handler)
-			api.patience = 50 * time.Millisecond
-			ref := Ref{Kind: Secret, Namespace: "ns", Name: "a"}
-			api.Watch(ref, "v", func() {})
+			api.requestTimeout = 50 * time.Millisecond
+			ref := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
+			api.Subscribe(ref, "v", func() {})
 			waitKnown(t, &api.registry, ref)
 			if _, err := api.Get(ref); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), errNoAnswer.Error()) {
 				t.Errorf("error %v, want %v: %v", err, ErrUnavailable, errNoAnswer)
@@ -327,16 +330,16 @@ func TestStall(t *testing.T) {
 	}
 }
 
-// TestGrace has the Node authorizer not know of the pod.
-func TestGrace(t *testing.T) {
+// TestAuthorizerLag lets the Node authorizer not know of the pod.
+func TestAuthorizerLag(t *testing.T) {
 	t.Parallel()
-	ref := Ref{Kind: Secret, Namespace: "ns", Name: "a"}
+	ref := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
 	t.Run("for a moment", func(t *testing.T) {
 		t.Parallel()
-		var asked, told atomic.Int64
-		api := serve(t, Options{Node: "node-1"}, func(w http.ResponseWriter, r *http.Request) {
+		var asked, notified atomic.Int64
+		api := serve(t, Options{NodeName: "node-1", Impersonate: true}, func(w http.ResponseWriter, r *http.Request) {
 			if got := r.Header.Get("Impersonate-User"); got != "system:node:node-1" {
-				t.Errorf("acts as %q", got)
+				t.Errorf("impersonates %q", got)
 			}
 			if asked.Add(1) <= 3 {
 				refuse(t, w, forbidden())
@@ -344,42 +347,42 @@ func TestGrace(t *testing.T) {
 			}
 			stay(w, r, list(t, "1"))
 		})
-		api.Watch(ref, "v", func() { told.Add(1) })
+		api.Subscribe(ref, "v", func() { notified.Add(1) })
 		waitKnown(t, &api.registry, ref)
-		if got := value(&api.registry, ref); got != "1" || told.Load() != 1 {
-			t.Errorf("%s, told %d times; want the content as the first verdict", got, told.Load())
+		if got := value(&api.registry, ref); got != "1" || notified.Load() != 1 {
+			t.Errorf("%s, %d notifications; want the content as the first result", got, notified.Load())
 		}
 	})
 	t.Run("for good", func(t *testing.T) {
 		t.Parallel()
 		var asked atomic.Int64
-		api := serve(t, Options{Node: "node-1"}, func(w http.ResponseWriter, _ *http.Request) {
+		api := serve(t, Options{NodeName: "node-1", Impersonate: true}, func(w http.ResponseWriter, _ *http.Request) {
 			asked.Add(1)
 			refuse(t, w, forbidden())
 		})
 		start := time.Now()
-		api.Watch(ref, "v", func() {})
+		api.Subscribe(ref, "v", func() {})
 		waitKnown(t, &api.registry, ref)
 		took := time.Since(start)
 		_, err := api.Get(ref)
 		if !errors.Is(err, ErrForbidden) || !strings.Contains(err.Error(), "no relationship found; with access node the pod must declare") {
 			t.Errorf("error %v", err)
 		}
-		if n := asked.Load(); took < grace || n < 3 || n > 20 {
-			t.Errorf("%d requests, verdict after %v", n, took)
+		if n := asked.Load(); took < authorizerLag || n < 3 || n > 20 {
+			t.Errorf("%d requests, result after %v", n, took)
 		}
 	})
-	t.Run("not for who acts as itself", func(t *testing.T) {
+	t.Run("not without impersonation", func(t *testing.T) {
 		t.Parallel()
 		var asked atomic.Int64
 		other := serve(t, Options{}, func(w http.ResponseWriter, _ *http.Request) {
 			asked.Add(1)
 			refuse(t, w, forbidden())
 		})
-		verdict := make(chan int64, 1)
-		other.Watch(ref, "v", func() {
+		firstResult := make(chan int64, 1)
+		other.Subscribe(ref, "v", func() {
 			select {
-			case verdict <- asked.Load():
+			case firstResult <- asked.Load():
 			default:
 			}
 		})
@@ -387,168 +390,60 @@ func TestGrace(t *testing.T) {
 		if _, err := other.Get(ref); !errors.Is(err, ErrForbidden) {
 			t.Errorf("error %v", err)
 		}
-		if n := <-verdict; n != 1 {
-			t.Errorf("the verdict came after %d requests, want the first", n)
+		if n := <-firstResult; n != 1 {
+			t.Errorf("the result came after %d requests, want one", n)
 		}
 	})
 }
 
-// TestRefusalOfWhatWasSeen has an API server start anew: it refuses for a moment, or for good.
-func TestRefusalOfWhatWasSeen(t *testing.T) {
-	w := &watcher{api: &API{}, object: newObject(Ref{Kind: Secret, Namespace: "ns", Name: "a"})}
-	told := 0
-	w.object.hold("v", func() { told++ })
-	verdict := func(want error, tells int) {
-		t.Helper()
-		if _, err := w.object.get(); !errors.Is(err, want) || told != tells {
-			t.Errorf("%v, told %d times; want %v, %d", err, told, want, tells)
-		}
-	}
-	refusal := func() {
-		w.answered = time.Time{}
-		w.pauseAfter(forbidden())
-	}
-	w.found(Content{ResourceVersion: "1"})
-	w.object.known = make(chan struct{})
-	refusal()
-	<-w.object.known // who waits gets what was seen
-	verdict(nil, 1)
-	w.works() // it was a moment
-	w.object.awaySince = time.Now().Add(-time.Hour)
-	refusal() // nor does a time count in which it was away and did not refuse
-	verdict(nil, 1)
-	w.refused = time.Now().Add(-tolerated)
-	refusal()
-	verdict(ErrForbidden, 2)
-	w.found(Content{ResourceVersion: "1"})
-	verdict(nil, 3)
-	// Who never saw it is told at once.
-	w = &watcher{api: &API{}, object: newObject(Ref{Kind: Secret, Namespace: "ns", Name: "a"})}
-	refusal()
-	verdict(ErrForbidden, 3)
-}
-
-// TestPauses asks the loop for its pauses, without making them.
-func TestPauses(t *testing.T) {
-	w := &watcher{api: &API{}, object: newObject(Ref{Kind: Secret, Namespace: "ns", Name: "a"})}
-	within := func(what string, got, least, most time.Duration) {
-		t.Helper()
-		if got < least || got > most {
-			t.Errorf("%s: %v, want %v to %v", what, got, least, most)
-		}
-	}
-	failure := errors.New("away")
-	for n, most := range []time.Duration{100, 300, 900, 2700, 8100, 15000, 15000} {
-		most *= time.Millisecond
-		within(fmt.Sprintf("pause %d", n+1), w.pauseAfter(failure), most/2, most)
-	}
-	w.paused = maxPause
-	for n, most := range []time.Duration{3, 9, 15, 15, 45, 135, 300, 300} {
-		if n == 4 {
-			w.refused = time.Now().Add(-refusedLong)
-		}
-		most *= time.Second
-		within(fmt.Sprintf("refused %d", n+1), w.pauseAfter(forbidden()), most/2, most)
-	}
-	within("away, after that", w.pauseAfter(failure), maxPause/2, maxPause)
-	within("refused again", w.pauseAfter(forbidden()), 3*maxPause/2, 3*maxPause)
-	w.works()
-	w.answered = time.Time{}
-	within("refused anew", w.pauseAfter(forbidden()), 3*backAgain/2, 3*backAgain)
-	gone := apierrors.NewResourceExpired("too old")
-	w.paused, w.version, w.resumed = maxPause, "1", true
-	within("back, with another history", w.pauseAfter(gone), 3*backAgain/2, 3*backAgain)
-	w.paused, w.version, w.resumed = maxPause, "1", false
-	within("a version that is too old as soon as it was read", w.pauseAfter(gone), maxPause/2, maxPause)
-	slow := func(seconds int) error { return apierrors.NewTooManyRequests("slow down", seconds) }
-	w.paused = 0
-	within("asked for 3 s", w.pauseAfter(slow(3)), 3050*time.Millisecond, 3100*time.Millisecond)
-	w.paused = 0
-	within("asked for a year", w.pauseAfter(slow(365*86400)), maxPause, maxPause+firstPause)
-	w.paused = 0
-	within("asked for nonsense", w.pauseAfter(slow(-5)), firstPause/2, firstPause)
-	w.paused, w.answered = maxPause, time.Now().Add(-lasting/2)
-	within("after a short watch", w.pauseAfter(nil), maxPause/2, maxPause)
-	w.answered = time.Now().Add(-lasting)
-	within("after one that lasted", w.pauseAfter(nil), firstPause/2, firstPause)
-}
-
-// TestLogOfChanges: a line for each change of state, however often it is tried. It takes over klog, so it is not parallel.
-func TestLogOfChanges(t *testing.T) {
-	log := testkit.LogOf(t, 0)
-	w := &watcher{api: &API{}, object: newObject(Ref{Kind: Secret, Namespace: "ns", Name: "a"})}
-	unavailable := apierrors.NewServiceUnavailable("later")
-	for _, step := range []func(){
-		func() { w.found(Content{ResourceVersion: "1"}) },
-		func() { w.pauseAfter(io.EOF) }, func() { w.object.awaySince = time.Now().Add(-tolerated) }, // a line only now
-		func() { w.pauseAfter(unavailable) }, func() { w.pauseAfter(unavailable) }, func() { w.pauseAfter(io.EOF) },
-		func() { w.pauseAfter(forbidden()) }, func() { w.refused = time.Now().Add(-tolerated) }, // a line only now
-		func() { w.pauseAfter(forbidden()) }, func() { w.pauseAfter(forbidden()) },
-		func() { w.found(Content{ResourceVersion: "1"}) }, func() { w.found(Content{ResourceVersion: "2"}) }, w.works,
-		func() { w.missing("3") },
-	} {
-		w.answered = time.Time{}
-		step()
-	}
-	var lines []string
-	for line := range strings.Lines(log.Text()) {
-		_, line, _ = strings.Cut(strings.TrimSpace(line), "] ")
-		lines = append(lines, line)
-	}
-	want := []string{
-		`"Object can't be read" object="Secret \"ns/a\"" reason="can't be read now" detail="later"`,
-		`"Object can't be read" object="Secret \"ns/a\"" reason="forbidden" detail="secrets \"a\" is forbidden: no relationship found; let the driver read it:`,
-		`"Object can be read again" object="Secret \"ns/a\""`,
-	}
-	if len(lines) != len(want) {
-		t.Fatalf("log:\n%s", strings.Join(lines, "\n"))
-	}
-	for n := range want {
-		if !strings.HasPrefix(lines[n], want[n]) {
-			t.Errorf("line %d: %s, want %s", n+1, lines[n], want[n])
-		}
-	}
-}
-
-// TestImmutableRecheck deletes an immutable object that is held, and makes it anew.
+// TestImmutableRecheck deletes an immutable object that has a subscriber, and creates it again.
 func TestImmutableRecheck(t *testing.T) {
 	t.Parallel()
-	ref := Ref{Kind: Secret, Namespace: "ns", Name: "a"}
-	var version atomic.Pointer[string]
-	var asked atomic.Int64
-	set := func(v string) { version.Store(&v) }
-	set("1")
-	yes := true
-	var urls sync.Map
-	api := serve(t, Options{ImmutableRecheck: time.Second}, func(w http.ResponseWriter, r *http.Request) {
-		urls.Store(asked.Add(1), r.URL.Query())
-		s := secretOf(*version.Load())
-		s.Immutable = &yes
-		stay(w, r, append(event(t, "ADDED", s), bookmark(t, s.ResourceVersion, true)...))
-	})
-	var told atomic.Int64
-	api.Watch(ref, "one", func() { told.Add(1) })
+	ref := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
+	var mu sync.Mutex
+	version := "1"
+	var urls []url.Values
+	set := func(v string) {
+		mu.Lock()
+		defer mu.Unlock()
+		version = v
+	}
+	handler := func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		urls = append(urls, r.URL.Query())
+		s := secretOf(version)
+		mu.Unlock()
+		s.Immutable = ptr.To(true)
+		stay(w, r, append(frame(t, "ADDED", s), bookmark(t, s.ResourceVersion, true)...))
+	}
+
+	api := serve(t, Options{ImmutableRecheck: time.Second}, handler)
+	var notified atomic.Int64
+	api.Subscribe(ref, "one", func() { notified.Add(1) })
 	waitKnown(t, &api.registry, ref)
 	set("2")
-	testkit.Eventually(t, soon, "a look to find the new object", func() bool { return value(&api.registry, ref) == "2" })
-	if n := asked.Load(); n != 2 || told.Load() != 2 {
-		t.Errorf("%d requests, told %d times; want 2 of each", n, told.Load())
+	testkit.Eventually(t, soon, "the recheck to find the new object", func() bool { return value(&api.registry, ref) == "2" })
+	if notified.Load() != 2 {
+		t.Errorf("%d notifications, want 2", notified.Load())
 	}
-	query, _ := urls.Load(int64(2))
-	if got := query.(url.Values).Get("resourceVersion"); got != "" {
+	mu.Lock()
+	if got := urls[1].Get("resourceVersion"); got != "" {
 		t.Errorf("the second request was for version %q, want the newest", got)
 	}
-	api.recheck = time.Hour
-	o := api.object(ref)
+	mu.Unlock()
+
+	api = serve(t, Options{}, handler)
+	api.Subscribe(ref, "one", func() {})
+	waitKnown(t, &api.registry, ref)
 	testkit.Eventually(t, soon, "the watch to end", func() bool {
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		return !o.resting.IsZero()
+		api.mu.Lock()
+		defer api.mu.Unlock()
+		return api.objects[ref].stopped
 	})
 	set("3")
-	api.Watch(ref, "two", func() {})
+	api.Subscribe(ref, "two", func() {})
 	waitKnown(t, &api.registry, ref)
-	if got := value(&api.registry, ref); got != "3" || asked.Load() != 3 {
-		t.Errorf("a new holder got %s after %d requests, want 3 and 3", got, asked.Load())
+	if got := value(&api.registry, ref); got != "3" {
+		t.Errorf("a new subscriber got %s, want 3", got)
 	}
 }

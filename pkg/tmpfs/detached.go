@@ -10,9 +10,9 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 )
 
-// Detached is a mount that is attached nowhere. It goes away when it is closed or the process dies, unless Attach
+// DetachedMount is a mount that is attached nowhere. It goes away when it is closed or the process dies, unless Attach
 // put it somewhere before.
-type Detached struct {
+type DetachedMount struct {
 	fd int
 }
 
@@ -20,8 +20,8 @@ type Detached struct {
 const sealed = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 
 // Create makes an empty tmpfs and a writable mount of it.
-func Create(o Options) (*Detached, error) {
-	fail := func(call, options string, err error) (*Detached, error) {
+func Create(o Options) (*DetachedMount, error) {
+	fail := func(call, options string, err error) (*DetachedMount, error) {
 		return nil, &Error{Op: "create", Call: call, Options: options, Err: err}
 	}
 	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
@@ -46,19 +46,19 @@ func Create(o Options) (*Detached, error) {
 		return fail("fsmount", "nosuid,nodev,noexec", err)
 	}
 	failpoint.Hit("tmpfs-created")
-	return &Detached{fd: mnt}, nil
+	return &DetachedMount{fd: mnt}, nil
 }
 
 // Dir is a descriptor of the mount's root directory (O_PATH), for calls relative to it. It belongs to the mount:
 // the caller does not close it.
-func (d *Detached) Dir() int { return d.fd }
+func (d *DetachedMount) Dir() int { return d.fd }
 
 // Identity tells which file system this is a mount of.
-func (d *Detached) Identity() (Identity, error) { return identify(d.fd) }
+func (d *DetachedMount) Identity() (Identity, error) { return identify(d.fd) }
 
 // Seal makes the mount read-only, nosuid, nodev and noexec. It fails with EBUSY while a file in it is open for
 // writing.
-func (d *Detached) Seal() error {
+func (d *DetachedMount) Seal() error {
 	if err := failpoint.Error("tmpfs-seal"); err != nil {
 		return err
 	}
@@ -69,8 +69,8 @@ func (d *Detached) Seal() error {
 	return nil
 }
 
-// Attach puts the mount at p, where a directory must be. From then on p holds it, not d, which can be closed.
-func (d *Detached) Attach(p *Point) error {
+// Attach attaches the mount to p, where a directory must be. Afterwards the mount stays when d is closed.
+func (d *DetachedMount) Attach(p *Target) error {
 	leaf, err := p.open()
 	if err != nil {
 		return &Error{Op: "attach", Call: "openat2", Target: p.path, Err: err}
@@ -87,7 +87,7 @@ func (d *Detached) Attach(p *Point) error {
 }
 
 // Grow raises the limits of the file system. Limits that are no higher than the present ones change nothing.
-func (d *Detached) Grow(l Limits, noSwap bool) error {
+func (d *DetachedMount) Grow(l Limits, noSwap bool) error {
 	fail := func(call, options string, err error) error {
 		return &Error{Op: "grow", Call: call, Options: options, Err: err}
 	}
@@ -106,7 +106,7 @@ func (d *Detached) Grow(l Limits, noSwap bool) error {
 		return fail("fspick", "", err)
 	}
 	defer unix.Close(fs)
-	// noswap has to be said again: without it tmpfs takes the call for a wish to enable swap, and refuses.
+	// noswap has to be repeated: before Linux 6.18 a call without it asks tmpfs to enable swap, which it refuses.
 	for _, p := range (Options{Limits: l, NoSwap: noSwap}).params() {
 		if p.key == "source" {
 			continue
@@ -121,10 +121,10 @@ func (d *Detached) Grow(l Limits, noSwap bool) error {
 	return nil
 }
 
-// Close lets go of the descriptor, and so of the mount if it is attached nowhere.
-func (d *Detached) Close() error { return unix.Close(d.fd) }
+// Close closes the descriptor, which ends the mount if it is attached nowhere.
+func (d *DetachedMount) Close() error { return unix.Close(d.fd) }
 
-// param is one mount option. Handed over key by key, no value can smuggle in a second option.
+// param is one mount option. Each is passed by a call of its own, so that no value can add a second option.
 type param struct {
 	key, value string
 }
@@ -134,7 +134,7 @@ func (o Options) params() []param {
 		{"source", Source},
 		{"size", strconv.FormatUint(o.Bytes, 10)},
 		{"nr_inodes", strconv.FormatUint(o.Inodes, 10)},
-		// Nobody but root may look in before the files are written: whoever fills the directory opens it.
+		// Only root may read the directory before the files are written. The projector sets its mode.
 		{"mode", "0700"},
 	}
 	if o.NoSwap {

@@ -43,7 +43,7 @@ func TestCreateSealAttach(t *testing.T) {
 			before := testkit.MountTable(t)
 			d := create(t, o)
 			mustPut(t, d, "key", "value")
-			if err := errors.Join(p.Make(), d.Seal()); err != nil {
+			if err := errors.Join(p.Mkdir(), d.Seal()); err != nil {
 				t.Fatal(err)
 			}
 			if got := testkit.MountTable(t); got != before {
@@ -71,7 +71,7 @@ func TestCreateSealAttach(t *testing.T) {
 				t.Errorf("content %q", got)
 			}
 			readOnly(t, path)
-			// The mount belongs to the point now.
+			// The mount belongs to the target now.
 			if err := d.Close(); err != nil {
 				t.Fatal(err)
 			}
@@ -171,49 +171,49 @@ func TestClone(t *testing.T) {
 }
 
 func TestCloneRefuses(t *testing.T) {
-	for name, prepare := range map[string]func(t *testing.T, p *Point, path string) (want Identity, wantErr error){
-		"another tmpfs of ours": func(t *testing.T, p *Point, path string) (Identity, error) {
+	for name, prepare := range map[string]func(t *testing.T, p *Target, path string) (want Identity, wantErr error){
+		"another tmpfs of ours": func(t *testing.T, p *Target, path string) (Identity, error) {
 			publishAt(t, p, small)
 			_, _, other := publish(t, small)
 			return other, ErrNotMounted
 		},
-		"the right device with another file system id": func(t *testing.T, p *Point, path string) (Identity, error) {
+		"the right device with another file system id": func(t *testing.T, p *Target, path string) (Identity, error) {
 			id := publishAt(t, p, small)
 			id.FSID++
 			return id, ErrNotMounted
 		},
-		"the right file system id with another device": func(t *testing.T, p *Point, path string) (Identity, error) {
+		"the right file system id with another device": func(t *testing.T, p *Target, path string) (Identity, error) {
 			id := publishAt(t, p, small)
 			id.Device++
 			return id, ErrNotMounted
 		},
-		"no identity at all": func(t *testing.T, p *Point, path string) (Identity, error) {
+		"no identity at all": func(t *testing.T, p *Target, path string) (Identity, error) {
 			publishAt(t, p, small)
 			return Identity{}, ErrNotMounted
 		},
-		"something mounted over the volume": func(t *testing.T, p *Point, path string) (Identity, error) {
+		"something mounted over the volume": func(t *testing.T, p *Target, path string) (Identity, error) {
 			id := publishAt(t, p, small)
 			if err := unix.Mount("foreign", path, "tmpfs", 0, ""); err != nil {
 				t.Fatal(err)
 			}
 			return id, ErrNotMounted
 		},
-		"a directory, the volume being gone": func(t *testing.T, p *Point, path string) (Identity, error) {
+		"a directory, the volume being gone": func(t *testing.T, p *Target, path string) (Identity, error) {
 			id := publishAt(t, p, small)
 			if err := p.Unmount(); err != nil {
 				t.Fatal(err)
 			}
 			return id, ErrNotMounted
 		},
-		"nothing": func(t *testing.T, p *Point, path string) (Identity, error) { return Identity{}, os.ErrNotExist },
-		"a link to the volume": func(t *testing.T, p *Point, path string) (Identity, error) {
+		"nothing": func(t *testing.T, p *Target, path string) (Identity, error) { return Identity{}, os.ErrNotExist },
+		"a link to the volume": func(t *testing.T, p *Target, path string) (Identity, error) {
 			_, other, id := publish(t, small)
 			if err := os.Symlink(other, path); err != nil {
 				t.Fatal(err)
 			}
 			return id, ErrSymlink
 		},
-		"a file": func(t *testing.T, p *Point, path string) (Identity, error) {
+		"a file": func(t *testing.T, p *Target, path string) (Identity, error) {
 			if err := os.WriteFile(path, nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -294,7 +294,7 @@ func TestIdentityOfALargeDeviceNumber(t *testing.T) {
 			continue
 		}
 		p, _ := place(t)
-		if err := errors.Join(p.Make(), d.Attach(p)); err != nil {
+		if err := errors.Join(p.Mkdir(), d.Attach(p)); err != nil {
 			t.Fatal(err)
 		}
 		if state, err := p.Inspect(); err != nil || state.Identity != id {
@@ -407,7 +407,7 @@ func TestErrorsOfRealCalls(t *testing.T) {
 	testkit.NothingLeft(t)
 	d := create(t, small)
 	p, path := place(t)
-	gone := &Detached{fd: 1 << 20}
+	gone := &DetachedMount{fd: 1 << 20}
 	for name, c := range map[string]struct {
 		err  error
 		want string

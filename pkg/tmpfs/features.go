@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Features are what differs between kernels that this package can work with.
+// Features are the differences between kernels that this package works with.
 type Features struct {
 	// NoSwap: tmpfs has the option noswap (Linux 6.4, and not in a user namespace).
 	NoSwap bool
@@ -17,8 +17,8 @@ type Features struct {
 	SELinux bool
 }
 
-// Probe tries what this package needs, on mounts that are attached nowhere, and tells what the kernel has. The error
-// names what is missing and which kernel has it. Nothing is left behind.
+// Probe tries what this package needs, on mounts that are attached nowhere, and returns the kernel's features. The error names
+// what is missing and the first kernel that has it. Probe leaves nothing.
 func Probe() (Features, error) {
 	opts := Options{Limits: Limits{Bytes: 4096, Inodes: 16}, NoSwap: true}
 	d, err := Create(opts)
@@ -39,7 +39,7 @@ func Probe() (Features, error) {
 		return Features{}, missing("openat2(2) (Linux 5.6)", err)
 	}
 	defer unix.Close(fd)
-	// Cloning needs a mount of this mount namespace; the root directory's is one that is always there.
+	// Cloning needs a mount of this mount namespace; the mount of the root directory always exists.
 	clone, err := unix.OpenTree(fd, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	if err != nil {
 		return Features{}, missing("open_tree(2) with OPEN_TREE_CLONE (Linux 5.2 and CAP_SYS_ADMIN)", err)

@@ -12,7 +12,7 @@ import (
 	"k8s.io/mount-utils"
 )
 
-// State is what is found at a Point.
+// State is what Inspect finds at a Target.
 type State struct {
 	// Exists: a directory, or the root of a mount, is there.
 	Exists bool
@@ -32,8 +32,8 @@ type State struct {
 	InodesUsed int64
 }
 
-// Inspect looks at p. Something that is no directory is an error.
-func (p *Point) Inspect() (State, error) {
+// Inspect returns what is at p. Something that is no directory is an error.
+func (p *Target) Inspect() (State, error) {
 	fd, err := p.open()
 	if errors.Is(err, unix.ENOENT) {
 		return State{}, nil
@@ -69,8 +69,8 @@ func (p *Point) Inspect() (State, error) {
 	return state, nil
 }
 
-// isBroken reports whether err says that a file system's server or device is gone (FUSE, NFS, a disk), as k8s.io/mount-utils sees it
-// (IsCorruptedMnt). A tmpfs has none: what gives such an error is another file system.
+// isBroken reports whether err says that a file system's server or device is gone (FUSE, NFS, a disk), by the rule of
+// k8s.io/mount-utils (IsCorruptedMnt). A tmpfs has neither, so the error comes from another file system.
 func isBroken(err error) bool {
 	return slices.ContainsFunc([]error{unix.ENOTCONN, unix.ESTALE, unix.EIO, unix.EHOSTDOWN}, func(e error) bool { return errors.Is(err, e) })
 }
@@ -100,8 +100,8 @@ type Usage struct {
 	InodesTotal, InodesUsed, InodesFree uint64
 }
 
-// Usage looks at the file system at p, which must be a mount point.
-func (p *Point) Usage() (Usage, error) {
+// Usage returns the usage of the file system at p, which must be a mount point.
+func (p *Target) Usage() (Usage, error) {
 	fd, err := p.open()
 	if err != nil {
 		return Usage{}, &Error{Op: "inspect", Call: "openat2", Target: p.path, Err: err}
@@ -118,7 +118,7 @@ func (p *Point) Usage() (Usage, error) {
 	}, nil
 }
 
-// Ours reports whether what Inspect found is mounted from a file system that Create made, by this process or an earlier one.
+// Ours reports whether the mount that Inspect found is of a file system that Create made, in this process or an earlier one.
 func (s State) Ours() (bool, error) {
 	if !s.Mounted || !s.Tmpfs {
 		return false, nil
@@ -138,8 +138,8 @@ func IsShared(path string) (bool, error) {
 	return slices.ContainsFunc(m.OptionalFields, func(field string) bool { return strings.HasPrefix(field, "shared:") }), err
 }
 
-// mountWithID looks up a mount by the id that the kernel gave. Its path would not do: mounts lie hidden under others, and the order of the
-// table is not that of a stack. A mount that is not there (any more) is the zero one.
+// mountWithID finds a mount by its id. A path would not be enough: a mount can be hidden under others, and the order of the
+// table is not the order of the stack. The result is zero if the mount does not exist any more.
 func mountWithID(id uint64) (mount.MountInfo, error) {
 	all, err := mount.ParseMountInfo("/proc/self/mountinfo")
 	if err != nil {

@@ -42,11 +42,11 @@ var helpers = map[string]func(args []string) error{
 	},
 	// publish attaches a sealed mount with a file at args[0].
 	"publish": func(args []string) error {
-		p, err := OpenPoint(args[0])
+		p, err := OpenTarget(args[0])
 		if err != nil {
 			return err
 		}
-		if err := p.Make(); err != nil {
+		if err := p.Mkdir(); err != nil {
 			return err
 		}
 		d, err := Create(small)
@@ -61,7 +61,7 @@ var helpers = map[string]func(args []string) error{
 		if _, err := fmt.Sscan(args[1]+" "+args[2], &want.Device, &want.FSID); err != nil {
 			return err
 		}
-		p, err := OpenPoint(args[0])
+		p, err := OpenTarget(args[0])
 		if err != nil {
 			return err
 		}
@@ -73,7 +73,7 @@ var helpers = map[string]func(args []string) error{
 	},
 	// unmount takes away what is at args[0].
 	"unmount": func(args []string) error {
-		p, err := OpenPoint(args[0])
+		p, err := OpenTarget(args[0])
 		if err != nil {
 			return err
 		}
@@ -126,7 +126,7 @@ func runHelper(t *testing.T, newNamespace bool, name string, args ...string) {
 
 var small = Options{Limits: Limits{Bytes: 64 << 10, Inodes: 32}}
 
-func create(t testing.TB, o Options) *Detached {
+func create(t testing.TB, o Options) *DetachedMount {
 	t.Helper()
 	d, err := Create(o)
 	if err != nil {
@@ -137,7 +137,7 @@ func create(t testing.TB, o Options) *Detached {
 }
 
 // put writes a file through the descriptor of a mount.
-func put(d *Detached, name, data string) error {
+func put(d *DetachedMount, name, data string) error {
 	fd, err := unix.Openat(d.Dir(), name, unix.O_CREAT|unix.O_TRUNC|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
 	if err != nil {
 		return err
@@ -147,16 +147,16 @@ func put(d *Detached, name, data string) error {
 	return errors.Join(err, f.Close())
 }
 
-func mustPut(t testing.TB, d *Detached, name, data string) {
+func mustPut(t testing.TB, d *DetachedMount, name, data string) {
 	t.Helper()
 	if err := put(d, name, data); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func open(t testing.TB, path string) *Point {
+func open(t testing.TB, path string) *Target {
 	t.Helper()
-	p, err := OpenPoint(path)
+	p, err := OpenTarget(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func open(t testing.TB, path string) *Point {
 }
 
 // place is a Point at a directory that does not exist yet; whatever is mounted there when t ends is unmounted.
-func place(t testing.TB) (*Point, string) {
+func place(t testing.TB) (*Target, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "mount")
 	t.Cleanup(func() { unmountAll(path) })
@@ -178,13 +178,13 @@ func unmountAll(path string) {
 }
 
 // publish puts a sealed mount with a file "key" at a new place.
-func publish(t testing.TB, o Options) (*Point, string, Identity) {
+func publish(t testing.TB, o Options) (*Target, string, Identity) {
 	t.Helper()
 	p, path := place(t)
 	return p, path, publishAt(t, p, o)
 }
 
-func publishAt(t testing.TB, p *Point, o Options) Identity {
+func publishAt(t testing.TB, p *Target, o Options) Identity {
 	t.Helper()
 	d, err := Create(o)
 	if err != nil {
@@ -193,7 +193,7 @@ func publishAt(t testing.TB, p *Point, o Options) Identity {
 	mustPut(t, d, "key", "first")
 	id, err := d.Identity()
 	// Closed, or the mount would be busy.
-	if err := errors.Join(err, p.Make(), d.Seal(), d.Attach(p), d.Close()); err != nil {
+	if err := errors.Join(err, p.Mkdir(), d.Seal(), d.Attach(p), d.Close()); err != nil {
 		t.Fatal(err)
 	}
 	return id

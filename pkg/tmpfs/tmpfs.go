@@ -2,21 +2,21 @@
 
 // Package tmpfs makes, fills, attaches, re-opens and removes the mount of a volume, by system calls alone.
 //
-// The story of a mount:
+// The life of a mount:
 //
 //	Create   a tmpfs that is mounted nowhere: only its descriptor holds it, and a killed process leaks nothing
 //	Dir      write files through the descriptor
 //	Seal     make the mount read-only, nosuid, nodev, noexec
-//	Attach   put it at a Point: it appears there whole and sealed, or not at all
-//	Clone    a private, writable mount of what is attached at a Point, to write the next version through
-//	Unmount  take away whatever is mounted at a Point
+//	Attach   attach it to a Target, where it appears whole and sealed, or not at all
+//	Clone    a private, writable mount of the file system at a Target, for writing the next version
+//	Unmount  remove every mount at a Target
 //
-// Sealing a mount and not the file system is what makes refresh possible: the attached mount stays read-only for
-// ever, while a clone of it that nobody else can see is writable for a moment. It is also what makes the
-// order safe: remounting an attached mount would not propagate its flags to the host (mount_namespaces(7)).
+// Sealing a mount and not the file system makes refresh possible: the attached mount always stays read-only, while a clone of
+// it that nobody else can see is writable for a moment. Sealing before attaching is necessary: remounting an attached mount
+// would not propagate its flags to the host (mount_namespaces(7)).
 //
 // The package needs Linux 5.12 (mount_setattr(2)) and CAP_SYS_ADMIN; Probe says what is missing. It knows nothing of
-// what is written to a mount. A Point or Detached is not safe for concurrent use.
+// what is written to a mount. A Target or DetachedMount is not safe for concurrent use.
 package tmpfs
 
 import (
@@ -25,8 +25,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Source is what the mount table shows as the source of every mount that Create makes. It is how a mount is
-// known as ours when no record of it is left, so it never changes, and it tells nothing of pod or object.
+// Source is the source of every mount that Create makes, as the mount table shows it. The driver recognizes its mounts by it
+// when their records are lost, so it never changes. It says nothing about pod or object.
 const Source = "fsuser.csi.io"
 
 // Options describe a new file system.
@@ -47,8 +47,7 @@ type Limits struct {
 	Inodes uint64
 }
 
-// Identity names a file system as long as it exists, whatever mount, mount namespace or path it is looked
-// at through.
+// Identity names a file system as long as it exists, through whatever mount, mount namespace or path it is seen.
 type Identity struct {
 	// Device is st_dev.
 	Device uint64 `json:"device"`

@@ -3,6 +3,7 @@
 package volume
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -13,39 +14,40 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 )
 
-// downward returns what an item of the downward API shows of the pod. A label or annotation that is not there is empty, as are addresses
-// that the pod does not have yet. The error goes on from the pod's name.
-func downward(pod source.Content, item attributes.Item) ([]byte, error) {
+// downward returns what an item of the downward API shows of the pod. A label or annotation that is not there is empty.
+// Where the container sets no limit, the file shows what the node has to give, as in kubelet. The text of the error
+// continues the pod's name.
+func downward(pod source.Content, item attributes.Item, allocatable map[string]string) ([]byte, error) {
 	if !item.IsResource() {
 		return pod.Data[item.Key], nil
 	}
 	if _, ok := pod.Data[source.ResourceKey(item.Container, "")]; !ok {
 		return nil, fmt.Errorf("has no container %q, whose %s the file %q is to show; name one of its containers", item.Container, item.Key, item.Path)
 	}
-	var value resource.Quantity
-	if text := pod.Data[source.ResourceKey(item.Container, item.Key)]; text != nil {
-		var err error
-		if value, err = resource.ParseQuantity(string(text)); err != nil {
-			return nil, fmt.Errorf("has a %s of container %q that is no quantity: %w", item.Key, item.Container, err)
-		}
+	value, err := quantity(string(pod.Data[source.ResourceKey(item.Container, item.Key)]))
+	if limit, ok := strings.CutPrefix(item.Key, "limits."); ok && err == nil && value.IsZero() {
+		value, err = quantity(allocatable[limit])
 	}
-	if value.IsZero() && strings.HasPrefix(item.Key, "limits.") {
-		// Kubelet takes what the node can give, which it alone knows.
-		return nil, fmt.Errorf("sets no %s for container %q, which the file %q is to show; set the limit, or use a downwardAPI volume of Kubernetes, which shows the node's",
-			item.Key, item.Container, item.Path)
+	if err != nil {
+		return nil, fmt.Errorf("has a %s of container %q that is no quantity: %w", item.Key, item.Container, err)
 	}
-	divisor := resource.MustParse("1")
-	if item.Divisor != "" && item.Divisor != "0" {
-		var err error
-		if divisor, err = resource.ParseQuantity(item.Divisor); err != nil {
-			return nil, fmt.Errorf("can't be shown by the divisor %q: %w", item.Divisor, err)
-		}
+	divisor, err := quantity(cmp.Or(item.Divisor, "1"))
+	if err != nil || divisor.Sign() <= 0 {
+		return nil, fmt.Errorf("can't be shown by the divisor %q", item.Divisor)
 	}
 	// Kubelet counts CPUs by the thousandth, all else by one, and rounds up (pkg/api/v1/resource).
 	if strings.HasSuffix(item.Key, ".cpu") {
 		return roundedUp(value.MilliValue(), divisor.MilliValue()), nil
 	}
 	return roundedUp(value.Value(), divisor.Value()), nil
+}
+
+// quantity parses a quantity; one that is not given is zero.
+func quantity(text string) (resource.Quantity, error) {
+	if text == "" {
+		return resource.Quantity{}, nil
+	}
+	return resource.ParseQuantity(text)
 }
 
 func roundedUp(value, divisor int64) []byte {

@@ -8,20 +8,20 @@ import (
 	"sync"
 )
 
-// locks is a lock for each volume id, that can be waited for with a context and is forgotten when nobody has it.
+// locks has a lock for each volume id. A caller can wait for a lock with a context; a lock without users is forgotten.
 type locks struct {
 	mu   sync.Mutex
 	held map[string]*lock
 }
 
 type lock struct {
-	// taken has room for one: who can send has the lock.
+	// taken has room for one value: a goroutine that has sent it holds the lock.
 	taken chan struct{}
 	// users hold it or wait for it.
 	users int
 }
 
-// lock takes the lock of id and returns what gives it back. The error wraps ErrLocked if ctx ended first.
+// lock takes the lock of id and returns the function that releases it. The error wraps ErrLocked if ctx ended first.
 func (l *locks) lock(ctx context.Context, id string) (unlock func(), err error) {
 	l.mu.Lock()
 	if l.held == nil {

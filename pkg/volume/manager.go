@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 
@@ -25,13 +26,16 @@ import (
 
 // Source is where objects come from: a source.API or a source.Directory.
 type Source interface {
-	Watch(ref source.Ref, holder string, changed func())
-	Unwatch(ref source.Ref, holder string)
+	Subscribe(ref source.Ref, subscriber string, changed func())
+	Unsubscribe(ref source.Ref, subscriber string)
 	Wait(ctx context.Context, ref source.Ref)
 	Get(ref source.Ref) (source.Content, error)
-	Away(ref source.Ref) (since time.Time, err error)
-	Pod(ctx context.Context, namespace, name, uid string) (source.Pod, error)
+	Outage(ref source.Ref) (since time.Time, err error)
 	Watched() int
+	// Pod reads a pod once. A pod of the name with another uid is ErrNotFound.
+	Pod(ctx context.Context, namespace, name, uid string) (*corev1.Pod, error)
+	// Allocatable reads once what this node has to give to pods.
+	Allocatable(ctx context.Context) (corev1.ResourceList, error)
 }
 
 // Config is what a Manager needs.
@@ -45,31 +49,33 @@ type Config struct {
 	Limits         Limits
 	// Workers refresh that many volumes at the same time.
 	Workers int
-	// CollectEvery is the pause between two looks for volumes whose pod directory is gone, and at whether records can be written.
+	// CollectEvery is the interval for garbage-collecting volumes of deleted pods and checking that records can be written.
 	CollectEvery time.Duration
-	// CheckTarget says whether a volume may be at a target. Recover asks it of each record: a record is input.
-	CheckTarget func(id, target, podUID string) error
+	// CheckTarget says whether a volume may be at a target path. Recover checks each record with it: a record is input.
+	CheckTarget func(id, targetPath, podUID string) error
 	// Metrics takes the Manager's metrics.
 	Metrics prometheus.Registerer
-	// Events takes what those who run a pod should know. It must not block. nil: nobody is told.
+	// Events takes Events about pods. It must not block. Nil: there are none.
 	Events func(event.Event)
 }
 
-// Manager keeps the volumes of a node. Its methods are safe for concurrent use. Calls for one volume run one after the other.
+// Manager keeps the volumes of a node. Its methods are safe for concurrent use. Calls for one volume run one after the
+// other.
 type Manager struct {
-	Config
+	config  Config
 	metrics *metrics
 	// queue holds the ids of volumes to refresh. It coalesces: an id is in it once, and never with two workers.
 	queue workqueue.TypedRateLimitingInterface[string]
 	locks locks
 	quota *quota
-	// watching is held while a volume's objects are watched or let go: who counts them then sees what that changed.
-	watching sync.Mutex
+	// subscribing is held while a volume subscribes or unsubscribes, so that a count before and after shows the difference
+	// that one volume made.
+	subscribing sync.Mutex
 
-	// mu guards what follows. What is in a volume is guarded by the lock of its id, which is taken first.
+	// mu guards what follows. The lock of a volume's id is taken first.
 	mu      sync.Mutex
 	volumes map[string]*volume
-	// unready is why no volume can be published; nil if nothing is known to be in the way.
+	// unready is why no volume can be published; nil if no reason is known.
 	unready error
 }
 
@@ -80,10 +86,10 @@ func New(c Config) (*Manager, error) {
 	}
 	l := c.Limits
 	if l.Bytes <= 0 || l.Files <= 0 || l.Volumes <= 0 || l.NodeBytes <= 0 || l.Objects <= 0 || c.Workers <= 0 || c.CollectEvery <= 0 {
-		return nil, errors.New("volume manager: limits, workers and the pause between collections must be greater than zero")
+		return nil, errors.New("volume manager: limits, Workers and CollectEvery must be greater than zero")
 	}
 	m := &Manager{
-		Config:  c,
+		config:  c,
 		volumes: map[string]*volume{},
 		quota:   newQuota(l),
 		queue: workqueue.NewTypedRateLimitingQueue(
@@ -94,8 +100,8 @@ func New(c Config) (*Manager, error) {
 	return m, err
 }
 
-// Ready reports why no volume can be published on this node: records can't be written. It answers from memory, with what was found when
-// Manager last collected: on a disk that hangs, to look takes for ever.
+// Ready reports why no volume can be published on this node: records can't be written. It answers from memory with the
+// result of the last collection: on a disk that hangs a check never returns.
 func (m *Manager) Ready() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -103,7 +109,7 @@ func (m *Manager) Ready() error {
 }
 
 func (m *Manager) checkRecords() {
-	err := m.Records.Check()
+	err := m.config.Records.Check()
 	if err != nil {
 		err = fmt.Errorf("no volume can be published until --state-dir can be written to, and has room: %w", err)
 	}
@@ -113,23 +119,24 @@ func (m *Manager) checkRecords() {
 	m.mu.Unlock()
 	switch {
 	case err != nil && was == nil:
-		klog.ErrorS(err, "Not ready; the volumes that are there are refreshed and unpublished as ever")
+		klog.ErrorS(err, "Not ready; published volumes are still refreshed and unpublished")
 	case err == nil && was != nil:
 		klog.InfoS("Volume records can be written again")
 	}
 }
 
-// Run refreshes volumes as their objects change, and collects, until ctx ends. It returns when all that it started has ended.
+// Run refreshes volumes as their objects change, and collects, until ctx ends. It returns when all that it started has
+// ended.
 func (m *Manager) Run(ctx context.Context) {
 	var running sync.WaitGroup
-	for range m.Workers {
+	for range m.config.Workers {
 		running.Go(func() {
 			for m.refreshNext(ctx) {
 			}
 		})
 	}
 	running.Go(func() {
-		ticker := time.NewTicker(m.CollectEvery)
+		ticker := time.NewTicker(m.config.CollectEvery)
 		defer ticker.Stop()
 		for {
 			m.checkRecords()
@@ -178,36 +185,37 @@ func (m *Manager) all() []*volume {
 	return slices.Collect(maps.Values(m.volumes))
 }
 
-// watch has the volume refreshed after each change. One for a volume that is not published, yet or any more, does nothing: publish has it
-// looked at once more when it is.
-// It returns how many objects were watched before, and are now.
-func (m *Manager) watch(v *volume) (before, now int) {
-	m.watching.Lock()
-	defer m.watching.Unlock()
-	before = m.Source.Watched()
-	for _, object := range v.objects {
-		m.Source.Watch(object, v.id, func() { m.queue.Add(v.id) })
-	}
-	return before, m.Source.Watched()
-}
-
-func (m *Manager) unwatch(v *volume) {
-	m.watching.Lock()
-	defer m.watching.Unlock()
-	if v.hasObjects() {
-		for _, object := range v.objects {
-			m.Source.Unwatch(object, v.id)
+// subscribe has the volume refreshed after each change of its objects. A change that comes before the volume is published
+// does nothing: publish queues a refresh at its end. It returns how many objects were watched before, and are now.
+func (m *Manager) subscribe(v *volume) (before, now int) {
+	m.subscribing.Lock()
+	defer m.subscribing.Unlock()
+	before = m.config.Source.Watched()
+	if !v.fromRequest() {
+		for _, p := range v.projections {
+			m.config.Source.Subscribe(p.ref, v.id, func() { m.queue.Add(v.id) })
 		}
 	}
+	return before, m.config.Source.Watched()
 }
 
-// forget drops all that is known of a volume. The mount is not its business. A record that can't be removed does no harm: it
-// describes a mount that is not there.
+func (m *Manager) unsubscribe(v *volume) {
+	m.subscribing.Lock()
+	defer m.subscribing.Unlock()
+	if v.fromRequest() {
+		return
+	}
+	for _, p := range v.projections {
+		m.config.Source.Unsubscribe(p.ref, v.id)
+	}
+}
+
+// forget drops everything that is known of a volume, and leaves its mount alone. A record that can't be removed does no
+// harm: it describes a mount that is not there.
 func (m *Manager) forget(v *volume) {
-	m.unwatch(v)
+	m.unsubscribe(v)
 	failpoint.Hit("forget-unwatched")
-	m.metrics.forget(v.id)
-	m.quota.giveBack(v.id)
+	m.quota.release(v.id)
 	m.mu.Lock()
 	delete(m.volumes, v.id)
 	m.mu.Unlock()
@@ -215,34 +223,36 @@ func (m *Manager) forget(v *volume) {
 }
 
 func (m *Manager) removeRecord(id string) {
-	if err := m.Records.Remove(id); err != nil {
+	if err := m.config.Records.Remove(id); err != nil {
 		klog.ErrorS(err, "A volume's record could not be removed; the next start will drop it", "volume", id)
 	}
 }
 
-// content returns what the volume's objects hold now, one for each source. An optional object that is missing has no keys.
-func (m *Manager) content(v *volume) ([]source.Content, error) {
-	if !v.hasObjects() {
-		return nil, &source.Error{Ref: v.objects[0], Reason: source.ErrUnavailable, Detail: "the pod does not tell its name"}
-	}
-	var all []source.Content
-	for i, object := range v.objects {
-		c, err := m.Source.Get(object)
+// content returns what the volume's objects hold now. An optional object that is missing has no keys.
+func (m *Manager) content(v *volume) ([]projected, error) {
+	all := make([]projected, 0, len(v.projections))
+	for _, p := range v.projections {
+		c, err := m.config.Source.Get(p.ref)
 		switch {
-		case errors.Is(err, source.ErrNotFound) && v.spec.Sources[i].Optional:
+		case errors.Is(err, source.ErrNotFound) && p.Optional:
 			c = source.Content{}
 		case err != nil:
 			return nil, err
-		case object.Kind == source.PodKind && c.UID != v.pod.UID:
-			return nil, &source.Error{Ref: object, Reason: source.ErrNotFound, Detail: "there is another pod of this name"}
+		case p.Object.Kind == attributes.Pod && c.UID != "" && c.UID != v.pod.UID: // the pod of a manifest has no uid
+			return nil, &source.Error{Ref: p.ref, Reason: source.ErrNotFound, Detail: "there is another pod of this name"}
 		}
-		all = append(all, c)
+		all = append(all, projected{p, c})
 	}
 	return all, nil
 }
 
-// Usage tells how much of the file system of a published volume is in use. The error is ErrUnknown if no volume id is published at
-// path.
+// contentOf returns the content that came with a request, for a volume that shows it.
+func (v *volume) contentOf(req Request) []projected {
+	return []projected{{v.projections[0], source.FromRequest(req.Secrets)}}
+}
+
+// Usage tells how much of the file system of a published volume is in use. The error is ErrUnknown if no volume id is
+// published at path.
 func (m *Manager) Usage(ctx context.Context, id, path string) (tmpfs.Usage, error) {
 	unlock, err := m.locks.lock(ctx, id)
 	if err != nil {
@@ -250,57 +260,21 @@ func (m *Manager) Usage(ctx context.Context, id, path string) (tmpfs.Usage, erro
 	}
 	defer unlock()
 	v := m.get(id)
-	if v == nil || v.target != path {
+	if v == nil || v.targetPath != path {
 		return tmpfs.Usage{}, fmt.Errorf("%w: volume %s is not published at %q", ErrUnknown, id, path)
 	}
-	point, err := tmpfs.OpenPoint(path)
+	target, err := tmpfs.OpenTarget(path)
 	if err != nil {
 		return tmpfs.Usage{}, err
 	}
-	defer point.Close()
-	there, err := inspect(point)
+	defer target.Close()
+	state, err := inspect(target)
 	if err != nil {
 		return tmpfs.Usage{}, err
 	}
-	if !there.Mounted || there.Identity != v.identity {
-		// What is below it, or above, is not the volume.
+	if !state.Mounted || state.Identity != v.identity {
+		// The file system that the path leads to now is not the volume.
 		return tmpfs.Usage{}, fmt.Errorf("%w: volume %s is not mounted at %q any more", ErrUnknown, id, path)
 	}
-	return point.Usage()
-}
-
-func (v *volume) toRecord() record.Volume {
-	r := record.Volume{
-		VolumeID: v.id, TargetPath: v.target, Pod: record.Pod(v.pod), MountGroup: v.mountGroup, SecretRef: v.secretRef(), User: v.user, Size: v.size,
-		Device: v.identity.Device, FSID: v.identity.FSID,
-		Spec: record.Spec{UID: v.spec.UID, GID: v.spec.GID, DirMode: v.spec.DirMode, Refresh: string(v.spec.Refresh)},
-	}
-	for _, s := range v.spec.Sources {
-		written := record.Source{Kind: string(s.Object.Kind), Name: s.Object.Name, Optional: s.Optional, Mode: s.Mode}
-		for _, item := range s.Items {
-			written.Items = append(written.Items, record.Item(item))
-		}
-		r.Spec.Sources = append(r.Spec.Sources, written)
-	}
-	return r
-}
-
-func fromRecord(r record.Volume) *volume {
-	v := &volume{
-		id: r.VolumeID, target: r.TargetPath, pod: Pod(r.Pod), mountGroup: r.MountGroup, user: r.User, size: r.Size,
-		identity: tmpfs.Identity{Device: r.Device, FSID: r.FSID},
-		spec:     attributes.Spec{UID: r.Spec.UID, GID: r.Spec.GID, DirMode: r.Spec.DirMode, Refresh: attributes.Refresh(r.Spec.Refresh)},
-	}
-	for _, written := range r.Spec.Sources {
-		s := attributes.Source{
-			Object:   attributes.Object{Kind: attributes.Kind(written.Kind), Name: written.Name},
-			Optional: written.Optional, Mode: written.Mode,
-		}
-		for _, item := range written.Items {
-			s.Items = append(s.Items, attributes.Item(item))
-		}
-		v.spec.Sources = append(v.spec.Sources, s)
-	}
-	v.findObjects(r.SecretRef)
-	return v
+	return target.Usage()
 }

@@ -4,93 +4,114 @@ package volume
 
 import (
 	"fmt"
-	"os"
+	"maps"
 	"slices"
 	"strings"
 
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/projector"
-	"github.com/fsuser-csi/fsuser-csi/pkg/source"
-	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
-// payload says which files the content of the volume's objects makes, one content for each source. It touches nothing: the same
-// input gives the same files.
-func (v *volume) payload(content []source.Content, limits Limits) (projector.Payload, error) {
-	uid, gid := v.owner()
-	p := projector.Payload{DirMode: v.spec.DirMode, UID: uid, GID: gid}
-	for i, s := range v.spec.Sources {
-		add := func(path string, data []byte, item attributes.Item) {
-			p.Files = append(p.Files, projector.File{
-				Path: path, Data: data,
-				Mode: or(item.Mode, s.Mode), UID: or(item.UID, uid), GID: or(item.GID, gid),
-			})
+// payload says which files the content of the volume's objects makes. It touches nothing: the same input gives the same
+// files. Of two files with one path the later source wins, as in Kubernetes' projected volumes.
+func (v *volume) payload(content []projected, limits Limits) (projector.Payload, error) {
+	files := map[string]projector.File{}
+	for _, p := range content {
+		var err error
+		switch {
+		case p.Object.Kind == attributes.Pod:
+			err = v.fieldFiles(files, p)
+		case len(p.Items) > 0:
+			err = v.itemFiles(files, p)
+		default:
+			err = v.keyFiles(files, p)
 		}
-		if len(s.Items) == 0 {
-			for key, data := range content[i].Data {
-				// The API server lets no such key in; a path is not the place to rely on that.
-				problems := attributes.ValidatePath(key)
-				if strings.Contains(key, "/") {
-					problems = append(problems, "must not contain '/'")
-				}
-				if problems != nil {
-					return projector.Payload{}, fmt.Errorf("%w: key %q of %s can't be a file name: %s", ErrPrecondition, key, v.originOf(i), strings.Join(problems, "; "))
-				}
-				add(key, data, attributes.Item{})
-			}
-		}
-		for j, item := range s.Items {
-			if s.Object.Kind == attributes.Pod {
-				data, err := downward(content[i], item)
-				if err != nil {
-					return projector.Payload{}, fmt.Errorf("%w: %s %w", ErrPrecondition, v.originOf(i), err)
-				}
-				add(item.Path, data, item)
-				continue
-			}
-			data, ok := content[i].Data[item.Key]
-			switch {
-			case ok:
-				add(item.Path, data, item)
-			case !s.Optional:
-				return projector.Payload{}, fmt.Errorf(`%w: %s has no key %q, which %s names; add the key, or set optional: "true" to go without it`,
-					ErrPrecondition, v.originOf(i), item.Key, v.itemName(i, j))
-			}
+		if err != nil {
+			return projector.Payload{}, err
 		}
 	}
-	if len(v.spec.Sources) > 1 {
-		if conflict := conflictOf(p.Files); conflict != "" {
-			return projector.Payload{}, fmt.Errorf("%w: %s: %s; give one of them another path with items", ErrPrecondition, v.origin(), conflict)
-		}
+	uid, gid := v.owner()
+	p := projector.Payload{
+		Directories: v.spec.SubPaths, MountPoints: v.spec.MountPoints,
+		DirMode: v.spec.DirMode, UID: uid, GID: gid,
+	}
+	for _, path := range slices.Sorted(maps.Keys(files)) {
+		p.Files = append(p.Files, files[path])
 	}
 	return p, v.checkSize(p, limits)
 }
 
-// itemName is what people call an item of a source.
-func (v *volume) itemName(source, item int) string {
-	if len(v.spec.Sources) == 1 {
-		return fmt.Sprintf("items[%d]", item)
+// file makes a file, whose owner and mode are those of its path, else of its item, else of the volume.
+func (v *volume) file(path string, data []byte, s attributes.Source, item attributes.Item) projector.File {
+	uid, gid := v.owner()
+	own := v.spec.Paths[path]
+	return projector.File{
+		Path: path, Data: data,
+		UID: firstOf(own.UID, item.UID, &uid), GID: firstOf(own.GID, &gid), Mode: firstOf(own.Mode, item.Mode, &s.Mode),
 	}
-	return fmt.Sprintf("items[%d] of sources[%d]", item, source)
 }
 
-// conflictOf says which path two sources want, or want as a file and as a directory. What attributes alone show was refused before.
-func conflictOf(files []projector.File) string {
-	taken := map[string]bool{}
-	for _, f := range files {
-		if taken[f.Path] {
-			return fmt.Sprintf("two of its sources have a file %q", f.Path)
+// keyFiles makes a file of each key.
+func (v *volume) keyFiles(files map[string]projector.File, p projected) error {
+	for key, data := range p.content.Data {
+		// The API server takes no such key; a path is not the place to rely on that.
+		clean, problem := attributes.CleanPath(key)
+		if problem == "" && (clean != key || strings.Contains(key, "/")) {
+			problem = "must be a single element"
 		}
-		taken[f.Path] = true
+		if problem != "" {
+			return fmt.Errorf("%w: key %q of %s can't be a file name: it %s", ErrPrecondition, key, v.originOf(p.projection), problem)
+		}
+		files[key] = v.file(key, data, p.Source, attributes.Item{})
 	}
-	for _, f := range files {
-		for i := range f.Path {
-			if f.Path[i] == '/' && taken[f.Path[:i]] {
-				return fmt.Sprintf("one of its sources has a file %q, another %q", f.Path[:i], f.Path)
-			}
+	return nil
+}
+
+// itemFiles makes the files that the items of a Secret or ConfigMap name.
+func (v *volume) itemFiles(files map[string]projector.File, p projected) error {
+	for _, item := range p.Items {
+		data, ok := p.content.Data[item.Key]
+		switch {
+		case ok:
+			files[item.Path] = v.file(item.Path, data, p.Source, item)
+		case !p.Optional:
+			return fmt.Errorf("%w: %s has no key %q, which an item of the pod's volume %q names; add the key, or set optional: true in that volume",
+				ErrPrecondition, v.originOf(p.projection), item.Key, v.spec.Volume)
 		}
 	}
-	return ""
+	return nil
+}
+
+// fieldFiles makes the files of the downward API.
+func (v *volume) fieldFiles(files map[string]projector.File, p projected) error {
+	for _, item := range p.Items {
+		data, err := downward(p.content, item, v.allocatable)
+		if err != nil {
+			return fmt.Errorf("%w: %s %w", ErrPrecondition, v.originOf(p.projection), err)
+		}
+		files[item.Path] = v.file(item.Path, data, p.Source, item)
+	}
+	return nil
+}
+
+// checkPaths reports an attribute uid/PATH, gid/PATH or mode/PATH whose PATH is no file. While something optional is
+// missing, the PATH may be of a file that is still to come.
+func (v *volume) checkPaths(content []projected, p projector.Payload) error {
+	missing := maps.Clone(v.spec.Paths)
+	for _, f := range p.Files {
+		delete(missing, f.Path)
+	}
+	incomplete := slices.ContainsFunc(content, func(p projected) bool {
+		return p.Optional && (p.content.Data == nil || slices.ContainsFunc(p.Items, func(item attributes.Item) bool {
+			_, ok := p.content.Data[item.Key]
+			return !ok
+		}))
+	})
+	if len(missing) == 0 || incomplete {
+		return nil
+	}
+	path := slices.Min(slices.Collect(maps.Keys(missing)))
+	return fmt.Errorf("%w: an attribute has the PATH %q, which is no file of %s; correct the PATH, or add the file", ErrPrecondition, path, v.origin())
 }
 
 func (v *volume) checkSize(p projector.Payload, limits Limits) error {
@@ -99,66 +120,9 @@ func (v *volume) checkSize(p projector.Payload, limits Limits) error {
 			ErrPrecondition, v.origin(), size, limits.Bytes)
 	}
 	// A directory takes as much of the kernel's memory as a file, and one path can want two thousand of them.
-	if directories, _ := around(p); len(p.Files)+len(directories) > limits.Files {
-		return fmt.Errorf("%w: %s makes %d files and %d directories, more than the %d that a volume may have of both (--max-volume-files); pick keys with items, and give them paths with fewer directories",
-			ErrPrecondition, v.origin(), len(p.Files), len(directories), limits.Files)
+	if directories := p.DirectoryCount(); len(p.Files)+directories > limits.Files {
+		return fmt.Errorf("%w: %s makes %d files and %d directories, more than the %d that a volume may have of both (--max-volume-files); "+
+			"pick keys with items, and give them paths with fewer directories", ErrPrecondition, v.origin(), len(p.Files), directories, limits.Files)
 	}
 	return nil
-}
-
-// origin names where the content comes from, for error messages.
-func (v *volume) origin() string {
-	var all []string
-	for i := range v.objects {
-		if name := v.originOf(i); !slices.Contains(all, name) {
-			all = append(all, name)
-		}
-	}
-	return strings.Join(all, ", ")
-}
-
-// originOf names where the content of one source comes from.
-func (v *volume) originOf(i int) string {
-	if v.hasObjects() {
-		return v.objects[i].String()
-	}
-	return fmt.Sprintf("the Secret of nodePublishSecretRef of pod %q", v.pod.Namespace+"/"+v.pod.Name)
-}
-
-// room returns what a tmpfs needs to hold two versions of p at once: during a refresh the old one is still there.
-func room(p projector.Payload) tmpfs.Limits {
-	page, bytes := uint64(os.Getpagesize()), uint64(pages(p))
-	directories, names := around(p)
-	// A long link takes a page, and each visible name is a link. The generation is a directory as well.
-	links := uint64(len(names))
-	perVersion := uint64(len(p.Files)+len(directories)) + 1
-	// Beyond two versions: the root, ..data, ..data_tmp, and the links, of which a refresh replaces one by one.
-	const spare = 16
-	return tmpfs.Limits{
-		Bytes:  2*bytes + (2*links+spare)*page,
-		Inodes: 2*perVersion + 2*links + spare,
-	}
-}
-
-// around is what the files of p need besides themselves: the directories above them, and the names in the volume's own directory, each
-// of which is a link.
-func around(p projector.Payload) (directories, names map[string]bool) {
-	directories, names = map[string]bool{}, map[string]bool{}
-	for _, f := range p.Files {
-		name, _, _ := strings.Cut(f.Path, "/")
-		names[name] = true
-		for i := range f.Path {
-			if f.Path[i] == '/' {
-				directories[f.Path[:i]] = true
-			}
-		}
-	}
-	return directories, names
-}
-
-func or(value *uint32, otherwise uint32) uint32 {
-	if value != nil {
-		return *value
-	}
-	return otherwise
 }

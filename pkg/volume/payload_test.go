@@ -297,7 +297,7 @@ func checkRoom(t *testing.T, old, next projector.Payload) {
 }
 
 // isMemory says that a volume's share is the same for who knows its files and for who finds its tmpfs.
-func isMemory(t *testing.T, mount *tmpfs.Detached, p projector.Payload) {
+func isMemory(t *testing.T, mount *tmpfs.DetachedMount, p projector.Payload) {
 	t.Helper()
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(mount.Dir(), &st); err != nil {
@@ -310,7 +310,7 @@ func isMemory(t *testing.T, mount *tmpfs.Detached, p projector.Payload) {
 }
 
 // notWasteful says that the limits are at most three times what a change of version takes, apart from a fixed amount.
-func notWasteful(t *testing.T, mount *tmpfs.Detached, p projector.Payload) {
+func notWasteful(t *testing.T, mount *tmpfs.DetachedMount, p projector.Payload) {
 	t.Helper()
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(mount.Dir(), &st); err != nil {

@@ -3,13 +3,11 @@
 package volume
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
-	"time"
+	"slices"
 
 	"k8s.io/klog/v2"
 
@@ -17,15 +15,14 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/event"
 	"github.com/fsuser-csi/fsuser-csi/pkg/projector"
-	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
-// Publish makes the volume appear at its target, or, if it is there already, makes sure that it is current. The same request may
-// come any number of times.
+// Publish makes the volume appear at its target, or, if it is there already, makes sure that it is current. The same
+// request may come any number of times.
 //
-// If a first publish fails, nothing of it is left, or the error wraps ErrLeftover. If a later one fails to refresh a volume whose files
-// are whole, that is no error here: the pod runs on with what it has, and kubelet must not be led to take it down.
+// If a first publish fails, nothing of it is left, or the error wraps ErrLeftover. If a later one fails to refresh a
+// volume whose files are whole, Publish returns no error: the pod keeps what it has, and kubelet must not unmount it.
 func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
 	unlock, err := m.locks.lock(ctx, req.ID)
 	if err != nil {
@@ -35,41 +32,41 @@ func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
 	op, observed := opPublish, m.metrics.observe(&err)
 	defer func() { observed(op) }()
 
-	point, err := openTarget(req.Target)
+	target, err := openTarget(req.TargetPath)
 	if err != nil {
 		return err
 	}
-	defer point.Close()
-	there, err := inspect(point)
+	defer target.Close()
+	state, err := inspect(target)
 	if err != nil {
 		return err
 	}
 
 	v := m.get(req.ID)
 	switch {
-	case v != nil && v.target != req.Target:
-		return fmt.Errorf("%w: volume %s is published at %s, not at %s", ErrPrecondition, req.ID, v.target, req.Target)
-	case v != nil && there.Mounted && there.Identity == v.identity:
+	case v != nil && v.targetPath != req.TargetPath:
+		return fmt.Errorf("%w: volume %s is published at %s, not at %s", ErrPrecondition, req.ID, v.targetPath, req.TargetPath)
+	case v != nil && state.Mounted && state.Identity == v.identity:
 		op = opRepublish
-		return m.republish(v, point, req)
-	case there.Mounted:
-		if err := checkOurs(req.Target, there); err != nil {
+		return m.republish(v, target, req)
+	case state.Mounted:
+		if err := checkOurs(req.TargetPath, state); err != nil {
 			return err
 		}
 		if v != nil {
-			m.forget(v) // it may have watched another object
+			m.forget(v) // it may have subscribed to another object
 		}
 		op = opRepublish
-		return m.adopt(point, req, there)
+		return m.adopt(ctx, target, req, state)
 	case v != nil:
-		klog.InfoS("The mount of a published volume is gone; publishing it anew", "volume", v.id, "target", v.target)
+		klog.InfoS("The mount of a published volume is gone; publishing it anew", "volume", v.id, "target", v.targetPath)
 		m.forget(v)
 	}
-	return m.publish(ctx, point, req)
+	return m.publish(ctx, target, req)
 }
 
-// publish is the first publish of a volume: nothing is mounted at point.
-func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) (err error) {
+// publish is the first publish of a volume: nothing is mounted at target.
+func (m *Manager) publish(ctx context.Context, target *tmpfs.Target, req Request) (err error) {
 	if err := req.CheckContent(); err != nil {
 		return err
 	}
@@ -84,49 +81,126 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 		}
 	}()
 
-	doubt, err := m.askPod(ctx, v)
+	ownerUnknown, err := m.resolve(ctx, v)
 	if err != nil {
 		return err
 	}
-	if v.hasObjects() {
-		before, now := m.watch(v)
-		done.add(func() error { m.unwatch(v); return nil })
-		// With a lower limit after a restart there can be too many, but not because of who brings none.
-		if now > before && now > m.Limits.Objects {
-			return fmt.Errorf("%w: %d objects would be watched, more than the %d that may (--max-watched-objects)", ErrExhausted, now, m.Limits.Objects)
+	content, err := m.firstContent(ctx, v, req, &done)
+	if err != nil {
+		return err
+	}
+	payload, err := v.payload(content, m.config.Limits)
+	if err != nil {
+		return err
+	}
+	if err := v.checkPaths(content, payload); err != nil {
+		return err
+	}
+	if err := m.attach(ctx, v, target, payload, &done); err != nil {
+		return err
+	}
+	attached = true
+	m.current(v, content, payload.Size())
+	m.put(v)
+	if ownerUnknown != "" { // only now: kubelet tries a failed publish again, and the pod may say by then
+		m.tell(v, event.Warning, reasonOwnerUnknown, "the files of volume %q belong to root: %s; set uid in volumeAttributes", v.name(), ownerUnknown)
+	}
+	// No worker waits for a volume that is being published, so a refresh shows what came since the content was read.
+	if v.watches() {
+		m.queue.Add(v.id)
+	} else {
+		m.unsubscribe(v)
+	}
+	failpoint.Hit("publish-done")
+	klog.InfoS("Published", v.logFields("files", len(payload.Files))...)
+	return nil
+}
+
+// resolve completes the description of the volume with what the request leaves to the pod and to the node: the volume that
+// the attribute "volume" names, the owner of the files if the attributes do not say, and the node's allocatable if a file
+// shows it. If nobody says who owns the files, root does, and ownerUnknown says why.
+//
+// A volume with nodePublishSecretRef needs no right at all, so the driver reads nothing for it. For all other volumes a
+// refusal can pass, like one of an API server that has just started (docs/decisions/0007-refused.md), and an owner stays.
+func (m *Manager) resolve(ctx context.Context, v *volume) (ownerUnknown string, err error) {
+	ownerKnown := v.spec.UID != nil || v.user != nil
+	switch {
+	case v.fromRequest() && !ownerKnown:
+		return "uid is not set, and for a volume with nodePublishSecretRef the driver does not read the pod", nil
+	case v.fromRequest() || v.spec.Volume == "" && ownerKnown:
+		return "", nil
+	}
+	pod, err := m.config.Source.Pod(ctx, v.pod.Namespace, v.pod.Name, v.pod.UID)
+	if err != nil {
+		return "", fmt.Errorf("read the pod, which describes volume %q: %w", v.name(), err)
+	}
+	spec, errs := v.spec.Describe(&pod.Spec, v.name())
+	if len(errs) > 0 {
+		return "", fmt.Errorf("%w: %w", ErrInvalid, errs.ToAggregate())
+	}
+	v.setSpec(spec)
+	if spec.ShowsAllocatable() {
+		if err := m.readAllocatable(ctx, v); err != nil {
+			return "", err
 		}
+	}
+	if ownerKnown || spec.DefaultUser != nil {
+		return "", nil
+	}
+	if v.user = attributes.PodUser(&pod.Spec, v.name()); v.user == nil {
+		ownerUnknown = "uid is not set, and the containers that mount the volume do not have one runAsUser in common"
+	}
+	return ownerUnknown, nil
+}
+
+func (m *Manager) readAllocatable(ctx context.Context, v *volume) error {
+	list, err := m.config.Source.Allocatable(ctx)
+	if err != nil {
+		return fmt.Errorf("read the node's allocatable, which a file of volume %q shows where a container sets no limit: %w", v.name(), err)
+	}
+	v.allocatable = map[string]string{}
+	for name, quantity := range list {
+		v.allocatable[string(name)] = quantity.String()
+	}
+	return nil
+}
+
+// firstContent is what a first publish shows: the content of the request, or that of the objects, to which the volume
+// subscribes.
+func (m *Manager) firstContent(ctx context.Context, v *volume, req Request, done *undo) ([]projected, error) {
+	if v.fromRequest() {
+		return v.contentOf(req), nil
+	}
+	before, now := m.subscribe(v)
+	done.add(func() error { m.unsubscribe(v); return nil })
+	// After a restart with a lower limit too many can be watched; a volume that adds none is not to blame.
+	if now > before && now > m.config.Limits.Objects {
+		return nil, fmt.Errorf("%w: %d objects would be watched, more than the %d that may be (--max-watched-objects)",
+			ErrExhausted, now, m.config.Limits.Objects)
 	}
 	if err := failpoint.Error("publish-watching"); err != nil {
-		return err
+		return nil, err
 	}
-	content := []source.Content{source.FromRequest(req.Secrets)}
-	if v.fromRequest() {
-		v.servedNow()
-	} else {
-		for _, object := range v.objects {
-			m.Source.Wait(ctx, object)
-			if err := ctx.Err(); err != nil {
-				return fmt.Errorf("wait for %s: %w", object, err)
-			}
-		}
-		if content, err = m.content(v); err != nil {
-			return err
+	for _, p := range v.projections {
+		m.config.Source.Wait(ctx, p.ref)
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("wait for %s: %w", p.ref, err)
 		}
 	}
-	payload, err := v.payload(content, m.Limits)
-	if err != nil {
-		return err
-	}
-	giveBack, err := m.quota.take(v.id, memory(payload))
-	if err != nil {
-		return err
-	}
-	done.add(func() error { giveBack(); return nil })
+	return m.content(v)
+}
 
-	if err := point.Make(); err != nil {
+// attach makes the mount, records the volume, and attaches the mount at target.
+func (m *Manager) attach(ctx context.Context, v *volume, target *tmpfs.Target, payload projector.Payload, done *undo) error {
+	undoReserve, err := m.quota.reserve(v.id, payload.Memory())
+	if err != nil {
+		return err
+	}
+	done.add(func() error { undoReserve(); return nil })
+	if err := target.Mkdir(); err != nil {
 		return classify(err)
 	}
-	done.add(point.Remove)
+	done.add(target.Remove)
 	mount, err := m.build(payload)
 	if err != nil {
 		return err
@@ -138,13 +212,13 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 	if v.identity, err = mount.Identity(); err != nil {
 		return err
 	}
-	v.size = payload.Size()
-	// The record comes before the mount: a mount that nobody remembers would not be refreshed after a crash, a record of a mount that
-	// never came is simply dropped.
-	if err := m.Records.Save(v.toRecord()); err != nil {
+	v.shown.size = payload.Size()
+	// The record comes before the mount: a mount without a record would not be refreshed after a crash, and the record of a
+	// mount that never came is dropped.
+	if err := m.config.Records.Save(v.toRecord()); err != nil {
 		return err
 	}
-	done.add(func() error { return m.Records.Remove(v.id) })
+	done.add(func() error { return m.config.Records.Remove(v.id) })
 	if err := failpoint.Error("publish-recorded"); err != nil {
 		return err
 	}
@@ -152,31 +226,14 @@ func (m *Manager) publish(ctx context.Context, point *tmpfs.Point, req Request) 
 		return fmt.Errorf("publish volume %s: %w", v.id, err)
 	}
 	// The last step that can fail, and the first that anybody can see.
-	if err := mount.Attach(point); err != nil {
-		return err
-	}
-	attached = true
-	m.current(v, content, v.size)
-	m.put(v)
-	// Only now: kubelet tries again after a failure, and the pod may tell then.
-	if doubt != "" {
-		m.tell(v, event.Warning, reasonOwnerUnknown,
-			"the files of volume %q belong to root: uid is not set, and the pod does not tell (%s); set uid in volumeAttributes, or runAsUser in the pod", v.name(), doubt)
-	}
-	// No worker waited for this volume, so whatever came since the content was read is looked for now.
-	if v.watches() {
-		m.queue.Add(v.id)
-	} else {
-		m.unwatch(v)
-	}
-	failpoint.Hit("publish-done")
-	klog.InfoS("Published", v.logFields("files", len(payload.Files))...)
-	return nil
+	return mount.Attach(target)
 }
 
 // build returns a detached, sealed mount that holds the payload.
-func (m *Manager) build(payload projector.Payload) (*tmpfs.Detached, error) {
-	mount, err := tmpfs.Create(tmpfs.Options{Limits: room(payload), NoSwap: m.Features.NoSwap, SELinuxContext: m.SELinuxContext})
+func (m *Manager) build(payload projector.Payload) (*tmpfs.DetachedMount, error) {
+	mount, err := tmpfs.Create(tmpfs.Options{
+		Limits: limitsOf(payload), NoSwap: m.config.Features.NoSwap, SELinuxContext: m.config.SELinuxContext,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -197,76 +254,66 @@ func (m *Manager) build(payload projector.Payload) (*tmpfs.Detached, error) {
 	return mount, nil
 }
 
-// republish brings a published volume up to date. It never unmounts, and reports only that the request is for something else.
-func (m *Manager) republish(v *volume, point *tmpfs.Point, req Request) error {
-	if !v.spec.Equal(req.Spec) || v.pod.UID != req.Pod.UID {
-		return fmt.Errorf("%w: volume %s at %s; delete the pod to publish it anew", ErrConflict, v.id, v.target)
+// limitsOf are the limits of a tmpfs that is to hold the payload.
+func limitsOf(payload projector.Payload) tmpfs.Limits {
+	bytes, inodes := payload.Room()
+	return tmpfs.Limits{Bytes: bytes, Inodes: inodes}
+}
+
+// republish brings a published volume up to date. It never unmounts, and its only error is that the request asks for
+// something else.
+func (m *Manager) republish(v *volume, target *tmpfs.Target, req Request) error {
+	if !v.spec.SameRequest(req.Spec) || v.pod.UID != req.Pod.UID {
+		return fmt.Errorf("%w: volume %s at %s; delete the pod to publish it anew", ErrConflict, v.id, v.targetPath)
 	}
 	if v.spec.Refresh == attributes.RefreshOff {
 		return nil
 	}
 	failpoint.Hit("publish-again")
-	content, err := m.content(v)
 	if v.fromRequest() {
-		v.servedNow()
-		if sent := source.FromRequest(req.Secrets); m.mayBeBehind(v, content, err) && !sameData(content, sent) {
-			content, err = []source.Content{sent}, nil
-		}
+		m.show(v, target, v.contentOf(req))
+	} else {
+		m.showObjects(v, target)
 	}
-	m.apply(v, point, content, err)
 	return nil
 }
 
-// halfway is how long what kubelet has read may be on its way here.
-const halfway = 10 * time.Second
-
-// mayBeBehind reports whether kubelet, which read the Secret from the API server before it sent it along, may know more of it than the driver:
-// there is no word of the object, or what there is was old by then. A watch can be behind, and an immutable object is not watched.
-func (m *Manager) mayBeBehind(v *volume, content []source.Content, err error) bool {
-	if _, away := m.away(v); err != nil || away != nil {
-		return true
-	}
-	served := v.served.Load()
-	return served != nil && content[0].Seen.Before(served.Add(-halfway))
-}
-
-func sameData(content []source.Content, sent source.Content) bool {
-	return len(content) == 1 && maps.EqualFunc(content[0].Data, sent.Data, bytes.Equal)
-}
-
-// adopt takes over a mount that this driver made but has no record of. What it holds is whole: it was when it was attached, and
-// refresh replaces it whole.
-func (m *Manager) adopt(point *tmpfs.Point, req Request, there tmpfs.State) error {
+// adopt takes over a mount that this driver made but has no record of. What it holds is whole: it was when it was
+// attached, and refresh replaces it whole.
+func (m *Manager) adopt(ctx context.Context, target *tmpfs.Target, req Request, state tmpfs.State) error {
 	v := newVolume(req)
-	v.identity = there.Identity
-	// Who owned the volume when it was published owns it still: the pod may not be readable now.
-	v.user = &there.UID
+	v.identity = state.Identity
+	// The owner when the volume was published stays the owner.
+	v.user = &state.UID
+	if _, err := m.resolve(ctx, v); err != nil {
+		return err
+	}
 	failpoint.Hit("publish-adopt")
-	if err := m.Records.Save(v.toRecord()); err != nil {
+	if err := m.config.Records.Save(v.toRecord()); err != nil {
 		klog.ErrorS(err, "An adopted volume has no record; it will be adopted again after a restart", "volume", v.id)
 	}
 	m.put(v)
-	m.quota.keep(v.id, heldBy(there))
+	m.quota.restore(v.id, heldBy(state))
 	failpoint.Hit("publish-adopted")
 	klog.InfoS("Adopted a mount without a record", v.logFields()...)
 	if v.watches() {
-		m.watch(v)
+		m.subscribe(v)
 	}
-	return m.republish(v, point, req)
+	return m.republish(v, target, req)
 }
 
-// openTarget opens the place of the mount. Its parent is kubelet's to make, before it calls: where it is missing, kubelet and driver
-// mean different directories, and one made here would be a volume that no pod sees.
-func openTarget(target string) (*tmpfs.Point, error) {
-	point, err := tmpfs.OpenPoint(target)
+// openTarget opens the place of the mount. Kubelet makes its parent before the call: if that is missing, kubelet and
+// driver mean different directories, and a volume in a directory made here would be in no pod.
+func openTarget(path string) (*tmpfs.Target, error) {
+	target, err := tmpfs.OpenTarget(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: the directory that is to hold %s does not exist; is --kubelet-root kubelet's root directory, mounted at the same path?", ErrPrecondition, target)
+		return nil, fmt.Errorf("%w: the directory that is to hold %s does not exist; is --kubelet-root kubelet's root directory, mounted at the same path?", ErrPrecondition, path)
 	}
-	return point, classify(err)
+	return target, classify(err)
 }
 
-func inspect(point *tmpfs.Point) (tmpfs.State, error) {
-	state, err := point.Inspect()
+func inspect(target *tmpfs.Target) (tmpfs.State, error) {
+	state, err := target.Inspect()
 	return state, classify(err)
 }
 
@@ -280,12 +327,12 @@ func classify(err error) error {
 	return err
 }
 
-// checkOurs is for a mount that is not known: is it one of this driver's at all?
-func checkOurs(target string, state tmpfs.State) error {
+// checkOurs reports that a mount without a volume was not made by this driver.
+func checkOurs(targetPath string, state tmpfs.State) error {
 	if ours, err := state.Ours(); ours || err != nil {
 		return err
 	}
-	return fmt.Errorf("%w: something that is not this driver's is mounted at %s; unmount it", ErrPrecondition, target)
+	return fmt.Errorf("%w: something that is not this driver's is mounted at %s; unmount it", ErrPrecondition, targetPath)
 }
 
 // undo is what a call did so far and how to take it back.
@@ -293,42 +340,12 @@ type undo []func() error
 
 func (u *undo) add(step func() error) { *u = append(*u, step) }
 
-// all takes everything back, the last first, and returns cause, with ErrLeftover if a step failed.
+// all takes everything back, the last step first, and returns cause, with ErrLeftover if a step failed.
 func (u undo) all(cause error) error {
-	for i := len(u) - 1; i >= 0; i-- {
-		if err := u[i](); err != nil {
+	for _, step := range slices.Backward(u) {
+		if err := step(); err != nil {
 			cause = fmt.Errorf("%w; %w: %w", cause, ErrLeftover, err)
 		}
 	}
 	return cause
-}
-
-// askPod asks the API server for what the request leaves to the pod: who owns the files, if the attributes do not say, and the name
-// behind a nodePublishSecretRef, so that it can be watched. If nobody says who owns them, root does, and doubt tells why.
-//
-// That the pod may not be read is an answer only where the driver needs no right, since kubelet brings the content. For all other volumes it
-// can pass, like an API server that has just started and refuses everything (docs/decisions/0007-refused.md), and an owner stays.
-func (m *Manager) askPod(ctx context.Context, v *volume) (doubt string, err error) {
-	if v.spec.UID != nil && !v.fromRequest() {
-		return "", nil
-	}
-	pod, err := m.Source.Pod(ctx, v.pod.Namespace, v.pod.Name, v.pod.UID)
-	switch {
-	case err == nil:
-	case v.spec.UID == nil && !(v.fromRequest() && errors.Is(err, source.ErrForbidden)):
-		return "", fmt.Errorf("find out who owns the files, since uid is not set: %w", err)
-	default:
-		klog.V(2).InfoS("The pod can't be read; its volume goes without what it would tell", "volume", v.id, "reason", err)
-	}
-	v.user = pod.User
-	if name := pod.SecretRefs[v.name()]; v.fromRequest() && name != "" {
-		v.findObjects(name)
-	}
-	switch {
-	case v.spec.UID != nil || v.user != nil:
-		return "", nil
-	case err != nil:
-		return err.Error(), nil
-	}
-	return "its containers do not all have the same runAsUser", nil
 }

@@ -553,7 +553,7 @@ func TestContentOfTheRequestThatIsEmpty(t *testing.T) {
 // mountID tells one mount from another, whatever its limits are by now.
 func mountID(t testing.TB, r Request) uint64 {
 	t.Helper()
-	point, err := tmpfs.OpenPoint(r.Target)
+	point, err := tmpfs.OpenTarget(r.Target)
 	must(t, err)
 	defer point.Close()
 	state, err := point.Inspect()

@@ -5,10 +5,8 @@ package volume
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"path/filepath"
-	"slices"
 
 	"k8s.io/klog/v2"
 
@@ -18,20 +16,20 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
-// Recover takes up the volumes that an earlier process published, from their records. It waits for no API server: what has changed
-// meanwhile is refreshed by Run. Call it once, before the first Publish.
+// Recover takes over the volumes that an earlier process published, from their records. It waits for no API server: Run
+// refreshes what has changed meanwhile. Call it once, before the first Publish.
 //
-// A record counts only as far as the machine bears it out: its target must be one that kubelet could have given, and the tmpfs
-// that it names must be mounted there. One whose mount is gone is dropped (after a reboot, all are); one that can't have come from
-// this driver is moved aside.
+// A record must agree with the machine: its target path must be one that kubelet could have given, and the tmpfs that it
+// names must be mounted there. A record whose mount is gone is dropped (after a reboot, all are); a record that this driver
+// can't have written is moved aside.
 func (m *Manager) Recover(ctx context.Context) error {
-	records, bad, err := m.Records.Load()
+	records, bad, err := m.config.Records.Load()
 	if err != nil {
 		return err
 	}
 	m.metrics.badRecords.Add(float64(len(bad)))
 	for _, err := range bad {
-		klog.ErrorS(err, "A volume's record was not read; the volume is taken up again when kubelet republishes it")
+		klog.ErrorS(err, "A volume's record was not read; the driver takes the volume over when kubelet republishes it")
 	}
 	failpoint.Hit("recover-loaded")
 	for _, r := range records {
@@ -51,65 +49,52 @@ func (m *Manager) recover(ctx context.Context, r record.Volume) error {
 	}
 	defer unlock()
 	v := fromRecord(r)
-	if err := m.check(v, r); err != nil {
+	if err := m.check(v); err != nil {
 		m.metrics.badRecords.Inc()
-		klog.ErrorS(err, "A volume's record is not one that this driver writes; it was moved aside, and nothing was touched", "volume", r.VolumeID)
+		klog.ErrorS(err, "This driver can't have written a volume's record; the record was moved aside, and nothing else was touched", "volume", r.VolumeID)
 		failpoint.Hit("recover-set-aside")
-		// Neither this nor what follows may keep the other volumes from being taken up.
-		if err := m.Records.SetAside(r.VolumeID); err != nil {
+		// One bad record must not keep the driver from taking over the other volumes.
+		if err := m.config.Records.SetAside(r.VolumeID); err != nil {
 			klog.ErrorS(err, "A volume's record could not be moved aside", "volume", r.VolumeID)
 		}
 		return nil
 	}
 	state, mounted, err := mountOf(v)
 	if err != nil {
-		klog.ErrorS(err, "The target of a volume can't be looked at; its record stays, and the volume is taken up when kubelet republishes it", "volume", v.id)
+		klog.ErrorS(err, "The target of a volume can't be inspected; its record stays, and the driver takes the volume over when kubelet republishes it", "volume", v.id)
 		return nil
 	}
 	failpoint.Hit("recover-looked")
 	if !mounted {
 		failpoint.Hit("recover-drop")
-		klog.InfoS("Dropped the record of a volume that is not mounted any more", "volume", v.id, "target", v.target)
+		klog.InfoS("Dropped the record of a volume that is not mounted any more", "volume", v.id, "target", v.targetPath)
 		m.removeRecord(v.id)
 		return nil
 	}
 	m.put(v)
-	m.quota.keep(v.id, heldBy(state))
-	m.metrics.current(v.id, v.size)
+	m.quota.restore(v.id, heldBy(state))
 	if v.watches() {
-		m.watch(v)
+		m.subscribe(v)
 	}
 	failpoint.Hit("recover-watching")
 	return nil
 }
 
-// check applies to a record the rules that its request once passed.
-func (m *Manager) check(v *volume, r record.Volume) error {
-	if err := m.CheckTarget(v.id, v.target, v.pod.UID); err != nil {
+// check applies the rules to a record that its request passed when it was made.
+func (m *Manager) check(v *volume) error {
+	if err := m.config.CheckTarget(v.id, v.targetPath, v.pod.UID); err != nil {
 		return err
 	}
-	if errs := attributes.Validate(v.spec); len(errs) > 0 {
-		return errs.ToAggregate()
-	}
-	if r.SecretRef == "" {
-		return nil
-	}
-	if !v.fromRequest() {
-		return fmt.Errorf("it names the Secret %q of a nodePublishSecretRef, and attributes that name other objects", r.SecretRef)
-	}
-	// The name goes into a request like that of any other object.
-	named := v.spec
-	named.Sources = slices.Clone(named.Sources)
-	named.Sources[0].Object = attributes.Object{Kind: attributes.Secret, Name: r.SecretRef}
-	return attributes.Validate(named).ToAggregate()
+	return attributes.Validate(v.spec).ToAggregate()
 }
 
-// mountOf looks at what is where the volume's record says, and reports whether it is the volume. An error means that this can't be told.
+// mountOf inspects the target of a volume's record and reports whether the volume is mounted there. An error means that
+// this is not known.
 func mountOf(v *volume) (state tmpfs.State, mounted bool, err error) {
-	point, err := tmpfs.OpenPoint(v.target)
+	target, err := tmpfs.OpenTarget(v.targetPath)
 	if err == nil {
-		defer point.Close()
-		state, err = point.Inspect()
+		defer target.Close()
+		state, err = target.Inspect()
 	}
 	// What is no directory, or behind a link, is no mount of ours.
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(classify(err), ErrPrecondition) {
@@ -121,17 +106,17 @@ func mountOf(v *volume) (state tmpfs.State, mounted bool, err error) {
 	return state, state.Mounted && state.Tmpfs && state.Identity == v.identity, nil
 }
 
-// Collect forgets volumes whose pod is gone although Unpublish never came: those whose directory kubelet has removed. What the API
-// server says of a pod is no reason; only the node knows whether its mounts are in use.
+// Collect forgets volumes whose pod is gone although Unpublish never came: volumes whose directory kubelet has removed. What
+// the API server says of a pod is no reason to forget a volume: only the node knows whether its mounts are in use.
 func (m *Manager) Collect(ctx context.Context) {
 	for _, v := range m.all() {
 		unlock, err := m.locks.lock(ctx, v.id)
 		if err != nil {
 			return
 		}
-		if m.get(v.id) == v && isGone(filepath.Dir(v.target)) {
+		if m.get(v.id) == v && isGone(filepath.Dir(v.targetPath)) {
 			failpoint.Hit("collect-gone")
-			klog.InfoS("The pod's directory is gone; forgetting its volume", "volume", v.id, "target", v.target)
+			klog.InfoS("The pod's directory is gone; forgetting its volume", "volume", v.id, "target", v.targetPath)
 			m.forget(v)
 		}
 		unlock()
@@ -139,10 +124,10 @@ func (m *Manager) Collect(ctx context.Context) {
 }
 
 func isGone(dir string) bool {
-	point, err := tmpfs.OpenPoint(filepath.Join(dir, "mount"))
+	target, err := tmpfs.OpenTarget(filepath.Join(dir, "mount"))
 	if err != nil {
 		return errors.Is(err, fs.ErrNotExist)
 	}
-	point.Close()
+	target.Close()
 	return false
 }

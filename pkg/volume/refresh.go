@@ -20,7 +20,7 @@ import (
 // refresh brings the files of a volume up to its objects. An error means: try again later.
 func (m *Manager) refresh(ctx context.Context, id string) error {
 	if m.get(id) == nil {
-		return nil // gone, or being published: that can take minutes, and this worker is not its own
+		return nil // unpublished, or being published, which can take minutes: this worker has other volumes to refresh
 	}
 	unlock, err := m.locks.lock(ctx, id)
 	if err != nil {
@@ -31,28 +31,24 @@ func (m *Manager) refresh(ctx context.Context, id string) error {
 	if v == nil || !v.watches() {
 		return nil
 	}
-	point, err := tmpfs.OpenPoint(v.target)
+	target, err := tmpfs.OpenTarget(v.targetPath)
 	if err != nil {
 		m.stale(v, err)
 		return nil
 	}
-	defer point.Close()
+	defer target.Close()
 	failpoint.Hit("refresh-begin")
-	content, err := m.content(v)
-	if v.fromRequest() && m.mayBeBehind(v, content, err) {
-		return nil // the next republish brings the content
-	}
-	if err := m.apply(v, point, content, err); worthRetry(err) {
+	if err := m.showObjects(v, target); worthRetry(err) {
 		return err
 	}
 	return nil
 }
 
-// refreshSafely keeps a bug that one volume brings to light from taking down the others.
+// refreshSafely keeps a panic of one volume's refresh from ending the driver.
 func (m *Manager) refreshSafely(ctx context.Context, id string) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			// What panicked could hold anything; its type must do.
+			// The value could hold anything; the log gets its type alone.
 			err = fmt.Errorf("refreshing panicked with a %T", p)
 			klog.ErrorS(err, "The driver has a bug", "volume", id, "stack", string(debug.Stack()))
 		}
@@ -60,32 +56,36 @@ func (m *Manager) refreshSafely(ctx context.Context, id string) (err error) {
 	return m.refresh(ctx, id)
 }
 
-// worthRetry reports whether a refresh that failed may succeed without anything having changed. If the object is the reason, the next
-// change of it is the time to try again; if the mount is gone, the next publish.
+// worthRetry reports whether a refresh that failed may succeed without a change of anything. If the object is the reason,
+// its next change is the time to try again; if the mount is gone, the next publish.
 func worthRetry(err error) bool {
-	return err != nil && !errors.Is(err, ErrPrecondition) && !errors.Is(err, tmpfs.ErrNotMounted) && !isSourceError(err)
+	var unreadable *source.Error
+	return err != nil && !errors.Is(err, ErrPrecondition) && !errors.Is(err, tmpfs.ErrNotMounted) && !errors.As(err, &unreadable)
 }
 
-func isSourceError(err error) bool {
-	var e *source.Error
-	return errors.As(err, &e)
-}
-
-// apply makes the files of a published volume show the content, unless they do. A failure leaves them as they are, and is what the
-// volume is then stale for.
-func (m *Manager) apply(v *volume, point *tmpfs.Point, content []source.Content, err error) error {
-	if err == nil && slices.EqualFunc(content, v.applied, source.Content.SameVersion) {
-		m.current(v, content, v.size)
-		return nil
-	}
-	defer m.metrics.observe(&err)(opRefresh)
+// showObjects makes the files of a published volume show what its objects hold now.
+func (m *Manager) showObjects(v *volume, target *tmpfs.Target) (err error) {
+	content, err := m.content(v)
 	if err != nil {
+		m.metrics.observe(&err)(opRefresh)
 		m.stale(v, err)
 		return err
 	}
-	changed, size, err := m.write(v, point, content)
+	return m.show(v, target, content)
+}
+
+// show makes the files of a published volume show the content, unless they do. A failure leaves the files as they are, and
+// the volume is stale because of it.
+func (m *Manager) show(v *volume, target *tmpfs.Target, content []projected) (err error) {
+	now := v.snapshot()
+	if slices.EqualFunc(content, now.versions, projected.sameVersion) && now.versions != nil {
+		m.current(v, content, now.size)
+		return nil
+	}
+	defer m.metrics.observe(&err)(opRefresh)
+	changed, size, err := m.write(v, target, content)
 	if err != nil {
-		// Not current, even if the new version is visible: the next attempt must get as far as write, which puts the rest right.
+		// Not current, even if the new version is visible: the next attempt must get as far as write, which completes it.
 		m.stale(v, err)
 		return err
 	}
@@ -98,21 +98,21 @@ func (m *Manager) apply(v *volume, point *tmpfs.Point, content []source.Content,
 }
 
 // write puts a new version into the volume, through a private clone of its mount.
-func (m *Manager) write(v *volume, point *tmpfs.Point, content []source.Content) (changed bool, size int64, err error) {
-	payload, err := v.payload(content, m.Limits)
+func (m *Manager) write(v *volume, target *tmpfs.Target, content []projected) (changed bool, size int64, err error) {
+	payload, err := v.payload(content, m.config.Limits)
 	if err != nil {
 		return false, 0, err
 	}
-	giveBack, err := m.quota.take(v.id, memory(payload))
+	undoReserve, err := m.quota.reserve(v.id, payload.Memory())
 	if err != nil {
 		return false, 0, err
 	}
 	defer func() {
 		if err != nil {
-			giveBack()
+			undoReserve()
 		}
 	}()
-	clone, err := point.Clone(v.identity)
+	clone, err := target.Clone(v.identity)
 	if err != nil {
 		return false, 0, err
 	}
@@ -121,7 +121,7 @@ func (m *Manager) write(v *volume, point *tmpfs.Point, content []source.Content)
 	if err := failpoint.Error("refresh-cloned"); err != nil {
 		return false, 0, err
 	}
-	if err := clone.Grow(room(payload), m.Features.NoSwap); err != nil {
+	if err := clone.Grow(limitsOf(payload), m.config.Features.NoSwap); err != nil {
 		return false, 0, err
 	}
 	failpoint.Hit("refresh-write")

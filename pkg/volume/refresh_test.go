@@ -29,7 +29,7 @@ import (
 // inside calls f with a path below which the file system of a volume can be written to.
 func inside(t testing.TB, r Request, f func(dir string)) {
 	t.Helper()
-	point, err := tmpfs.OpenPoint(r.Target)
+	point, err := tmpfs.OpenTarget(r.Target)
 	must(t, err)
 	defer point.Close()
 	state, err := point.Inspect()
@@ -257,7 +257,7 @@ func TestRefreshThatGetsHalfwayIsFinished(t *testing.T) {
 	// The new version is a directory, three files and a link; after that the links b and c need an inode each, and one comes free.
 	const leave = 5
 	inside(t, r, func(dir string) {
-		point, err := tmpfs.OpenPoint(r.Target)
+		point, err := tmpfs.OpenTarget(r.Target)
 		must(t, err)
 		defer point.Close()
 		clone, err := point.Clone(w.get(r.ID).identity)

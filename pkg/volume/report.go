@@ -4,7 +4,6 @@ package volume
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -26,45 +25,57 @@ const (
 	reasonOwnerUnknown  = "VolumeOwnerUnknown"
 )
 
+// snapshot is what the files of the volume show now.
+func (v *volume) snapshot() shown {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.shown
+}
+
 // current records that the files show content.
-func (m *Manager) current(v *volume, content []source.Content, size int64) {
-	v.applied = nil
-	for _, c := range content {
-		v.applied = append(v.applied, c.Version())
+func (m *Manager) current(v *volume, content []projected, size int64) {
+	versions := make([]projected, 0, len(content))
+	for _, p := range content {
+		versions = append(versions, projected{p.projection, p.content.Version()})
 	}
-	v.size = size
-	if _, away := m.outage(v); away == nil {
-		v.refreshed = time.Now()
+	_, away := m.outage(v)
+	v.mu.Lock()
+	was := v.shown
+	v.shown = shown{versions: versions, size: size, refreshed: was.refreshed}
+	if away == nil {
+		v.shown.refreshed = time.Now()
 	}
-	m.metrics.current(v.id, size)
-	if v.stale == nil {
+	v.mu.Unlock()
+	if was.stale == nil {
 		return
 	}
-	v.stale = nil
 	klog.InfoS("Current again", v.logFields()...)
-	if v.told {
-		v.told = false
+	if was.staleEventSent {
 		m.tell(v, event.Normal, reasonRecovered, "the files of volume %q show %s again", v.name(), v.origin())
 	}
 }
 
-// stale records that the files are not known to be current, and why. The same reason is told once.
+// stale records that the files are not known to be current, and why. One reason makes one Event.
 func (m *Manager) stale(v *volume, reason error) {
 	m.metrics.failed(opRefresh, reason)
-	was := v.stale
-	v.stale = reason
-	if was != nil && was.Error() == reason.Error() {
+	// An outage concerns all volumes at once, and the owner of the pod could change nothing.
+	sendEvent := !errors.Is(reason, source.ErrUnavailable)
+	v.mu.Lock()
+	was := v.shown
+	v.shown.stale = reason
+	if was.stale == nil {
+		v.shown.staleSince = time.Now()
+	}
+	same := was.stale != nil && was.stale.Error() == reason.Error()
+	v.shown.staleEventSent = was.staleEventSent || sendEvent
+	v.mu.Unlock()
+	if same {
 		return
 	}
-	if was == nil {
-		v.staleSince = time.Now()
-		m.metrics.stale(v.id, v.staleSince)
-	}
 	klog.ErrorS(reason, "Not refreshed; the files stay as they are", v.logFields()...)
-	if errors.Is(reason, source.ErrUnavailable) {
-		return // an outage is of all volumes at once, and nothing that who runs a pod could change
+	if !sendEvent {
+		return
 	}
-	v.told = true
 	why := reasonRefreshFailed
 	if errors.Is(reason, source.ErrNotFound) {
 		why = reasonObjectMissing
@@ -72,53 +83,31 @@ func (m *Manager) stale(v *volume, reason error) {
 	m.tell(v, event.Warning, why, "the files of volume %q stay as they are: %v", v.name(), reason)
 }
 
-// servedFor is how long what kubelet sent along is taken to be current: it comes each minute or so.
-const servedFor = 2 * time.Minute
-
-// outage is since when, and why, the volume may be outdated because there has been no word of an object that it shows; zero and nil if it is
-// not. It needs no lock.
+// outage is since when, and why, the volume may be outdated because the source has no word of an object that the volume
+// shows; zero and nil if it has. outage needs no lock.
 func (m *Manager) outage(v *volume) (since time.Time, why error) {
-	since, why = m.away(v)
-	if served := v.served.Load(); why != nil && served != nil && served.After(since) {
-		if time.Since(*served) < servedFor {
-			return time.Time{}, nil
-		}
-		since = *served
-	}
-	return since, why
-}
-
-// away is since when, and why, there has been no word of an object that the volume shows; zero and nil if there is of all. What it looks at
-// never changes once a volume is published: it needs no lock.
-func (m *Manager) away(v *volume) (since time.Time, why error) {
 	if !v.watches() {
 		return time.Time{}, nil
 	}
-	for _, object := range v.objects {
-		if s, err := m.Source.Away(object); err != nil && (why == nil || s.Before(since)) {
+	for _, p := range v.projections {
+		if s, err := m.config.Source.Outage(p.ref); err != nil && (why == nil || s.Before(since)) {
 			since, why = s, err
 		}
 	}
 	return since, why
 }
 
-// staleTimes are the times since which volumes are not known to be current.
-func (m *Manager) staleTimes() (all []time.Time) {
-	for _, v := range m.all() {
-		since := m.metrics.staleSinceOf(v.id)
-		if since.IsZero() {
-			since, _ = m.outage(v)
-		}
-		if !since.IsZero() {
-			all = append(all, since)
-		}
+// staleness is since when, and why, the files are not known to be current; zero and nil if they are.
+func (m *Manager) staleness(v *volume) (since time.Time, why error) {
+	if s := v.snapshot(); s.stale != nil {
+		return s.staleSince, s.stale
 	}
-	return all
+	return m.outage(v)
 }
 
 func (m *Manager) tell(v *volume, kind event.Type, reason, format string, args ...any) {
-	if m.Events != nil {
-		m.Events(event.Event{Pod: event.Pod(v.pod), Volume: v.name(), Type: kind, Reason: reason, Message: fmt.Sprintf(format, args...)})
+	if m.config.Events != nil {
+		m.config.Events(event.Event{Pod: event.Pod(v.pod), Volume: v.name(), Type: kind, Reason: reason, Message: fmt.Sprintf(format, args...)})
 	}
 }
 
@@ -127,11 +116,11 @@ func (v *volume) logFields(more ...any) []any {
 	uid, gid := v.owner()
 	return append([]any{
 		"volume", v.id, "pod", klog.KRef(v.pod.Namespace, v.pod.Name), "object", v.origin(),
-		"resourceVersion", v.version(), "uid", uid, "gid", gid,
+		"resourceVersion", v.snapshot().version(), "uid", uid, "gid", gid,
 	}, more...)
 }
 
-// Status is what there is to know of a volume, for people and programs.
+// Status describes a volume to people and programs.
 type Status struct {
 	PodNamespace string `json:"podNamespace"`
 	PodName      string `json:"podName"`
@@ -142,9 +131,9 @@ type Status struct {
 	Object string `json:"object"`
 	UID    uint32 `json:"uid"`
 	GID    uint32 `json:"gid"`
-	// Mode of files without one of their own, octal; those of several sources are joined by commas.
+	// Mode of files without one of their own, octal; several are joined by commas.
 	Mode string `json:"mode"`
-	// ResourceVersion that the files show, those of several sources joined by commas; empty if none is known.
+	// ResourceVersion that the files show, several joined by commas; empty if none is known.
 	ResourceVersion string `json:"resourceVersion,omitempty"`
 	// Refresh is the attribute: watch or off.
 	Refresh attributes.Refresh `json:"refresh"`
@@ -157,28 +146,39 @@ type Status struct {
 	StaleSince *time.Time `json:"staleSince,omitempty"`
 }
 
-// Status tells of all volumes, sorted by pod and name.
-func (m *Manager) Status(ctx context.Context) ([]Status, error) {
+// Status tells of all volumes, sorted by pod and name. It waits for no work on a volume.
+func (m *Manager) Status() []Status {
 	all := []Status{}
 	for _, v := range m.all() {
-		unlock, err := m.locks.lock(ctx, v.id)
-		if err != nil {
-			return nil, err
-		}
 		all = append(all, m.status(v))
-		unlock()
 	}
 	slices.SortFunc(all, func(a, b Status) int {
 		return strings.Compare(a.PodNamespace+"/"+a.PodName+"/"+a.Volume, b.PodNamespace+"/"+b.PodName+"/"+b.Volume)
 	})
-	return all, nil
+	return all
 }
 
-// version names the version of each object that the files show; an object that is not there has a dash.
-func (v *volume) version() string {
+func (m *Manager) status(v *volume) Status {
+	uid, gid := v.owner()
+	now := v.snapshot()
+	s := Status{
+		PodNamespace: v.pod.Namespace, PodName: v.pod.Name, PodUID: v.pod.UID, Volume: v.name(), Object: v.origin(),
+		UID: uid, GID: gid, Mode: v.mode(), ResourceVersion: now.version(), Refresh: v.spec.Refresh, Bytes: now.size,
+	}
+	if !now.refreshed.IsZero() {
+		s.Refreshed = &now.refreshed
+	}
+	if since, why := m.staleness(v); why != nil {
+		s.Stale, s.StaleSince = why.Error(), &since
+	}
+	return s
+}
+
+// version names the version of each object that the files show; an object that is missing has a dash.
+func (s shown) version() string {
 	var versions []string
-	for _, c := range v.applied {
-		versions = append(versions, cmp.Or(c.ResourceVersion, "-"))
+	for _, p := range s.versions {
+		versions = append(versions, cmp.Or(p.content.ResourceVersion, "-"))
 	}
 	if all := strings.Join(versions, ","); strings.Trim(all, "-,") != "" {
 		return all
@@ -194,23 +194,4 @@ func (v *volume) mode() string {
 		}
 	}
 	return strings.Join(modes, ",")
-}
-
-func (m *Manager) status(v *volume) Status {
-	uid, gid := v.owner()
-	s := Status{
-		PodNamespace: v.pod.Namespace, PodName: v.pod.Name, PodUID: v.pod.UID, Volume: v.name(), Object: v.origin(),
-		UID: uid, GID: gid, Mode: v.mode(), ResourceVersion: v.version(), Refresh: v.spec.Refresh, Bytes: v.size,
-	}
-	if at := v.refreshed; !at.IsZero() {
-		s.Refreshed = &at
-	}
-	why, since := v.stale, v.staleSince
-	if why == nil {
-		since, why = m.outage(v)
-	}
-	if why != nil {
-		s.Stale, s.StaleSince = why.Error(), &since
-	}
-	return s
 }

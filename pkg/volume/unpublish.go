@@ -14,9 +14,10 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
-// Unpublish takes the volume away from target, with all that is known of it. A volume that is not known, or not there, is no error:
-// kubelet asks until it gets its yes, and the pod does not go before. It asks no API server and needs to write nothing.
-func (m *Manager) Unpublish(ctx context.Context, id, target string) (err error) {
+// Unpublish removes the volume from its target path, with all that is known of it. A volume that is not known, or not
+// there, is no error: kubelet repeats the call until it succeeds, and the pod stays in Terminating until then. Unpublish
+// calls no API server and needs to write nothing.
+func (m *Manager) Unpublish(ctx context.Context, id, targetPath string) (err error) {
 	unlock, err := m.locks.lock(ctx, id)
 	if err != nil {
 		return err
@@ -24,13 +25,13 @@ func (m *Manager) Unpublish(ctx context.Context, id, target string) (err error) 
 	defer unlock()
 	defer m.metrics.observe(&err)(opUnpublish)
 	v := m.get(id)
-	if v != nil && v.target != target {
-		return fmt.Errorf("%w: volume %s is published at %s, not at %s; nothing was unmounted", ErrPrecondition, id, v.target, target)
+	if v != nil && v.targetPath != targetPath {
+		return fmt.Errorf("%w: volume %s is published at %s, not at %s; nothing was unmounted", ErrPrecondition, id, v.targetPath, targetPath)
 	}
 	if err := failpoint.Error("unpublish-begin"); err != nil {
 		return err
 	}
-	if err := detach(target); err != nil {
+	if err := detach(targetPath); err != nil {
 		return fmt.Errorf("unpublish volume %s: %w", id, err)
 	}
 	failpoint.Hit("unpublish-detached")
@@ -40,22 +41,22 @@ func (m *Manager) Unpublish(ctx context.Context, id, target string) (err error) 
 		m.removeRecord(id)
 	}
 	failpoint.Hit("unpublish-done")
-	klog.InfoS("Unpublished", "volume", id, "target", target)
+	klog.InfoS("Unpublished", "volume", id, "target", targetPath)
 	return nil
 }
 
-// detach leaves nothing at target.
-func detach(target string) error {
-	point, err := tmpfs.OpenPoint(target)
+// detach leaves nothing at the target path.
+func detach(targetPath string) error {
+	target, err := tmpfs.OpenTarget(targetPath)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return classify(err)
 	}
-	defer point.Close()
-	if err := point.Unmount(); err != nil {
+	defer target.Close()
+	if err := target.Unmount(); err != nil {
 		return classify(err)
 	}
-	return point.Remove()
+	return target.Remove()
 }

@@ -1,27 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package volume is the life of a volume: publish, refresh, unpublish, and what happens when the driver was away.
+// Package volume is the life of a volume: publish, refresh, unpublish, and what happens after a restart of the driver.
 //
-//	Publish    content ─ payload ─ detached tmpfs ─ write ─ seal ─ record ─ attach ─ watch
-//	refresh    a change ─ content ─ payload ─ private clone of the mount ─ new generation
-//	Unpublish  stop watching ─ unmount ─ remove the directory ─ forget
-//	Recover    records ─ is the mount still ours? ─ watch again
-//	collect    forget what has no pod directory any more
+//	Publish    resolve ─ subscribe ─ payload ─ detached tmpfs ─ write ─ seal ─ record ─ attach
+//	refresh    an object changed ─ payload ─ private clone of the mount ─ new generation
+//	Unpublish  unsubscribe ─ unmount ─ remove the directory ─ forget
+//	Recover    records ─ is the mount still ours? ─ subscribe again
+//	collect    forget volumes whose pod directory is gone
 //
 // What it promises: a failed Publish leaves nothing behind and disturbs no other volume; a failed refresh keeps the old
 // content whole; nothing but Unpublish ever unmounts.
 //
-// It is the only package with locks and workers. It knows nothing of gRPC: its callers turn its errors into codes.
+// It knows nothing of gRPC: its callers turn its errors into codes.
 package volume
 
 import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"sync/atomic"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
+	"github.com/fsuser-csi/fsuser-csi/pkg/record"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
@@ -30,11 +32,11 @@ import (
 var (
 	// ErrConflict: the volume is published already, with other attributes.
 	ErrConflict = errors.New("volume is published with other attributes")
-	// ErrPrecondition: the object or the target is not as it must be. Trying again helps once somebody has changed that.
+	// ErrPrecondition: the object or the target is not as it must be. A retry helps once somebody has changed that.
 	ErrPrecondition = errors.New("precondition failed")
-	// ErrNoContent: a first publish names no object and brings no content.
-	ErrNoContent = errors.New(attributes.NoObject().Error())
-	// ErrExhausted: the node's volumes have reached one of their limits together.
+	// ErrInvalid: the attributes do not fit the pod, or name no content where the request brings none.
+	ErrInvalid = errors.New("invalid attributes")
+	// ErrExhausted: the volumes of the node have reached one of their limits.
 	ErrExhausted = errors.New("a limit of the node is reached")
 	// ErrUnknown: no such volume, or not at this path.
 	ErrUnknown = errors.New("no such volume")
@@ -44,41 +46,38 @@ var (
 	ErrLeftover = errors.New("a failed call could not be undone")
 )
 
-// Pod names the pod whose volume it is.
-type Pod struct {
-	Namespace string
-	Name      string
-	UID       string
-}
+// Pod names the pod that a volume belongs to.
+type Pod = record.Pod
 
 // Request is what a volume is published with.
 type Request struct {
 	// ID is the CSI volume id.
 	ID string
-	// Target is the path of the mount: absolute, clean, free of symbolic links. Its parent must exist.
-	Target string
-	Pod    Pod
-	Spec   attributes.Spec
-	// MountGroup is the pod's fsGroup, which owns the files unless the Spec names a group. nil: it has none.
+	// TargetPath is the path of the mount: absolute, clean, free of symbolic links. Its parent must exist.
+	TargetPath string
+	Pod        Pod
+	Spec       attributes.Spec
+	// MountGroup is the pod's fsGroup, which owns the files unless the Spec names a group. Nil: the pod has none.
 	MountGroup *uint32
-	// Secrets is the content of the volume's nodePublishSecretRef. It counts only if the Spec says so. It can be empty for a volume that is
-	// published: its Secret lost its data.
+	// Secrets is the content of the volume's nodePublishSecretRef. It counts only if the Spec says so. It can be empty for
+	// a volume that is published: its Secret lost its data.
 	Secrets map[string]string
 }
 
-// CheckContent reports, as an ErrNoContent, that a first publish has nothing to show.
+// CheckContent reports, as an ErrInvalid, that a first publish has nothing to show.
 func (r Request) CheckContent() error {
 	if len(r.Secrets) > 0 || !r.Spec.FromRequest() {
 		return nil
 	}
-	return fmt.Errorf("%w; if that is set, its Secret has no data, which looks the same: give it a key", ErrNoContent)
+	return fmt.Errorf("%w: %w; if nodePublishSecretRef is set, its Secret has no data, which looks the same: give it a key",
+		ErrInvalid, attributes.NoObject())
 }
 
 // Limits bound one volume, and all volumes of the node together.
 type Limits struct {
-	// Bytes of content in one version of a volume, after items are applied.
+	// Bytes of content in one version of a volume.
 	Bytes int64
-	// Files in one version of a volume, together with the directories above them.
+	// Files in one version of a volume, together with its directories.
 	Files int
 	// Volumes of the node.
 	Volumes int
@@ -88,99 +87,123 @@ type Limits struct {
 	Objects int
 }
 
-// volume is a published volume. Its lock in the Manager guards it.
+// volume is a published volume. What it is never changes once it is published; its lock in the Manager serialises work on
+// its files.
 type volume struct {
 	id         string
-	target     string
+	targetPath string
 	pod        Pod
 	spec       attributes.Spec
 	mountGroup *uint32
-	// objects are where the content comes from, one for each source of the spec. A name is empty if the content comes with each
-	// request only.
-	objects []source.Ref
-	// user owns the files if the spec does not say who: the pod's common runAsUser when it was published.
-	user     *uint32
-	identity tmpfs.Identity
-	// applied are the versions that the files show, without their data, one for each source. It is nil if they are not known; one
-	// that has no version is zero.
-	applied []source.Content
+	// user owns the files if the spec does not say who: the pod's common runAsUser when the volume was published.
+	user *uint32
+	// allocatable is what the node gave to pods when the volume was published, by resource; nil if no file shows it.
+	allocatable map[string]string
+	identity    tmpfs.Identity
+	// projections are where the content comes from, one for each source of the spec.
+	projections []projection
+
+	// shown is read without the volume's lock: status and metrics must not wait for work on the files.
+	mu    sync.Mutex
+	shown shown
+}
+
+// projection is a source of the spec and the object that it projects. Without an object, the content comes with requests.
+type projection struct {
+	attributes.Source
+	ref source.Ref
+}
+
+// projected is a projection with the content of its object. An optional object that is missing has no content.
+type projected struct {
+	projection
+	content source.Content
+}
+
+// sameVersion reports whether both are known to show one state of one object.
+func (p projected) sameVersion(other projected) bool { return p.content.SameVersion(other.content) }
+
+// shown is what the files of a volume show.
+type shown struct {
+	// versions are the projections with what the files show, without data; nil if that is not known.
+	versions []projected
 	// size is how many bytes the files hold.
 	size int64
-	// refreshed is when the files were last written or found current by this process.
+	// refreshed is when this process last wrote the files or found them current.
 	refreshed time.Time
-	// served is when kubelet last sent along what the files show, or are newer than; nil if that was never, or before this process.
-	served atomic.Pointer[time.Time]
 	// stale is why the files are not known to be current, since staleSince; nil if they are.
 	stale      error
 	staleSince time.Time
-	// told: an Event says that the volume is stale.
-	told bool
+	// staleEventSent: an Event says that the volume is stale.
+	staleEventSent bool
 }
 
 func newVolume(req Request) *volume {
-	v := &volume{id: req.ID, target: req.Target, pod: req.Pod, spec: req.Spec, mountGroup: req.MountGroup}
-	v.findObjects("")
+	v := &volume{id: req.ID, targetPath: req.TargetPath, pod: req.Pod, mountGroup: req.MountGroup}
+	v.setSpec(req.Spec)
 	return v
 }
 
-// findObjects sets the objects: those that the spec names, the pod itself, or the Secret of the volume's nodePublishSecretRef, whose
-// name is empty if it is not known.
-func (v *volume) findObjects(secretRef string) {
-	v.objects = nil
-	for _, s := range v.spec.Sources {
-		// What does not follow the object must not begin with a version that is outdated, nor may one replace what kubelet sent along.
-		newest := v.spec.Refresh == attributes.RefreshOff || v.fromRequest()
-		ref := source.Ref{Kind: source.Kind(s.Object.Kind), Namespace: v.pod.Namespace, Name: s.Object.Name, Newest: newest}
-		switch {
-		case s.Object.Kind == attributes.Pod:
-			ref.Name = v.pod.Name
-		case v.fromRequest():
-			ref.Kind, ref.Name = source.Secret, secretRef
+// setSpec sets the spec and the projections that follow from it.
+func (v *volume) setSpec(spec attributes.Spec) {
+	v.spec, v.projections = spec, nil
+	for _, s := range spec.Sources {
+		p := projection{Source: s}
+		if !spec.FromRequest() {
+			// A volume that does not follow its objects must not begin with an outdated version.
+			newest := spec.Refresh == attributes.RefreshOff
+			p.ref = source.Ref{Kind: s.Object.Kind, Namespace: v.pod.Namespace, Name: s.Object.Name, Newest: newest}
 		}
-		v.objects = append(v.objects, ref)
+		if s.Object.Kind == attributes.Pod {
+			p.ref.Name = v.pod.Name
+		}
+		v.projections = append(v.projections, p)
 	}
-}
-
-// secretRef is the name of the volume's nodePublishSecretRef, if it has one and the name is known.
-func (v *volume) secretRef() string {
-	if v.fromRequest() {
-		return v.objects[0].Name
-	}
-	return ""
 }
 
 // name is what the pod calls the volume: kubelet makes it the directory of the target.
-func (v *volume) name() string { return filepath.Base(filepath.Dir(v.target)) }
+func (v *volume) name() string { return filepath.Base(filepath.Dir(v.targetPath)) }
 
 // fromRequest reports whether kubelet sends the content along, as the data of a nodePublishSecretRef.
 func (v *volume) fromRequest() bool { return v.spec.FromRequest() }
 
-// hasObjects reports whether there are objects that can be read.
-func (v *volume) hasObjects() bool { return !v.fromRequest() || v.secretRef() != "" }
-
 // watches reports whether the volume follows its objects.
 func (v *volume) watches() bool {
-	return v.hasObjects() && v.spec.Refresh == attributes.RefreshWatch
-}
-
-func (v *volume) servedNow() {
-	now := time.Now()
-	v.served.Store(&now)
+	return !v.fromRequest() && v.spec.Refresh == attributes.RefreshWatch
 }
 
 // owner is who owns directories, links, and files without an owner of their own.
 func (v *volume) owner() (uid, gid uint32) {
-	switch {
-	case v.spec.UID != nil:
-		uid = *v.spec.UID
-	case v.user != nil:
-		uid = *v.user
+	return firstOf(v.spec.UID, v.spec.DefaultUser, v.user), firstOf(v.spec.GID, v.mountGroup)
+}
+
+// firstOf is the first number that is given, else 0.
+func firstOf(numbers ...*uint32) uint32 {
+	for _, n := range numbers {
+		if n != nil {
+			return *n
+		}
 	}
-	switch {
-	case v.spec.GID != nil:
-		gid = *v.spec.GID
-	case v.mountGroup != nil:
-		gid = *v.mountGroup
+	return 0
+}
+
+// origin names where the content comes from, for people.
+func (v *volume) origin() string {
+	var all []string
+	seen := map[string]bool{}
+	for _, p := range v.projections {
+		if name := v.originOf(p); !seen[name] {
+			seen[name] = true
+			all = append(all, name)
+		}
 	}
-	return uid, gid
+	return strings.Join(all, ", ")
+}
+
+// originOf names where the content of one projection comes from.
+func (v *volume) originOf(p projection) string {
+	if v.fromRequest() {
+		return fmt.Sprintf("the Secret of nodePublishSecretRef of pod %q", v.pod.Namespace+"/"+v.pod.Name)
+	}
+	return p.ref.String()
 }

@@ -147,7 +147,7 @@ func (y *yardsticks) runPackages(_ context.Context, e *env) (step, error) {
 		payload.Files = append(payload.Files, projector.File{Path: key, Data: data, Mode: fileMode, UID: owner, GID: owner})
 	}
 	return e.attachedMount(y.packages, func(target string) error {
-		point, err := tmpfs.OpenPoint(target)
+		point, err := tmpfs.OpenTarget(target)
 		if err != nil {
 			return err
 		}

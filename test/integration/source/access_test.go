@@ -17,7 +17,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
 )
 
-// TestAccess is one story: a user has no role, gets one for one name, and loses it.
+// TestAccess: a user has no role, gets one for one name, and loses it.
 func TestAccess(t *testing.T) {
 	t.Parallel() // a refusal counts after ten seconds
 	const user = "source-reader"
@@ -40,7 +40,7 @@ func TestAccess(t *testing.T) {
 		}
 	}
 	if changes.Load() != 1 {
-		t.Errorf("told of %d changes, want 1: the refusal", changes.Load())
+		t.Errorf("%d notifications, want 1 of the refusal", changes.Load())
 	}
 
 	role, binding := grant(user, "granted")
@@ -52,7 +52,7 @@ func TestAccess(t *testing.T) {
 	waitValue(t, api, ref, 40*time.Second, "one")
 	t.Logf("recovered %v after the role was bound", time.Since(start))
 	if changes.Load() < 2 {
-		t.Error("not told of the recovery")
+		t.Error("no notification of the recovery")
 	}
 	other := secretRef("not-granted")
 	watched(t, api, other)
@@ -62,9 +62,9 @@ func TestAccess(t *testing.T) {
 	admin.update(t, secret("granted", "two"))
 	waitValue(t, api, ref, soon, "two")
 
-	told := changes.Load()
+	notified := changes.Load()
 	admin.delete(t, binding)
-	// The API server learns of it by a watch, and asks for leave only at the start of a watch.
+	// The API server learns of the deletion by a watch, and authorizes a watch only at its start.
 	waitRefused(t, userConfig(t, user), "granted")
 	if got := value(api, ref); got != "two" {
 		t.Errorf("while the watch lasts: %q", got)
@@ -79,14 +79,14 @@ func TestAccess(t *testing.T) {
 		}
 		return errors.Is(err, source.ErrForbidden)
 	})
-	if changes.Load() != told+1 {
-		t.Errorf("told %d times of the refusal, want once", changes.Load()-told)
+	if changes.Load() != notified+1 {
+		t.Errorf("%d notifications of the refusal, want one", changes.Load()-notified)
 	}
 	admin.create(t, binding)
-	// The next try may be minutes away, unless somebody new comes.
+	// The next attempt may be minutes away, unless a new subscriber comes.
 	testkit.Eventually(t, soon, "the right that was given back to be noticed", func() bool {
-		api.Watch(ref, "another", func() {})
-		defer api.Unwatch(ref, "another")
+		api.Subscribe(ref, "another", func() {})
+		defer api.Unsubscribe(ref, "another")
 		waitKnown(t, api, ref)
 		return value(api, ref) == "two"
 	})
@@ -99,7 +99,7 @@ func TestUnauthorized(t *testing.T) {
 	ref := secretRef("any")
 	watched(t, api, ref)
 	if _, err := api.Get(ref); !errors.Is(err, source.ErrForbidden) || !strings.Contains(err.Error(), "Unauthorized") {
-		t.Errorf("error %v, want %v with the server's word", err, source.ErrForbidden)
+		t.Errorf("error %v, want %v with the server's message", err, source.ErrForbidden)
 	}
 }
 
@@ -112,7 +112,7 @@ func userConfig(t testing.TB, user string) *rest.Config {
 	return config
 }
 
-// grant is what the driver asks for: one name, to get, list and watch.
+// grant returns the rights that the driver needs: get, list and watch of one name.
 func grant(user, secretName string) (*rbacv1.Role, *rbacv1.RoleBinding) {
 	return &rbacv1.Role{
 			ObjectMeta: metav1.ObjectMeta{Name: user},
@@ -137,7 +137,7 @@ func waitRefused(t testing.TB, config *rest.Config, name string) {
 			t.Fatal(err)
 		}
 		defer api.Close()
-		api.Watch(ref, holder, func() {})
+		api.Subscribe(ref, subscriber, func() {})
 		waitKnown(t, api, ref)
 		_, err = api.Get(ref)
 		return errors.Is(err, source.ErrForbidden)

@@ -24,7 +24,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
-// TestWithoutStreamingLists has the API server refuse sendInitialEvents, as those before 1.27 and those without the feature do.
+// TestWithoutStreamingLists lets the API server refuse sendInitialEvents, as an API server does without the feature.
 func TestWithoutStreamingLists(t *testing.T) {
 	const refusal = `ListOptions.meta.k8s.io "" is invalid: sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled`
 	for name, refuse := range map[string]func(http.ResponseWriter, *http.Request) bool{
@@ -47,7 +47,7 @@ func TestWithoutStreamingLists(t *testing.T) {
 			}
 			testkit.Eventually(t, soon, "the watch after the list", func() bool { return p.Watches() == 1 })
 			if asked := p.Asked(); asked != 3 {
-				t.Errorf("%d requests, want 3: refused, list, watch", asked)
+				t.Errorf("%d requests, want 3: refused, get, watch", asked)
 			}
 			admin.update(t, secret("fallback", "two"))
 			waitValue(t, api, ref, soon, "two")
@@ -57,14 +57,48 @@ func TestWithoutStreamingLists(t *testing.T) {
 				return errors.Is(err, source.ErrNotFound)
 			})
 			if changes.Load() != 3 {
-				t.Errorf("told of %d changes, want 3", changes.Load())
+				t.Errorf("%d notifications, want 3", changes.Load())
 			}
+
+			missing := secretRef("fallback-missing")
+			watched(t, api, missing)
+			if _, err := api.Get(missing); !errors.Is(err, source.ErrNotFound) {
+				t.Errorf("error %v, want %v", err, source.ErrNotFound)
+			}
+			testkit.Eventually(t, soon, "the watch of the missing object", func() bool { return p.Watches() == 2 })
+			admin.create(t, secret("fallback-missing", "one"))
+			t.Cleanup(func() { cleanUp(admin, secret("fallback-missing", "")) })
+			waitValue(t, api, missing, soon, "one")
 		})
 	}
 }
 
-// Without streaming lists there is a moment between what is read and what is watched.
-func TestRemovedBetweenListAndWatch(t *testing.T) {
+// Without streaming lists there is a moment between the get and the watch, in which the object can also be created.
+func TestCreatedBetweenGetAndWatch(t *testing.T) {
+	admin := newClient(t)
+	t.Cleanup(func() { cleanUp(admin, secret("created-between", "")) })
+	p := faultproxy.NewPlain(t, controlPlane.AdminConfig())
+	var created atomic.Bool
+	p.Answer(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Query().Has("sendInitialEvents") {
+			return faultproxy.Status(422, metav1.StatusReasonInvalid, "sendInitialEvents is forbidden")(w, r)
+		}
+		if r.URL.Query().Has("watch") && created.CompareAndSwap(false, true) {
+			admin.create(t, secret("created-between", "one"))
+		}
+		return false
+	})
+	api := newAPI(t, p.Config())
+	ref := secretRef("created-between")
+	watched(t, api, ref)
+	waitValue(t, api, ref, soon, "one")
+	if asked := p.Asked(); asked != 3 {
+		t.Errorf("%d requests, want 3: refused, get, watch", asked)
+	}
+}
+
+// Without streaming lists there is a moment between the get and the watch.
+func TestRemovedBetweenGetAndWatch(t *testing.T) {
 	admin := newClient(t)
 	admin.create(t, secret("removed-between", "one"))
 	t.Cleanup(func() { cleanUp(admin, secret("removed-between", "")) })
@@ -87,18 +121,18 @@ func TestRemovedBetweenListAndWatch(t *testing.T) {
 		return errors.Is(err, source.ErrNotFound)
 	})
 	if !removed.Load() {
-		t.Error("it was not removed between the list and the watch")
+		t.Error("it was not removed between the get and the watch")
 	}
 	admin.create(t, secret("removed-between", "two"))
 	waitValue(t, api, ref, soon, "two")
-	reliability.Shown(t, "F-34", "between list and watch, where the API server has no streaming lists")
+	reliability.Shown(t, "F-34", "between get and watch, where the API server has no streaming lists")
 }
 
-// TestGone has the API server end a watch with 410: etcd was compacted.
+// TestGone lets the API server end a watch with 410, as after a compaction of etcd.
 func TestGone(t *testing.T) {
 	for name, test := range map[string]struct {
 		object string
-		// between happens while nobody watches.
+		// between happens between two watches.
 		between func(client)
 		want    string
 	}{
@@ -115,9 +149,9 @@ func TestGone(t *testing.T) {
 			api := newAPI(t, p.Config())
 			ref := secretRef(test.object)
 			var bad atomic.Pointer[string]
-			api.Watch(ref, holder, func() {})
+			api.Subscribe(ref, subscriber, func() {})
 			waitKnown(t, api, ref)
-			// From here on Get may give the old content or the new, never anything else.
+			// From here on Get may return the old content or the new, and nothing else.
 			stop := make(chan struct{})
 			ended := make(chan struct{})
 			go func() {
@@ -141,14 +175,14 @@ func TestGone(t *testing.T) {
 				case "0":
 					t.Error("any version was asked for: it may be older than what was seen")
 				}
-				// What the watch and the list know is too old, too.
+				// The versions of the watch and of the list are too old, too.
 				return faultproxy.Status(410, metav1.StatusReasonExpired, "too old resource version: 1 (2)")(w, r)
 			})
 			test.between(admin)
 			if p.Say(faultproxy.ErrorEvent(410, metav1.StatusReasonExpired, "too old resource version: 1 (2)")) != 1 {
 				t.Fatal("no watch to tell")
 			}
-			p.Say(nil) // what was said goes first
+			p.Say(nil) // after the event
 			testkit.Eventually(t, soon, "a new watch", func() bool { return p.Watches() == 1 })
 			waitValue(t, api, ref, soon, test.want)
 			close(stop)
@@ -167,14 +201,14 @@ func TestGone(t *testing.T) {
 	}
 }
 
-// TestAnswers has the API server give answers of all kinds in place of the right one, first before anything is known,
-// then after content was seen.
+// TestAnswers lets the API server give wrong answers of all kinds, first to a watcher without content, then to one with
+// content.
 func TestAnswers(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer func(http.ResponseWriter, *http.Request) bool
 		want   error
 		says   string
-		// most is how many requests may be made in the first second, in which there are at most four tries.
+		// most is the maximum of requests in the first second, which has at most four rounds.
 		most int
 	}{
 		"429": {faultproxy.Status(429, metav1.StatusReasonTooManyRequests, "slow down"), source.ErrUnavailable, "slow down", 4},
@@ -189,14 +223,14 @@ func TestAnswers(t *testing.T) {
 		}, source.ErrUnavailable, "not now", 4},
 		"504 too large resource version": {
 			faultproxy.TooLarge,
-			source.ErrUnavailable, "Too large resource version", 2, // it asks for a pause of a second
+			source.ErrUnavailable, "Too large resource version", 2, // the answer requests a pause of a second
 		},
-		"400 to everything": {faultproxy.Status(400, metav1.StatusReasonBadRequest, "what?"), source.ErrUnavailable, "what?", 8}, // a list after each
+		"400 to everything": {faultproxy.Status(400, metav1.StatusReasonBadRequest, "what?"), source.ErrUnavailable, "what?", 8}, // a get after each
 		"410 to everything": {faultproxy.Status(410, metav1.StatusReasonExpired, "too old"), source.ErrUnavailable, "too old", 4},
 		"401":               {faultproxy.Status(401, metav1.StatusReasonUnauthorized, "who?"), source.ErrForbidden, "who?", 4},
 		"403":               {faultproxy.Status(403, metav1.StatusReasonForbidden, "not you"), source.ErrForbidden, "not you", 4},
 		"404":               {faultproxy.Status(404, metav1.StatusReasonNotFound, "no such path"), source.ErrUnavailable, "no such path", 4},
-		"a page for people": {func(w http.ResponseWriter, _ *http.Request) bool {
+		"a page of HTML": {func(w http.ResponseWriter, _ *http.Request) bool {
 			w.Header().Set("Content-Type", "text/html")
 			fmt.Fprintln(w, "<html>Please log in</html>")
 			return true
@@ -259,7 +293,7 @@ func TestAnswers(t *testing.T) {
 			start := time.Now()
 			watched(t, api, ref)
 			if took := time.Since(start); took > 5*time.Second {
-				t.Errorf("the first verdict took %v", took)
+				t.Errorf("the first result took %v", took)
 			}
 			_, err := api.Get(ref)
 			if !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.says) {
@@ -270,9 +304,9 @@ func TestAnswers(t *testing.T) {
 			}
 			t.Logf("after %v: %v", time.Since(start).Round(time.Millisecond), err)
 			asked := p.Asked()
-			time.Sleep(time.Until(start.Add(time.Second))) // counts what is done meanwhile
+			time.Sleep(time.Until(start.Add(time.Second))) // counts the requests until then
 			if n := p.Asked(); n > test.most {
-				t.Errorf("%d requests in the first second (%d until the first verdict), want at most %d", n, asked, test.most)
+				t.Errorf("%d requests in the first second (%d until the first result), want at most %d", n, asked, test.most)
 			}
 
 			p.Answer(nil)
@@ -280,7 +314,7 @@ func TestAnswers(t *testing.T) {
 			waitValue(t, api, ref, 40*time.Second, "one")
 			t.Logf("recovered in %v", time.Since(start).Round(time.Millisecond))
 
-			// One that has seen content, and has not failed yet: the pauses of the other have grown.
+			// A new source, because the pauses of the other one have grown.
 			closeSoon(t, api)
 			api = newAPI(t, p.Config())
 			watched(t, api, ref)
@@ -288,23 +322,23 @@ func TestAnswers(t *testing.T) {
 			p.Answer(test.answer)
 			asked = p.Asked()
 			p.Say(nil)
-			testkit.Eventually(t, soon, "another try", func() bool { return p.Asked() > asked })
+			testkit.Eventually(t, soon, "another attempt", func() bool { return p.Asked() > asked })
 			switch content, err := api.Get(ref); {
 			case test.want == source.ErrForbidden:
-				// It counts when it has lasted for ten seconds.
+				// The refusal counts after ten seconds.
 				testkit.Eventually(t, 40*time.Second, "the refusal", func() bool {
 					_, err := api.Get(ref)
 					return errors.Is(err, source.ErrForbidden)
 				})
 			case err != nil || string(content.Data["key"]) != "one":
-				t.Errorf("what was seen before is not there any more: %q, error %v", content.Data, err)
+				t.Errorf("the seen content is lost: %q, error %v", content.Data, err)
 			}
 			closeSoon(t, api)
 		})
 	}
 }
 
-// TestErrorEvents has an open watch say that it failed, and the API server be well.
+// TestErrorEvents lets an open watch fail while the API server works.
 func TestErrorEvents(t *testing.T) {
 	for name, frame := range map[string][]byte{
 		"500":                          faultproxy.ErrorEvent(500, metav1.StatusReasonInternalError, "etcd is away"),
@@ -337,7 +371,7 @@ func TestErrorEvents(t *testing.T) {
 				t.Errorf("%d requests, want at most 3", n)
 			}
 			if changes.Load() != 2 {
-				t.Errorf("told of %d changes, want 2", changes.Load())
+				t.Errorf("%d notifications, want 2", changes.Load())
 			}
 			p.Say(frame)
 			p.Say(nil)
@@ -346,7 +380,7 @@ func TestErrorEvents(t *testing.T) {
 	}
 }
 
-// TestFailedConnections: client-go takes some errors of a connection for a watch that ended, and would ask once more to know.
+// TestFailedConnections: client-go takes some errors of a connection for the end of a watch, and would retry.
 func TestFailedConnections(t *testing.T) {
 	for name, failure := range map[string]error{
 		"a timeout":                   os.ErrDeadlineExceeded,
@@ -366,9 +400,9 @@ func TestFailedConnections(t *testing.T) {
 			})
 			api := newAPI(t, config)
 			ref := secretRef("any")
-			var first atomic.Int64 // how many there were when it was told, which is before the pause
-			api.Watch(ref, holder, func() { first.CompareAndSwap(0, asked.Load()) })
-			t.Cleanup(func() { api.Unwatch(ref, holder) })
+			var first atomic.Int64 // the number of requests at the first notification, which precedes the pause
+			api.Subscribe(ref, subscriber, func() { first.CompareAndSwap(0, asked.Load()) })
+			t.Cleanup(func() { api.Unsubscribe(ref, subscriber) })
 			waitKnown(t, api, ref)
 			_, err := api.Get(ref)
 			if !errors.Is(err, source.ErrUnavailable) || !strings.Contains(err.Error(), failure.Error()) {
@@ -377,16 +411,16 @@ func TestFailedConnections(t *testing.T) {
 			if strings.Contains(fmt.Sprint(err), "https:") {
 				t.Errorf("error %v has the URL", err)
 			}
-			testkit.Eventually(t, soon, "the holder to be told", func() bool { return first.Load() != 0 })
+			testkit.Eventually(t, soon, "the first notification", func() bool { return first.Load() != 0 })
 			if n := first.Load(); n != 1 {
-				t.Errorf("%d requests to know, want 1", n)
+				t.Errorf("%d requests before the first notification, want 1", n)
 			}
 			closeSoon(t, api)
 		})
 	}
 }
 
-// TestCompression: the memory that each watch would need for it is not worth it.
+// TestCompression: a decompressor would need too much memory for each watch.
 func TestCompression(t *testing.T) {
 	admin := newClient(t)
 	admin.create(t, secret("not-compressed", "one"))

@@ -29,43 +29,44 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 )
 
-// quantile of durations, in milliseconds.
+// quantile returns a quantile of durations, in milliseconds.
 func quantile(took []time.Duration, q float64) float64 {
 	slices.Sort(took)
 	return float64(took[int(q*float64(len(took)-1))].Microseconds()) / 1000
 }
 
-// BenchmarkUpdate measures from the return of an update to the call of changed. It may be negative: the event can
-// overtake the answer.
+// BenchmarkUpdate measures the time from the return of an update to the notification. It may be negative, because the
+// event can overtake the answer.
 func BenchmarkUpdate(b *testing.B) {
 	admin := newClient(b)
 	admin.create(b, secret("update-figure", "0"))
 	b.Cleanup(func() { cleanUp(admin, secret("update-figure", "")) })
 	api := newAPI(b, controlPlane.AdminConfig())
 	ref := secretRef("update-figure")
-	told := make(chan time.Time, 100)
-	api.Watch(ref, holder, func() { told <- time.Now() })
-	<-told
+	notified := make(chan time.Time, 100)
+	api.Subscribe(ref, subscriber, func() { notified <- time.Now() })
+	<-notified
 	var took []time.Duration
 	for b.Loop() {
 		for n := range 50 {
 			admin.update(b, secret("update-figure", strconv.Itoa(n+1)))
 			updated := time.Now()
-			took = append(took, (<-told).Sub(updated))
+			took = append(took, (<-notified).Sub(updated))
 		}
 		admin.update(b, secret("update-figure", "0"))
-		<-told
+		<-notified
 	}
 	b.ReportMetric(quantile(took, 0.5), "p50-ms")
 	b.ReportMetric(quantile(took, 1), "max-ms")
 	b.ReportMetric(0, "ns/op")
 }
 
-// BenchmarkFirst measures Watch and Wait of an object that exists and was not watched, as the driver asks and with other
-// resource versions, on an idle API server and on one where others write.
+// BenchmarkFirst measures Subscribe and Wait of an object without a watch, with the driver's resource version and with
+// another, on an idle API server and on one with other writes.
 func BenchmarkFirst(b *testing.B) {
 	admin := newClient(b)
 	for n := range 200 {
@@ -88,13 +89,13 @@ func BenchmarkFirst(b *testing.B) {
 					for n := range 200 {
 						ref := secretRef(fmt.Sprintf("first-%d", n))
 						start := time.Now()
-						api.Watch(ref, "first", func() {})
+						api.Subscribe(ref, "first", func() {})
 						waitKnown(b, api, ref)
 						took = append(took, time.Since(start))
 						if got := value(api, ref); got != "one" {
 							b.Fatalf("content %q", got)
 						}
-						api.Unwatch(ref, "first")
+						api.Unsubscribe(ref, "first")
 						time.Sleep(5 * time.Millisecond) // not in a burst, which the API server's cache would share
 					}
 				}
@@ -106,7 +107,7 @@ func BenchmarkFirst(b *testing.B) {
 	}
 }
 
-// newest asks for the newest version instead of any.
+// newest requests the newest version instead of any.
 type newest struct{ next http.RoundTripper }
 
 func (n newest) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -117,7 +118,7 @@ func (n newest) RoundTrip(r *http.Request) (*http.Response, error) {
 	return n.next.RoundTrip(r)
 }
 
-// write updates a config map and a lease that often per second until stop.
+// write updates a config map and a lease, perSecond times a second, until stop.
 func write(t testing.TB, perSecond int) (stop func()) {
 	t.Helper()
 	if perSecond == 0 {
@@ -165,40 +166,40 @@ func write(t testing.TB, perSecond int) (stop func()) {
 	}
 }
 
-// TestFreshObjects looks whether an object that was just made is there at the first look.
+// TestFreshObjects checks that the first read finds an object that was just created.
 func TestFreshObjects(t *testing.T) {
 	const fresh = 100
 	admin := newClient(t)
 	api := newAPI(t, controlPlane.AdminConfig())
 	watched(t, api, secretRef("not-there")) // opens the connection
-	for name, kind := range map[string]source.Kind{"secrets": source.Secret, "config maps": source.ConfigMap} {
+	for name, kind := range map[string]attributes.Kind{"secrets": attributes.Secret, "config maps": attributes.ConfigMap} {
 		t.Run(name, func(t *testing.T) {
 			missing := 0
 			for n := range fresh {
 				name := fmt.Sprintf("fresh-%d", n)
 				var o object = secret(name, "one")
-				if kind == source.ConfigMap {
+				if kind == attributes.ConfigMap {
 					o = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}}
 				}
 				ref := source.Ref{Kind: kind, Namespace: namespace, Name: name}
 				admin.createAtOnce(t, o)
-				api.Watch(ref, holder, func() {})
+				api.Subscribe(ref, subscriber, func() {})
 				waitKnown(t, api, ref)
 				_, err := api.Get(ref)
 				if errors.Is(err, source.ErrNotFound) {
 					missing++
 				}
-				api.Unwatch(ref, holder)
+				api.Unsubscribe(ref, subscriber)
 				admin.delete(t, o)
 			}
 			if missing > 0 {
-				t.Errorf("%d of %d were reported missing right after they were made", missing, fresh)
+				t.Errorf("%d of %d were reported missing right after their creation", missing, fresh)
 			}
 		})
 	}
 }
 
-// BenchmarkMany watches 500 objects in a process of its own, and tells how long it takes and what it costs.
+// BenchmarkMany watches 500 objects in a process of its own, and measures time and memory.
 func BenchmarkMany(b *testing.B) {
 	admin := newClient(b)
 	for n := range many {
@@ -237,7 +238,7 @@ func BenchmarkMany(b *testing.B) {
 const (
 	// memoryChild is set, to a kubeconfig, for the process that BenchmarkMany starts.
 	memoryChild = "FSUSER_TEST_MEMORY_CHILD"
-	// memoryProfiles is a directory for its profiles, if they are wanted.
+	// memoryProfiles is a directory for its profiles. Without it there are none.
 	memoryProfiles = "FSUSER_TEST_MEMORY_PROFILES"
 	many           = 500
 )
@@ -270,10 +271,10 @@ func measureMany(config *rest.Config) (map[string]float64, error) {
 	if err != nil {
 		return nil, err
 	}
-	// One watch: the connection and the code are there.
+	// One watch, so that the connection is open and the code is loaded.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	api.Watch(secretRef("many-0"), "warm", func() {})
+	api.Subscribe(secretRef("many-0"), "warm", func() {})
 	api.Wait(ctx, secretRef("many-0"))
 	rssBefore, _, heapBefore, stackBefore := memory()
 	goroutinesBefore := runtime.NumGoroutine()
@@ -282,7 +283,7 @@ func measureMany(config *rest.Config) (map[string]float64, error) {
 	var wait sync.WaitGroup
 	for n := range many {
 		ref := secretRef(fmt.Sprintf("many-%d", n))
-		api.Watch(ref, holder, func() {})
+		api.Subscribe(ref, subscriber, func() {})
 		wait.Go(func() { api.Wait(ctx, ref) })
 	}
 	wait.Wait()
@@ -322,7 +323,8 @@ func measureMany(config *rest.Config) (map[string]float64, error) {
 	}, nil
 }
 
-// memory returns, in KiB, the resident memory as it is and after all that is free was given back, and what the heap and the stacks use.
+// memory returns, in KiB, the resident memory now and without free memory, and the memory of the heap and of the
+// stacks.
 func memory() (now, least, heap, stack float64) {
 	now, _, _, _ = rss()
 	runtime.GC()
@@ -351,15 +353,15 @@ func rss() (kib, _, _, _ float64) {
 	return pages * float64(os.Getpagesize()) / 1024, 0, 0, 0
 }
 
-// TestMany watches 500 objects at once, none of which is forgotten.
+// TestMany watches 500 objects at once, and gets a result for each.
 func TestMany(t *testing.T) {
 	config, requests := counted(controlPlane.AdminConfig())
 	api := newAPI(t, config)
 	for n := range many {
-		api.Watch(source.Ref{Kind: source.ConfigMap, Namespace: namespace, Name: fmt.Sprintf("many-%d", n)}, holder, func() {})
+		api.Subscribe(source.Ref{Kind: attributes.ConfigMap, Namespace: namespace, Name: fmt.Sprintf("many-%d", n)}, subscriber, func() {})
 	}
 	for n := range many {
-		waitKnown(t, api, source.Ref{Kind: source.ConfigMap, Namespace: namespace, Name: fmt.Sprintf("many-%d", n)})
+		waitKnown(t, api, source.Ref{Kind: attributes.ConfigMap, Namespace: namespace, Name: fmt.Sprintf("many-%d", n)})
 	}
 	if got := api.Watched(); got != many {
 		t.Errorf("%d watched, want %d", got, many)

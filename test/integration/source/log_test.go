@@ -18,7 +18,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
 )
 
-// TestLog does what makes the source and client-go write to the log, at -v=5 (see runTests), and looks for content there.
+// TestLog causes the source and client-go to log at -v=5 (see runTests), and searches the log for content.
 func TestLog(t *testing.T) {
 	const hidden = "correct-horse-battery"
 	log.Take()
@@ -38,7 +38,7 @@ func TestLog(t *testing.T) {
 	for n, frame := range [][]byte{
 		faultproxy.ErrorEvent(500, metav1.StatusReasonInternalError, "it broke"),
 		faultproxy.ErrorEvent(410, metav1.StatusReasonExpired, "too old"),
-		// Events and answers that can't be understood, all with content in them.
+		// Invalid events and answers, all with content in them.
 		faultproxy.Event("RENAMED", full),
 		faultproxy.Event("MODIFIED", &corev1.ConfigMap{ObjectMeta: full.ObjectMeta, Data: map[string]string{"key": hidden}}),
 		faultproxy.Event("MODIFIED", &corev1.Event{ObjectMeta: full.ObjectMeta, Message: hidden}),
@@ -55,14 +55,14 @@ func TestLog(t *testing.T) {
 			}
 			return broken
 		})
-		// To one that has content, to one that waits for it.
+		// One source has content, and the other waits for it.
 		api := newAPI(t, p.Config())
 		watched(t, api, ref)
 		asked := p.Asked()
 		p.Answer(answer)
 		p.Say(frame)
 		p.Say(nil)
-		testkit.Eventually(t, soon, "another try", func() bool { return p.Asked() > asked })
+		testkit.Eventually(t, soon, "another attempt", func() bool { return p.Asked() > asked })
 		other := newAPI(t, p.Config())
 		watched(t, other, ref)
 		_, err := other.Get(ref)

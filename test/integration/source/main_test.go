@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package source_test tries package source against a real API server.
+// Package source_test tests package source with a real API server.
 package source_test
 
 import (
@@ -27,18 +27,19 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 	"github.com/fsuser-csi/fsuser-csi/test/controlplane"
 )
 
 const (
-	holder    = "volume-1"
-	namespace = metav1.NamespaceDefault
-	// soon is a bound for what takes milliseconds, on a machine that is busy with other things.
+	subscriber = "volume-1"
+	namespace  = metav1.NamespaceDefault
+	// soon bounds what takes milliseconds, on a busy machine.
 	soon = 10 * time.Second
 )
 
-// controlPlane is shared by all tests, and so is its namespace: each test has object names of its own.
+// controlPlane and its namespace are shared by all tests, so each test has its own object names.
 var controlPlane *controlplane.ControlPlane
 
 func TestMain(m *testing.M) {
@@ -55,7 +56,6 @@ func runTests(m *testing.M) int {
 	if err := flag.Set("test.parallel", "32"); err != nil {
 		panic(err)
 	}
-	// What client-go has to say about injected failures would drown the rest.
 	var err error
 	if controlPlane, err = controlplane.Start(context.Background(), controlplane.Options{}); err != nil {
 		fmt.Fprintln(os.Stderr, "FAIL:", err)
@@ -75,7 +75,7 @@ func testContext(t testing.TB) context.Context {
 	return ctx
 }
 
-// client makes objects as the admin.
+// client creates objects as the admin.
 type client struct {
 	core, rbac *rest.RESTClient
 }
@@ -122,7 +122,8 @@ type object interface {
 	runtime.Object
 }
 
-// create makes an object and waits until the API server's cache has it: what comes from there first is part of what the tests count.
+// create creates an object and waits until the API server's cache has it: the tests count requests, and the first one
+// reads from the cache.
 func (c client) create(t testing.TB, o object) {
 	t.Helper()
 	c.createAtOnce(t, o)
@@ -132,7 +133,7 @@ func (c client) create(t testing.TB, o object) {
 	})
 }
 
-// createAtOnce makes an object that the API server's cache may not have yet.
+// createAtOnce creates an object that the API server's cache may not have yet.
 func (c client) createAtOnce(t testing.TB, o object) {
 	t.Helper()
 	rc, resource := c.place(o)
@@ -164,7 +165,7 @@ func secret(name, value string) *corev1.Secret {
 }
 
 func secretRef(name string) source.Ref {
-	return source.Ref{Kind: source.Secret, Namespace: namespace, Name: name}
+	return source.Ref{Kind: attributes.Secret, Namespace: namespace, Name: name}
 }
 
 // newAPI returns a source that reads through config and is closed with the test.
@@ -178,12 +179,12 @@ func newAPI(t testing.TB, config *rest.Config) *source.API {
 	return api
 }
 
-// watched watches ref for the usual holder until the test ends, waits for the first state, and counts the changes told.
+// watched subscribes to ref until the test ends, waits for the first result, and counts the notifications.
 func watched(t testing.TB, api *source.API, ref source.Ref) *atomic.Int64 {
 	t.Helper()
 	changes := &atomic.Int64{}
-	api.Watch(ref, holder, func() { changes.Add(1) })
-	t.Cleanup(func() { api.Unwatch(ref, holder) })
+	api.Subscribe(ref, subscriber, func() { changes.Add(1) })
+	t.Cleanup(func() { api.Unsubscribe(ref, subscriber) })
 	waitKnown(t, api, ref)
 	return changes
 }
@@ -198,7 +199,7 @@ func waitKnown(t testing.TB, api *source.API, ref source.Ref) {
 	}
 }
 
-// value is what the key of a secret holds, or the error.
+// value returns the value of a secret's key, or the error.
 func value(api *source.API, ref source.Ref) string {
 	content, err := api.Get(ref)
 	if err != nil {
@@ -221,14 +222,14 @@ func waitValue(t testing.TB, api *source.API, ref source.Ref, bound time.Duratio
 	})
 }
 
-// requests is what a source asks of the API server.
+// requests are the requests of a source to the API server.
 type requests struct {
 	mu   sync.Mutex
 	urls []*url.URL
 	open atomic.Int64
 }
 
-// counted returns config with a transport that notes the requests.
+// counted returns config with a transport that records the requests.
 func counted(config *rest.Config) (*rest.Config, *requests) {
 	r := &requests{}
 	config = rest.CopyConfig(config)
@@ -280,7 +281,7 @@ func (b *countedBody) Close() error {
 	return b.body.Close()
 }
 
-// goroutines are the stacks of those that serve a watch.
+// goroutines returns the stacks of the goroutines of watches.
 func goroutines() []string {
 	var all strings.Builder
 	_ = pprof.Lookup("goroutine").WriteTo(&all, 2)

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 )
 
@@ -22,12 +23,12 @@ func TestContent(t *testing.T) {
 	api := newAPI(t, controlPlane.AdminConfig())
 	yes := true
 	for name, test := range map[string]struct {
-		kind source.Kind
+		kind attributes.Kind
 		make object
 		want map[string]string
 	}{
 		"a secret gives its data": {
-			source.Secret,
+			attributes.Secret,
 			&corev1.Secret{
 				ObjectMeta: metav1.ObjectMeta{Name: "content-1"},
 				Data:       map[string][]byte{"binary": {0, 0xff, '\n'}, "empty": {}}, StringData: map[string]string{"text": "é"},
@@ -35,7 +36,7 @@ func TestContent(t *testing.T) {
 			map[string]string{"binary": "\x00\xff\n", "empty": "", "text": "é"},
 		},
 		"a config map gives data and binaryData together": {
-			source.ConfigMap,
+			attributes.ConfigMap,
 			&corev1.ConfigMap{
 				ObjectMeta: metav1.ObjectMeta{Name: "content-1"},
 				Data:       map[string]string{"text": "é"}, BinaryData: map[string][]byte{"binary": {0, 0xff, '\n'}},
@@ -43,10 +44,10 @@ func TestContent(t *testing.T) {
 			map[string]string{"binary": "\x00\xff\n", "text": "é"},
 		},
 		"an object without keys exists": {
-			source.Secret, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "content-2"}}, map[string]string{},
+			attributes.Secret, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "content-2"}}, map[string]string{},
 		},
 		"an immutable object says so": {
-			source.ConfigMap,
+			attributes.ConfigMap,
 			&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "content-2"}, Data: map[string]string{"a": "b"}, Immutable: &yes},
 			map[string]string{"a": "b"},
 		},
@@ -77,7 +78,7 @@ func TestContent(t *testing.T) {
 	}
 }
 
-// TestLife follows one secret from before it exists.
+// TestLife follows a secret from before its creation to its deletion.
 func TestLife(t *testing.T) {
 	admin := newClient(t)
 	api := newAPI(t, controlPlane.AdminConfig())
@@ -87,20 +88,20 @@ func TestLife(t *testing.T) {
 		t.Errorf("Get of what nobody watches: error %v, want %v", err, source.ErrUnavailable)
 	}
 	changes := watched(t, api, ref)
-	told := func(want int64) {
+	notified := func(want int64) {
 		t.Helper()
-		testkit.Eventually(t, soon, fmt.Sprintf("change %d to be told", want), func() bool { return changes.Load() >= want })
+		testkit.Eventually(t, soon, fmt.Sprintf("notification %d", want), func() bool { return changes.Load() >= want })
 		if got := changes.Load(); got != want {
-			t.Errorf("told of %d changes, want %d", got, want)
+			t.Errorf("%d notifications, want %d", got, want)
 		}
 	}
-	told(1)
+	notified(1)
 	if _, err := api.Get(ref); !errors.Is(err, source.ErrNotFound) {
 		t.Errorf("Get before it exists: error %v, want %v", err, source.ErrNotFound)
 	}
 
 	admin.create(t, secret("life", "one"))
-	told(2)
+	notified(2)
 	if got := value(api, ref); got != "one" {
 		t.Errorf("created: %q", got)
 	}
@@ -109,7 +110,7 @@ func TestLife(t *testing.T) {
 		t.Fatal(err)
 	}
 	admin.update(t, secret("life", "two"))
-	told(3)
+	notified(3)
 	second, err := api.Get(ref)
 	if err != nil || string(second.Data["key"]) != "two" || second.SameVersion(first) || second.UID != first.UID {
 		t.Errorf("updated: error %v, UID and version %s %s, before %s %s", err, second.UID, second.ResourceVersion, first.UID, first.ResourceVersion)
@@ -118,25 +119,25 @@ func TestLife(t *testing.T) {
 		t.Error("the update changed what Get returned before")
 	}
 	admin.delete(t, secret("life", ""))
-	told(4)
+	notified(4)
 	if _, err := api.Get(ref); !errors.Is(err, source.ErrNotFound) {
 		t.Errorf("Get after the deletion: error %v, want %v", err, source.ErrNotFound)
 	}
 	admin.create(t, secret("life", "two"))
-	told(5)
+	notified(5)
 	third, err := api.Get(ref)
 	if err != nil || string(third.Data["key"]) != "two" || third.UID == second.UID {
-		t.Errorf("made anew: error %v, UID %s, before %s", err, third.UID, second.UID)
+		t.Errorf("created again: error %v, UID %s, before %s", err, third.UID, second.UID)
 	}
 
-	api.Unwatch(ref, holder)
+	api.Unsubscribe(ref, subscriber)
 	if _, err := api.Get(ref); !errors.Is(err, source.ErrUnavailable) {
-		t.Errorf("Get after Unwatch: error %v, want %v", err, source.ErrUnavailable)
+		t.Errorf("Get after Unsubscribe: error %v, want %v", err, source.ErrUnavailable)
 	}
 	admin.delete(t, secret("life", ""))
 }
 
-func TestHolders(t *testing.T) {
+func TestSubscribers(t *testing.T) {
 	admin := newClient(t)
 	admin.create(t, secret("shared", "one"))
 	t.Cleanup(func() { cleanUp(admin, secret("shared", "")) })
@@ -144,31 +145,31 @@ func TestHolders(t *testing.T) {
 	api := newAPI(t, config)
 	ref := secretRef("shared")
 	var first, second atomic.Int64
-	api.Watch(ref, "first", func() { first.Add(1) })
+	api.Subscribe(ref, "first", func() { first.Add(1) })
 	waitKnown(t, api, ref)
-	api.Watch(ref, "second", func() { second.Add(1) })
+	api.Subscribe(ref, "second", func() { second.Add(1) })
 	if got := second.Load(); got != 1 {
-		t.Errorf("the second holder was told %d times when it came, want once: the content was known", got)
+		t.Errorf("%d notifications of the second subscriber at Subscribe, want one, because the content was known", got)
 	}
 	if got := first.Load(); got != 1 {
-		t.Errorf("the first holder was told %d times, want once", got)
+		t.Errorf("%d notifications of the first subscriber, want one", got)
 	}
 	if n := len(requests.all()); n != 1 || requests.open.Load() != 1 || api.Watched() != 1 {
-		t.Errorf("%d requests, %d open, %d watched: want one for both holders", n, requests.open.Load(), api.Watched())
+		t.Errorf("%d requests, %d open, %d watched: want one for both subscribers", n, requests.open.Load(), api.Watched())
 	}
 
-	api.Unwatch(ref, "first")
+	api.Unsubscribe(ref, "first")
 	admin.update(t, secret("shared", "two"))
-	testkit.Eventually(t, soon, "the second holder to be told of the update", func() bool { return second.Load() == 2 })
+	testkit.Eventually(t, soon, "the notification of the second subscriber", func() bool { return second.Load() == 2 })
 	if got := first.Load(); got != 1 {
-		t.Errorf("who let go was told %d times, want once", got)
+		t.Errorf("%d notifications of the subscriber that unsubscribed, want one", got)
 	}
-	api.Unwatch(ref, "nobody")
+	api.Unsubscribe(ref, "nobody")
 	if requests.open.Load() != 1 {
-		t.Error("the watch ended while it was held")
+		t.Error("the watch ended while it had a subscriber")
 	}
-	api.Unwatch(ref, "second")
-	testkit.Eventually(t, soon, "the watch to end with its last holder", func() bool { return requests.open.Load() == 0 })
+	api.Unsubscribe(ref, "second")
+	testkit.Eventually(t, soon, "the watch to end with its last subscriber", func() bool { return requests.open.Load() == 0 })
 	if n := len(requests.all()); n != 1 || api.Watched() != 0 {
 		t.Errorf("%d requests, %d watched: want 1, 0", n, api.Watched())
 	}
@@ -192,21 +193,21 @@ func TestImmutable(t *testing.T) {
 		t.Errorf("content %q after the watch ended", got)
 	}
 	if n := len(requests.all()); n != 1 || changes.Load() != 1 {
-		t.Errorf("%d requests and %d changes told, want one of each", n, changes.Load())
+		t.Errorf("%d requests and %d notifications, want one of each", n, changes.Load())
 	}
 
-	t.Run("a new holder notices that it was made anew", func(t *testing.T) {
+	t.Run("a new subscriber notices that the object was created again", func(t *testing.T) {
 		admin.delete(t, immutable)
 		anew := secret("immutable", "two")
 		anew.Immutable = &yes
 		admin.create(t, anew)
 		if got := value(api, ref); got != "one" {
-			t.Errorf("content %q before anybody asked anew", got)
+			t.Errorf("content %q before the new subscriber", got)
 		}
-		api.Watch(ref, "another", func() {})
+		api.Subscribe(ref, "another", func() {})
 		waitKnown(t, api, ref)
 		if got := value(api, ref); got != "two" || changes.Load() != 2 {
-			t.Errorf("content %q, the first holder told %d times; want the new content, and both told", got, changes.Load())
+			t.Errorf("content %q, %d notifications of the first subscriber; want the new content and 2", got, changes.Load())
 		}
 	})
 	t.Run("an object that becomes immutable is not watched on", func(t *testing.T) {
@@ -234,13 +235,13 @@ func TestRequests(t *testing.T) {
 		ref  source.Ref
 		want error
 		path string
-		// requests: the watch, and one to make sure that an object is not there.
+		// requests: the watch, and a get to confirm that an object is missing.
 		requests int
 	}{
 		"a secret that exists":   {secretRef("counted"), nil, "/api/v1/namespaces/default/secrets", 1},
 		"a secret that does not": {secretRef("not-there"), source.ErrNotFound, "/api/v1/namespaces/default/secrets", 2},
 		"a config map that does not, in a namespace that does not": {
-			source.Ref{Kind: source.ConfigMap, Namespace: "no-such", Name: "not-there"}, source.ErrNotFound,
+			source.Ref{Kind: attributes.ConfigMap, Namespace: "no-such", Name: "not-there"}, source.ErrNotFound,
 			"/api/v1/namespaces/no-such/configmaps", 2,
 		},
 	} {
@@ -292,7 +293,7 @@ func TestClose(t *testing.T) {
 		t.Errorf("Get after Close: error %v, want what was last seen: %v", err, source.ErrNotFound)
 	}
 	before := len(requests.all())
-	api.Watch(secretRef("too-late"), holder, func() { t.Error("told of a change after Close") })
+	api.Subscribe(secretRef("too-late"), subscriber, func() { t.Error("a notification after Close") })
 	api.Close()
 	if _, err := api.Get(secretRef("too-late")); !errors.Is(err, source.ErrUnavailable) {
 		t.Errorf("Get of what was watched after Close: error %v, want %v", err, source.ErrUnavailable)

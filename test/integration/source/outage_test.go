@@ -15,7 +15,7 @@ import (
 
 func backgroundContext() context.Context { return context.Background() }
 
-// TestOutage is one story: the API server goes and comes back.
+// TestOutage stops the API server and starts it again.
 func TestOutage(t *testing.T) {
 	ctx := testContext(t)
 	admin := newClient(t)
@@ -56,7 +56,7 @@ func TestOutage(t *testing.T) {
 	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("that took %v", took)
 	}
-	testkit.Eventually(t, 20*time.Second, "some tries", func() bool { return len(requests.all()) >= asked+9 })
+	testkit.Eventually(t, 20*time.Second, "some attempts", func() bool { return len(requests.all()) >= asked+9 })
 	if got := value(api, ref); got != "one" {
 		t.Errorf("after %v without API server: %q", time.Since(begin), got)
 	}
@@ -82,7 +82,7 @@ func TestOutage(t *testing.T) {
 	t.Logf("all seen %v after the API server was back; it was away for %v", time.Since(start), start.Sub(begin))
 }
 
-// TestOutageClose closes while the API server is away and the watches wait for their next try.
+// TestOutageClose closes the source while the API server is stopped and the watchers pause.
 func TestOutageClose(t *testing.T) {
 	ctx := testContext(t)
 	config, requests := counted(controlPlane.AdminConfig())
@@ -98,7 +98,7 @@ func TestOutageClose(t *testing.T) {
 	for n := range 50 {
 		watched(t, api, secretRef(fmt.Sprintf("away-%d", n)))
 	}
-	testkit.Eventually(t, 20*time.Second, "second tries", func() bool { return len(requests.all()) >= 100 })
+	testkit.Eventually(t, 20*time.Second, "second attempts", func() bool { return len(requests.all()) >= 100 })
 	closeSoon(t, api)
 	noGoroutinesLeft(t)
 }

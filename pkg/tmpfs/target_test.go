@@ -92,7 +92,7 @@ func TestOpenPoint(t *testing.T) {
 		"/..":             unclean,
 		"//a":             unclean,
 	} {
-		p, err := OpenPoint(path)
+		p, err := OpenTarget(path)
 		if err == nil {
 			p.Close()
 		}
@@ -133,7 +133,7 @@ func TestMake(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, statErr := os.Lstat(path)
-			err := p.Make()
+			err := p.Mkdir()
 			if !errors.Is(err, c.want) || err != nil && !strings.Contains(err.Error(), path) {
 				t.Fatalf("got %v, want %v with the path", err, c.want)
 			}
@@ -150,15 +150,17 @@ func TestMake(t *testing.T) {
 
 func TestRemove(t *testing.T) {
 	for name, c := range map[string]struct {
-		prepare func(p *Point, path string) error
+		prepare func(p *Target, path string) error
 		want    error
 	}{
-		"nothing there":           {func(*Point, string) error { return nil }, nil},
-		"an empty directory":      {func(p *Point, _ string) error { return p.Make() }, nil},
-		"a directory with a file": {func(_ *Point, path string) error { return os.MkdirAll(path+"/d", 0o700) }, unix.ENOTEMPTY},
-		"a mount":                 {func(p *Point, path string) error { return errors.Join(p.Make(), unix.Mount("x", path, "tmpfs", 0, "")) }, unix.EBUSY},
-		"a file":                  {func(_ *Point, path string) error { return os.WriteFile(path, nil, 0o600) }, unix.ENOTDIR},
-		"a link to a directory":   {func(_ *Point, path string) error { return os.Symlink(filepath.Dir(path), path) }, unix.ENOTDIR},
+		"nothing there":           {func(*Target, string) error { return nil }, nil},
+		"an empty directory":      {func(p *Target, _ string) error { return p.Mkdir() }, nil},
+		"a directory with a file": {func(_ *Target, path string) error { return os.MkdirAll(path+"/d", 0o700) }, unix.ENOTEMPTY},
+		"a mount": {func(p *Target, path string) error {
+			return errors.Join(p.Mkdir(), unix.Mount("x", path, "tmpfs", 0, ""))
+		}, unix.EBUSY},
+		"a file":                {func(_ *Target, path string) error { return os.WriteFile(path, nil, 0o600) }, unix.ENOTDIR},
+		"a link to a directory": {func(_ *Target, path string) error { return os.Symlink(filepath.Dir(path), path) }, unix.ENOTDIR},
 	} {
 		t.Run(name, func(t *testing.T) {
 			testkit.NothingLeft(t)
@@ -243,10 +245,10 @@ func TestAttachWhileThePathIsExchanged(t *testing.T) {
 // attachOnce publishes at path and reports whether it could.
 func attachOnce(t *testing.T, path string) bool {
 	t.Helper()
-	p, err := OpenPoint(path)
+	p, err := OpenTarget(path)
 	if err == nil {
 		defer p.Close()
-		var d *Detached
+		var d *DetachedMount
 		if d, err = Create(small); err != nil {
 			t.Fatal(err)
 		}
@@ -279,33 +281,33 @@ func TestAttachGoesOnTop(t *testing.T) {
 func TestUnmount(t *testing.T) {
 	mount := func(path string) error { return unix.Mount("x", path, "tmpfs", 0, "") }
 	for name, c := range map[string]struct {
-		prepare func(t *testing.T, p *Point, path string) error
+		prepare func(t *testing.T, p *Target, path string) error
 		want    error
 	}{
-		"nothing there":       {func(*testing.T, *Point, string) error { return nil }, nil},
-		"no mount":            {func(_ *testing.T, p *Point, _ string) error { return p.Make() }, nil},
-		"no mount, not empty": {func(_ *testing.T, _ *Point, path string) error { return os.MkdirAll(path+"/d", 0o700) }, nil},
-		"one":                 {func(t *testing.T, p *Point, _ string) error { publishAt(t, p, small); return nil }, nil},
-		"three, stacked": {func(t *testing.T, p *Point, path string) error {
-			return errors.Join(p.Make(), mount(path), unix.Mount("/usr", path, "", unix.MS_BIND, ""), mount(path))
+		"nothing there":       {func(*testing.T, *Target, string) error { return nil }, nil},
+		"no mount":            {func(_ *testing.T, p *Target, _ string) error { return p.Mkdir() }, nil},
+		"no mount, not empty": {func(_ *testing.T, _ *Target, path string) error { return os.MkdirAll(path+"/d", 0o700) }, nil},
+		"one":                 {func(t *testing.T, p *Target, _ string) error { publishAt(t, p, small); return nil }, nil},
+		"three, stacked": {func(t *testing.T, p *Target, path string) error {
+			return errors.Join(p.Mkdir(), mount(path), unix.Mount("/usr", path, "", unix.MS_BIND, ""), mount(path))
 		}, nil},
-		"one with another below it": {func(t *testing.T, p *Point, path string) error {
-			return errors.Join(p.Make(), mount(path), os.Mkdir(path+"/sub", 0o700), mount(path+"/sub"))
+		"one with another below it": {func(t *testing.T, p *Target, path string) error {
+			return errors.Join(p.Mkdir(), mount(path), os.Mkdir(path+"/sub", 0o700), mount(path+"/sub"))
 		}, nil},
-		"one on a file": {func(t *testing.T, p *Point, path string) error {
+		"one on a file": {func(t *testing.T, p *Target, path string) error {
 			return errors.Join(os.WriteFile(path, nil, 0o600), unix.Mount("/proc/version", path, "", unix.MS_BIND, ""))
 		}, ErrNotDirectory}, // unmounted all the same
-		"a file": {func(_ *testing.T, _ *Point, path string) error { return os.WriteFile(path, nil, 0o600) }, ErrNotDirectory},
-		"a link to a mount": {func(t *testing.T, _ *Point, path string) error {
+		"a file": {func(_ *testing.T, _ *Target, path string) error { return os.WriteFile(path, nil, 0o600) }, ErrNotDirectory},
+		"a link to a mount": {func(t *testing.T, _ *Target, path string) error {
 			_, other, _ := publish(t, small)
 			return os.Symlink(other, path)
 		}, ErrSymlink},
-		"a mount in the parent": {func(t *testing.T, p *Point, path string) error {
+		"a mount in the parent": {func(t *testing.T, p *Target, path string) error {
 			other := path + "2"
 			t.Cleanup(func() { unmountAll(other) })
 			return errors.Join(os.Mkdir(other, 0o700), mount(other))
 		}, nil},
-		"a file open below": {func(t *testing.T, p *Point, path string) error {
+		"a file open below": {func(t *testing.T, p *Target, path string) error {
 			publishAt(t, p, small)
 			f, err := os.Open(filepath.Join(path, "key"))
 			t.Cleanup(func() {
@@ -317,14 +319,14 @@ func TestUnmount(t *testing.T) {
 			})
 			return err
 		}, nil},
-		"a process with its working directory there": {func(t *testing.T, p *Point, path string) error {
+		"a process with its working directory there": {func(t *testing.T, p *Target, path string) error {
 			publishAt(t, p, small)
 			cmd := testkit.Helper(t, false, "stay")
 			cmd.Dir = path
 			startHelper(t, cmd)
 			return nil
 		}, nil},
-		"three, stacked, the lowest busy": {func(t *testing.T, p *Point, path string) error {
+		"three, stacked, the lowest busy": {func(t *testing.T, p *Target, path string) error {
 			publishAt(t, p, small)
 			f, err := os.Open(filepath.Join(path, "key"))
 			t.Cleanup(func() { f.Close() })
@@ -377,7 +379,7 @@ func TestPointWhosePathWasExchanged(t *testing.T) {
 	if state, err := p.Inspect(); err != nil || fmt.Sprint(state.MountID) != id {
 		t.Errorf("inspected mount %d, not %s; %v", state.MountID, id, err)
 	}
-	if err := errors.Join(p.Unmount(), p.Remove(), p.Make()); err != nil {
+	if err := errors.Join(p.Unmount(), p.Remove(), p.Mkdir()); err != nil {
 		t.Error(err)
 	}
 	if left := mountsAt(t, moved); left != nil {
@@ -390,28 +392,28 @@ func TestPointWhosePathWasExchanged(t *testing.T) {
 
 func TestInspect(t *testing.T) {
 	for name, c := range map[string]struct {
-		prepare func(t *testing.T, p *Point, path string) error
+		prepare func(t *testing.T, p *Target, path string) error
 		want    State
 		wantErr error
 	}{
-		"nothing there":   {func(*testing.T, *Point, string) error { return nil }, State{}, nil},
-		"a directory":     {func(_ *testing.T, p *Point, _ string) error { return p.Make() }, State{Exists: true}, nil},
-		"a mount of ours": {func(t *testing.T, p *Point, _ string) error { publishAt(t, p, small); return nil }, State{Exists: true, Mounted: true, Tmpfs: true, BytesUsed: int64(os.Getpagesize()), InodesUsed: 2}, nil},
-		"another's tmpfs": {func(t *testing.T, p *Point, path string) error {
-			return errors.Join(p.Make(), unix.Mount("x", path, "tmpfs", 0, ""))
+		"nothing there":   {func(*testing.T, *Target, string) error { return nil }, State{}, nil},
+		"a directory":     {func(_ *testing.T, p *Target, _ string) error { return p.Mkdir() }, State{Exists: true}, nil},
+		"a mount of ours": {func(t *testing.T, p *Target, _ string) error { publishAt(t, p, small); return nil }, State{Exists: true, Mounted: true, Tmpfs: true, BytesUsed: int64(os.Getpagesize()), InodesUsed: 2}, nil},
+		"another's tmpfs": {func(t *testing.T, p *Target, path string) error {
+			return errors.Join(p.Mkdir(), unix.Mount("x", path, "tmpfs", 0, ""))
 		}, State{Exists: true, Mounted: true, Tmpfs: true, InodesUsed: 1}, nil},
-		"a bind mount of the same file system": {func(t *testing.T, p *Point, path string) error {
-			return errors.Join(p.Make(), unix.Mount(path, path, "", unix.MS_BIND, ""))
+		"a bind mount of the same file system": {func(t *testing.T, p *Target, path string) error {
+			return errors.Join(p.Mkdir(), unix.Mount(path, path, "", unix.MS_BIND, ""))
 		}, State{Exists: true, Mounted: true}, nil},
-		"a proc": {func(t *testing.T, p *Point, path string) error {
-			return errors.Join(p.Make(), unix.Mount("x", path, "proc", 0, ""))
+		"a proc": {func(t *testing.T, p *Target, path string) error {
+			return errors.Join(p.Mkdir(), unix.Mount("x", path, "proc", 0, ""))
 		}, State{Exists: true, Mounted: true}, nil},
-		"a directory of a tmpfs": {func(t *testing.T, p *Point, path string) error {
+		"a directory of a tmpfs": {func(t *testing.T, p *Target, path string) error {
 			return unix.Mount("x", filepath.Dir(path), "tmpfs", 0, "")
-		}, State{}, nil}, // the point holds its parent: what is mounted over that does not matter
-		"a file": {func(_ *testing.T, _ *Point, path string) error { return os.WriteFile(path, nil, 0o600) }, State{}, ErrNotDirectory},
-		"a link": {func(_ *testing.T, _ *Point, path string) error { return os.Symlink("/tmp", path) }, State{}, ErrSymlink},
-		"a FIFO": {func(_ *testing.T, _ *Point, path string) error { return unix.Mkfifo(path, 0o600) }, State{}, ErrNotDirectory},
+		}, State{}, nil}, // the target holds its parent: what is mounted over that does not matter
+		"a file": {func(_ *testing.T, _ *Target, path string) error { return os.WriteFile(path, nil, 0o600) }, State{}, ErrNotDirectory},
+		"a link": {func(_ *testing.T, _ *Target, path string) error { return os.Symlink("/tmp", path) }, State{}, ErrSymlink},
+		"a FIFO": {func(_ *testing.T, _ *Target, path string) error { return unix.Mkfifo(path, 0o600) }, State{}, ErrNotDirectory},
 	} {
 		t.Run(name, func(t *testing.T) {
 			testkit.NothingLeft(t)
@@ -455,7 +457,7 @@ func TestUsage(t *testing.T) {
 	mustPut(t, d, "two pages", strings.Repeat("x", 5000))
 	mustPut(t, d, "one page", "x")
 	mustPut(t, d, "none", "")
-	if err := errors.Join(p.Make(), d.Seal(), d.Attach(p)); err != nil {
+	if err := errors.Join(p.Mkdir(), d.Seal(), d.Attach(p)); err != nil {
 		t.Fatal(err)
 	}
 	got, err := p.Usage()
@@ -470,7 +472,7 @@ func TestUsage(t *testing.T) {
 
 func TestOursIsTheMountOnTopAndNoOther(t *testing.T) {
 	testkit.NothingLeft(t)
-	check := func(p *Point, what string, want bool) {
+	check := func(p *Target, what string, want bool) {
 		t.Helper()
 		state, err := p.Inspect()
 		if err != nil {
@@ -489,7 +491,7 @@ func TestOursIsTheMountOnTopAndNoOther(t *testing.T) {
 	}
 	check(p, "a foreign tmpfs on top of one of Create's", false)
 	bind, path := place(t)
-	if err := errors.Join(bind.Make(), unix.Mount("/usr", path, "", unix.MS_BIND, "")); err != nil {
+	if err := errors.Join(bind.Mkdir(), unix.Mount("/usr", path, "", unix.MS_BIND, "")); err != nil {
 		t.Fatal(err)
 	}
 	check(bind, "a bind mount", false)
@@ -554,7 +556,7 @@ func TestIsSharedOfAnOlderMountOnTop(t *testing.T) {
 	testkit.NothingLeft(t)
 	p, path := place(t)
 	older := create(t, small) // has the lower mount id
-	if err := errors.Join(p.Make(), unix.Mount("x", path, "tmpfs", 0, ""), unix.Mount("", path, "", unix.MS_SHARED, ""), older.Attach(p)); err != nil {
+	if err := errors.Join(p.Mkdir(), unix.Mount("x", path, "tmpfs", 0, ""), unix.Mount("", path, "", unix.MS_SHARED, ""), older.Attach(p)); err != nil {
 		t.Fatal(err)
 	}
 	if err := unix.Mount("", path, "", unix.MS_PRIVATE, ""); err != nil { // what is on top
@@ -585,11 +587,11 @@ func TestNoDescriptorLeaks(t *testing.T) {
 		c.Grow(Limits{1 << 21, 100}, true)
 		c.Close()
 		p.Clone(Identity{})
-		p.Make()
+		p.Mkdir()
 		p.Inspect()
 		p.Usage()
-		OpenPoint("/missing/mount")
-		OpenPoint(path + "/key/x")
+		OpenTarget("/missing/mount")
+		OpenTarget(path + "/key/x")
 		Create(Options{SELinuxContext: "no such"})
 		create(t, small).Close()
 		Probe()
@@ -610,7 +612,7 @@ func TestABrokenFileSystemIsSomebodyElses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(p.Make(), unix.Mount("dead", path, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", server.Fd())), server.Close()); err != nil {
+	if err := errors.Join(p.Mkdir(), unix.Mount("dead", path, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", server.Fd())), server.Close()); err != nil {
 		t.Fatal(err)
 	}
 	state, err := p.Inspect()

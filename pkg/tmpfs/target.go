@@ -14,31 +14,30 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 )
 
-// Errors of a Point, each with the path in its text.
+// Errors of a Target, each with the path in its text.
 var (
-	// ErrSymlink says that a component of a path is a symbolic link. A pod can't have made one there; whoever
-	// did is not followed (CVE-2021-25741).
+	// ErrSymlink says that a component of a path is a symbolic link. A pod can't have made one there, and the driver follows
+	// none (CVE-2021-25741).
 	ErrSymlink = errors.New("symbolic link in path")
-	// ErrNotDirectory says that something else than a directory is where a mount should go.
+	// ErrNotDirectory says that there is no directory where a mount should go, but something else.
 	ErrNotDirectory = errors.New("not a directory")
 	// ErrNotEmpty says that the directory has content of its own, which a mount would hide and which would keep the
 	// directory from being removed afterwards.
 	ErrNotEmpty = errors.New("directory not empty")
-	// ErrNotMounted says that nothing is mounted at the point.
+	// ErrNotMounted says that nothing is mounted at the target.
 	ErrNotMounted = errors.New("not a mount point")
 )
 
-// Point is a place for a mount: a name in a directory that is held open, so that nothing that happens
-// to the path meanwhile leads elsewhere.
-type Point struct {
+// Target is the place of a mount: a name in a directory that is held open, so that later changes of the path have no effect.
+type Target struct {
 	parent int
 	leaf   string
 	path   string
 }
 
-// OpenPoint opens the parent directory of path, which must be absolute and clean, without following any symbolic
+// OpenTarget opens the parent directory of path, which must be absolute and clean, without following any symbolic
 // link. If the parent is not there the error is fs.ErrNotExist. The leaf need not exist.
-func OpenPoint(path string) (*Point, error) {
+func OpenTarget(path string) (*Target, error) {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
 		return nil, fmt.Errorf("open %q: not an absolute clean path", path)
 	}
@@ -52,15 +51,15 @@ func OpenPoint(path string) (*Point, error) {
 	case err != nil:
 		return nil, &os.PathError{Op: "openat2", Path: dir, Err: err}
 	}
-	return &Point{parent: fd, leaf: leaf, path: path}, nil
+	return &Target{parent: fd, leaf: leaf, path: path}, nil
 }
 
-// Close lets go of the parent directory.
-func (p *Point) Close() error { return unix.Close(p.parent) }
+// Close closes the parent directory.
+func (p *Target) Close() error { return unix.Close(p.parent) }
 
-// Make makes the directory that a mount needs, root-owned and with mode 0750 as kubelet's own. A directory that is there
-// and empty will do.
-func (p *Point) Make() error {
+// Mkdir makes the directory that a mount needs, owned by root and with mode 0750 like kubelet's own. An existing empty
+// directory is used as it is.
+func (p *Target) Mkdir() error {
 	err := unix.Mkdirat(p.parent, p.leaf, 0o750)
 	if err == nil {
 		failpoint.Hit("tmpfs-directory-made")
@@ -85,7 +84,7 @@ func (p *Point) Make() error {
 }
 
 // Remove removes the directory, if it is there. It must be empty and no mount point.
-func (p *Point) Remove() error {
+func (p *Target) Remove() error {
 	if err := failpoint.Error("tmpfs-rmdir"); err != nil {
 		return err
 	}
@@ -97,15 +96,15 @@ func (p *Point) Remove() error {
 	return nil
 }
 
-// Clone opens a private mount of the file system at p, writable although the attached one is not. Nobody else can
-// see or reach it. want tells which file system it must be; another one is an error, and untouched.
-func (p *Point) Clone(want Identity) (*Detached, error) {
+// Clone opens a private mount of the file system at p, which is writable although the attached mount is not. Nobody else can
+// see or reach it. want is the file system that must be there; if another one is, Clone returns an error and changes nothing.
+func (p *Target) Clone(want Identity) (*DetachedMount, error) {
 	root, err := p.open()
 	if err != nil {
 		return nil, &Error{Op: "clone", Call: "openat2", Target: p.path, Err: err}
 	}
 	defer unix.Close(root)
-	// The look and the clone go through one descriptor: what was looked at is what is cloned.
+	// One descriptor serves for the check and for the clone, so that what was checked is what is cloned.
 	got, err := identify(root)
 	if err != nil {
 		return nil, err
@@ -117,8 +116,8 @@ func (p *Point) Clone(want Identity) (*Detached, error) {
 	if err != nil {
 		return nil, &Error{Op: "clone", Call: "open_tree", Target: p.path, Options: "clone", Err: err}
 	}
-	// An open file in a clone would outlive an unmount and with it the secret: the clone is the caller's to close.
-	clone := &Detached{fd: fd}
+	// The caller must close the clone: an open clone keeps the secret in memory after the unmount.
+	clone := &DetachedMount{fd: fd}
 	failpoint.Hit("tmpfs-cloned")
 	attr := unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
@@ -127,10 +126,10 @@ func (p *Point) Clone(want Identity) (*Detached, error) {
 	return clone, nil
 }
 
-// Unmount takes away every mount at p: mounts stack, and one left behind keeps the pod from going (kubelet looks at the
-// mount table and waits). A mount that is busy is detached: it goes when its last user does. Nothing
-// mounted, or nothing there, is no error.
-func (p *Point) Unmount() error {
+// Unmount removes every mount at p: mounts stack, and one that is left keeps the pod in Terminating, because kubelet waits for
+// the mount table. A busy mount is detached and ends with its last user. A target without a mount, or a missing one, is no
+// error.
+func (p *Target) Unmount() error {
 	// A name below the open parent, so that no component is looked up again; the leaf is not followed if a link.
 	name := fmt.Sprintf("/proc/self/fd/%d/%s", p.parent, p.leaf)
 	if err := failpoint.Error("tmpfs-unmount"); err != nil {
@@ -165,8 +164,8 @@ func retryUnmount(name string, flags int) error {
 	return retry(func() error { return unix.Unmount(name, flags) })
 }
 
-// open opens what is at the point: the directory, or the root of the mount on it.
-func (p *Point) open() (int, error) {
+// open opens what is at the target: the directory, or the root of the mount on it.
+func (p *Target) open() (int, error) {
 	fd, err := openat2(p.parent, p.leaf, unix.O_PATH|unix.O_DIRECTORY)
 	switch {
 	case errors.Is(err, unix.ELOOP):

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package architecture has no code, only the test that keeps imports pointing one way (docs/architecture.md).
-package architecture
+// Package repository has tests of the repository itself: its imports, its documents, its licences and its build.
+package repository
 
 import (
 	"encoding/json"
@@ -51,14 +51,17 @@ func packages(t *testing.T) map[string]goPackage {
 
 func TestImportsPointOneWay(t *testing.T) {
 	allowed := map[string][]string{
-		"cmd/fsuser-csi":     {"internal/kubelet", "pkg/attributes", "pkg/confine", "pkg/convert", "pkg/driver", "pkg/event", "pkg/lint", "pkg/manifest", "pkg/record", "pkg/source", "pkg/tmpfs", "pkg/volume"},
+		"cmd/fsuser-csi":     {"pkg/confine", "pkg/driver", "pkg/event", "pkg/record", "pkg/source", "pkg/status", "pkg/tmpfs", "pkg/volume"},
+		"cmd/fsuser-demo":    {"internal/kubelet"},
+		"cmd/kubectl-fsuser": {"pkg/attributes", "pkg/convert", "pkg/lint", "pkg/manifest", "pkg/status"},
 		"pkg/driver":         {"internal/failpoint", "pkg/attributes", "pkg/source", "pkg/tmpfs", "pkg/volume"},
-		"pkg/volume":         {"internal/failpoint", "pkg/attributes", "pkg/event", "pkg/projector", "pkg/record", "pkg/source", "pkg/tmpfs"},
-		"pkg/lint":           {"pkg/attributes", "pkg/manifest", "pkg/source"},
-		"pkg/convert":        {"pkg/attributes", "pkg/manifest", "pkg/source"},
+		"pkg/volume":         {"internal/failpoint", "pkg/attributes", "pkg/event", "pkg/projector", "pkg/record", "pkg/source", "pkg/status", "pkg/tmpfs"},
+		"pkg/lint":           {"pkg/attributes", "pkg/manifest"},
+		"pkg/convert":        {"pkg/attributes", "pkg/manifest"},
 		"pkg/manifest":       {},
 		"pkg/attributes":     {},
-		"pkg/source":         {"internal/failpoint"},
+		"pkg/status":         {},
+		"pkg/source":         {"internal/failpoint", "pkg/attributes"},
 		"pkg/event":          {},
 		"pkg/confine":        {},
 		"pkg/projector":      {"internal/failpoint"},
@@ -88,14 +91,14 @@ func TestLibrariesHaveOneOwner(t *testing.T) {
 		"google.golang.org/grpc/status":                 {"pkg/driver", "internal/kubelet"},
 		"k8s.io/client-go/tools/cache":                  {}, // a watch would take twice the memory (docs/decisions/0005-no-reflector.md)
 		"k8s.io/mount-utils":                            {"pkg/tmpfs"},
-		"github.com/spf13/cobra":                        {"cmd/fsuser-csi"},
-		"os/exec":                                       {"cmd/fsuser-csi", "internal/testkit"}, // the demo only: the node agent runs no program
+		"github.com/spf13/cobra":                        {"cmd/fsuser-csi", "cmd/kubectl-fsuser"},
+		"os/exec":                                       {"cmd/fsuser-demo", "internal/testkit"}, // the agent runs no program
 		"github.com/elastic/go-seccomp-bpf":             {"pkg/confine"},
 		"kernel.org/pub/linux/libs/security/libcap/cap": {"pkg/confine"},
 		"k8s.io/client-go/kubernetes":                   {}, // its scheme would double the program
 		"k8s.io/kubernetes":                             {},
 		"github.com/fsnotify/fsnotify":                  {"pkg/source"},
-		"sigs.k8s.io/yaml":                              {"pkg/source"},
+		"sigs.k8s.io/yaml":                              {"pkg/manifest", "pkg/lint"},
 		"go.yaml.in/yaml/v3":                            {"pkg/manifest"}, // all others ask it where a value is
 		"k8s.io/client-go/util/workqueue":               {"pkg/volume"},
 		"github.com/kubernetes-csi/csi-test/v5":         {},
@@ -106,6 +109,43 @@ func TestLibrariesHaveOneOwner(t *testing.T) {
 				t.Errorf("%s imports %s, which belongs to %q", name, path, rule)
 			}
 		}
+	}
+}
+
+// The agent runs no program, reads no YAML but by the machinery of client-go, and has no fake kubelet in it.
+func TestTheAgentIsAnAgentOnly(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", "-tags", "grpcnotrace", "-json=ImportPath,Imports", "./cmd/fsuser-csi").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Packages of the modules k8s.io and sigs.k8s.io import these themselves: client-go for kubeconfig files and for
+	// plugins that bring credentials, mount-utils to run mount(8), which the agent never calls.
+	const theirs = "k8s.io/"
+	seen := map[string]bool{}
+	decoder := json.NewDecoder(strings.NewReader(string(out)))
+	for {
+		var p goPackage
+		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		seen[p.ImportPath] = true
+		for _, path := range p.Imports {
+			forbidden := path == "os/exec" || strings.Contains(path, "yaml")
+			ours := strings.HasPrefix(p.ImportPath, module) && path != "k8s.io/apimachinery/pkg/util/yaml"
+			if forbidden && (ours || !strings.Contains(p.ImportPath, theirs)) {
+				t.Errorf("%s imports %s", p.ImportPath, path)
+			}
+		}
+	}
+	for _, p := range []string{"internal/kubelet", "pkg/manifest", "pkg/lint", "pkg/convert"} {
+		if seen[module+p] {
+			t.Errorf("the agent has package %s in it", p)
+		}
+	}
+	if !seen[module+"pkg/volume"] {
+		t.Fatal("the list of packages is not the agent's")
 	}
 }
 

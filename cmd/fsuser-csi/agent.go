@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/driver"
+	"github.com/fsuser-csi/fsuser-csi/pkg/event"
+	"github.com/fsuser-csi/fsuser-csi/pkg/record"
+	"github.com/fsuser-csi/fsuser-csi/pkg/source"
+	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
+	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
+)
+
+// agent is the node agent on a node that is ready for it.
+type agent struct {
+	nodeOptions
+	binding  driver.Binding
+	features tmpfs.Features
+	records  *record.Store
+	metrics  *prometheus.Registry
+}
+
+// run wires the parts together, runs them until ctx ends, and stops them in order.
+func (a agent) run(ctx context.Context) error {
+	objects, err := a.source()
+	if err != nil {
+		return err
+	}
+	defer objects.Close()
+	events, runEvents, err := a.events()
+	if err != nil {
+		return err
+	}
+	volumes, err := a.volumes(objects, events)
+	if err != nil {
+		return err
+	}
+	if err := volumes.Recover(ctx); err != nil {
+		return err
+	}
+	d, err := driver.New(a.driverConfig(volumes))
+	if err != nil {
+		return err
+	}
+	stopStatus, err := serveStatus(a.stateDir, volumes.Status)
+	if err != nil {
+		return fmt.Errorf("--state-dir: %w", err)
+	}
+	defer stopStatus()
+	stopHTTP, err := serveHTTP(a.httpAddress, d.Endpoint, d.Ready, a.metrics)
+	if err != nil {
+		return fmt.Errorf("--http-address: %w", err)
+	}
+	defer stopHTTP()
+
+	// Refreshing ends after the last call has: a call may wait for it.
+	refreshing, stopRefreshing := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	running.Go(func() { volumes.Run(refreshing) })
+	running.Go(func() { runEvents(refreshing) })
+	defer running.Wait()
+	defer stopRefreshing()
+
+	warnOfSwap(a.features.NoSwap, "/proc/swaps")
+	debug.FreeOSMemory() // what the start needed is not needed again
+	klog.InfoS("Starting", "version", buildVersion(), "node", a.nodeName, "noswap", a.features.NoSwap, "selinux", a.selinux())
+	err = d.Run(ctx)
+	klog.InfoS("Stopped; the volumes stay mounted")
+	return err
+}
+
+// objects is a source that has to be closed.
+type objects interface {
+	volume.Source
+	Close()
+}
+
+func (a agent) source() (objects, error) {
+	if a.manifests != "" {
+		return source.NewDirectory(a.manifests)
+	}
+	config, err := a.clientConfig()
+	if err != nil {
+		return nil, err
+	}
+	return source.NewAPI(config, source.Options{NodeName: a.nodeName, Impersonate: a.access == accessNode})
+}
+
+// events returns where volumes hand over Events, and the function that writes them until its context ends. The driver
+// writes Events as itself, whatever the access: a node may not. Without an API server there are no Events.
+func (a agent) events() (record func(event.Event), run func(context.Context), err error) {
+	if a.manifests != "" {
+		return nil, func(context.Context) {}, nil
+	}
+	config, err := a.clientConfig()
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err := source.NewClient(config)
+	if err != nil {
+		return nil, nil, err
+	}
+	recorder := event.New(client, driver.Name, a.nodeName)
+	return recorder.Record, recorder.Run, a.metrics.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "fsuser_dropped_events_total", Help: "Events about pods that could not be written.",
+	}, func() float64 { return float64(recorder.Dropped()) }))
+}
+
+func (a agent) volumes(objects volume.Source, events func(event.Event)) (*volume.Manager, error) {
+	return volume.New(volume.Config{
+		Source: objects, Records: a.records, Features: a.features, SELinuxContext: a.selinux(),
+		Limits: volume.Limits{
+			Bytes: a.maxVolumeBytes, Files: a.maxVolumeFiles, Volumes: a.maxVolumes, NodeBytes: a.maxNodeBytes, Objects: a.maxWatchedObjects,
+		},
+		Workers: a.refreshWorkers, CollectEvery: a.collectInterval,
+		CheckTarget: a.binding.CheckTarget, Metrics: a.metrics, Events: events,
+	})
+}
+
+func (a agent) driverConfig(volumes driver.Volumes) driver.Config {
+	c := driver.Config{
+		Version: buildVersion(), NodeID: a.nodeName, Binding: a.binding, Volumes: volumes,
+		Endpoint: a.endpoint, MaxMessageBytes: a.maxMessageBytes, Metrics: a.metrics,
+	}
+	if c.Endpoint == "" {
+		c.Endpoint = filepath.Join(a.kubeletRoot, "plugins", driver.Name, "csi.sock")
+	}
+	if a.register {
+		c.RegistrationSocket = filepath.Join(a.kubeletRoot, "plugins_registry", driver.Name+"-reg.sock")
+	}
+	return c
+}
+
+// selinux is the SELinux context of the files; empty where SELinux is off.
+func (a agent) selinux() string {
+	if !a.features.SELinux {
+		return ""
+	}
+	return a.selinuxContext
+}
+
+func (a agent) clientConfig() (config *rest.Config, err error) {
+	if a.kubeconfig != "" {
+		if config, err = clientcmd.BuildConfigFromFlags("", a.kubeconfig); err != nil {
+			return nil, fmt.Errorf("--kubeconfig: %w", err)
+		}
+	} else if config, err = rest.InClusterConfig(); errors.Is(err, rest.ErrNotInCluster) {
+		return nil, errors.New("this is no pod of a cluster; set --kubeconfig, or --manifests to go without an API server")
+	} else if err != nil {
+		return nil, err
+	}
+	config.UserAgent = "fsuser-csi/" + buildVersion()
+	return config, nil
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package projector
+
+import (
+	"fmt"
+	"io/fs"
+	"strings"
+)
+
+// node is a directory (children) or a file in it (file). A tree of nodes is what writing and comparing walk, so that both
+// agree on what belongs there.
+type node struct {
+	children map[string]*node
+	file     *File
+}
+
+func newDirectory() *node { return &node{children: map[string]*node{}} }
+
+// newTree returns the tree of a generation.
+func newTree(p Payload) (*node, error) {
+	if p.DirMode&^0o777 != 0 {
+		return nil, fmt.Errorf("%w: directory mode %#o has bits beyond 0777", ErrBadPayload, p.DirMode)
+	}
+	root := newDirectory()
+	for i := range p.Files {
+		f := &p.Files[i]
+		if f.Mode&^0o777 != 0 {
+			return nil, fmt.Errorf("%w: mode %#o of %q has bits beyond 0777", ErrBadPayload, f.Mode, f.Path)
+		}
+		if err := root.addFile(f); err != nil {
+			return nil, err
+		}
+	}
+	for _, path := range p.Directories {
+		if err := checkPath(path); err != nil {
+			return nil, err
+		}
+		root.addDirectory(path)
+	}
+	return root, nil
+}
+
+// newMountPoints returns the tree of the mount points, which has no name at its top that the tree of a generation has.
+func newMountPoints(p Payload, tree *node) (*node, error) {
+	root := newDirectory()
+	for _, path := range p.MountPoints {
+		if err := checkPath(path); err != nil {
+			return nil, err
+		}
+		first, _, _ := strings.Cut(path, "/")
+		if tree.children[first] != nil {
+			return nil, fmt.Errorf("%w: another volume is mounted at %q, for which the volume needs a directory %q of its own, "+
+				"but a file has that path or lies in that directory", ErrBadPayload, path, first)
+		}
+		root.addDirectory(path)
+	}
+	return root, nil
+}
+
+func (n *node) addFile(f *File) error {
+	if err := checkPath(f.Path); err != nil {
+		return err
+	}
+	for rest := f.Path; ; {
+		name, tail, nested := strings.Cut(rest, "/")
+		child, exists := n.children[name]
+		switch {
+		case !nested && exists:
+			return fmt.Errorf("%w: path %q is there twice, or is both a file and a directory", ErrBadPayload, f.Path)
+		case !nested:
+			n.children[name] = &node{file: f}
+			return nil
+		case !exists:
+			child = newDirectory()
+			n.children[name] = child
+		case child.file != nil:
+			return fmt.Errorf("%w: path %q lies below %q, which is a file", ErrBadPayload, f.Path, child.file.Path)
+		}
+		n, rest = child, tail
+	}
+}
+
+// addDirectory adds the directories of a path, as far as no file is in the way.
+func (n *node) addDirectory(path string) {
+	for name := range strings.SplitSeq(path, "/") {
+		child := n.children[name]
+		if child == nil {
+			child = newDirectory()
+			n.children[name] = child
+		}
+		if child.file != nil {
+			return
+		}
+		n = child
+	}
+}
+
+func checkPath(path string) error {
+	if path == "." || !fs.ValidPath(path) || strings.HasPrefix(path, reservedPrefix) || strings.ContainsRune(path, 0) {
+		return fmt.Errorf("%w: path %q is not a clean relative path or starts with %q", ErrBadPayload, path, reservedPrefix)
+	}
+	if len(path) > maxPath {
+		return fmt.Errorf("%w: a path is %d bytes long, more than %d", ErrBadPayload, len(path), maxPath)
+	}
+	for name := range strings.SplitSeq(path, "/") {
+		if len(name) > maxName {
+			return fmt.Errorf("%w: a component of path %q is longer than %d bytes", ErrBadPayload, path, maxName)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// registry holds the objects that have subscribers. It is safe for concurrent use.
+type registry struct {
+	// start begins to keep an object current, and returns a function that ends that. The lock is held.
+	start func(*object) (stop func())
+	// recheck is the longest time after which an immutable object is read again.
+	recheck time.Duration
+	// authorizerLag is 0 unless the Node authorizer decides about the requests.
+	authorizerLag time.Duration
+
+	// mu guards the map and the state of its objects.
+	mu      sync.Mutex
+	objects map[Ref]*object
+}
+
+func newRegistry(recheck time.Duration) registry {
+	return registry{recheck: recheck, objects: map[Ref]*object{}}
+}
+
+// Subscribe keeps ref current for subscriber until Unsubscribe. It calls changed after each change of the result of
+// Get, including the first one, and immediately if there is a result already. changed must not block, nor call the
+// source. A second call for the same subscriber has no other effect.
+func (r *registry) Subscribe(ref Ref, subscriber string, changed func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	o := r.objects[ref]
+	if o == nil {
+		o = &object{
+			ref: ref, subscribers: map[string]func(){subscriber: changed}, retry: make(chan struct{}, 1),
+		}
+		r.objects[ref] = o
+		r.restart(o)
+		return
+	}
+	_, known := o.subscribers[subscriber]
+	o.subscribers[subscriber] = changed
+	if o.result != nil {
+		changed()
+	}
+	switch {
+	case known:
+	case o.stopped:
+		r.restart(o) // the immutable object may have been deleted and created again
+	default:
+		o.retryNow() // the next attempt may be minutes away, and the new subscriber may bring the right to read
+	}
+}
+
+// Unsubscribe undoes Subscribe. After the last subscriber the watch ends and the content is forgotten.
+func (r *registry) Unsubscribe(ref Ref, subscriber string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	o := r.objects[ref]
+	if o == nil {
+		return
+	}
+	delete(o.subscribers, subscriber)
+	if len(o.subscribers) == 0 {
+		delete(r.objects, ref)
+		o.stop()
+	}
+}
+
+// Wait blocks until there is a result for an object that has subscribers, or ctx ends. If a new subscriber caused
+// another read of an immutable or a forbidden object, Wait blocks until that read has a result.
+func (r *registry) Wait(ctx context.Context, ref Ref) {
+	var pending chan struct{}
+	r.mu.Lock()
+	if o := r.objects[ref]; o != nil {
+		pending = o.pending
+	}
+	r.mu.Unlock()
+	if pending == nil {
+		return
+	}
+	select {
+	case <-pending:
+	case <-ctx.Done():
+	}
+}
+
+// Get returns the last known content of an object that has subscribers. It does not wait. The error is an *Error.
+// During an outage the content remains readable. Once the API server forbids reading it, it does not.
+func (r *registry) Get(ref Ref) (Content, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	o := r.objects[ref]
+	switch {
+	case o == nil:
+		return Content{}, &Error{Ref: ref, Reason: ErrUnavailable, Detail: "nobody watches it"}
+	case o.result == nil:
+		return Content{}, &Error{Ref: ref, Reason: ErrUnavailable, Detail: "the API server has not answered yet"}
+	case o.result.err != nil:
+		return Content{}, o.result.err
+	}
+	return o.result.content, nil
+}
+
+// Outage returns since when, and why, requests for an object have failed, so that the result of Get may be outdated. An
+// interruption of a few seconds does not count. The error is an *Error, and nil without an outage.
+func (r *registry) Outage(ref Ref) (since time.Time, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	o := r.objects[ref]
+	if o == nil || o.outage == nil || time.Since(o.outageSince) < outageThreshold {
+		return time.Time{}, nil
+	}
+	return o.outageSince, o.outage
+}
+
+// Watched returns the number of distinct objects that have subscribers.
+func (r *registry) Watched() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	distinct := len(r.objects)
+	for ref := range r.objects {
+		if ref.Newest {
+			ref.Newest = false
+			if r.objects[ref] != nil {
+				distinct--
+			}
+		}
+	}
+	return distinct
+}
