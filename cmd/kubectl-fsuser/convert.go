@@ -119,7 +119,7 @@ func (c *conversion) options() (convert.Options, error) {
 	return o, nil
 }
 
-// list prints what stays as it is. It reports whether all of the file could be read.
+// list prints what stays as it is, and notes. It reports whether all of the file could be read.
 func (c *conversion) list(errOut io.Writer, f *manifest.File, result convert.Result) (readable bool) {
 	readable = true
 	c.converted += result.Converted
@@ -136,6 +136,9 @@ func (c *conversion) list(errOut io.Writer, f *manifest.File, result convert.Res
 			object = left.Object + ": "
 		}
 		fmt.Fprintf(errOut, "%s:%d: %svolume %q stays as it is: %s\n", f.Name, left.Line, object, left.Volume, left.Reason)
+	}
+	for _, note := range result.Notes {
+		fmt.Fprintf(errOut, "%s:%d: %s: volume %q: note: %s\n", f.Name, note.Line, note.Object, note.Volume, note.Reason)
 	}
 	return readable
 }

@@ -43,6 +43,8 @@ type Result struct {
 	Text      string
 	Converted int // volumes
 	Left      []Left
+	// Notes are hints about volumes that are converted.
+	Notes []Left
 }
 
 // File converts all volumes of a file.
@@ -57,11 +59,12 @@ func File(f *manifest.File, o Options) Result {
 			r.Left = append(r.Left, Left{Line: d.Err.Line, Unreadable: true, Reason: d.Err.Message})
 			continue
 		}
-		edited, converted, left := document(d, o)
+		edited, converted, left, notes := document(d, o)
 		text.WriteString(f.Text[done:d.Start] + edited)
 		done = d.Start + len(d.Text)
 		r.Converted += converted
 		r.Left = append(r.Left, left...)
+		r.Notes = append(r.Notes, notes...)
 	}
 	r.Text = text.String() + f.Text[done:]
 	slices.SortStableFunc(r.Left, func(a, b Left) int { return cmp.Compare(a.Line, b.Line) })
@@ -81,13 +84,13 @@ type change struct {
 }
 
 // document converts all volumes of a document.
-func document(d *manifest.Document, o Options) (text string, converted int, left []Left) {
+func document(d *manifest.Document, o Options) (text string, converted int, left, notes []Left) {
 	p := plan(d, o)
 	if !o.Back {
 		p.elsewhere(d)
 	}
 	if text, ok := apply(d, o, p.changes); ok {
-		return text, len(p.changes), p.left
+		return text, len(p.changes), p.left, p.notes
 	}
 	// Something is in the way of one of them: find out of which.
 	var good []change
@@ -100,7 +103,7 @@ func document(d *manifest.Document, o Options) (text string, converted int, left
 		c.left.Reason = "its text cannot be edited by itself: write its volumes and mounts without anchors, aliases and tags, each in lines of its own"
 		p.left = append(p.left, c.left)
 	}
-	return text, len(good), p.left
+	return text, len(good), p.left, p.notes
 }
 
 // apply makes changes in the text of a document. It is not ok unless the result is what it should be.

@@ -53,6 +53,9 @@ func TestGolden(t *testing.T) {
 			for _, l := range r.Left {
 				fmt.Fprintf(&left, "%d: %s %s: %s\n", l.Line, l.Object, l.Volume, l.Reason)
 			}
+			for _, n := range r.Notes {
+				fmt.Fprintf(&left, "note: %d: %s %s: %s\n", n.Line, n.Object, n.Volume, n.Reason)
+			}
 			extension := filepath.Ext(e.path)
 			base := strings.TrimSuffix(e.path, extension)
 			golden(t, base+".golden"+extension, r.Text)

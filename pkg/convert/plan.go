@@ -20,6 +20,7 @@ type planner struct {
 	options Options
 	changes []change
 	left    []Left
+	notes   []Left
 	known   map[*manifest.Node]bool // volumes of pods
 }
 
@@ -110,6 +111,7 @@ func (p *planner) toDriver(pod *pod, i int) {
 		return
 	}
 	added := p.csiVolume(pod, i)
+	p.modes(left, v)
 	spec, reason := describe(pod, name, added)
 	if reason == "" && onlyFSGroupReads(pod, spec, added.name) {
 		reason = "the pod's fsGroup lets its group read these files now; the driver widens no mode, and without an owner they would be root's alone: give --uid"
@@ -123,6 +125,17 @@ func (p *planner) toDriver(pod *pod, i int) {
 	c.added = added
 	c.addEdits(insert(pod.volumes, added))
 	p.changes = append(p.changes, c)
+}
+
+// modes notes each mode of a volume that looks octal and is not.
+func (p *planner) modes(left Left, v *manifest.Node) {
+	v.Get(nativeType(v)).Walk(func(path string, n *manifest.Node) bool {
+		if hint, _ := manifest.Mode(path, n); hint != "" {
+			left.Line, left.Reason = n.Line(), path+": "+hint
+			p.notes = append(p.notes, left)
+		}
+		return true
+	})
 }
 
 // csiVolume makes the volume of the driver for the i-th volume of a pod.

@@ -10,7 +10,6 @@ package lint
 import (
 	"cmp"
 	"fmt"
-	"math"
 	"regexp"
 	"slices"
 	"strconv"
@@ -224,7 +223,7 @@ func (l *linter) annotations(o manifest.Object, on attributes.Annotated, path st
 // nothing is known.
 func notAString(e manifest.Entry, suggestion string) string {
 	number := "a number"
-	if value, ok := integer(e.Value); ok && suggestion == strconv.FormatInt(value, 10) && suggestion != e.Value.Text() {
+	if value, ok := e.Value.Integer(); ok && suggestion == strconv.FormatInt(value, 10) && suggestion != e.Value.Text() {
 		number = "the number " + suggestion // 0400 is a surprise
 	}
 	if suggestion != "" {
@@ -246,10 +245,10 @@ func notAString(e manifest.Entry, suggestion string) string {
 // meant is the string that was probably meant by a value that is none, if accepts takes it, else "".
 func meant(e manifest.Entry, accepts func(text string) bool) string {
 	var candidates []string
-	value, isInteger := integer(e.Value)
+	value, isInteger := e.Value.Integer()
 	name, _, _ := strings.Cut(e.Name, "/")
-	if isMode := name == "mode" || name == "dirMode"; isMode && isInteger && isUsualMode(value) {
-		if digits, err := strconv.ParseInt(e.Value.Text(), 8, 64); err != nil || !isUsualMode(digits) {
+	if isMode := name == "mode" || name == "dirMode"; isMode && isInteger && manifest.IsUsualMode(value) {
+		if digits, err := strconv.ParseInt(e.Value.Text(), 8, 64); err != nil || !manifest.IsUsualMode(digits) {
 			candidates = append(candidates, fmt.Sprintf("%04o", value)) // 256 and 0o400 are 0400, but 400 is what it seems
 		}
 	}
@@ -266,17 +265,6 @@ func meant(e manifest.Entry, accepts func(text string) bool) string {
 		}
 	}
 	return ""
-}
-
-// integer is the number that kubectl reads, if it has no fraction.
-func integer(n *manifest.Node) (int64, bool) {
-	switch value := n.Scalar().(type) {
-	case int:
-		return int64(value), true
-	case float64:
-		return int64(value), value == math.Trunc(value) && math.Abs(value) < 1<<53
-	}
-	return 0, false
 }
 
 // acceptable reports whether the driver takes the text for an attribute of this name.

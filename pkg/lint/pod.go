@@ -87,8 +87,8 @@ func (l *linter) types(p *pod) {
 		}
 		remedy := ""
 		switch _, err := strconv.ParseUint(text, 8, 31); {
-		case err != nil && isMode(m.Path):
-		case isMode(m.Path) && m.Node.Document().JSON:
+		case err != nil && manifest.IsMode(m.Path):
+		case manifest.IsMode(m.Path) && m.Node.Document().JSON:
 			value, _ := strconv.ParseUint(text, 8, 31)
 			remedy = fmt.Sprintf(": write %d, which is octal %s", value, text)
 		case text != "" && strings.Trim(text, "0123456789") == "", text == "true", text == "false":
@@ -173,56 +173,23 @@ func (l *linter) attributes(v *volume, hasRef bool) {
 	v.spec, v.valid = spec, len(errs) == 0 && allStrings
 }
 
-// isMode reports whether a field of Kubernetes' own volumes is a mode.
-func isMode(path string) bool {
-	name := path[strings.LastIndexByte(path, '.')+1:]
-	return name == "mode" || name == "defaultMode"
-}
-
-// isUsualMode reports whether people give files these permission bits.
-func isUsualMode(mode int64) bool {
-	return slices.Contains([]int64{
-		0o400, 0o440, 0o444, 0o500, 0o550, 0o555, 0o600, 0o640, 0o644, 0o660, 0o664, 0o666, 0o700, 0o750, 0o755, 0o770, 0o775, 0o777,
-	}, mode)
-}
-
 // modes checks the modes in one of Kubernetes' own volumes: the API server refuses those above 0777, and a decimal number
 // that looks octal is hardly meant.
 func (l *linter) modes(v volume) {
 	for _, source := range []string{"secret", "configMap", "downwardAPI", "projected"} {
 		v.node.Get(source).Walk(func(path string, n *manifest.Node) bool {
-			value, isNumber := integer(n)
-			if !isMode("."+path) || !isNumber {
-				return true
-			}
-			message, severity := modeHint(n, value), Warning
-			if value < 0 || value > 0o777 {
+			hint, isValid := manifest.Mode(path, n)
+			severity := Warning
+			if !isValid {
 				severity = Error
-				message = strings.TrimPrefix(message+"; the API server refuses a mode that is not from 0 to 0777", "; ")
+				hint = strings.TrimPrefix(hint+"; the API server refuses a mode that is not from 0 to 0777", "; ")
 			}
-			if message == "" {
-				return true
+			if hint != "" {
+				l.report(v.pod.Object, severity, v.field+"."+source+"."+path, hint, n)
 			}
-			if octal, err := strconv.ParseInt(n.Text(), 8, 64); err == nil && isUsualMode(octal) && n.Document().JSON {
-				message += fmt.Sprintf("; write %d", octal)
-			} else if err == nil && isUsualMode(octal) {
-				message += fmt.Sprintf(`; write 0%o, or %d`, octal, octal)
-			}
-			l.report(v.pod.Object, severity, v.field+"."+source+"."+path, message, n)
 			return true
 		})
 	}
-}
-
-var looksOctal = regexp.MustCompile(`^([1-7][0-7]{2}|0[0-9]*[89][0-9]*)$`)
-
-// modeHint says what a mode means that looks octal and is not; "" if it is what it looks like.
-func modeHint(n *manifest.Node, value int64) string {
-	octal, err := strconv.ParseInt(n.Text(), 8, 64)
-	if !looksOctal.MatchString(n.Text()) || err == nil && !isUsualMode(octal) {
-		return ""
-	}
-	return fmt.Sprintf("%s is decimal and means 0%o", n.Text(), value)
 }
 
 // mounts checks how containers mount the volume, and reports whether one does.

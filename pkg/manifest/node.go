@@ -4,6 +4,7 @@ package manifest
 
 import (
 	"fmt"
+	"math"
 	"strings"
 )
 
@@ -127,6 +128,17 @@ func (n *Node) Scalar() any {
 		return nil
 	}
 	return n.value
+}
+
+// Integer is the number that kubectl reads, if it has no fraction.
+func (n *Node) Integer() (value int64, ok bool) {
+	switch value := n.Scalar().(type) {
+	case int:
+		return int64(value), true
+	case float64:
+		return int64(value), value == math.Trunc(value) && math.Abs(value) < 1<<53
+	}
+	return 0, false
 }
 
 // String returns the value if kubectl reads a string, else "".
