@@ -39,68 +39,104 @@ func replace(text string, edits []edit) (string, bool) {
 // rename gives a scalar another text and leaves its quotes. It returns no edit if the scalar is not written in the
 // simplest way.
 func rename(n *manifest.Node, to string) []edit {
-	end, ok := n.End()
-	if !ok {
-		return nil
+	for _, quote := range []string{`"`, `'`, ""} {
+		if strings.HasPrefix(n.Document().Text[n.Start():], quote+n.Text()+quote) {
+			start := n.Start() + len(quote)
+			return []edit{{start, start + len(n.Text()), to}}
+		}
 	}
-	start, text := n.Start(), n.Document().Text
-	if quote := text[start]; quote == '"' || quote == '\'' {
-		start, end = start+1, end-1
-	}
-	if text[start:end] != n.Text() {
-		return nil
-	}
-	return []edit{{start, end, to}}
+	return nil
 }
 
 // insert adds a volume of the driver to the end of a list. It returns no edit if it cannot be told where the list ends.
 func insert(volumes *manifest.Node, v *csiVolume) []edit {
 	items, text := volumes.Items(), volumes.Document().Text
 	last := items[len(items)-1]
-	end, ok := last.End()
-	if !ok {
+	end, dash := itemEnd(volumes, last), dashOf(items[0])
+	switch {
+	case end < 0:
 		return nil
+	case !volumes.IsFlow():
+		line := lineStart(text, dash)
+		indent := lineBreak(text, line) + strings.Repeat(" ", dash-line)
+		return []edit{{end, end, indent + strings.ReplaceAll(v.block(), "\n", indent)}}
 	}
-	if volumes.IsFlow() {
-		space := " "
-		if line := lineStart(text, last.Start()); strings.TrimSpace(text[line:last.Start()]) == "" {
-			space = lineBreak(text, line) + text[line:last.Start()]
-		}
-		return []edit{{end, end, "," + space + v.flow(volumes.Document().JSON)}}
+	space := " "
+	if line := lineStart(text, last.Start()); strings.TrimSpace(text[line:last.Start()]) == "" {
+		space = lineBreak(text, line) + text[line:last.Start()]
 	}
-	end = lineEnd(text, end)
-	dash := dashOf(items[0])
-	if dash < 0 {
-		return nil
-	}
-	line := lineStart(text, dash)
-	indent := lineBreak(text, line) + strings.Repeat(" ", dash-line)
-	return []edit{{end, end, indent + strings.ReplaceAll(v.block(), "\n", indent)}}
+	return []edit{{end, end, "," + space + v.flow(volumes.Document().JSON)}}
 }
 
 // remove takes the i-th volume out of a list, of which the item kept stays. It returns no edit if it cannot be told where
 // the volume is.
 func remove(volumes *manifest.Node, i, kept int) []edit {
 	items, text := volumes.Items(), volumes.Document().Text
-	end, ok := items[i].End()
+	end := itemEnd(volumes, items[i])
 	switch {
-	case !ok:
+	case end < 0:
 		return nil
 	case !volumes.IsFlow():
-		dash := dashOf(items[i])
-		if dash < 0 {
-			return nil
-		}
-		line := lineStart(text, dash)
-		return []edit{{line - len(lineBreak(text, line)), lineEnd(text, end), ""}}
-	case i > kept:
-		start, ok := items[i-1].End()
-		if !ok {
-			return nil
-		}
+		line := lineStart(text, dashOf(items[i]))
+		return []edit{{line - len(lineBreak(text, line)), end, ""}}
+	case i < kept:
+		return []edit{{items[i].Start(), items[i+1].Start(), ""}}
+	}
+	if start := itemEnd(volumes, items[i-1]); start >= 0 {
 		return []edit{{start, end, ""}}
 	}
-	return []edit{{items[i].Start(), items[i+1].Start(), ""}}
+	return nil
+}
+
+// itemEnd finds where an item of a list ends: in brackets after its own bracket, else at the end of the last line that is
+// deeper than its dash. It returns -1 if that cannot be told. A wrong answer is found when the edit is proven.
+func itemEnd(list, item *manifest.Node) int {
+	text, start := item.Document().Text, item.Start()
+	if list.IsFlow() {
+		return closingBracket(text, start)
+	}
+	dash := dashOf(item)
+	if dash < 0 {
+		return -1
+	}
+	end := lineEnd(text, start)
+	at := end
+	for line := range strings.Lines(text[end:]) {
+		content := strings.TrimLeft(line, " ")
+		isDeeper := len(line)-len(content) > dash-lineStart(text, dash)
+		switch content = strings.TrimSpace(content); {
+		case content == "":
+		case isDeeper:
+			end = lineEnd(text, at)
+		case content[0] != '#':
+			return end
+		}
+		at += len(line)
+	}
+	return end
+}
+
+// flowTokens are quoted texts, comments, brackets and words.
+var flowTokens = regexp.MustCompile(`(?s)"(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|\s#[^\n]*|[{}\[\]]|[^\s{}\[\],:"'#][^\s{}\[\],]*`)
+
+// closingBracket finds the end of the value in brackets that begins at start; -1 if there is none.
+func closingBracket(text string, start int) int {
+	depth := 0
+	for at := start; ; {
+		token := flowTokens.FindStringIndex(text[at:])
+		if token == nil {
+			return -1
+		}
+		switch text[at+token[0] : at+token[1]] {
+		case "{", "[":
+			depth++
+		case "}", "]":
+			depth--
+		}
+		if at += token[1]; depth <= 0 {
+			return at
+		}
+	}
 }
 
 // dashOf finds the dash of an item of a list that is written without brackets. It returns -1 if there is none.

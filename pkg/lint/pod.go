@@ -69,7 +69,7 @@ func (l *linter) pod(p manifest.Pod) {
 	for _, v := range ours {
 		if isMounted := l.mounts(v); isMounted && v.valid {
 			l.owner(v)
-		} else if v.valid {
+		} else if v.valid && v.name != "" {
 			l.report(pod.Object, Warning, v.field, "no container mounts it", v.node.Get("name"))
 		}
 	}

@@ -41,7 +41,7 @@ func (n *Node) Decode(into any) (all []Mismatch) {
 		message := strings.TrimPrefix(err.Error(), "json: ")
 		if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) {
 			at = w.at(int(wrong.Offset))
-			message = fmt.Sprintf("must be %s, and this is %s, which the API server refuses", typeName(wrong.Type), valueName(at.node))
+			message = fmt.Sprintf("must be %s, and this is %s, which the API server refuses", typeName(wrong.Type), valueName(wrong.Value))
 		}
 		if w.absent[at.node] {
 			break
@@ -115,30 +115,20 @@ func typeName(t reflect.Type) string {
 		return typeName(t.Elem())
 	case reflect.Bool:
 		return "a boolean"
-	case reflect.Int32:
-		return "a whole number of 32 bits"
-	case reflect.Int, reflect.Int64:
-		return "a whole number"
+	case reflect.Int, reflect.Int32, reflect.Int64:
+		return fmt.Sprintf("a whole number of %d bits", t.Bits())
 	case reflect.String:
 		return "a string"
-	case reflect.Slice, reflect.Array:
+	case reflect.Slice:
 		return "a list"
 	}
 	return "a mapping"
 }
 
-func valueName(n *Node) string {
-	switch value := n.Scalar().(type) {
-	case nil:
-		if n.IsList() {
-			return "a list"
-		}
-		return "a mapping"
-	case bool:
-		return "a boolean"
-	case string:
-		return "a string"
-	default:
-		return fmt.Sprintf("the number %v", value)
+// valueName turns the JSON decoder's words into YAML's.
+func valueName(value string) string {
+	if name, known := map[string]string{"array": "a list", "object": "a mapping", "bool": "a boolean", "string": "a string", "number": "a number"}[value]; known {
+		return name
 	}
+	return "the " + value // number 7
 }

@@ -100,11 +100,7 @@ func (r *jsonReader) value(depth int) (*Node, error) {
 	case string:
 		n.text, n.value = token, token
 	default: // a boolean, or null
-		n.value, n.quoted = token, false
-	}
-	n.end = int(r.decoder.InputOffset())
-	if n.text == "" && n.kind == scalar && !n.quoted {
-		n.text = r.doc.Text[start:n.end]
+		n.value, n.text, n.quoted = token, r.doc.Text[start:r.decoder.InputOffset()], false
 	}
 	return n, nil
 }

@@ -102,29 +102,23 @@ func TestPlaces(t *testing.T) {
 	}, "\n") + "\n"
 	d := Parse("in", text).Documents[0]
 	for _, test := range []struct {
-		path   string
-		line   int
-		column int
-		text   string // "": its end can't be told
+		path         string
+		line, column int
+		text         string // with which the value begins
 	}{
-		{"a", 2, 4, `{b: "ü\"", c: [x, 'it''s' ], d: }`},
+		{"a", 2, 4, "{b: "},
 		{"a.b", 2, 8, `"ü\""`},
-		{"a.c", 2, 18, `[x, 'it''s' ]`},
+		{"a.c", 2, 18, "[x, "},
 		{"ü", 3, 4, "plain"},
-		{"e", 4, 4, "|-\n  one\n\n  two"},
-		{"f", 10, 1, "- g: 1\n  # deep\n  h: >\n    folded"},
-		{"i", 14, 4, "two\n  lines"},
-		{"j", 16, 4, "&x {k: 1}"},
+		{"e", 4, 4, "|-"},
+		{"f", 10, 1, "- g: 1"},
+		{"i", 14, 4, "two"},
+		{"j", 16, 4, "&x {"},
 		{"l", 17, 4, "*x"},
 	} {
 		n := d.Root.Get(strings.Split(test.path, ".")...)
-		end, ok := n.End()
-		got := ""
-		if ok {
-			got = text[n.Start():end]
-		}
-		if line, column := n.Position(); line != test.line || column != test.column || got != test.text {
-			t.Errorf("%s is at %d:%d: %q; want %d:%d: %q", test.path, line, column, got, test.line, test.column, test.text)
+		if line, column := n.Position(); line != test.line || column != test.column || !strings.HasPrefix(text[n.Start():], test.text) {
+			t.Errorf("%s is at %d:%d; want %d:%d: %q", test.path, line, column, test.line, test.column, test.text)
 		}
 	}
 }
@@ -188,12 +182,12 @@ containers:
 	}
 	want := []string{
 		`4:40 volumes[0].secret.defaultMode must be a whole number of 32 bits, and this is a string, which the API server refuses`,
-		`5:9 volumes[1].name must be a string, and this is the number 7, which the API server refuses`,
+		`5:9 volumes[1].name must be a string, and this is a number, which the API server refuses`,
 		`6:31 volumes[1].configMap.items must be a list, and this is a mapping, which the API server refuses`,
 		`6:54 volumes[1].configMap.defaultMode must be a whole number of 32 bits, and this is the number 5000000000, which the API server refuses`,
 		`7:85 volumes[2].projected.sources[1].downwardAPI.items[0].mode must be a whole number of 32 bits, and this is the number 0.5, which the API server refuses`,
 		`8:40 volumes[3].secret.optional must be a boolean, and this is a string, which the API server refuses`,
-		`10:42 containers[0].securityContext.runAsUser must be a whole number, and this is a string, which the API server refuses`,
+		`10:42 containers[0].securityContext.runAsUser must be a whole number of 64 bits, and this is a string, which the API server refuses`,
 		`10:65 containers[0].volumeMounts must be a list, and this is a string, which the API server refuses`,
 	}
 	if !slices.Equal(got, want) {

@@ -16,27 +16,21 @@ const (
 	mapping
 )
 
-// unknownEnd is the end of a value whose end is not known.
-const unknownEnd = -1
-
 // Node is a value in a document with its place. Aliases and merges are resolved: an alias is a Node with the value that it
 // stands for. A nil Node is a value that is not there; all methods work on it.
 type Node struct {
-	doc     *Document
-	kind    kind
-	text    string // of a scalar
-	value   any    // of a scalar
-	quoted  bool   // the scalar is a string however it reads
-	flow    bool   // the list or mapping is in brackets
-	entries []Entry
-	index   map[string]int // of entries, by name
-	items   []*Node
-	// repeated are entries whose key was given before.
-	repeated []Entry
-	// start and end are offsets in the document's text.
-	start, end int
-	last       int // end of the last value of a YAML mapping
-	size       int // how many values a YAML value holds, aliases resolved
+	doc      *Document
+	kind     kind
+	text     string // of a scalar
+	value    any    // of a scalar
+	quoted   bool   // the scalar is a string however it reads
+	flow     bool   // the list or mapping is in brackets
+	entries  []Entry
+	index    map[string]int // of entries, by name
+	items    []*Node
+	repeated []Entry // entries whose key was given before
+	start    int     // offset in the document's text
+	size     int     // how many values a YAML value holds, aliases resolved
 }
 
 // Entry is a key of a mapping with its value.
@@ -204,15 +198,6 @@ func (n *Node) Start() int {
 		return 0
 	}
 	return n.start
-}
-
-// End is where the value's text ends: after the last character that is neither space nor comment. It is not ok where that
-// cannot be told for sure.
-func (n *Node) End() (end int, ok bool) {
-	if n == nil || n.end == unknownEnd {
-		return 0, false
-	}
-	return n.end, true
 }
 
 // Position is the line in the file and the column in characters, both from 1, at which the value begins; 0 if the value is

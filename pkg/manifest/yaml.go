@@ -139,7 +139,7 @@ func templateLine(n *yaml.Node) int {
 	return 0
 }
 
-// yamlReader makes Nodes of the decoder's nodes: aliases and merges are resolved, and each Node knows where its text ends.
+// yamlReader makes Nodes of the decoder's nodes: aliases and merges are resolved.
 type yamlReader struct {
 	doc     *Document
 	anchors map[*yaml.Node]*Node // those that are complete
@@ -148,7 +148,7 @@ type yamlReader struct {
 
 // node reads a value. With an error it returns a Node at the place of the error.
 func (r *yamlReader) node(y *yaml.Node, depth int) (*Node, error) {
-	n := &Node{doc: r.doc, start: r.doc.offset(y.Line, y.Column), end: unknownEnd, size: 1}
+	n := &Node{doc: r.doc, start: r.doc.offset(y.Line, y.Column), size: 1}
 	if depth > maxDepth {
 		return n, errTooDeep
 	}
@@ -159,7 +159,7 @@ func (r *yamlReader) node(y *yaml.Node, depth int) (*Node, error) {
 		}
 		start := n.start
 		*n = *target
-		n.start, n.end = start, start+len("*"+y.Value)
+		n.start = start
 		return n, r.count(n.size)
 	}
 	var err error
@@ -179,7 +179,6 @@ func (r *yamlReader) node(y *yaml.Node, depth int) (*Node, error) {
 		return n, err
 	}
 	n.flow = y.Style&yaml.FlowStyle != 0
-	n.end = yamlEnd(n, y.Style)
 	if y.Anchor != "" {
 		r.anchors[y] = n
 	}
@@ -210,7 +209,6 @@ func (r *yamlReader) items(n *Node, y *yaml.Node, depth int) error {
 // mapping itself counts more than one that is merged into it with "<<".
 func (r *yamlReader) entries(n *Node, y *yaml.Node, depth int) error {
 	var own []Entry
-	n.last = unknownEnd
 	for i := 0; i+1 < len(y.Content); i += 2 {
 		key, err := r.node(y.Content[i], depth+1)
 		if err != nil {
@@ -223,7 +221,6 @@ func (r *yamlReader) entries(n *Node, y *yaml.Node, depth int) error {
 			return err
 		}
 		n.size += key.size + value.size
-		n.last = value.end
 		switch {
 		case key.text == "<<" && !key.quoted && value.IsList():
 			for i := range value.items { // the first of the list counts most
@@ -266,113 +263,4 @@ func yamlScalar(text string, quoted bool) any {
 		return read.K
 	}
 	return text
-}
-
-var properties = regexp.MustCompile(`^([&!]\S*\s+)+`) // an anchor and a tag
-
-// yamlEnd finds where a value's text ends: after the last character that is neither space nor comment. It is unknownEnd
-// where that cannot be told for sure.
-func yamlEnd(n *Node, style yaml.Style) int {
-	text := n.doc.Text
-	start := n.start + len(properties.FindString(text[n.start:]))
-	switch {
-	case n.kind != scalar && style&yaml.FlowStyle != 0:
-		return flowEnd(n, start)
-	case n.kind == mapping:
-		return n.last
-	case n.kind == list:
-		return n.items[len(n.items)-1].end
-	case style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle) != 0:
-		return quotedEnd(text, start)
-	case style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0:
-		return blockScalarEnd(text, start)
-	}
-	return plainEnd(text, start, n.text)
-}
-
-// plainEnd finds the end of text without quotes, which may go over several lines.
-func plainEnd(text string, start int, value string) int {
-	for i, word := range strings.Fields(value) {
-		if i > 0 {
-			start = len(text) - len(strings.TrimLeft(text[start:], " \t\r\n"))
-		}
-		if !strings.HasPrefix(text[start:], word) {
-			return unknownEnd
-		}
-		start += len(word)
-	}
-	return start
-}
-
-// flowEnd finds the bracket that closes a list or mapping.
-func flowEnd(n *Node, start int) int {
-	text, end, closing := n.doc.Text, start+1, byte('}')
-	if n.kind == list {
-		closing = ']'
-		if len(n.items) > 0 {
-			end = n.items[len(n.items)-1].end
-		}
-	} else if n.last != unknownEnd {
-		end = n.last
-	}
-	if end == unknownEnd {
-		return unknownEnd
-	}
-	for end < len(text) {
-		switch c := text[end]; c {
-		case closing:
-			return end + 1
-		case '#':
-			end += lineLength(text[end:])
-		case ' ', '\t', '\r', '\n', ',', ':':
-			end++
-		default:
-			return unknownEnd
-		}
-	}
-	return unknownEnd
-}
-
-func quotedEnd(text string, start int) int {
-	if start >= len(text) {
-		return unknownEnd
-	}
-	quote := text[start]
-	for i := start + 1; i < len(text); i++ {
-		switch {
-		case quote == '"' && text[i] == '\\':
-			i++
-		case text[i] != quote:
-		case quote == '\'' && i+1 < len(text) && text[i+1] == quote:
-			i++
-		default:
-			return i + 1
-		}
-	}
-	return unknownEnd
-}
-
-// blockScalarEnd finds the end of a literal or folded scalar: it lasts as long as lines are as deep as its first.
-func blockScalarEnd(text string, start int) int {
-	header := lineLength(text[start:])
-	end, depth := unknownEnd, 0
-	for at := start + header; at < len(text); {
-		line := text[at : at+lineLength(text[at:])]
-		content := strings.TrimRight(line, " \t\r\n")
-		indent := len(line) - len(strings.TrimLeft(line, " "))
-		if content != "" {
-			if depth == 0 {
-				depth = indent
-			}
-			if indent < depth || indent == 0 {
-				break
-			}
-			end = at + len(content)
-		}
-		at += len(line)
-	}
-	if strings.ContainsAny(text[start:start+header], "123456789") {
-		return unknownEnd // it has an indentation of its own
-	}
-	return end
 }
