@@ -154,31 +154,19 @@ func (p *planner) csiVolume(pod *pod, i int) *csiVolume {
 // obstacle says why a volume has to stay, as far as its description does not: "" if nothing is in the way.
 func (p *planner) obstacle(pod *pod, i int) string {
 	v := pod.volumes.Items()[i]
-	name := v.Get("name")
-	path := fmt.Sprintf("volumes[%d]", i)
+	name, path := pod.names[i], fmt.Sprintf("volumes[%d]", i)
 	isHere := func(m manifest.Mismatch) bool { return m.Path == path || strings.HasPrefix(m.Path, path+".") }
-	hasTemplate := func() (found bool) {
-		v.Walk(func(_ string, n *manifest.Node) bool {
-			found = found || strings.Contains(n.String(), "{{")
-			return !found
-		})
-		return found
-	}
 	switch {
-	case hasTemplate():
-		return `it has a template ("{{ }}"): convert the manifest that is made of it`
 	case slices.ContainsFunc(pod.wrong, isHere):
 		m := pod.wrong[slices.IndexFunc(pod.wrong, isHere)]
 		return fmt.Sprintf("%s %s", strings.TrimPrefix(m.Path, path+"."), m.Message)
-	case len(validation.IsDNS1123Label(name.String())) > 0:
-		return "its name is not valid: " + validation.IsDNS1123Label(name.String())[0]
-	case slices.Index(pod.names, name.Text()) != i || slices.Contains(pod.names[i+1:], name.Text()):
+	case slices.Index(pod.names, name) != i || slices.Contains(pod.names[i+1:], name):
 		return "there is another volume of this name"
 	case pod.IsWindows():
 		return "the pod is for Windows, and the driver for Linux"
 	case pod.IsKnative():
 		return "Knative Serving refuses a volume that no container mounts: write a csi volume with secretName or configMapName, for which Knative needs the feature flag " + KnativeFlag
-	case !pod.isMounted(name.Text()):
+	case !pod.isMounted(name):
 		return "no container here mounts it: convert the manifest that has the containers"
 	}
 	for _, other := range v.Entries() {
