@@ -27,6 +27,7 @@ import (
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
 	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
@@ -561,8 +562,9 @@ func peak(t *testing.T, d *testkit.Driver) (most int) {
 	return most << 10
 }
 
-// tooManyDescriptors holds connections until the driver has no descriptor left, and then gives back one after the other: a publish fails at
-// each of its steps that needs one more. Besides the connection for the pod, the driver opens several to the API server for 20 objects.
+// tooManyDescriptors holds connections until the driver has no descriptor left, and closes one after the other: a publish
+// fails at each of its steps that needs one more descriptor. The API server speaks HTTP/1.1, so that each of 20 watches
+// needs a connection of its own.
 func tooManyDescriptors(t *testing.T, c *cluster) {
 	const most = 64
 	var sources []corev1.VolumeProjection
@@ -572,7 +574,7 @@ func tooManyDescriptors(t *testing.T, c *cluster) {
 		sources = append(sources, secretSource(name))
 	}
 	p, volume := c.describe(t, projectedVolume(sources...))
-	d := c.start(t, fmt.Sprintf("--max-open-files=%d", most))
+	d := c.startAt(t, faultproxy.NewPlain(t, c.credentials), fmt.Sprintf("--max-open-files=%d", most))
 	left := func() int {
 		open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", d.PID()))
 		if err != nil {
