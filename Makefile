@@ -123,7 +123,9 @@ conformance: prerequisites ## Run Kubernetes' own tests of its volumes with each
 
 prerequisites:
 	@test "$$(id -u)" = 0 || { echo "the tests mount and change owners: run them as root (sudo make ...)"; exit 1; }
-	@command -v gcc >/dev/null || { echo "the race detector needs a C compiler: install gcc"; exit 1; }
+	@echo '#include <stdlib.h>' | gcc -E - >/dev/null 2>&1 || { \
+		echo "installing with apt-get: gcc libc6-dev"; apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev; } >&2 || \
+		{ echo "the race detector needs a C compiler and the headers of libc: install gcc and libc6-dev"; exit 1; }
 
 clean: ## Remove what was built, the cache of test binaries among it
 	rm -rf bin .cache

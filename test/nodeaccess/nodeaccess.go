@@ -34,9 +34,9 @@ const (
 	// System is the namespace that the manifest installs the driver in, and ServiceAccount the driver's in it.
 	System         = "fsuser-csi"
 	ServiceAccount = "fsuser-csi"
-	// Role is the manifest's ClusterRole to act as the node, and EventsRole that to write Events.
+	// Role is the manifest's ClusterRole to act as the node, and EventsRole that of the driver itself, to write Events.
 	Role       = "fsuser-csi-node"
-	EventsRole = "fsuser-csi-events"
+	EventsRole = "fsuser-csi"
 
 	driverName = "fsuser.csi.io"
 )
