@@ -12,7 +12,7 @@ TEST_MODULES := test/sanity test/bench
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture bench bench-once control-plane manifests image e2e conformance gallery cluster-up cluster-down cluster-shell cluster-test prerequisites clean
+.PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture bench bench-once control-plane manifests image e2e conformance gallery examples cluster-up cluster-down cluster-shell cluster-test prerequisites clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -114,13 +114,18 @@ e2e: prerequisites ## Run the end-to-end tests on a real one-node Kubernetes (ro
 gallery: prerequisites ## Show real programs with their keys on a real cluster, and write docs/gallery.md (root)
 	$(GO) run ./test/gallery/run
 
+examples: ## Write examples/ from the gallery's table of programs
+	$(GO) run ./test/gallery/run -examples
+
 conformance: prerequisites ## Run Kubernetes' own tests of its volumes with each rewritten to the driver, and write docs/conformance.md (root)
 	@$(GO) run ./test/cluster/build ginkgo e2e.test agnhost
 	$(GO) run ./test/conformance
 
 prerequisites:
 	@test "$$(id -u)" = 0 || { echo "the tests mount and change owners: run them as root (sudo make ...)"; exit 1; }
-	@command -v gcc >/dev/null || { echo "the race detector needs a C compiler: install gcc"; exit 1; }
+	@echo '#include <stdlib.h>' | gcc -E - >/dev/null 2>&1 || { \
+		echo "installing with apt-get: gcc libc6-dev"; apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev; } >&2 || \
+		{ echo "the race detector needs a C compiler and the headers of libc: install gcc and libc6-dev"; exit 1; }
 
 clean: ## Remove what was built, the cache of test binaries among it
 	rm -rf bin .cache

@@ -18,13 +18,14 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
 )
 
-// testTold: Events of the pod and `fsuser-csi status` say what goes wrong with a refresh, and when it is well again.
+// testTold: Events of the pod and `fsuser-csi status` report a refresh that fails, and that a later one succeeds.
 func testTold(t *testing.T) {
 	t.Parallel()
 	n := newNamespace(t)
 	n.secret("s", "key", "v1", "other", "x")
-	n.run(watchingPod("told", `secretName: s, items: '[{key: key, path: key}]'`))
-	if s := statusOf(t, n, "told"); s.Stale != "" || s.Object != "Secret "+n.name+"/s" && !strings.Contains(s.Object, n.name+"/s") || s.UID != 1000 || s.Mode != "0400" || s.ResourceVersion == "" {
+	n.run(watching(describedPod("told", `secret: {secretName: s, defaultMode: 0400, items: [{key: key, path: key}]}`, "")))
+	if s := statusOf(t, n, "told"); s.Stale != "" || !strings.Contains(s.Object, n.name+"/s") || s.UID != 1000 ||
+		s.Mode != "0400" || s.ResourceVersion == "" {
 		t.Errorf("status: %+v", s)
 	}
 
@@ -92,7 +93,7 @@ func lineWith(text, word string) string {
 	return ""
 }
 
-// testUninstall takes the driver off in the documented order, and puts it on again.
+// testUninstall uninstalls the driver in the documented order, and installs the driver again.
 func testUninstall(t *testing.T) {
 	nothingLeft(t) // steps 1 and 2: no pod uses it
 	for _, m := range []string{manifestNode, manifestNamespaces, manifestCluster} {
@@ -118,7 +119,7 @@ func testUninstall(t *testing.T) {
 	}
 }
 
-// everything is each kind of object that the chart makes.
+// everything lists the kinds of objects that the chart makes.
 const everything = "daemonset,serviceaccount,clusterrole,clusterrolebinding,csidriver,mutatingadmissionpolicy,mutatingadmissionpolicybinding,pods"
 
 func notInstalled(t *testing.T) {
@@ -173,12 +174,12 @@ func testHelm(t *testing.T) {
 	}
 }
 
-func installed(t *testing.T, policy bool) {
+func installed(t *testing.T, declared bool) {
 	t.Helper()
 	if err := rolledOut(suite); err != nil {
 		t.Fatal(err)
 	}
-	if err := waitForPolicy(suite, policy); err != nil {
+	if err := waitForPolicies(suite, mutation{completed: true, declared: declared}); err != nil {
 		t.Fatal(err)
 	}
 }
