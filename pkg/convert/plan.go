@@ -251,6 +251,8 @@ func (p *planner) toNative(pod *pod, i int) {
 	left := Left{Line: v.Line(), Object: pod.Object.Name(), Volume: name}
 	at := slices.Index(pod.names, target)
 	switch {
+	case name == "":
+		p.leave(left, "it has no name")
 	case target == "":
 		p.leave(left, "it names no other volume of the pod that could take its place")
 	case at < 0 || target == name || !isNative(pod.volumes.Items()[at]):
