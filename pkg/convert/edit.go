@@ -188,8 +188,8 @@ func (v *csiVolume) values() map[string]string {
 // value is the volume as a document has it.
 func (v *csiVolume) value() any {
 	values := map[string]any{}
-	for _, a := range v.attributes {
-		values[a.name] = a.value
+	for name, value := range v.values() {
+		values[name] = value
 	}
 	return map[string]any{
 		"name": v.name, "csi": map[string]any{"driver": attributes.Driver, "readOnly": true, "volumeAttributes": values},

@@ -140,9 +140,9 @@ func (p *planner) modes(left Left, v *manifest.Node) {
 
 // csiVolume makes the volume of the driver for the i-th volume of a pod.
 func (p *planner) csiVolume(pod *pod, i int) *csiVolume {
-	name := pod.names[i]
+	name, described := pod.names[i], pod.volumes.Items()[i]
 	v := &csiVolume{name: freeName(name, pod.names), attributes: []attribute{{"volume", name}}}
-	if p.options.UID != nil && !hasDefaultUser(pod.typed.Volumes[i]) {
+	if p.options.UID != nil && described.Get(nativeType(described), "defaultUser").IsNull() {
 		v.attributes = append(v.attributes, attribute{"uid", fmt.Sprint(*p.options.UID)})
 	}
 	if p.options.GID != nil {
@@ -222,20 +222,6 @@ func repointed(spec *corev1.PodSpec, from, to string) *corev1.PodSpec {
 	return spec
 }
 
-func hasDefaultUser(v corev1.Volume) bool {
-	switch {
-	case v.Secret != nil:
-		return v.Secret.DefaultUser != nil
-	case v.ConfigMap != nil:
-		return v.ConfigMap.DefaultUser != nil
-	case v.DownwardAPI != nil:
-		return v.DownwardAPI.DefaultUser != nil
-	case v.Projected != nil:
-		return v.Projected.DefaultUser != nil
-	}
-	return false
-}
-
 // onlyFSGroupReads reports whether a file of the volume would be root's, with a mode that Kubernetes' own volume widens for
 // the pod's fsGroup.
 func onlyFSGroupReads(pod *pod, spec attributes.Spec, added string) bool {
@@ -265,6 +251,8 @@ func (p *planner) toNative(pod *pod, i int) {
 	left := Left{Line: v.Line(), Object: pod.Object.Name(), Volume: name}
 	at := slices.Index(pod.names, target)
 	switch {
+	case name == "":
+		p.leave(left, "it has no name")
 	case target == "":
 		p.leave(left, "it names no other volume of the pod that could take its place")
 	case at < 0 || target == name || !isNative(pod.volumes.Items()[at]):
@@ -305,6 +293,7 @@ func (c *change) addEdits(edits []edit) {
 func (p *planner) elsewhere(d *manifest.Document) {
 	const reason = "it is in no pod, and in no pod template with containers: convert the manifest that is made of it, such as the output of kustomize build"
 	objects := d.Objects()
+	isKustomization := d.Root.Get("kind").String() == "Kustomization"
 	d.Root.Walk(func(path string, n *manifest.Node) bool {
 		left := Left{Line: n.Line()}
 		for _, o := range objects {
@@ -312,19 +301,17 @@ func (p *planner) elsewhere(d *manifest.Document) {
 				left.Object = o.Name()
 			}
 		}
-		if !p.known[n] && looksLikeVolume(n) {
-			left.Volume = n.Get("name").Text()
-			p.leave(left, reason)
+		list := func(_ string, n *manifest.Node) bool {
+			if !p.known[n] && looksLikeVolume(n) {
+				left.Volume = n.Get("name").Text()
+				p.leave(left, reason)
+			}
+			return true
 		}
-		if isKustomization := d.Root.Get("kind").String() == "Kustomization"; isKustomization && strings.Contains(n.String(), "\n") {
+		list(path, n)
+		if isKustomization && strings.Contains(n.String(), "\n") { // it may be a patch
 			for _, patch := range manifest.Parse("", n.String()).Documents {
-				patch.Root.Walk(func(_ string, n *manifest.Node) bool {
-					if looksLikeVolume(n) {
-						left.Volume = n.Get("name").Text()
-						p.leave(left, reason)
-					}
-					return true
-				})
+				patch.Root.Walk(list)
 			}
 		}
 		return true
