@@ -42,7 +42,7 @@ func TestFieldsOfAPodAreWhatKubeletShows(t *testing.T) {
 		"metadata.labels['app.kubernetes.io/name']": "web",
 		"metadata.annotations":                      `note="two\nlines \"and\" é"`,
 		"metadata.annotations['note']":              "two\nlines \"and\" é",
-		"init/": "", "app/": "", "app/limits.cpu": "1500m", "app/limits.hugepages-2Mi": "4Mi", "app/requests.memory": "100Mi",
+		"init/":                                     "", "app/": "", "app/limits.cpu": "1500m", "app/limits.hugepages-2Mi": "4Mi", "app/requests.memory": "100Mi",
 	}
 	content, ok := contentOf(attributes.Pod, fullPod())
 	if !ok || content.UID != "u-1" || content.ResourceVersion != "7" {
