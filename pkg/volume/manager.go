@@ -191,10 +191,8 @@ func (m *Manager) subscribe(v *volume) (before, now int) {
 	m.subscribing.Lock()
 	defer m.subscribing.Unlock()
 	before = m.config.Source.Watched()
-	if !v.fromRequest() {
-		for _, p := range v.projections {
-			m.config.Source.Subscribe(p.ref, v.id, func() { m.queue.Add(v.id) })
-		}
+	for _, p := range v.projections {
+		m.config.Source.Subscribe(p.ref, v.id, func() { m.queue.Add(v.id) })
 	}
 	return before, m.config.Source.Watched()
 }

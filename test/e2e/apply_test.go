@@ -18,13 +18,13 @@ import (
 )
 
 // applyTwice applies the manifests of bare Pods twice. The policies change such a pod when it is created, and the
-// second kubectl apply changes nothing. Of the annotated pod kubectl says "configured": it sends the volume of the
-// manifest, and the policy moves that volume again.
+// second kubectl apply changes nothing. kubectl says "configured" of every pod to which admission added a volume, such
+// as the volume of the service account's token, so the test compares the pod and not the word.
 func applyTwice(t *testing.T, n namespace) {
 	n.secret("ssh-keys", "id_ed25519", readmeKey)
-	for _, test := range []struct{ name, says, annotations, volume string }{
-		{"csi-pod", "unchanged", `{}`, `csi: {driver: fsuser.csi.io, volumeAttributes: {secretName: ssh-keys, uid: "1000"}}`},
-		{"fs-user-pod", "configured", `{` + annotationFSUser + `: "1000"}`, `secret: {secretName: ssh-keys, defaultMode: 0400}`},
+	for _, test := range []struct{ name, annotations, volume string }{
+		{"csi-pod", `{}`, `csi: {driver: fsuser.csi.io, volumeAttributes: {secretName: ssh-keys, uid: "1000"}}`},
+		{"fs-user-pod", `{` + annotationFSUser + `: "1000"}`, `secret: {secretName: ssh-keys, defaultMode: 0400}`},
 	} {
 		manifest := fmt.Sprintf(`
 apiVersion: v1
@@ -44,9 +44,7 @@ spec:
 		n.apply(manifest)
 		before := n.ready(test.name)
 		n.expect(test.name, "", show("/ssh/id_ed25519"), "1000:0 400\n"+readmeKey)
-		if out, want := n.apply(manifest), "pod/"+test.name+" "+test.says+"\n"; out != want {
-			t.Errorf("the second kubectl apply prints %q, want %q", out, want)
-		}
+		n.apply(manifest)
 		after := podOf(n, test.name)
 		if after.UID != before.UID || !equality.Semantic.DeepEqual(after.Spec, before.Spec) {
 			t.Errorf("pod %s after the second kubectl apply is\n%+v\nwas\n%+v", test.name, after.Spec, before.Spec)
@@ -57,14 +55,12 @@ spec:
 	}
 }
 
-// apply is kubectl apply of a manifest, with these options.
-func (n namespace) apply(manifest string, options ...string) string {
+// apply runs kubectl apply on a manifest.
+func (n namespace) apply(manifest string, options ...string) {
 	n.t.Helper()
-	out, err := kubectl(suite, manifest, append([]string{"-n", n.name, "apply", "-f", "-"}, options...)...)
-	if err != nil {
+	if _, err := kubectl(suite, manifest, append([]string{"-n", n.name, "apply", "-f", "-"}, options...)...); err != nil {
 		n.t.Fatal(err)
 	}
-	return out
 }
 
 // testExamples: the API server accepts each file of examples/, and in each pod the files have the owner and mode that

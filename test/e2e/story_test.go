@@ -50,6 +50,7 @@ func testVolumes(t *testing.T) {
 		{"a restricted namespace", testRestricted},
 		{"what is wrong is said", testRefused},
 		{"a failed refresh is told", testTold},
+		{"kubectl fsuser status", testKubectlStatus},
 		{"the driver keeps only the power that it needs", testLeastPower},
 	} {
 		t.Run(test.name, test.run)
