@@ -80,8 +80,8 @@ func (p *pod) isMounted(name string) bool {
 	return slices.ContainsFunc(p.mounts, func(m manifest.Mount) bool { return m.Volume.Text() == name })
 }
 
-// isDeclaration reports whether a volume is there for the driver alone: nobody mounts it, and a volume of the driver names
-// it, or names its object, which declares the reference to the Node authorizer.
+// isDeclaration reports whether a volume is there for the driver alone: nobody mounts it, and a volume of the driver
+// names it, or names its object, which declares the reference to the Node authorizer.
 func (p *pod) isDeclaration(v *manifest.Node) bool {
 	name := v.Get("name").Text()
 	return !p.isMounted(name) && slices.ContainsFunc(p.volumes.Items(), func(other *manifest.Node) bool {
@@ -114,7 +114,8 @@ func (p *planner) toDriver(pod *pod, i int) {
 	p.modes(left, v)
 	spec, reason := describe(pod, name, added)
 	if reason == "" && onlyFSGroupReads(pod, spec, added.name) {
-		reason = "the pod's fsGroup lets its group read these files now; the driver widens no mode, and without an owner they would be root's alone: give --uid"
+		reason = "the pod's fsGroup lets its group read these files now; the driver widens no mode, and without an " +
+			"owner they would be root's alone: give --uid"
 	}
 	if reason != "" {
 		p.leave(left, "%s", reason)
@@ -165,7 +166,8 @@ func (p *planner) obstacle(pod *pod, i int) string {
 	case pod.IsWindows():
 		return "the pod is for Windows, and the driver for Linux"
 	case pod.IsKnative():
-		return "Knative Serving refuses a volume that no container mounts: write a csi volume with secretName or configMapName, for which Knative needs the feature flag " + KnativeFlag
+		return "Knative Serving refuses a volume that no container mounts: write a csi volume with secretName or " +
+			"configMapName, for which Knative needs the feature flag " + KnativeFlag
 	case !pod.isMounted(name):
 		return "no container here mounts it: convert the manifest that has the containers"
 	}
@@ -222,8 +224,8 @@ func repointed(spec *corev1.PodSpec, from, to string) *corev1.PodSpec {
 	return spec
 }
 
-// onlyFSGroupReads reports whether a file of the volume would be root's, with a mode that Kubernetes' own volume widens for
-// the pod's fsGroup.
+// onlyFSGroupReads reports whether a file of the volume would be root's, with a mode that Kubernetes' own volume widens
+// for the pod's fsGroup.
 func onlyFSGroupReads(pod *pod, spec attributes.Spec, added string) bool {
 	const groupReads = 0o040
 	security := pod.typed.SecurityContext
@@ -256,7 +258,8 @@ func (p *planner) toNative(pod *pod, i int) {
 	case target == "":
 		p.leave(left, "it names no other volume of the pod that could take its place")
 	case at < 0 || target == name || !isNative(pod.volumes.Items()[at]):
-		p.leave(left, "the pod has no secret, configMap, downwardAPI or projected volume %q that could take its place", target)
+		p.leave(left, "the pod has no secret, configMap, downwardAPI or projected volume %q that could take its "+
+			"place", target)
 	case slices.Contains(pod.names[:i], name) || slices.Contains(pod.names[i+1:], name):
 		p.leave(left, "there is another volume of this name")
 	default:
@@ -291,7 +294,8 @@ func (c *change) addEdits(edits []edit) {
 // elsewhere lists volumes that are in no pod with containers, such as those of a patch: that nobody looked at them must
 // not pass for good news.
 func (p *planner) elsewhere(d *manifest.Document) {
-	const reason = "it is in no pod, and in no pod template with containers: convert the manifest that is made of it, such as the output of kustomize build"
+	const reason = "it is in no pod, and in no pod template with containers: convert the manifest that is made of " +
+		"it, such as the output of kustomize build"
 	objects := d.Objects()
 	isKustomization := d.Root.Get("kind").String() == "Kustomization"
 	d.Root.Walk(func(path string, n *manifest.Node) bool {
@@ -324,5 +328,6 @@ func looksLikeVolume(n *manifest.Node) bool {
 		return false
 	}
 	is := func(path ...string) bool { return !n.Get(path...).IsNull() }
-	return is("secret", "secretName") || is("configMap", "name") || is("downwardAPI", "items") || is("projected", "sources")
+	return is("secret", "secretName") || is("configMap", "name") || is("downwardAPI", "items") || is("projected",
+		"sources")
 }

@@ -76,7 +76,8 @@ func row(v Volume, now time.Time) string {
 	case v.Refresh == "off":
 		state = "fixed"
 	}
-	return fmt.Sprintf("%s/%s\t%s\t%s\t%d:%d\t%s\t%s\t%s\t%s", v.PodNamespace, v.PodName, v.Volume, v.Object, v.UID, v.GID, v.Mode,
+	return fmt.Sprintf("%s/%s\t%s\t%s\t%d:%d\t%s\t%s\t%s\t%s", v.PodNamespace, v.PodName, v.Volume, v.Object, v.UID,
+		v.GID, v.Mode,
 		cmp.Or(v.ResourceVersion, "-"), age(now, v.Refreshed), state)
 }
 
