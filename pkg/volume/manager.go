@@ -274,5 +274,5 @@ func (m *Manager) Usage(ctx context.Context, id, path string) (tmpfs.Usage, erro
 		// The file system that the path leads to now is not the volume.
 		return tmpfs.Usage{}, fmt.Errorf("%w: volume %s is not mounted at %q any more", ErrUnknown, id, path)
 	}
-	return target.Usage()
+	return state.Usage, nil
 }

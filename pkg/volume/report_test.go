@@ -15,6 +15,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/pkg/event"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
+	"github.com/fsuser-csi/fsuser-csi/pkg/status"
 )
 
 // eventLog collects the Events of a driver.
@@ -298,7 +299,7 @@ func TestStatusTellsWhatThereIsToKnowAndNoValue(t *testing.T) {
 	if s.Refreshed == nil || s.ResourceVersion == "" {
 		t.Errorf("%+v", s)
 	}
-	want := Status{
+	want := status.Volume{
 		PodNamespace: namespace, PodName: "pod-v", PodUID: "uid-v", Volume: "v", Object: `Secret "ns/keys"`, UID: 1000, GID: 2000, Mode: "0600",
 		ResourceVersion: s.ResourceVersion, Refresh: "watch", Bytes: int64(len("the value")), Refreshed: s.Refreshed,
 	}
