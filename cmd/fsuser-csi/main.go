@@ -59,6 +59,6 @@ owned by the user who needs them, with the mode they need, and refreshes them wi
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newNodeCommand(), newStatusCommand(), newDemoCommand(), newLintCommand(), newConvertCommand(), newVersionCommand())
+	root.AddCommand(newNodeCommand(), newStatusCommand(), newVersionCommand())
 	return root
 }

@@ -8,15 +8,14 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
+
+	"github.com/fsuser-csi/fsuser-csi/test/cluster/apt"
 )
 
-// requirement is a Debian package and a file by which it is recognized, also
-// where another distribution brought that.
+// requirement is a Debian package of the cluster, and a file that shows that the machine has what the package contains,
+// also where another distribution installed the file. Images install what only they need themselves.
 type requirement struct {
 	debian string
 	files  string // pattern
@@ -24,7 +23,6 @@ type requirement struct {
 
 func requirements() []requirement {
 	return []requirement{
-		{"busybox-static", "{/usr,}/bin/busybox"},
 		{"containernetworking-plugins", "/usr/lib/cni/bridge"},
 		{"gcc", "/usr/bin/gcc"},                                             // runc
 		{"iproute2", "{/usr,}/{s,}bin/ip"},                                  // the node's address
@@ -42,20 +40,7 @@ func installPackages(ctx context.Context, progress io.Writer) error {
 	if err != nil || len(missing) == 0 {
 		return err
 	}
-	apt, err := exec.LookPath("apt-get")
-	if err != nil {
-		return fmt.Errorf("there is no apt-get to install it with: install what these Debian packages have: %s", strings.Join(missing, " "))
-	}
-	fmt.Fprintf(progress, "installing with apt-get: %s\n", strings.Join(missing, " "))
-	install := append([]string{"install", "--yes", "--no-install-recommends"}, missing...)
-	if err := run(ctx, apt, install...); err != nil {
-		// Without package lists, or with old ones, it cannot.
-		if err := run(ctx, apt, "update"); err != nil {
-			return err
-		}
-		return run(ctx, apt, install...)
-	}
-	return nil
+	return apt.Install(ctx, progress, missing...)
 }
 
 func missingPackages() ([]string, error) {
@@ -76,7 +61,7 @@ func missingPackages() ([]string, error) {
 	return missing, nil
 }
 
-// expand returns the alternatives of a pattern with {a,b}, which Glob has not.
+// expand returns the alternatives of a pattern with {a,b}, which Glob does not support.
 func expand(pattern string) []string {
 	before, rest, ok := strings.Cut(pattern, "{")
 	if !ok {
@@ -88,15 +73,4 @@ func expand(pattern string) []string {
 		all = append(all, expand(before+choice+after)...)
 	}
 	return all
-}
-
-// run runs a command of the machine.
-func run(ctx context.Context, name string, args ...string) error {
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C.UTF-8")
-	cmd.WaitDelay = 10 * time.Second
-	if output, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w\n%s", cmd, err, output)
-	}
-	return nil
 }

@@ -71,7 +71,7 @@ func goCommand(ctx context.Context, args ...string) (*exec.Cmd, error) {
 }
 
 // readyImages makes the images that every cluster has, the first time.
-func readyImages(ctx context.Context, cache string) ([]string, error) {
+func readyImages(ctx context.Context, cache string, progress io.Writer) ([]string, error) {
 	dir := filepath.Join(cache, "images")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the folder of images: %w", err)
@@ -80,7 +80,7 @@ func readyImages(ctx context.Context, cache string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	busybox, err := images.Busybox(ctx, dir)
+	busybox, err := images.Busybox(ctx, dir, progress)
 	if err != nil {
 		return nil, err
 	}

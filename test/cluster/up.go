@@ -70,7 +70,7 @@ func prepare(ctx context.Context, o *Options) (supervisor.Spec, error) {
 			return supervisor.Spec{}, err
 		}
 	}
-	images, err := readyImages(ctx, cache)
+	images, err := readyImages(ctx, cache, o.Progress)
 	if err != nil {
 		return supervisor.Spec{}, err
 	}

@@ -27,7 +27,7 @@ const (
 	interruptTimeout = 45 * time.Second
 )
 
-// programs are the paths of what the tests consist of.
+// programs are the paths of the programs of the tests.
 type programs struct {
 	ginkgo, tests, agnhost, kubectl string
 }
@@ -42,20 +42,24 @@ func findPrograms() (p programs, err error) {
 	if err != nil {
 		return programs{}, err
 	}
-	p.kubectl, err = kubectl.Binary() // the cluster builds it
+	p.kubectl, err = kubectl.Binary() // built when the cluster starts
 	return p, err
 }
 
-// runSpecs runs the specs of the groups, or those whose name matches, and returns how each ended. A spec that fails is no error. dir keeps
-// the report and the output.
+// runSpecs runs the specs of all groups, or those whose name matches, and returns their results. A spec that fails is
+// no error. The report and the output go into dir.
 func runSpecs(ctx context.Context, p programs, c *cluster.Cluster, dir, match string) ([]spec, error) {
-	quoted := make([]string, len(containers))
-	for i, container := range containers {
-		quoted[i] = regexp.QuoteMeta(container)
+	repository, err := tools.Repository()
+	if err != nil {
+		return nil, err
 	}
-	focus := "(" + strings.Join(quoted, "|") + ") "
-	if match != "" {
-		focus = match
+	focus := match
+	if focus == "" {
+		var quoted []string
+		for _, group := range append(groups(), externalStorage) {
+			quoted = append(quoted, regexp.QuoteMeta(group))
+		}
+		focus = "(" + strings.Join(quoted, "|") + ") "
 	}
 	report := filepath.Join(dir, "report.json")
 	if err := os.Remove(report); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -68,12 +72,14 @@ func runSpecs(ctx context.Context, p programs, c *cluster.Cluster, dir, match st
 	defer log.Close()
 	fmt.Printf("the specs run, which takes some six minutes; output in %s\n", log.Name())
 	cmd := exec.CommandContext(ctx, p.ginkgo, "--no-color", "--silence-skips", "--timeout="+suiteTimeout.String(),
-		// They wait, most of the time: eight of them for five minutes each.
+		// The specs wait most of the time: eight of them for five minutes each.
 		"--procs="+strconv.Itoa(5*runtime.NumCPU()),
-		"--focus="+focus, "--skip="+skipped, "--output-dir="+dir, "--json-report="+filepath.Base(report),
-		p.tests, "--", "--provider=local", "--kubeconfig="+c.Kubeconfig(), "--kubectl-path="+p.kubectl)
+		"--focus="+focus, "--skip="+notApplicable, "--output-dir="+dir, "--json-report="+filepath.Base(report),
+		p.tests, "--", "--provider=local", "--kubeconfig="+c.Kubeconfig(), "--kubectl-path="+p.kubectl,
+		"--storage.testdriver="+filepath.Join(repository, testDriver))
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
-	// In a group of its own: a Ctrl-C reaches it once, by way of the context, and what is left of it can be killed.
+	// In a process group of its own, so that Ctrl-C reaches ginkgo only through the context, and its children can be
+	// killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = interruptTimeout

@@ -19,13 +19,13 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
 )
 
-// testImages are the images that the tests ask for, by name and tag.
+// testImages are the names of the images that the tests use.
 type testImages struct {
 	all     []string
-	agnhost string // made of the agnhost of the same Kubernetes
+	agnhost string // the image that build makes
 }
 
-// askedFor reads the names from the tests' program.
+// askedFor reads the names from e2e.test.
 func askedFor(ctx context.Context, p programs) (testImages, error) {
 	list, err := exec.CommandContext(ctx, p.tests, "--list-images").Output()
 	if err != nil {
@@ -38,13 +38,14 @@ func askedFor(ctx context.Context, p programs) (testImages, error) {
 	i := testImages{all: strings.Fields(string(list))}
 	n := slices.IndexFunc(i.all, func(name string) bool { return path.Base(name) == "agnhost:"+version })
 	if n < 0 {
-		return testImages{}, fmt.Errorf("the tests ask for no image of agnhost %s, which is that of their module, but for: %s", version, strings.Join(i.all, " "))
+		return testImages{}, fmt.Errorf("the tests use no image of agnhost %s, the version in their module, but: %s",
+			version, strings.Join(i.all, " "))
 	}
 	i.agnhost = i.all[n]
 	return i, nil
 }
 
-// agnhostVersion is that of the agnhost in the tests' module. The program does not know it.
+// agnhostVersion reads the version of agnhost from the tests' module.
 func agnhostVersion(ctx context.Context) (string, error) {
 	tool, err := tools.Lookup("agnhost")
 	if err != nil {
@@ -65,9 +66,9 @@ func agnhostVersion(ctx context.Context) (string, error) {
 	return strings.TrimSpace(string(version)), nil
 }
 
-// build writes the tar of agnhost's image. It has a shell, and commands, as the original does.
+// build writes the tar of an agnhost image with a shell and commands, as the original image has them.
 func (i testImages) build(ctx context.Context, p programs, dir string) (tar string, err error) {
-	files, err := images.BusyboxFiles(ctx)
+	files, err := images.BusyboxFiles(ctx, os.Stdout)
 	if err != nil {
 		return "", err
 	}
@@ -80,7 +81,7 @@ func (i testImages) build(ctx context.Context, p programs, dir string) (tar stri
 	})
 }
 
-// tag gives the cluster's own images of busybox and pause the names that the tests ask for.
+// tag gives the cluster's images of busybox and pause the names that the tests use.
 func (i testImages) tag(ctx context.Context, c *cluster.Cluster) error {
 	ours := map[string]string{"busybox": images.BusyboxName, "pause": images.PauseName}
 	for _, name := range i.all {

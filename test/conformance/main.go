@@ -2,6 +2,13 @@
 
 //go:build linux
 
+// Command conformance runs Kubernetes' own specs of Secret, ConfigMap, downward API and projected volumes, and its
+// external-storage suite, from its e2e.test, in a cluster with the driver and the fs-user policy as users install
+// them. The policy moves every volume of the specs behind a volume of the driver. The run fails unless each spec
+// passes with volumes of the driver alone.
+//
+//	make conformance                                         # builds e2e.test, too; writes docs/conformance.md
+//	go run ./test/conformance -run 'Projected secret' -keep # some specs, in a cluster that stays; writes nothing
 package main
 
 import (
@@ -27,21 +34,21 @@ import (
 
 const driverImage = "fsuser.test/fsuser-csi:conformance"
 
-// featureGates make the fields work that some of the specs are about: a user for a volume and its items (KEP-5936). They are alpha.
+// featureGates turn on the alpha fields that some of the specs test: a user for a volume and its items (KEP-5936).
 const featureGates = "--feature-gates=AtomicWriteVolumeUserFields=true"
 
-const document = "docs/conformance.md"
+const documentPath = "docs/conformance.md"
 
 type options struct {
-	match        string
-	inTree, keep bool
+	match string
+	keep  bool
 }
 
 func main() {
 	var o options
 	flag.StringVar(&o.match, "run", "", "run the specs whose name matches this `pattern`, and write nothing")
-	flag.BoolVar(&o.inTree, "in-tree", false, "run them without the driver, and write nothing")
-	flag.BoolVar(&o.keep, "keep", false, "leave the cluster running, for the next run; fsuser-cluster -run .cache/conformance-cluster down ends it")
+	flag.BoolVar(&o.keep, "keep", false,
+		"leave the cluster running, for the next run; fsuser-cluster -run .cache/conformance-cluster down ends it")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -79,6 +86,11 @@ func (o options) run(ctx context.Context) (err error) {
 		return err
 	}
 	r.took = time.Since(begin)
+	return o.report(r, dir, filepath.Join(repository, documentPath))
+}
+
+// report prints the result, and writes the document if all specs ran and have no problem.
+func (o options) report(r result, dir, path string) error {
 	problems := r.problems
 	for _, v := range r.verdicts {
 		if v.problem != "" {
@@ -90,14 +102,16 @@ func (o options) run(ctx context.Context) (err error) {
 	if len(problems) > 0 {
 		return fmt.Errorf("%d problems:\n  %s", len(problems), strings.Join(problems, "\n  "))
 	}
-	if o.inTree || o.match != "" {
+	if o.match != "" {
 		return nil
 	}
-	return os.WriteFile(filepath.Join(repository, document), []byte(r.document(expectations)), 0o644)
+	return os.WriteFile(path, []byte(r.document()), 0o644)
 }
 
 // start starts the cluster with all images.
-func (o options) start(ctx context.Context, p programs, cache, dir string) (_ *cluster.Cluster, end func() error, err error) {
+func (o options) start(ctx context.Context, p programs, cache, dir string) (
+	_ *cluster.Cluster, end func() error, err error,
+) {
 	asked, err := askedFor(ctx, p)
 	if err != nil {
 		return nil, nil, err
@@ -124,7 +138,7 @@ func (o options) start(ctx context.Context, p programs, cache, dir string) (_ *c
 	return c, end, nil
 }
 
-// result is what a run has seen.
+// result is the result of a run.
 type result struct {
 	verdicts []verdict
 	problems []string // of the run; a spec's are in its verdict
@@ -134,41 +148,23 @@ type result struct {
 
 // conform installs the driver, runs the specs, and judges them.
 func (o options) conform(ctx context.Context, p programs, c *cluster.Cluster, dir string) (r result, err error) {
-	config, err := clientcmd.BuildConfigFromFlags("", c.Kubeconfig())
+	client, err := install(ctx, c)
 	if err != nil {
 		return result{}, err
 	}
-	config.QPS = -1
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return result{}, err
-	}
-	version, err := client.ServerVersion()
+	version, err := client.Discovery().ServerVersion()
 	if err != nil {
 		return result{}, err
 	}
 	r.server = version.GitVersion
-	if !o.inTree {
-		if err := setup.Install(ctx, c, driverImage, "fsuser-csi.yaml", deploy.FsUserFile); err != nil {
-			return result{}, err
-		}
-		if err := setup.Apply(ctx, c, policies); err != nil {
-			return result{}, err
-		}
-		if err := proveStrict(ctx, client); err != nil {
-			return result{}, err
-		}
-	}
 	watch, err := observe(ctx, client)
 	if err != nil {
 		return result{}, err
 	}
 	defer watch.stop()
-	var before, after counts
-	if !o.inTree {
-		if before, err = readCounts(ctx, client); err != nil {
-			return result{}, err
-		}
+	before, err := readCounts(ctx, client)
+	if err != nil {
+		return result{}, err
 	}
 	specs, err := runSpecs(ctx, p, c, dir, o.match)
 	if err != nil {
@@ -177,28 +173,39 @@ func (o options) conform(ctx context.Context, p programs, c *cluster.Cluster, di
 	if err := namespacesGone(ctx, c); err != nil {
 		return result{}, err
 	}
-	if o.inTree {
-		r.verdicts = judgeInTree(specs)
-		return r, nil
-	}
-	r.verdicts = judge(specs, watch.of, expectations)
-	if o.match == "" {
-		r.problems = complete(specs, expectations)
-	}
-	if after, err = readCounts(ctx, client); err != nil {
+	after, err := readCounts(ctx, client)
+	if err != nil {
 		return result{}, err
 	}
-	if counted := after.published - before.published; counted != sum(r.verdicts) {
-		r.problems = append(r.problems, fmt.Sprintf("the driver counts %d volumes that it published; those of pods that ran are %d. Before:\n%s\nAfter:\n%s",
-			counted, sum(r.verdicts), before.all, after.all))
+	r.verdicts = judge(specs, watch.of)
+	if o.match == "" {
+		r.problems = complete(specs)
 	}
-	if after.held != 0 {
-		r.problems = append(r.problems, fmt.Sprintf("the driver holds %d volumes, and all pods are gone", after.held))
-	}
+	r.problems = append(r.problems, compare(before, after, sum(r.verdicts))...)
 	return r, nil
 }
 
-// namespacesGone waits until nothing of the tests is left. They do not wait for it themselves.
+// install installs the driver and the policies, and returns a client for the cluster.
+func install(ctx context.Context, c *cluster.Cluster) (kubernetes.Interface, error) {
+	if err := setup.Install(ctx, c, driverImage, "fsuser-csi.yaml", deploy.FsUserFile); err != nil {
+		return nil, err
+	}
+	if err := setup.Apply(ctx, c, annotate); err != nil {
+		return nil, err
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", c.Kubeconfig())
+	if err != nil {
+		return nil, err
+	}
+	config.QPS = -1
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	return client, waitForPolicies(ctx, client)
+}
+
+// namespacesGone waits until the namespaces of the tests are deleted. The tests do not wait for that.
 func namespacesGone(ctx context.Context, c *cluster.Cluster) error {
 	_, err := c.Run(ctx, "kubectl", "wait", "--for=delete", "namespace", "--selector="+testLabel, "--timeout=3m")
 	if err != nil && !strings.Contains(err.Error(), "no matching resources") {

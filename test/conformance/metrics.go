@@ -17,7 +17,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/deploy"
 )
 
-// counts are what the driver counts itself.
+// counts are the driver's own metrics.
 type counts struct {
 	published int    // volumes, since it started
 	held      int    // volumes, now
@@ -25,12 +25,13 @@ type counts struct {
 }
 
 var (
-	publishedMetric = regexp.MustCompile(`(?m)^fsuser_volume_operation_duration_seconds_count\{operation="publish",outcome="ok"\} (\d+)$`)
-	allMetric       = regexp.MustCompile(`(?m)^fsuser_volume_operation_duration_seconds_count.*$`)
-	heldMetric      = regexp.MustCompile(`(?m)^fsuser_volumes (\d+)$`)
+	publishedMetric = regexp.MustCompile(
+		`(?m)^fsuser_volume_operation_duration_seconds_count\{operation="publish",outcome="ok"\} (\d+)$`)
+	allMetric  = regexp.MustCompile(`(?m)^fsuser_volume_operation_duration_seconds_count.*$`)
+	heldMetric = regexp.MustCompile(`(?m)^fsuser_volumes (\d+)$`)
 )
 
-// readCounts asks the driver, by way of the API server. The cluster has one node.
+// readCounts reads the metrics of the only node's driver through the API server.
 func readCounts(ctx context.Context, client kubernetes.Interface) (c counts, err error) {
 	pods, err := client.CoreV1().Pods(deploy.Namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -39,7 +40,8 @@ func readCounts(ctx context.Context, client kubernetes.Interface) (c counts, err
 	if len(pods.Items) != 1 {
 		return counts{}, fmt.Errorf("read the driver's metrics: it has %d pods, want 1", len(pods.Items))
 	}
-	text, err := client.CoreV1().RESTClient().Get().Namespace(deploy.Namespace).Resource("pods").Name(pods.Items[0].Name + ":9808").
+	text, err := client.CoreV1().RESTClient().Get().
+		Namespace(deploy.Namespace).Resource("pods").Name(pods.Items[0].Name + ":9808").
 		SubResource("proxy").Suffix("metrics").DoRaw(ctx)
 	if err != nil {
 		return counts{}, fmt.Errorf("read the driver's metrics: %w", err)
@@ -55,4 +57,18 @@ func readCounts(ctx context.Context, client kubernetes.Interface) (c counts, err
 	}
 	c.all = string(bytes.Join(allMetric.FindAll(text, -1), []byte("\n")))
 	return c, nil
+}
+
+// compare checks the driver's metrics before and after the specs against the number of volumes that the specs' pods
+// had.
+func compare(before, after counts, volumes int) (problems []string) {
+	if counted := after.published - before.published; counted != volumes {
+		problems = append(problems, fmt.Sprintf(
+			"the driver published %d volumes, and the pods that ran had %d. Before:\n%s\nAfter:\n%s",
+			counted, volumes, before.all, after.all))
+	}
+	if after.held != 0 {
+		problems = append(problems, fmt.Sprintf("the driver holds %d volumes after the end of all pods", after.held))
+	}
+	return problems
 }

@@ -23,28 +23,28 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/driver"
 )
 
-// pod is what was seen of a pod.
+// pod is a pod of the tests, as the observer has seen it.
 type pod struct {
 	namespace, name string
 	created         time.Time // in whole seconds
-	// The mounted volumes: of the driver, and of Kubernetes itself, that of the service account apart.
+	// The mounted volumes of the driver, and of Kubernetes itself without the service account's.
 	driver, inTree []string
-	// started: a container has run, so all volumes were there.
+	// started: a container has run, so all volumes were mounted.
 	started  bool
 	warnings []string
 }
 
-// observer watches all pods, and the warnings about them.
+// observer watches all pods and the warnings about them.
 type observer struct {
 	client kubernetes.Interface
-	stop   func() // and wait
+	stop   func() // ends the watches and waits for their end
 
 	mu       sync.Mutex
 	pods     map[types.UID]*pod
 	warnings map[types.UID][]string // by pod
 }
 
-// observe begins, and returns when it sees what is there.
+// observe starts an observer, and returns when the observer has seen all existing pods and warnings.
 func observe(ctx context.Context, client kubernetes.Interface) (*observer, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var watching sync.WaitGroup
@@ -52,7 +52,8 @@ func observe(ctx context.Context, client kubernetes.Interface) (*observer, error
 	o.stop = func() { cancel(); watching.Wait() }
 	core := client.CoreV1().RESTClient()
 	pods := cache.NewListWatchFromClient(core, "pods", metav1.NamespaceAll, fields.Everything())
-	events := cache.NewListWatchFromClient(core, "events", metav1.NamespaceAll, fields.OneTermEqualSelector("type", corev1.EventTypeWarning))
+	warnings := fields.OneTermEqualSelector("type", corev1.EventTypeWarning)
+	events := cache.NewListWatchFromClient(core, "events", metav1.NamespaceAll, warnings)
 	for _, w := range []struct {
 		list   *cache.ListWatch
 		object runtime.Object
@@ -75,7 +76,7 @@ func observe(ctx context.Context, client kubernetes.Interface) (*observer, error
 	return o, nil
 }
 
-// see takes in a pod or an event.
+// see stores a pod or an event.
 func (o *observer) see(object any) {
 	if last, ok := object.(cache.DeletedFinalStateUnknown); ok {
 		object = last.Obj
@@ -99,13 +100,15 @@ func (o *observer) see(object any) {
 	}
 }
 
-// of returns the pods that a spec made, by name. The name of its namespace alone does not tell: its end is a random number of four digits.
+// of returns the pods that a spec made, sorted by name. Two specs can have namespaces of one name: the name ends in a
+// random number of four digits. So the time of creation counts, too.
 func (o *observer) of(s spec) []pod {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	var pods []pod
 	for uid, p := range o.pods {
-		if slices.Contains(s.namespaces, p.namespace) && !p.created.Before(s.start.Truncate(time.Second)) && !p.created.After(s.end) {
+		during := !p.created.Before(s.start.Truncate(time.Second)) && !p.created.After(s.end)
+		if during && slices.Contains(s.namespaces, p.namespace) {
 			one := *p
 			one.warnings = slices.Clone(o.warnings[uid])
 			pods = append(pods, one)
@@ -115,7 +118,8 @@ func (o *observer) of(s spec) []pod {
 	return pods
 }
 
-// mounted returns the names of the mounted volumes whose files are the driver's, or would be if they were rewritten.
+// mounted returns the names of the mounted volumes of the driver, and of those that the policy should have moved
+// behind one. The moved volumes are in the pod, too, but no container mounts them.
 func mounted(spec corev1.PodSpec) (ofDriver, inTree []string) {
 	mounts := map[string]bool{}
 	for _, c := range append(slices.Clone(spec.InitContainers), spec.Containers...) {
@@ -135,9 +139,9 @@ func mounted(spec corev1.PodSpec) (ofDriver, inTree []string) {
 	return ofDriver, inTree
 }
 
-// started tells whether a container was made. Kubelet calls one terminated, too, that never was.
+// started reports whether kubelet made a container. The state alone does not show that: kubelet also reports a
+// container as terminated that was never made.
 func started(status corev1.PodStatus) bool {
-	return slices.ContainsFunc(append(slices.Clone(status.InitContainerStatuses), status.ContainerStatuses...), func(c corev1.ContainerStatus) bool {
-		return c.ContainerID != ""
-	})
+	all := append(slices.Clone(status.InitContainerStatuses), status.ContainerStatuses...)
+	return slices.ContainsFunc(all, func(c corev1.ContainerStatus) bool { return c.ContainerID != "" })
 }

@@ -13,17 +13,20 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// Two specs had namespaces of the same name, one after the other: each has its own pods.
+// Two specs that have namespaces of the same name, one after the other, get their own pods.
 func TestPodsOfSpecs(t *testing.T) {
 	begin := time.Date(2026, 1, 2, 3, 4, 5, 6e8, time.UTC)
 	at := func(seconds float64) time.Time { return begin.Add(time.Duration(seconds * float64(time.Second))) }
 	o := &observer{pods: map[types.UID]*pod{}, warnings: map[types.UID][]string{}}
 	for name, created := range map[string]time.Time{"before": at(-2), "first": at(0), "second": at(10)} {
 		o.see(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{
-			Namespace: "secrets-1", Name: name, UID: types.UID(name), CreationTimestamp: metav1.NewTime(created.Truncate(time.Second)),
+			Namespace: "secrets-1", Name: name, UID: types.UID(name),
+			CreationTimestamp: metav1.NewTime(created.Truncate(time.Second)),
 		}})
 	}
-	o.see(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "secrets-2", Name: "other", UID: "other", CreationTimestamp: metav1.NewTime(at(1))}})
+	o.see(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "secrets-2", Name: "other", UID: "other", CreationTimestamp: metav1.NewTime(at(1)),
+	}})
 	for want, s := range map[string]spec{
 		"first":  {namespaces: []string{"secrets-1"}, start: at(0), end: at(5)},
 		"second": {namespaces: []string{"secrets-1"}, start: at(10), end: at(15)},

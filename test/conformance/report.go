@@ -15,31 +15,28 @@ import (
 	"time"
 )
 
-// spec is one that has run.
+// spec is the result of a spec.
 type spec struct {
 	name       string
 	labels     []string // Conformance, NodeConformance, ...
 	state      string   // passed, failed, ...: ginkgo's
 	failure    string
-	output     string   // what it logged, warnings of the API server among it
-	namespaces []string // that it made
+	namespaces []string // that the spec made
 	start, end time.Time
 }
 
-// ginkgoReport is what is read of the JSON report of ginkgo.
+// ginkgoReport has the fields of ginkgo's JSON report that readReport reads.
 type ginkgoReport struct {
-	SuiteSucceeded             bool
 	SpecialSuiteFailureReasons []string
 	SpecReports                []struct {
-		ContainerHierarchyTexts    []string
-		LeafNodeType               string
-		LeafNodeText               string
-		LeafNodeLabels             []string
-		State                      string
-		Failure                    struct{ Message string }
-		CapturedGinkgoWriterOutput string
-		SpecEvents                 []struct{ Message string }
-		StartTime, EndTime         time.Time
+		ContainerHierarchyTexts []string
+		LeafNodeType            string
+		LeafNodeText            string
+		LeafNodeLabels          []string
+		State                   string
+		Failure                 struct{ Message string }
+		SpecEvents              []struct{ Message string }
+		StartTime, EndTime      time.Time
 	}
 }
 
@@ -54,7 +51,7 @@ func readReport(path string) ([]spec, error) {
 		return nil, fmt.Errorf("read ginkgo's report: %w", err)
 	}
 	if len(suites) != 1 {
-		return nil, fmt.Errorf("read ginkgo's report: it is of %d suites, want 1", len(suites))
+		return nil, fmt.Errorf("read ginkgo's report: the report has %d suites, want 1", len(suites))
 	}
 	if reasons := suites[0].SpecialSuiteFailureReasons; len(reasons) > 0 {
 		return nil, fmt.Errorf("the suite failed: %s", strings.Join(reasons, "; "))
@@ -67,13 +64,13 @@ func readReport(path string) ([]spec, error) {
 			}
 			continue
 		}
-		// A test that skips itself says why; what was not selected says nothing.
+		// A spec that skips itself has a message. A spec that was not selected has none.
 		if r.State == "skipped" && r.Failure.Message == "" {
 			continue
 		}
 		s := spec{
 			name: name(append(slices.Clone(r.ContainerHierarchyTexts), r.LeafNodeText)), labels: r.LeafNodeLabels,
-			state: r.State, failure: r.Failure.Message, output: r.CapturedGinkgoWriterOutput, start: r.StartTime, end: r.EndTime,
+			state: r.State, failure: r.Failure.Message, start: r.StartTime, end: r.EndTime,
 		}
 		for _, e := range r.SpecEvents {
 			if m := destroyed.FindStringSubmatch(e.Message); m != nil {
@@ -89,11 +86,11 @@ func readReport(path string) ([]spec, error) {
 	return specs, nil
 }
 
-// destroyed is the last step of a spec, one for each of its namespaces.
+// destroyed matches the last step of a spec: one for each of its namespaces.
 var destroyed = regexp.MustCompile(`^Destroying namespace "([^"]+)" for this suite\.$`)
 
-// tags are what labels add to the text of a spec.
+// tags matches the labels that ginkgo appends to the text of a spec.
 var tags = regexp.MustCompile(`( \[[^\]]*\])+$`)
 
-// name is the text of a spec without the tags at its end.
+// name returns the text of a spec without the tags at its end.
 func name(texts []string) string { return tags.ReplaceAllString(strings.Join(texts, " "), "") }

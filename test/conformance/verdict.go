@@ -5,138 +5,96 @@
 package main
 
 import (
-	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
 
-// verdict is what came of a spec.
+// verdict is what a spec has shown.
 type verdict struct {
 	spec
 	outcome outcome
-	reason  string // why the outcome is another than rewritten
-	pods    int
 	volumes int    // that the driver published for pods that ran
-	problem string // empty: as it has to be
+	problem string // empty: the spec has shown its outcome
 }
 
-// judge compares what the specs did, and what was seen of their pods, with what has to come of them.
-func judge(specs []spec, pods func(spec) []pod, expectations []expectation) []verdict {
+// isMissing matches the driver's message about a pod that waits for an object or a key.
+var isMissing = regexp.MustCompile(`code = NotFound desc = |code = FailedPrecondition desc = .* has no key "`)
+
+// judge compares the results of the specs and their pods with the outcome of each spec.
+func judge(specs []spec, pods func(spec) []pod) []verdict {
 	var verdicts []verdict
 	for _, s := range specs {
-		v := verdict{spec: s}
-		var words string
-		for _, e := range expectations {
-			if slices.Contains(e.specs, s.name) {
-				v.outcome, v.reason, words = e.outcome, e.reason, e.words
-			}
-		}
+		v := verdict{spec: s, outcome: outcomeOf(s.name)}
 		seen := pods(s)
-		v.pods = len(seen)
 		for _, p := range seen {
 			if p.started {
 				v.volumes += len(p.driver)
 			}
 		}
-		v.problem = v.wrong(seen, words)
+		v.problem = v.check(seen)
 		verdicts = append(verdicts, v)
 	}
 	return verdicts
 }
 
-// wrong says what is not as the outcome demands.
-func (v verdict) wrong(pods []pod, words string) string {
-	if len(v.namespaces) == 0 {
-		return "it made no namespace, so nothing is known of its pods (" + v.state + ": " + v.failure + ")"
-	}
-	if v.outcome == notRewritten {
-		switch {
-		case v.state == "passed":
-			return "it passes, though its volume should have been left alone: take it from the list in specs.go"
-		case v.state != "failed" || !strings.Contains(v.failure, denied):
-			return "its pod should have been refused for a volume that is left alone; " + v.state + ": " + v.failure
-		case !strings.Contains(v.output, words):
-			return fmt.Sprintf("the policy does not warn that it leaves a volume alone with the words %q", words)
-		}
-		return ""
-	}
-	if v.state != "passed" {
+// check returns why the spec has not shown its outcome.
+func (v verdict) check(pods []pod) string {
+	switch {
+	case v.state != "passed":
 		return v.state + ": " + v.failure
-	}
-	if v.outcome == noVolume {
-		if len(pods) > 0 {
-			return fmt.Sprintf("it has %d pods, and is listed as one without", len(pods))
-		}
-		return ""
-	}
-	if len(pods) == 0 {
-		return "no pod of it was seen"
+	case len(v.namespaces) == 0:
+		return "the spec made no namespace, so its pods are not known"
+	case v.outcome == noPod && len(pods) > 0:
+		return "the spec should have no pod"
+	case v.outcome != noPod && len(pods) == 0:
+		return "the spec has no pod"
 	}
 	for _, p := range pods {
-		if problem := p.wrong(v.outcome, words); problem != "" {
+		if problem := p.check(v.outcome); problem != "" {
 			return "pod " + p.name + ": " + problem
 		}
 	}
 	return ""
 }
 
-func (p pod) wrong(o outcome, words string) string {
+func (p pod) check(o outcome) string {
 	switch {
 	case len(p.inTree) > 0:
-		return "it mounts volumes of Kubernetes itself: " + strings.Join(p.inTree, ", ")
+		return "the pod mounts volumes of Kubernetes itself: " + strings.Join(p.inTree, ", ")
 	case len(p.driver) == 0:
-		return "it mounts no volume of the driver"
-	case o == rewritten && !p.started:
-		return "it never ran; warnings: " + strings.Join(p.warnings, " | ")
-	case o == refused && p.started:
-		return "it ran, and the driver should have refused its volume"
-	case o == refused && !slices.ContainsFunc(p.warnings, func(w string) bool { return strings.Contains(w, words) }):
-		return fmt.Sprintf("no warning has the words %q; warnings: %s", words, strings.Join(p.warnings, " | "))
+		return "the pod mounts no volume of the driver"
+	case o == published && !p.started:
+		return "the pod never ran; warnings: " + strings.Join(p.warnings, " | ")
+	case o == missing && p.started:
+		return "the pod ran without the missing object"
+	case o == missing && !slices.ContainsFunc(p.warnings, isMissing.MatchString):
+		return "the driver does not say what is missing; warnings: " + strings.Join(p.warnings, " | ")
 	}
 	return ""
 }
 
-// complete says what is missing in a run of all specs, and what is there twice.
-func complete(specs []spec, expectations []expectation) (problems []string) {
-	counts := map[string]int{}
+// complete returns the groups without a spec, and the names that two specs have.
+func complete(specs []spec) (problems []string) {
+	seen := map[string]bool{}
 	for _, s := range specs {
-		counts[s.name]++
-		if counts[s.name] == 2 {
-			problems = append(problems, "two specs have this name: "+s.name)
+		if seen[s.name] {
+			problems = append(problems, "two specs have the name: "+s.name)
 		}
+		seen[s.name] = true
 	}
-	for _, c := range containers {
-		if !slices.ContainsFunc(specs, func(s spec) bool { return strings.HasPrefix(s.name, c+" ") }) {
-			problems = append(problems, "there is no spec any more in: "+c)
-		}
-	}
-	for _, e := range expectations {
-		for _, listed := range e.specs {
-			if counts[listed] == 0 {
-				problems = append(problems, "specs.go lists a spec that does not exist any more: "+listed)
-			}
+	for _, group := range append(groups(), externalStorage) {
+		if !slices.ContainsFunc(specs, func(s spec) bool { return strings.HasPrefix(s.name, group+" ") }) {
+			problems = append(problems, "the group has no spec: "+group)
 		}
 	}
 	return problems
 }
 
-// sum returns the volumes that the driver published for pods that ran.
+// sum returns the number of volumes that the driver published for pods that ran.
 func sum(verdicts []verdict) (volumes int) {
 	for _, v := range verdicts {
 		volumes += v.volumes
 	}
 	return volumes
-}
-
-// judgeInTree is for a run without the driver: each spec passes.
-func judgeInTree(specs []spec) []verdict {
-	var verdicts []verdict
-	for _, s := range specs {
-		v := verdict{spec: s}
-		if s.state != "passed" {
-			v.problem = s.state + ": " + s.failure
-		}
-		verdicts = append(verdicts, v)
-	}
-	return verdicts
 }

@@ -39,7 +39,7 @@ const (
 	ServiceAccount = "fsuser-csi"
 	// Role is the manifest's ClusterRole that lets the driver act as its node, and EventsRole the one for Events.
 	Role       = "fsuser-csi-node"
-	EventsRole = "fsuser-csi-events"
+	EventsRole = "fsuser-csi"
 
 	driverName = "fsuser.csi.io"
 )

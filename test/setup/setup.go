@@ -2,8 +2,8 @@
 
 //go:build linux
 
-// Package setup has what the commands share that run tests in a cluster of their own: the driver's image,
-// the cluster, and the driver in it.
+// Package setup starts a cluster and installs the driver of this tree, for the commands that run tests in a cluster of their
+// own.
 package setup
 
 import (
@@ -28,8 +28,8 @@ const (
 	downTimeout    = 2 * time.Minute
 )
 
-// DriverImage builds the driver of this tree and writes the tar of its image, under the name, to a folder. The driver's version is the
-// name's tag.
+// DriverImage builds the driver of this tree and writes a tar of its image to dir. The tag of the image's name is also the
+// driver's version.
 func DriverImage(ctx context.Context, dir, name string) (tar string, err error) {
 	repository, err := tools.Repository()
 	if err != nil {
@@ -47,7 +47,8 @@ func DriverImage(ctx context.Context, dir, name string) (tar string, err error) 
 	}
 	binary, tar := filepath.Join(dir, "fsuser-csi"), filepath.Join(dir, "fsuser-csi.tar")
 	for _, args := range [][]string{
-		{"build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w -funcalign=16 -X main.version=" + version, "-o", binary, "./cmd/fsuser-csi"},
+		{"build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w -funcalign=16 -X main.version=" + version,
+			"-o", binary, "./cmd/fsuser-csi"},
 		{"run", "./deploy/image", "-o", tar, "-tag", name, binary},
 	} {
 		cmd := exec.CommandContext(ctx, "go", args...)
@@ -60,8 +61,8 @@ func DriverImage(ctx context.Context, dir, name string) (tar string, err error) 
 	return tar, nil
 }
 
-// Cluster starts a cluster and imports tars of images. With keep it takes the one that an earlier run has left in the folder, if there is
-// one, and end leaves it running; otherwise end ends it, also when the context has.
+// Cluster starts a cluster and imports tars of images. With keep, Cluster reuses the cluster that an earlier run left in the
+// run folder, and end leaves the cluster running. Otherwise end ends the cluster, also after the end of ctx.
 func Cluster(ctx context.Context, o cluster.Options, keep bool, tars ...string) (c *cluster.Cluster, end func() error, err error) {
 	if c, err = upOrOpen(ctx, o, keep); err != nil {
 		return nil, nil, err
@@ -96,8 +97,9 @@ func upOrOpen(ctx context.Context, o cluster.Options, keep bool) (*cluster.Clust
 
 var imageLine = regexp.MustCompile(`image: "fsuser-csi/fsuser-csi:[^"]*"`)
 
-// Install applies manifests of the folder deploy, the first of which has the driver, and returns when its pods are ready. The image is
-// that of DriverImage; pods of an earlier run are started anew, since they may have another one of that name.
+// Install applies manifests of the folder deploy, the first of which has the driver, and returns when the driver's pods are
+// ready. The image is that of DriverImage. Install restarts pods of an earlier run, because the content of the image may have
+// changed.
 func Install(ctx context.Context, c *cluster.Cluster, image string, manifests ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, installTimeout)
 	defer cancel()
@@ -129,7 +131,7 @@ func Install(ctx context.Context, c *cluster.Cluster, image string, manifests ..
 	return nil
 }
 
-// Apply makes or changes the objects of a manifest.
+// Apply creates or changes the objects of a manifest.
 func Apply(ctx context.Context, c *cluster.Cluster, manifest string) error {
 	cmd, err := c.Command(ctx, "kubectl", "apply", "-f", "-")
 	if err != nil {

@@ -15,7 +15,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"time"
+
+	"github.com/fsuser-csi/fsuser-csi/test/cluster/apt"
 )
 
 // Unpack makes a root file system of Debian packages and all that they depend
@@ -29,7 +30,7 @@ import (
 // packages are there only if something depends on them or they are named:
 // dash has /bin/sh, coreutils the usual commands.
 //
-// It needs apt-get, with lists that `apt-get update` fetched, and dpkg-deb.
+// It needs apt-get and dpkg-deb.
 func Unpack(ctx context.Context, cache string, packages ...string) (root string, err error) {
 	defer func() {
 		if err != nil {
@@ -107,11 +108,11 @@ func download(ctx context.Context, work, debs string, packages []string) ([]stri
 		return nil, err
 	}
 	defer unlock()
-	if _, err := aptGet(ctx, install(debs, "--download-only")...); err != nil {
+	if _, err := apt.Get(ctx, install(debs, "--download-only")...); err != nil {
 		return nil, err
 	}
 	// The names are those of what would be fetched if nothing had been.
-	uris, err := aptGet(ctx, install(empty, "--print-uris")...)
+	uris, err := apt.Get(ctx, install(empty, "--print-uris")...)
 	if err != nil {
 		return nil, err
 	}
@@ -126,19 +127,6 @@ func download(ctx context.Context, work, debs string, packages []string) ([]stri
 		return nil, fmt.Errorf("apt-get names no file:\n%s", uris)
 	}
 	return files, nil
-}
-
-func aptGet(ctx context.Context, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, "apt-get", args...)
-	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C.UTF-8")
-	cmd.WaitDelay = 10 * time.Second
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	output, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("%s: %w (are there package lists? apt-get update fetches them)\n%s%s", cmd, err, output, &stderr)
-	}
-	return string(output), nil
 }
 
 // makeMergedUsr makes the links by which /bin and the like are below /usr.

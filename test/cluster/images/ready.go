@@ -4,12 +4,15 @@ package images
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 
+	"github.com/fsuser-csi/fsuser-csi/test/cluster/apt"
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
 )
 
@@ -46,10 +49,10 @@ func Pause(ctx context.Context, dir string) (string, error) {
 	})
 }
 
-// Busybox makes an image with a shell and the usual commands, in the folder,
-// and returns the path of its tar. It needs Debian's busybox-static.
-func Busybox(ctx context.Context, dir string) (string, error) {
-	files, err := BusyboxFiles(ctx)
+// Busybox makes an image with a shell and the usual commands, in the folder, and returns the path of its tar. Progress has
+// a line if busybox has to be installed.
+func Busybox(ctx context.Context, dir string, progress io.Writer) (string, error) {
+	files, err := BusyboxFiles(ctx, progress)
 	if err != nil {
 		return "", err
 	}
@@ -57,12 +60,18 @@ func Busybox(ctx context.Context, dir string) (string, error) {
 	return path, Build(path, Image{Name: BusyboxName, Files: files, Cmd: []string{"/bin/sh"}})
 }
 
-// BusyboxFiles are a shell, the usual commands and what they look for, for an
-// image that has programs beside them. They need Debian's busybox-static.
-func BusyboxFiles(ctx context.Context) ([]File, error) {
+// BusyboxFiles are a shell, the usual commands and the files that they need, for an image that has other programs, too.
+// Progress has a line if busybox has to be installed.
+func BusyboxFiles(ctx context.Context, progress io.Writer) ([]File, error) {
 	binary, err := exec.LookPath("busybox")
+	if errors.Is(err, exec.ErrNotFound) {
+		if err := apt.Install(ctx, progress, "busybox-static"); err != nil {
+			return nil, err
+		}
+		binary, err = exec.LookPath("busybox")
+	}
 	if err != nil {
-		return nil, fmt.Errorf("find busybox, of the Debian package busybox-static: %w", err)
+		return nil, fmt.Errorf("find busybox: %w", err)
 	}
 	list, err := exec.CommandContext(ctx, binary, "--list").Output()
 	if err != nil {

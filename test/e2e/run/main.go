@@ -2,8 +2,9 @@
 
 //go:build linux
 
-// Command run runs the end-to-end tests of package e2e: it builds the driver and its image, starts a cluster, runs the tests, prints what
-// passed, and takes everything down, also after a failure or Ctrl-C. See package e2e for a cluster that is there already.
+// Command run runs the end-to-end tests of package e2e: it builds the driver and its image, starts a cluster, runs the tests,
+// prints their results, and ends the cluster, also after a failure or Ctrl-C. Package e2e describes how to use an existing
+// cluster.
 package main
 
 import (
@@ -68,7 +69,7 @@ func (o options) run(ctx context.Context) (err error) {
 	}
 	if os.Getenv("KUBECONFIG") != "" && os.Getenv("IMAGE") != "" {
 		if os.Getenv("POD_IMAGE") == "" {
-			return errors.New("set POD_IMAGE, too: the image of the tests' pods, of which -save writes a tar")
+			return errors.New("set POD_IMAGE, too: the image of the tests' pods; -save writes a tar of the image")
 		}
 		return test(ctx, o.tests, os.Environ())
 	}
@@ -94,12 +95,12 @@ func (o options) run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, end()) }()
 	fmt.Printf("cluster with images after %.1f s\n", time.Since(begin).Seconds())
-	// A run folder in the environment tells the tests that the cluster is theirs: they kill its kubelet, too.
+	// With CLUSTER_DIR the tests own the cluster: they kill its kubelet, too.
 	return test(ctx, o.tests, append(os.Environ(), "KUBECONFIG="+c.Kubeconfig(), "IMAGE="+driverImage, "POD_IMAGE="+podImage,
 		"CLUSTER_DIR="+c.RunDir(), "PATH="+c.Bin()+string(filepath.ListSeparator)+os.Getenv("PATH")))
 }
 
-// buildImages builds the driver and the tests' program, and writes their images to dir.
+// buildImages builds the driver and the program of the tests' pods, and writes their images to dir.
 func buildImages(ctx context.Context, dir string) (tars []string, err error) {
 	driverTar, err := setup.DriverImage(ctx, dir, driverImage)
 	if err != nil {
@@ -111,7 +112,7 @@ func buildImages(ctx context.Context, dir string) (tars []string, err error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build the program of the tests' pods: %w\n%s", err, out)
 	}
-	shell, err := images.BusyboxFiles(ctx)
+	shell, err := images.BusyboxFiles(ctx, os.Stdout)
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +130,7 @@ type event struct {
 	Elapsed              float64
 }
 
-// test runs the tests, shows what they print, and at the end a table of all.
+// test runs the tests, prints their output, and then a table of their results.
 func test(ctx context.Context, pattern string, env []string) error {
 	dir, err := os.MkdirTemp("", "fsuser-e2e-")
 	if err != nil {
@@ -145,7 +146,7 @@ func test(ctx context.Context, pattern string, env []string) error {
 		return fmt.Errorf("find the tests: %w", err)
 	}
 	begin := time.Now()
-	// Not by `go test`, which keeps an interrupt to itself: the tests have to clean up.
+	// The tests have to clean up after an interrupt. `go test` would not pass the interrupt on to them.
 	tests := exec.CommandContext(ctx, binary, "-test.v=test2json", "-test.parallel=8", "-test.timeout="+testTimeout.String(), "-test.run="+pattern)
 	tests.Dir, tests.Env, tests.Stderr = strings.TrimSpace(string(source)), env, os.Stderr
 	tests.Cancel = func() error { return tests.Process.Signal(os.Interrupt) }
@@ -154,7 +155,7 @@ func test(ctx context.Context, pattern string, env []string) error {
 	if toJSON.Stdin, err = tests.StdoutPipe(); err != nil {
 		return err
 	}
-	// In a group of its own, out of reach of Ctrl-C: it ends with its input.
+	// In a process group of its own: Ctrl-C must not end test2json before its input ends.
 	toJSON.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out, err := toJSON.StdoutPipe()
 	if err != nil {
@@ -176,7 +177,7 @@ func test(ctx context.Context, pattern string, env []string) error {
 	return err
 }
 
-// follow prints what the tests print, and returns how each ended.
+// follow prints the output of the tests, and returns the result of each.
 func follow(r io.Reader) (results []event, err error) {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 1<<20)
