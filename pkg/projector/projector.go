@@ -138,7 +138,6 @@ func Write(root int, p Payload) (changed bool, err error) {
 		if err := removeTree(dir, current); err != nil {
 			return true, fmt.Errorf("remove old generation: %w", err)
 		}
-		failpoint.Hit("projector-old-generation-removed")
 	}
 	return true, nil
 }

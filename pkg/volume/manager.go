@@ -16,7 +16,6 @@ import (
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 
-	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/event"
 	"github.com/fsuser-csi/fsuser-csi/pkg/record"
@@ -212,7 +211,6 @@ func (m *Manager) unsubscribe(v *volume) {
 // harm: it describes a mount that is not there.
 func (m *Manager) forget(v *volume) {
 	m.unsubscribe(v)
-	failpoint.Hit("forget-unwatched")
 	m.quota.release(v.id)
 	m.mu.Lock()
 	delete(m.volumes, v.id)

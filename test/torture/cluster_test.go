@@ -54,11 +54,19 @@ func startCluster(t testing.TB, args ...string) *cluster {
 		t: t, binary: buildDriver(t), plain: testkit.BuildDriverWithoutRace(t), controlPlane: cp, client: client,
 		access: "service-account", namespace: namespace,
 	}
-	c.startProxy(t, cp.AdminConfig())
 	if err := nodeaccess.MakeServiceAccount(context.Background(), client, namespace); err != nil {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// behindProxy returns the cluster with a proxy that ends with t.
+func (c *cluster) behindProxy(t testing.TB) *cluster {
+	t.Helper()
+	behind := *c
+	behind.t = t
+	behind.startProxy(t, c.controlPlane.AdminConfig())
+	return &behind
 }
 
 // startProxy starts the proxy with the driver's credentials, and writes the kubeconfig that leads to the proxy.

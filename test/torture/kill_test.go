@@ -17,16 +17,6 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
-// needs are the points that are not passed unless something happens at another one first.
-func needs() map[string][2]string {
-	return map[string][2]string{
-		// A writer that was killed left something.
-		"projector-leftover": {"projector-data-tmp-made", "kill"},
-		// A publish failed.
-		"publish-undo": {"publish-built", "error"},
-	}
-}
-
 // kills kills the driver once at each of its failpoints, then at random points and at random times, while all kinds of things happen. After
 // each round everything must be as it should.
 func kills(t *testing.T, c *cluster) {
@@ -64,7 +54,7 @@ func kills(t *testing.T, c *cluster) {
 	for _, p := range steps {
 		if p.fails {
 			h.arm(p.name, "error")
-			h.round(nil)
+			h.round()
 			if !h.disarm(p.name) {
 				t.Errorf("the driver was never at %s", p.name)
 			}
@@ -79,7 +69,7 @@ func kills(t *testing.T, c *cluster) {
 		p := all[rand.N(len(all))]
 		h.arm(p.name, fmt.Sprint("kill ", rand.N(6)))
 		h.killAt = time.Now().Add(rand.N(400 * time.Millisecond))
-		h.round([]point{p})
+		h.round()
 		h.disarm(p.name)
 		h.check(fmt.Sprintf("after %d kills, the last at %s and at a random time", h.deaths, p.name))
 		readers.check()
@@ -104,7 +94,7 @@ func (h *harness) killAtEach(points []point) (missed []point) {
 	for _, p := range points {
 		h.arm(p.name, "kill")
 	}
-	h.round(points)
+	h.round()
 	for _, p := range points {
 		if !h.disarm(p.name) {
 			missed = append(missed, p)
@@ -128,14 +118,9 @@ func owners() []owned {
 }
 
 // round lets happen whatever can: pods come and go, objects change, connections break, kubelet and driver restart, and what they left is
-// tampered with. What the points need is done first.
-func (h *harness) round(points []point) {
+// tampered with.
+func (h *harness) round() {
 	h.t.Helper()
-	for _, p := range points {
-		if first, ok := needs()[p.name]; ok {
-			h.arm(first[0], first[1])
-		}
-	}
 	// Objects change while volumes are there, and while they come.
 	h.set(objects()[0])
 	h.want(owners()[rand.N(len(owners()))], objects()[rand.N(len(objects()))])
@@ -163,11 +148,7 @@ func (h *harness) round(points []point) {
 	h.kubelet.Forget(lost.pod, lost.name())
 	h.must(unix.Unmount(h.target(lost), unix.MNT_DETACH))
 	h.must(os.RemoveAll(filepath.Join(h.driver.Root, "pods", lost.pod.UID)))
-	if h.shrinks() {
-		h.want(lost.owned, lost.object)
-	} else {
-		h.want(owners()[0], objects()[0])
-	}
+	h.want(lost.owned, lost.object)
 	h.settle("publish another one for one that was lost")
 	if !h.failing { // a record that could not be removed stays until the restart
 		h.check("before the driver is stopped")
@@ -181,11 +162,6 @@ func (h *harness) round(points []point) {
 	h.settle("after restarts of driver and kubelet")
 	h.must(os.RemoveAll(filepath.Join(h.driver.State, "bad")))
 	h.converge("after restarts of driver and kubelet")
-}
-
-// shrinks reports whether a volume loses files in each round: one with all keys of the object that changes often enough for that.
-func (h *harness) shrinks() bool {
-	return slices.ContainsFunc(h.volumes, func(m mounted) bool { return m.object == objects()[0] && m.owned.from != byVolume })
 }
 
 // stop has the driver end by SIGTERM, unless it dies on the way.

@@ -145,7 +145,7 @@ func givenUp(t *testing.T, c *cluster) {
 		point string
 		stays bool
 	}{
-		{"publish-watching", false}, {"tmpfs-directory-made", false}, {"projector-file-made", false}, {"publish-built", false},
+		{"publish-watching", false}, {"tmpfs-directory-made", false}, {"projector-file-made", false},
 		{"record-tmp-made", false}, {"publish-recorded", false}, {"tmpfs-attached", true}, {"publish-done", true},
 	}
 	for _, step := range steps {
@@ -286,7 +286,7 @@ func panics(t *testing.T, c *cluster) {
 	other := h.want(anyOwner, "a")
 	h.settle("publish another volume")
 	pid, n := h.driver.PID(), 0
-	for _, point := range []string{"driver-publish-called", "publish-watching", "projector-file-written", "publish-built", "record-saved", "tmpfs-attach", "publish-done"} {
+	for _, point := range []string{"publish-watching", "tmpfs-directory-made", "projector-file-made", "publish-recorded", "tmpfs-attached", "publish-done"} {
 		for _, again := range []bool{true, false} {
 			r := h.raw(anyPod, "b")
 			h.arm(point, "panic")
@@ -310,7 +310,7 @@ func panics(t *testing.T, c *cluster) {
 			n++
 		}
 	}
-	for _, point := range []string{"refresh-begin", "refresh-write", "projector-data-tmp-made", "projector-data-renamed", "refresh-done"} {
+	for _, point := range []string{"refresh-cloned", "projector-generation-written", "projector-data-tmp-made", "projector-data-renamed", "refresh-done"} {
 		h.arm(point, "panic")
 		h.set("a")
 		h.converge("after a panic at " + point)
