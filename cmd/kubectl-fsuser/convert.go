@@ -135,10 +135,12 @@ func (c *conversion) list(errOut io.Writer, f *manifest.File, result convert.Res
 		if left.Object != "" {
 			object = left.Object + ": "
 		}
-		fmt.Fprintf(errOut, "%s:%d: %svolume %q stays as it is: %s\n", f.Name, left.Line, object, left.Volume, left.Reason)
+		fmt.Fprintf(errOut, "%s:%d: %svolume %q stays as it is: %s\n", f.Name, left.Line, object, left.Volume,
+			left.Reason)
 	}
 	for _, note := range result.Notes {
-		fmt.Fprintf(errOut, "%s:%d: %s: volume %q: note: %s\n", f.Name, note.Line, note.Object, note.Volume, note.Reason)
+		fmt.Fprintf(errOut, "%s:%d: %s: volume %q: note: %s\n", f.Name, note.Line, note.Object, note.Volume,
+			note.Reason)
 	}
 	return readable
 }
@@ -182,8 +184,8 @@ func uninterrupted(f func() error) error {
 	}
 }
 
-// replaceFile replaces a file's content at once: readers see the old or the new. The mode stays, and the owner where that
-// is allowed. A symbolic link stays, and the file that it leads to is replaced.
+// replaceFile replaces a file's content at once: readers see the old or the new. The mode stays, and the owner where
+// that is allowed. A symbolic link stays, and the file that it leads to is replaced.
 func replaceFile(name, text string) (err error) {
 	path, err := filepath.EvalSymlinks(name)
 	if err != nil {

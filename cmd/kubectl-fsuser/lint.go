@@ -38,7 +38,8 @@ Exit codes: 0 no errors, 1 errors (with --strict also warnings), 2 wrong usage, 
 			}
 			report := lintReport{Files: len(in.files), Problems: []lint.Problem{}}
 			for _, path := range in.dangling {
-				report.add(lint.Result{Problems: []lint.Problem{{File: path, Line: 1, Column: 1, Severity: lint.Error, Message: danglingMessage}}})
+				report.add(lint.Result{Problems: []lint.Problem{{File: path, Line: 1, Column: 1, Severity: lint.Error,
+					Message: danglingMessage}}})
 			}
 			for _, f := range in.files {
 				report.add(lint.File(f))

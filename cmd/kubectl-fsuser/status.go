@@ -83,7 +83,8 @@ Exit codes: 0 all drivers answered, 1 a driver did not, 2 wrong usage, or the AP
 	f := cmd.Flags()
 	f.BoolVarP(&allNamespaces, "all-namespaces", "A", false, "show the volumes of pods in all namespaces")
 	f.StringVarP(&q.output, "output", "o", "table", `"table" or "json"`)
-	f.StringVar(&q.driverNamespace, "driver-namespace", "", "namespace of the driver; all are searched if it is not given")
+	f.StringVar(&q.driverNamespace, "driver-namespace", "",
+		"namespace of the driver; all are searched if it is not given")
 	f.StringVar(&rules.ExplicitPath, "kubeconfig", "", "path of the kubeconfig file")
 	clientcmd.BindOverrideFlags(&overrides, f, clientcmd.RecommendedConfigOverrideFlags(""))
 	return cmd
@@ -100,7 +101,8 @@ func (q statusQuery) run(ctx context.Context, config *rest.Config, out, errOut i
 		return fmt.Errorf("list the driver's pods: %w", err)
 	}
 	if len(drivers) == 0 {
-		return fmt.Errorf("no pod has the label %s: the driver is not installed, or not in --driver-namespace", driverLabel)
+		return fmt.Errorf("no pod has the label %s: the driver is not installed, or not in --driver-namespace",
+			driverLabel)
 	}
 	answers := cluster.ask(ctx, drivers)
 	volumes := []status.NodeVolume{}
@@ -108,7 +110,8 @@ func (q statusQuery) run(ctx context.Context, config *rest.Config, out, errOut i
 	for i, a := range answers {
 		if a.err != nil {
 			silent++
-			fmt.Fprintf(errOut, "node %s: pod %s/%s: %v\n", drivers[i].Spec.NodeName, drivers[i].Namespace, drivers[i].Name, a.err)
+			fmt.Fprintf(errOut, "node %s: pod %s/%s: %v\n", drivers[i].Spec.NodeName, drivers[i].Namespace,
+				drivers[i].Name, a.err)
 		}
 		for _, v := range a.volumes {
 			if (q.namespace == "" || v.PodNamespace == q.namespace) && (q.pod == "" || v.PodName == q.pod) {
@@ -206,7 +209,8 @@ func (c *cluster) status(ctx context.Context, driver *corev1.Pod) ([]status.Volu
 	return volumes, nil
 }
 
-// executor runs a command over WebSocket, and over SPDY where an API server or a proxy knows no WebSocket, as kubectl does.
+// executor runs a command over WebSocket, and over SPDY where an API server or a proxy knows no WebSocket, as kubectl
+// does.
 func (c *cluster) executor(pod *corev1.Pod, command ...string) (remotecommand.Executor, error) {
 	url := c.client.Post().Resource("pods").Namespace(pod.Namespace).Name(pod.Name).SubResource("exec").VersionedParams(
 		&corev1.PodExecOptions{Container: driverContainer, Command: command, Stdout: true, Stderr: true}, c.codec).URL()

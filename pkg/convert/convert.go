@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package convert edits the text of manifests so that this driver's volumes take the place of Kubernetes' own, and back.
+// Package convert edits the text of manifests so that this driver's volumes take the place of Kubernetes' own, and
+// back.
 //
 // To the driver, each mounted secret, configMap, downwardAPI and projected volume of a pod stays as it is. A csi volume
-// that names it in the attribute "volume" is added to the end of the list, and the mounts point to the csi volume. Back,
-// the csi volume is removed and the mounts point to the volume that it names. Every other byte stays.
+// that names it in the attribute "volume" is added to the end of the list, and the mounts point to the csi volume.
+// Back, the csi volume is removed and the mounts point to the volume that it names. Every other byte stays.
 //
-// Each edit is proven before it counts: the edited text is read again and must differ in these values alone, and an edit
-// to the driver must give the same bytes when it is taken back. What cannot be converted is listed with the reason.
+// Each edit is proven before it counts: the edited text is read again and must differ in these values alone, and an
+// edit to the driver must give the same bytes when it is taken back. What cannot be converted is listed with the
+// reason.
 package convert
 
 import (
@@ -75,8 +77,8 @@ func File(f *manifest.File, o Options) Result {
 type change struct {
 	left  Left // says why the volume stays if the change turns out to be impossible
 	edits []edit
-	// volumes is the list of the pod's volumes, which loses or gets the csi volume. mounts are the entries of volumeMounts
-	// that point to another volume. Both are paths in the document.
+	// volumes is the list of the pod's volumes, which loses or gets the csi volume. mounts are the entries of
+	// volumeMounts that point to another volume. Both are paths in the document.
 	volumes string
 	removed *manifest.Node
 	added   *csiVolume
@@ -100,7 +102,8 @@ func document(d *manifest.Document, o Options) (text string, converted int, left
 			text, good = edited, append(good, c)
 			continue
 		}
-		c.left.Reason = "its text cannot be edited by itself: write its volumes and mounts without anchors, aliases and tags, each in lines of its own"
+		c.left.Reason = "its text cannot be edited by itself: write its volumes and mounts without anchors, " +
+			"aliases and tags, each in lines of its own"
 		p.left = append(p.left, c.left)
 	}
 	return text, len(good), p.left, p.notes

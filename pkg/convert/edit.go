@@ -68,8 +68,8 @@ func insert(volumes *manifest.Node, v *csiVolume) []edit {
 	return []edit{{end, end, "," + space + v.flow(volumes.Document().JSON)}}
 }
 
-// remove takes the i-th volume out of a list, of which the item kept stays. It returns no edit if it cannot be told where
-// the volume is.
+// remove takes the i-th volume out of a list, of which the item kept stays. It returns no edit if it cannot be told
+// where the volume is.
 func remove(volumes *manifest.Node, i, kept int) []edit {
 	items, text := volumes.Items(), volumes.Document().Text
 	end := itemEnd(volumes, items[i])
@@ -88,8 +88,8 @@ func remove(volumes *manifest.Node, i, kept int) []edit {
 	return nil
 }
 
-// itemEnd finds where an item of a list ends: in brackets after its own bracket, else at the end of the last line that is
-// deeper than its dash. It returns -1 if that cannot be told. A wrong answer is found when the edit is proven.
+// itemEnd finds where an item of a list ends: in brackets after its own bracket, else at the end of the last line that
+// is deeper than its dash. It returns -1 if that cannot be told. A wrong answer is found when the edit is proven.
 func itemEnd(list, item *manifest.Node) int {
 	text, start := item.Document().Text, item.Start()
 	if list.IsFlow() {
@@ -117,7 +117,8 @@ func itemEnd(list, item *manifest.Node) int {
 }
 
 // flowTokens are quoted texts, comments, brackets and words.
-var flowTokens = regexp.MustCompile(`(?s)"(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|\s#[^\n]*|[{}\[\]]|[^\s{}\[\],:"'#][^\s{}\[\],]*`)
+var flowTokens = regexp.MustCompile(`(?s)"(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|\s#[^\n]*|[{}\[\]]|` +
+	`[^\s{}\[\],:"'#][^\s{}\[\],]*`)
 
 // closingBracket finds the end of the value in brackets that begins at start; -1 if there is none.
 func closingBracket(text string, start int) int {
@@ -188,17 +189,19 @@ func (v *csiVolume) values() map[string]string {
 // value is the volume as a document has it.
 func (v *csiVolume) value() any {
 	values := map[string]any{}
-	for _, a := range v.attributes {
-		values[a.name] = a.value
+	for name, value := range v.values() {
+		values[name] = value
 	}
 	return map[string]any{
-		"name": v.name, "csi": map[string]any{"driver": attributes.Driver, "readOnly": true, "volumeAttributes": values},
+		"name": v.name, "csi": map[string]any{"driver": attributes.Driver, "readOnly": true,
+			"volumeAttributes": values},
 	}
 }
 
 // block writes the volume as an item of a list, one line for each value.
 func (v *csiVolume) block() string {
-	text := fmt.Sprintf("- name: %s\n  csi:\n    driver: %s\n    readOnly: true\n    volumeAttributes:", word(v.name), attributes.Driver)
+	text := fmt.Sprintf("- name: %s\n  csi:\n    driver: %s\n    readOnly: true\n    volumeAttributes:", word(v.name),
+		attributes.Driver)
 	for _, a := range v.attributes {
 		text += fmt.Sprintf("\n      %s: %s", a.name, word(a.value))
 	}

@@ -80,8 +80,8 @@ func (p *pod) isMounted(name string) bool {
 	return slices.ContainsFunc(p.mounts, func(m manifest.Mount) bool { return m.Volume.Text() == name })
 }
 
-// isDeclaration reports whether a volume is there for the driver alone: nobody mounts it, and a volume of the driver names
-// it, or names its object, which declares the reference to the Node authorizer.
+// isDeclaration reports whether a volume is there for the driver alone: nobody mounts it, and a volume of the driver
+// names it, or names its object, which declares the reference to the Node authorizer.
 func (p *pod) isDeclaration(v *manifest.Node) bool {
 	name := v.Get("name").Text()
 	return !p.isMounted(name) && slices.ContainsFunc(p.volumes.Items(), func(other *manifest.Node) bool {
@@ -114,7 +114,8 @@ func (p *planner) toDriver(pod *pod, i int) {
 	p.modes(left, v)
 	spec, reason := describe(pod, name, added)
 	if reason == "" && onlyFSGroupReads(pod, spec, added.name) {
-		reason = "the pod's fsGroup lets its group read these files now; the driver widens no mode, and without an owner they would be root's alone: give --uid"
+		reason = "the pod's fsGroup lets its group read these files now; the driver widens no mode, and without an " +
+			"owner they would be root's alone: give --uid"
 	}
 	if reason != "" {
 		p.leave(left, "%s", reason)
@@ -140,9 +141,9 @@ func (p *planner) modes(left Left, v *manifest.Node) {
 
 // csiVolume makes the volume of the driver for the i-th volume of a pod.
 func (p *planner) csiVolume(pod *pod, i int) *csiVolume {
-	name := pod.names[i]
+	name, described := pod.names[i], pod.volumes.Items()[i]
 	v := &csiVolume{name: freeName(name, pod.names), attributes: []attribute{{"volume", name}}}
-	if p.options.UID != nil && !hasDefaultUser(pod.typed.Volumes[i]) {
+	if p.options.UID != nil && described.Get(nativeType(described), "defaultUser").IsNull() {
 		v.attributes = append(v.attributes, attribute{"uid", fmt.Sprint(*p.options.UID)})
 	}
 	if p.options.GID != nil {
@@ -165,7 +166,8 @@ func (p *planner) obstacle(pod *pod, i int) string {
 	case pod.IsWindows():
 		return "the pod is for Windows, and the driver for Linux"
 	case pod.IsKnative():
-		return "Knative Serving refuses a volume that no container mounts: write a csi volume with secretName or configMapName, for which Knative needs the feature flag " + KnativeFlag
+		return "Knative Serving refuses a volume that no container mounts: write a csi volume with secretName or " +
+			"configMapName, for which Knative needs the feature flag " + KnativeFlag
 	case !pod.isMounted(name):
 		return "no container here mounts it: convert the manifest that has the containers"
 	}
@@ -222,22 +224,8 @@ func repointed(spec *corev1.PodSpec, from, to string) *corev1.PodSpec {
 	return spec
 }
 
-func hasDefaultUser(v corev1.Volume) bool {
-	switch {
-	case v.Secret != nil:
-		return v.Secret.DefaultUser != nil
-	case v.ConfigMap != nil:
-		return v.ConfigMap.DefaultUser != nil
-	case v.DownwardAPI != nil:
-		return v.DownwardAPI.DefaultUser != nil
-	case v.Projected != nil:
-		return v.Projected.DefaultUser != nil
-	}
-	return false
-}
-
-// onlyFSGroupReads reports whether a file of the volume would be root's, with a mode that Kubernetes' own volume widens for
-// the pod's fsGroup.
+// onlyFSGroupReads reports whether a file of the volume would be root's, with a mode that Kubernetes' own volume widens
+// for the pod's fsGroup.
 func onlyFSGroupReads(pod *pod, spec attributes.Spec, added string) bool {
 	const groupReads = 0o040
 	security := pod.typed.SecurityContext
@@ -265,10 +253,13 @@ func (p *planner) toNative(pod *pod, i int) {
 	left := Left{Line: v.Line(), Object: pod.Object.Name(), Volume: name}
 	at := slices.Index(pod.names, target)
 	switch {
+	case name == "":
+		p.leave(left, "it has no name")
 	case target == "":
 		p.leave(left, "it names no other volume of the pod that could take its place")
 	case at < 0 || target == name || !isNative(pod.volumes.Items()[at]):
-		p.leave(left, "the pod has no secret, configMap, downwardAPI or projected volume %q that could take its place", target)
+		p.leave(left, "the pod has no secret, configMap, downwardAPI or projected volume %q that could take its "+
+			"place", target)
 	case slices.Contains(pod.names[:i], name) || slices.Contains(pod.names[i+1:], name):
 		p.leave(left, "there is another volume of this name")
 	default:
@@ -303,8 +294,10 @@ func (c *change) addEdits(edits []edit) {
 // elsewhere lists volumes that are in no pod with containers, such as those of a patch: that nobody looked at them must
 // not pass for good news.
 func (p *planner) elsewhere(d *manifest.Document) {
-	const reason = "it is in no pod, and in no pod template with containers: convert the manifest that is made of it, such as the output of kustomize build"
+	const reason = "it is in no pod, and in no pod template with containers: convert the manifest that is made of " +
+		"it, such as the output of kustomize build"
 	objects := d.Objects()
+	isKustomization := d.Root.Get("kind").String() == "Kustomization"
 	d.Root.Walk(func(path string, n *manifest.Node) bool {
 		left := Left{Line: n.Line()}
 		for _, o := range objects {
@@ -312,19 +305,17 @@ func (p *planner) elsewhere(d *manifest.Document) {
 				left.Object = o.Name()
 			}
 		}
-		if !p.known[n] && looksLikeVolume(n) {
-			left.Volume = n.Get("name").Text()
-			p.leave(left, reason)
+		list := func(_ string, n *manifest.Node) bool {
+			if !p.known[n] && looksLikeVolume(n) {
+				left.Volume = n.Get("name").Text()
+				p.leave(left, reason)
+			}
+			return true
 		}
-		if isKustomization := d.Root.Get("kind").String() == "Kustomization"; isKustomization && strings.Contains(n.String(), "\n") {
+		list(path, n)
+		if isKustomization && strings.Contains(n.String(), "\n") { // it may be a patch
 			for _, patch := range manifest.Parse("", n.String()).Documents {
-				patch.Root.Walk(func(_ string, n *manifest.Node) bool {
-					if looksLikeVolume(n) {
-						left.Volume = n.Get("name").Text()
-						p.leave(left, reason)
-					}
-					return true
-				})
+				patch.Root.Walk(list)
 			}
 		}
 		return true
@@ -337,5 +328,6 @@ func looksLikeVolume(n *manifest.Node) bool {
 		return false
 	}
 	is := func(path ...string) bool { return !n.Get(path...).IsNull() }
-	return is("secret", "secretName") || is("configMap", "name") || is("downwardAPI", "items") || is("projected", "sources")
+	return is("secret", "secretName") || is("configMap", "name") || is("downwardAPI", "items") || is("projected",
+		"sources")
 }

@@ -65,7 +65,8 @@ func File(f *manifest.File) Result {
 	for _, d := range f.Documents {
 		if d.Err != nil {
 			l.result.Unreadable = true
-			l.result.Problems = append(l.result.Problems, Problem{File: f.Name, Line: d.Err.Line, Column: d.Err.Column, Severity: Error, Message: d.Err.Message})
+			l.result.Problems = append(l.result.Problems,
+				Problem{File: f.Name, Line: d.Err.Line, Column: d.Err.Column, Severity: Error, Message: d.Err.Message})
 			continue
 		}
 		objects := d.Objects()
@@ -143,11 +144,13 @@ func (l *linter) misplaced(o manifest.Object, pods []manifest.Pod) {
 			return true
 		}
 		above := strings.TrimSuffix(path, "metadata.annotations")
-		pod := pods[max(0, slices.IndexFunc(pods, func(pod manifest.Pod) bool { return strings.HasPrefix(pod.Field, above) }))]
+		isBelow := func(pod manifest.Pod) bool { return strings.HasPrefix(pod.Field, above) }
+		pod := pods[max(0, slices.IndexFunc(pods, isBelow))]
 		for _, e := range n.Entries() {
 			if prefix, _, found := strings.Cut(e.Name, "/"); found && (prefix == attributes.Driver || almost(prefix)) {
 				l.report(o, Warning, o.Path(path+"["+e.Name+"]"),
-					"has no effect here: it is read from pods and namespaces; put it under "+pod.Field+".metadata.annotations", e.Key)
+					"has no effect here: it is read from pods and namespaces; put it under "+
+						""+pod.Field+".metadata.annotations", e.Key)
 			}
 		}
 		return false
@@ -181,13 +184,15 @@ func (l *linter) elsewhere(d *manifest.Document, objects []manifest.Object) {
 		if within.Kind() == "PersistentVolume" {
 			return false // a problem of its own
 		}
-		l.report(within, Warning, path, "is a volume of "+attributes.Driver+" and was not checked, since it is in no pod, and in no pod template with containers: "+
+		l.report(within, Warning, path, "is a volume of "+attributes.Driver+" and was not checked, since it is in "+
+			"no pod, and in no pod template with containers: "+
 			"give lint the manifest that is made of it, such as the output of kustomize build", csi.Get("driver"))
 		return false
 	})
 }
 
-const inlineOnly = attributes.Driver + " has no persistent volumes: put the volume into the pod itself, under spec.volumes[].csi"
+const inlineOnly = attributes.Driver + " has no persistent volumes: put the volume into the pod itself, under " +
+	"spec.volumes[].csi"
 
 // annotations looks at those of a pod, a pod template, a namespace or the CSIDriver.
 func (l *linter) annotations(o manifest.Object, on attributes.Annotated, path string, n *manifest.Node) {
@@ -196,7 +201,9 @@ func (l *linter) annotations(o manifest.Object, on attributes.Annotated, path st
 	for _, e := range all.Entries() {
 		if !strings.HasPrefix(e.Name, attributes.AnnotationPrefix) {
 			if prefix, _, found := strings.Cut(e.Name, "/"); found && almost(prefix) {
-				l.report(o, Warning, path+"["+e.Name+"]", fmt.Sprintf("has no effect: annotations of this driver begin with %q", attributes.AnnotationPrefix), e.Key)
+				l.report(o, Warning, path+"["+e.Name+"]",
+					fmt.Sprintf("has no effect: annotations of this driver begin with %q",
+						attributes.AnnotationPrefix), e.Key)
 			}
 			continue
 		}
@@ -223,7 +230,8 @@ func (l *linter) annotations(o manifest.Object, on attributes.Annotated, path st
 // nothing is known.
 func notAString(e manifest.Entry, suggestion string) string {
 	number := "a number"
-	if value, ok := e.Value.Integer(); ok && suggestion == strconv.FormatInt(value, 10) && suggestion != e.Value.Text() {
+	if value, ok := e.Value.Integer(); ok && suggestion == strconv.FormatInt(value,
+		10) && suggestion != e.Value.Text() {
 		number = "the number " + suggestion // 0400 is a surprise
 	}
 	if suggestion != "" {
@@ -249,11 +257,12 @@ func meant(e manifest.Entry, accepts func(text string) bool) string {
 	name, _, _ := strings.Cut(e.Name, "/")
 	if isMode := name == "mode" || name == "dirMode"; isMode && isInteger && manifest.IsUsualMode(value) {
 		if digits, err := strconv.ParseInt(e.Value.Text(), 8, 64); err != nil || !manifest.IsUsualMode(digits) {
-			candidates = append(candidates, fmt.Sprintf("%04o", value)) // 256 and 0o400 are 0400, but 400 is what it seems
+			// 256 and 0o400 are 0400, but 400 is what it seems
+			candidates = append(candidates, fmt.Sprintf("%04o", value))
 		}
 	}
 	if truth, isBool := e.Value.Scalar().(bool); isBool && e.Name == "optional" {
-		candidates = append(candidates, strconv.FormatBool(truth)) // of all attributes only this one is a truth; else "on" is a name
+		candidates = append(candidates, strconv.FormatBool(truth)) // elsewhere "on" is a name
 	}
 	candidates = append(candidates, e.Value.Text())
 	if isID := name == "uid" || name == "gid" || name == attributes.Driver; isID && isInteger {

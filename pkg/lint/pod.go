@@ -43,7 +43,8 @@ func (l *linter) pod(p manifest.Pod) {
 		named = map[string]bool{} // volume names, and whether one of that name is the driver's
 	)
 	for i, node := range pod.Spec().Get("volumes").Items() {
-		v := volume{pod: pod, name: node.Get("name").Text(), field: pod.Path(fmt.Sprintf("spec.volumes[%d]", i)), node: node}
+		v := volume{pod: pod, name: node.Get("name").Text(), field: pod.Path(fmt.Sprintf("spec.volumes[%d]", i)),
+			node: node}
 		driver := node.Get("csi", "driver").String()
 		isOurs := driver == attributes.Driver
 		before, known := named[v.name]
@@ -51,7 +52,8 @@ func (l *linter) pod(p manifest.Pod) {
 		case isOurs && v.name == "":
 			l.report(pod.Object, Error, v.field+".name", "a volume needs a name: give it one", node.Get("name"), node)
 		case known && (before || isOurs):
-			l.report(pod.Object, Error, v.field+".name", fmt.Sprintf("there is a volume %q already: give each its own name", v.name), node.Get("name"))
+			l.report(pod.Object, Error, v.field+".name",
+				fmt.Sprintf("there is a volume %q already: give each its own name", v.name), node.Get("name"))
 		}
 		named[v.name] = before || isOurs
 		if isOurs {
@@ -63,7 +65,8 @@ func (l *linter) pod(p manifest.Pod) {
 		}
 		l.modes(v)
 		if almost(driver) {
-			l.report(pod.Object, Warning, v.field+".csi.driver", fmt.Sprintf("is %q; this driver is called %q", driver, attributes.Driver), node.Get("csi", "driver"))
+			l.report(pod.Object, Warning, v.field+".csi.driver",
+				fmt.Sprintf("is %q; this driver is called %q", driver, attributes.Driver), node.Get("csi", "driver"))
 		}
 	}
 	for _, v := range ours {
@@ -76,13 +79,15 @@ func (l *linter) pod(p manifest.Pod) {
 }
 
 // relevant are the fields of a pod whose type matters to this driver. Attributes have a message of their own.
-var relevant = regexp.MustCompile(`^volumes\[\d+\](\.(name|secret|configMap|downwardAPI|projected|csi)\b|$)|\.volumeMounts\[|(^|\.)securityContext\.(runAsUser|fsGroup)$`)
+var relevant = regexp.MustCompile(`^volumes\[\d+\](\.(name|secret|configMap|downwardAPI|projected|csi)\b|$)` +
+	`|\.volumeMounts\[|(^|\.)securityContext\.(runAsUser|fsGroup)$`)
 
 // types reports values that the API server refuses because they have another type than their field.
 func (l *linter) types(p *pod) {
 	for _, m := range p.Spec().Decode(&p.spec) {
 		text := m.Node.String()
-		if !relevant.MatchString(m.Path) || strings.Contains(m.Path, ".volumeAttributes") || strings.Contains(text, "{{") {
+		if !relevant.MatchString(m.Path) || strings.Contains(m.Path, ".volumeAttributes") || strings.Contains(text,
+			"{{") {
 			continue
 		}
 		remedy := ""
@@ -104,32 +109,41 @@ func (l *linter) types(p *pod) {
 func (l *linter) volume(v *volume) {
 	csi, o := v.node.Get("csi"), v.pod.Object
 	if v.pod.IsWindows() {
-		l.report(o, Error, v.field+".csi", "the pod is for Windows, and this driver for Linux, so the container cannot start: use a volume of Kubernetes", v.node.Key("csi"))
+		l.report(o, Error, v.field+".csi",
+			"the pod is for Windows, and this driver for Linux, so the container cannot start: use a volume of "+
+				"Kubernetes", v.node.Key("csi"))
 	}
 	if v.pod.IsKnative() {
-		l.report(o, Warning, v.field+".csi", "Knative Serving takes csi volumes only with its feature flag kubernetes.podspec-volumes-csi, and no volume that no container mounts: "+
-			"set the flag in the ConfigMap config-features, and use secretName or configMapName", v.node.Key("csi"))
+		l.report(o, Warning, v.field+".csi",
+			"Knative Serving takes csi volumes only with its feature flag kubernetes.podspec-volumes-csi, and no "+
+				"volume that no container mounts: "+
+				"set the flag in the ConfigMap config-features, and use secretName or configMapName", v.node.Key("csi"))
 	}
 	for _, e := range v.node.Entries() {
 		if e.Name != "name" && e.Name != "csi" && !e.Value.IsNull() {
-			l.report(o, Error, v.field+"."+e.Name, "a volume has one source, and this one has csi: remove one, or make it two volumes", e.Key)
+			l.report(o, Error, v.field+"."+e.Name,
+				"a volume has one source, and this one has csi: remove one, or make it two volumes", e.Key)
 		}
 	}
 	known := []string{"driver", "readOnly", "fsType", "volumeAttributes", "nodePublishSecretRef"}
 	for _, e := range csi.Entries() {
 		if !slices.Contains(known, e.Name) {
-			l.report(o, Error, v.field+".csi."+e.Name, "there is no such field: csi has "+strings.Join(known, ", "), e.Key)
+			l.report(o, Error, v.field+".csi."+e.Name, "there is no such field: csi has "+strings.Join(known, ", "),
+				e.Key)
 		}
 	}
 	if readOnly := csi.Get("readOnly"); readOnly.Scalar() == false {
-		l.report(o, Error, v.field+".csi.readOnly", "must be true: files that belong to the container's user could be changed through a writable mount", readOnly)
+		l.report(o, Error, v.field+".csi.readOnly",
+			"must be true: files that belong to the container's user could be changed through a writable "+
+				"mount", readOnly)
 	}
 	if fsType := csi.Get("fsType"); !slices.Contains([]string{"", "tmpfs"}, fsType.String()) {
 		l.report(o, Error, v.field+".csi.fsType", `must be absent or "tmpfs": remove it`, fsType)
 	}
 	ref := csi.Get("nodePublishSecretRef")
 	if !ref.IsNull() && ref.Get("name").String() == "" {
-		l.report(o, Error, v.field+".csi.nodePublishSecretRef.name", "name the Secret, or remove nodePublishSecretRef", ref)
+		l.report(o, Error, v.field+".csi.nodePublishSecretRef.name",
+			"name the Secret, or remove nodePublishSecretRef", ref)
 	}
 	l.attributes(v, !ref.IsNull())
 }
@@ -149,7 +163,8 @@ func (l *linter) attributes(v *volume, hasRef bool) {
 	for _, e := range attrs.Entries() {
 		text, isString := e.Value.Scalar().(string)
 		if strings.Contains(text, "{{") {
-			l.report(o, Error, at+"["+e.Name+"]", `is a template ("{{ }}"): give lint the output of "helm template" instead`, e.Value)
+			l.report(o, Error, at+"["+e.Name+"]",
+				`is a template ("{{ }}"): give lint the output of "helm template" instead`, e.Value)
 			return
 		}
 		if strings.HasPrefix(e.Name, "csi.storage.k8s.io/") {
@@ -173,8 +188,8 @@ func (l *linter) attributes(v *volume, hasRef bool) {
 	v.spec, v.valid = spec, len(errs) == 0 && allStrings
 }
 
-// modes checks the modes in one of Kubernetes' own volumes: the API server refuses those above 0777, and a decimal number
-// that looks octal is hardly meant.
+// modes checks the modes in one of Kubernetes' own volumes: the API server refuses those above 0777, and a decimal
+// number that looks octal is hardly meant.
 func (l *linter) modes(v volume) {
 	for _, source := range []string{"secret", "configMap", "downwardAPI", "projected"} {
 		v.node.Get(source).Walk(func(path string, n *manifest.Node) bool {
@@ -202,7 +217,8 @@ func (l *linter) mounts(v volume) (isMounted bool) {
 		for _, name := range []string{"subPath", "subPathExpr"} {
 			if sub := m.Node.Get(name); sub.String() != "" {
 				l.report(v.pod.Object, Warning, v.pod.Path(m.Field+"."+name), fmt.Sprintf(
-					"what is mounted by %s stays as it was when the container started, whatever becomes of the object: mount the volume %q as a directory", name, v.name), sub)
+					"what is mounted by %s stays as it was when the container started, whatever becomes of the "+
+						"object: mount the volume %q as a directory", name, v.name), sub)
 			}
 		}
 		l.beneath(v, m)
@@ -210,8 +226,8 @@ func (l *linter) mounts(v volume) (isMounted bool) {
 	return isMounted
 }
 
-// beneath checks what a container mounts beneath the volume. The driver makes the directories for that if another volume
-// of the pod describes the volume; for secretName and configMapName there are the object's keys alone.
+// beneath checks what a container mounts beneath the volume. The driver makes the directories for that if another
+// volume of the pod describes the volume; for secretName and configMapName there are the object's keys alone.
 func (l *linter) beneath(v volume, outer manifest.Mount) {
 	if v.spec.Volume != "" || outer.Node.Get("subPath").String()+outer.Node.Get("subPathExpr").String() != "" {
 		return
@@ -227,7 +243,8 @@ func (l *linter) beneath(v volume, outer manifest.Mount) {
 			severity, unless = Error, ""
 		}
 		l.report(v.pod.Object, severity, v.pod.Path(inner.Field+".mountPath"), fmt.Sprintf(
-			"lies within the volume %q, which is read-only, so the container cannot start%s: mount it elsewhere, or describe the volume by another one with the attribute volume",
+			"lies within the volume %q, which is read-only, so the container cannot start%s: mount it elsewhere, "+
+				"or describe the volume by another one with the attribute volume",
 			v.name, unless), inner.Node.Get("mountPath"))
 	}
 }
@@ -251,7 +268,8 @@ func (l *linter) owner(v volume) {
 	}
 	files := filesOf(v.spec, owner)
 	if slices.ContainsFunc(files, func(f file) bool { return f.uid == nil }) {
-		reason := "the containers that mount the volume have no runAsUser in common, so the files belong to root: set uid, or runAsUser in the pod's securityContext"
+		reason := "the containers that mount the volume have no runAsUser in common, so the files belong to root: " +
+			"set uid, or runAsUser in the pod's securityContext"
 		if v.spec.FromRequest() {
 			reason = "with nodePublishSecretRef the driver does not read the pod, so the files belong to root: set uid"
 		}
@@ -259,16 +277,19 @@ func (l *linter) owner(v volume) {
 	}
 	if ptr.Deref(v.pod.spec.HostUsers, true) == false && ptr.Deref(v.spec.UID, 0) > maxMappedID {
 		l.report(o, Warning, field+"[uid]",
-			"with hostUsers: false a pod has the uids 0 to 65535 unless the node is set up for more: nobody in it would own the files; choose a smaller uid", at)
+			"with hostUsers: false a pod has the uids 0 to 65535 unless the node is set up for more: nobody in it "+
+				"would own the files; choose a smaller uid", at)
 	}
 	for _, c := range slices.Concat(v.pod.spec.InitContainers, v.pod.spec.Containers) {
-		user := attributes.PodUser(&corev1.PodSpec{SecurityContext: v.pod.spec.SecurityContext, Containers: []corev1.Container{c}}, v.name)
+		user := attributes.PodUser(&corev1.PodSpec{SecurityContext: v.pod.spec.SecurityContext,
+			Containers: []corev1.Container{c}}, v.name)
 		for _, f := range files {
 			if user == nil || *user == 0 || f.uid == nil || *f.uid == *user || f.mode&0o044 != 0 {
 				continue
 			}
 			l.report(o, Warning, field, fmt.Sprintf(
-				"container %q runs as uid %d, but files belong to uid %d and their mode %04o lets nobody else read them: set uid to %d, or a mode such as 0440 with a gid that the container has",
+				"container %q runs as uid %d, but files belong to uid %d and their mode %04o lets nobody else read "+
+					"them: set uid to %d, or a mode such as 0440 with a gid that the container has",
 				c.Name, *user, *f.uid, f.mode, *user), at, attrs)
 			break
 		}

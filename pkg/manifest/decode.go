@@ -24,8 +24,8 @@ type Mismatch struct {
 // maxMismatches bounds how often a value is decoded.
 const maxMismatches = 32
 
-// Decode reads the value into a Go type as the API server does: null is absent, and fields that the type does not have are
-// passed over. It returns the values of a wrong type; they count as absent.
+// Decode reads the value into a Go type as the API server does: null is absent, and fields that the type does not have
+// are passed over. It returns the values of a wrong type; they count as absent.
 func (n *Node) Decode(into any) (all []Mismatch) {
 	w := jsonWriter{absent: map[*Node]bool{}}
 	for range maxMismatches {
@@ -41,7 +41,8 @@ func (n *Node) Decode(into any) (all []Mismatch) {
 		message := strings.TrimPrefix(err.Error(), "json: ")
 		if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) {
 			at = w.at(int(wrong.Offset))
-			message = fmt.Sprintf("must be %s, and this is %s, which the API server refuses", typeName(wrong.Type), valueName(wrong.Value))
+			message = fmt.Sprintf("must be %s, and this is %s, which the API server refuses", typeName(wrong.Type),
+				valueName(wrong.Value))
 		}
 		if w.absent[at.node] {
 			break
@@ -127,7 +128,8 @@ func typeName(t reflect.Type) string {
 
 // valueName turns the JSON decoder's words into YAML's.
 func valueName(value string) string {
-	if name, known := map[string]string{"array": "a list", "object": "a mapping", "bool": "a boolean", "string": "a string", "number": "a number"}[value]; known {
+	if name, known := map[string]string{"array": "a list", "object": "a mapping", "bool": "a boolean",
+		"string": "a string", "number": "a number"}[value]; known {
 		return name
 	}
 	return "the " + value // number 7

@@ -12,8 +12,8 @@ import (
 	"strings"
 )
 
-// jsonValues returns where each value of a text ends that consists of JSON values alone. If the text does not, problem says
-// why and bad is the offset of the first byte that is wrong.
+// jsonValues returns where each value of a text ends that consists of JSON values alone. If the text does not, problem
+// says why and bad is the offset of the first byte that is wrong.
 func jsonValues(text string) (ends []int, bad int, problem string) {
 	decoder := json.NewDecoder(strings.NewReader(text))
 	for {
@@ -34,7 +34,8 @@ func jsonValues(text string) (ends []int, bad int, problem string) {
 
 var beginsLikeJSON = regexp.MustCompile(`^\s*(\{\s*"|\[\s*\{\s*")`)
 
-// isMeantAsJSON reports whether the author of a text that is neither JSON nor YAML wants to know what is wrong with the JSON.
+// isMeantAsJSON reports whether the author of a text that is neither JSON nor YAML wants to know what is wrong with the
+// JSON.
 func isMeantAsJSON(file, text string) bool {
 	return strings.EqualFold(filepath.Ext(file), ".json") || beginsLikeJSON.MatchString(text)
 }

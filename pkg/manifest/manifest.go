@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package manifest reads files of Kubernetes objects and keeps the place of each value in the text. It splits a file into
-// documents as kubectl does, reads values as kubectl does (JSON, or YAML 1.1), and finds the pods in objects. With the
-// places a problem can be shown where it is, and an edit can leave every other byte alone.
+// Package manifest reads files of Kubernetes objects and keeps the place of each value in the text. It splits a file
+// into documents as kubectl does, reads values as kubectl does (JSON, or YAML 1.1), and finds the pods in objects. With
+// the places a problem can be shown where it is, and an edit can leave every other byte alone.
 //
 // The package knows nothing of what is good or bad in a pod, and it never writes YAML.
 package manifest
@@ -45,7 +45,7 @@ func (e *SyntaxError) Error() string { return fmt.Sprintf("line %d: %s", e.Line,
 const (
 	byteOrderMark = "\ufeff"
 
-	separatorMessage = `kubectl takes nothing but a comment after the separator "---": begin the document on the next line`
+	separatorMessage = `kubectl takes only a comment after the separator "---": begin the document on the next line`
 )
 
 // Parse reads a file. A document that cannot be read has an Err; the other documents are read all the same.
@@ -77,8 +77,8 @@ func (f *File) document(from, to int) *Document {
 	return &Document{Start: from, Text: text, Line: 1 + strings.Count(f.Text[:from], "\n"), lines: lineStarts(text)}
 }
 
-// read adds the text between two separators: one YAML document, or a stream of JSON values. Text that begins like JSON is
-// JSON unless only YAML can read it, as with kubectl.
+// read adds the text between two separators: one YAML document, or a stream of JSON values. Text that begins like JSON
+// is JSON unless only YAML can read it, as with kubectl.
 func (f *File) read(from, to int) {
 	text := f.Text[from:to]
 	if trimmed := strings.TrimLeft(text, " \t\r\n"); trimmed == "" || !strings.Contains("{[", trimmed[:1]) {
@@ -139,7 +139,8 @@ func (d *Document) offset(line, column int) int {
 // Position converts an offset in the document's text to a line of the file and a column in characters, both from 1.
 func (d *Document) Position(offset int) (line, column int) {
 	before := d.Text[:min(offset, len(d.Text))]
-	return d.Line + strings.Count(before, "\n"), 1 + utf8.RuneCountInString(before[strings.LastIndexByte(before, '\n')+1:])
+	return d.Line + strings.Count(before,
+		"\n"), 1 + utf8.RuneCountInString(before[strings.LastIndexByte(before, '\n')+1:])
 }
 
 func (d *Document) syntaxError(offset int, message string) *SyntaxError {

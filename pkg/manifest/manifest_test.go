@@ -22,7 +22,7 @@ func TestDocumentsAreThoseOfKubectl(t *testing.T) {
 		{"several", "---\na: 1\n--- # c\n\nb: 2\n---\n", []string{`1: ""`, `2: "a: 1\n"`, `4: "\nb: 2\n"`, `7: ""`}},
 		{"CRLF", "a: 1\r\n---\r\nb: 2\r\n", []string{`1: "a: 1\r\n"`, `3: "b: 2\r\n"`}},
 		{"in a text it is no separator", "a: |\n  ---\n  b\n", []string{`1: "a: |\n  ---\n  b\n"`}},
-		{"a document beside its separator", "--- {a: 1}\nb: 2\n", []string{`1: ""`, `1: line 1: kubectl takes nothing`, `2: "b: 2\n"`}},
+		{"a document beside its separator", "--- {a: 1}\nb: 2\n", []string{`1: ""`, `1: line 1: kubectl takes only`, `2: "b: 2\n"`}},
 		{"a byte order mark", "\ufeffa: 1", []string{`1: "a: 1"`}},
 		{"JSON", "{\"a\": 1}\n {\"b\":\n2}\n", []string{`1: "{\"a\": 1}"`, `1: "\n {\"b\":\n2}"`}},
 		{"almost JSON", "{a: 1}\n---\n{\"b\": 2}", []string{`1: "{a: 1}\n"`, `3: "{\"b\": 2}"`}},

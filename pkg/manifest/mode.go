@@ -19,15 +19,16 @@ func IsMode(path string) bool {
 // IsUsualMode reports whether people give files these permission bits.
 func IsUsualMode(mode int64) bool {
 	return slices.Contains([]int64{
-		0o400, 0o440, 0o444, 0o500, 0o550, 0o555, 0o600, 0o640, 0o644, 0o660, 0o664, 0o666, 0o700, 0o750, 0o755, 0o770, 0o775, 0o777,
+		0o400, 0o440, 0o444, 0o500, 0o550, 0o555, 0o600, 0o640, 0o644, 0o660, 0o664, 0o666,
+		0o700, 0o750, 0o755, 0o770, 0o775, 0o777,
 	}, mode)
 }
 
 var looksOctal = regexp.MustCompile(`^([1-7][0-7]{2}|0[0-9]*[89][0-9]*)$`)
 
-// Mode checks the value of a field of Kubernetes' own volumes. hint says what the value means, and what to write instead,
-// if it is a decimal number that looks octal: 400 means 0620. isValid reports whether the API server takes the value.
-// Fields that are no mode, and values that are no whole number, are valid.
+// Mode checks the value of a field of Kubernetes' own volumes. hint says what the value means, and what to write
+// instead, if it is a decimal number that looks octal: 400 means 0620. isValid reports whether the API server takes the
+// value. Fields that are no mode, and values that are no whole number, are valid.
 func Mode(path string, n *Node) (hint string, isValid bool) {
 	value, isInteger := n.Integer()
 	if !IsMode(path) || !isInteger {

@@ -16,8 +16,8 @@ const (
 	mapping
 )
 
-// Node is a value in a document with its place. Aliases and merges are resolved: an alias is a Node with the value that it
-// stands for. A nil Node is a value that is not there; all methods work on it.
+// Node is a value in a document with its place. Aliases and merges are resolved: an alias is a Node with the value that
+// it stands for. A nil Node is a value that is not there; all methods work on it.
 type Node struct {
 	doc      *Document
 	kind     kind
@@ -115,8 +115,8 @@ func (n *Node) entry(name string) Entry {
 	return Entry{}
 }
 
-// Scalar is the value of a scalar as kubectl reads it: a string, bool, int, int64, uint64, float64 or nil. It is nil for
-// lists and mappings.
+// Scalar is the value of a scalar as kubectl reads it: a string, bool, int, int64, uint64, float64 or nil. It is nil
+// for lists and mappings.
 func (n *Node) Scalar() any {
 	if n == nil {
 		return nil
@@ -168,8 +168,8 @@ func (n *Node) Any() any {
 	return n.Scalar()
 }
 
-// Walk visits a value and all that is in it, with its path from there, such as a.b[2].c. It does not go into a value for
-// which visit returns false.
+// Walk visits a value and all that is in it, with its path from there, such as a.b[2].c. It does not go into a value
+// for which visit returns false.
 func (n *Node) Walk(visit func(path string, n *Node) bool) { n.walk("", visit) }
 
 func (n *Node) walk(path string, visit func(path string, n *Node) bool) {
@@ -200,8 +200,8 @@ func (n *Node) Start() int {
 	return n.start
 }
 
-// Position is the line in the file and the column in characters, both from 1, at which the value begins; 0 if the value is
-// not there.
+// Position is the line in the file and the column in characters, both from 1, at which the value begins; 0 if the value
+// is not there.
 func (n *Node) Position() (line, column int) {
 	if n == nil {
 		return 0, 0

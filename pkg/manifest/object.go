@@ -81,8 +81,8 @@ func (d *Document) Objects() []Object {
 	return objects
 }
 
-// Pods returns the object's pod, or its pod templates. In kinds that the package does not know, a template is recognised by
-// its containers, at any depth below a key "template" or "podTemplate".
+// Pods returns the object's pod, or its pod templates. In kinds that the package does not know, a template is
+// recognised by its containers, at any depth below a key "template" or "podTemplate".
 func (o Object) Pods() (pods []Pod) {
 	if o.Kind() == "Pod" {
 		if o.Node.Get("spec").IsMapping() {
@@ -117,7 +117,8 @@ func (p Pod) Mounts() (all []Mount) {
 		for i, c := range p.Spec().Get(list).Items() {
 			for j, mount := range c.Get("volumeMounts").Items() {
 				all = append(all, Mount{
-					Field: fmt.Sprintf("spec.%s[%d].volumeMounts[%d]", list, i, j), Container: c.Get("name").String(), Volume: mount.Get("name"), Node: mount,
+					Field: fmt.Sprintf("spec.%s[%d].volumeMounts[%d]", list, i,
+						j), Container: c.Get("name").String(), Volume: mount.Get("name"), Node: mount,
 				})
 			}
 		}
@@ -127,7 +128,8 @@ func (p Pod) Mounts() (all []Mount) {
 
 // IsWindows reports whether the pod says that it is for Windows.
 func (p Pod) IsWindows() bool {
-	return p.Spec().Get("os", "name").String() == "windows" || p.Spec().Get("nodeSelector", "kubernetes.io/os").String() == "windows"
+	return p.Spec().Get("os", "name").String() == "windows" || p.Spec().Get("nodeSelector",
+		"kubernetes.io/os").String() == "windows"
 }
 
 // IsKnative reports whether the pod template belongs to Knative Serving.

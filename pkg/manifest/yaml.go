@@ -84,7 +84,8 @@ func (d *Document) yamlError(err error) *SyntaxError {
 	// The decoder may give the line before.
 	for i := line - 1; i < len(lines) && (i < line || strings.Contains(message, "tab")); i++ {
 		if tabIndents.MatchString(lines[i]) {
-			return &SyntaxError{Line: d.Line + i, Column: 1, Message: "this is not YAML: indent with spaces, this line has a tab"}
+			return &SyntaxError{Line: d.Line + i, Column: 1,
+				Message: "this is not YAML: indent with spaces, this line has a tab"}
 		}
 	}
 	return &SyntaxError{Line: d.Line + line - 1, Column: 1, Message: "this is not YAML: " + message}
@@ -128,7 +129,8 @@ func templateBefore(lines []string, count int) int {
 
 // templateLine finds a {{ }} that YAML can read: as a mapping whose key is a mapping. It returns 0 if there is none.
 func templateLine(n *yaml.Node) int {
-	if n.Kind == yaml.MappingNode && n.Style&yaml.FlowStyle != 0 && len(n.Content) > 0 && n.Content[0].Kind == yaml.MappingNode {
+	isFlow := n.Kind == yaml.MappingNode && n.Style&yaml.FlowStyle != 0
+	if isFlow && len(n.Content) > 0 && n.Content[0].Kind == yaml.MappingNode {
 		return n.Line
 	}
 	for _, child := range n.Content {
@@ -172,7 +174,7 @@ func (r *yamlReader) node(y *yaml.Node, depth int) (*Node, error) {
 		err = r.items(n, y, depth)
 	default:
 		n.kind, n.text = scalar, y.Value
-		n.quoted = y.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle|yaml.TaggedStyle) != 0
+		n.quoted = y.Style != 0 // in quotes, in a block, or with a tag
 		n.value = yamlScalar(y.Value, n.quoted)
 	}
 	if err != nil {

@@ -21,7 +21,7 @@ func FuzzPaths(f *testing.F) {
 		{"a", "a/b", "a/b/c", "d", "m"}, {"..data", "..data/x", "x/..data", "..data", "..data"}, {"/etc/passwd", "", ".", ".", "."},
 		{"a\x00", "\xff", "ü", "\x00", "\x00"}, {strings.Repeat("n", 256), "a//b", "a/", "d/", "m/"},
 		{"..2026_11_23_10_00_00.1", "...", ".x", ".y", ".z"}, {"a/../../../victim", `a\b`, "a\nb", "d/../..", "m/../.."},
-		{`a\b`, "a\nb", "c:d", `d\`, "m\n"}, {"a", "b/c", "d", "a/b/c", "m"}, {"a", "b/c", "d", "b/c/x", "m"}, {"a", "b", "c", "d/e", "d"},
+		{`a\b`, "a\nb", "c:d", `d\`, "m\n"}, {"a", "b/c", "d", "a/b/c", "m"}, {"a", "b/c", "d", "b/c/x", "m"}, {"a", "b", "c", "d/e", "d"}, {"a", "b", "c", "d", "d/e"}, {"d/e", "b", "c", "d/f", "d/g"},
 		{"a", "b", "c", "d", "a/m"}, {"a", "b", "c", "../d", "m"}, {"a", "b", "c", "d", "../m"},
 	} {
 		f.Add(seed[0], seed[1], seed[2], seed[3], seed[4], uint32(0o400), uint32(0o755))

@@ -124,16 +124,22 @@ func check(t testing.TB, dir string, p Payload) {
 		want[first] = to("..data/" + first)
 		return generation + "/" + path
 	}
-	for _, path := range p.Directories {
-		if !slices.ContainsFunc(p.Files, func(f File) bool { return path == f.Path || strings.HasPrefix(path, f.Path+"/") }) {
-			path = visible(path)
-			want[path] = directory
-			above(path, generation)
-		}
-	}
+	stays := map[string]bool{}
 	for _, path := range p.MountPoints {
+		first, _, _ := strings.Cut(path, "/")
+		stays[first] = true
 		want[path] = directory
 		above(path, ".")
+	}
+	for _, path := range p.Directories {
+		if !slices.ContainsFunc(p.Files, func(f File) bool { return path == f.Path || strings.HasPrefix(path, f.Path+"/") }) {
+			root := "."
+			if first, _, _ := strings.Cut(path, "/"); !stays[first] {
+				path, root = visible(path), generation
+			}
+			want[path] = directory
+			above(path, root)
+		}
 	}
 	for _, f := range p.Files {
 		path := visible(f.Path)

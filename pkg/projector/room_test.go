@@ -206,6 +206,8 @@ func TestMemoryCountsWholePagesAndEachInode(t *testing.T) {
 		{"a link that just fits", payload(file(long[1:], "")), 0, 5, 0},
 		{"a directory without files", Payload{Directories: []string{"a/b"}}, 0, 6, 2},
 		{"a directory that has a file", Payload{Directories: []string{"d"}, Files: []File{file("d/a", "")}}, 0, 6, 1},
+		{"directories that a file is in the way of", Payload{Directories: []string{"a", "a/x", "d/b/x"}, Files: []File{file("a", ""), file("d/b", "")}}, 0, 8, 1},
+		{"a directory beneath a mount point", Payload{MountPoints: []string{"m"}, Directories: []string{"m/n"}}, 0, 5, 2},
 		{"a mount point, which has no link", Payload{MountPoints: []string{"m/n"}}, 0, 5, 2},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -10,8 +10,6 @@ import (
 	"io"
 	"text/tabwriter"
 	"time"
-
-	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
 // Volume is a published volume.
@@ -30,7 +28,7 @@ type Volume struct {
 	// ResourceVersion that the files show; those of several objects are joined by commas. It is empty if none is known.
 	ResourceVersion string `json:"resourceVersion,omitempty"`
 	// Refresh is the attribute: watch or off.
-	Refresh attributes.Refresh `json:"refresh"`
+	Refresh string `json:"refresh"`
 	// Bytes of content.
 	Bytes int64 `json:"bytes"`
 	// Refreshed is when this process last wrote the files or found them current. It is absent before that.
@@ -75,10 +73,11 @@ func row(v Volume, now time.Time) string {
 	switch {
 	case v.Stale != "":
 		state = "stale for " + age(now, v.StaleSince) + ": " + v.Stale
-	case v.Refresh == attributes.RefreshOff:
+	case v.Refresh == "off":
 		state = "fixed"
 	}
-	return fmt.Sprintf("%s/%s\t%s\t%s\t%d:%d\t%s\t%s\t%s\t%s", v.PodNamespace, v.PodName, v.Volume, v.Object, v.UID, v.GID, v.Mode,
+	return fmt.Sprintf("%s/%s\t%s\t%s\t%d:%d\t%s\t%s\t%s\t%s", v.PodNamespace, v.PodName, v.Volume, v.Object, v.UID,
+		v.GID, v.Mode,
 		cmp.Or(v.ResourceVersion, "-"), age(now, v.Refreshed), state)
 }
 

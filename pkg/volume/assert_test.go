@@ -18,6 +18,7 @@ import (
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/pkg/record"
+	"github.com/fsuser-csi/fsuser-csi/pkg/status"
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
@@ -297,7 +298,7 @@ func must(t testing.TB, err error) {
 }
 
 // statusOf returns the status of the volume of a request.
-func (h *harness) statusOf(r Request) Status {
+func (h *harness) statusOf(r Request) status.Volume {
 	h.t.Helper()
 	for _, s := range h.Status() {
 		if s.PodUID == r.Pod.UID {
@@ -305,7 +306,7 @@ func (h *harness) statusOf(r Request) Status {
 		}
 	}
 	h.t.Fatalf("%s has no status", r.ID)
-	return Status{}
+	return status.Volume{}
 }
 
 // becomesStale waits until the status of the volume says that it is stale, and why.

@@ -284,10 +284,14 @@ func TestAdoptionOfADescribedVolume(t *testing.T) {
 	}
 
 	// While the pod can't be read, the mount stays as it is.
-	h.fake.failPod(source.ErrUnavailable)
 	before := h.snapshot()
-	isErr(t, h.Publish(t.Context(), r), source.ErrUnavailable, "read the pod")
-	h.unchanged(before)
+	for _, reason := range []error{source.ErrUnavailable, source.ErrForbidden, source.ErrNotFound} {
+		h.fake.failPod(reason)
+		err := h.Publish(t.Context(), r)
+		isErr(t, err, reason, "read the pod")
+		isErr(t, err, ErrLeftover) // the mount: kubelet must unpublish the volume
+		h.unchanged(before)
+	}
 
 	h.fake.failPod(nil)
 	h.secret("keys", content{"k": "2"})
@@ -499,6 +503,30 @@ func TestASubPathThatNamesNothingIsADirectoryUntilTheFileComes(t *testing.T) {
 	h.secret("keys", content{"k": "2"})
 	h.becomes(r, content{"k": "2"})
 	testkit.Eventually(t, patience, "later to be a directory again", func() bool { return isDirectory("later") })
+	h.unpublish(r)
+}
+
+// One container mounts the volume, with another volume beneath; a second container mounts that directory by subPath.
+func TestASubPathCanBeAMountPoint(t *testing.T) {
+	h := newFakeHarness(t)
+	h.secret("keys", content{"k": "1"})
+	r := h.request("v", "volume", "described", "uid", "1000")
+	h.describe(r, secretVolume("keys"), mounted("other", "/v/data"), mounted("other", "/v/run/deep"), func(pod *corev1.Pod) {
+		pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: "second", VolumeMounts: []corev1.VolumeMount{
+			{Name: "v", MountPath: "/a", SubPath: "data"}, {Name: "v", MountPath: "/b", SubPath: "data/sub"}, {Name: "v", MountPath: "/c", SubPath: "run"},
+		}})
+	})
+	h.publish(r)
+	h.present(r, content{"k": "1"})
+	want := map[string]permissions{}
+	for _, path := range []string{"data", "data/sub", "run", "run/deep"} {
+		want[path] = permissions{0o755, 1000, 0}
+	}
+	h.hasPermissions(r, want)
+	h.secret("keys", content{"k": "2"})
+	h.publish(r)
+	h.present(r, content{"k": "2"})
+	h.hasPermissions(r, want)
 	h.unpublish(r)
 }
 

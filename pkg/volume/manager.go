@@ -191,10 +191,8 @@ func (m *Manager) subscribe(v *volume) (before, now int) {
 	m.subscribing.Lock()
 	defer m.subscribing.Unlock()
 	before = m.config.Source.Watched()
-	if !v.fromRequest() {
-		for _, p := range v.projections {
-			m.config.Source.Subscribe(p.ref, v.id, func() { m.queue.Add(v.id) })
-		}
+	for _, p := range v.projections {
+		m.config.Source.Subscribe(p.ref, v.id, func() { m.queue.Add(v.id) })
 	}
 	return before, m.config.Source.Watched()
 }
@@ -276,5 +274,5 @@ func (m *Manager) Usage(ctx context.Context, id, path string) (tmpfs.Usage, erro
 		// The file system that the path leads to now is not the volume.
 		return tmpfs.Usage{}, fmt.Errorf("%w: volume %s is not mounted at %q any more", ErrUnknown, id, path)
 	}
-	return target.Usage()
+	return state.Usage, nil
 }

@@ -127,7 +127,7 @@ func (m *Manager) resolve(ctx context.Context, v *volume) (ownerUnknown string, 
 	switch {
 	case v.fromRequest() && !ownerKnown:
 		return "uid is not set, and for a volume with nodePublishSecretRef the driver does not read the pod", nil
-	case v.fromRequest() || v.spec.Volume == "" && ownerKnown:
+	case v.spec.Volume == "" && ownerKnown:
 		return "", nil
 	}
 	pod, err := m.config.Source.Pod(ctx, v.pod.Namespace, v.pod.Name, v.pod.UID)
@@ -286,7 +286,8 @@ func (m *Manager) adopt(ctx context.Context, target *tmpfs.Target, req Request, 
 	// The owner when the volume was published stays the owner.
 	v.user = &state.UID
 	if _, err := m.resolve(ctx, v); err != nil {
-		return err
+		// Kubelet has to unpublish the volume even if no publish succeeds any more.
+		return fmt.Errorf("%w; %w: the mount", err, ErrLeftover)
 	}
 	failpoint.Hit("publish-adopt")
 	if err := m.config.Records.Save(v.toRecord()); err != nil {

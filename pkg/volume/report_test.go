@@ -10,10 +10,12 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/pkg/event"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
+	"github.com/fsuser-csi/fsuser-csi/pkg/status"
 )
 
 // eventLog collects what a driver would write as Events.
@@ -56,6 +58,7 @@ func TestOwnerWithoutUIDIsThePodsUser(t *testing.T) {
 	}
 	for _, test := range []struct {
 		name   string
+		attrs  []string // instead of a secretName
 		change func(*corev1.Pod)
 		reason error // of Pod
 		owner  uint32
@@ -71,6 +74,11 @@ func TestOwnerWithoutUIDIsThePodsUser(t *testing.T) {
 			p.Spec.InitContainers = []corev1.Container{container(71, "v")}
 		}, event: "Warning VolumeOwnerUnknown"},
 		{name: "the pod has none: root, and an event", change: func(*corev1.Pod) {}, event: "Warning VolumeOwnerUnknown"},
+		{name: "the described volume has a defaultUser, and the pod no user", attrs: []string{"volume", "described"}, change: func(p *corev1.Pod) {
+			described := secretVolume("keys")
+			described.Secret.DefaultUser, described.Secret.DefaultMode = ptr.To[int64](71), ptr.To[int32](0o400)
+			p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: "described", VolumeSource: described})
+		}, owner: 71},
 		{name: "the pod may not be read: the publish fails", reason: source.ErrForbidden},
 		{name: "the pod can't be read now: the publish fails", reason: source.ErrUnavailable},
 		{name: "the pod is gone: the publish fails", reason: source.ErrNotFound},
@@ -78,7 +86,10 @@ func TestOwnerWithoutUIDIsThePodsUser(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			h, log := eventHarness(t)
 			h.secret("keys", content{"k": "v"})
-			r := h.request("v", "secretName", "keys")
+			if test.attrs == nil {
+				test.attrs = []string{"secretName", "keys"}
+			}
+			r := h.request("v", test.attrs...)
 			if test.reason != nil {
 				h.fake.failPod(test.reason)
 				before := h.snapshot()
@@ -99,8 +110,13 @@ func TestOwnerWithoutUIDIsThePodsUser(t *testing.T) {
 				t.Errorf("events %q, want %q", got, test.event)
 			}
 
-			// The pod is read once, and the owner stays.
-			h.fake.failPod(source.ErrNotFound)
+			// The pod is read once, and the owner stays; without a record, a volume of the pod is read again.
+			reads := 1
+			if r.Spec.Volume == "" {
+				h.fake.failPod(source.ErrNotFound)
+			} else {
+				reads = 2
+			}
 			h.publish(r)
 			h.restart()
 			h.secret("keys", content{"k": "new"})
@@ -110,8 +126,8 @@ func TestOwnerWithoutUIDIsThePodsUser(t *testing.T) {
 			h.loseRecords()
 			h.publish(r)
 			h.hasPermissions(r, want)
-			if n := h.fake.called("Pod"); n != 1 {
-				t.Errorf("the pod was read %d times, want once", n)
+			if n := h.fake.called("Pod"); n != reads {
+				t.Errorf("the pod was read %d times, want %d", n, reads)
 			}
 			h.unpublish(r)
 		})
@@ -282,7 +298,7 @@ func TestStatusTellsWhatThereIsToKnowAndNoValue(t *testing.T) {
 	if s.Refreshed == nil || s.ResourceVersion == "" {
 		t.Errorf("%+v", s)
 	}
-	want := Status{
+	want := status.Volume{
 		PodNamespace: namespace, PodName: "pod-v", PodUID: "uid-v", Volume: "v", Object: `Secret "ns/keys"`, UID: 1000, GID: 2000, Mode: "0600",
 		ResourceVersion: s.ResourceVersion, Refresh: "watch", Bytes: int64(len("the value")), Refreshed: s.Refreshed,
 	}

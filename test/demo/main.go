@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command demo shows the driver at work on this machine, without a cluster: "make demo". It runs the real driver on a
-// temporary socket, with a directory of manifests in place of an API server, and plays kubelet for a pod with an SSH key.
-// It works in a mount namespace and a temporary directory of its own, and leaves nothing. It needs root.
+// temporary socket, with a directory of manifests in place of an API server, and plays kubelet for a pod with an SSH
+// key. It works in a mount namespace and a temporary directory of its own, and leaves nothing. It needs root.
 package main
 
 import (
@@ -81,7 +81,8 @@ func demo(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("A Secret with an SSH key, and a pod whose user %d wants it as a file. There are two ways to write it:\n\n%s\n", uid, volumes)
+	fmt.Printf("A Secret with an SSH key, and a pod whose user %d wants it as a file. There are two ways to write "+
+		"it:\n\n%s\n", uid, volumes)
 	if err := d.play(ctx); err != nil {
 		return err
 	}
@@ -98,8 +99,8 @@ func (d *stage) path(elem ...string) string {
 	return filepath.Join(append([]string{d.dir}, elem...)...)
 }
 
-// prepare moves this thread into a mount namespace of its own, so that no mount can reach the machine, and makes a kubelet
-// root directory on a mount with shared propagation, as a node has. The main goroutine keeps its thread.
+// prepare moves this thread into a mount namespace of its own, so that no mount can reach the machine, and makes a
+// kubelet root directory on a mount with shared propagation, as a node has. The main goroutine keeps its thread.
 func (d *stage) prepare() error {
 	runtime.LockOSThread()
 	for _, step := range []func() error{
@@ -131,7 +132,8 @@ func (d *stage) play(ctx context.Context) error {
 	}
 	defer stopDriver()
 	defer k.Close()
-	short, err := d.publish(ctx, k, "ssh", map[string]string{"secretName": "ssh-keys", "uid": fmt.Sprint(uid), "mode": fmt.Sprintf("%04o", mode)})
+	short, err := d.publish(ctx, k, "ssh",
+		map[string]string{"secretName": "ssh-keys", "uid": fmt.Sprint(uid), "mode": fmt.Sprintf("%04o", mode)})
 	if err != nil {
 		return err
 	}
@@ -182,8 +184,9 @@ func (d *stage) writeSecret() (key []byte, err error) {
 		return nil, err
 	}
 	key = pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})
-	return key, d.writeManifest("secret.yaml", fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: ssh-keys, namespace: %s}\ndata: {id_ecdsa: %s}\n",
-		d.pod.Namespace, base64.StdEncoding.EncodeToString(key)))
+	return key, d.writeManifest("secret.yaml",
+		fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: ssh-keys, namespace: %s}\ndata: {id_ecdsa: %s}\n",
+			d.pod.Namespace, base64.StdEncoding.EncodeToString(key)))
 }
 
 // writeManifest writes a manifest as an editor does: to another name first.
@@ -234,13 +237,15 @@ func (d *stage) startDriver(ctx context.Context) (stop func() error, k *kubelet.
 	return stop, k, nil
 }
 
-func (d *stage) publish(ctx context.Context, k *kubelet.Kubelet, name string, attributes map[string]string) (target string, err error) {
+func (d *stage) publish(ctx context.Context, k *kubelet.Kubelet, name string,
+	attributes map[string]string) (target string, err error) {
 	start := time.Now()
 	target, err = k.Publish(ctx, d.pod, kubelet.Volume{Name: name, Attributes: attributes})
 	if err != nil {
 		return "", fmt.Errorf("publish %s: %w", name, err)
 	}
-	fmt.Printf("Kubelet asks the driver for the volume %s, which is there %s later.\n", name, milliseconds(time.Since(start)))
+	fmt.Printf("Kubelet asks the driver for the volume %s, which is there %s later.\n", name,
+		milliseconds(time.Since(start)))
 	return target, nil
 }
 
@@ -252,7 +257,8 @@ func (d *stage) compare(ctx context.Context, key []byte, files []string) error {
 	}
 	fmt.Printf("\nThe file in Kubernetes' own secret volume (defaultMode %04o), and in the driver's volumes:\n\n", mode)
 	for _, file := range append([]string{native}, files...) {
-		out, err := exec.CommandContext(ctx, "ls", "-lnL", file).CombinedOutput() // so that nobody has to believe the demo
+		// so that nobody has to believe the demo
+		out, err := exec.CommandContext(ctx, "ls", "-lnL", file).CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("ls: %w: %s", err, out)
 		}
@@ -316,7 +322,8 @@ func (d *stage) refresh(ctx context.Context, files []string) error {
 		return err
 	}
 	start := time.Now()
-	fmt.Println("\nThe Secret is edited. Kubernetes' own volume shows the new key within a minute and a half, the driver's after:")
+	fmt.Println("\nThe Secret is edited. Kubernetes' own volume shows the new key within a minute and a half, the " +
+		"driver's after:")
 	for _, file := range files {
 		for {
 			now, err := os.ReadFile(file)
@@ -360,7 +367,8 @@ func (d *stage) proveNothingLeft(before string) error {
 	if len(left) > 0 {
 		return fmt.Errorf("left behind: %s", strings.Join(left, ", "))
 	}
-	fmt.Println("Nothing is left: the mount table is as before, and no directory, socket or record of the volumes remains.")
+	fmt.Println("Nothing is left: the mount table is as before, and no directory, socket or record of the volumes " +
+		"remains.")
 	return nil
 }
 

@@ -6,10 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -27,7 +24,8 @@ import (
 
 const namespace = "default"
 
-// cluster is a real API server, which the driver reaches through a proxy, and the driver with failpoints and as it ships.
+// cluster is a real API server, which the driver reaches through a proxy, and two builds of the driver: with failpoints,
+// and plain as it is shipped.
 type cluster struct {
 	t             testing.TB
 	binary, plain string
@@ -36,7 +34,7 @@ type cluster struct {
 	client       kubernetes.Interface
 	// access is the driver's --access, and namespace where its pods are.
 	access, namespace, kubeconfig string
-	proxy                         *proxy
+	proxy                         *faultproxy.Proxy
 }
 
 func startCluster(t testing.TB, args ...string) *cluster {
@@ -54,23 +52,26 @@ func startCluster(t testing.TB, args ...string) *cluster {
 	}
 	c := &cluster{
 		t: t, binary: buildDriver(t), plain: testkit.BuildDriverWithoutRace(t), controlPlane: cp, client: client,
-		access: "service-account", namespace: namespace, proxy: startProxy(t, cp.APIServerAddress()),
+		access: "service-account", namespace: namespace,
 	}
-	c.writeKubeconfig(t, cp.AdminConfig())
+	c.startProxy(t, cp.AdminConfig())
+	if err := nodeaccess.MakeServiceAccount(context.Background(), client, namespace); err != nil {
+		t.Fatal(err)
+	}
 	return c
 }
 
-// writeKubeconfig writes one for the driver, which goes through the proxy.
-func (c *cluster) writeKubeconfig(t testing.TB, config *rest.Config) {
+// startProxy starts the proxy with the driver's credentials, and writes the kubeconfig that leads to the proxy.
+func (c *cluster) startProxy(t testing.TB, credentials *rest.Config) {
 	t.Helper()
-	config.Host = "https://" + c.proxy.listener.Addr().String()
+	c.proxy = faultproxy.New(t, credentials)
 	c.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
-	if err := c.controlPlane.Kubeconfig(c.kubeconfig, config); err != nil {
+	if err := c.controlPlane.Kubeconfig(c.kubeconfig, c.proxy.Config()); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// asNode is the cluster for drivers with --access=node, which have the rights of the shipped manifest.
+// asNode returns the cluster for drivers with --access=node, which have the rights of the shipped manifest.
 func (c *cluster) asNode(t testing.TB) *cluster {
 	t.Helper()
 	ctx, cancel := bounded(patience, "let a driver act as its node")
@@ -84,20 +85,8 @@ func (c *cluster) asNode(t testing.TB) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	node.writeKubeconfig(t, config)
+	node.startProxy(t, config)
 	return &node
-}
-
-// counted is the cluster for a driver whose requests are counted.
-func (c *cluster) counted(t testing.TB) (*cluster, *faultproxy.Proxy) {
-	t.Helper()
-	asked := faultproxy.New(t, c.controlPlane.AdminConfig())
-	counted := *c
-	counted.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
-	if err := c.controlPlane.Kubeconfig(counted.kubeconfig, asked.Config()); err != nil {
-		t.Fatal(err)
-	}
-	return &counted, asked
 }
 
 // set gives an object its version n.
@@ -133,70 +122,10 @@ func (c *cluster) delete(name string) {
 	}
 }
 
-// proxy hands connections on to the API server, and cuts them.
-type proxy struct {
-	listener net.Listener
-	mu       sync.Mutex
-	open     map[net.Conn]bool
-	running  sync.WaitGroup
-}
-
-func startProxy(t testing.TB, server string) *proxy {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &proxy{listener: listener, open: map[net.Conn]bool{}}
-	p.running.Go(func() {
-		for {
-			from, err := listener.Accept()
-			if err != nil {
-				return // closed
-			}
-			p.running.Go(func() { p.hand(from, server) })
-		}
-	})
-	t.Cleanup(func() {
-		listener.Close()
-		p.cut()
-		p.running.Wait()
-	})
-	return p
-}
-
-func (p *proxy) hand(from net.Conn, server string) {
-	to, err := net.DialTimeout("tcp", server, 10*time.Second)
-	if err != nil {
-		from.Close()
-		return
-	}
-	p.mu.Lock()
-	p.open[from], p.open[to] = true, true
-	p.mu.Unlock()
-	var both sync.WaitGroup
-	for _, pair := range [][2]net.Conn{{from, to}, {to, from}} {
-		both.Go(func() {
-			// Hidden, or Go has splice(2) do it, and keeps the pipes for that until they are collected.
-			_, _ = io.Copy(struct{ io.Writer }{pair[0]}, struct{ io.Reader }{pair[1]})
-			pair[0].Close()
-			pair[1].Close()
-		})
-	}
-	both.Wait()
-	p.mu.Lock()
-	delete(p.open, from)
-	delete(p.open, to)
-	p.mu.Unlock()
-}
-
-// cut closes all connections. New ones are let through.
-func (p *proxy) cut() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for conn := range p.open {
-		conn.Close()
-	}
+// cut breaks all connections between the driver and the API server. New ones can be made.
+func (c *cluster) cut() {
+	c.proxy.Cut()
+	c.proxy.Heal()
 }
 
 var errTooLong = errors.New("it took too long")
