@@ -114,7 +114,7 @@ e2e: prerequisites ## Run the end-to-end tests on a real one-node Kubernetes (ro
 gallery: prerequisites ## Show real programs with their keys on a real cluster, and write docs/gallery.md (root)
 	$(GO) run ./test/gallery/run
 
-conformance: prerequisites ## Run Kubernetes' own tests of its volumes with each rewritten to the driver, and write docs/conformance.md (root)
+conformance: prerequisites ## Run Kubernetes' own tests of its volumes and of CSI drivers on this driver, and write docs/conformance.md (root)
 	@$(GO) run ./test/cluster/build ginkgo e2e.test agnhost
 	$(GO) run ./test/conformance
 

@@ -6,10 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -27,7 +24,7 @@ import (
 
 const namespace = "default"
 
-// cluster is a real API server, which the driver reaches through a proxy, and the driver with failpoints and as it ships.
+// cluster is a real API server, which drivers reach through a proxy, and the driver with failpoints and as it ships.
 type cluster struct {
 	t             testing.TB
 	binary, plain string
@@ -36,68 +33,59 @@ type cluster struct {
 	client       kubernetes.Interface
 	// access is the driver's --access, and namespace where its pods are.
 	access, namespace, kubeconfig string
-	proxy                         *proxy
+	proxy                         *faultproxy.Proxy
 }
 
-func startCluster(t testing.TB, args ...string) *cluster {
+func startCluster(t testing.TB) *cluster {
 	t.Helper()
-	cp, err := controlplane.Start(context.Background(), controlplane.Options{ExtraArgs: args})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cp.Stop)
+	cp := controlplane.StartForTest(t, controlplane.Options{})
 	config := cp.AdminConfig()
 	config.QPS = -1
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{
+	return &cluster{
 		t: t, binary: buildDriver(t), plain: testkit.BuildDriverWithoutRace(t), controlPlane: cp, client: client,
-		access: "service-account", namespace: namespace, proxy: startProxy(t, cp.APIServerAddress()),
+		access: "service-account", namespace: namespace,
 	}
-	c.writeKubeconfig(t, cp.AdminConfig())
-	return c
 }
 
-// writeKubeconfig writes one for the driver, which goes through the proxy.
-func (c *cluster) writeKubeconfig(t testing.TB, config *rest.Config) {
+// behindProxy returns the cluster for drivers that reach the API server through a proxy with the credentials of config. The
+// proxy counts their requests.
+func (c *cluster) behindProxy(t testing.TB, config *rest.Config) *cluster {
 	t.Helper()
-	config.Host = "https://" + c.proxy.listener.Addr().String()
-	c.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
-	if err := c.controlPlane.Kubeconfig(c.kubeconfig, config); err != nil {
+	behind := *c
+	behind.t, behind.proxy = t, faultproxy.New(t, config)
+	behind.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
+	if err := c.controlPlane.Kubeconfig(behind.kubeconfig, behind.proxy.Config()); err != nil {
 		t.Fatal(err)
 	}
+	return &behind
 }
 
-// asNode is the cluster for drivers with --access=node, which have the rights of the shipped manifest.
+// breakConnections resets all connections of drivers to the API server. Drivers can connect again.
+func (c *cluster) breakConnections() {
+	c.proxy.Cut()
+	c.proxy.Heal()
+}
+
+// asNode returns the cluster for drivers with --access=node, which have the rights of the shipped manifest.
 func (c *cluster) asNode(t testing.TB) *cluster {
 	t.Helper()
 	ctx, cancel := bounded(patience, "let a driver act as its node")
 	defer cancel()
-	node := *c
-	node.t, node.access, node.namespace = t, "node", "node-access"
-	if err := nodeaccess.Install(ctx, c.controlPlane, c.client, node.namespace); err != nil {
+	const namespace = "node-access"
+	if err := nodeaccess.Install(ctx, c.controlPlane, c.client, namespace); err != nil {
 		t.Fatal(err)
 	}
 	config, err := nodeaccess.Config(ctx, c.controlPlane, c.client, nodeaccess.ServiceAccount)
 	if err != nil {
 		t.Fatal(err)
 	}
-	node.writeKubeconfig(t, config)
-	return &node
-}
-
-// counted is the cluster for a driver whose requests are counted.
-func (c *cluster) counted(t testing.TB) (*cluster, *faultproxy.Proxy) {
-	t.Helper()
-	asked := faultproxy.New(t, c.controlPlane.AdminConfig())
-	counted := *c
-	counted.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
-	if err := c.controlPlane.Kubeconfig(counted.kubeconfig, asked.Config()); err != nil {
-		t.Fatal(err)
-	}
-	return &counted, asked
+	node := c.behindProxy(t, config)
+	node.access, node.namespace = "node", namespace
+	return node
 }
 
 // set gives an object its version n.
@@ -130,72 +118,6 @@ func (c *cluster) delete(name string) {
 	c.t.Helper()
 	if err := c.client.CoreV1().Secrets(c.namespace).Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil {
 		c.t.Fatal(err)
-	}
-}
-
-// proxy hands connections on to the API server, and cuts them.
-type proxy struct {
-	listener net.Listener
-	mu       sync.Mutex
-	open     map[net.Conn]bool
-	running  sync.WaitGroup
-}
-
-func startProxy(t testing.TB, server string) *proxy {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &proxy{listener: listener, open: map[net.Conn]bool{}}
-	p.running.Go(func() {
-		for {
-			from, err := listener.Accept()
-			if err != nil {
-				return // closed
-			}
-			p.running.Go(func() { p.hand(from, server) })
-		}
-	})
-	t.Cleanup(func() {
-		listener.Close()
-		p.cut()
-		p.running.Wait()
-	})
-	return p
-}
-
-func (p *proxy) hand(from net.Conn, server string) {
-	to, err := net.DialTimeout("tcp", server, 10*time.Second)
-	if err != nil {
-		from.Close()
-		return
-	}
-	p.mu.Lock()
-	p.open[from], p.open[to] = true, true
-	p.mu.Unlock()
-	var both sync.WaitGroup
-	for _, pair := range [][2]net.Conn{{from, to}, {to, from}} {
-		both.Go(func() {
-			// Hidden, or Go has splice(2) do it, and keeps the pipes for that until they are collected.
-			_, _ = io.Copy(struct{ io.Writer }{pair[0]}, struct{ io.Reader }{pair[1]})
-			pair[0].Close()
-			pair[1].Close()
-		})
-	}
-	both.Wait()
-	p.mu.Lock()
-	delete(p.open, from)
-	delete(p.open, to)
-	p.mu.Unlock()
-}
-
-// cut closes all connections. New ones are let through.
-func (p *proxy) cut() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for conn := range p.open {
-		conn.Close()
 	}
 }
 

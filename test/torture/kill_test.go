@@ -144,7 +144,7 @@ func (w *world) round(points []point) {
 	w.set(objects()[2])
 	w.converge("after objects changed")
 
-	w.cluster.proxy.cut()
+	w.cluster.breakConnections()
 	for _, object := range objects() { // so that all watches are waited for
 		w.set(object)
 	}

@@ -41,7 +41,7 @@ func TestTorture(t *testing.T) {
 				t.Fatal(err)
 			}
 			testkit.NothingLeft(t)
-			test.run(t, c)
+			test.run(t, c.behindProxy(t, c.controlPlane.AdminConfig()))
 		})
 	}
 }

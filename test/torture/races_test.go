@@ -241,8 +241,8 @@ func allAtOnce(t *testing.T, c *cluster) {
 	n := rounds(100, 500)
 	descriptors := uint64(8 * n) // the driver's own limit, --max-open-files, is 65536
 	for _, objects := range []int{n, 1} {
-		counted, proxy := c.counted(t)
-		w := newWorldOf(t, counted, c.plain)
+		asked := c.proxy.Asked()
+		w := newWorldOf(t, c, c.plain)
 		w.kubelet.Failed = func(call string, err error) { t.Errorf("%s: %v", call, err) }
 		// A call that needs one more fails.
 		w.must(unix.Prlimit(w.driver.PID(), unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: descriptors, Max: descriptors}, nil))
@@ -256,7 +256,7 @@ func allAtOnce(t *testing.T, c *cluster) {
 		w.settle("publish all")
 		took := time.Since(before)
 		w.check("after all were published")
-		asked := proxy.Asked()
+		asked = c.proxy.Asked() - asked
 		if asked > 2*objects+2 { // two more for one that the API server's cache does not know yet
 			t.Errorf("%d requests for %d volumes of %d objects", asked, n, objects)
 		}
@@ -386,7 +386,7 @@ func removedBeforeTheWatch(t *testing.T, c *cluster) {
 	n := rounds(3, 6) // each cut makes the driver's pause longer
 	for range n {
 		w.arm(point, "pause")
-		c.proxy.cut()
+		c.breakConnections()
 		resume := w.paused(point)
 		c.delete("a")
 		resume()
