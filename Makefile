@@ -7,21 +7,23 @@ TAGS := grpcnotrace
 # Functions begin at each 16th byte, as on arm64, not each 32nd: 180 KB less.
 BUILD := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags "-s -w -funcalign=16 -X main.version=$(VERSION)"
 # Modules of their own, so that what only tests need is not in the driver's go.mod.
-TEST_MODULES := test/sanity test/bench
+TEST_MODULES := test/sanity test/bench test/kustomize
 
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture bench bench-once control-plane manifests image e2e conformance gallery cluster-up cluster-down cluster-shell cluster-test prerequisites clean
+.PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture bench bench-once control-plane manifests image e2e conformance gallery examples cluster-up cluster-down cluster-shell cluster-test prerequisites clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## Build bin/fsuser-csi, static
+build: ## Build bin/fsuser-csi, the driver, and bin/kubectl-fsuser, the plugin of kubectl; both static
 	$(BUILD) -o bin/fsuser-csi ./cmd/fsuser-csi
+	$(BUILD) -o bin/kubectl-fsuser ./cmd/kubectl-fsuser
+	@install cmd/kubectl-fsuser/kubectl_complete-fsuser bin/
 
 demo: build ## Show the driver at work on this machine, without a cluster (root)
-	@bin/fsuser-csi demo
+	@$(GO) run ./test/demo bin/fsuser-csi
 
 test: prerequisites lint control-plane unit fuzz-once sanity bench-once ## Run every test but the cluster's, with the race detector (root)
 	@echo "all tests passed, in $$((($$(date +%s) - $(STARTED)) / 60)) minutes"
@@ -36,6 +38,7 @@ lint: ## Check formatting and vet every module
 # -p 2: several of these packages start an API server each. -count=1: some build the driver, whose sources the cache of results does not know of.
 unit: ## Run the tests of this module, those against the real kernel and a real API server among them (root)
 	$(GO) test -race -tags $(TAGS) -count=1 -p 2 -timeout 20m ./...
+	$(GO) -C test/kustomize test -race -tags $(TAGS) -count=1 ./...
 
 # Targets are found, not listed. What a target finds is printed, goes into testdata/fuzz beside it, and is a test from then on.
 FUZZTIME ?= 30s
@@ -113,6 +116,9 @@ e2e: prerequisites ## Run the end-to-end tests on a real one-node Kubernetes (ro
 
 gallery: prerequisites ## Show real programs with their keys on a real cluster, and write docs/gallery.md (root)
 	$(GO) run ./test/gallery/run
+
+examples: ## Write examples/ from the gallery's table of programs
+	$(GO) run ./test/gallery/run -examples
 
 conformance: prerequisites ## Run Kubernetes' own tests of its volumes and of CSI drivers on this driver, and write docs/conformance.md (root)
 	@$(GO) run ./test/cluster/build ginkgo e2e.test agnhost

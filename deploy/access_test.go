@@ -55,9 +55,7 @@ func startAccess(t *testing.T, kind string) access {
 	c := access{startCluster(t)}
 	c.namespace(t, consenting)
 	c.install(t, kind)
-	if kind == "node" {
-		c.waitForPolicy(t)
-	}
+	c.waitForPolicy(t)
 	for _, namespace := range []string{apps, consenting} {
 		for _, name := range []string{"node-1", "node-2", "undeclared"} {
 			meta := metav1.ObjectMeta{Name: name}
@@ -151,6 +149,14 @@ func nodeAccess(t *testing.T, c access) {
 		refused(t, "all, everywhere: ", readsOfPods(driver, metav1.NamespaceAll, fields.Everything(), ""))
 		refused(t, "as itself: ", readsOfPods(as(t, mine, ""), apps, fields.OneTermEqualSelector(metav1.ObjectNameField, "node-1"), "node-1"))
 	})
+	t.Run("its Node", func(t *testing.T) {
+		if _, err := driver.CoreV1().Nodes().Get(t.Context(), "node-1", metav1.GetOptions{}); err != nil {
+			t.Error(err)
+		}
+		if _, err := as(t, mine, "").CoreV1().Nodes().Get(t.Context(), "node-1", metav1.GetOptions{}); !isForbidden(err) {
+			t.Errorf("as itself: error %v, want Forbidden", err)
+		}
+	})
 	t.Run("nothing else", func(t *testing.T) {
 		refused(t, "not declared: ", readsOfOne(driver, apps, "undeclared"))
 		refused(t, "the same name in another namespace: ", readsOfOne(driver, consenting, "node-1"))
@@ -180,12 +186,13 @@ func nodeAccess(t *testing.T, c access) {
 	})
 	t.Run("a node may do more; the driver as the node may not", func(t *testing.T) {
 		core := driver.CoreV1()
-		_, getNode := core.Nodes().Get(t.Context(), "node-1", metav1.GetOptions{})
+		_, listNodes := core.Nodes().List(t.Context(), metav1.ListOptions{})
+		_, otherNode := core.Nodes().Get(t.Context(), "node-2", metav1.GetOptions{})
 		_, patchNode := core.Nodes().Patch(t.Context(), "node-1", types.MergePatchType, []byte(`{"metadata":{"labels":{"a":"b"}}}`), metav1.PatchOptions{})
 		_, patchStatus := core.Pods(apps).Patch(t.Context(), "node-1", types.MergePatchType, []byte(`{"status":{"message":"b"}}`), metav1.PatchOptions{}, "status")
 		_, token := core.ServiceAccounts(apps).CreateToken(t.Context(), "default", &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
 		for what, err := range map[string]error{
-			"get its Node": getNode, "change its Node": patchNode, "change a pod's status": patchStatus,
+			"list Nodes": listNodes, "get another Node": otherNode, "change its Node": patchNode, "change a pod's status": patchStatus,
 			"delete a pod": core.Pods(apps).Delete(t.Context(), "node-1", metav1.DeleteOptions{}), "make a token of the pod": token,
 			"write an Event": event(t.Context(), driver, "as-node"),
 		} {
@@ -243,6 +250,7 @@ func namespacesAccess(t *testing.T, c access) {
 		eventually(t, func() error { return failed(what, read(t.Context())) })
 	}
 	writesEvents(t, driver)
+	readsNodes(t, driver)
 }
 
 func clusterAccess(t *testing.T, c access) {
@@ -267,6 +275,18 @@ func clusterAccess(t *testing.T, c access) {
 		t.Errorf("delete a Secret: error %v, want Forbidden", err)
 	}
 	writesEvents(t, driver)
+	readsNodes(t, driver)
+}
+
+// readsNodes: without the right to act as its node, the driver gets its Node by a right of its own.
+func readsNodes(t *testing.T, driver kubernetes.Interface) {
+	t.Helper()
+	if _, err := driver.CoreV1().Nodes().Get(t.Context(), "node-1", metav1.GetOptions{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := driver.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{}); !isForbidden(err) {
+		t.Errorf("list Nodes: error %v, want Forbidden", err)
+	}
 }
 
 type reads map[string]func(context.Context) error

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
+	"github.com/fsuser-csi/fsuser-csi/test/controlplane"
 )
 
 // What an administrator allows, by the parameters of a policy.
@@ -29,57 +30,49 @@ func TestAllow(t *testing.T) {
 	}{
 		{"an owner of the range", driverVolume("v", "secretName", "tls", "uid", "1999"), "", nil},
 		{"an owner alone", driverVolume("v", "secretName", "tls", "uid", "70", "gid", "5"), "", nil},
-		{"an owner beside the range", driverVolume("v", "secretName", "tls", "uid", "2000"), `volume "v": volumeAttributes[uid]: Forbidden: 2000 is not allowed here, only 1000-1999,70`, nil},
-		{"root", driverVolume("v", "secretName", "tls", "uid", "0"), "0 is not allowed here", nil},
-		{"a group", driverVolume("v", "secretName", "tls", "uid", "70", "gid", "7"), `volumeAttributes[gid]: Forbidden: 7 is not allowed here, only 0,5-6`, nil},
-		{"the pod's user", driverVolume("v", "secretName", "tls"), "", func(p *corev1.Pod) { p.Spec.SecurityContext = users(1000, 6) }},
-		{"the pod's user, which is not allowed", driverVolume("v", "secretName", "tls"), "[uid]: Forbidden: 2000 ", func(p *corev1.Pod) { p.Spec.SecurityContext = users(2000, 6) }},
-		{"the pod's group, which is not allowed", driverVolume("v", "secretName", "tls"), "[gid]: Forbidden: 2000 ", func(p *corev1.Pod) { p.Spec.SecurityContext = users(1000, 2000) }},
-		{"the containers' user", driverVolume("v", "secretName", "tls"), "", func(p *corev1.Pod) {
-			p.Spec.SecurityContext = users(5, 0)
-			p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{RunAsUser: new(int64(1000))}
+		{"an owner beside the range", driverVolume("v", "secretName", "tls", "uid", "2000"), `volume "v": Forbidden: uid 2000 is not allowed here, only 1000-1999,70`, nil},
+		{"root", driverVolume("v", "secretName", "tls", "uid", "0"), "uid 0 is not allowed here", nil},
+		{"a group", driverVolume("v", "secretName", "tls", "uid", "70", "gid", "7"), `Forbidden: gid 7 is not allowed here, only 0,5-6`, nil},
+		{"the pod's group, which is not allowed", driverVolume("v", "secretName", "tls", "uid", "70"), "gid 2000 ", func(p *corev1.Pod) { p.Spec.SecurityContext = users(1000, 2000) }},
+		{"the pod's user can be root, too", driverVolume("v", "secretName", "tls"), "uid 0 is not allowed here, only 1000-1999,70 (the attribute uid chooses another)", func(p *corev1.Pod) {
+			p.Spec.SecurityContext = users(1000, 6)
 		}},
-		{"nobody in common is root", driverVolume("v", "secretName", "tls"), "[uid]: Forbidden: 0 ", func(p *corev1.Pod) {
+		{"the pod's user, which is not allowed", driverVolume("v", "secretName", "tls"), "uid 2000 ", func(p *corev1.Pod) { p.Spec.SecurityContext = users(2000, 6) }},
+		{"the container's user, which is not allowed", driverVolume("v", "secretName", "tls"), "uid 2000 ", func(p *corev1.Pod) {
 			p.Spec.SecurityContext = users(1000, 0)
-			p.Spec.InitContainers = []corev1.Container{{Name: "i", Image: "i", SecurityContext: &corev1.SecurityContext{RunAsUser: new(int64(1001))}}}
+			p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{RunAsUser: new(int64(2000))}
 		}},
-		{"nobody at all is root", driverVolume("v", "secretName", "tls"), "[uid]: Forbidden: 0 ", nil},
+		{"an init container's user", driverVolume("v", "secretName", "tls"), "uid 2000 ", func(p *corev1.Pod) {
+			p.Spec.InitContainers = p.Spec.Containers
+			p.Spec.Containers = []corev1.Container{{Name: "d", Image: "i"}}
+			p.Spec.InitContainers[0].SecurityContext = &corev1.SecurityContext{RunAsUser: new(int64(2000))}
+		}},
+		{"nothing names an owner", driverVolume("v", "secretName", "tls"), "uid 0 ", nil},
+		{"a file's owner", driverVolume("v", "secretName", "tls", "uid", "70", "uid/d/a", "1000", "gid/d/a", "5"), "", nil},
+		{"a file's owner, who is not allowed", driverVolume("v", "secretName", "tls", "uid", "70", "uid/d/a", "0"), "uid 0 ", nil},
+		{"a file's group, which is not allowed", driverVolume("v", "secretName", "tls", "uid", "70", "gid/d/a", "7"), "gid 7 ", nil},
 		{"a Secret by the beginning of its name", driverVolume("v", "secretName", "ssh-keys", "uid", "70"), "", nil},
 		{"another Secret", driverVolume("v", "secretName", "my-ssh-keys", "uid", "70"), `Secret "my-ssh-keys" is not allowed here, only ssh-*,tls`, nil},
 		{"more than the whole name", driverVolume("v", "secretName", "tls2", "uid", "70"), `Secret "tls2" is not allowed here`, nil},
 		{"no ConfigMap", driverVolume("v", "configMapName", "tls", "uid", "70"), `ConfigMap "tls" is not allowed here, only none`, nil},
 		{"nodePublishSecretRef", withSecretRef(driverVolume("v", "uid", "70"), "tls"), "", nil},
-		{"nodePublishSecretRef without a uid", withSecretRef(driverVolume("v"), "tls"), "[uid]: Forbidden: 0 ", func(p *corev1.Pod) { p.Spec.SecurityContext = users(1000, 6) }},
+		{"nodePublishSecretRef without a uid", withSecretRef(driverVolume("v"), "tls"), "uid 0 ", func(p *corev1.Pod) { p.Spec.SecurityContext = users(1000, 6) }},
+		{"nodePublishSecretRef without a uid, of another user", withSecretRef(driverVolume("v"), "tls"), "uid 2000 ", func(p *corev1.Pod) { p.Spec.SecurityContext = users(2000, 6) }},
 		{"nodePublishSecretRef of another", withSecretRef(driverVolume("v", "uid", "70"), "x"), `Secret "x" is not allowed here`, nil},
-		{"sources", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"tls","items":[{"key":"k","path":"p","mode":256}],"optional":true}},{"secret":{"name":"ssh-a"}}]`), "", nil},
-		{"sources of another", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"tls"}},{"secret":{"name":"x"}}]`), `Secret "x" is not allowed here`, nil},
-		{"sources with a ConfigMap", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"tls"}},{"configMap":{"name":"x"}}]`), `ConfigMap "x" is not allowed here`, nil},
-		{"sources with fields", driverVolume("v", "uid", "70", "sources", `[{"downwardAPI":{"items":[{"path":"p","fieldRef":{"fieldPath":"metadata.name"}}]}}]`), "", nil},
-		{"sources in YAML", driverVolume("v", "uid", "70", "sources", `[{secret: {name: tls}}]`), "write it as JSON", nil},
-		{"sources with an escape", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"\u0078"}}]`), "write it as JSON", nil},
-		{"sources with a hidden kind", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"tls"}},{"s\u0065cret":{"name":"x"}}]`), "write it as JSON", nil},
-		{"sources with more than can be read", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"x"}}`+strings.Repeat(`,[]`, 10_000)+`]`), "write it as JSON", nil},
-		{"sources with a quote that begins no text", driverVolume("v", "uid", "70", "sources",
-			`[{"secret":{"name":"tls","items":[{"key":"k","path":1 ",mode: 256}]}},{? secret : {name: x}},{secret: {name: tls, items: [{key: k, path: 1 "}]}}]`), "write it as JSON", nil},
-		{"sources with escapes in a path", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"tls","items":[{"key":"k","path":"\"a\u0026\"?!"}]}}]`), "", nil},
-		{"sources with a quote's escape before another", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"tls","items":[{"key":"k","path":"\""}]}},{"secret":{"name":"x"}}]`),
-			`Secret "x" is not allowed here`, nil},
-		{"sources with a backslash's escape", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"tls","items":[{"key":"k","path":"a\\"}]}}]`), "write it as JSON", nil},
-		{"sources with an escape in a name that is allowed", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"tls\u0026"}}]`), "write it as JSON", nil},
-		{"items with escapes in a path", driverVolume("v", "secretName", "tls", "uid", "70", "items", `[{"key":"k","path":"\"uid\u0026\"?!","mode":256}]`), "", nil},
-		{"items with an escape, and a file's owner", driverVolume("v", "secretName", "tls", "uid", "70", "items", `[{"key":"k","path":"\"a\u0026","uid" : 0}]`), "a uid of a single file", nil},
-		{"items with an escape, no JSON", driverVolume("v", "secretName", "tls", "uid", "70", "items", `[{"key":"k","path":"\u0026",!!binary "dWlk":0}]`), "a uid of a single file", nil},
-		{"items", driverVolume("v", "secretName", "tls", "uid", "70", "items", "[{key: fluid, path: guide/uid, mode: 0400}]"), "", nil},
-		{"a file's owner", driverVolume("v", "secretName", "tls", "uid", "70", "items", "[{key: a, path: a, uid: 0}]"), "a uid of a single file", nil},
-		{"a file's owner in JSON", driverVolume("v", "secretName", "tls", "uid", "70", "items", `[{"key":"a","path":"a","uid" :0}]`), "a uid of a single file", nil},
-		{"a file's group", driverVolume("v", "secretName", "tls", "uid", "70", "items", "- key: a\n  path: a\n  gid: 0"), "a gid of a single file", nil},
-		{"a file's owner, hidden", driverVolume("v", "secretName", "tls", "uid", "70", "items", `[{"key":"a","path":"a","\u0075id":0}]`), "a uid of a single file", nil},
-		{"a file's owner, hidden in another way", driverVolume("v", "secretName", "tls", "uid", "70", "items", "- key: a\n  path: a\n  ? uid # x\n  : 0"), "a uid of a single file", nil},
-		{"a file's owner in sources", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"tls","items":[{"key":"a","path":"a","uid":0}]}}]`), "a uid of a single file", nil},
-		{"a file's owner, as base64", driverVolume("v", "secretName", "tls", "uid", "70", "items", "[{key: a, path: a, !!binary dWlk: 0}]"), "a uid of a single file", nil},
-		{"a file's group, as base64 in JSON", driverVolume("v", "secretName", "tls", "uid", "70", "items", `[{"key":"a","path":"a",!!binary "Z2lk":0}]`), "a gid of a single file", nil},
-		{"a file's owner in sources, as base64", driverVolume("v", "uid", "70", "sources", `[{"secret":{"name":"tls","items":[{"key":"a","path":"a",!<tag:yaml.org,2002:binary> dWlk: 0}]}}]`),
-			"a uid of a single file", nil},
+		{"another volume", driverVolume("v", "volume", "o", "uid", "70"), "", beside(`{"name": "o", "secret": {"secretName": "tls"}}`)},
+		{"another volume of another Secret", driverVolume("v", "volume", "o", "uid", "70"), `Secret "x" is not allowed here`, beside(`{"name": "o", "secret": {"secretName": "x"}}`)},
+		{"another volume of a ConfigMap", driverVolume("v", "volume", "o", "uid", "70"), `ConfigMap "x" is not allowed here`, beside(`{"name": "o", "configMap": {"name": "x"}}`)},
+		{"another volume without an owner", driverVolume("v", "volume", "o"), "uid 0 ", beside(`{"name": "o", "secret": {"secretName": "tls"}}`)},
+		{"projected", driverVolume("v", "volume", "o", "uid", "70"), "", beside(`{"name": "o", "projected": {"sources": [
+			{"secret": {"name": "tls"}}, {"secret": {"name": "ssh-a"}}, {"downwardAPI": {"items": [{"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}}]}}`)},
+		{"projected of another Secret", driverVolume("v", "volume", "o", "uid", "70"), `Secret "x" is not allowed here`,
+			beside(`{"name": "o", "projected": {"sources": [{"secret": {"name": "tls"}}, {"secret": {"name": "x"}}]}}`)},
+		{"projected of a ConfigMap", driverVolume("v", "volume", "o", "uid", "70"), `ConfigMap "x" is not allowed here`,
+			beside(`{"name": "o", "projected": {"sources": [{"secret": {"name": "tls"}}, {"configMap": {"name": "x"}}]}}`)},
+		{"nothing projected", driverVolume("v", "volume", "o", "uid", "70"), "", beside(`{"name": "o", "projected": {}}`)},
+		{"the downward API", driverVolume("v", "volume", "o", "uid", "70"), "",
+			beside(`{"name": "o", "downwardAPI": {"items": [{"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}}`)},
+		{"no such volume", driverVolume("v", "volume", "missing", "uid", "70"), "", nil},
 		{"what the driver refuses", driverVolume("v", "secretName", "tls", "uid", "root"), "", nil},
 		{"other drivers", otherDriverVolume("v", "secretName", "x"), "", nil},
 		{"volumes of Kubernetes", secretVolume("v", "x"), "", nil},
@@ -102,7 +95,7 @@ func TestAllow(t *testing.T) {
 		c.allow(t, "uids", "5 - 6, 9") // as people write it
 		c.allow(t, "gids", "")
 		c.allow(t, "secrets", "x")
-		c.mayNot(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "9", "gid", "0")), "0 is not allowed here, only none")
+		c.mayNot(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "9", "gid", "0")), "gid 0 is not allowed here, only none")
 		c.forget(t, "gids")
 		c.forget(t, "configmaps")
 		c.may(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "9", "gid", "77"), driverVolume("w", "configMapName", "any", "uid", "6")))
@@ -156,42 +149,53 @@ func TestAllow(t *testing.T) {
 	})
 }
 
-// fsUser writes escapes, of which the policy has to know that they hide nothing.
-func TestAllowTakesWhatFsUserWrites(t *testing.T) {
-	c := startCluster(t)
+// The users of KEP-5936 are owners, and what fsUser moves is judged like what people write.
+func TestAllowTypedFields(t *testing.T) {
+	c := startClusterWith(t, controlplane.Options{ExtraArgs: []string{"--feature-gates=AtomicWriteVolumeUserFields=true"}})
 	startFsUser(t, c)
 	c.installAllow(t, `allow={"enabled": true, "uids": [70], "gids": [0], "secrets": ["tls", "aaa*"], "configMaps": ["conf", "aaa*"]}`)
 	c.waitForAllow(t, "not-allowed")
-	// The characters that the driver's paths may have and that are written, or read, in another way.
-	const path = `a&b !?'\"uid\" # secret, {name}[-*%@|>`
-	item := `"items": [{"key": "k", "path": "` + path + `", "mode": 256}, {"key": "k", "path": "uid"}]`
-	field := `"items": [{"path": "d/` + path + `", "fieldRef": {"fieldPath": "metadata.annotations['uid']"}}]`
-	for _, volume := range []string{
-		`{"name": "v", "secret": {"secretName": "tls", ` + item + `}}`,
-		`{"name": "v", "configMap": {"name": "conf", ` + item + `}}`,
-		`{"name": "v", "downwardAPI": {` + field + `}}`,
-		`{"name": "v", "projected": {"sources": [{"downwardAPI": {` + field + `}}, {"secret": {"name": "tls", "optional": true, ` + item + `}}, {"configMap": {"name": "conf"}}]}}`,
+	for _, test := range []struct{ name, volume, want string }{
+		{"a volume's owner", `{"name": "v", "secret": {"secretName": "tls", "defaultUser": 70}}`, ""},
+		{"a volume's owner, who is not allowed", `{"name": "v", "configMap": {"name": "conf", "defaultUser": 71}}`, "uid 71 "},
+		{"a file's owner", `{"name": "v", "secret": {"secretName": "tls", "defaultUser": 70, "items": [{"key": "k", "path": "k", "user": 70}]}}`, ""},
+		{"a file's owner, who is not allowed", `{"name": "v", "secret": {"secretName": "tls", "defaultUser": 70, "items": [{"key": "k", "path": "k", "user": 0}]}}`, "uid 0 "},
+		{"a field's owner", `{"name": "v", "downwardAPI": {"defaultUser": 70, "items": [{"path": "n", "user": 72, "fieldRef": {"fieldPath": "metadata.name"}}]}}`, "uid 72 "},
+		{"a projected owner", `{"name": "v", "projected": {"defaultUser": 73, "sources": [{"secret": {"name": "tls"}}]}}`, "uid 73 "},
+		{"a projected file's owner", `{"name": "v", "projected": {"defaultUser": 70, "sources": [{"secret": {"name": "tls"}},
+			{"configMap": {"name": "conf", "items": [{"key": "k", "path": "k", "user": 74}]}}]}}`, "uid 74 "},
 	} {
-		got, err := c.dryRunPod(t, annotated("70", volumeOf(volume)))
-		if err != nil || got.Spec.Volumes[0].CSI == nil {
-			t.Errorf("%s: %v", volume, err)
-			continue
-		}
-		if _, errs := attributes.Parse(got.Spec.Volumes[0].CSI.VolumeAttributes, false); len(errs) > 0 {
-			t.Errorf("the driver refuses %s: %v", volume, errs)
-		}
-		if _, err := c.dryRunPod(t, annotated("71", volumeOf(volume))); err == nil || !strings.Contains(err.Error(), "71 is not allowed here") {
-			t.Errorf("%s of another user: %v", volume, err)
-		}
-		if other := strings.NewReplacer(`"tls"`, `"x"`, `"conf"`, `"x"`).Replace(volume); other != volume {
-			if _, err := c.dryRunPod(t, annotated("70", volumeOf(other))); err == nil || !strings.Contains(err.Error(), `"x" is not allowed here`) {
-				t.Errorf("%s: %v", other, err)
+		byHand := podWith("p", driverVolume("d", "volume", "v", "gid", "0"), volumeOf(test.volume))
+		for how, pod := range map[string]*corev1.Pod{"by hand": byHand, "fsUser": annotated("70", volumeOf(test.volume))} {
+			if _, err := c.dryRunPod(t, pod); (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%s, %s: error %v, want one that says %q", test.name, how, err, test.want)
 			}
 		}
 	}
-	if got, err := c.dryRunPod(t, annotated("70", longSources(3, 57)...)); err != nil || got.Spec.Volumes[0].CSI == nil {
-		t.Errorf("as much as fsUser takes: %v", err)
+	if _, err := c.dryRunPod(t, annotated("71", secretVolume("v", "tls"))); err == nil || !strings.Contains(err.Error(), "uid 71 is not allowed here") {
+		t.Errorf("another user: %v", err)
 	}
+	if _, err := c.dryRunPod(t, annotated("70", configMapVolume("v", "x"))); err == nil || !strings.Contains(err.Error(), `ConfigMap "x" is not allowed here`) {
+		t.Errorf("another object: %v", err)
+	}
+	if _, err := c.dryRunPod(t, annotated("70", manySources(400)...)); err != nil {
+		t.Errorf("400 volumes with names as long as they may be: %v", err)
+	}
+}
+
+// manySources are volumes of a Secret each, with names, keys and paths of usual length at most.
+func manySources(n int) (volumes []corev1.Volume) {
+	for i := range n {
+		v := secretVolume(fmt.Sprint("v", i), strings.Repeat("a", 249)+fmt.Sprintf("%04d", i))
+		v.Secret.Items = []corev1.KeyToPath{{Key: "k", Path: "k", User: new(int64(70))}}
+		volumes = append(volumes, v)
+	}
+	return volumes
+}
+
+// beside adds another volume to the pod.
+func beside(volume string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) { p.Spec.Volumes = append(p.Spec.Volumes, volumeOf(volume)) }
 }
 
 // A chart without a list allows everything.
@@ -200,7 +204,7 @@ func TestAllowNothingSaid(t *testing.T) {
 	c.installAllow(t, `allow={"enabled": true, "uids": null, "secrets": ["only"]}`)
 	c.waitForAllow(t, "not-allowed")
 	for _, v := range []corev1.Volume{
-		driverVolume("v", "secretName", "only", "uid", "0", "items", "[{key: a, path: a, uid: 5}]"), driverVolume("v", "configMapName", "any"),
+		driverVolume("v", "secretName", "only", "uid", "0", "uid/a", "5"), driverVolume("v", "configMapName", "any"),
 	} {
 		if _, err := c.dryRunPod(t, podWith("p", v)); err != nil {
 			t.Error(err)

@@ -33,9 +33,9 @@ import (
 type verdict int
 
 const (
-	good   verdict = iota // both take it
-	refuse                // both refuse it, in the same words
-	inText                // only the driver can tell: it is in the text of items or sources
+	good       verdict = iota // both take it
+	refuse                    // both refuse it, in the same words
+	driverOnly                // only the driver refuses it: what another volume of the pod says is the API server's to judge
 )
 
 // volumeCase is a volume that the driver and the policy have to judge alike.
@@ -51,11 +51,8 @@ func volumeCases() []volumeCase {
 		{"a Secret", good, driverVolume("v", "secretName", "a")},
 		{"a ConfigMap", good, driverVolume("v", "configMapName", "a.b-c")},
 		{"nodePublishSecretRef", good, withSecretRef(driverVolume("v"), "a")},
-		{"sources", good, driverVolume("v", "sources", "[{secret: {name: a}}]", "uid", "1")},
-		{"every attribute", good, driverVolume("v", "secretName", "a", "uid", "0", "gid", "2147483647", "mode", "0", "dirMode", "0777", "items", "[]",
-			"optional", "false", "refresh", "off")},
-		{"every attribute of sources", good, driverVolume("v", "sources", "[{configMap: {name: a}}]", "uid", "10", "gid", "9", "mode", "777", "dirMode", "00",
-			"refresh", "watch")},
+		{"every attribute", good, driverVolume("v", "secretName", "a", "uid", "0", "gid", "2147483647", "mode", "0", "dirMode", "0777",
+			"optional", "false", "refresh", "off", "uid/a", "5", "gid/d/a", "6", "mode/a b:\\\"'", "0400")},
 		{"kubelet's keys", good, driverVolume("v", "secretName", "a", "csi.storage.k8s.io/x", "")},
 		{"the longest name", good, driverVolume("v", "secretName", long[:253])},
 		{"tmpfs", good, withFSType(driverVolume("v", "secretName", "a"), "tmpfs")},
@@ -63,10 +60,12 @@ func volumeCases() []volumeCase {
 		{"no attributes", refuse, driverVolume("v")},
 		{"no object", refuse, driverVolume("v", "uid", "1")},
 		{"two objects", refuse, driverVolume("v", "secretName", "a", "configMapName", "a")},
-		{"three objects", refuse, driverVolume("v", "secretName", "a", "configMapName", "a", "sources", "[{secret: {name: a}}]")},
+		{"three objects", refuse, driverVolume("v", "secretName", "a", "configMapName", "a", "volume", "a")},
+		{"another volume and nodePublishSecretRef", refuse, withSecretRef(driverVolume("v", "volume", "a"), "a")},
 		{"an object and nodePublishSecretRef", refuse, withSecretRef(driverVolume("v", "secretName", "a"), "a")},
 		{"an empty name and another", refuse, driverVolume("v", "secretName", "", "configMapName", "a")},
-		{"an entry's attributes beside sources", refuse, driverVolume("v", "sources", "[{secret: {name: a}}]", "optional", "true", "items", "[]")},
+		{"optional with another volume", refuse, driverVolume("v", "volume", "s", "optional", "true")},
+		{"optional with nodePublishSecretRef", refuse, withSecretRef(driverVolume("v", "optional", "false"), "a")},
 		{"read-only is not said", refuse, readOnly(driverVolume("v", "secretName", "a"), nil)},
 		{"writable", refuse, readOnly(driverVolume("v", "secretName", "a"), new(false))},
 		{"another file system", refuse, withFSType(driverVolume("v", "secretName", "a"), "ext4")},
@@ -75,8 +74,8 @@ func volumeCases() []volumeCase {
 		{"a name that is too long", refuse, driverVolume("v", "secretName", long)},
 		{"another namespace", refuse, driverVolume("v", "secretName", "kube-system/a")},
 	}
-	for _, key := range attributes.Keys() {
-		all = append(all, volumeCase{"empty " + key.Name, refuse, driverVolume("v", key.Name, "")})
+	for _, name := range append(attributes.Names(), "uid/PATH", "gid/PATH", "mode/PATH") {
+		all = append(all, volumeCase{"empty " + name, refuse, driverVolume("v", name, "")})
 	}
 	for _, name := range []string{"A", "a_b", "-a", "a-", "a..b", "a b", "ä", "a\n", "../a", "."} {
 		all = append(all, volumeCase{fmt.Sprintf("secretName %q", name), refuse, driverVolume("v", "secretName", name)},
@@ -114,16 +113,44 @@ func volumeCases() []volumeCase {
 	} {
 		all = append(all, volumeCase{fmt.Sprintf("unknown %.30q", key), refuse, driverVolume("v", "secretName", "a", key, "x")})
 	}
-	for _, value := range []string{
-		"not: [a list", "{key: a}", "[{key: a}]", "[{key: a, path: ../a}]", "[{key: a, path: a, mode: 1777}]", "[{key: a, path: a, uid: root}]",
-		"[{key: a, path: a, colour: red}]", "[{key: a, path: a}, {key: b, path: a}]", " ", "# nothing", strings.Repeat(" ", 64<<10+1),
+	for path, verdict := range map[string]verdict{
+		"a": good, "a/b/c": good, "a:b": good, `a\b`: good, "a b": good, "...": refuse, "..a": refuse, "a/..b": good, "a..": good, ".a": good,
+		"é\n": good, strings.Repeat("é", 127): good, strings.Repeat("é", 128): refuse, strings.Repeat("a", 256): refuse,
+		"": refuse, ".": refuse, "./.": refuse, "/": refuse, "/a": refuse, "..": refuse, "a/..": refuse, "../a": refuse, "a/../b": refuse,
+		"./a": refuse, "a/.": refuse, "a/": refuse, "a//b": refuse, "./..a": refuse, "a\x00b": refuse,
+		strings.Repeat("aaaaaaa/", 511) + "aaaaaaaa": good, strings.Repeat("aaaaaaa/", 512) + "a": refuse,
 	} {
-		all = append(all, volumeCase{fmt.Sprintf("items %.30q", value), inText, driverVolume("v", "secretName", "a", "items", value)})
+		for key, value := range map[string]string{"uid": "1", "gid": "2", "mode": "0400"} {
+			all = append(all, volumeCase{fmt.Sprintf("%s/%.30q", key, path), verdict, driverVolume("v", "secretName", "a", key+"/"+path, value)})
+		}
 	}
-	for _, value := range []string{"[]", "[{}]", "[{secret: {}}]", "[{secret: {name: A}}]", "[{serviceAccountToken: {path: a}}]", "{secret: {name: a}}"} {
-		all = append(all, volumeCase{fmt.Sprintf("sources %.30q", value), inText, driverVolume("v", "sources", value)})
+	for _, key := range []string{"uid/a", "gid/a/b", "mode/a"} {
+		all = append(all, volumeCase{key + " of nothing", refuse, driverVolume("v", "secretName", "a", key, "")},
+			volumeCase{key + " of a word", refuse, driverVolume("v", "secretName", "a", key, "root")},
+			volumeCase{key + " of a number with a leading zero", map[bool]verdict{true: good, false: refuse}[key == "mode/a"],
+				driverVolume("v", "secretName", "a", key, "0400")})
+	}
+	for _, key := range []string{"secretName/a", "dirMode/a", "optional/a", "user/a", "uid:a", "UID/a"} {
+		all = append(all, volumeCase{"unknown " + key, refuse, driverVolume("v", "secretName", "a", key, "1")})
+	}
+	for name, verdict := range map[string]verdict{
+		"secret": good, "config-map": good, "downward-api": good, "projected": good,
+		"v": refuse, "missing": refuse, "empty-dir": refuse, "other-csi": refuse, "Secret": refuse, "a.b": refuse, strings.Repeat("a", 64): refuse,
+		"token": driverOnly, "no-name": driverOnly,
+	} {
+		all = append(all, volumeCase{fmt.Sprintf("volume %.30q", name), verdict, driverVolume("v", "volume", name, "uid", "1", "uid/a", "2")})
 	}
 	return all
+}
+
+// otherVolumes are those of the pod beside the volume of a case.
+func otherVolumes() []corev1.Volume {
+	return []corev1.Volume{
+		secretVolume("secret", "s"), configMapVolume("config-map", "c"), secretVolume("no-name", "Upper"), otherDriverVolume("other-csi"), tokenVolume("token"),
+		volumeOf(`{"name": "downward-api", "downwardAPI": {"items": [{"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}}`),
+		volumeOf(`{"name": "projected", "projected": {"sources": [{"secret": {"name": "s"}}, {"configMap": {"name": "c"}}]}}`),
+		volumeOf(`{"name": "empty-dir", "emptyDir": {}}`),
+	}
 }
 
 // The driver and the policy say the same of every volume.
@@ -139,8 +166,9 @@ func TestTheDriverAndThePolicyAgree(t *testing.T) {
 	})
 	for _, test := range volumeCases() {
 		t.Run(test.name, func(t *testing.T) {
+			pod := podWith("p", append(otherVolumes(), test.volume)...)
 			sentences := ask(t, test.volume)
-			_, err := c.dryRunPod(t, podWith("p", test.volume))
+			_, err := c.dryRunPod(t, pod)
 			if driverRefuses := len(sentences) > 0; driverRefuses != (test.verdict != good) {
 				t.Fatalf("the driver says %q", sentences)
 			}
@@ -190,7 +218,8 @@ func TestTheDriverAndThePolicyAgree(t *testing.T) {
 	})
 }
 
-// startDriver returns a function that sends a volume to the driver as kubelet would, and returns the sentences with which it is refused.
+// startDriver returns a function that sends a volume to the driver as kubelet would. The function returns the sentences with
+// which the driver refuses the volume.
 func startDriver(t *testing.T) func(*testing.T, corev1.Volume) []string {
 	t.Helper()
 	root := t.TempDir()
@@ -199,7 +228,10 @@ func startDriver(t *testing.T) func(*testing.T, corev1.Volume) []string {
 		t.Fatal(err)
 	}
 	socket := filepath.Join(root, "s")
-	d, err := driver.New(driver.Config{NodeID: "node", Binding: binding, Volumes: takesAll{}, Endpoint: socket, Metrics: prometheus.NewRegistry(), MaxMessageBytes: 4 << 20})
+	d, err := driver.New(driver.Config{
+		NodeID: "node", Binding: binding, Volumes: describes{podWith("p", otherVolumes()...)}, Endpoint: socket,
+		Metrics: prometheus.NewRegistry(), MaxMessageBytes: 4 << 20,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,9 +258,12 @@ func startDriver(t *testing.T) func(*testing.T, corev1.Volume) []string {
 			TargetPath: filepath.Join(binding.PodsDir(), uid, "volumes/kubernetes.io~csi", v.Name, "mount"),
 			Readonly:   v.CSI.ReadOnly != nil && *v.CSI.ReadOnly,
 			VolumeContext: map[string]string{
-				"csi.storage.k8s.io/pod.name": "p", "csi.storage.k8s.io/pod.namespace": apps, "csi.storage.k8s.io/pod.uid": uid, "csi.storage.k8s.io/ephemeral": "true",
+				"csi.storage.k8s.io/pod.name": "p", "csi.storage.k8s.io/pod.namespace": apps,
+				"csi.storage.k8s.io/pod.uid": uid, "csi.storage.k8s.io/ephemeral": "true",
 			},
-			VolumeCapability: &csi.VolumeCapability{AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER}},
+			VolumeCapability: &csi.VolumeCapability{AccessMode: &csi.VolumeCapability_AccessMode{
+				Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER,
+			}},
 		}
 		mount := &csi.VolumeCapability_MountVolume{}
 		req.VolumeCapability.AccessType = &csi.VolumeCapability_Mount{Mount: mount}
@@ -252,19 +287,28 @@ func startDriver(t *testing.T) func(*testing.T, corev1.Volume) []string {
 			t.Fatalf("the driver: %v", err)
 		}
 		// The driver joins its problems by semicolons, which sentences have, too; those that begin one are known.
-		text := regexp.MustCompile(`; (the volume must|csi\.|only mounted|volumeAttributes)`).ReplaceAllString(status.Convert(err).Message(), "\x00$1")
-		// Expressions can't tell which word is near.
+		next := regexp.MustCompile(`; (the volume must|csi\.|only mounted|volumeAttributes)`)
+		text := strings.TrimPrefix(status.Convert(err).Message(), volume.ErrInvalid.Error()+": ")
+		// An expression can't tell which word is near, nor whether a Secret has data.
 		text = regexp.MustCompile(`; the nearest known one is "[a-zA-Z]+"`).ReplaceAllString(text, "")
-		// Nor whether a Secret has data.
-		text = strings.TrimSuffix(text, "; if that is set, its Secret has no data, which looks the same: give it a key")
+		text = strings.TrimSuffix(text, "; if nodePublishSecretRef is set, its Secret has no data, which looks the same: give it a key")
+		// A value is quoted in Go's way by one and in CEL's by the other, and so is the place of an attribute that is not plain.
+		plain := regexp.MustCompile(`^volumeAttributes(\[[-_./0-9A-Za-z]{1,64}\])?$`)
 		var sentences []string
-		for _, sentence := range strings.Split(text, "\x00") {
-			// The value is quoted in Go's way by one and in CEL's by the other, where it is not plain.
-			if before, after, ok := strings.Cut(sentence, ": Invalid value: "); ok {
-				sentences = append(sentences, before+": Invalid value: ")
-				sentence = after[strings.LastIndex(after[:strings.Index(after, `": `)+1], `"`)+1:]
-			} else if before, after, ok := strings.Cut(sentence, ": Forbidden: "); ok && !regexp.MustCompile(`^volumeAttributes\[[a-zA-Z]*\]$`).MatchString(before) {
-				sentence = after
+		for _, sentence := range strings.Split(next.ReplaceAllString(text, "\x00$1"), "\x00") {
+			for _, problem := range []string{": Invalid value: ", ": Required value: ", ": Forbidden: "} {
+				place, detail, ok := strings.Cut(sentence, problem)
+				if !ok {
+					continue
+				}
+				if plain.MatchString(place) {
+					sentences = append(sentences, place+problem)
+				}
+				sentence = detail
+				if problem == ": Invalid value: " {
+					sentence = detail[strings.LastIndex(detail[:strings.Index(detail, `": `)+1], `"`)+1:]
+				}
+				break
 			}
 			sentences = append(sentences, sentence)
 		}
@@ -272,15 +316,24 @@ func startDriver(t *testing.T) func(*testing.T, corev1.Volume) []string {
 	}
 }
 
-// takesAll stands behind the driver's checks of a request, which are what is asked here. It publishes each volume for the first time.
-type takesAll struct{}
+// describes stands behind the driver's checks of a request, and checks what the first publish of a volume checks before it
+// asks for objects.
+type describes struct{ pod *corev1.Pod }
 
-func (takesAll) Publish(_ context.Context, r volume.Request) error { return r.CheckContent() }
-func (takesAll) Unpublish(context.Context, string, string) error   { return nil }
-func (takesAll) Usage(context.Context, string, string) (tmpfs.Usage, error) {
+func (d describes) Publish(_ context.Context, r volume.Request) error {
+	if err := r.CheckContent(); err != nil {
+		return err
+	}
+	if _, errs := r.Spec.Describe(&d.pod.Spec, "v"); len(errs) > 0 {
+		return fmt.Errorf("%w: %w", volume.ErrInvalid, errs.ToAggregate())
+	}
+	return nil
+}
+func (describes) Unpublish(context.Context, string, string) error { return nil }
+func (describes) Usage(context.Context, string, string) (tmpfs.Usage, error) {
 	return tmpfs.Usage{}, nil
 }
-func (takesAll) Ready() error { return nil }
+func (describes) Ready() error { return nil }
 
 // warnsOfTemplates: a workload whose pods would be refused is made, with a warning.
 func (c *cluster) warnsOfTemplates(t *testing.T, warning string, v corev1.Volume) {

@@ -7,11 +7,11 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
-	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -56,7 +56,7 @@ func TestValuesThatTheSchemaRefuses(t *testing.T) {
 		"verbosity=6", "verbosity=high", "httpPort=0", "maxUnavailable=0", "maxUnavailable=0%", "maxUnavailable=many",
 		"fsUser.enabled=maybe", "fsUser.default=0", "validate.enabled=2", "allow.enabled=3", "allow.uids={root}", "allow.uids={-1}", "allow.uids={1-}",
 		"allow.gids={01}", "allow.secrets={a*b}", "allow.secrets={A}", "allow.configMaps=all", "validate.allow=x", "validate.templates=Audit",
-		"extraArgs={node}", "extraArgs={--max-volumes=9,--state-dir=/run/fsuser.csi.io/other}", "declareReferences.enabled=maybe", "metrics.podMonitor.interval=soon", "noSuchValue=1", "image.name=x",
+		"extraArgs={node}", "extraArgs={--max-volumes=9,--state-dir=/run/fsuser.csi.io/other}", "metrics.podMonitor.interval=soon", "noSuchValue=1", "image.name=x",
 	} {
 		if _, err := Template(t.Context(), ".", "--set", set); err == nil {
 			t.Errorf("--set %s was taken", set)
@@ -72,10 +72,8 @@ func TestOldKubernetes(t *testing.T) {
 		ok  bool
 	}{
 		{[]string{"access=node"}, false},
-		{[]string{"access=node", "declareReferences.enabled=false"}, false},
 		{[]string{"access=namespaces"}, true},
 		{[]string{"access=cluster"}, true},
-		{[]string{"access=namespaces", "declareReferences.enabled=true"}, false},
 		{[]string{"access=namespaces", "fsUser.enabled=true"}, false},
 		{[]string{"access=namespaces", "validate.enabled=true", "allow.enabled=true"}, true},
 	} {
@@ -86,6 +84,10 @@ func TestOldKubernetes(t *testing.T) {
 		if err != nil && !strings.Contains(err.Error(), "needs Kubernetes 1.36") {
 			t.Errorf("Kubernetes 1.35 and %s: %v; want an error that says which one is needed", test.set, err)
 		}
+	}
+	_, err := Template(t.Context(), ".", "--kube-version", "1.35.9")
+	if remedy := "--set access=namespaces"; err == nil || !strings.Contains(err.Error(), remedy) {
+		t.Errorf("Kubernetes 1.35: error %v; want the remedy %s", err, remedy)
 	}
 	// Vendors' versions have suffixes.
 	if _, err := Template(t.Context(), ".", "--kube-version", "v1.36.2-gke.100"); err != nil {
@@ -105,7 +107,7 @@ func TestContract(t *testing.T) {
 		{"cluster", []string{"--set", "access=cluster"}},
 		{"another kubelet root", []string{"--set", "kubeletRoot=/data/k0s/kubelet"}},
 		{"all optional parts", []string{"--set", strings.Join([]string{
-			"metrics.annotations=true", "metrics.podMonitor.enabled=true", "metrics.podMonitor.interval=30s", "metrics.podMonitor.labels.release=p",
+			"metrics.podMonitor.enabled=true", "metrics.podMonitor.interval=30s", "metrics.podMonitor.labels.release=p",
 			"imagePullSecrets[0].name=pull", "nodeSelector.pool=a", "podLabels.team=a", "podAnnotations.note=a", "verbosity=4", "maxUnavailable=1",
 			"extraArgs={--max-volume-bytes=1048576}", "namespace.create=true", "allow.enabled=true", "allow.secrets={tls}",
 		}, ",")}},
@@ -269,22 +271,20 @@ func checkRules(t *testing.T, objects objects) {
 				t.Errorf("%s has a wildcard: %v", r.Name, rule)
 			}
 			reads := slices.ContainsFunc(rule.Verbs, func(v string) bool { return v == "get" || v == "list" || v == "watch" })
-			if reads && r.Name != "fsuser-csi-reader" {
+			ofNodes := slices.Equal(rule.Resources, []string{"nodes"}) && slices.Equal(rule.Verbs, []string{"get"}) && access != "node"
+			if reads && r.Name != "fsuser-csi-reader" && !ofNodes {
 				t.Errorf("%s reads: %v", r.Name, rule)
 			}
 		}
 	}
 	slices.Sort(bound)
 	want := map[string][]string{
-		"node":       {"fsuser-csi-events", "fsuser-csi-node"},
-		"namespaces": {"fsuser-csi-events"},
-		"cluster":    {"fsuser-csi-events", "fsuser-csi-reader"},
+		"node":       {"fsuser-csi", "fsuser-csi-node"},
+		"namespaces": {"fsuser-csi"},
+		"cluster":    {"fsuser-csi", "fsuser-csi-reader"},
 	}[access]
 	if !slices.Equal(bound, want) {
 		t.Errorf("access %s binds %v, want %v", access, bound, want)
-	}
-	if policy := objects.has("MutatingAdmissionPolicy"); policy != (access == "node") {
-		t.Errorf("access %s has the policy: %v", access, policy)
 	}
 }
 
@@ -305,38 +305,18 @@ func TestImage(t *testing.T) {
 	}
 }
 
-func TestDeclareReferencesIsAValue(t *testing.T) {
-	for set, want := range map[string]bool{
-		"access=node":       true,
-		"access=namespaces": false,
-		"access=node,declareReferences.enabled=false":      false,
-		"access=namespaces,declareReferences.enabled=true": true,
-		"access=node,declareReferences=null":               true,
-	} {
-		objects := template(t, "--set", set)
-		if got := objects.has("MutatingAdmissionPolicy"); got != want || objects.has("MutatingAdmissionPolicyBinding") != want {
-			t.Errorf("--set %s: policy %v, want %v", set, got, want)
-		}
-	}
-	var p admissionv1.MutatingAdmissionPolicy
-	template(t).find(t, "MutatingAdmissionPolicy", "declare-references.fsuser.csi.io", &p)
-	if len(p.Spec.MatchConditions) == 0 {
-		t.Error("the policy is evaluated for pods that have nothing to do with the driver")
-	}
-}
-
 // Each policy is there when its value says so, with its bindings, and is not evaluated for pods that have nothing to do with it.
 func TestPoliciesAreValues(t *testing.T) {
 	for set, want := range map[string][]string{
 		"access=node":                  {"declare-references", "attributes"},
-		"access=namespaces":            {"attributes"},
+		"access=namespaces":            {"declare-references", "attributes"},
 		"validate.enabled=false":       {"declare-references"},
 		"validate=null":                {"declare-references"},
 		"fsUser.enabled=true":          {"declare-references", "attributes", "fs-user", "fs-user-left-alone"},
 		"fsUser=null":                  {"declare-references", "attributes"},
 		"allow.enabled=true":           {"declare-references", "attributes", "allow"},
 		"allow.uids={5}":               {"declare-references", "attributes"},
-		"allow=null,access=namespaces": {"attributes"},
+		"allow=null,access=namespaces": {"declare-references", "attributes"},
 	} {
 		got := map[string]bool{}
 		bound := map[string]bool{}
@@ -374,6 +354,48 @@ func TestNamespaceLetsPrivilegedPodsIn(t *testing.T) {
 	// helm install has made the namespace before it looks at the chart, and refuses a chart that makes it again.
 	if template(t).has("Namespace") {
 		t.Error("the default makes the namespace")
+	}
+}
+
+// Before 1.36 there is no policy that mutates. The chart leaves it out, and pods write csi.readOnly themselves.
+func TestNoMutatingPolicyInOldKubernetes(t *testing.T) {
+	for _, access := range []string{"namespaces", "cluster"} {
+		if template(t, "--set", "access="+access, "--kube-version", "1.35.9").has("MutatingAdmissionPolicy") {
+			t.Errorf("access %s: Kubernetes 1.35 gets a MutatingAdmissionPolicy", access)
+		}
+	}
+}
+
+// An expression of more than ten lines is a program, and programs belong in the driver.
+func TestExpressionsAreShort(t *testing.T) {
+	const maxLines, maxBytes = 10, 10 * 120
+	block := regexp.MustCompile(`^( *)(- )?\w*[eE]xpression: >-$`)
+	seen := 0
+	out, err := Template(t.Context(), ".", "--set", "fsUser.enabled=true,allow.enabled=true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(string(out), "\n")
+	for i, line := range lines {
+		match := block.FindStringSubmatch(line)
+		if match == nil {
+			continue
+		}
+		seen++
+		indented := strings.Repeat(" ", len(match[1])+len(match[2])+1)
+		n, length := 0, 0
+		for _, line := range lines[i+1:] {
+			if !strings.HasPrefix(line, indented) {
+				break
+			}
+			n, length = n+1, length+len(strings.TrimSpace(line))
+		}
+		if n == 0 || n > maxLines || length > maxBytes {
+			t.Errorf("an expression of %d lines and %d bytes:\n%s", n, length, strings.Join(lines[max(0, i-1):i+1+n], "\n"))
+		}
+	}
+	if seen == 0 {
+		t.Error("no expression was found")
 	}
 }
 

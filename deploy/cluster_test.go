@@ -95,13 +95,13 @@ func (c *cluster) create(t *testing.T, o objects) {
 	}
 }
 
-// waitForPolicy waits until the API server has taken up the policy, which it learns of by a watch.
+// waitForPolicy waits until the API server has taken up the policy declare-references, about which it learns by a watch.
 func (c *cluster) waitForPolicy(t *testing.T) {
 	t.Helper()
-	pod := podWith("probe", driverVolume("a", "secretName", "a"))
+	pod := podWith("probe", readOnly(driverVolume("a", "secretName", "a"), nil))
 	eventually(t, func() error {
-		got, err := c.CoreV1().Pods(apps).Create(t.Context(), pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
-		if err == nil && len(got.Spec.Volumes) == 1+len(pod.Spec.Volumes) {
+		got, err := c.dryRunPod(t, pod)
+		if err == nil && got.Spec.Volumes[0].CSI.ReadOnly != nil {
 			return nil
 		}
 		return errors.Join(errors.New("the policy does nothing"), err)

@@ -19,8 +19,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
@@ -57,10 +57,10 @@ func startFsUser(t *testing.T, c *cluster) *warnings {
 			return err
 		}
 		if got.Spec.Volumes[0].CSI == nil {
-			return errors.New("the policy that rewrites does nothing")
+			return errors.New("the policy that moves does nothing")
 		}
 		w.take()
-		if _, err := c.dryRunPod(t, annotated("1", secretVolume("s", "Upper"))); err != nil {
+		if _, err := c.dryRunPod(t, annotated("1", tokenVolume("t"))); err != nil {
 			return err
 		}
 		if len(w.take()) == 0 {
@@ -69,6 +69,11 @@ func startFsUser(t *testing.T, c *cluster) *warnings {
 		return nil
 	})
 	return w
+}
+
+// tokenVolume is one that only kubelet can make.
+func tokenVolume(name string) corev1.Volume {
+	return volumeOf(`{"name": "` + name + `", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}`)
 }
 
 // warnings are what the API server said beside its answers.
@@ -109,8 +114,9 @@ func TestFsUser(t *testing.T) {
 	c.install(t, "node") // so that declare-references is there, too
 	c.waitForPolicy(t)
 	w := startFsUser(t, c)
-	t.Run("what is rewritten", func(t *testing.T) { rewrites(t, c, w) })
+	t.Run("what is moved", func(t *testing.T) { moves(t, c, w) })
 	t.Run("what is left alone", func(t *testing.T) { leftAlone(t, c, w) })
+	t.Run("what the API server refuses", func(t *testing.T) { refusedAlike(t, c) })
 	t.Run("the pod, else its namespace", func(t *testing.T) { precedence(t, c, w) })
 	t.Run("a user that is none", func(t *testing.T) { noUser(t, c) })
 	t.Run("pods that nothing is done to", func(t *testing.T) { untouched(t, c, w) })
@@ -126,13 +132,13 @@ func TestFsUserWithUserFields(t *testing.T) {
 	if err != nil || plain.Spec.Volumes[0].Secret.DefaultUser == nil {
 		t.Fatalf("the gate is not on: %v, %s", err, encode(t, plain.Spec.Volumes))
 	}
-	t.Run("what is rewritten", func(t *testing.T) { rewrites(t, c, w) })
+	t.Run("what is moved", func(t *testing.T) { moves(t, c, w) })
 	t.Run("what is left alone", func(t *testing.T) { leftAlone(t, c, w) })
 	for _, text := range []string{
 		`{"name": "a", "secret": {"secretName": "x", "defaultUser": -1}}`,
 		`{"name": "a", "configMap": {"name": "x", "items": [{"key": "k", "path": "k", "user": 2147483648}]}}`,
 	} {
-		if _, err := c.dryRunPod(t, annotated("1000", volumeOf(text))); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "spec.volumes[0]") {
+		if _, err := c.dryRunPod(t, annotated("1000", volumeOf(text))); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "spec.volumes[") {
 			t.Errorf("%s: error %v, want the API server's", text, err)
 		}
 	}
@@ -147,7 +153,7 @@ func TestFsUserSeen(t *testing.T) {
 	}
 	c := startClusterWith(t, controlplane.Options{ExtraArgs: []string{"--audit-policy-file=" + rules, "--audit-log-path=" + log}})
 	w := startFsUser(t, c)
-	left := annotated("1000", secretVolume("left", "a..b"))
+	left := annotated("1000", tokenVolume("left"))
 	left.Name, left.GenerateName = "to-be-audited", ""
 	c.createPod(t, left)
 	eventually(t, func() error {
@@ -164,7 +170,7 @@ func TestFsUserSeen(t *testing.T) {
 				return err
 			}
 			const key = "fs-user-left-alone.fsuser.csi.io/left-alone"
-			if event.ObjectRef.Name == left.Name && strings.HasPrefix(event.Annotations[key], `volume "left": `) {
+			if event.ObjectRef.Name == left.Name && strings.HasPrefix(event.Annotations[key], `volume "left" `) {
 				return nil
 			}
 		}
@@ -182,13 +188,18 @@ func TestFsUserSeen(t *testing.T) {
 	if told := w.take(); err != nil || len(told) > 0 {
 		t.Fatal(err, told)
 	}
-	for i, v := range got.Spec.Volumes[:2] {
+	for _, m := range pod.Spec.Containers[0].VolumeMounts {
+		i := slices.IndexFunc(got.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == m.Name })
+		v := got.Spec.Volumes[i]
 		if v.CSI == nil {
-			t.Fatalf("volume %d of the example is %s", i, encode(t, v))
+			t.Fatalf("volume %s of the example did not move", m.Name)
 		}
 		spec, errs := attributes.Parse(v.CSI.VolumeAttributes, false)
 		if len(errs) > 0 || *spec.UID != 1000 || *spec.GID != 1000 {
-			t.Errorf("volume %d of the example is %s: %v", i, encode(t, v), errs)
+			t.Fatalf("volume %s of the example is %s: %v", m.Name, encode(t, v), errs)
+		}
+		if spec, errs = spec.Describe(&got.Spec, v.Name); len(errs) > 0 || len(spec.Sources) != 1 {
+			t.Errorf("volume %s of the example describes %v: %v", m.Name, spec.Sources, errs)
 		}
 	}
 }
@@ -226,6 +237,40 @@ func TestEveryPod(t *testing.T) {
 	}
 }
 
+// The API server runs policies in random order. A pod that went through one policy and then through both is the same as in the other order.
+func TestOrderOfPolicies(t *testing.T) {
+	c := startCluster(t)
+	startFsUser(t, c)
+	undeclared := readOnly(driverVolume("c", "secretName", "undeclared"), nil)
+	pod := annotated("1000", secretVolume("a", "a"), undeclared, configMapVolume("b", "b"), driverVolume("d", "secretName", "a"))
+	run := func(pod *corev1.Pod, user string) *corev1.Pod {
+		t.Helper()
+		pod = pod.DeepCopy()
+		pod.Annotations[fsUserAnnotation] = user
+		got, err := c.dryRunPod(t, pod)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &corev1.Pod{ObjectMeta: pod.ObjectMeta, Spec: got.Spec}
+	}
+	moved := run(pod, "1000")
+	if moved.Spec.Volumes[0].CSI == nil || len(moved.Spec.Volumes) != 6 {
+		t.Fatalf("volumes are %s", encode(t, moved.Spec.Volumes))
+	}
+	c.install(t, "node")
+	c.waitForPolicy(t)
+	declared := run(pod, "none")
+	if declared.Spec.Volumes[0].CSI != nil || len(declared.Spec.Volumes) != 5 {
+		t.Fatalf("volumes are %s", encode(t, declared.Spec.Volumes))
+	}
+	want := encode(t, run(pod, "1000").Spec)
+	for name, first := range map[string]*corev1.Pod{"fs-user": moved, "declare-references": declared} {
+		if got := encode(t, run(first, "1000").Spec); !bytes.Equal(got, want) {
+			t.Errorf("%s first:\n%s\nboth at once:\n%s", name, got, want)
+		}
+	}
+}
+
 func precedence(t *testing.T, c *cluster, w *warnings) {
 	type annotations = map[string]string
 	const none = "none"
@@ -259,7 +304,7 @@ func precedence(t *testing.T, c *cluster, w *warnings) {
 					return err
 				}
 				v := got.Spec.Volumes[0]
-				want := map[string]string{"uid": test.uid, "mode": "0644", "secretName": "s"}
+				want := map[string]string{"uid": test.uid, "volume": "fsuser-csi-source-0"}
 				if test.gid != "" {
 					want["gid"] = test.gid
 				}
@@ -312,7 +357,7 @@ func noUser(t *testing.T, c *cluster) {
 	c.annotateNamespace(t, apps, map[string]string{fsUserAnnotation: "root"})
 	defer c.annotateNamespace(t, apps, nil)
 	eventually(t, func() error {
-		pod := podWith("p")
+		pod := podWith("p", secretVolume("s", "s"))
 		if _, err := c.dryRunPod(t, pod); err == nil || !strings.Contains(err.Error(), "metadata.annotations["+fsUserAnnotation+"] of namespace "+apps+": ") {
 			return fmt.Errorf("error %v; want one that names the namespace", err)
 		}
@@ -403,6 +448,7 @@ spec:
     jsonPatch:
       expression: >-
         [JSONPatch{op: 'add', path: '/spec/volumes/-', value: Object.spec.volumes{name: 'injected', secret: Object.spec.volumes.secret{secretName: 'injected'}}},
+        JSONPatch{op: 'add', path: '/metadata/annotations/seen', value: string(size(object.spec.volumes))},
         JSONPatch{op: 'add', path: '/spec/containers/-', value: Object.spec.containers{name: 'injected', image: 'i',
           volumeMounts: [Object.spec.containers.volumeMounts{name: 'injected', mountPath: '/x'}]}}]
 ---
@@ -424,24 +470,15 @@ spec:
 		if len(got.Spec.Containers) != 2 {
 			return false, errors.New("nothing was injected")
 		}
-		var kinds []string
-		for _, v := range got.Spec.Volumes {
-			if v.CSI != nil {
-				kinds = append(kinds, v.Name+" of "+v.CSI.VolumeAttributes["secretName"])
-			} else {
-				kinds = append(kinds, v.Name+" declares "+v.Secret.SecretName)
-			}
+		asked, err := c.plain(t, pod)
+		if err != nil {
+			return false, err
 		}
-		behind := []string{"s of s", "fsuser-csi-ref-0 declares s", "injected of injected", "fsuser-csi-ref-1 declares injected"}
-		before := []string{"s of s", "injected of injected", "fsuser-csi-ref-0 declares s", "fsuser-csi-ref-1 declares injected"}
-		injectedFirst = slices.Equal(kinds, before)
-		if !injectedFirst && !slices.Equal(kinds, behind) {
-			t.Errorf("volumes are %q, want %q or %q", kinds, behind, before)
-		}
+		checkMoved(t, asked, got.Spec.Volumes, moved{"s": {"uid": "1000"}, "injected": {"uid": "1000"}})
 		if told := w.take(); len(told) > 0 {
 			t.Errorf("warnings %q", told)
 		}
-		return injectedFirst, nil
+		return got.Annotations["seen"] == "1", nil
 	})
 }
 
@@ -454,265 +491,231 @@ func mountableSecretsAnnotated(t *testing.T, c *cluster) {
 	}
 }
 
-func rewrites(t *testing.T, c *cluster, w *warnings) {
-	type attrs = map[string]string
+// moved is what becomes of a pod's volumes: each of those that move maps to the attributes, without volume, of what replaces it.
+type moved map[string]map[string]string
+
+// checkMoved: the volumes that moved are the same behind another name, each right behind its replacement, and all others are as they were.
+func checkMoved(t *testing.T, asked, got []corev1.Volume, want moved) {
+	t.Helper()
+	names := map[string]bool{}
+	for _, v := range got {
+		if names[v.Name] || len(validation.IsDNS1123Label(v.Name)) > 0 {
+			t.Errorf("volume name %q is there twice or no label", v.Name)
+		}
+		names[v.Name] = true
+	}
+	for _, v := range asked {
+		attributes, moves := want[v.Name]
+		if len(got) == 0 || moves && len(got) == 1 {
+			t.Fatalf("volume %s or its source is missing", v.Name)
+		}
+		if !moves {
+			if !equality.Semantic.DeepEqual(got[0], v) {
+				t.Errorf("volume %s is\n%s\nwant\n%s", v.Name, encode(t, got[0]), encode(t, v))
+			}
+			got = got[1:]
+			continue
+		}
+		replacement, source := got[0], got[1]
+		got = got[2:]
+		attributes = maps.Clone(attributes)
+		attributes["volume"] = source.Name
+		csi := corev1.Volume{Name: v.Name, VolumeSource: corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{
+			Driver: driverName, ReadOnly: new(true), VolumeAttributes: attributes,
+		}}}
+		if !equality.Semantic.DeepEqual(replacement, csi) {
+			t.Errorf("volume %s is\n%s\nwant\n%s", v.Name, encode(t, replacement), encode(t, csi))
+		}
+		if !strings.HasPrefix(source.Name, "fsuser-csi-source-") {
+			t.Errorf("the source of %s is named %s", v.Name, source.Name)
+		}
+		v.Name = source.Name
+		if !equality.Semantic.DeepEqual(source.VolumeSource, v.VolumeSource) {
+			t.Errorf("the source of %s is\n%s\nwant\n%s", v.Name, encode(t, source), encode(t, v))
+		}
+	}
+	if len(got) > 0 {
+		t.Errorf("added: %s", encode(t, got))
+	}
+}
+
+// plain returns the volumes that the API server stores for a pod without the annotation: with defaults, and without fields whose feature is off.
+func (c *cluster) plain(t *testing.T, pod *corev1.Pod) ([]corev1.Volume, error) {
+	t.Helper()
+	pod = pod.DeepCopy()
+	pod.Annotations = map[string]string{fsUserAnnotation: "none"}
+	got, err := c.dryRunPod(t, pod)
+	if err != nil {
+		return nil, err
+	}
+	return got.Spec.Volumes, nil
+}
+
+func moves(t *testing.T, c *cluster, w *warnings) {
+	user := map[string]string{"uid": "1000"}
+	all := func(volumes []corev1.Volume) moved {
+		want := moved{}
+		for _, v := range volumes {
+			want[v.Name] = user
+		}
+		return want
+	}
+	hard := "\"'{[-&a #é漢😀\n\\: ?%s$(A)"
 	for _, test := range []struct {
-		name    string
-		volumes []corev1.Volume
-		// The attributes of each volume, in the order of the pod's; nil for one that is no business of the policy.
-		want []attrs
-		// What is declared, as in declarations.
-		declared []string
-		// Volumes that no container mounts.
-		unmounted []string
+		name      string
+		volumes   []corev1.Volume
+		want      moved
+		unmounted []string // volumes that no container mounts
 	}{
-		{"a Secret", []corev1.Volume{secretVolume("s", "ssh-keys")},
-			[]attrs{{"uid": "1000", "mode": "0644", "secretName": "ssh-keys"}}, []string{"secret/ssh-keys"}, nil},
-		{"a ConfigMap", []corev1.Volume{configMapVolume("c", "conf")},
-			[]attrs{{"uid": "1000", "mode": "0644", "configMapName": "conf"}}, []string{"configMap/conf"}, nil},
+		{"a Secret", []corev1.Volume{secretVolume("s", "ssh-keys")}, moved{"s": user}, nil},
+		{"a ConfigMap", []corev1.Volume{configMapVolume("c", "conf")}, moved{"c": user}, nil},
 		{"modes, optional, items", []corev1.Volume{
 			volumeOf(`{"name": "a", "secret": {"secretName": "x", "defaultMode": 256, "optional": true, "items": [
-				{"key": "k", "path": "d/k", "mode": 384}, {"key": ".K_1-2", "path": "a b"}]}}`),
+				{"key": "k", "path": "d/k", "mode": 384}, {"key": ".K_1-2", "path": "a b"}, {"key": "k", "path": "d/k"}]}}`),
 			volumeOf(`{"name": "b", "configMap": {"name": "y", "defaultMode": 0, "optional": false, "items": [{"key": "k", "path": "k", "mode": 0}]}}`),
-			volumeOf(`{"name": "c", "secret": {"secretName": "x", "defaultMode": 511}}`),
-			volumeOf(`{"name": "d", "secret": {"secretName": "x", "defaultMode": 8, "items": []}}`),
-		}, []attrs{
-			{"uid": "1000", "mode": "0400", "secretName": "x", "optional": "true",
-				"items": `[{"key":"k","path":"d/k","mode":384},{"key":".K_1-2","path":"a b"}]`},
-			{"uid": "1000", "mode": "00", "configMapName": "y", "items": `[{"key":"k","path":"k","mode":0}]`},
-			{"uid": "1000", "mode": "0777", "secretName": "x"},
-			{"uid": "1000", "mode": "010", "secretName": "x"},
-		}, []string{"secret/x", "configMap/y"}, nil},
+		}, moved{"a": user, "b": user}, nil},
 		{"paths that are hard to write", []corev1.Volume{
-			volumeOf(`{"name": "a", "secret": {"secretName": "x", "items": [{"key": "k", "path": "\"'{[-&a #é漢😀"}, {"key": "l", "path": "&b/ - ? x%s$(A)"}]}}`),
-		}, []attrs{{"uid": "1000", "mode": "0644", "secretName": "x",
-			"items": `[{"key":"k","path":"\"'{[-\u0026a #é漢😀"},{"key":"l","path":"\u0026b/ - ? x%s$(A)"}]`}}, []string{"secret/x"}, nil},
-		{"the longest names and paths", []corev1.Volume{
-			volumeOf(`{"name": "a", "secret": {"secretName": "` + strings.Repeat("a", 253) + `", "items": [
-				{"key": "` + strings.Repeat("k", 253) + `", "path": "` + strings.Repeat("é", 127) + `"}]}}`),
-		}, []attrs{{"uid": "1000", "mode": "0644", "secretName": strings.Repeat("a", 253),
-			"items": `[{"key":"` + strings.Repeat("k", 253) + `","path":"` + strings.Repeat("é", 127) + `"}]`}}, []string{"secret/" + strings.Repeat("a", 253)}, nil},
+			volumeOf(`{"name": "a", "secret": {"secretName": "x", "items": [{"key": "k", "path": ` + string(encode(t, hard)) + `}]}}`),
+		}, moved{"a": user}, nil},
 		{"the user that KEP-5936 gives to a volume or a file", []corev1.Volume{
 			volumeOf(`{"name": "a", "secret": {"secretName": "x", "defaultUser": 7, "items": [{"key": "k", "path": "k"}, {"key": "l", "path": "l", "user": 0}]}}`),
 			volumeOf(`{"name": "b", "configMap": {"name": "x", "items": [{"key": "l", "path": "l", "user": 8, "mode": 256}]}}`),
 			volumeOf(`{"name": "c", "projected": {"defaultUser": 0, "sources": [{"secret": {"name": "x", "items": [{"key": "l", "path": "l", "user": 8}]}}]}}`),
-		}, []attrs{
-			{"uid": "7", "mode": "0644", "secretName": "x", "items": `[{"key":"k","path":"k"},{"key":"l","path":"l","uid":0}]`},
-			{"uid": "1000", "mode": "0644", "configMapName": "x", "items": `[{"key":"l","path":"l","mode":256,"uid":8}]`},
-			{"uid": "0", "mode": "0644", "sources": `[{"secret":{"name":"x","items":[{"key":"l","path":"l","uid":8}]}}]`},
-		}, []string{"secret/x", "configMap/x"}, nil},
+			volumeOf(`{"name": "d", "downwardAPI": {"defaultUser": 3, "items": [{"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}}`),
+		}, moved{"a": {"uid": "7"}, "b": user, "c": {"uid": "0"}, "d": {"uid": "3"}}, nil},
 		{"projected", []corev1.Volume{
 			volumeOf(`{"name": "a", "projected": {"defaultMode": 288, "sources": [
 				{"secret": {"name": "s", "optional": true, "items": [{"key": "k", "path": "s/k", "mode": 256}]}},
-				{"configMap": {"name": "c"}}, {"secret": {"name": "t"}}, {"configMap": {"name": "d", "optional": false, "items": [{"key": "k", "path": "d&d"}]}},
+				{"configMap": {"name": "c"}}, {"secret": {"name": "t"}},
 				{"downwardAPI": {"items": [
 					{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}, "mode": 292},
-					{"path": "one", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.annotations['example.com/It_s.1']"}},
-					{"path": "cpu", "resourceFieldRef": {"containerName": "c", "resource": "limits.cpu", "divisor": "1m"}},
-					{"path": "memory", "resourceFieldRef": {"containerName": "c", "resource": "requests.memory"}, "user": 5}]}}]}}`),
-		}, []attrs{{"uid": "1000", "mode": "0440", "sources": `[{"secret":{"name":"s","optional":true,"items":[{"key":"k","path":"s/k","mode":256}]}},` +
-			`{"configMap":{"name":"c"}},{"secret":{"name":"t"}},{"configMap":{"name":"d","items":[{"key":"k","path":"d\u0026d"}]}},` +
-			`{"downwardAPI":{"items":[{"fieldRef":{"fieldPath":"metadata.labels"},"path":"labels","mode":292},` +
-			`{"fieldRef":{"fieldPath":"metadata.annotations['example.com/It_s.1']"},"path":"one"},` +
-			`{"resourceFieldRef":{"containerName":"c","resource":"limits.cpu","divisor":"1m"},"path":"cpu"},` +
-			`{"resourceFieldRef":{"containerName":"c","resource":"requests.memory"},"path":"memory","uid":5}]}}]`}},
-			[]string{"secret/s", "secret/t", "configMap/c", "configMap/d"}, nil},
-		{"the downward API", []corev1.Volume{
-			volumeOf(`{"name": "a", "downwardAPI": {"defaultMode": 256, "defaultUser": 3, "items": [{"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}}`),
-		}, []attrs{{"uid": "3", "mode": "0400", "sources": `[{"downwardAPI":{"items":[{"fieldRef":{"fieldPath":"metadata.name"},"path":"name"}]}}]`}}, nil, nil},
+					{"path": "cpu", "resourceFieldRef": {"containerName": "c", "resource": "limits.cpu", "divisor": "1m"}}]}}]}}`),
+			volumeOf(`{"name": "b", "projected": {}}`),
+		}, moved{"a": user, "b": user}, nil},
 		{"what is no business of the policy", []corev1.Volume{
 			withSecretRef(driverVolume("a", "uid", "5"), "y"), volumeOf(`{"name": "b", "emptyDir": {}}`), volumeOf(`{"name": "c", "hostPath": {"path": "/x"}}`),
 			secretVolume("d", "y"), otherDriverVolume("e", "secretName", "x"),
-		}, []attrs{nil, nil, nil, {"uid": "1000", "mode": "0644", "secretName": "y"}, nil}, []string{"secret/y"}, nil},
-		{"declared already", []corev1.Volume{
-			secretVolume("a", "x"), secretVolume("fsuser-csi-ref-0", "x"), configMapVolume("fsuser-csi-ref-7", "y"), configMapVolume("b", "y"),
-			secretVolume("c", "y"),
-		}, []attrs{{"uid": "1000", "mode": "0644", "secretName": "x"}, nil, nil, {"uid": "1000", "mode": "0644", "configMapName": "y"},
-			{"uid": "1000", "mode": "0644", "secretName": "y"}}, []string{"secret/y"}, []string{"fsuser-csi-ref-0", "fsuser-csi-ref-7"}},
-		{"nodePublishSecretRef is no declaration that policies see", []corev1.Volume{
-			withSecretRef(driverVolume("a"), "x"), secretVolume("b", "x"),
-		}, []attrs{nil, {"uid": "1000", "mode": "0644", "secretName": "x"}}, []string{"secret/x"}, nil},
-		{"the user has our names, and mounts one", []corev1.Volume{
-			secretVolume("fsuser-csi-ref-0", "x"), secretVolume("fsuser-csi-ref-2", "y"), configMapVolume("fsuser-csi-ref-x", "z"),
-		}, []attrs{{"uid": "1000", "mode": "0644", "secretName": "x"}, {"uid": "1000", "mode": "0644", "secretName": "y"},
-			{"uid": "1000", "mode": "0644", "configMapName": "z"}}, []string{"secret/x", "secret/y", "configMap/z"}, nil},
-		{"not mounted yet", []corev1.Volume{secretVolume("not-mounted", "x")}, []attrs{{"uid": "1000", "mode": "0644", "secretName": "x"}}, []string{"secret/x"}, []string{"not-mounted"}},
-		{"mounts of which none is beneath another", []corev1.Volume{secretVolume("a", "x"), secretVolume("ab", "x"), secretVolume("a-b", "x")},
-			slices.Repeat([]attrs{{"uid": "1000", "mode": "0644", "secretName": "x"}}, 3), []string{"secret/x"}, nil},
-		{"as many volumes as the policy takes", numberedInTree(400), nil, numberedSecrets(400), nil},
-		{"as many items as the policy takes", []corev1.Volume{numberedItems(400)}, nil, []string{"secret/x"}, nil},
-		{"sources as long as the policy takes", longSources(3, 57), nil, longNames(3 * 57), nil},
+		}, moved{"d": user}, nil},
+		{"volumes that nothing mounts", []corev1.Volume{secretVolume("a", "x"), configMapVolume("b", "x"), secretVolume("c", "y")}, moved{"b": user}, []string{"a", "c"}},
+		{"the user has our names", []corev1.Volume{
+			secretVolume("fsuser-csi-source-0", "x"), secretVolume("a", "y"), configMapVolume("fsuser-csi-source-2", "z"),
+		}, moved{"fsuser-csi-source-0": user, "a": user}, []string{"fsuser-csi-source-2"}},
+		{"400 volumes", numberedInTree(400), all(numberedInTree(400)), nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w.take()
 			pod := annotated("1000", test.volumes...)
 			mounts := &pod.Spec.Containers[0].VolumeMounts
 			*mounts = slices.DeleteFunc(*mounts, func(m corev1.VolumeMount) bool { return slices.Contains(test.unmounted, m.Name) })
-			pod.Spec.Containers[0].Resources.Limits = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1")}
+			asked, err := c.plain(t, pod)
+			if err != nil {
+				t.Fatal(err)
+			}
 			got := c.createPod(t, pod)
 			if told := w.take(); len(told) > 0 {
 				t.Errorf("warnings: %q", told)
 			}
-			for i, want := range test.want {
-				v := got.Spec.Volumes[i]
-				if want == nil {
-					continue
-				}
-				if v.CSI == nil || v.CSI.Driver != driverName || v.CSI.ReadOnly == nil || !*v.CSI.ReadOnly || !maps.Equal(v.CSI.VolumeAttributes, want) {
-					t.Errorf("volume %d is\n%s\nwant attributes\n%v", i, encode(t, v), want)
-					continue
-				}
-				if _, errs := attributes.Parse(v.CSI.VolumeAttributes, false); len(errs) > 0 {
-					t.Errorf("the driver refuses volume %d: %v", i, errs)
-				}
-			}
-			checkDeclared(t, test.volumes, got, test.declared)
+			checkMoved(t, asked, got.Spec.Volumes, test.want)
 			again := c.createPod(t, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{GenerateName: "again-", Annotations: got.Annotations}, Spec: got.Spec})
 			if was, is := encode(t, got.Spec), encode(t, again.Spec); !bytes.Equal(was, is) {
 				t.Errorf("once\n%s\ntwice\n%s", was, is)
 			}
 		})
 	}
+	t.Run("a group", func(t *testing.T) {
+		pod := annotated("1000", secretVolume("s", "s"))
+		pod.Annotations[fsGroupAnnotation] = "7"
+		asked, err := c.plain(t, pod)
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkMoved(t, asked, c.createPod(t, pod).Spec.Volumes, moved{"s": {"uid": "1000", "gid": "7"}})
+	})
+	t.Run("mounted by an init container, beneath another volume, by subPath", func(t *testing.T) {
+		pod := annotated("1000", secretVolume("s", "s"), secretVolume("t", "t"))
+		pod.Spec.InitContainers = []corev1.Container{{Name: "i", Image: "i", VolumeMounts: []corev1.VolumeMount{
+			{Name: "s", MountPath: "/a"}, {Name: "t", MountPath: "/a/../a/b", SubPath: "k"},
+		}}}
+		pod.Spec.Containers[0].VolumeMounts = nil
+		asked, err := c.plain(t, pod)
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkMoved(t, asked, c.createPod(t, pod).Spec.Volumes, moved{"s": user, "t": user})
+	})
 }
 
 func leftAlone(t *testing.T, c *cluster, w *warnings) {
-	const hugePath = "mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm"
-	item := func(key, path string) string {
-		return fmt.Sprintf(`{"name": "v", "secret": {"secretName": "x", "items": [{"key": "a", "path": "a"}, {"key": %s, "path": %s}]}}`,
-			encode(t, key), encode(t, path))
-	}
 	projected := func(sources string) string { return `{"name": "v", "projected": {"sources": [` + sources + `]}}` }
-	field := func(f string) string { return projected(`{"downwardAPI": {"items": [{"path": "p", ` + f + `}]}}`) }
+	onWindows := func(pod *corev1.Pod) { pod.Spec.OS = &corev1.PodOS{Name: corev1.Windows} }
+	onWindowsNode := func(pod *corev1.Pod) { pod.Spec.NodeSelector = map[string]string{corev1.LabelOSStable: "windows"} }
 	for _, test := range []struct {
 		name, volume string
-		// A part of the reason. Empty: the API server refuses the pod for what it would refuse it for without us.
-		why string
-		// What makes the pod: more than the volume.
-		change func(*corev1.Pod)
+		windows      func(*corev1.Pod)
 	}{
-		{"a token", projected(`{"serviceAccountToken": {"path": "t", "expirationSeconds": 600}}, {"secret": {"name": "s"}}`), "a serviceAccountToken", nil},
-		{"a trust bundle", projected(`{"clusterTrustBundle": {"name": "b", "path": "t"}}`), "clusterTrustBundle", nil},
-		{"no source", `{"name": "v", "projected": {}}`, "without content", nil},
-		{"nothing of the downward API", projected(`{"secret": {"name": "s"}}, {"downwardAPI": {}}`), "without content", nil},
-		{"too many sources", projected(strings.Repeat(`{"secret": {"name": "s"}},`, 64) + `{"secret": {"name": "t"}}`), "64 sources", nil},
-		{"no name of a Secret", `{"name": "v", "secret": {"secretName": "Upper"}}`, "no Secret", nil},
-		{"no name of a ConfigMap", `{"name": "v", "configMap": {"name": "a..b"}}`, "no Secret", nil},
-		{"no name of a Secret in a list", projected(`{"secret": {"name": "s/t"}}`), "no Secret", nil},
-		{"a name that is too long", `{"name": "v", "secret": {"secretName": "` + strings.Repeat("a", 254) + `"}}`, "no Secret", nil},
-		{"a key that can't be", item("a/b", "b"), "key", nil},
-		{"a key of dots", item("..a", "b"), "key", nil},
-		{"a path with a colon", item("b", "a:b"), "path", nil},
-		{"a path with a backslash", item("b", `a\b`), "path", nil},
-		{"a path with a line break", item("b", "a\nb"), "path", nil},
-		{"a path with a line separator of YAML", item("b", "a\u2028b"), "path", nil},
-		{"a path with a dot", item("b", "d/./b"), "path", nil},
-		{"a path with an empty element", item("b", "d//b"), "path", nil},
-		{"a path that ends with a slash", item("b", "d/"), "path", nil},
-		{"a path with a long element", item("b", strings.Repeat("é", 128)), "path", nil},
-		{"a long path", item("b", strings.Repeat(hugePath+"/", 64)), "path", nil},
-		{"two of a path", item("b", "a"), "same path", nil},
-		{"one below another", item("b", "a/b"), "same path", nil},
-		{"one below another, with one between that is not", `{"name": "v", "secret": {"secretName": "x", "items": [
-			{"key": "b", "path": "a/b"}, {"key": "c", "path": "a-b"}, {"key": "a", "path": "a"}]}}`, "same path", nil},
-		{"one below another, in two sources", projected(`{"secret": {"name": "s", "items": [{"key": "a", "path": "a"}]}}, {"configMap": {"name": "s", "items": [{"key": "a", "path": "a/b"}]}}`), "same path", nil},
-		{"a limit that is not set", field(`"resourceFieldRef": {"containerName": "c", "resource": "limits.memory"}`), "limit", nil},
-		{"a limit of nothing", field(`"resourceFieldRef": {"containerName": "c", "resource": "limits.ephemeral-storage"}`), "limit", func(pod *corev1.Pod) {
-			pod.Spec.Containers[0].Resources.Limits[corev1.ResourceEphemeralStorage] = resource.MustParse("0")
-		}},
-		{"a container that is not there", field(`"resourceFieldRef": {"containerName": "d", "resource": "requests.memory"}`), "limit", nil},
-		{"no huge page", field(`"resourceFieldRef": {"containerName": "c", "resource": "requests.hugepages-x"}`), "field", nil},
-		{"another volume beneath", `{"name": "v", "secret": {"secretName": "s"}}`, "mounted beneath", func(pod *corev1.Pod) {
-			pod.Spec.Volumes = append(pod.Spec.Volumes, volumeOf(`{"name": "e", "emptyDir": {}}`))
-			pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{
-				{Name: "e", MountPath: "/a/./b//c/"}, {Name: "e", MountPath: "/a/b-c"}, {Name: "v", MountPath: "/a/b/"}, {Name: "e", MountPath: "/a/b.c"},
-			}
-		}},
-		{"another volume beneath, in an init container", `{"name": "v", "secret": {"secretName": "s"}}`, "mounted beneath", func(pod *corev1.Pod) {
-			pod.Spec.Volumes = append(pod.Spec.Volumes, volumeOf(`{"name": "e", "emptyDir": {}}`))
-			pod.Spec.InitContainers = []corev1.Container{{Name: "i", Image: "i", VolumeMounts: []corev1.VolumeMount{{Name: "v", MountPath: "/a"}, {Name: "e", MountPath: "/a/b"}}}}
-		}},
-		{"itself beneath", `{"name": "v", "secret": {"secretName": "s"}}`, "mounted beneath", func(pod *corev1.Pod) {
-			pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/a"}, {Name: "v", MountPath: "/a/b", SubPath: "k"}}
-		}},
-		{"a path that goes up", `{"name": "v", "secret": {"secretName": "s"}}`, "has .. in it", func(pod *corev1.Pod) {
-			pod.Spec.Volumes = append(pod.Spec.Volumes, volumeOf(`{"name": "e", "emptyDir": {}}`))
-			pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/a"}, {Name: "e", MountPath: "/x/../a/b"}}
-		}},
-		{"an optional object by subPath", `{"name": "v", "secret": {"secretName": "s", "optional": true}}`, "mounted by subPath", func(pod *corev1.Pod) {
-			pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/a", SubPath: "k"}}
-		}},
-		{"an optional source by subPathExpr", `{"name": "v", "projected": {"sources": [{"configMap": {"name": "s", "optional": true}}]}}`, "mounted by subPath", func(pod *corev1.Pod) {
-			pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/a", SubPathExpr: "k"}}
-		}},
-		{"for Windows", `{"name": "v", "secret": {"secretName": "s"}}`, "Windows", func(pod *corev1.Pod) { pod.Spec.OS = &corev1.PodOS{Name: corev1.Windows} }},
-		{"for Windows, by the node", `{"name": "v", "secret": {"secretName": "s"}}`, "Windows", func(pod *corev1.Pod) {
-			pod.Spec.NodeSelector = map[string]string{corev1.LabelOSStable: "windows"}
-		}},
-		{"too many items", string(encode(t, numberedItems(401))), "too much", nil},
-		{"too many volumes", `{"name": "v", "secret": {"secretName": "s"}}`, "too much", func(pod *corev1.Pod) {
-			pod.Spec.Volumes = append(pod.Spec.Volumes, numberedInTree(400)...)
-		}},
-		{"too many mounts", `{"name": "v", "secret": {"secretName": "s"}}`, "too much", func(pod *corev1.Pod) {
-			for i := range 400 {
-				pod.Spec.Containers[0].VolumeMounts = append(pod.Spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: "v", MountPath: fmt.Sprint("/many/", i)})
-			}
-		}},
-		{"paths that are too long", string(encode(t, itemsOfLength(17, 1, 4090))), "too much", nil},
-		{"items that are too long for the driver", string(encode(t, itemsOfLength(200, 253, 150))), "longer than the 64 KiB", nil},
-		{"sources that are too long together", string(encode(t, longSources(1, 57)[0])), "too much", func(pod *corev1.Pod) {
-			pod.Spec.Volumes = append(pod.Spec.Volumes, longSources(7, 57)[1:]...)
-		}},
-		{"no name", `{"name": "v", "secret": {}}`, "", nil},
-		{"no name of a ConfigMap at all", `{"name": "v", "configMap": {}}`, "", nil},
-		{"a path out of the volume", item("b", "../b"), "", nil},
-		{"an absolute path", item("b", "/b"), "", nil},
-		{"a mode of the volume", `{"name": "v", "secret": {"secretName": "s", "defaultMode": 1023}}`, "", nil},
-		{"a mode of a file", `{"name": "v", "secret": {"secretName": "s", "items": [{"key": "k", "path": "k", "mode": -1}]}}`, "", nil},
-		{"two kinds in one volume", `{"name": "v", "secret": {"secretName": "s"}, "emptyDir": {}}`, "", nil},
-		{"two kinds in one volume, both ours", `{"name": "v", "secret": {"secretName": "s"}, "configMap": {"name": "s"}}`, "", nil},
-		{"two kinds in one source", projected(`{"secret": {"name": "s"}, "configMap": {"name": "s"}}`), "", nil},
-		{"an environment's field", field(`"fieldRef": {"fieldPath": "status.podIP"}`), "", nil},
-		{"no field", field(`"fieldRef": {"fieldPath": "metadata.labels['a b']"}`), "", nil},
-		{"another API's field", field(`"fieldRef": {"apiVersion": "v2", "fieldPath": "metadata.name"}`), "", nil},
-		{"two fields", field(`"fieldRef": {"fieldPath": "metadata.name"}, "resourceFieldRef": {"containerName": "c", "resource": "limits.cpu"}`), "", nil},
-		{"neither field", field(`"mode": 292`), "", nil},
-		{"no resource", field(`"resourceFieldRef": {"containerName": "c", "resource": "limits.sugar"}`), "", nil},
-		{"a divisor", field(`"resourceFieldRef": {"containerName": "c", "resource": "limits.cpu", "divisor": "2"}`), "", nil},
+		{"a token", projected(`{"serviceAccountToken": {"path": "t", "expirationSeconds": 600}}, {"secret": {"name": "s"}}`), nil},
+		{"a trust bundle", projected(`{"secret": {"name": "s"}}, {"clusterTrustBundle": {"name": "b", "path": "t"}}`), nil},
+		{"for Windows", `{"name": "v", "secret": {"secretName": "s"}}`, onWindows},
+		{"for Windows, by the node", `{"name": "v", "secret": {"secretName": "s"}}`, onWindowsNode},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			left := volumeOf(test.volume)
-			// Beside it one that is rewritten, unless the reason concerns the pod.
 			pod := annotated("1000", left, secretVolume("other", "other"))
-			pod.Spec.Containers[0].Resources.Limits = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1")}
-			if test.change != nil {
-				test.change(pod)
+			want := moved{"other": {"uid": "1000"}}
+			if test.windows != nil {
+				test.windows(pod)
+				want = nil
 			}
 			w.take()
 			got, err := c.dryRunPod(t, pod)
 			told := w.take()
-			plain := pod.DeepCopy()
-			plain.Annotations = nil
-			want, wantErr := c.dryRunPod(t, plain)
-			if test.why == "" {
-				if err == nil || wantErr == nil || !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "spec.volumes[0]") {
-					t.Errorf("error %v, and without the annotation %v; want both, of the API server", err, wantErr)
-				}
-				return
+			if err != nil {
+				t.Fatal(err)
 			}
-			if err != nil || wantErr != nil {
-				t.Fatalf("%v; without the annotation %v", err, wantErr)
+			asked, err := c.plain(t, pod)
+			if err != nil {
+				t.Fatal(err)
 			}
-			if !equality.Semantic.DeepEqual(got.Spec.Volumes[0], want.Spec.Volumes[0]) {
-				t.Errorf("it is\n%s\nnot\n%s", encode(t, got.Spec.Volumes[0]), encode(t, want.Spec.Volumes[0]))
+			checkMoved(t, asked, got.Spec.Volumes, want)
+			if len(told) != 1 || !strings.Contains(told[0], `volume "`+left.Name+`" stays as it is, without fsuser.csi.io/fs-user 1000: only kubelet can make`) ||
+				strings.Contains(told[0], `"other"`) != (want == nil) {
+				t.Errorf("warnings %q", told)
 			}
-			other := slices.IndexFunc(got.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == "other" })
-			wholePod := test.why == "Windows" || test.why == "too much"
-			if rewritten := got.Spec.Volumes[other].CSI != nil; rewritten == wholePod {
-				t.Errorf("the other volume is rewritten: %v", rewritten)
-			}
-			if len(told) != 1 || !strings.Contains(told[0], `volume "`+left.Name+`": `) || !strings.Contains(told[0], test.why) ||
-				strings.Contains(told[0], `"other"`) != wholePod || !strings.Contains(told[0], "fs-user 1000 does not hold") {
-				t.Errorf("warnings %q, want one that says %q", told, test.why)
+		})
+	}
+}
+
+// refusedAlike: the API server refuses with the annotation what it refuses without.
+func refusedAlike(t *testing.T, c *cluster) {
+	items := func(item string) string {
+		return `{"name": "v", "secret": {"secretName": "s", "items": [` + item + `]}}`
+	}
+	field := func(f string) string {
+		return `{"name": "v", "projected": {"sources": [{"downwardAPI": {"items": [{"path": "p", ` + f + `}]}}]}}`
+	}
+	for name, volume := range map[string]string{
+		"no name of a Secret":         `{"name": "v", "secret": {}}`,
+		"no name of a ConfigMap":      `{"name": "v", "configMap": {}}`,
+		"a path out of the volume":    items(`{"key": "k", "path": "../b"}`),
+		"an absolute path":            items(`{"key": "k", "path": "/b"}`),
+		"a mode of the volume":        `{"name": "v", "secret": {"secretName": "s", "defaultMode": 1023}}`,
+		"a mode of a file":            items(`{"key": "k", "path": "k", "mode": -1}`),
+		"two types in one volume":     `{"name": "v", "secret": {"secretName": "s"}, "emptyDir": {}}`,
+		"two types, both of files":    `{"name": "v", "secret": {"secretName": "s"}, "configMap": {"name": "s"}}`,
+		"two types in one source":     `{"name": "v", "projected": {"sources": [{"secret": {"name": "s"}, "configMap": {"name": "s"}}]}}`,
+		"an environment's field":      field(`"fieldRef": {"fieldPath": "status.podIP"}`),
+		"another API's field":         field(`"fieldRef": {"apiVersion": "v2", "fieldPath": "metadata.name"}`),
+		"neither field":               field(`"mode": 292`),
+		"no resource":                 field(`"resourceFieldRef": {"containerName": "c", "resource": "limits.sugar"}`),
+		"a divisor":                   field(`"resourceFieldRef": {"containerName": "c", "resource": "limits.cpu", "divisor": "2"}`),
+		"a volume that is not a name": `{"name": "V", "secret": {"secretName": "s"}}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := annotated("1000", volumeOf(volume))
+			_, err := c.dryRunPod(t, pod)
+			_, plainErr := c.plain(t, pod)
+			if !apierrors.IsInvalid(err) || !apierrors.IsInvalid(plainErr) || !strings.Contains(err.Error(), "spec.volumes[") {
+				t.Errorf("error %v, and without the annotation %v; want both, of the API server", err, plainErr)
 			}
 		})
 	}
@@ -724,60 +727,6 @@ func volumeOf(text string) (v corev1.Volume) {
 		panic(fmt.Sprintf("%s: %v", text, err))
 	}
 	return v
-}
-
-func numberedItems(n int) corev1.Volume {
-	v := secretVolume("a", "x")
-	for i := range n {
-		v.Secret.Items = append(v.Secret.Items, corev1.KeyToPath{Key: fmt.Sprint("a-key-of-usual-length-", i), Path: fmt.Sprint("a-key-of-usual-length-", i)})
-	}
-	return v
-}
-
-func itemsOfLength(n, key, path int) corev1.Volume {
-	v := secretVolume("a", "x")
-	for i := range n {
-		v.Secret.Items = append(v.Secret.Items, corev1.KeyToPath{Key: strings.Repeat("k", key), Path: pathOfLength(path, i)})
-	}
-	return v
-}
-
-// pathOfLength is about that long.
-func pathOfLength(length, i int) string {
-	return strings.Repeat(strings.Repeat("a", 49)+"/", length/50) + fmt.Sprint(i)
-}
-
-// longSources are projected volumes of Secrets and ConfigMaps, whose names and keys are as long as they may be.
-func longSources(volumes, sources int) (all []corev1.Volume) {
-	names := longNames(volumes * sources)
-	for i := range volumes {
-		v := corev1.Volume{Name: fmt.Sprint("v", i)}
-		v.Projected = &corev1.ProjectedVolumeSource{}
-		for n := range sources {
-			kind, name, _ := strings.Cut(names[i*sources+n], "/")
-			object := corev1.LocalObjectReference{Name: name}
-			items := []corev1.KeyToPath{{Key: strings.Repeat("k", 253), Path: pathOfLength(150, n), Mode: new(int32(0o400))}}
-			if kind == "secret" {
-				v.Projected.Sources = append(v.Projected.Sources, corev1.VolumeProjection{Secret: &corev1.SecretProjection{LocalObjectReference: object, Items: items}})
-			} else {
-				v.Projected.Sources = append(v.Projected.Sources, corev1.VolumeProjection{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: object, Items: items}})
-			}
-		}
-		all = append(all, v)
-	}
-	return all
-}
-
-// longNames are of Secrets, then of as many ConfigMaps.
-func longNames(n int) (names []string) {
-	for i := range n {
-		kind := "secret/"
-		if i >= n/2 {
-			kind = "configMap/"
-		}
-		names = append(names, kind+strings.Repeat("a", 249)+fmt.Sprintf("%04d", i))
-	}
-	return names
 }
 
 func numberedInTree(n int) (volumes []corev1.Volume) {

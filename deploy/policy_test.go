@@ -16,6 +16,7 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -37,6 +38,7 @@ func TestPolicy(t *testing.T) {
 		}
 	})
 	t.Run("what is declared", func(t *testing.T) { declarations(t, c) })
+	t.Run("csi.readOnly", func(t *testing.T) { completesReadOnly(t, c) })
 	t.Run("a pod template is not a pod", func(t *testing.T) { templates(t, c) })
 	t.Run("an update of a pod, and of its ephemeral containers", func(t *testing.T) { updates(t, c) })
 	t.Run("a volume that another policy adds is declared too, once", func(t *testing.T) { reinvocation(t, c) })
@@ -91,6 +93,7 @@ func declarations(t *testing.T, c *cluster) {
 			secretVolume("fsuser-csi-ref-0", "q"), driverVolume("fsuser-csi-ref-2", "secretName", "x"), driverVolume("a", "secretName", "y"),
 			driverVolume("b", "configMapName", "x"), driverVolume("fsuser-csi-ref-5", "configMapName", "y"),
 		}, []string{"secret/x", "secret/y", "configMap/x", "configMap/y"}},
+		{"another volume of the pod", []corev1.Volume{driverVolume("a", "volume", "b", "uid", "7"), secretVolume("b", "x")}, nil},
 		{"30 volumes", numbered(30), numberedSecrets(30)},
 		{"300 volumes", numbered(300), numberedSecrets(300)},
 	} {
@@ -105,6 +108,41 @@ func declarations(t *testing.T, c *cluster) {
 				t.Errorf("once\n%s\ntwice\n%s", was, is)
 			}
 		})
+	}
+}
+
+// completesReadOnly: a volume of the driver that does not say is read-only, and nothing else changes.
+func completesReadOnly(t *testing.T, c *cluster) {
+	other := otherDriverVolume("other", "secretName", "x")
+	other.CSI.ReadOnly = nil
+	pod := podWith("p", readOnly(driverVolume("a", "volume", "s"), nil), readOnly(driverVolume("b", "volume", "s"), new(false)),
+		driverVolume("c", "volume", "s"), other, secretVolume("s", "s"), readOnly(driverVolume("d", "secretName", "s"), nil))
+	want := pod.DeepCopy()
+	want.Spec.Volumes[0].CSI.ReadOnly = new(true)
+	want.Spec.Volumes[5].CSI.ReadOnly = new(true)
+	got, err := c.dryRunPod(t, pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range got.Spec.Volumes {
+		if w := want.Spec.Volumes[i]; w.CSI != nil && !equality.Semantic.DeepEqual(v, w) {
+			t.Errorf("volume %d is\n%s\nwant\n%s", i, encode(t, v), encode(t, w))
+		}
+	}
+	if len(got.Spec.Volumes) != len(pod.Spec.Volumes) {
+		t.Errorf("volumes are %s", encode(t, got.Spec.Volumes))
+	}
+}
+
+// With the other kinds of access nothing has to be declared, and csi.readOnly is completed all the same.
+func TestPolicyOfOtherAccess(t *testing.T) {
+	c := startCluster(t)
+	c.install(t, "namespaces", "validate.enabled=false")
+	c.waitForPolicy(t)
+	completesReadOnly(t, c)
+	got := c.createPod(t, podWith("p", readOnly(driverVolume("a", "secretName", "x"), nil)))
+	if len(got.Spec.Volumes) != 1 || !*got.Spec.Volumes[0].CSI.ReadOnly {
+		t.Errorf("volumes are %s", encode(t, got.Spec.Volumes))
 	}
 }
 

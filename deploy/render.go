@@ -65,14 +65,16 @@ func (m Manifest) Render(ctx context.Context, dir string) ([]byte, error) {
 	return append([]byte(head), out...), nil
 }
 
-// EveryPod changes the policies of FsUserFile so that a pod of which neither it nor its namespace says a user has this one: for tests that put
-// the volumes of pods through the driver which know nothing of it. It is an error if the manifest does not decide the user as expected.
+// EveryPod changes the policies of FsUserFile so that a pod has this user if neither the pod nor its namespace gives one. Tests use it to
+// put the volumes of pods through the driver whose authors know nothing of the driver. It is an error if the manifest does not choose
+// the user as expected.
 func EveryPod(manifest []byte, user string) ([]byte, error) {
-	const decides, policies = "namespaceObject.metadata.?annotations[?'fsuser.csi.io/fs-user'].orValue('none')", 3
-	if n := bytes.Count(manifest, []byte(decides)); n != policies {
-		return nil, fmt.Errorf("%q stands %d times in the manifest, not once in each of %d policies", decides, n, policies)
+	const chooses, policies = "namespaceObject.metadata.?annotations[?'fsuser.csi.io/' + k].orValue('none')", 3
+	if n := bytes.Count(manifest, []byte(chooses)); n != policies {
+		return nil, fmt.Errorf("%q occurs %d times in the manifest, not once in each of %d policies", chooses, n, policies)
 	}
-	return bytes.ReplaceAll(manifest, []byte(decides), []byte("namespaceObject.metadata.?annotations[?'fsuser.csi.io/fs-user'].orValue('"+user+"')")), nil
+	everyPod := strings.Replace(chooses, "'none'", "{'fs-user': '"+user+"'}[?k].orValue('none')", 1)
+	return bytes.ReplaceAll(manifest, []byte(chooses), []byte(everyPod)), nil
 }
 
 // Template is `helm template` of the chart in dir, as release fsuser-csi in Namespace, with more arguments of helm.

@@ -7,19 +7,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"path/filepath"
 	"sync"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
 
 	"github.com/fsuser-csi/fsuser-csi/pkg/driver"
-	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
+	"github.com/fsuser-csi/fsuser-csi/pkg/status"
 )
 
 // statusSocket is the socket in the state directory, which only root can enter, on which the driver answers "fsuser-csi
@@ -48,7 +46,7 @@ func newStatusCommand() *cobra.Command {
 				encoder.SetIndent("", "  ")
 				return encoder.Encode(volumes)
 			}
-			return printStatus(cmd.OutOrStdout(), volumes, time.Now())
+			return status.Table(cmd.OutOrStdout(), volumes, time.Now())
 		},
 	}
 	f := cmd.Flags()
@@ -57,7 +55,7 @@ func newStatusCommand() *cobra.Command {
 	return cmd
 }
 
-func askStatus(ctx context.Context, socket string) ([]volume.Status, error) {
+func askStatus(ctx context.Context, socket string) ([]status.Volume, error) {
 	client := http.Client{
 		Timeout: 10 * time.Second,
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -77,46 +75,14 @@ func askStatus(ctx context.Context, socket string) ([]volume.Status, error) {
 	if resp.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("it answers %s", resp.Status)
 	}
-	var volumes []volume.Status
+	var volumes []status.Volume
 	// Not in the return statement, which would not define the order of decoding and of reading volumes.
 	err = json.NewDecoder(resp.Body).Decode(&volumes)
 	return volumes, err
 }
 
-func printStatus(out io.Writer, volumes []volume.Status, now time.Time) error {
-	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "POD\tVOLUME\tOBJECT\tOWNER\tMODE\tVERSION\tREFRESHED\tSTATE")
-	for _, v := range volumes {
-		state := "current"
-		switch {
-		case v.Stale != "":
-			state = "stale for " + age(now, v.StaleSince) + ": " + v.Stale
-		case v.Refresh == "off":
-			state = "fixed"
-		}
-		fmt.Fprintf(w, "%s/%s\t%s\t%s\t%d:%d\t%s\t%s\t%s\t%s\n", v.PodNamespace, v.PodName, v.Volume, v.Object, v.UID, v.GID, v.Mode,
-			orDash(v.ResourceVersion), age(now, v.Refreshed), state)
-	}
-	return w.Flush()
-}
-
-func orDash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
-}
-
-// age is how long ago something was, or a dash if it is not known.
-func age(now time.Time, at *time.Time) string {
-	if at == nil {
-		return "-"
-	}
-	return now.Sub(*at).Round(time.Second).String()
-}
-
 // serveStatus answers "fsuser-csi status" on a socket in stateDir until stop is called.
-func serveStatus(stateDir string, status func() []volume.Status) (stop func(), err error) {
+func serveStatus(stateDir string, volumes func() []status.Volume) (stop func(), err error) {
 	path := filepath.Join(stateDir, statusSocket)
 	listener, err := driver.Listen(path)
 	if err != nil {
@@ -125,7 +91,7 @@ func serveStatus(stateDir string, status func() []volume.Status) (stop func(), e
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /volumes", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		if err := json.NewEncoder(w).Encode(status()); err != nil {
+		if err := json.NewEncoder(w).Encode(volumes()); err != nil {
 			klog.V(2).ErrorS(err, "Status not sent")
 		}
 	})

@@ -110,6 +110,16 @@ func (m *VolumeManager) Republish() {
 	}
 }
 
+// Push gives a volume new data of its nodePublishSecretRef. Kubelet reads the Secret before each republish.
+func (m *VolumeManager) Push(pod Pod, volume string, secrets map[string]string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if v := m.volumes[volumeKey{pod.UID, volume}]; v != nil {
+		v.volume.Secrets = secrets
+		v.republish = v.state == mounted
+	}
+}
+
 // Restart makes kubelet a new process, which knows what pods it has to run and what it finds on the disk (reconstruct.go): each volume
 // that has its vol_data.json may be mounted.
 func (m *VolumeManager) Restart() error {

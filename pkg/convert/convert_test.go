@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -18,18 +18,15 @@ var update = flag.Bool("update", false, "write what convert does now to testdata
 
 // example is a file of testdata.
 type example struct {
-	name string // to-driver/list
-	path string
-	text string
-	o    Options
+	path, text string
+	options    Options
 }
 
-func examples(t testing.TB) []example {
+func examples(t testing.TB) (all []example) {
 	t.Helper()
-	var all []example
-	for _, dir := range []string{"to-driver", "to-native"} {
+	for dir, minimum := range map[string]int{"to-driver": 10, "back": 2} {
 		paths, err := filepath.Glob(filepath.Join("testdata", dir, "*"))
-		if err != nil || len(paths) < 5 {
+		if err != nil || len(paths) < minimum {
 			t.Fatalf("testdata/%s: %q, %v", dir, paths, err)
 		}
 		for _, path := range paths {
@@ -40,9 +37,7 @@ func examples(t testing.TB) []example {
 			if err != nil {
 				t.Fatal(err)
 			}
-			all = append(all, example{
-				name: dir + "/" + strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)), path: path, text: string(text), o: Options{Native: dir == "to-native"},
-			})
+			all = append(all, example{path, string(text), Options{Back: dir == "back"}})
 		}
 	}
 	return all
@@ -50,22 +45,21 @@ func examples(t testing.TB) []example {
 
 func converted(text string, o Options) Result { return File(manifest.Parse("in", text), o) }
 
-func lefts(r Result) string {
-	var lines []string
-	for _, l := range r.Left {
-		lines = append(lines, strings.TrimSpace(fmt.Sprintf("%d: %s %s: %s", l.Line, l.Object, l.Volume, l.Reason))+"\n")
-	}
-	return strings.Join(lines, "")
-}
-
 func TestGolden(t *testing.T) {
 	for _, e := range examples(t) {
-		t.Run(e.name, func(t *testing.T) {
-			r := converted(e.text, e.o)
+		t.Run(e.path, func(t *testing.T) {
+			r := converted(e.text, e.options)
+			var left strings.Builder
+			for _, l := range r.Left {
+				fmt.Fprintf(&left, "%d: %s %s: %s\n", l.Line, l.Object, l.Volume, l.Reason)
+			}
+			for _, n := range r.Notes {
+				fmt.Fprintf(&left, "note: %d: %s %s: %s\n", n.Line, n.Object, n.Volume, n.Reason)
+			}
 			extension := filepath.Ext(e.path)
 			base := strings.TrimSuffix(e.path, extension)
 			golden(t, base+".golden"+extension, r.Text)
-			golden(t, base+".golden.left.txt", lefts(r))
+			golden(t, base+".golden.left.txt", left.String())
 		})
 	}
 }
@@ -86,165 +80,143 @@ func golden(t *testing.T, path, got string) {
 		t.Fatal(err)
 	}
 	if got != string(want) {
-		t.Errorf("%s says otherwise (-update writes it anew):\n%s", path, got)
+		t.Errorf("%s differs (-update writes it anew):\n%s", path, got)
 	}
 }
 
-// onlyMeaning are the examples that come back in other words, with the same meaning.
-var onlyMeaning = []string{"to-native/once"}
+// variants are an example with other line breaks.
+func (e example) variants() map[string]string {
+	return map[string]string{
+		"as it is": e.text, "with CRLF": strings.ReplaceAll(e.text, "\n", "\r\n"), "without a last line break": strings.TrimSuffix(e.text, "\n"),
+		"with a byte order mark": "\ufeff" + e.text,
+	}
+}
 
 func TestThereAndBackChangesNothing(t *testing.T) {
+	uid := uint32(1000)
 	for _, e := range examples(t) {
-		for _, o := range []struct {
-			name string
-			text string
-		}{{"", e.text}, {" with CRLF", strings.ReplaceAll(e.text, "\n", "\r\n")}, {" without a last line break", strings.TrimSuffix(e.text, "\n")}} {
-			t.Run(e.name+o.name, func(t *testing.T) {
-				there := converted(o.text, e.o)
-				if there.Text == o.text {
-					if there.Converted != 0 || !strings.Contains(e.name, "left") {
-						t.Fatalf("%d were converted, and nothing has changed", there.Converted)
-					}
-					return
+		for name, text := range e.variants() {
+			for _, o := range []Options{{}, {UID: &uid, GID: &uid}} {
+				there := converted(text, o)
+				back := converted(there.Text, Options{Back: true})
+				// Volumes of the driver that were there before go along.
+				if want := converted(text, Options{Back: true}); back.Text != want.Text {
+					t.Errorf("%s %s comes back as\n%s\nwant\n%s", e.path, name, back.Text, want.Text)
 				}
-				// A volume of the other side that was there before would go along.
-				if strings.HasSuffix(e.name, "to-driver/left") {
-					o.text = strings.ReplaceAll(o.text, "driver: fsuser.csi.io", "driver: other")
-					there = converted(o.text, e.o)
+				if there.Converted > 0 && there.Text == text {
+					t.Errorf("%s: %d were converted, and nothing has changed", e.path, there.Converted)
 				}
-				back := converted(there.Text, Options{Native: !e.o.Native})
-				if back.Converted != there.Converted {
-					t.Errorf("%d there, %d back: %v", there.Converted, back.Converted, back.Left)
+				again := converted(there.Text, o)
+				if again.Converted != 0 || again.Text != there.Text || len(again.Left) != len(there.Left) {
+					t.Errorf("%s %s: a second time %d are converted, %d left (%d before):\n%s", e.path, name, again.Converted, len(again.Left), len(there.Left), again.Text)
 				}
-				if slices.Contains(onlyMeaning, e.name) {
-					again := converted(back.Text, e.o)
-					if again.Text != there.Text {
-						t.Errorf("it means another thing:\n%s\nand before\n%s", again.Text, there.Text)
-					}
-					return
-				}
-				if back.Text != o.text {
-					t.Errorf("it is now\n%s\nafter\n%s", back.Text, there.Text)
-				}
-			})
-		}
-	}
-}
-
-// In brackets with a mode of their own nothing can tell that there was no defaultUser: the owner stays, and convert says so.
-func TestThePodsUserStaysWhereNothingTellsThatItWasNotThere(t *testing.T) {
-	const yaml = "kind: Pod\nspec: {securityContext: {runAsUser: 5}, containers: [{name: c}], volumes: [{name: v, secret: {secretName: s, defaultMode: 0400}}]}\n"
-	const json = `{"kind": "Pod", "spec": {"securityContext": {"runAsUser": 5}, "containers": [{"name": "c"}], "volumes": [{"name": "v", "secret": {"secretName": "s"}}]}}`
-	for _, test := range []struct{ name, text, want string }{
-		{"YAML", yaml, strings.Replace(yaml, "0400}", "0400, defaultUser: 5}", 1)},
-		{"JSON", json, strings.Replace(json, `"s"}`, `"s", "defaultUser": 5}`, 1)},
-	} {
-		there := converted(test.text, Options{})
-		back := converted(there.Text, Options{Native: true})
-		if there.Converted != 1 || len(there.Notes) != 0 || back.Text != test.want || len(back.Notes) != 1 || !strings.Contains(back.Notes[0].Text, "defaultUser: 5") {
-			t.Errorf("%s: back it is\n%s\nafter\n%s\nwith the notes %v", test.name, back.Text, there.Text, back.Notes)
-		}
-	}
-	comment := "volumeAttributes: # without uid the files belong to the pod's runAsUser"
-	there := converted("kind: Pod\nspec:\n  securityContext: {runAsUser: 5}\n  containers: [{name: c}]\n  volumes:\n  - name: v\n    secret:\n      secretName: s\n", Options{}).Text
-	back := converted(strings.Replace(there, comment, "volumeAttributes:", 1), Options{Native: true}).Text
-	if !strings.Contains(there, comment) || !strings.Contains(back, "defaultUser: 5 # the pod's runAsUser") {
-		t.Errorf("without the comment it is back\n%s\nafter\n%s", back, there)
-	}
-}
-
-func TestDecimalModesAreNoted(t *testing.T) {
-	const json = `{"kind": "Pod", "spec": {"containers": [], "volumes": [{"name": "v", "secret": %s}]}}`
-	for _, test := range []struct{ format, source, want string }{
-		{"kind: Pod\nspec: {containers: [], volumes: [{name: v, secret: %s}]}\n", "{secretName: s, defaultMode: 400}",
-			"2 Pod/* v: defaultMode: 400 is decimal and means 0620, which it still does; if 0400 was meant, write 0400, and convert again"},
-		{"kind: Pod\nspec: {containers: [], volumes: [{name: v, projected: %s}]}\n", "{sources: [{secret: {name: s, items: [{key: a, path: a, mode: 440}]}}]}",
-			"2 Pod/* v: sources[0].secret.items[0].mode: 440 is decimal and means 0670, which it still does; if 0440 was meant, write 0440, and convert again"},
-		{json, `{"secretName": "s", "defaultMode": 400}`, "1 Pod/* v: defaultMode: 400 is decimal and means 0620, which it still does; if 0400 was meant, write 256, and convert again"},
-		{json, `{"secretName": "s", "defaultMode": 256}`, ""},
-		{json, `{"secretName": "s", "defaultMode": 420}`, ""},
-		{"kind: Pod\nspec: {containers: [], volumes: [{name: v, secret: %s}]}\n", "{secretName: s, defaultMode: 0400}", ""},
-		{"kind: Pod\nspec: {containers: [], volumes: [{name: v, secret: %s}]}\n", "{secretName: s, defaultMode: 600}", ""}, // stays as it is
-	} {
-		r := converted(fmt.Sprintf(test.format, test.source), Options{})
-		var got []string
-		for _, n := range r.Notes {
-			got = append(got, fmt.Sprintf("%d %s %s: %s", n.Line, n.Object, n.Volume, n.Text))
-		}
-		if strings.Join(got, "\n") != test.want {
-			t.Errorf("%s: %q, want %q", test.source, got, test.want)
-		}
-	}
-}
-
-func TestTheSameWithEveryLineBreak(t *testing.T) {
-	for _, e := range examples(t) {
-		want := strings.ReplaceAll(converted(e.text, e.o).Text, "\n", "\r\n")
-		if got := converted(strings.ReplaceAll(e.text, "\n", "\r\n"), e.o).Text; got != want {
-			t.Errorf("%s: with CRLF it is\n%q\nwant\n%q", e.name, got, want)
-		}
-		if got, want := converted("\ufeff"+e.text, e.o).Text, "\ufeff"+converted(e.text, e.o).Text; got != want {
-			t.Errorf("%s: after a byte order mark it is\n%q\nwant\n%q", e.name, got, want)
-		}
-	}
-}
-
-func TestASecondTimeChangesNothing(t *testing.T) {
-	for _, e := range examples(t) {
-		once := converted(e.text, e.o)
-		twice := converted(once.Text, e.o)
-		if twice.Text != once.Text || twice.Converted != 0 || len(twice.Left) != len(once.Left) {
-			t.Errorf("%s: a second time %d are converted, %d left (%d before):\n%s", e.name, twice.Converted, len(twice.Left), len(once.Left), twice.Text)
-		}
-	}
-}
-
-func TestCommentsSurvive(t *testing.T) {
-	for _, e := range examples(t) {
-		out := converted(e.text, e.o).Text
-		for line := range strings.Lines(e.text) {
-			if _, comment, found := strings.Cut(line, "# "); found && strings.Count(out, "# "+comment) != strings.Count(e.text, "# "+comment) {
-				t.Errorf("%s: the comment %q is gone, or there twice:\n%s", e.name, comment, out)
 			}
 		}
 	}
 }
 
-func TestWhatOnlyFSGroupMakesReadableStays(t *testing.T) {
-	uid := uint32(7)
-	for _, test := range []struct {
-		name           string
-		pod, container string // its securityContext
-		volume         string
-		o              Options
-		stays          bool
-	}{
-		{"a mode without the group", "fsGroup: 5", "", "secret: {secretName: s, defaultMode: 0400}", Options{}, true},
-		{"of a ConfigMap", "fsGroup: 0", "", "configMap: {name: c, defaultMode: 0604}", Options{}, true},
-		{"of an item", "fsGroup: 5", "", "secret: {secretName: s, items: [{key: a, path: a}, {key: b, path: b, mode: 0400}]}", Options{}, true},
-		{"of the other items", "fsGroup: 5", "", "secret: {secretName: s, defaultMode: 0400, items: [{key: a, path: a, mode: 0440}, {key: b, path: b}]}", Options{}, true},
-		{"of a source", "fsGroup: 5", "", "projected: {defaultMode: 0400, sources: [{downwardAPI: {items: [{path: a, fieldRef: {fieldPath: metadata.name}}]}}]}", Options{}, true},
-		{"no user in common", "fsGroup: 5", "runAsUser: 6", "secret: {secretName: s, defaultMode: 0400}", Options{}, true},
-		{"a group is no owner", "fsGroup: 5", "", "secret: {secretName: s, defaultMode: 0400}", Options{GID: &uid}, true},
+func TestLineBreaksAndByteOrderMarksAreKept(t *testing.T) {
+	for _, e := range examples(t) {
+		plain := converted(e.text, e.options).Text
+		if got, want := converted(strings.ReplaceAll(e.text, "\n", "\r\n"), e.options).Text, strings.ReplaceAll(plain, "\n", "\r\n"); got != want {
+			t.Errorf("%s: with CRLF it is\n%q\nwant\n%q", e.path, got, want)
+		}
+		if got, want := converted("\ufeff"+e.text, e.options).Text, "\ufeff"+plain; got != want {
+			t.Errorf("%s: after a byte order mark it is\n%q\nwant\n%q", e.path, got, want)
+		}
+	}
+}
 
-		{"the default", "fsGroup: 5", "", "secret: {secretName: s}", Options{}, false},
-		{"a mode with the group", "fsGroup: 5", "", "secret: {secretName: s, defaultMode: 0440}", Options{}, false},
-		{"no group", "", "", "secret: {secretName: s, defaultMode: 0400}", Options{}, false},
-		{"--uid", "fsGroup: 5", "", "secret: {secretName: s, defaultMode: 0400}", Options{UID: &uid}, false},
-		{"defaultUser", "fsGroup: 5", "", "secret: {secretName: s, defaultMode: 0400, defaultUser: 6}", Options{}, false},
-		{"the pod's user", "fsGroup: 5, runAsUser: 6", "", "secret: {secretName: s, defaultMode: 0400}", Options{}, false},
-		{"the item's user", "fsGroup: 5", "", "secret: {secretName: s, items: [{key: a, path: a}, {key: b, path: b, mode: 0400, user: 6}]}", Options{}, false},
+func TestOwners(t *testing.T) {
+	uid, gid := uint32(7), uint32(8)
+	for _, test := range []struct {
+		name    string
+		source  string
+		options Options
+		want    string // the attributes
+	}{
+		{"none", "secret: {secretName: s}", Options{}, "{volume: v}"},
+		{"both", "secret: {secretName: s}", Options{UID: &uid, GID: &gid}, `{volume: v, uid: "7", gid: "8"}`},
+		{"the volume's own user comes first", "configMap: {name: c, defaultUser: 5}", Options{UID: &uid}, "{volume: v}"},
+		{"a file's own user does not stand for all", "secret: {secretName: s, items: [{key: a, path: a, user: 5}]}", Options{UID: &uid}, `{volume: v, uid: "7"}`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			text := fmt.Sprintf("kind: Pod\nspec: {securityContext: {%s}, containers: [{name: a, securityContext: {%s}}, {name: b}], volumes: [{name: v, %s}]}\n",
-				test.pod, test.container, test.volume)
-			r := converted(text, test.o)
-			if stayed := len(r.Left) == 1; stayed != test.stays || r.Converted+len(r.Left) != 1 || stayed != (r.Text == text) {
-				t.Fatalf("stayed %v, want %v: %v\n%s", stayed, test.stays, r.Left, r.Text)
-			}
-			if test.stays && !(strings.Contains(r.Left[0].Reason, "fsGroup") && strings.Contains(r.Left[0].Reason, "--uid")) {
-				t.Errorf("it does not say why, or what to do: %s", r.Left[0].Reason)
+			text := fmt.Sprintf("kind: Pod\nspec: {containers: [{name: c, volumeMounts: [{name: v, mountPath: /v}]}], volumes: [{name: v, %s}]}\n", test.source)
+			r := converted(text, test.options)
+			if r.Converted != 1 || !strings.Contains(r.Text, "volumeAttributes: "+test.want+"}}") {
+				t.Errorf("%d converted, %v:\n%s", r.Converted, r.Left, r.Text)
 			}
 		})
 	}
+}
+
+// No example makes an edit go wrong, so here edits are made that do.
+func TestAWrongEditIsNoticed(t *testing.T) {
+	const text = `kind: Pod
+metadata: {name: a, labels: {l: x}}
+spec:
+  containers: [{name: c, volumeMounts: [{name: v, mountPath: /v}]}]
+  volumes:
+  - name: v
+    secret: {secretName: s}
+`
+	for _, test := range []struct{ name, old, new string }{
+		{"another value", "l: x", "l: y"},
+		{"another key", "l: x", "m: x"},
+		{"one key more", "l: x", "l: x, m: x"},
+		{"another type", "{l: x}", "[]"},
+		{"no YAML", "kind: Pod", "kind: ["},
+		{"two documents", "spec:", "---\nspec:"},
+		{"the volume's name", "- name: v", "- name: w"},
+		{"the object", "secretName: s", "secretName: t"},
+		{"bytes that mean nothing", "l: x}}", "l: x} }"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := manifest.Parse("in", text).Documents[0]
+			changes := plan(d, Options{}).changes
+			if _, ok := apply(d, Options{}, changes); !ok || len(changes) != 1 {
+				t.Fatalf("without a wrong edit it is refused: %+v", changes)
+			}
+			at := strings.Index(text, test.old)
+			changes[0].edits = append(changes[0].edits, edit{at, at + len(test.old), test.new})
+			if got, ok := apply(d, Options{}, changes); ok {
+				t.Errorf("it is taken:\n%s", got)
+			}
+		})
+	}
+}
+
+func FuzzConvert(f *testing.F) {
+	for _, e := range examples(f) {
+		for _, text := range e.variants() {
+			f.Add(text)
+			f.Add(converted(text, e.options).Text)
+		}
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		before := manifest.Parse("in", text)
+		there := File(before, Options{})
+		after := manifest.Parse("out", there.Text)
+		if there.Converted == 0 && there.Text != text {
+			t.Fatalf("nothing was converted, but it is now %q", there.Text)
+		}
+		if len(after.Documents) != len(before.Documents) {
+			t.Fatalf("%d documents were %d before: %q", len(after.Documents), len(before.Documents), there.Text)
+		}
+		for i, d := range before.Documents {
+			if now := after.Documents[i]; !reflect.DeepEqual(now.Err == nil, d.Err == nil) {
+				t.Errorf("document %d: %v, before %v", i, now.Err, d.Err)
+			}
+		}
+		if again := File(after, Options{}); again.Text != there.Text {
+			t.Errorf("a second time it becomes %q, and was %q", again.Text, there.Text)
+		}
+		was, now := File(before, Options{Back: true}), File(after, Options{Back: true})
+		if now.Text != was.Text {
+			t.Errorf("it comes back as %q, want %q; between it was %q", now.Text, was.Text, there.Text)
+		}
+		if was.Converted == 0 && now.Text != text {
+			t.Errorf("it comes back as %q; between it was %q", now.Text, there.Text)
+		}
+	})
 }

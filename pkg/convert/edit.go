@@ -4,121 +4,233 @@ package convert
 
 import (
 	"cmp"
-	"iter"
+	"encoding/json"
+	"fmt"
+	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
+	"github.com/fsuser-csi/fsuser-csi/pkg/manifest"
 )
 
-// edit replaces the bytes from..to of a text.
+// edit replaces the text from start to end.
 type edit struct {
-	from, to int
-	text     string
-	// layout marks an edit of white space that falls away where another edit replaces the text around it.
-	layout bool
+	start, end int
+	text       string
 }
 
-// apply makes all edits at once; their offsets are those of the text as it was. Of insertions at one place the order stays.
-func apply(text string, edits []edit) (string, bool) {
+// replace makes edits, of which no two may overlap. Edits of one place come in their order.
+func replace(text string, edits []edit) (string, bool) {
 	edits = slices.Clone(edits)
-	slices.SortStableFunc(edits, func(a, b edit) int { return cmp.Or(cmp.Compare(a.from, b.from), cmp.Compare(a.to, b.to)) })
-	var out strings.Builder
-	at := 0
-	for i, e := range edits {
-		if e.layout && (e.from < at || slices.ContainsFunc(edits[i+1:], func(o edit) bool { return o.from == e.from && o.to > e.from && !o.layout })) {
-			continue
-		}
-		if e.from < at || e.to < e.from || e.to > len(text) {
+	slices.SortStableFunc(edits, func(a, b edit) int { return cmp.Compare(a.start, b.start) })
+	var b strings.Builder
+	done := 0
+	for _, e := range edits {
+		if e.start < done || e.end < e.start || e.end > len(text) {
 			return "", false
 		}
-		out.WriteString(text[at:e.from])
-		out.WriteString(e.text)
-		at = e.to
+		b.WriteString(text[done:e.start] + e.text)
+		done = e.end
 	}
-	out.WriteString(text[at:])
-	if !strings.HasSuffix(text, "\n") { // the last line may be another now
-		return strings.TrimSuffix(out.String(), newline(text)), true
-	}
-	return out.String(), true
+	return b.String() + text[done:], true
 }
 
-// lineStart is where the line begins that has the byte at offset.
-func lineStart(text string, offset int) int { return strings.LastIndexByte(text[:offset], '\n') + 1 }
-
-// lineEnd is where the line ends that has the byte at offset, before its break.
-func lineEnd(text string, offset int) int {
-	if i := strings.IndexByte(text[offset:], '\n'); i >= 0 {
-		end := offset + i
-		if end > offset && text[end-1] == '\r' {
-			end--
+// rename gives a scalar another text and leaves its quotes. It returns no edit if the scalar is not written in the
+// simplest way.
+func rename(n *manifest.Node, to string) []edit {
+	for _, quote := range []string{`"`, `'`, ""} {
+		if strings.HasPrefix(n.Document().Text[n.Start():], quote+n.Text()+quote) {
+			start := n.Start() + len(quote)
+			return []edit{{start, start + len(n.Text()), to}}
 		}
-		return end
 	}
-	return len(text)
+	return nil
 }
 
-// nextLine is where the line after that of the byte at offset begins, or the end of the text.
-func nextLine(text string, offset int) int {
-	if i := strings.IndexByte(text[offset:], '\n'); i >= 0 {
-		return offset + i + 1
+// insert adds a volume of the driver to the end of a list. It returns no edit if it cannot be told where the list ends.
+func insert(volumes *manifest.Node, v *csiVolume) []edit {
+	items, text := volumes.Items(), volumes.Document().Text
+	last := items[len(items)-1]
+	end, dash := itemEnd(volumes, last), dashOf(items[0])
+	switch {
+	case end < 0:
+		return nil
+	case !volumes.IsFlow():
+		line := lineStart(text, dash)
+		indent := lineBreak(text, line) + strings.Repeat(" ", dash-line)
+		return []edit{{end, end, indent + strings.ReplaceAll(v.block(), "\n", indent)}}
 	}
-	return len(text)
+	space := " "
+	if line := lineStart(text, last.Start()); strings.TrimSpace(text[line:last.Start()]) == "" {
+		space = lineBreak(text, line) + text[line:last.Start()]
+	}
+	return []edit{{end, end, "," + space + v.flow(volumes.Document().JSON)}}
 }
 
-// withoutLine is the edit that puts left, which may be empty, in the place of the lines from..to, given by a byte in the first and in the last.
-func withoutLine(text string, from, to int, left string) edit {
-	if left != "" {
-		left += newline(text)
+// remove takes the i-th volume out of a list, of which the item kept stays. It returns no edit if it cannot be told
+// where the volume is.
+func remove(volumes *manifest.Node, i, kept int) []edit {
+	items, text := volumes.Items(), volumes.Document().Text
+	end := itemEnd(volumes, items[i])
+	switch {
+	case end < 0:
+		return nil
+	case !volumes.IsFlow():
+		line := lineStart(text, dashOf(items[i]))
+		return []edit{{line - len(lineBreak(text, line)), end, ""}}
+	case i < kept:
+		return []edit{{items[i].Start(), items[i+1].Start(), ""}}
 	}
-	return edit{from: lineStart(text, from), to: nextLine(text, to), text: left}
+	if start := itemEnd(volumes, items[i-1]); start >= 0 {
+		return []edit{{start, end, ""}}
+	}
+	return nil
 }
 
-// indentation is the white space at the beginning of the line that has the byte at offset.
-func indentation(text string, offset int) string {
-	start := lineStart(text, offset)
-	end := start
-	for end < len(text) && (text[end] == ' ' || text[end] == '\t') {
-		end++
+// itemEnd finds where an item of a list ends: in brackets after its own bracket, else at the end of the last line that
+// is deeper than its dash. It returns -1 if that cannot be told. A wrong answer is found when the edit is proven.
+func itemEnd(list, item *manifest.Node) int {
+	text, start := item.Document().Text, item.Start()
+	if list.IsFlow() {
+		return closingBracket(text, start)
 	}
-	return text[start:end]
+	dash := dashOf(item)
+	if dash < 0 {
+		return -1
+	}
+	end := lineEnd(text, start)
+	at := end
+	for line := range strings.Lines(text[end:]) {
+		content := strings.TrimLeft(line, " ")
+		isDeeper := len(line)-len(content) > dash-lineStart(text, dash)
+		switch content = strings.TrimSpace(content); {
+		case content == "":
+		case isDeeper:
+			end = lineEnd(text, at)
+		case content[0] != '#':
+			return end
+		}
+		at += len(line)
+	}
+	return end
 }
 
-// newline is how the lines of the text end.
-func newline(text string) string {
-	if i := strings.IndexByte(text, '\n'); i > 0 && text[i-1] == '\r' {
+// flowTokens are quoted texts, comments, brackets and words.
+var flowTokens = regexp.MustCompile(`(?s)"(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|\s#[^\n]*|[{}\[\]]|` +
+	`[^\s{}\[\],:"'#][^\s{}\[\],]*`)
+
+// closingBracket finds the end of the value in brackets that begins at start; -1 if there is none.
+func closingBracket(text string, start int) int {
+	depth := 0
+	for at := start; ; {
+		token := flowTokens.FindStringIndex(text[at:])
+		if token == nil {
+			return -1
+		}
+		switch text[at+token[0] : at+token[1]] {
+		case "{", "[":
+			depth++
+		case "}", "]":
+			depth--
+		}
+		if at += token[1]; depth <= 0 {
+			return at
+		}
+	}
+}
+
+// dashOf finds the dash of an item of a list that is written without brackets. It returns -1 if there is none.
+func dashOf(item *manifest.Node) int {
+	before := beforeItem.FindStringIndex(item.Document().Text[:item.Start()])
+	if before == nil {
+		return -1
+	}
+	return before[0]
+}
+
+var beforeItem = regexp.MustCompile(`-[ \t]*(?:(?:#[^\n]*)?\r?\n[ \t]*)*$`)
+
+func lineStart(text string, at int) int { return strings.LastIndexByte(text[:at], '\n') + 1 }
+
+// lineBreak is the line break before the line that begins at start.
+func lineBreak(text string, start int) string {
+	switch {
+	case strings.HasSuffix(text[:start], "\r\n"):
 		return "\r\n"
-	}
-	return "\n"
-}
-
-// line is one line of a text.
-type line struct {
-	from, to int    // without the break
-	indent   string // white space it begins with
-	content  string // the rest, without white space at its end
-}
-
-func (l line) isBlank() bool   { return l.content == "" }
-func (l line) isComment() bool { return strings.HasPrefix(l.content, "#") }
-
-// linesBetween yields the lines that begin in from..to.
-func linesBetween(text string, from, to int) iter.Seq[line] {
-	return func(yield func(line) bool) {
-		for at := from; at < to; at = nextLine(text, at) {
-			indent := indentation(text, at)
-			end := lineEnd(text, at)
-			l := line{from: at, to: end, indent: indent, content: strings.TrimRight(text[at+min(len(indent), end-at):end], " \t\r")}
-			if !yield(l) {
-				return
-			}
-		}
-	}
-}
-
-// comment is what stands after the value that ends at offset on its line, if it is a comment.
-func comment(text string, offset int) string {
-	rest := strings.TrimSpace(text[offset:lineEnd(text, offset)])
-	if strings.HasPrefix(rest, "#") {
-		return rest
+	case start > 0:
+		return "\n"
 	}
 	return ""
+}
+
+// lineEnd is where the line ends, without its break.
+func lineEnd(text string, at int) int {
+	line, _, _ := strings.Cut(text[at:], "\n")
+	return at + len(strings.TrimSuffix(line, "\r"))
+}
+
+// csiVolume is a volume of the driver that another volume of the pod describes.
+type csiVolume struct {
+	name       string
+	attributes []attribute
+}
+
+type attribute struct{ name, value string }
+
+func (v *csiVolume) values() map[string]string {
+	values := map[string]string{}
+	for _, a := range v.attributes {
+		values[a.name] = a.value
+	}
+	return values
+}
+
+// value is the volume as a document has it.
+func (v *csiVolume) value() any {
+	values := map[string]any{}
+	for name, value := range v.values() {
+		values[name] = value
+	}
+	return map[string]any{
+		"name": v.name, "csi": map[string]any{"driver": attributes.Driver, "readOnly": true,
+			"volumeAttributes": values},
+	}
+}
+
+// block writes the volume as an item of a list, one line for each value.
+func (v *csiVolume) block() string {
+	text := fmt.Sprintf("- name: %s\n  csi:\n    driver: %s\n    readOnly: true\n    volumeAttributes:", word(v.name),
+		attributes.Driver)
+	for _, a := range v.attributes {
+		text += fmt.Sprintf("\n      %s: %s", a.name, word(a.value))
+	}
+	return text
+}
+
+// flow writes the volume in brackets.
+func (v *csiVolume) flow(asJSON bool) string {
+	key, value := func(name string) string { return name }, word
+	if asJSON {
+		key, value = quote, quote
+	}
+	var attrs []string
+	for _, a := range v.attributes {
+		attrs = append(attrs, key(a.name)+": "+value(a.value))
+	}
+	return fmt.Sprintf("{%s: %s, %s: {%s: %s, %s: true, %s: {%s}}}", key("name"), value(v.name), key("csi"),
+		key("driver"), value(attributes.Driver), key("readOnly"), key("volumeAttributes"), strings.Join(attrs, ", "))
+}
+
+// word writes a string as YAML: in quotes if it would be something else without.
+func word(text string) string {
+	if d, ok := reread("k: " + text); ok && d.Root.Get("k").Scalar() == text {
+		return text
+	}
+	return quote(text)
+}
+
+func quote(text string) string {
+	quoted, _ := json.Marshal(text) // of a string: it cannot fail
+	return string(quoted)
 }

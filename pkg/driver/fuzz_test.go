@@ -18,8 +18,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
 )
 
-// FuzzTargetPath checks that a target that is accepted is below the pods' directory, belongs to the id, and can't leave its place; and that
-// nothing of what was refused gets into the message.
+// FuzzTargetPath checks that a target that is accepted is below the pods' directory, belongs to the id, and can't leave its
+// place; and that nothing of what was refused gets into the message.
 func FuzzTargetPath(f *testing.F) {
 	good := target(testRoot, podUID, "ssh")
 	for _, path := range []string{
@@ -72,7 +72,8 @@ func FuzzRequestOnSocket(f *testing.F) {
 	good := request(f, r.root)
 	for _, change := range []func(*csi.NodePublishVolumeRequest){
 		func(*csi.NodePublishVolumeRequest) {}, func(r *csi.NodePublishVolumeRequest) { r.TargetPath = "/etc" },
-		func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability = nil }, set("items", "[{key: a, path: ../a}]"), flags("rw"),
+		func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability = nil }, set("mode/../a", "0400"), flags("rw"),
+		set("uid/a:b\n", "7", "volume", "ssh-keys", "secretName", ""), volumeOf("ssh-keys", "gid/certs.d/host:5000/ca.crt", "8"),
 	} {
 		req := proto.Clone(good).(*csi.NodePublishVolumeRequest)
 		change(req)

@@ -8,8 +8,6 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 )
 
 // node is the CSI Node service.
@@ -44,11 +42,9 @@ func (n node) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolumeR
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	failpoint.Hit("driver-publish-called")
 	if err := n.volumes.Publish(ctx, r); err != nil {
 		return nil, toStatus(err)
 	}
-	failpoint.Hit("driver-publish-answer")
 	return &csi.NodePublishVolumeResponse{}, nil
 }
 
@@ -57,11 +53,9 @@ func (n node) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublishVol
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	failpoint.Hit("driver-unpublish-called")
 	if err := n.volumes.Unpublish(ctx, req.GetVolumeId(), target); err != nil {
 		return nil, toStatus(err)
 	}
-	failpoint.Hit("driver-unpublish-answer")
 	return &csi.NodeUnpublishVolumeResponse{}, nil
 }
 

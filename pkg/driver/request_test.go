@@ -5,8 +5,10 @@ package driver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"unicode"
@@ -35,6 +37,14 @@ func set(pairs ...string) func(*csi.NodePublishVolumeRequest) {
 		for i := 0; i < len(pairs); i += 2 {
 			r.VolumeContext[pairs[i]] = pairs[i+1]
 		}
+	}
+}
+
+// volumeOf names a volume of the pod in place of a Secret, with more pairs of attributes.
+func volumeOf(name string, pairs ...string) func(*csi.NodePublishVolumeRequest) {
+	return func(r *csi.NodePublishVolumeRequest) {
+		delete(r.VolumeContext, "secretName")
+		set(append(pairs, "volume", name)...)(r)
 	}
 }
 
@@ -160,7 +170,20 @@ func TestPublishRefuses(t *testing.T) {
 		{"a name that leads elsewhere (H-069)", set("secretName", "../../nodes/x"), []string{"volumeAttributes[secretName]"}},
 		{"a name with a query (H-069)", set("secretName", "x?watch=1"), []string{"volumeAttributes[secretName]"}},
 		{"optional that is neither (H-072)", set("optional", "yes"), []string{"volumeAttributes[optional]", `"yes"`}},
-		{"a path out of the volume (H-076)", set("items", `[{key: a, path: ../a}]`), []string{"volumeAttributes[items][0].path"}},
+		{"a PATH out of the volume (H-076)", set("mode/../a", "0400"), []string{"volumeAttributes[mode/../a]"}},
+		{"an absolute PATH (H-076)", set("uid//etc/passwd", "0"), []string{"volumeAttributes[uid//etc/passwd]"}},
+		{"a PATH with a line break, and a bad value", set("uid/a\nb", "root"), []string{`volumeAttributes["uid/a\nb"]`, `"root"`}},
+		{"a PATH of an attribute that is not of a file", set("dirMode/a", "0700"), []string{"volumeAttributes[dirMode/a]"}},
+		{"lists, which the pod's own volumes have", set("items", "[{key: a, path: a}]", "sources", "[]"),
+			[]string{"volumeAttributes[items]", "volumeAttributes[sources]"}},
+		{"a volume and an object", set("volume", "ssh-keys"), []string{"only one of", "volume", "secretName"}},
+		{"a volume and nodePublishSecretRef", func(r *csi.NodePublishVolumeRequest) {
+			volumeOf("ssh-keys")(r)
+			r.Secrets = map[string]string{"k": secretCanary}
+		}, []string{"only one of", "volume", "nodePublishSecretRef"}},
+		{"a volume that is no name", volumeOf("../x"), []string{"volumeAttributes[volume]", `"../x"`}},
+		{"an empty volume", volumeOf(""), []string{"volumeAttributes[volume]"}},
+		{"a volume and optional", volumeOf("ssh-keys", "optional", "true"), []string{"volumeAttributes[optional]", "in the volume that it names"}},
 		{"an object and nodePublishSecretRef", func(r *csi.NodePublishVolumeRequest) { r.Secrets = map[string]string{"k": secretCanary} },
 			[]string{"nodePublishSecretRef", "secretName"}},
 		{"nodePublishSecretRef and a bad mode", func(r *csi.NodePublishVolumeRequest) {
@@ -229,7 +252,7 @@ func TestPublishTellsAllProblemsAtOnce(t *testing.T) {
 func TestPublishAccepts(t *testing.T) {
 	gid, uid := uint32(2000), uint32(1000)
 	base := volume.Request{
-		ID: VolumeID(podUID, "ssh"), Target: target(testRoot, podUID, "ssh"), Pod: volume.Pod{Namespace: "shop", Name: "web-0", UID: podUID},
+		ID: VolumeID(podUID, "ssh"), TargetPath: target(testRoot, podUID, "ssh"), Pod: volume.Pod{Namespace: "shop", Name: "web-0", UID: podUID},
 		Spec: attributes.Spec{
 			Sources: []attributes.Source{{Object: attributes.Object{Kind: attributes.Secret, Name: "keys"}, Mode: 0o400}}, UID: &uid, DirMode: 0o755, Refresh: attributes.RefreshWatch,
 		},
@@ -250,6 +273,13 @@ func TestPublishAccepts(t *testing.T) {
 			r.Secrets = map[string]string{"k": "v"}
 		}, func(r *volume.Request) {
 			r.Spec.Sources, r.Secrets = []attributes.Source{{Mode: 0o400}}, map[string]string{"k": "v"}
+		}},
+		{"a volume of the pod", volumeOf("ssh-keys"), func(r *volume.Request) {
+			r.Spec.Volume, r.Spec.Sources = "ssh-keys", nil
+		}},
+		{"owner and mode of single files", set("uid/certs.d/host:5000/ca.crt", "1000", "gid/a\nb", "2000", "mode/a\nb", "0600"), func(r *volume.Request) {
+			mode := uint32(0o600)
+			r.Spec.Paths = map[string]attributes.Permissions{"certs.d/host:5000/ca.crt": {UID: &uid}, "a\nb": {GID: &gid, Mode: &mode}}
 		}},
 		{"no object and no data, which a nodePublishSecretRef may have lost", unset("secretName"), func(r *volume.Request) {
 			r.Spec.Sources = []attributes.Source{{Mode: 0o400}}
@@ -299,7 +329,7 @@ func TestLenientPublish(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.ID != "sanity" || got.Target != "/tmp/target" {
+	if got.ID != "sanity" || got.TargetPath != "/tmp/target" {
 		t.Errorf("accepted as %+v", got)
 	}
 	req.VolumeContext = map[string]string{"secretName": "keys"}
@@ -314,8 +344,8 @@ func TestPublishThroughASymlinkedRoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := target("/data/kubelet", podUID, "ssh"); got.Target != want {
-		t.Errorf("the target is %s, want %s", got.Target, want)
+	if want := target("/data/kubelet", podUID, "ssh"); got.TargetPath != want {
+		t.Errorf("the target is %s, want %s", got.TargetPath, want)
 	}
 	req := request(t, testRoot)
 	req.VolumeContext[keyPodUID] = otherUID
@@ -416,7 +446,7 @@ func FuzzPublishRequest(f *testing.F) {
 		func(r *csi.NodePublishVolumeRequest) { r.Readonly, r.TargetPath = false, "/etc" },
 		func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability = nil },
 		func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability.AccessType = nil },
-		fsGroup("2000"), flags("rw"), set(keyPodUID, otherUID), set("items", "[{key: a, path: b/c, mode: 0400}]"), set("mode", "0888", "secretname", "x"),
+		fsGroup("2000"), flags("rw"), set(keyPodUID, otherUID), set("mode/b/c", "0400"), set("mode", "0888", "secretname", "x"), volumeOf("ssh-keys"),
 		func(r *csi.NodePublishVolumeRequest) {
 			r.Secrets = map[string]string{"k": "v", keyTokens: "t"}
 			delete(r.VolumeContext, "secretName")
@@ -465,7 +495,7 @@ func FuzzPublishRequest(f *testing.F) {
 		if errs := attributes.Validate(got.Spec); len(errs) > 0 {
 			t.Fatalf("a Spec that is not valid: %v", errs)
 		}
-		if err := b.CheckTarget(got.ID, got.Target, got.Pod.UID); err != nil {
+		if err := b.CheckTarget(got.ID, got.TargetPath, got.Pod.UID); err != nil {
 			t.Fatalf("what was accepted is not any more once it is in a record: %v", err)
 		}
 	})
@@ -473,11 +503,11 @@ func FuzzPublishRequest(f *testing.F) {
 
 // bound says what is wrong with a request that was accepted, by other means than the driver's.
 func bound(got *volume.Request, req *csi.NodePublishVolumeRequest, root string) error {
-	parts := strings.Split(got.Target, "/")
+	parts := strings.Split(got.TargetPath, "/")
 	context := req.GetVolumeContext()
 	mount := req.GetVolumeCapability().GetMount()
-	switch below, ok := strings.CutPrefix(got.Target, root+"/pods/"); {
-	case !ok || strings.Contains(got.Target, "//") || strings.Contains(got.Target, "/.") || strings.Count(below, "/") != 4:
+	switch below, ok := strings.CutPrefix(got.TargetPath, root+"/pods/"); {
+	case !ok || strings.Contains(got.TargetPath, "//") || strings.Contains(got.TargetPath, "/.") || strings.Count(below, "/") != 4:
 		return errors.New("the target is not below the pods' directory")
 	case VolumeID(parts[len(parts)-5], parts[len(parts)-2]) != got.ID || got.ID != req.GetVolumeId():
 		return errors.New("the id is not that of the target")
@@ -491,6 +521,13 @@ func bound(got *volume.Request, req *csi.NodePublishVolumeRequest, root string) 
 		return errors.New("not mounted as asked for")
 	case got.MountGroup != nil && *got.MountGroup > 2147483647:
 		return errors.New("a group that is none")
+	case got.Spec.Volume != context["volume"] || (got.Spec.Volume == "") != (len(got.Spec.Sources) == 1):
+		return errors.New("neither an object, nor a volume of the pod, nor the request alone has the content")
+	}
+	for path := range got.Spec.Paths {
+		if path == "" || strings.HasPrefix(path, "/") || slices.Contains(strings.Split(path, "/"), "..") {
+			return fmt.Errorf("the PATH %q leads out of the volume", path)
+		}
 	}
 	return nil
 }

@@ -24,7 +24,7 @@ func TestStatus(t *testing.T) {
 		volume.ErrLocked:         codes.Aborted,
 		volume.ErrConflict:       codes.AlreadyExists,
 		volume.ErrUnknown:        codes.NotFound,
-		volume.ErrNoContent:      codes.InvalidArgument,
+		volume.ErrInvalid:        codes.InvalidArgument,
 		volume.ErrPrecondition:   codes.FailedPrecondition,
 		volume.ErrExhausted:      codes.ResourceExhausted,
 		source.ErrNotFound:       codes.NotFound,

@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package lint finds in manifests what would keep a pod with volumes of this driver from starting, or from reading its files, before a
-// cluster is asked: each problem with its place, the rule and what to do.
+// Package lint finds in manifests what would keep a pod with volumes of this driver from starting, or from reading its
+// files, before a cluster is asked. Each problem has its place, the rule and the remedy.
 //
-// The rules of the vocabulary are those of pkg/attributes, which the driver itself uses. Here is what needs a view of the whole pod, or of
-// how the values are written.
+// The rules of the vocabulary are those of pkg/attributes, which the driver itself uses. This package adds what needs a
+// view of the whole pod, or of how values are written.
 package lint
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
-	"math"
 	"regexp"
 	"slices"
 	"strconv"
@@ -29,7 +27,7 @@ type Severity string
 const (
 	// Error is what the API server or the driver refuses, or what can't work.
 	Error Severity = "error"
-	// Warning is what works, but hardly as it was meant.
+	// Warning is what works, but probably not as the author wants it.
 	Warning Severity = "warning"
 )
 
@@ -53,21 +51,22 @@ func (p Problem) String() string {
 	return fmt.Sprintf("%s:%d:%d: %s: %s%s", p.File, p.Line, p.Column, p.Severity, place, p.Message)
 }
 
-// Result is what lint has to say of a file.
+// Result is what lint finds in a file.
 type Result struct {
 	Problems []Problem // by line
-	Volumes  int       // of the driver, which were looked at
-	// Unreadable says that some document is no YAML; that is among the problems too.
+	Volumes  int       // of the driver that were checked
+	// Unreadable says that a document cannot be read. Problems says why.
 	Unreadable bool
 }
 
-// File looks at all objects of a file.
+// File checks all objects of a file.
 func File(f *manifest.File) Result {
-	l := linter{file: f.Name, seen: map[manifest.Node]bool{}}
+	l := linter{file: f.Name, seen: map[*manifest.Node]bool{}}
 	for _, d := range f.Documents {
 		if d.Err != nil {
 			l.result.Unreadable = true
-			l.result.Problems = append(l.result.Problems, Problem{File: f.Name, Line: d.Err.Line, Column: 1, Severity: Error, Message: d.Err.Message})
+			l.result.Problems = append(l.result.Problems,
+				Problem{File: f.Name, Line: d.Err.Line, Column: d.Err.Column, Severity: Error, Message: d.Err.Message})
 			continue
 		}
 		objects := d.Objects()
@@ -85,18 +84,18 @@ func File(f *manifest.File) Result {
 type linter struct {
 	file   string
 	result Result
-	seen   map[manifest.Node]bool // volumes of the driver, which were looked at
+	seen   map[*manifest.Node]bool // volumes of the driver that were checked
 }
 
-// report adds a problem at a value. at may not be there; then the next best place is taken.
-func (l *linter) report(o manifest.Object, severity Severity, fieldPath string, message string, at ...manifest.Node) {
-	p := Problem{File: l.file, Line: o.Node.Line(), Column: o.Node.Column(), Severity: severity, Field: fieldPath, Message: message}
+// report adds a problem at the first of the values that is there, or else at the object.
+func (l *linter) report(o manifest.Object, severity Severity, fieldPath string, message string, at ...*manifest.Node) {
+	p := Problem{File: l.file, Severity: severity, Field: fieldPath, Message: message}
 	if o.Node.Exists() {
 		p.Object = o.Name()
 	}
-	for _, n := range at {
+	for _, n := range append(at, o.Node) {
 		if n.Exists() {
-			p.Line, p.Column = n.Line(), n.Column()
+			p.Line, p.Column = n.Position()
 			break
 		}
 	}
@@ -133,43 +132,47 @@ func (l *linter) misplaced(o manifest.Object, pods []manifest.Pod) {
 	if len(pods) == 0 {
 		return
 	}
-	templates := map[manifest.Node]bool{}
+	templates := map[*manifest.Node]bool{}
 	for _, pod := range pods {
-		templates[pod.Node.Target()] = true
+		templates[pod.Node] = true
 	}
-	o.Node.Walk(func(path string, n manifest.Node) bool {
-		if templates[n.Target()] {
+	o.Node.Walk(func(path string, n *manifest.Node) bool {
+		if templates[n] {
 			return false
 		}
 		if path != "metadata.annotations" && !strings.HasSuffix(path, ".metadata.annotations") {
 			return true
 		}
 		above := strings.TrimSuffix(path, "metadata.annotations")
-		pod := pods[max(0, slices.IndexFunc(pods, func(pod manifest.Pod) bool { return strings.HasPrefix(pod.Field, above) }))]
+		isBelow := func(pod manifest.Pod) bool { return strings.HasPrefix(pod.Field, above) }
+		pod := pods[max(0, slices.IndexFunc(pods, isBelow))]
 		for _, e := range n.Entries() {
 			if prefix, _, found := strings.Cut(e.Name, "/"); found && (prefix == attributes.Driver || almost(prefix)) {
 				l.report(o, Warning, o.Path(path+"["+e.Name+"]"),
-					"has no effect here: it is read from pods and namespaces; put it under "+pod.Field+".metadata.annotations", e.Key)
+					"has no effect here: it is read from pods and namespaces; put it under "+
+						""+pod.Field+".metadata.annotations", e.Key)
 			}
 		}
 		return false
 	})
 }
 
-// almost reports whether a name was probably to be the driver's: but for case and hyphens it has its first word, or two letters are wrong.
+// almost reports whether a name was probably meant to be the driver's: it has the driver's first word but for case and
+// hyphens, or two letters are wrong.
 func almost(name string) bool {
 	bare := strings.ReplaceAll(strings.ToLower(name), "-", "")
-	return name != attributes.Driver && len(name) <= 2*len(attributes.Driver) && (strings.Contains(bare, "fsuser") || attributes.EditDistance(bare, attributes.Driver) <= 2)
+	return name != attributes.Driver && len(name) <= 2*len(attributes.Driver) &&
+		(strings.Contains(bare, "fsuser") || attributes.EditDistance(bare, attributes.Driver) <= 2)
 }
 
-// elsewhere finds volumes of the driver where no pod is known: that they were not looked at must not pass for good news.
+// elsewhere finds volumes of the driver where no pod is known: that nobody checked them must not pass for good news.
 func (l *linter) elsewhere(d *manifest.Document, objects []manifest.Object) {
-	d.Root.Walk(func(path string, n manifest.Node) bool {
+	d.Root.Walk(func(path string, n *manifest.Node) bool {
 		csi := n.Get("csi")
 		if csi.Get("driver").String() != attributes.Driver {
 			return true
 		}
-		if l.seen[n.Target()] {
+		if l.seen[n] {
 			return false
 		}
 		var within manifest.Object
@@ -181,22 +184,26 @@ func (l *linter) elsewhere(d *manifest.Document, objects []manifest.Object) {
 		if within.Kind() == "PersistentVolume" {
 			return false // a problem of its own
 		}
-		l.report(within, Warning, path, "is a volume of "+attributes.Driver+" and was not checked, since it is in no pod, and in no pod template with containers: "+
-			"give lint what is made of it, such as the output of kustomize build", csi.Get("driver"))
+		l.report(within, Warning, path, "is a volume of "+attributes.Driver+" and was not checked, since it is in "+
+			"no pod, and in no pod template with containers: "+
+			"give lint the manifest that is made of it, such as the output of kustomize build", csi.Get("driver"))
 		return false
 	})
 }
 
-const inlineOnly = attributes.Driver + " has no persistent volumes: put the volume into the pod itself, under spec.volumes[].csi"
+const inlineOnly = attributes.Driver + " has no persistent volumes: put the volume into the pod itself, under " +
+	"spec.volumes[].csi"
 
 // annotations looks at those of a pod, a pod template, a namespace or the CSIDriver.
-func (l *linter) annotations(o manifest.Object, on attributes.Annotated, path string, n manifest.Node) {
+func (l *linter) annotations(o manifest.Object, on attributes.Annotated, path string, n *manifest.Node) {
 	all := n.Get("metadata", "annotations")
 	values := map[string]string{}
 	for _, e := range all.Entries() {
 		if !strings.HasPrefix(e.Name, attributes.AnnotationPrefix) {
 			if prefix, _, found := strings.Cut(e.Name, "/"); found && almost(prefix) {
-				l.report(o, Warning, path+"["+e.Name+"]", fmt.Sprintf("has no effect: annotations of this driver begin with %q", attributes.AnnotationPrefix), e.Key)
+				l.report(o, Warning, path+"["+e.Name+"]",
+					fmt.Sprintf("has no effect: annotations of this driver begin with %q",
+						attributes.AnnotationPrefix), e.Key)
 			}
 			continue
 		}
@@ -219,22 +226,25 @@ func (l *linter) annotations(o manifest.Object, on attributes.Annotated, path st
 	}
 }
 
-// notAString says what to do about a value that kubectl does not read as a string. suggestion is what to write; "" if nothing is known that would do.
+// notAString says what to do about a value that kubectl does not read as a string. suggestion is what to write; "" if
+// nothing is known.
 func notAString(e manifest.Entry, suggestion string) string {
 	number := "a number"
-	if value, ok := integer(e.Value); ok && suggestion == strconv.FormatInt(value, 10) && suggestion != e.Value.Text() {
+	if value, ok := e.Value.Integer(); ok && suggestion == strconv.FormatInt(value,
+		10) && suggestion != e.Value.Text() {
 		number = "the number " + suggestion // 0400 is a surprise
 	}
 	if suggestion != "" {
 		suggestion = fmt.Sprintf(": write %q", suggestion)
 	}
-	switch e.Value.Scalar().(type) {
-	case nil:
-		if e.Value.IsScalar() {
-			return "must be a string, and has no value: give one, or remove it"
-		}
-		return fmt.Sprintf(`must be a string: begin it with "%s: |" and put the list on the lines below, deeper`, e.Name)
-	case bool:
+	switch {
+	case e.Value.IsNull():
+		return "must be a string, and has no value: give one, or remove it"
+	case e.Value.IsList():
+		return "must be a string, and this is a list, which the API server refuses"
+	case e.Value.IsMapping():
+		return "must be a string, and this is a mapping, which the API server refuses"
+	case e.Value.Scalar() == true, e.Value.Scalar() == false:
 		return "must be a string, and this is a boolean, which the API server refuses" + suggestion
 	}
 	return "must be a string, and this is " + number + ", which the API server refuses" + suggestion
@@ -243,14 +253,19 @@ func notAString(e manifest.Entry, suggestion string) string {
 // meant is the string that was probably meant by a value that is none, if accepts takes it, else "".
 func meant(e manifest.Entry, accepts func(text string) bool) string {
 	var candidates []string
-	value, isInteger := integer(e.Value)
-	if isMode := e.Name == "mode" || e.Name == "dirMode"; isMode && isInteger && manifest.IsUsualMode(value) {
+	value, isInteger := e.Value.Integer()
+	name, _, _ := strings.Cut(e.Name, "/")
+	if isMode := name == "mode" || name == "dirMode"; isMode && isInteger && manifest.IsUsualMode(value) {
 		if digits, err := strconv.ParseInt(e.Value.Text(), 8, 64); err != nil || !manifest.IsUsualMode(digits) {
-			candidates = append(candidates, fmt.Sprintf("%04o", value)) // 256 and 0o400 are 0400, but 400 is what it seems
+			// 256 and 0o400 are 0400, but 400 is what it seems
+			candidates = append(candidates, fmt.Sprintf("%04o", value))
 		}
 	}
-	candidates = append(candidates, asString(e))
-	if isID := e.Name == "uid" || e.Name == "gid" || strings.HasPrefix(e.Name, attributes.AnnotationPrefix); isID && isInteger {
+	if truth, isBool := e.Value.Scalar().(bool); isBool && e.Name == "optional" {
+		candidates = append(candidates, strconv.FormatBool(truth)) // elsewhere "on" is a name
+	}
+	candidates = append(candidates, e.Value.Text())
+	if isID := name == "uid" || name == "gid" || name == attributes.Driver; isID && isInteger {
 		candidates = append(candidates, strconv.FormatInt(value, 10)) // 1e3, 1_000
 	}
 	for _, text := range candidates {
@@ -261,50 +276,20 @@ func meant(e manifest.Entry, accepts func(text string) bool) string {
 	return ""
 }
 
-// integer is the number that kubectl reads, if it has no fraction.
-func integer(n manifest.Node) (int64, bool) {
-	switch value := n.Scalar().(type) {
-	case int:
-		return int64(value), true
-	case float64:
-		return int64(value), value == math.Trunc(value) && math.Abs(value) < 1<<53
-	}
-	return 0, false
-}
-
 // acceptable reports whether the driver takes the text for an attribute of this name.
 func acceptable(name, text string) bool {
 	values := map[string]string{"secretName": "any", name: text}
-	if name == "configMapName" || name == "sources" {
+	if name == "configMapName" || name == "volume" {
 		delete(values, "secretName")
 	}
 	_, errs := attributes.Parse(values, false)
 	return len(errs) == 0
 }
 
-// asString is the text of a value as a string, so that it can be judged at once.
-func asString(e manifest.Entry) string {
-	if value, isBool := e.Value.Scalar().(bool); isBool && e.Name == "optional" {
-		return strconv.FormatBool(value) // of all attributes only this one is a truth; else "on" is a name
-	}
-	if e.Value.IsScalar() {
-		return e.Value.Text()
-	}
-	value, err := e.Value.Any()
-	if err != nil {
-		return ""
-	}
-	text, err := json.Marshal(value)
-	if err != nil {
-		return ""
-	}
-	return string(text)
-}
-
-var attributePlace = regexp.MustCompile(`^volumeAttributes\[("(?:[^"\\]|\\.)*"|[^\]]*)\](.*)$`)
+var attributePlace = regexp.MustCompile(`^volumeAttributes\[("(?:[^"\\]|\\.)*"|[^\]]*)\]$`)
 
 // place finds the value that an error of pkg/attributes is about.
-func place(attrs manifest.Node, err *field.Error) manifest.Node {
+func place(attrs *manifest.Node, err *field.Error) *manifest.Node {
 	m := attributePlace.FindStringSubmatch(err.Field)
 	if m == nil {
 		return attrs
@@ -313,45 +298,8 @@ func place(attrs manifest.Node, err *field.Error) manifest.Node {
 	if unquoted, err := strconv.Unquote(name); err == nil {
 		name = unquoted
 	}
-	if err.Type == field.ErrorTypeForbidden && m[2] == "" {
+	if err.Type == field.ErrorTypeForbidden {
 		return attrs.Key(name) // the name is what is wrong
 	}
-	value := attrs.Get(name)
-	if d, ok := value.Inside(); ok {
-		if m[2] == "" {
-			return value
-		}
-		return within(d.Root, m[2], value)
-	}
-	return within(value, m[2], value)
-}
-
-var step = regexp.MustCompile(`^(?:\[(\d+)\]|\.?([^.\[\]]+))`)
-
-// within goes down a path such as [2].path as far as it can.
-func within(n manifest.Node, path string, otherwise manifest.Node) manifest.Node {
-	if n.Exists() {
-		otherwise = n
-	}
-	for {
-		m := step.FindStringSubmatch(path)
-		if m == nil {
-			return otherwise
-		}
-		path = path[len(m[0]):]
-		if m[1] != "" {
-			index, err := strconv.Atoi(m[1])
-			items := n.Items()
-			if err != nil || index >= len(items) {
-				return otherwise
-			}
-			n = items[index]
-		} else {
-			n = n.Get(m[2])
-		}
-		if !n.Exists() {
-			return otherwise
-		}
-		otherwise = n
-	}
+	return attrs.Get(name)
 }

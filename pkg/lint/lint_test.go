@@ -48,9 +48,9 @@ func TestGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got != string(want) {
-				t.Errorf("it says (-update writes it to testdata)\n%s\nwant\n%s", got, want)
+				t.Errorf("lint says (-update writes it to testdata)\n%s\nwant\n%s", got, want)
 			}
-			// With CRLF it stands at the same places.
+			// With CRLF problems are at the same places.
 			if got := said(filepath.Base(path), strings.ReplaceAll(string(text), "\n", "\r\n")); got != string(want) {
 				t.Errorf("with CRLF it says\n%s\nwant\n%s", got, want)
 			}
@@ -71,7 +71,7 @@ func TestWhatWasLookedAtIsCounted(t *testing.T) {
 		path       string
 		volumes    int
 		unreadable bool
-	}{{"good.yaml", 5, false}, {"volumes.yaml", 8, false}, {"unreadable.yaml", 1, true}} {
+	}{{"good.yaml", 6, false}, {"volumes.yaml", 8, false}, {"unreadable.yaml", 1, true}} {
 		text, err := os.ReadFile(filepath.Join("testdata", test.path))
 		if err != nil {
 			t.Fatal(err)

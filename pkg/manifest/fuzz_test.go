@@ -42,9 +42,12 @@ func FuzzParse(f *testing.F) {
 			if d.Err != nil {
 				continue
 			}
+			if d.Root == nil {
+				continue
+			}
 			places(t, d.Root)
-			mine, err := d.Root.Any()
-			if err != nil || !ordinary(d.Root) {
+			mine := d.Root.Any()
+			if !ordinary(d) {
 				continue
 			}
 			var theirs any
@@ -60,46 +63,46 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// ordinary reports whether a value has no tags and all its keys are strings; no object of Kubernetes is otherwise, and the decoders differ there.
-func ordinary(n Node) bool {
-	if !n.Exists() {
+// ordinary reports whether a document has no tags and all its keys are strings. No object of Kubernetes is otherwise, and
+// the decoders differ there.
+func ordinary(d *Document) bool {
+	root, err := decodeYAML(d.Text)
+	if d.JSON || err != nil {
+		return d.JSON
+	}
+	var check func(y *yamlv3.Node) bool
+	check = func(y *yamlv3.Node) bool {
+		if y.Style&yamlv3.TaggedStyle != 0 {
+			return false
+		}
+		for i, child := range y.Content {
+			if isKey := y.Kind == yamlv3.MappingNode && i%2 == 0; isKey {
+				key, isText := yamlScalar(child.Value, child.Style != 0).(string)
+				if child.Kind != yamlv3.ScalarNode || !isText || key == "" {
+					return false
+				}
+			}
+			if !check(child) {
+				return false
+			}
+		}
 		return true
 	}
-	if n.node.Style&yamlv3.TaggedStyle != 0 {
-		return false
-	}
-	for i, child := range n.node.Content {
-		child := Node{child, n.doc}
-		if key, isText := child.Scalar().(string); n.node.Kind == yamlv3.MappingNode && i%2 == 0 && (!isText || key == "") {
-			return false
-		}
-		if !ordinary(child) {
-			return false
-		}
-	}
-	return true
+	return check(root)
 }
 
 // places checks that values are where they say.
-func places(t *testing.T, n Node) {
-	if end, ok := n.End(); ok {
-		text := n.doc.Text
-		if start := n.Start(); start > end || end > len(text) {
-			t.Fatalf("a value is at %d..%d of %q", start, end, text)
-		}
+func places(t *testing.T, n *Node) {
+	if text := n.Document().Text; n.Start() > len(text) {
+		t.Fatalf("a value is at %d of %q", n.Start(), text)
 	}
-	if n.Exists() && n.Style() != Other && (n.Line() < 1 || n.Column() < 1) {
-		t.Errorf("a value is at %d:%d", n.Line(), n.Column())
-	}
-	if n.Style() == Other {
-		return
+	if line, column := n.Position(); line < 1 || column < 1 {
+		t.Errorf("a value is at %d:%d", line, column)
 	}
 	for _, item := range n.Items() {
 		places(t, item)
 	}
 	for _, e := range n.Entries() {
-		if e.Key.Style() != Other && e.Value.Style() != Other && !e.Key.isMerge() {
-			places(t, e.Value)
-		}
+		places(t, e.Value)
 	}
 }

@@ -10,40 +10,42 @@ import (
 	"strings"
 )
 
+// IsMode reports whether a field of a volume is a mode.
+func IsMode(path string) bool {
+	name := path[strings.LastIndexByte(path, '.')+1:]
+	return name == "mode" || name == "defaultMode"
+}
+
 // IsUsualMode reports whether people give files these permission bits.
 func IsUsualMode(mode int64) bool {
 	return slices.Contains([]int64{
-		0o400, 0o440, 0o444, 0o500, 0o550, 0o555, 0o600, 0o640, 0o644, 0o660, 0o664, 0o666, 0o700, 0o750, 0o755, 0o770, 0o775, 0o777,
+		0o400, 0o440, 0o444, 0o500, 0o550, 0o555, 0o600, 0o640, 0o644, 0o660, 0o664, 0o666,
+		0o700, 0o750, 0o755, 0o770, 0o775, 0o777,
 	}, mode)
 }
 
-// DecimalMode is a mode that is written in decimal, and that people take for octal: 400 means 0620.
-type DecimalMode struct {
-	Field string // from where it was looked for: items[0].mode
-	Node  Node
-	Octal string // as which it is probably meant: 0400
-	Value int64  // that it has then: 256
-}
+var looksOctal = regexp.MustCompile(`^([1-7][0-7]{2}|0[0-9]*[89][0-9]*)$`)
 
-// String says what it means.
-func (m DecimalMode) String() string {
-	return fmt.Sprintf("%s is decimal and means 0%o", m.Node.Text(), m.Node.Scalar())
-}
-
-var octalDigits = regexp.MustCompile(`^[1-7][0-7]{2}$`)
-
-// DecimalModes finds them among the fields "mode" and "defaultMode" of all that is in a value.
-func (n Node) DecimalModes() (all []DecimalMode) {
-	n.Walk(func(path string, at Node) bool {
-		if name := path[strings.LastIndexByte(path, '.')+1:]; name != "mode" && name != "defaultMode" {
-			return true
-		}
-		_, isNumber := at.Scalar().(int)
-		octal, err := strconv.ParseInt(at.Text(), 8, 64)
-		if isNumber && err == nil && octalDigits.MatchString(at.Text()) && IsUsualMode(octal) {
-			all = append(all, DecimalMode{Field: path, Node: at, Octal: "0" + at.Text(), Value: octal})
-		}
-		return true
-	})
-	return all
+// Mode checks the value of a field of Kubernetes' own volumes. hint says what the value means, and what to write
+// instead, if it is a decimal number that looks octal: 400 means 0620. isValid reports whether the API server takes the
+// value. Fields that are no mode, and values that are no whole number, are valid.
+func Mode(path string, n *Node) (hint string, isValid bool) {
+	value, isInteger := n.Integer()
+	if !IsMode(path) || !isInteger {
+		return "", true
+	}
+	isValid = 0 <= value && value <= 0o777
+	octal, err := strconv.ParseInt(n.Text(), 8, 64)
+	if !looksOctal.MatchString(n.Text()) || err == nil && !IsUsualMode(octal) {
+		return "", isValid
+	}
+	hint = fmt.Sprintf("%s is decimal and means 0%o", n.Text(), value)
+	switch {
+	case err != nil: // 0008
+	case n.Document().JSON:
+		hint += fmt.Sprintf("; write %d", octal)
+	default:
+		hint += fmt.Sprintf("; write 0%o, or %d", octal, octal)
+	}
+	return hint, isValid
 }

@@ -9,7 +9,7 @@ import (
 
 // Object is a Kubernetes object in a document, on its own or in a List.
 type Object struct {
-	Node  Node
+	Node  *Node
 	Field string // where it is in its document: "" or items[2]
 	// kind is that of a list's objects, which need not say theirs in a PodList.
 	kind string
@@ -46,7 +46,7 @@ type Pod struct {
 	// Field of the pod in the object: "" for a pod, spec.template for a Deployment.
 	Field string
 	// Node has the pod's metadata and spec.
-	Node Node
+	Node *Node
 }
 
 // Path puts a field of the pod into the words of its document.
@@ -55,7 +55,7 @@ func (p Pod) Path(field string) string {
 }
 
 // Spec is the pod's spec.
-func (p Pod) Spec() Node { return p.Node.Get("spec") }
+func (p Pod) Spec() *Node { return p.Node.Get("spec") }
 
 // maxListDepth is how far Lists may be in Lists.
 const maxListDepth = 8
@@ -81,8 +81,8 @@ func (d *Document) Objects() []Object {
 	return objects
 }
 
-// Pods returns the object's pod, or its pod templates. Kinds that it does not know count too: a template is recognised by its containers, below
-// a key "template" or "podTemplate" wherever that is.
+// Pods returns the object's pod, or its pod templates. In kinds that the package does not know, a template is
+// recognised by its containers, at any depth below a key "template" or "podTemplate".
 func (o Object) Pods() (pods []Pod) {
 	if o.Kind() == "Pod" {
 		if o.Node.Get("spec").IsMapping() {
@@ -90,7 +90,7 @@ func (o Object) Pods() (pods []Pod) {
 		}
 		return pods
 	}
-	o.Node.Walk(func(path string, n Node) bool {
+	o.Node.Walk(func(path string, n *Node) bool {
 		switch path[strings.LastIndexByte(path, '.')+1:] {
 		case "template", "podTemplate":
 			if n.Get("spec", "containers").IsList() {
@@ -101,4 +101,38 @@ func (o Object) Pods() (pods []Pod) {
 		return true
 	})
 	return pods
+}
+
+// Mount is an entry of a container's volumeMounts.
+type Mount struct {
+	Field     string // in the pod: spec.containers[0].volumeMounts[1]
+	Container string // its name
+	Volume    *Node  // the name of the volume
+	Node      *Node
+}
+
+// Mounts returns the mounts of the init, main and ephemeral containers.
+func (p Pod) Mounts() (all []Mount) {
+	for _, list := range []string{"initContainers", "containers", "ephemeralContainers"} {
+		for i, c := range p.Spec().Get(list).Items() {
+			for j, mount := range c.Get("volumeMounts").Items() {
+				all = append(all, Mount{
+					Field: fmt.Sprintf("spec.%s[%d].volumeMounts[%d]", list, i,
+						j), Container: c.Get("name").String(), Volume: mount.Get("name"), Node: mount,
+				})
+			}
+		}
+	}
+	return all
+}
+
+// IsWindows reports whether the pod says that it is for Windows.
+func (p Pod) IsWindows() bool {
+	return p.Spec().Get("os", "name").String() == "windows" || p.Spec().Get("nodeSelector",
+		"kubernetes.io/os").String() == "windows"
+}
+
+// IsKnative reports whether the pod template belongs to Knative Serving.
+func (p Pod) IsKnative() bool {
+	return strings.HasPrefix(p.Object.Node.Get("apiVersion").String(), "serving.knative.dev/")
 }

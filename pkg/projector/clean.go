@@ -28,7 +28,6 @@ func clean(dir directory, current string) error {
 		if name == dataLink && current != "" {
 			continue
 		}
-		failpoint.Hit("projector-leftover")
 		if err := removeTree(dir, name); err != nil {
 			return err
 		}

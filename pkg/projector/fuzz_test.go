@@ -5,6 +5,7 @@ package projector
 import (
 	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,22 +13,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FuzzPaths checks that whatever the paths are, they are either refused, or all that is written lies inside the directory and
-// reads back equal.
+// FuzzPaths checks that whatever the paths of files, directories and mount points are, they are either refused, or all that
+// is written lies inside the directory and reads back equal.
 func FuzzPaths(f *testing.F) {
-	for _, seed := range [][3]string{
-		{"a", "b", "c"}, {"a/b", "a/c", "d"}, {"../x", "a", "b"}, {"a", "a", "a"}, {"a", "a/b", "a/b/c"}, {"..data", "..data/x", "x/..data"}, {"/etc/passwd", "", "."},
-		{"a\x00", "\xff", "ü"}, {strings.Repeat("n", 256), "a//b", "a/"}, {"..2026_11_23_10_00_00.1", "...", ".x"}, {"a/../../../victim", `a\b`, "a\nb"},
+	for _, seed := range [][5]string{
+		{"a", "b", "c", "d", "m"}, {"a/b", "a/c", "d", "a/d", "m/n"}, {"../x", "a", "b", "c", "m"}, {"a", "a", "a", "a", "a"},
+		{"a", "a/b", "a/b/c", "d", "m"}, {"..data", "..data/x", "x/..data", "..data", "..data"},
+		{"/etc/passwd", "", ".", ".", "."},
+		{"a\x00", "\xff", "ü", "\x00", "\x00"}, {strings.Repeat("n", 256), "a//b", "a/", "d/", "m/"},
+		{"..2026_11_23_10_00_00.1", "...", ".x", ".y", ".z"}, {"a/../../../victim", `a\b`, "a\nb", "d/../..", "m/../.."},
+		{`a\b`, "a\nb", "c:d", `d\`, "m\n"}, {"a", "b/c", "d", "a/b/c", "m"}, {"a", "b/c", "d", "b/c/x", "m"},
+		{"a", "b", "c", "d/e", "d"}, {"a", "b", "c", "d", "d/e"}, {"d/e", "b", "c", "d/f", "d/g"},
+		{"a", "b", "c", "d", "a/m"}, {"a", "b", "c", "../d", "m"}, {"a", "b", "c", "d", "../m"},
 	} {
-		f.Add(seed[0], seed[1], seed[2], uint32(0o400), uint32(0o755))
+		f.Add(seed[0], seed[1], seed[2], seed[3], seed[4], uint32(0o400), uint32(0o755))
 	}
 	dir := newVolume(f, "size=16m,nr_inodes=20000")
 	outside := filepath.Dir(filepath.Dir(dir))
-	f.Fuzz(func(t *testing.T, a, b, c string, mode, dirMode uint32) {
-		p := Payload{DirMode: dirMode, UID: 1, GID: 2}
+	f.Fuzz(func(t *testing.T, a, b, c, directory, mountPoint string, mode, dirMode uint32) {
+		p := Payload{Directories: []string{directory}, MountPoints: []string{mountPoint}, DirMode: dirMode, UID: 1, GID: 2}
 		for i, path := range []string{a, b, c} {
 			p.Files = append(p.Files, File{Path: path, Data: []byte(path), Mode: mode, UID: uint32(i), GID: uint32(i + 10)})
 		}
+		all := []string{a, b, c, directory, mountPoint}
+		byLength := func(a, b string) int { return len(a) - len(b) }
 		fresh := payload(file("before", "before"))
 		if _, err := tryWrite(t, dir, fresh); err != nil {
 			t.Fatal(err)
@@ -37,13 +46,13 @@ func FuzzPaths(f *testing.F) {
 		case errors.Is(err, ErrBadPayload):
 			check(t, dir, fresh)
 		case err != nil:
-			t.Fatalf("%q, %q, %q: %v", a, b, c, err)
-		case max(len(a), len(b), len(c)) < unix.PathMax-200: // a longer one can't be looked at by its path
+			t.Fatalf("%q: %v", all, err)
+		case len(slices.MaxFunc(all, byLength)) < unix.PathMax-200: // a longer one can't be looked at by its path
 			check(t, dir, p)
 		}
 		for path := range snapshotNames(t, outside) {
 			if path != "." && path != "pod" && path != "pod/mount" {
-				t.Fatalf("%q, %q, %q: %q is outside of the directory", a, b, c, path)
+				t.Fatalf("%q: %q is outside of the directory", all, path)
 			}
 		}
 	})
@@ -74,7 +83,8 @@ func isDate(name string) bool {
 // FuzzIsGeneration checks that what passes as a generation's name is one component that means no other directory.
 func FuzzIsGeneration(f *testing.F) {
 	f.Add(newGenerationName())
-	for _, seed := range []string{"..data", "..2026_11_23_10_00_00.1", "..2026_11_23_10_00_00.12345678901", "../../../victim", "..2026_02_30_10_00_00.1", ""} {
+	for _, seed := range []string{"..data", "..2026_11_23_10_00_00.1", "..2026_11_23_10_00_00.12345678901",
+		"../../../victim", "..2026_02_30_10_00_00.1", ""} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, name string) {

@@ -114,14 +114,37 @@ func check(t testing.TB, dir string, p Payload) {
 	link := entry{kind: unix.S_IFLNK, mode: "0777", uid: p.UID, gid: p.GID}
 	to := func(target string) entry { l := link; l.content = target; return l }
 	want := map[string]entry{".": directory, "..data": to(generation), generation: directory}
-	for _, f := range p.Files {
-		first, _, _ := strings.Cut(f.Path, "/")
-		want[first] = to("..data/" + first)
-		path := generation + "/" + f.Path
-		want[path] = entry{unix.S_IFREG, fmt.Sprintf("%04o", f.Mode), f.UID, f.GID, string(f.Data)}
-		for parent := filepath.Dir(path); parent != generation; parent = filepath.Dir(parent) {
+	above := func(path, root string) {
+		for parent := filepath.Dir(path); parent != root; parent = filepath.Dir(parent) {
 			want[parent] = directory
 		}
+	}
+	visible := func(path string) (inGeneration string) {
+		first, _, _ := strings.Cut(path, "/")
+		want[first] = to("..data/" + first)
+		return generation + "/" + path
+	}
+	stays := map[string]bool{}
+	for _, path := range p.MountPoints {
+		first, _, _ := strings.Cut(path, "/")
+		stays[first] = true
+		want[path] = directory
+		above(path, ".")
+	}
+	for _, path := range p.Directories {
+		if !slices.ContainsFunc(p.Files, func(f File) bool { return path == f.Path || strings.HasPrefix(path, f.Path+"/") }) {
+			root := "."
+			if first, _, _ := strings.Cut(path, "/"); !stays[first] {
+				path, root = visible(path), generation
+			}
+			want[path] = directory
+			above(path, root)
+		}
+	}
+	for _, f := range p.Files {
+		path := visible(f.Path)
+		want[path] = entry{unix.S_IFREG, fmt.Sprintf("%04o", f.Mode), f.UID, f.GID, string(f.Data)}
+		above(path, generation)
 		if b, err := os.ReadFile(filepath.Join(dir, f.Path)); err != nil {
 			t.Errorf("read by the visible name: %v", err)
 		} else if !bytes.Equal(b, f.Data) {

@@ -63,7 +63,7 @@ type Payload struct {
 	// Files in any order. An empty list empties the directory.
 	Files []File
 	// Directories exist in each version even if no file lies in them. A path that names a file, or lies beneath one, is
-	// passed over.
+	// passed over. A path with the first component of a mount point stays with the mount point.
 	Directories []string
 	// MountPoints are directories that stay while versions come and go: the kernel would detach what is mounted on a
 	// directory that is removed (rmdir(2) on a mount point of another mount namespace). No file may have the same first
@@ -94,11 +94,7 @@ type Payload struct {
 //  8. Remove the old generation.
 func Write(root int, p Payload) (changed bool, err error) {
 	// (1)
-	tree, err := newTree(p)
-	if err != nil {
-		return false, err
-	}
-	mountPoints, err := newMountPoints(p, tree)
+	tree, mountPoints, err := newTrees(p)
 	if err != nil {
 		return false, err
 	}
@@ -142,7 +138,6 @@ func Write(root int, p Payload) (changed bool, err error) {
 		if err := removeTree(dir, current); err != nil {
 			return true, fmt.Errorf("remove old generation: %w", err)
 		}
-		failpoint.Hit("projector-old-generation-removed")
 	}
 	return true, nil
 }

@@ -4,7 +4,7 @@ package projector
 
 import (
 	"os"
-	"strings"
+	"path"
 )
 
 // InodeBytes is what a file, directory or link takes of the kernel's memory besides its content. By /proc/slabinfo of Linux
@@ -54,31 +54,38 @@ func (p Payload) Memory() int64 {
 	return bytes
 }
 
-// layout is what the files of p need besides themselves: the directories, and the names in the root directory, each of
-// which is a link.
+// layout is what the files of p need besides themselves: the directories, and the names in the root directory that are
+// links.
 func (p Payload) layout() (directories, names map[string]bool) {
+	files := map[string]bool{}
 	directories, names = map[string]bool{}, map[string]bool{}
-	above := func(path string) {
-		for i := range path {
-			if path[i] == '/' {
-				directories[path[:i]] = true
+	// add adds a directory and those above, as far as no file is in the way.
+	add := func(path string) {
+		for i := range len(path) + 1 {
+			if i < len(path) && path[i] != '/' {
+				continue
 			}
+			if files[path[:i]] {
+				return
+			}
+			directories[path[:i]] = true
 		}
 	}
 	for _, f := range p.Files {
-		above(f.Path)
-		name, _, _ := strings.Cut(f.Path, "/")
-		names[name] = true
+		files[f.Path], names[first(f.Path)] = true, true
+	}
+	for _, f := range p.Files {
+		if dir := path.Dir(f.Path); dir != "." {
+			add(dir)
+		}
 	}
 	for _, path := range p.Directories {
-		above(path)
-		directories[path] = true
-		name, _, _ := strings.Cut(path, "/")
-		names[name] = true
+		add(path)
+		names[first(path)] = true
 	}
 	for _, path := range p.MountPoints {
-		above(path)
-		directories[path] = true
+		add(path)
+		delete(names, first(path))
 	}
 	return directories, names
 }

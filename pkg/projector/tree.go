@@ -17,45 +17,49 @@ type node struct {
 
 func newDirectory() *node { return &node{children: map[string]*node{}} }
 
-// newTree returns the tree of a generation.
-func newTree(p Payload) (*node, error) {
+// newTrees returns the tree of a generation and the tree of what stays while generations come and go: the mount points, and
+// directories beneath the same names. The two trees have no name at their top in common.
+func newTrees(p Payload) (generation, mountPoints *node, err error) {
 	if p.DirMode&^0o777 != 0 {
-		return nil, fmt.Errorf("%w: directory mode %#o has bits beyond 0777", ErrBadPayload, p.DirMode)
+		return nil, nil, fmt.Errorf("%w: directory mode %#o has bits beyond 0777", ErrBadPayload, p.DirMode)
 	}
-	root := newDirectory()
+	generation, mountPoints = newDirectory(), newDirectory()
 	for i := range p.Files {
 		f := &p.Files[i]
 		if f.Mode&^0o777 != 0 {
-			return nil, fmt.Errorf("%w: mode %#o of %q has bits beyond 0777", ErrBadPayload, f.Mode, f.Path)
+			return nil, nil, fmt.Errorf("%w: mode %#o of %q has bits beyond 0777", ErrBadPayload, f.Mode, f.Path)
 		}
-		if err := root.addFile(f); err != nil {
-			return nil, err
+		if err := generation.addFile(f); err != nil {
+			return nil, nil, err
 		}
+	}
+	for _, path := range p.MountPoints {
+		if err := checkPath(path); err != nil {
+			return nil, nil, err
+		}
+		if name := first(path); generation.children[name] != nil {
+			return nil, nil, fmt.Errorf("%w: another volume is mounted at %q, for which the volume needs a directory %q of its own, "+
+				"but a file has that path or lies in that directory", ErrBadPayload, path, name)
+		}
+		mountPoints.addDirectory(path)
 	}
 	for _, path := range p.Directories {
 		if err := checkPath(path); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		root.addDirectory(path)
+		if mountPoints.children[first(path)] != nil {
+			mountPoints.addDirectory(path)
+		} else {
+			generation.addDirectory(path)
+		}
 	}
-	return root, nil
+	return generation, mountPoints, nil
 }
 
-// newMountPoints returns the tree of the mount points, which has no name at its top that the tree of a generation has.
-func newMountPoints(p Payload, tree *node) (*node, error) {
-	root := newDirectory()
-	for _, path := range p.MountPoints {
-		if err := checkPath(path); err != nil {
-			return nil, err
-		}
-		first, _, _ := strings.Cut(path, "/")
-		if tree.children[first] != nil {
-			return nil, fmt.Errorf("%w: another volume is mounted at %q, for which the volume needs a directory %q of its own, "+
-				"but a file has that path or lies in that directory", ErrBadPayload, path, first)
-		}
-		root.addDirectory(path)
-	}
-	return root, nil
+// first is the first component of a path: its name in the root directory.
+func first(path string) string {
+	name, _, _ := strings.Cut(path, "/")
+	return name
 }
 
 func (n *node) addFile(f *File) error {

@@ -26,7 +26,6 @@ func writeGeneration(dir directory, tree *node, p Payload) (name string, err err
 	if err != nil {
 		return "", fmt.Errorf("make directory: %w", err)
 	}
-	failpoint.Hit("projector-generation-made")
 	if err := writeDir(dir, name, tree, p); err != nil {
 		return "", errors.Join(err, removeTree(dir, name))
 	}
@@ -74,7 +73,6 @@ func writeFile(dir directory, name string, f *File) error {
 	if _, err := file.Write(f.Data); err != nil {
 		return err
 	}
-	failpoint.Hit("projector-file-written")
 	return own(fd, f.UID, f.GID, f.Mode)
 }
 
@@ -105,7 +103,6 @@ func link(dir directory, tree, mountPoints *node, p Payload) error {
 		}
 	}
 	for _, name := range stale {
-		failpoint.Hit("projector-stale-link")
 		if err := removeTree(dir, name); err != nil {
 			return err
 		}

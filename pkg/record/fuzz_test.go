@@ -19,10 +19,13 @@ func FuzzRoundTrip(f *testing.F) {
 	dir := filepath.Join(f.TempDir(), "volumes")
 	f.Fuzz(func(t *testing.T, id, target, namespace, name, uid, kind, object, key, path, refresh string, a, b uint32, device, fsid uint64, more bool) {
 		v := Volume{Version: version, VolumeID: id, TargetPath: target, Pod: Pod{namespace, name, uid}, Device: device, FSID: fsid,
-			SecretRef: kind, Spec: Spec{Sources: []Source{{Kind: kind, Name: object, Mode: a, Optional: more}}, DirMode: b, Refresh: refresh}}
+			Spec: Spec{Volume: kind, Sources: []Source{{Kind: kind, Name: object, Mode: a, Optional: more}}, DirMode: b, Refresh: refresh}}
 		if more {
-			v.MountGroup, v.User, v.Spec.UID, v.Spec.GID = &a, &b, &b, &a
-			v.Spec.Sources[0].Items = []Item{{Key: key, Container: path, Divisor: key, Path: path, Mode: &a, UID: &b, GID: &a}, {Key: path, Path: key}}
+			v.MountGroup, v.User, v.Allocatable = &a, &b, map[string]string{key: path}
+			v.Spec.UID, v.Spec.GID, v.Spec.Mode, v.Spec.DefaultUser = &b, &a, &a, &b
+			v.Spec.Sources[0].Items = []Item{{Key: key, Container: path, Divisor: key, Path: path, Mode: &a, UID: &b}, {Key: path, Path: key}}
+			v.Spec.Paths = map[string]Permissions{path: {UID: &a, Mode: &b}, key: {GID: &a}}
+			v.Spec.MountPoints, v.Spec.SubPaths = []string{path, key}, []string{key}
 		}
 		for _, s := range []string{id, target, namespace, name, uid, kind, object, key, path, refresh} {
 			if !utf8.ValidString(s) {
@@ -61,8 +64,10 @@ func FuzzRoundTrip(f *testing.F) {
 // FuzzDecode checks that decode never panics, that an error and a record exclude each other, and that what it takes can be
 // written and read as the same.
 func FuzzDecode(f *testing.F) {
-	for _, seed := range []string{golden, goldenMinimal, "", "{}", "null", "[]", `{"version":3}`, `{"version":1}`, `{"VERSION":1,"volumeid":"a","targetpath":"b","pod":{"uid":"c"}}`, golden + golden,
-		golden + "]", golden[:100], `{"version":1e0}`, `{"version":1,"version":3}`} {
+	for _, seed := range []string{
+		golden, goldenMinimal, "", "{}", "null", "[]", `{"version":4}`, `{"version":3}`, golden + golden, golden + "]", golden[:100],
+		`{"VERSION":4,"volumeid":"a","targetpath":"b","pod":{"uid":"c"}}`, `{"version":4e0}`, `{"version":3,"version":4}`,
+	} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -80,10 +85,16 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%q: %v", b, err)
 		}
+		// What is empty is left out.
 		for i := range v.Spec.Sources {
-			if len(v.Spec.Sources[i].Items) == 0 {
-				v.Spec.Sources[i].Items = nil // an empty list is left out
-			}
+			v.Spec.Sources[i].Items = append([]Item(nil), v.Spec.Sources[i].Items...)
+		}
+		v.Spec.MountPoints, v.Spec.SubPaths = append([]string(nil), v.Spec.MountPoints...), append([]string(nil), v.Spec.SubPaths...)
+		if len(v.Spec.Paths) == 0 {
+			v.Spec.Paths = nil
+		}
+		if len(v.Allocatable) == 0 {
+			v.Allocatable = nil
 		}
 		again, err := decode(encoded)
 		if err != nil || !reflect.DeepEqual(again, v) {

@@ -24,17 +24,26 @@ func full() Volume {
 		Version: version, VolumeID: "csi-1", TargetPath: "/pods/uid/volumes/kubernetes.io~csi/ssh/mount",
 		Pod: Pod{Namespace: "team", Name: "web-0", UID: "0b5c"},
 		Spec: Spec{
+			Volume: "ssh-keys",
 			Sources: []Source{{
 				Kind: "Secret", Name: "ssh-keys", Optional: true, Mode: 0o400,
-				Items: []Item{{Key: "key", Container: "c", Divisor: "1Mi", Path: "dir/<path> & \"more\"", Mode: pointer(0o444), UID: pointer(3), GID: pointer(0)}, {Key: "k2", Path: "p2"}},
+				Items: []Item{
+					{Key: "key", Container: "c", Divisor: "1Mi", Path: "dir/<path> & \"more\"", Mode: pointer(0o444), UID: pointer(3)},
+					{Key: "k2", Path: "p2"},
+				},
 			}, {}},
-			UID: pointer(1000), GID: pointer(2000), DirMode: 0o755, Refresh: "watch",
+			UID: pointer(1000), GID: pointer(2000), Mode: pointer(0o600), DefaultUser: pointer(71), DirMode: 0o755, Refresh: "watch",
+			Paths: map[string]Permissions{
+				"dir/a:b\n\\": {UID: pointer(4), GID: pointer(5), Mode: pointer(0)}, "p2": {},
+			},
+			MountPoints: []string{"data", "run/x"}, SubPaths: []string{"conf"},
 		},
-		MountGroup: pointer(5000), SecretRef: "other", User: pointer(70), Size: 12, Device: 1<<64 - 1, FSID: 1<<63 + 1,
+		MountGroup: pointer(5000), User: pointer(70), Allocatable: map[string]string{"cpu": "4", "memory": "8Gi"},
+		Size: 12, Device: 1<<64 - 1, FSID: 1<<63 + 1,
 	}
 }
 
-// minimal is a volume with nothing set that can be left out.
+// minimal is a volume that sets only what a record must have.
 func minimal(id string) Volume {
 	return Volume{Version: version, VolumeID: id, TargetPath: "/t", Pod: Pod{UID: "u"}}
 }
@@ -56,7 +65,7 @@ func save(t testing.TB, s *Store, v Volume) {
 	}
 }
 
-// load loads what must have no bad file in it.
+// load loads all records, and fails t if there is a bad file.
 func load(t testing.TB, s *Store) map[string]Volume {
 	t.Helper()
 	volumes, bad, err := s.Load()

@@ -61,7 +61,6 @@ func (s *Store) Save(v Volume) error {
 	if err := os.Rename(path+tmpSuffix, path); err != nil {
 		return errors.Join(fmt.Errorf("write record of volume %s: %w", v.VolumeID, err), remove(path+tmpSuffix))
 	}
-	failpoint.Hit("record-saved")
 	return nil
 }
 
@@ -133,7 +132,6 @@ func (s *Store) Load() (volumes []Volume, bad []error, err error) {
 		switch {
 		case strings.HasSuffix(name, suffix+tmpSuffix):
 			// The writer was killed before the rename.
-			failpoint.Hit("record-unfinished")
 			if err := remove(filepath.Join(s.dir, name)); err != nil {
 				bad = append(bad, fmt.Errorf("remove unfinished record: %w", err))
 			}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,16 +24,21 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
-// golden is full() as a file. Whoever changes the form of a record changes it here, and thinks of the files that an earlier
-// version of the driver left: a field that it does not know is an error for it, so the version has to change as well.
-const golden = `{"version":3,"volumeID":"csi-1","targetPath":"/pods/uid/volumes/kubernetes.io~csi/ssh/mount",` +
+// golden is full() as a file. A change of the form needs a change here and another version: this version of the driver
+// reads the files that earlier versions left, and a field that the driver does not know is an error.
+const golden = `{"version":4,"volumeID":"csi-1","targetPath":"/pods/uid/volumes/kubernetes.io~csi/ssh/mount",` +
 	`"pod":{"namespace":"team","name":"web-0","uid":"0b5c"},` +
-	`"spec":{"sources":[{"kind":"Secret","name":"ssh-keys","items":[{"key":"key","container":"c","divisor":"1Mi",` +
-	`"path":"dir/\u003cpath\u003e \u0026 \"more\"","mode":292,"uid":3,"gid":0},{"key":"k2","path":"p2"}],"optional":true,"mode":256},{"mode":0}],` +
-	`"uid":1000,"gid":2000,"dirMode":493,"refresh":"watch"},"mountGroup":5000,"secretRef":"other","user":70,"size":12,"device":18446744073709551615,"fsid":9223372036854775809}`
+	`"spec":{"volume":"ssh-keys","objects":[{"kind":"Secret","name":"ssh-keys","items":[` +
+	`{"key":"key","container":"c","divisor":"1Mi","path":"dir/\u003cpath\u003e \u0026 \"more\"","mode":292,"uid":3},` +
+	`{"key":"k2","path":"p2"}],"optional":true,"mode":256},{"mode":0}],` +
+	`"uid":1000,"gid":2000,"mode":384,"defaultUser":71,"dirMode":493,"refresh":"watch",` +
+	`"paths":{"dir/a:b\n\\":{"uid":4,"gid":5,"mode":0},"p2":{}},` +
+	`"mountPoints":["data","run/x"],"subPaths":["conf"]},` +
+	`"mountGroup":5000,"user":70,"allocatable":{"cpu":"4","memory":"8Gi"},"size":12,` +
+	`"device":18446744073709551615,"fsid":9223372036854775809}`
 
-const goldenMinimal = `{"version":3,"volumeID":"csi-0","targetPath":"/t","pod":{"namespace":"","name":"","uid":"u"},` +
-	`"spec":{"sources":null,"dirMode":0,"refresh":""},"device":0,"fsid":0}`
+const goldenMinimal = `{"version":4,"volumeID":"csi-0","targetPath":"/t","pod":{"namespace":"","name":"","uid":"u"},` +
+	`"spec":{"objects":null,"dirMode":0,"refresh":""},"device":0,"fsid":0}`
 
 func TestGolden(t *testing.T) {
 	testkit.NothingLeft(t)
@@ -48,7 +54,7 @@ func TestGolden(t *testing.T) {
 	if got, want := fileName("a"), "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb.json"; got != want {
 		t.Errorf("file name of volume a: %s, want %s", got, want)
 	}
-	// A field that full leaves out would not be noticed above.
+	// The comparison above would not notice a field that full leaves out.
 	everyFieldSet(t, "Volume", reflect.ValueOf(full()))
 	if got := load(t, s); !reflect.DeepEqual(got, map[string]Volume{"csi-1": full(), "csi-0": minimal("csi-0")}) {
 		t.Errorf("loaded %+v", got)
@@ -66,6 +72,9 @@ func everyFieldSet(t *testing.T, name string, v reflect.Value) {
 		}
 	case v.Kind() == reflect.Slice:
 		everyFieldSet(t, name+"[0]", v.Index(0))
+	case v.Kind() == reflect.Map:
+		first := slices.MinFunc(v.MapKeys(), func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
+		everyFieldSet(t, name+"["+first.String()+"]", v.MapIndex(first))
 	}
 }
 
@@ -247,16 +256,18 @@ func TestLoadOfBadFiles(t *testing.T) {
 		"a list":                              {text("[" + valid + "]"), corrupt},
 		"a string":                            {text(`"mine"`), corrupt},
 		"deeply nested":                       {text(strings.Repeat("[", 1<<20)), corrupt},
-		"version 0":                           {with(`"version":3`, `"version":0`), corrupt},
-		"version -1":                          {with(`"version":3`, `"version":-1`), corrupt},
-		"no version":                          {with(`"version":3,`, ``), corrupt},
-		"a version that is text":              {with(`"version":3`, `"version":"1"`), corrupt},
-		"a version beyond any integer":        {with(`"version":3`, `"version":1e99`), corrupt},
-		"version 1":                           {with(`"version":3`, `"version":1`), other},
-		"version 2":                           {with(`"version":3`, `"version":2`), other},
-		"version 4":                           {with(`"version":3`, `"version":4`), other},
+		"version 0":                           {with(`"version":4`, `"version":0`), corrupt},
+		"version -1":                          {with(`"version":4`, `"version":-1`), corrupt},
+		"no version":                          {with(`"version":4,`, ``), corrupt},
+		"a version that is text":              {with(`"version":4`, `"version":"1"`), corrupt},
+		"a version beyond any integer":        {with(`"version":4`, `"version":1e99`), corrupt},
+		"version 1":                           {with(`"version":4`, `"version":1`), other},
+		"version 2":                           {with(`"version":4`, `"version":2`), other},
+		"version 3, of the first design":      {with(`"version":4`, `"version":3`), other},
+		"version 3, with its fields":          {text(`{"version":3,"volumeID":"mine","secretRef":"x","spec":{"sources":[]}}`), other},
+		"version 5":                           {with(`"version":4`, `"version":5`), other},
 		"version 99, with unknown fields":     {text(`{"version":99,"volume":{"id":"mine"}}`), other},
-		"version 3, truncated":                {text(`{"version":3,"volumeID":"mi`), corrupt},
+		"version 4, truncated":                {text(`{"version":4,"volumeID":"mi`), corrupt},
 		"another volume's name":               {with(`"mine"`, `"yours"`), corrupt},
 		"the name of a good one":              {with(`"mine"`, `"first"`), corrupt},
 		"no volume id":                        {with(`"mine"`, `""`), corrupt},
@@ -347,7 +358,7 @@ func TestLoadOfBadFiles(t *testing.T) {
 				if !reflect.DeepEqual(got, want) || len(volumes) != len(want) {
 					t.Errorf("%s load: got %+v", round, volumes)
 				}
-				// Each is reported as what it is, by its name, in a message that is fit for a log; a corrupt one once only.
+				// A bad file is reported by its name and reason in one line; a corrupt file is reported once only.
 				var wantErr error
 				switch {
 				case c.want == corrupt && round == "first":
@@ -365,7 +376,7 @@ func TestLoadOfBadFiles(t *testing.T) {
 					t.Errorf("%s load: in place: %v, aside: %v", round, inPlace, aside)
 				}
 			}
-			// Whatever was there, a record of the volume can be saved and read again.
+			// After any bad file, a record of the volume can be saved and read again.
 			if c.want != good && c.want != other && new[0] == filepath.Base(path) {
 				save(t, s, minimal("mine"))
 				if got := load(t, s); !reflect.DeepEqual(got["mine"], minimal("mine")) {

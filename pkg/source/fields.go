@@ -13,27 +13,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// fieldsOf returns the values of the downward API by field path, and the resources of containers by ResourceKey. The
-// format is kubelet's (pkg/fieldpath): commas join lists, and maps become sorted lines of key="value".
+// fieldsOf returns the values of the downward API by field path, and the resources of containers by ResourceKey. The fields
+// are those that the API allows in a volume. The format is kubelet's (pkg/fieldpath): maps become sorted lines of
+// key="value".
 func fieldsOf(pod *corev1.Pod) map[string][]byte {
 	fields := map[string][]byte{}
 	set := func(path, value string) { fields[path] = []byte(value) }
 	set("metadata.name", pod.Name)
 	set("metadata.namespace", pod.Namespace)
 	set("metadata.uid", string(pod.UID))
-	set("spec.nodeName", pod.Spec.NodeName)
-	set("spec.serviceAccountName", pod.Spec.ServiceAccountName)
-	set("status.hostIP", pod.Status.HostIP)
-	set("status.podIP", pod.Status.PodIP)
-	var hostIPs, podIPs []string
-	for _, ip := range pod.Status.HostIPs {
-		hostIPs = append(hostIPs, ip.IP)
-	}
-	for _, ip := range pod.Status.PodIPs {
-		podIPs = append(podIPs, ip.IP)
-	}
-	set("status.hostIPs", strings.Join(hostIPs, ","))
-	set("status.podIPs", strings.Join(podIPs, ","))
 	for path, entries := range map[string]map[string]string{
 		"metadata.labels": pod.Labels, "metadata.annotations": pod.Annotations,
 	} {

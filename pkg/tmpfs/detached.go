@@ -29,9 +29,6 @@ func Create(o Options) (*DetachedMount, error) {
 		return fail("fsopen", "tmpfs", err)
 	}
 	defer unix.Close(fs)
-	if err := failpoint.Error("tmpfs-opened"); err != nil {
-		return nil, err
-	}
 	for _, p := range o.params() {
 		if err := p.set(fs); err != nil {
 			return fail("fsconfig", p.String(), err)
@@ -45,7 +42,6 @@ func Create(o Options) (*DetachedMount, error) {
 	if err != nil {
 		return fail("fsmount", "nosuid,nodev,noexec", err)
 	}
-	failpoint.Hit("tmpfs-created")
 	return &DetachedMount{fd: mnt}, nil
 }
 
@@ -59,9 +55,6 @@ func (d *DetachedMount) Identity() (Identity, error) { return identify(d.fd) }
 // Seal makes the mount read-only, nosuid, nodev and noexec. It fails with EBUSY while a file in it is open for
 // writing.
 func (d *DetachedMount) Seal() error {
-	if err := failpoint.Error("tmpfs-seal"); err != nil {
-		return err
-	}
 	attr := unix.MountAttr{Attr_set: sealed}
 	if err := unix.MountSetattr(d.fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
 		return &Error{Op: "seal", Call: "mount_setattr", Options: "ro,nosuid,nodev,noexec", Err: err}
@@ -76,9 +69,6 @@ func (d *DetachedMount) Attach(p *Target) error {
 		return &Error{Op: "attach", Call: "openat2", Target: p.path, Err: err}
 	}
 	defer unix.Close(leaf)
-	if err := failpoint.Error("tmpfs-attach"); err != nil {
-		return err
-	}
 	if err := unix.MoveMount(d.fd, "", leaf, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
 		return &Error{Op: "attach", Call: "move_mount", Target: p.path, Err: err}
 	}

@@ -342,7 +342,8 @@ func TestGrow(t *testing.T) {
 				if after.id != before.id || !slices.Equal(after.options, before.options) || slices.Contains(after.super, "noswap") != noSwap || after.source != Source {
 					t.Errorf("before %s\nafter  %s", before.wholeForLog, after.wholeForLog)
 				}
-				u, err := p.Usage()
+				state, err := p.Inspect()
+				u := state.Usage
 				if err != nil || u.BytesTotal != c.want.Bytes || u.InodesTotal != c.want.Inodes {
 					t.Errorf("usage %+v, %v", u, err)
 				}
@@ -413,7 +414,6 @@ func TestErrorsOfRealCalls(t *testing.T) {
 		want string
 	}{
 		"attach where nothing is":    {d.Attach(p), "attach tmpfs at " + path + ": openat2: no such file or directory"},
-		"usage where nothing is":     {func() error { _, err := p.Usage(); return err }(), "inspect tmpfs at " + path + ": openat2: no such file or directory"},
 		"clone where nothing is":     {func() error { _, err := p.Clone(Identity{}); return err }(), "clone tmpfs at " + path + ": openat2: no such file or directory"},
 		"seal of what is closed":     {gone.Seal(), "seal tmpfs: mount_setattr(ro,nosuid,nodev,noexec): bad file descriptor"},
 		"grow of what is closed":     {gone.Grow(small.Limits, false), "grow tmpfs: fstatfs: bad file descriptor"},

@@ -26,10 +26,14 @@ type State struct {
 	UID uint32
 	// MountID tells one mount from another in this mount namespace (statx(2), STATX_MNT_ID).
 	MountID uint64
-	// BytesUsed are what file content takes of a tmpfs that is mounted, in whole pages.
-	BytesUsed int64
-	// InodesUsed are its files, directories and links.
-	InodesUsed int64
+	// Usage of a tmpfs that is mounted.
+	Usage Usage
+}
+
+// Usage is how much of a tmpfs is in use: bytes of file content, in whole pages, and files, directories and links.
+type Usage struct {
+	BytesTotal, BytesUsed, BytesFree    uint64
+	InodesTotal, InodesUsed, InodesFree uint64
 }
 
 // Inspect returns what is at p. Something that is no directory is an error.
@@ -64,7 +68,11 @@ func (p *Target) Inspect() (State, error) {
 		MountID:  stx.Mnt_id,
 	}
 	if state.Mounted && state.Tmpfs {
-		state.BytesUsed, state.InodesUsed = int64(st.Blocks-st.Bfree)*int64(st.Bsize), int64(st.Files-st.Ffree)
+		size := uint64(st.Bsize)
+		state.Usage = Usage{
+			BytesTotal: st.Blocks * size, BytesUsed: (st.Blocks - st.Bfree) * size, BytesFree: st.Bavail * size,
+			InodesTotal: st.Files, InodesUsed: st.Files - st.Ffree, InodesFree: st.Ffree,
+		}
 	}
 	return state, nil
 }
@@ -92,30 +100,6 @@ func identify(fd int) (Identity, error) {
 
 func fsid(st *unix.Statfs_t) uint64 {
 	return uint64(uint32(st.Fsid.Val[0])) | uint64(uint32(st.Fsid.Val[1]))<<32
-}
-
-// Usage is how much of a file system is in use.
-type Usage struct {
-	BytesTotal, BytesUsed, BytesFree    uint64
-	InodesTotal, InodesUsed, InodesFree uint64
-}
-
-// Usage returns the usage of the file system at p, which must be a mount point.
-func (p *Target) Usage() (Usage, error) {
-	fd, err := p.open()
-	if err != nil {
-		return Usage{}, &Error{Op: "inspect", Call: "openat2", Target: p.path, Err: err}
-	}
-	defer unix.Close(fd)
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(fd, &st); err != nil {
-		return Usage{}, &Error{Op: "inspect", Call: "fstatfs", Target: p.path, Err: err}
-	}
-	size := uint64(st.Bsize)
-	return Usage{
-		BytesTotal: st.Blocks * size, BytesUsed: (st.Blocks - st.Bfree) * size, BytesFree: st.Bavail * size,
-		InodesTotal: st.Files, InodesUsed: st.Files - st.Ffree, InodesFree: st.Ffree,
-	}, nil
 }
 
 // Ours reports whether the mount that Inspect found is of a file system that Create made, in this process or an earlier one.

@@ -118,7 +118,6 @@ func (p *Target) Clone(want Identity) (*DetachedMount, error) {
 	}
 	// The caller must close the clone: an open clone keeps the secret in memory after the unmount.
 	clone := &DetachedMount{fd: fd}
-	failpoint.Hit("tmpfs-cloned")
 	attr := unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
 		return nil, errors.Join(&Error{Op: "clone", Call: "mount_setattr", Target: p.path, Options: "rw", Err: err}, clone.Close())

@@ -16,7 +16,6 @@ import (
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 
-	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/event"
 	"github.com/fsuser-csi/fsuser-csi/pkg/record"
@@ -191,10 +190,8 @@ func (m *Manager) subscribe(v *volume) (before, now int) {
 	m.subscribing.Lock()
 	defer m.subscribing.Unlock()
 	before = m.config.Source.Watched()
-	if !v.fromRequest() {
-		for _, p := range v.projections {
-			m.config.Source.Subscribe(p.ref, v.id, func() { m.queue.Add(v.id) })
-		}
+	for _, p := range v.projections {
+		m.config.Source.Subscribe(p.ref, v.id, func() { m.queue.Add(v.id) })
 	}
 	return before, m.config.Source.Watched()
 }
@@ -214,7 +211,6 @@ func (m *Manager) unsubscribe(v *volume) {
 // harm: it describes a mount that is not there.
 func (m *Manager) forget(v *volume) {
 	m.unsubscribe(v)
-	failpoint.Hit("forget-unwatched")
 	m.quota.release(v.id)
 	m.mu.Lock()
 	delete(m.volumes, v.id)
@@ -276,5 +272,5 @@ func (m *Manager) Usage(ctx context.Context, id, path string) (tmpfs.Usage, erro
 		// The file system that the path leads to now is not the volume.
 		return tmpfs.Usage{}, fmt.Errorf("%w: volume %s is not mounted at %q any more", ErrUnknown, id, path)
 	}
-	return target.Usage()
+	return state.Usage, nil
 }

@@ -18,7 +18,6 @@ import (
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/pkg/record"
-	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 )
 
 func TestNewChecksItsConfig(t *testing.T) {
@@ -41,7 +40,7 @@ func TestNewChecksItsConfig(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := Config{
-				Source: &fakeSource{objects: map[source.Ref]*fakeObject{}}, Records: records, Limits: ample, Workers: 1, CollectEvery: time.Hour,
+				Source: newFakeSource(), Records: records, Limits: ample, Workers: 1, CollectEvery: time.Hour,
 				CheckTarget: func(_, _, _ string) error { return nil }, Metrics: prometheus.NewRegistry(),
 			}
 			test.spoil(&c)
@@ -57,28 +56,28 @@ func TestNewChecksItsConfig(t *testing.T) {
 }
 
 func TestRunEndsWithAllThatItStarted(t *testing.T) {
-	w := newFakeWorld(t, func(c *Config) { c.CollectEvery = time.Millisecond; c.Workers = 7 })
+	h := newFakeHarness(t, func(c *Config) { c.CollectEvery = time.Millisecond; c.Workers = 7 })
 	var requests []Request
 	for _, name := range []string{"a", "b", "c"} {
-		w.secret(name, content{"k": "1"})
-		r := w.request(name, "secretName", name)
-		w.publish(r)
+		h.secret(name, content{"k": "1"})
+		r := h.request(name, "secretName", name)
+		h.publish(r)
 		requests = append(requests, r)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
-	go func() { defer close(ended); w.Run(ctx) }()
+	go func() { defer close(ended); h.Run(ctx) }()
 	testkit.Eventually(t, patience, "seven workers and a collector", func() bool {
 		return strings.Count(stacks(), "created by sync.(*WaitGroup).Go in goroutine") >= 8
 	})
 	// One worker waits for a call that does not end, one volume fails again and again.
-	unlock, err := w.locks.lock(t.Context(), "csi-a")
+	unlock, err := h.locks.lock(t.Context(), "csi-a")
 	must(t, err)
 	fill(t, requests[1])
-	w.secret("a", content{"k": "2"})
-	w.secret("b", content{"k": "2"})
-	testkit.Eventually(t, patience, "a worker to wait", func() bool { return w.locks.users("csi-a") >= 2 })
-	testkit.Eventually(t, patience, "a failure", func() bool { return w.counts()["refresh error"] > 0 })
+	h.secret("a", content{"k": "2"})
+	h.secret("b", content{"k": "2"})
+	testkit.Eventually(t, patience, "a worker to wait", func() bool { return h.locks.users("csi-a") >= 2 })
+	testkit.Eventually(t, patience, "a failure", func() bool { return h.counts()["refresh error"] > 0 })
 	cancel()
 	select {
 	case <-ended:
@@ -91,28 +90,28 @@ func TestRunEndsWithAllThatItStarted(t *testing.T) {
 		return !strings.Contains(s, "volume.(*Manager)") && !strings.Contains(s, "workqueue.")
 	})
 
-	// Calls that came in late still do their part, and no volume is lost.
-	w.publish(requests[2])
-	w.present(requests[2], content{"k": "1"})
-	w.unpublish(requests[2])
-	w.present(requests[0], content{"k": "1"})
+	// Calls that come after the end of Run still work, and no volume is lost.
+	h.publish(requests[2])
+	h.present(requests[2], content{"k": "1"})
+	h.unpublish(requests[2])
+	h.present(requests[0], content{"k": "1"})
 }
 
 func TestRunWaitsForAWriteThatIsUnderWay(t *testing.T) {
-	w := newFakeWorld(t)
-	w.secret("keys", content{"k": "1"})
-	r := w.request("v", "secretName", "keys")
-	w.publish(r)
+	h := newFakeHarness(t)
+	h.secret("keys", content{"k": "1"})
+	r := h.request("v", "secretName", "keys")
+	h.publish(r)
 	busy, finish := make(chan struct{}), make(chan struct{})
-	w.fake.setAfterGet(func() { w.fake.setAfterGet(nil); close(busy); <-finish })
-	w.secret("keys", content{"k": "2"})
+	h.fake.setAfterGet(func() { h.fake.setAfterGet(nil); close(busy); <-finish })
+	h.secret("keys", content{"k": "2"})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
-	go func() { defer close(ended); w.Run(ctx) }()
+	go func() { defer close(ended); h.Run(ctx) }()
 	<-busy
 	cancel()
 	testkit.Eventually(t, patience, "all but the busy worker to end", func() bool {
-		return w.queue.ShuttingDown() && strings.Count(stacks(), "(*Manager).refreshNext") == 1 && !strings.Contains(stacks(), "(*Manager).Run.func2")
+		return h.queue.ShuttingDown() && strings.Count(stacks(), "(*Manager).refreshNext") == 1 && !strings.Contains(stacks(), "(*Manager).Run.func2")
 	})
 	for range 1000 {
 		runtime.Gosched()
@@ -122,7 +121,7 @@ func TestRunWaitsForAWriteThatIsUnderWay(t *testing.T) {
 	}
 	close(finish)
 	<-ended
-	w.shows(r, content{"k": "2"})
+	h.shows(r, content{"k": "2"})
 }
 
 // stacks are those of all goroutines.
@@ -132,48 +131,48 @@ func stacks() string {
 }
 
 func TestMetricsCountOperationsByOutcome(t *testing.T) {
-	w := newFakeWorld(t)
+	h := newFakeHarness(t)
 	count := func(want map[string]int) {
 		t.Helper()
-		if got := w.counts(); !maps.Equal(got, want) {
+		if got := h.counts(); !maps.Equal(got, want) {
 			t.Errorf("got %v, want %v", got, want)
 		}
 	}
 	count(map[string]int{})
-	r := w.request("v", "secretName", "keys")
-	if err := w.Publish(t.Context(), r); err == nil {
+	r := h.request("v", "secretName", "keys")
+	if err := h.Publish(t.Context(), r); err == nil {
 		t.Fatal("no error")
 	}
 	count(map[string]int{"publish error": 1})
-	w.secret("keys", content{"k": "1"})
-	w.publish(r)
+	h.secret("keys", content{"k": "1"})
+	h.publish(r)
 	count(map[string]int{"publish error": 1, "publish ok": 1})
-	w.publish(r)
+	h.publish(r)
 	count(map[string]int{"publish error": 1, "publish ok": 1, "republish ok": 1})
-	w.secret("keys", content{"k": "2"})
-	must(t, w.refresh(t.Context(), r.ID))
-	must(t, w.refresh(t.Context(), r.ID)) // nothing to do, nothing to count
+	h.secret("keys", content{"k": "2"})
+	must(t, h.refresh(t.Context(), r.ID))
+	must(t, h.refresh(t.Context(), r.ID)) // nothing to do, nothing to count
 	count(map[string]int{"publish error": 1, "publish ok": 1, "republish ok": 1, "refresh ok": 1})
-	w.secret("keys", content{"../k": "2"})
-	w.publish(r)
+	h.secret("keys", content{"../k": "2"})
+	h.publish(r)
 	count(map[string]int{"publish error": 1, "publish ok": 1, "republish ok": 2, "refresh ok": 1, "refresh error": 1})
 	other := copied(r)
 	other.Spec.Sources[0].Mode = 0o444
-	isErr(t, w.Publish(t.Context(), other), ErrConflict)
-	isErr(t, w.Unpublish(t.Context(), r.ID, r.Target+"x"), ErrPrecondition)
-	w.unpublish(r)
-	w.unpublish(r)
+	isErr(t, h.Publish(t.Context(), other), ErrConflict)
+	isErr(t, h.Unpublish(t.Context(), r.ID, r.TargetPath+"x"), ErrPrecondition)
+	h.unpublish(r)
+	h.unpublish(r)
 	count(map[string]int{"publish error": 1, "publish ok": 1, "republish ok": 2, "republish error": 1, "refresh ok": 1, "refresh error": 1,
 		"unpublish error": 1, "unpublish ok": 2})
 }
 
 func TestMetricsNameNobody(t *testing.T) {
-	w := newFakeWorld(t)
-	w.secret("keys", content{"k": "v"})
+	h := newFakeHarness(t)
+	h.secret("keys", content{"k": "v"})
 	for _, name := range []string{"one", "two"} {
-		w.publish(w.request(name, "secretName", "keys"))
+		h.publish(h.request(name, "secretName", "keys"))
 	}
-	families, err := w.registry.Gather()
+	families, err := h.registry.Gather()
 	must(t, err)
 	allowed := map[string][]string{
 		"operation": {"publish", "republish", "refresh", "unpublish"},
@@ -205,11 +204,11 @@ func TestMetricsNameNobody(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
-	w := newFakeWorld(t)
-	w.secret("keys", content{"a": strings.Repeat("x", 10000), "b": "y"})
-	r := w.request("v", "secretName", "keys")
-	w.publish(r)
-	u, err := w.Usage(t.Context(), r.ID, r.Target)
+	h := newFakeHarness(t)
+	h.secret("keys", content{"a": strings.Repeat("x", 10000), "b": "y"})
+	r := h.request("v", "secretName", "keys")
+	h.publish(r)
+	u, err := h.Usage(t.Context(), r.ID, r.TargetPath)
 	must(t, err)
 	// Files take whole pages; the inodes are the root, ..data, a generation, and a file and a link for each key.
 	page := uint64(os.Getpagesize())
@@ -220,47 +219,47 @@ func TestUsage(t *testing.T) {
 		t.Errorf("the sums are wrong: %+v", u)
 	}
 
-	_, err = w.Usage(t.Context(), "csi-unknown", r.Target)
+	_, err = h.Usage(t.Context(), "csi-unknown", r.TargetPath)
 	isErr(t, err, ErrUnknown)
-	_, err = w.Usage(t.Context(), r.ID, filepath.Dir(r.Target))
+	_, err = h.Usage(t.Context(), r.ID, filepath.Dir(r.TargetPath))
 	isErr(t, err, ErrUnknown)
-	must(t, unix.Mount("somebody", r.Target, "tmpfs", 0, "size=1m"))
-	_, err = w.Usage(t.Context(), r.ID, r.Target)
+	must(t, unix.Mount("somebody", r.TargetPath, "tmpfs", 0, "size=1m"))
+	_, err = h.Usage(t.Context(), r.ID, r.TargetPath)
 	isErr(t, err, ErrUnknown)
-	must(t, unix.Unmount(r.Target, 0))
-	must(t, unix.Unmount(r.Target, 0))
-	_, err = w.Usage(t.Context(), r.ID, r.Target) // that would be the disk
+	must(t, unix.Unmount(r.TargetPath, 0))
+	must(t, unix.Unmount(r.TargetPath, 0))
+	_, err = h.Usage(t.Context(), r.ID, r.TargetPath) // that would be the disk
 	isErr(t, err, ErrUnknown)
-	must(t, os.Remove(r.Target))
-	_, err = w.Usage(t.Context(), r.ID, r.Target)
+	must(t, os.Remove(r.TargetPath))
+	_, err = h.Usage(t.Context(), r.ID, r.TargetPath)
 	isErr(t, err, ErrUnknown)
-	w.unpublish(r)
-	_, err = w.Usage(t.Context(), r.ID, r.Target)
+	h.unpublish(r)
+	_, err = h.Usage(t.Context(), r.ID, r.TargetPath)
 	isErr(t, err, ErrUnknown)
 }
 
 func TestReadyWhileRecordsCanBeWritten(t *testing.T) {
-	w := newWorld(t, func(c *Config) { c.CollectEvery = time.Millisecond })
+	h := newHarness(t, func(c *Config) { c.CollectEvery = time.Millisecond })
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
-	go func() { defer close(ended); w.Run(ctx) }()
+	go func() { defer close(ended); h.Run(ctx) }()
 	defer func() { cancel(); <-ended }()
 	says := func(what string, said ...string) {
 		t.Helper()
 		testkit.Eventually(t, patience, what, func() bool {
-			err := w.Ready()
+			err := h.Ready()
 			return (err == nil) == (len(said) == 0) && (err == nil || !slices.ContainsFunc(said, func(s string) bool { return !strings.Contains(err.Error(), s) }))
 		})
 	}
 	says("ready")
-	must(t, unix.Mount("volume-test", w.state, "tmpfs", unix.MS_RDONLY, ""))
-	defer unix.Unmount(w.state, unix.MNT_DETACH)
-	says("not ready", "no volume can be published", "--state-dir", w.state, "read-only")
-	must(t, unix.Unmount(w.state, unix.MNT_DETACH))
+	must(t, unix.Mount("volume-test", h.state, "tmpfs", unix.MS_RDONLY, ""))
+	defer unix.Unmount(h.state, unix.MNT_DETACH)
+	says("not ready", "no volume can be published", "--state-dir", h.state, "read-only")
+	must(t, unix.Unmount(h.state, unix.MNT_DETACH))
 	says("ready again")
 	cancel()
 	<-ended
-	// Compact: klog writes an error once for each severity below it.
+	// Compact: klog writes an error once more for each lower severity.
 	if lines := slices.Compact(strings.Split(strings.TrimSpace(logged.Text()), "\n")); len(lines) != 2 || !strings.Contains(lines[0], "Not ready") {
 		t.Errorf("the log has not two lines:\n%s", strings.Join(lines, "\n"))
 	}

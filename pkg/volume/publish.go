@@ -76,7 +76,6 @@ func (m *Manager) publish(ctx context.Context, target *tmpfs.Target, req Request
 	defer func() {
 		// Also after a panic, which goes on.
 		if !attached {
-			failpoint.Hit("publish-undo")
 			err = done.all(err)
 		}
 	}()
@@ -127,7 +126,7 @@ func (m *Manager) resolve(ctx context.Context, v *volume) (ownerUnknown string, 
 	switch {
 	case v.fromRequest() && !ownerKnown:
 		return "uid is not set, and for a volume with nodePublishSecretRef the driver does not read the pod", nil
-	case v.fromRequest() || v.spec.Volume == "" && ownerKnown:
+	case v.spec.Volume == "" && ownerKnown:
 		return "", nil
 	}
 	pod, err := m.config.Source.Pod(ctx, v.pod.Namespace, v.pod.Name, v.pod.UID)
@@ -206,9 +205,6 @@ func (m *Manager) attach(ctx context.Context, v *volume, target *tmpfs.Target, p
 		return err
 	}
 	defer mount.Close()
-	if err := failpoint.Error("publish-built"); err != nil {
-		return err
-	}
 	if v.identity, err = mount.Identity(); err != nil {
 		return err
 	}
@@ -269,7 +265,6 @@ func (m *Manager) republish(v *volume, target *tmpfs.Target, req Request) error 
 	if v.spec.Refresh == attributes.RefreshOff {
 		return nil
 	}
-	failpoint.Hit("publish-again")
 	if v.fromRequest() {
 		m.show(v, target, v.contentOf(req))
 	} else {
@@ -286,15 +281,14 @@ func (m *Manager) adopt(ctx context.Context, target *tmpfs.Target, req Request, 
 	// The owner when the volume was published stays the owner.
 	v.user = &state.UID
 	if _, err := m.resolve(ctx, v); err != nil {
-		return err
+		// Kubelet has to unpublish the volume even if no publish succeeds any more.
+		return fmt.Errorf("%w; %w: the mount", err, ErrLeftover)
 	}
-	failpoint.Hit("publish-adopt")
 	if err := m.config.Records.Save(v.toRecord()); err != nil {
 		klog.ErrorS(err, "An adopted volume has no record; it will be adopted again after a restart", "volume", v.id)
 	}
 	m.put(v)
 	m.quota.restore(v.id, heldBy(state))
-	failpoint.Hit("publish-adopted")
 	klog.InfoS("Adopted a mount without a record", v.logFields()...)
 	if v.watches() {
 		m.subscribe(v)

@@ -9,12 +9,16 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/utils/ptr"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
@@ -23,7 +27,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
-// atErr is a context whose Err the test answers: Publish asks it between one step and the next.
+// atErr is a context whose Err is a function of the test: Publish calls Err between two steps.
 type atErr struct {
 	context.Context
 	err func() error
@@ -32,8 +36,8 @@ type atErr struct {
 func (c atErr) Err() error { return c.err() }
 
 func TestPublish(t *testing.T) {
-	w := newWorld(t)
-	w.secret("keys", content{"id_rsa": "private", "id_rsa.pub": "public"})
+	h := newHarness(t)
+	h.secret("keys", content{"id_rsa": "private", "id_rsa.pub": "public"})
 	for _, test := range []struct {
 		name  string
 		attrs []string
@@ -41,48 +45,44 @@ func TestPublish(t *testing.T) {
 	}{
 		{"a Secret", []string{"secretName", "keys", "uid", "1000"}, content{"id_rsa": "private", "id_rsa.pub": "public"}},
 		{"with refresh off", []string{"secretName", "keys", "refresh", "off"}, content{"id_rsa": "private", "id_rsa.pub": "public"}},
-		{"items", []string{"secretName", "keys", "items", "[{key: id_rsa, path: .ssh/id_rsa}]"}, content{".ssh/id_rsa": "private"}},
 		{"content of the request", []string{"uid", "1000"}, content{"k": "from the request"}},
 		{"an optional Secret that is not there", []string{"secretName", "nowhere", "optional", "true"}, content{}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w.t = t
-			r := w.request("v", test.attrs...)
-			before := w.snapshot()
-			w.publish(r)
-			w.present(r, test.want)
-			var st unix.Stat_t
-			uid, _ := w.get(r.ID).owner()
+			h.t = t
+			r := h.request("v", test.attrs...)
+			before := h.snapshot()
+			h.publish(r)
+			h.present(r, test.want)
+			uid, _ := h.get(r.ID).owner()
 			for path := range test.want {
-				if err := unix.Stat(filepath.Join(r.Target, path), &st); err != nil || st.Uid != uid || st.Mode != unix.S_IFREG|0o400 {
-					t.Errorf("%s is owned by %d with mode %o, %v", path, st.Uid, st.Mode, err)
-				}
+				h.hasPermissions(r, map[string]permissions{path: {0o400, uid, 0}})
 			}
-			again := w.snapshot()
+			again := h.snapshot()
 			for range 10 {
-				w.publish(r)
+				h.publish(r)
 			}
-			w.unchanged(again)
-			w.unpublish(r)
-			w.unchanged(before)
+			h.unchanged(again)
+			h.unpublish(r)
+			h.unchanged(before)
 		})
 	}
-	w.t = t
+	h.t = t
 }
 
 func TestRecordComesBeforeTheMount(t *testing.T) {
-	w := newWorld(t)
-	r := w.request("v")
+	h := newHarness(t)
+	r := h.request("v")
 	asked := 0
-	err := w.Publish(atErr{t.Context(), func() error {
+	err := h.Publish(atErr{t.Context(), func() error {
 		asked++
-		if rec := w.record(r.ID); rec == nil || rec.TargetPath != r.Target || rec.FSID == 0 && rec.Device == 0 {
+		if rec := h.record(r.ID); rec == nil || rec.TargetPath != r.TargetPath || rec.FSID == 0 && rec.Device == 0 {
 			t.Errorf("before the mount is attached the record is %+v", rec)
 		}
-		if mounts := testkit.MountsBelow(t, r.Target); len(mounts) > 0 {
+		if mounts := testkit.MountsBelow(t, r.TargetPath); len(mounts) > 0 {
 			t.Errorf("it is mounted already: %q", mounts)
 		}
-		if entries, err := os.ReadDir(r.Target); err != nil || len(entries) > 0 {
+		if entries, err := os.ReadDir(r.TargetPath); err != nil || len(entries) > 0 {
 			t.Errorf("the directory for the mount: %v, %v", entries, err)
 		}
 		return nil
@@ -90,32 +90,32 @@ func TestRecordComesBeforeTheMount(t *testing.T) {
 	if err != nil || asked != 1 {
 		t.Fatalf("%v; asked %d times", err, asked)
 	}
-	w.present(r, content{"k": "from the request"})
+	h.present(r, content{"k": "from the request"})
 }
 
 // faults are the ways in which a publish can fail. Each is prepared on a node that has a healthy volume.
 func faults() []fault {
 	bg := context.Background
 	secret := func(attrs ...string) []string { return append([]string{"secretName", "keys"}, attrs...) }
-	// source returns a fault by what the object answers.
+	// object returns a fault in which the source can't read the object.
 	object := func(name string, reason, want error, says ...string) fault {
 		return fault{name: name, attrs: secret(), want: want, says: append(says, `Secret "ns/keys"`),
-			prepare: func(w *world, _ *Request) context.Context { w.fake.fail(secretRef("keys"), reason); return bg() }}
+			prepare: func(h *harness, _ *Request) context.Context { h.fake.fail(secretRef("keys"), reason); return bg() }}
 	}
 	target := func(name string, want error, prepare func(t testing.TB, target string), says ...string) fault {
 		return fault{name: name, attrs: secret(), want: want, says: says,
-			prepare: func(w *world, r *Request) context.Context { prepare(w.t, r.Target); return bg() }}
+			prepare: func(h *harness, r *Request) context.Context { prepare(h.t, r.TargetPath); return bg() }}
 	}
 	// late returns a fault that happens when all is ready but the mount itself.
-	late := func(name string, want error, strike func(w *world, r *Request) error, says ...string) fault {
+	late := func(name string, want error, strike func(h *harness, r *Request) error, says ...string) fault {
 		return fault{name: name, attrs: secret(), want: want, says: says,
-			prepare: func(w *world, r *Request) context.Context {
+			prepare: func(h *harness, r *Request) context.Context {
 				asked := 0
 				return atErr{bg(), func() error {
 					if asked++; asked < 2 { // the first time is after the wait for the source
 						return nil
 					}
-					return strike(w, r)
+					return strike(h, r)
 				}}
 			}}
 	}
@@ -124,33 +124,38 @@ func faults() []fault {
 		object("the Secret may not be read", source.ErrForbidden, source.ErrForbidden, "says the fake"),
 		object("the API server does not answer", source.ErrUnavailable, source.ErrUnavailable, "says the fake"),
 		{name: "an optional Secret may not be read, which is not missing", attrs: secret("optional", "true"), want: source.ErrForbidden,
-			prepare: func(w *world, _ *Request) context.Context {
-				w.fake.fail(secretRef("keys"), source.ErrForbidden)
+			prepare: func(h *harness, _ *Request) context.Context {
+				h.fake.fail(secretRef("keys"), source.ErrForbidden)
 				return bg()
 			}},
 		{name: "an optional Secret can't be read now, which is not missing", attrs: secret("optional", "true"), want: source.ErrUnavailable,
-			prepare: func(w *world, _ *Request) context.Context {
-				w.fake.fail(secretRef("keys"), source.ErrUnavailable)
+			prepare: func(h *harness, _ *Request) context.Context {
+				h.fake.fail(secretRef("keys"), source.ErrUnavailable)
 				return bg()
 			}},
-		{name: "a key is missing", attrs: secret("items", "[{key: other, path: p}]"), want: ErrPrecondition, says: []string{`"other"`}},
+		{name: "a key is missing", attrs: []string{"volume", "described", "uid", "0"}, want: ErrPrecondition,
+			says: []string{`Secret "ns/keys"`, `"other"`, `the pod's volume "described"`, "optional: true"},
+			prepare: func(h *harness, r *Request) context.Context {
+				h.describe(*r, secretVolume("keys", "k", "k", "other", "p"))
+				return bg()
+			}},
 		{name: "there is too much content", attrs: secret(), want: ErrPrecondition, says: []string{"--max-volume-bytes"},
-			prepare: func(w *world, _ *Request) context.Context {
-				w.secret("keys", content{"k": strings.Repeat("x", 4<<20+1)})
+			prepare: func(h *harness, _ *Request) context.Context {
+				h.secret("keys", content{"k": strings.Repeat("x", 4<<20+1)})
 				return bg()
 			}},
 		{name: "a key is no file name", attrs: secret(), want: ErrPrecondition, says: []string{`"../k"`},
-			prepare: func(w *world, _ *Request) context.Context { w.secret("keys", content{"../k": "x"}); return bg() }},
-		{name: "no such owner can be, and the files are not written", attrs: secret(), says: []string{"did not take"},
-			prepare: func(w *world, r *Request) context.Context {
+			prepare: func(h *harness, _ *Request) context.Context { h.secret("keys", content{"../k": "x"}); return bg() }},
+		{name: "no such owner can be, and the files are not written", attrs: secret(), says: []string{"had no effect"},
+			prepare: func(h *harness, r *Request) context.Context {
 				none := uint32(1<<32 - 1) // chown(2) takes it for "leave it"
 				r.Spec.UID = &none
 				return bg()
 			}},
 		{name: "the tmpfs can't be made", attrs: secret(), want: syscall.EINVAL, says: []string{"fsconfig", "context"},
-			prepare: func(w *world, _ *Request) context.Context {
-				w.SELinuxContext = "no context" // and no SELinux here
-				w.t.Cleanup(func() { w.SELinuxContext = "" })
+			prepare: func(h *harness, _ *Request) context.Context {
+				h.config.SELinuxContext = "no context" // and no SELinux here
+				h.t.Cleanup(func() { h.config.SELinuxContext = "" })
 				return bg()
 			}},
 
@@ -197,44 +202,44 @@ func faults() []fault {
 		}, "not this driver's", "unmount it"),
 
 		{name: "the directory of the records is read-only", attrs: secret(), want: unix.EROFS, says: []string{"record"},
-			prepare: func(w *world, _ *Request) context.Context { readOnly(w.t, w.state); return bg() }},
+			prepare: func(h *harness, _ *Request) context.Context { readOnly(h.t, h.state); return bg() }},
 		{name: "the directory of the records is full", attrs: secret(), want: unix.ENOSPC, says: []string{"record"},
-			prepare: func(w *world, _ *Request) context.Context { full(w.t, w.state); return bg() }},
+			prepare: func(h *harness, _ *Request) context.Context { full(h.t, h.state); return bg() }},
 		{name: "the directory of the records is gone", attrs: secret(), want: unix.ENOENT, says: []string{"record"},
-			prepare: func(w *world, _ *Request) context.Context {
-				must(w.t, os.Rename(w.state, w.state+"-away"))
-				must(w.t, os.Symlink("nowhere", w.state))
-				w.t.Cleanup(func() {
-					must(w.t, os.Remove(w.state))
-					must(w.t, os.Rename(w.state+"-away", w.state))
+			prepare: func(h *harness, _ *Request) context.Context {
+				must(h.t, os.Rename(h.state, h.state+"-away"))
+				must(h.t, os.Symlink("nowhere", h.state))
+				h.t.Cleanup(func() {
+					must(h.t, os.Remove(h.state))
+					must(h.t, os.Rename(h.state+"-away", h.state))
 				})
 				return bg()
 			}},
 
 		{name: "the call is cancelled while the source hangs", attrs: secret(), want: context.Canceled, says: []string{"wait for", `Secret "ns/keys"`},
-			prepare: func(w *world, _ *Request) context.Context {
-				waiting := w.fake.hang(secretRef("keys"))
+			prepare: func(h *harness, _ *Request) context.Context {
+				waiting := h.fake.hang(secretRef("keys"))
 				ctx, cancel := context.WithCancel(bg())
 				go func() { <-waiting; cancel() }()
 				return ctx
 			}},
 		{name: "the deadline passes while the source hangs", attrs: secret(), want: context.DeadlineExceeded, says: []string{"wait for"},
-			prepare: func(w *world, _ *Request) context.Context {
-				w.fake.hang(secretRef("keys"))
+			prepare: func(h *harness, _ *Request) context.Context {
+				h.fake.hang(secretRef("keys"))
 				ctx, cancel := context.WithTimeout(bg(), 10*time.Millisecond)
-				w.t.Cleanup(cancel)
+				h.t.Cleanup(cancel)
 				return ctx
 			}},
-		late("the call is cancelled when all but the mount is done", context.Canceled, func(*world, *Request) error { return context.Canceled }, "publish volume csi-v"),
-		late("the deadline passes when all but the mount is done", context.DeadlineExceeded, func(*world, *Request) error { return context.DeadlineExceeded }),
-		late("the directory goes just before the mount", unix.ENOENT, func(w *world, r *Request) error { return os.Remove(r.Target) }, "attach"),
+		late("the call is cancelled when all but the mount is done", context.Canceled, func(*harness, *Request) error { return context.Canceled }, "publish volume csi-v"),
+		late("the deadline passes when all but the mount is done", context.DeadlineExceeded, func(*harness, *Request) error { return context.DeadlineExceeded }),
+		late("the directory goes just before the mount", unix.ENOENT, func(h *harness, r *Request) error { return os.Remove(r.TargetPath) }, "attach"),
 	}
 }
 
 type fault struct {
 	name    string
 	attrs   []string
-	prepare func(*world, *Request) context.Context
+	prepare func(*harness, *Request) context.Context
 	want    error // nil: any
 	says    []string
 }
@@ -243,19 +248,19 @@ func TestPublishThatFailsLeavesNothing(t *testing.T) {
 	for _, f := range faults() {
 		t.Run(f.name, func(t *testing.T) {
 			const canary = "the value that nobody may see"
-			w := newFakeWorld(t)
-			w.secret("healthy", content{"k": "healthy"})
-			w.secret("keys", content{"k": canary})
-			healthy := w.request("healthy", "secretName", "healthy", "uid", "1000")
-			w.publish(healthy)
-			r := w.request("v", f.attrs...)
+			h := newFakeHarness(t)
+			h.secret("healthy", content{"k": "healthy"})
+			h.secret("keys", content{"k": canary})
+			healthy := h.request("healthy", "secretName", "healthy", "uid", "1000")
+			h.publish(healthy)
+			r := h.request("v", f.attrs...)
 			ctx := t.Context()
 			if f.prepare != nil {
-				ctx = f.prepare(w, &r)
+				ctx = f.prepare(h, &r)
 			}
-			before := w.snapshot()
+			before := h.snapshot()
 
-			err := w.Publish(ctx, r)
+			err := h.Publish(ctx, r)
 			switch {
 			case err == nil:
 				t.Fatal("no error")
@@ -273,22 +278,15 @@ func TestPublishThatFailsLeavesNothing(t *testing.T) {
 			if strings.Contains(logged.Text(), canary) {
 				t.Error("the log has the content in it")
 			}
-			w.unchanged(before)
-			if w.get(healthy.ID) == nil {
+			h.unchanged(before)
+			if h.get(healthy.ID) == nil {
 				t.Error("the healthy volume is forgotten")
 			}
-			w.shows(healthy, content{"k": "healthy"})
-			if n := w.locks.users(r.ID); n != 0 {
+			h.shows(healthy, content{"k": "healthy"})
+			if n := h.locks.users(r.ID); n != 0 {
 				t.Error("its lock is still held")
 			}
 		})
-	}
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
 	}
 }
 
@@ -301,7 +299,7 @@ func foreignTmpfs(t testing.TB, dir string) {
 	must(t, os.WriteFile(filepath.Join(dir, "precious"), []byte("precious"), 0o600))
 }
 
-// readOnly makes a directory read-only until t ends, or undo is called, for root too.
+// readOnly makes a directory read-only, also for root, until t ends or undo is called.
 func readOnly(t testing.TB, dir string) (undo func()) {
 	t.Helper()
 	must(t, unix.Mount(dir, dir, "", unix.MS_BIND, ""))
@@ -328,151 +326,157 @@ func full(t testing.TB, dir string) {
 func TestPublishThatCannotBeUndoneSaysSo(t *testing.T) {
 	for _, test := range []struct {
 		name   string
-		strike func(w *world, r Request) (repair func())
+		strike func(h *harness, r Request) (repair func())
 		says   []string
 		// left is whether the directory of the mount is left.
 		left bool
 	}{
-		{"somebody put a file into the directory of the mount", func(w *world, r Request) func() {
-			file := filepath.Join(r.Target, "precious")
-			must(w.t, os.WriteFile(file, nil, 0o600))
-			return func() { must(w.t, os.Remove(file)) }
+		{"somebody put a file into the directory of the mount", func(h *harness, r Request) func() {
+			file := filepath.Join(r.TargetPath, "precious")
+			must(h.t, os.WriteFile(file, nil, 0o600))
+			return func() { must(h.t, os.Remove(file)) }
 		}, []string{"rmdir"}, true},
-		{"the directory of the records became read-only", func(w *world, r Request) func() { return readOnly(w.t, w.state) }, []string{"remove record"}, false},
-		{"somebody replaced the directory of the mount by a file", func(w *world, r Request) func() {
-			must(w.t, os.Remove(r.Target))
-			must(w.t, os.WriteFile(r.Target, nil, 0o600))
+		{"the directory of the records became read-only", func(h *harness, r Request) func() { return readOnly(h.t, h.state) }, []string{"remove record"}, false},
+		{"somebody replaced the directory of the mount by a file", func(h *harness, r Request) func() {
+			must(h.t, os.Remove(r.TargetPath))
+			must(h.t, os.WriteFile(r.TargetPath, nil, 0o600))
 			return func() {
-				must(w.t, os.Remove(r.Target))
-				must(w.t, os.Mkdir(r.Target, 0o750))
+				must(h.t, os.Remove(r.TargetPath))
+				must(h.t, os.Mkdir(r.TargetPath, 0o750))
 			}
 		}, []string{"rmdir"}, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w := newFakeWorld(t)
-			w.secret("keys", content{"k": "v"})
-			r := w.request("v", "secretName", "keys")
+			h := newFakeHarness(t)
+			h.secret("keys", content{"k": "v"})
+			r := h.request("v", "secretName", "keys")
 			var repair func()
 			asked := 0
-			err := w.Publish(atErr{t.Context(), func() error {
+			err := h.Publish(atErr{t.Context(), func() error {
 				if asked++; asked < 2 {
 					return nil
 				}
-				repair = test.strike(w, r)
+				repair = test.strike(h, r)
 				return context.DeadlineExceeded
 			}}, r)
 			isErr(t, err, ErrLeftover, test.says...)
 			isErr(t, err, context.DeadlineExceeded)
-			if w.get(r.ID) != nil || len(w.watches()) > 0 || len(testkit.MountsBelow(t, r.Target)) > 0 {
-				t.Errorf("the steps that could be undone were not: %s", w.snapshot())
+			if h.get(r.ID) != nil || len(h.subscriptions()) > 0 || len(testkit.MountsBelow(t, r.TargetPath)) > 0 {
+				t.Errorf("the steps that could be undone were not: %s", h.snapshot())
 			}
-			if _, err := os.Lstat(r.Target); (err == nil) != test.left {
+			if _, err := os.Lstat(r.TargetPath); (err == nil) != test.left {
 				t.Errorf("the directory of the mount: %v", err)
 			}
 			repair()
-			w.unpublish(r)
+			h.unpublish(r)
 		})
 	}
 }
 
 func TestPublishAgain(t *testing.T) {
-	setUp := func(t *testing.T) (*world, Request) {
-		w := newFakeWorld(t)
-		w.secret("keys", content{"k": "v"})
-		w.secret("other", content{"k": "other"})
-		r := w.request("v", "secretName", "keys", "uid", "1000", "gid", "2000")
-		w.publish(r)
-		return w, r
+	setUp := func(t *testing.T) (*harness, Request) {
+		h := newFakeHarness(t)
+		h.secret("keys", content{"k": "v"})
+		h.secret("other", content{"k": "other"})
+		r := h.request("v", "secretName", "keys", "uid", "1000", "gid", "2000")
+		h.publish(r)
+		return h, r
 	}
 	refused := 0
 	for _, test := range []struct {
 		name   string
-		change func(w *world, r *Request)
+		change func(h *harness, r *Request)
 		want   error
 	}{
-		{"with another object", func(w *world, r *Request) { r.Spec.Sources[0].Object.Name = "other" }, ErrConflict},
-		{"with another kind", func(w *world, r *Request) { r.Spec.Sources[0].Object.Kind = attributes.ConfigMap }, ErrConflict},
-		{"with another owner", func(w *world, r *Request) { uid := uint32(1001); r.Spec.UID = &uid }, ErrConflict},
-		{"without an owner", func(w *world, r *Request) { r.Spec.UID = nil }, ErrConflict},
-		{"with another mode", func(w *world, r *Request) { r.Spec.Sources[0].Mode = 0o444 }, ErrConflict},
-		{"with items", func(w *world, r *Request) { r.Spec.Sources[0].Items = []attributes.Item{{Key: "k", Path: "p"}} }, ErrConflict},
-		{"with refresh off", func(w *world, r *Request) { r.Spec.Refresh = attributes.RefreshOff }, ErrConflict},
-		{"for another pod", func(w *world, r *Request) { r.Pod.UID = "uid-other" }, ErrConflict},
-		{"at another target", func(w *world, r *Request) { r.Target = w.request("elsewhere", "secretName", "keys").Target }, ErrPrecondition},
-		{"with a copy of the same owner", func(w *world, r *Request) { uid := uint32(1000); r.Spec.UID = &uid }, nil},
-		{"with the same", func(w *world, r *Request) {}, nil},
+		{"with another object", func(h *harness, r *Request) { r.Spec.Sources[0].Object.Name = "other" }, ErrConflict},
+		{"with another kind", func(h *harness, r *Request) { r.Spec.Sources[0].Object.Kind = attributes.ConfigMap }, ErrConflict},
+		{"with another owner", func(h *harness, r *Request) { r.Spec.UID = ptr.To[uint32](1001) }, ErrConflict},
+		{"without an owner", func(h *harness, r *Request) { r.Spec.UID = nil }, ErrConflict},
+		{"with another mode", func(h *harness, r *Request) { r.Spec.Sources[0].Mode = 0o444 }, ErrConflict},
+		{"with another owner of a file", func(h *harness, r *Request) {
+			r.Spec.Paths = map[string]attributes.Permissions{"k": {UID: ptr.To[uint32](1)}}
+		}, ErrConflict},
+		{"with optional", func(h *harness, r *Request) { r.Spec.Sources[0].Optional = true }, ErrConflict},
+		{"with volume", func(h *harness, r *Request) { r.Spec.Volume, r.Spec.Sources = "keys", nil }, ErrConflict},
+		{"with another mode of directories", func(h *harness, r *Request) { r.Spec.DirMode = 0o700 }, ErrConflict},
+		{"with refresh off", func(h *harness, r *Request) { r.Spec.Refresh = attributes.RefreshOff }, ErrConflict},
+		{"for another pod", func(h *harness, r *Request) { r.Pod.UID = "uid-other" }, ErrConflict},
+		{"at another target", func(h *harness, r *Request) { r.TargetPath = h.request("elsewhere", "secretName", "keys").TargetPath }, ErrPrecondition},
+		{"with a copy of the same owner", func(h *harness, r *Request) { r.Spec.UID = ptr.To[uint32](1000) }, nil},
+		{"with the same", func(h *harness, r *Request) {}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w, r := setUp(t)
+			h, r := setUp(t)
 			again := copied(r)
-			test.change(w, &again)
-			before := w.snapshot()
-			if err := w.Publish(t.Context(), again); !errors.Is(err, test.want) || test.want == nil && err != nil {
+			test.change(h, &again)
+			before := h.snapshot()
+			if err := h.Publish(t.Context(), again); !errors.Is(err, test.want) || test.want == nil && err != nil {
 				t.Errorf("got %v, want %v", err, test.want)
 			}
-			w.unchanged(before)
-			w.present(r, content{"k": "v"})
+			h.unchanged(before)
+			h.present(r, content{"k": "v"})
 		})
 		if test.want != nil {
 			refused++
 		}
 	}
 
-	// Kubelet publishes each running volume again after its restart, and keeps its pods back until it gets its yes (F-12, contract 4.4).
+	// After its restart kubelet publishes each volume of a running pod again, and starts no container of the pod until that
+	// succeeds (F-12, contract 4.4).
 	for _, reason := range []error{source.ErrUnavailable, source.ErrForbidden, source.ErrNotFound} {
 		t.Run("while the object is: "+reason.Error(), func(t *testing.T) {
-			w, r := setUp(t)
+			h, r := setUp(t)
 			mount := mountID(t, r)
-			w.fake.fail(secretRef("keys"), reason)
-			w.publish(r)
-			w.present(r, content{"k": "v"})
+			h.fake.fail(secretRef("keys"), reason)
+			h.publish(r)
+			h.present(r, content{"k": "v"})
 			if now := mountID(t, r); now != mount {
 				t.Errorf("it was mounted anew: mount %d, before: %d", now, mount)
 			}
-			if n := w.gauge("fsuser_stale_volumes"); n != 1 {
+			if n := h.gauge("fsuser_stale_volumes"); n != 1 {
 				t.Errorf("%v stale volumes, want 1", n)
 			}
 		})
 	}
 
 	t.Run("does not wait for a source that hangs", func(t *testing.T) {
-		w, r := setUp(t)
-		w.fake.hang(secretRef("keys"))
-		w.publish(r)
-		w.present(r, content{"k": "v"})
+		h, r := setUp(t)
+		h.fake.hang(secretRef("keys"))
+		h.publish(r)
+		h.present(r, content{"k": "v"})
 	})
 
 	t.Run("takes up content that changed, in place", func(t *testing.T) {
-		w, r := setUp(t)
+		h, r := setUp(t)
 		mount := mountID(t, r)
-		w.secret("keys", content{"k": "new", "l": "more"})
-		w.publish(r)
-		w.present(r, content{"k": "new", "l": "more"})
+		h.secret("keys", content{"k": "new", "l": "more"})
+		h.publish(r)
+		h.present(r, content{"k": "new", "l": "more"})
 		if now := mountID(t, r); now != mount {
 			t.Errorf("it was mounted anew: mount %d, before: %d", now, mount)
 		}
 	})
 
 	t.Run("takes up new content of a request, and only then", func(t *testing.T) {
-		w, _ := setUp(t)
-		r := w.request("request", "uid", "1000")
-		w.publish(r)
+		h, _ := setUp(t)
+		r := h.request("request", "uid", "1000")
+		h.publish(r)
 		generation := readlink(t, r)
-		w.publish(r)
+		h.publish(r)
 		if now := readlink(t, r); now != generation {
 			t.Errorf("the same content was written again: %s, %s", generation, now)
 		}
 		r.Secrets = map[string]string{"k": "new"}
-		w.publish(r)
-		w.present(r, content{"k": "new"})
+		h.publish(r)
+		h.present(r, content{"k": "new"})
 		r.Secrets = map[string]string{"../k": "bad"}
-		w.publish(r)
-		w.present(r, content{"k": "new"})
-		if n := w.gauge("fsuser_stale_volumes"); n != 1 {
+		h.publish(r)
+		h.present(r, content{"k": "new"})
+		if n := h.gauge("fsuser_stale_volumes"); n != 1 {
 			t.Errorf("%v stale volumes, want 1", n)
 		}
-		w.unpublish(r)
-		if n := w.gauge("fsuser_stale_volumes"); n != 0 {
+		h.unpublish(r)
+		if n := h.gauge("fsuser_stale_volumes"); n != 0 {
 			t.Errorf("%v stale volumes, want none", n)
 		}
 	})
@@ -484,79 +488,71 @@ func TestATargetThatIsNotAsItMustBeIsAPublishThatFailed(t *testing.T) {
 		name  string
 		spoil func(t *testing.T, r Request)
 	}{
-		{"its parent is missing", func(t *testing.T, r Request) { must(t, os.Remove(filepath.Dir(r.Target))) }},
-		{"it is a link", func(t *testing.T, r Request) { must(t, os.Symlink("/tmp", r.Target)) }},
-		{"it is a file", func(t *testing.T, r Request) { must(t, os.WriteFile(r.Target, nil, 0o600)) }},
+		{"its parent is missing", func(t *testing.T, r Request) { must(t, os.Remove(filepath.Dir(r.TargetPath))) }},
+		{"it is a link", func(t *testing.T, r Request) { must(t, os.Symlink("/tmp", r.TargetPath)) }},
+		{"it is a file", func(t *testing.T, r Request) { must(t, os.WriteFile(r.TargetPath, nil, 0o600)) }},
 		{"something else is mounted there", func(t *testing.T, r Request) {
-			must(t, os.Mkdir(r.Target, 0o750))
-			must(t, unix.Mount("somebody", r.Target, "tmpfs", 0, ""))
+			must(t, os.Mkdir(r.TargetPath, 0o750))
+			must(t, unix.Mount("somebody", r.TargetPath, "tmpfs", 0, ""))
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w := newFakeWorld(t)
-			r := w.request("v", "uid", "1000")
+			h := newFakeHarness(t)
+			r := h.request("v", "uid", "1000")
 			test.spoil(t, r)
-			isErr(t, w.Publish(t.Context(), r), ErrPrecondition)
-			if n := w.counts()["publish error"]; n != 1 {
+			isErr(t, h.Publish(t.Context(), r), ErrPrecondition)
+			if n := h.counts()["publish error"]; n != 1 {
 				t.Errorf("%d publishes failed, want 1", n)
 			}
-			if got := w.failures(); !maps.Equal(got, map[string]int{"publish precondition": 1}) {
+			if got := h.failures(); !maps.Equal(got, map[string]int{"publish precondition": 1}) {
 				t.Errorf("failures %v, want one of a publish, for a precondition", got)
 			}
 		})
 	}
 }
 
-// Kubelet sends the same for a Secret without data and for none.
+// Kubelet sends the same request for a Secret without data and for a volume without nodePublishSecretRef.
 func TestContentOfTheRequestThatIsEmpty(t *testing.T) {
 	t.Run("is none for a first publish (H-067)", func(t *testing.T) {
-		w := newFakeWorld(t)
-		r := w.request("v", "uid", "1000")
+		h := newFakeHarness(t)
+		r := h.request("v", "uid", "1000")
 		r.Secrets = nil
-		before := w.snapshot()
-		isErr(t, w.Publish(t.Context(), r), ErrNoContent, "secretName", "configMapName", "nodePublishSecretRef", "Secret has no data")
-		w.unchanged(before)
-		w.absent(r)
+		before := h.snapshot()
+		isErr(t, h.Publish(t.Context(), r), ErrInvalid, "secretName", "configMapName", "nodePublishSecretRef", "Secret has no data")
+		h.unchanged(before)
+		h.absent(r)
 	})
 	for _, test := range []struct {
 		name   string
-		change func(w *world)
-		attrs  []string
-		want   content
+		change func(h *harness)
 	}{
-		{"empties a volume that is there", func(*world) {}, nil, content{}},
-		{"empties a volume that is there after a restart", func(w *world) { w.restart() }, nil, content{}},
-		{"empties a volume whose record is lost", func(w *world) {
-			for _, file := range w.recordFiles() {
-				must(w.t, os.Remove(file))
-			}
-			w.restart()
-		}, nil, content{}},
-		{"keeps the files that items name", func(*world) {}, []string{"items", "[{key: k, path: k}]"}, content{"k": "from the request"}},
+		{"empties a volume that is there", func(*harness) {}},
+		{"empties a volume that is there after a restart", func(h *harness) { h.restart() }},
+		{"empties a volume whose record is lost", func(h *harness) { h.loseRecords() }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w := newFakeWorld(t)
-			r := w.request("v", append(test.attrs, "uid", "1000")...)
-			w.publish(r)
-			test.change(w)
+			h := newFakeHarness(t)
+			r := h.request("v", "uid", "1000")
+			h.publish(r)
+			test.change(h)
 			r.Secrets = nil
-			w.publish(r)
-			w.present(r, test.want)
+			h.publish(r)
+			h.present(r, content{})
 			r.Secrets = map[string]string{"k": "again"}
-			w.publish(r)
-			w.present(r, content{"k": "again"})
-			w.unpublish(r)
+			h.publish(r)
+			h.present(r, content{"k": "again"})
+			h.unpublish(r)
 		})
 	}
 }
 
-// mountID tells one mount from another, whatever its limits are by now.
+// mountID identifies the mount at the target; it does not change when the mount's limits do.
 func mountID(t testing.TB, r Request) uint64 {
 	t.Helper()
-	point, err := tmpfs.OpenTarget(r.Target)
+	target, err := tmpfs.OpenTarget(r.TargetPath)
 	must(t, err)
-	defer point.Close()
-	state, err := point.Inspect()
+	defer target.Close()
+	state, err := target.Inspect()
 	must(t, err)
 	if !state.Mounted {
 		t.Fatalf("%s is not mounted", r.ID)
@@ -566,7 +562,7 @@ func mountID(t testing.TB, r Request) uint64 {
 
 func readlink(t testing.TB, r Request) string {
 	t.Helper()
-	link, err := os.Readlink(filepath.Join(r.Target, "..data"))
+	link, err := os.Readlink(filepath.Join(r.TargetPath, "..data"))
 	must(t, err)
 	return link
 }
@@ -576,306 +572,312 @@ func TestPublishAfterTheMountVanished(t *testing.T) {
 		name   string
 		vanish func(t *testing.T, r Request)
 	}{
-		{"somebody unmounted it", func(t *testing.T, r Request) { must(t, unix.Unmount(r.Target, unix.MNT_DETACH)) }},
+		{"somebody unmounted it", func(t *testing.T, r Request) { must(t, unix.Unmount(r.TargetPath, unix.MNT_DETACH)) }},
 		{"somebody unmounted it and removed the directory", func(t *testing.T, r Request) {
-			must(t, unix.Unmount(r.Target, unix.MNT_DETACH))
-			must(t, os.Remove(r.Target))
+			must(t, unix.Unmount(r.TargetPath, unix.MNT_DETACH))
+			must(t, os.Remove(r.TargetPath))
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w := newFakeWorld(t)
-			w.secret("keys", content{"k": "v"})
-			r := w.request("v", "secretName", "keys")
-			w.publish(r)
-			// As after a deletion that the mount did not live to see.
-			w.fake.fail(secretRef("keys"), source.ErrNotFound)
-			w.publish(r)
+			h := newFakeHarness(t)
+			h.secret("keys", content{"k": "v"})
+			r := h.request("v", "secretName", "keys")
+			h.publish(r)
+			// The volume becomes stale, and then its mount goes.
+			h.fake.fail(secretRef("keys"), source.ErrNotFound)
+			h.publish(r)
 			test.vanish(t, r)
-			if err := w.Publish(t.Context(), r); !errors.Is(err, source.ErrNotFound) {
+			if err := h.Publish(t.Context(), r); !errors.Is(err, source.ErrNotFound) {
 				t.Fatalf("got %v, want %v", err, source.ErrNotFound)
 			}
-			// The directory may stay: kubelet will unpublish a volume that it once got its yes for.
-			if w.get(r.ID) != nil || len(w.watches()) > 0 || len(w.recordFiles()) > 0 || len(testkit.MountsBelow(t, r.Target)) > 0 {
-				t.Errorf("something is left: %s", w.snapshot())
+			// The directory may stay: kubelet unpublishes a volume whose publish has once succeeded.
+			if h.get(r.ID) != nil || len(h.subscriptions()) > 0 || len(h.recordFiles()) > 0 || len(testkit.MountsBelow(t, r.TargetPath)) > 0 {
+				t.Errorf("something is left: %s", h.snapshot())
 			}
-			w.secret("keys", content{"k": "new"})
-			w.publish(r)
-			w.present(r, content{"k": "new"})
-			if n := w.gauge("fsuser_stale_volumes"); n != 0 {
+			h.secret("keys", content{"k": "new"})
+			h.publish(r)
+			h.present(r, content{"k": "new"})
+			if n := h.gauge("fsuser_stale_volumes"); n != 0 {
 				t.Errorf("%v stale volumes, want none", n)
 			}
-			w.unpublish(r)
+			h.unpublish(r)
 		})
 	}
 }
 
 func TestPublishAdoptsAMountWhoseRecordIsLost(t *testing.T) {
-	setUp := func(t *testing.T, attrs ...string) (*world, Request, uint64) {
-		w := newFakeWorld(t)
-		w.secret("keys", content{"k": "v"})
-		r := w.request("v", attrs...)
-		w.publish(r)
-		for _, file := range w.recordFiles() {
-			must(t, os.Remove(file))
-		}
+	setUp := func(t *testing.T, attrs ...string) (*harness, Request, uint64) {
+		h := newFakeHarness(t)
+		h.secret("keys", content{"k": "v"})
+		r := h.request("v", attrs...)
+		h.publish(r)
 		mount := mountID(t, r)
-		w.restart()
-		if w.get(r.ID) != nil {
+		h.loseRecords()
+		if h.get(r.ID) != nil {
 			t.Fatal("the volume is known without a record")
 		}
-		return w, r, mount
+		return h, r, mount
 	}
-	sameMount := func(t *testing.T, w *world, r Request, mount uint64, want content) {
+	sameMount := func(t *testing.T, h *harness, r Request, mount uint64, want content) {
 		t.Helper()
-		w.present(r, want)
+		h.present(r, want)
 		if now := mountID(t, r); now != mount {
 			t.Errorf("it was mounted anew: mount %d, before: %d", now, mount)
 		}
 	}
 
 	t.Run("with its content", func(t *testing.T) {
-		w, r, mount := setUp(t, "secretName", "keys")
+		h, r, mount := setUp(t, "secretName", "keys")
 		generation := readlink(t, r)
-		w.publish(r)
-		sameMount(t, w, r, mount, content{"k": "v"})
+		h.publish(r)
+		sameMount(t, h, r, mount, content{"k": "v"})
 		if now := readlink(t, r); now != generation {
 			t.Error("what was right was written again")
 		}
-		w.unpublish(r)
+		h.unpublish(r)
 	})
 	t.Run("and refreshes it", func(t *testing.T) {
-		w, r, mount := setUp(t, "secretName", "keys")
-		w.secret("keys", content{"k": "new"})
-		w.publish(r)
-		sameMount(t, w, r, mount, content{"k": "new"})
-		w.run()
-		w.secret("keys", content{"k": "newer"})
-		w.becomes(r, content{"k": "newer"})
-		w.unpublish(r)
+		h, r, mount := setUp(t, "secretName", "keys")
+		h.secret("keys", content{"k": "new"})
+		h.publish(r)
+		sameMount(t, h, r, mount, content{"k": "new"})
+		h.run()
+		h.secret("keys", content{"k": "newer"})
+		h.becomes(r, content{"k": "newer"})
+		h.unpublish(r)
 	})
 	t.Run("while the API server does not answer", func(t *testing.T) {
-		w, r, mount := setUp(t, "secretName", "keys")
-		w.fake.hang(secretRef("keys"))
-		w.publish(r)
-		sameMount(t, w, r, mount, content{"k": "v"})
-		if n := w.gauge("fsuser_stale_volumes"); n != 1 {
+		h, r, mount := setUp(t, "secretName", "keys")
+		h.fake.hang(secretRef("keys"))
+		h.publish(r)
+		sameMount(t, h, r, mount, content{"k": "v"})
+		if n := h.gauge("fsuser_stale_volumes"); n != 1 {
 			t.Errorf("%v stale volumes, want 1", n)
 		}
-		w.run()
-		w.secret("keys", content{"k": "new"})
-		w.becomes(r, content{"k": "new"})
-		testkit.Eventually(t, patience, "the volume to be current", func() bool { return w.gauge("fsuser_stale_volumes") == 0 })
-		w.unpublish(r)
+		h.run()
+		h.secret("keys", content{"k": "new"})
+		h.becomes(r, content{"k": "new"})
+		testkit.Eventually(t, patience, "the volume to be current", func() bool { return h.gauge("fsuser_stale_volumes") == 0 })
+		h.unpublish(r)
 	})
 	t.Run("with refresh off, and writes nothing", func(t *testing.T) {
-		w, r, mount := setUp(t, "secretName", "keys", "refresh", "off")
-		w.secret("keys", content{"k": "new"})
-		w.publish(r)
-		sameMount(t, w, r, mount, content{"k": "v"})
-		w.unpublish(r)
+		h, r, mount := setUp(t, "secretName", "keys", "refresh", "off")
+		h.secret("keys", content{"k": "new"})
+		h.publish(r)
+		sameMount(t, h, r, mount, content{"k": "v"})
+		h.unpublish(r)
 	})
 	t.Run("with content of the request", func(t *testing.T) {
-		w, r, mount := setUp(t)
+		h, r, mount := setUp(t)
 		r.Secrets = map[string]string{"k": "new"}
-		w.publish(r)
-		sameMount(t, w, r, mount, content{"k": "new"})
-		w.unpublish(r)
+		h.publish(r)
+		sameMount(t, h, r, mount, content{"k": "new"})
+		h.unpublish(r)
 	})
 	t.Run("although no record can be written", func(t *testing.T) {
-		w, r, mount := setUp(t, "secretName", "keys")
-		writable := readOnly(t, w.state)
-		w.publish(r)
-		w.shows(r, content{"k": "v"})
+		h, r, mount := setUp(t, "secretName", "keys")
+		writable := readOnly(t, h.state)
+		h.publish(r)
+		h.shows(r, content{"k": "v"})
 		writable()
-		w.restart()
-		w.publish(r)
-		sameMount(t, w, r, mount, content{"k": "v"})
-		w.unpublish(r)
+		h.restart()
+		h.publish(r)
+		sameMount(t, h, r, mount, content{"k": "v"})
+		h.unpublish(r)
 	})
 }
 
-// Two drivers at one time, or somebody who unmounts and publishes by other means: the volume is known, and what is mounted is ours
-// but another.
+// Another process of the driver has replaced the mount: the volume is known, and another tmpfs of the driver is mounted.
 func TestPublishAdoptsAnotherTmpfsOfOurs(t *testing.T) {
-	w := newFakeWorld(t)
-	w.secret("keys", content{"k": "v"})
-	w.secret("other", content{"k": "other"})
-	r := w.request("v", "secretName", "keys")
-	w.publish(r)
-	w.fake.fail(secretRef("keys"), source.ErrForbidden)
-	w.publish(r)
-	v := w.get(r.ID)
-	w.Manager.mu.Lock()
-	delete(w.volumes, r.ID) // what another process would do is done by this one
-	w.Manager.mu.Unlock()
-	must(t, unix.Unmount(r.Target, unix.MNT_DETACH))
-	other := w.request("v", "secretName", "other")
-	w.publish(other)
-	w.put(v)
+	h := newFakeHarness(t)
+	h.secret("keys", content{"k": "v"})
+	h.secret("other", content{"k": "other"})
+	r := h.request("v", "secretName", "keys")
+	h.publish(r)
+	h.fake.fail(secretRef("keys"), source.ErrForbidden)
+	h.publish(r)
+	v := h.get(r.ID)
+	h.Manager.mu.Lock()
+	delete(h.volumes, r.ID) // what another process would do is done by this one
+	h.Manager.mu.Unlock()
+	must(t, unix.Unmount(r.TargetPath, unix.MNT_DETACH))
+	other := h.request("v", "secretName", "other")
+	h.publish(other)
+	h.put(v)
 
-	w.publish(other)
-	w.present(other, content{"k": "other"})
-	if got := w.watches(); len(got) != 1 {
+	h.publish(other)
+	h.present(other, content{"k": "other"})
+	if got := h.subscriptions(); len(got) != 1 {
 		t.Errorf("watches are left: %q", got)
 	}
-	if n := w.gauge("fsuser_stale_volumes"); n != 0 {
+	if n := h.gauge("fsuser_stale_volumes"); n != 0 {
 		t.Errorf("%v stale volumes, want none", n)
 	}
-	w.unpublish(other)
+	h.unpublish(other)
 }
 
 func TestPublishOfManyVolumesAtOnceWatchesEachObjectOnce(t *testing.T) {
 	const n = 50
-	w := newWorld(t)
-	w.secret("keys", content{"k": "v"})
-	w.run()
+	h := newHarness(t)
+	h.secret("keys", content{"k": "v"})
+	h.run()
 	requests := make([]Request, n)
 	failed := make(chan error, n)
 	for i := range requests {
-		requests[i] = w.request(fmt.Sprint("v", i), "secretName", "keys")
-		go func() { failed <- w.Publish(t.Context(), requests[i]) }()
+		requests[i] = h.request(fmt.Sprint("v", i), "secretName", "keys")
+		go func() { failed <- h.Publish(t.Context(), requests[i]) }()
 	}
 	for range requests {
 		must(t, <-failed)
 	}
-	if got := w.Source.Watched(); got != 1 {
+	if got := h.config.Source.Watched(); got != 1 {
 		t.Errorf("%d objects are watched, want 1", got)
 	}
-	if got := w.gauge("fsuser_volumes"); got != n {
+	if got := h.gauge("fsuser_volumes"); got != n {
 		t.Errorf("%v volumes, want %d", got, n)
 	}
-	w.secret("keys", content{"k": "new"})
+	h.secret("keys", content{"k": "new"})
 	for _, r := range requests {
-		w.becomes(r, content{"k": "new"})
-		w.unpublish(r)
+		h.becomes(r, content{"k": "new"})
+		h.unpublish(r)
 	}
-	if got := w.Source.Watched(); got != 0 {
+	if got := h.config.Source.Watched(); got != 0 {
 		t.Errorf("%d objects are still watched", got)
 	}
 }
 
-// F-34: the object changes after its content was read and before the volume is known.
+// F-34: the object changes after the volume's content was read and before the volume is published.
 func TestChangeDuringPublishIsNotLost(t *testing.T) {
 	for _, running := range []bool{true, false} {
 		t.Run(fmt.Sprintf("with Run under way: %v", running), func(t *testing.T) {
-			w := newFakeWorld(t)
-			w.secret("keys", content{"k": "read"})
-			r := w.request("v", "secretName", "keys")
-			w.fake.setAfterGet(func() {
-				w.fake.setAfterGet(nil)
-				w.secret("keys", content{"k": "changed"})
+			h := newFakeHarness(t)
+			h.secret("keys", content{"k": "read"})
+			r := h.request("v", "secretName", "keys")
+			h.fake.setAfterGet(func() {
+				h.fake.setAfterGet(nil)
+				h.secret("keys", content{"k": "changed"})
 			})
 			if running {
-				w.run()
+				h.run()
 			}
-			w.publish(r)
+			h.publish(r)
 			if !running {
-				w.present(r, content{"k": "read"})
-				w.run()
+				h.present(r, content{"k": "read"})
+				h.run()
 			}
-			w.becomes(r, content{"k": "changed"})
-			w.unpublish(r)
+			h.becomes(r, content{"k": "changed"})
+			h.unpublish(r)
 		})
 	}
 }
 
 func TestPublishWaitsForTheFirstAnswer(t *testing.T) {
-	w := newFakeWorld(t)
-	waiting := w.fake.hang(secretRef("keys"))
-	r := w.request("v", "secretName", "keys")
+	h := newFakeHarness(t)
+	waiting := h.fake.hang(secretRef("keys"))
+	r := h.request("v", "secretName", "keys")
 	published := make(chan error)
-	go func() { published <- w.Publish(t.Context(), r) }()
+	go func() { published <- h.Publish(t.Context(), r) }()
 	<-waiting
-	if len(testkit.MountsBelow(t, r.Target)) > 0 || len(w.recordFiles()) > 0 {
+	if len(testkit.MountsBelow(t, r.TargetPath)) > 0 || len(h.recordFiles()) > 0 {
 		t.Error("something is there before there is content")
 	}
-	w.secret("keys", content{"k": "at last"})
+	h.secret("keys", content{"k": "at last"})
 	must(t, <-published)
-	w.present(r, content{"k": "at last"})
+	h.present(r, content{"k": "at last"})
 }
 
 func TestPublishTakesAnEmptyDirectoryThatIsThere(t *testing.T) {
-	w := newWorld(t)
-	r := w.request("v")
-	must(t, os.Mkdir(r.Target, 0o750))
-	w.publish(r)
-	w.present(r, content{"k": "from the request"})
-	w.unpublish(r)
+	h := newHarness(t)
+	r := h.request("v")
+	must(t, os.Mkdir(r.TargetPath, 0o750))
+	h.publish(r)
+	h.present(r, content{"k": "from the request"})
+	h.unpublish(r)
 }
 
-func TestSpecSurvivesTheRecord(t *testing.T) {
-	w := newWorld(t)
-	group := uint32(0)
-	r := w.request("v", "configMapName", "c", "optional", "true", "uid", "0", "gid", "2147483647", "mode", "0000", "dirMode", "0711", "refresh", "off",
-		"items", `[{key: a, path: x/a, mode: "0000", uid: 0, gid: 0}, {key: b, path: b}]`)
-	r.MountGroup = &group
-	v := newVolume(r)
-	v.identity.Device, v.identity.FSID = 1<<63, 1<<64-1
-	must(t, w.Records.Save(v.toRecord()))
-	loaded, bad, err := w.Records.Load()
-	if err != nil || len(bad) > 0 || len(loaded) != 1 {
-		t.Fatal(loaded, bad, err)
-	}
-	got := fromRecord(loaded[0])
-	if got.id != v.id || got.target != v.target || got.pod != v.pod || !got.spec.Equal(v.spec) || *got.mountGroup != 0 || got.identity != v.identity {
-		t.Errorf("got  %+v\nwant %+v", got, v)
-	}
-	plain := newVolume(w.request("w", "secretName", "s"))
-	if got := fromRecord(plain.toRecord()); got.spec.Sources[0].Items != nil || got.spec.UID != nil || got.spec.GID != nil || got.mountGroup != nil || !got.spec.Equal(plain.spec) {
-		t.Errorf("got %+v, want %+v", got, plain)
+func TestAVolumeSurvivesItsRecord(t *testing.T) {
+	h := newFakeHarness(t)
+	item := corev1.KeyToPath{Key: "a", Path: "x/a", Mode: ptr.To[int32](0), User: ptr.To[int64](0)}
+	described := projectedVolume(
+		configMapProjection("c", item, corev1.KeyToPath{Key: "b", Path: "b"}), secretProjection("s"),
+		corev1.VolumeProjection{DownwardAPI: &corev1.DownwardAPIProjection{Items: memoryLimit().DownwardAPI.Items}})
+	described.Projected.Sources[0].ConfigMap.Optional = ptr.To(true)
+	described.Projected.DefaultUser = ptr.To[int64](7)
+	all := h.described("v", described, "uid", "0", "gid", "2147483647", "mode", "0000", "dirMode", "0711", "refresh", "off",
+		"uid/x/a", "1", "gid/b", "2", "mode/a:b\n", "0777")
+	all.MountGroup = ptr.To[uint32](0)
+	h.describe(all, described, mounted("other", "/v/m"), func(pod *corev1.Pod) {
+		c := &pod.Spec.Containers[0]
+		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: "v", MountPath: "/sub", SubPath: "sub"})
+	})
+	h.fake.setAllocatable(corev1.ResourceList{"memory": resource.MustParse("8Gi")}, nil)
+	for name, r := range map[string]Request{
+		"all that can be described": all,
+		"nothing but a Secret":      h.request("w", "secretName", "s"),
+		"content of the request":    h.request("x"),
+	} {
+		v := newVolume(r)
+		_, err := h.resolve(t.Context(), v)
+		must(t, err)
+		v.identity = tmpfs.Identity{Device: 1 << 63, FSID: 1<<64 - 1}
+		v.shown.size = 5
+		must(t, h.config.Records.Save(v.toRecord()))
+		loaded, bad, err := h.config.Records.Load()
+		if err != nil || len(bad) > 0 || len(loaded) != 1 {
+			t.Fatal(loaded, bad, err)
+		}
+		if got := fromRecord(loaded[0]); !reflect.DeepEqual(got, v) {
+			t.Errorf("%s:\ngot  %+v\nwant %+v", name, got, v)
+		}
+		must(t, h.config.Records.Remove(r.ID))
 	}
 }
 
-// The mount table has a mount of ours at the target, but it is not the one that is seen there.
+// A mount of this driver is at the target, but another mount covers it.
 func TestPublishDoesNotAdoptWhatIsMountedOverAVolume(t *testing.T) {
 	for _, test := range []struct {
 		name    string
-		prepare func(w *world, r Request)
+		prepare func(h *harness, r Request)
 	}{
-		{"that is known", func(*world, Request) {}},
-		{"whose record is lost", func(w *world, _ Request) {
-			for _, file := range w.recordFiles() {
-				must(w.t, os.Remove(file))
-			}
-			w.restart()
-		}},
+		{"that is known", func(*harness, Request) {}},
+		{"whose record is lost", func(h *harness, _ Request) { h.loseRecords() }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w := newFakeWorld(t)
-			w.secret("keys", content{"k": "v"})
-			r := w.request("v", "secretName", "keys")
-			w.publish(r)
-			foreignTmpfs(t, r.Target)
-			test.prepare(w, r)
-			w.secret("keys", content{"k": "new"})
-			before := w.snapshot()
-			isErr(t, w.Publish(t.Context(), r), ErrPrecondition, "not this driver's")
-			w.unchanged(before)
-			if b, err := os.ReadFile(filepath.Join(r.Target, "precious")); string(b) != "precious" {
+			h := newFakeHarness(t)
+			h.secret("keys", content{"k": "v"})
+			r := h.request("v", "secretName", "keys")
+			h.publish(r)
+			foreignTmpfs(t, r.TargetPath)
+			test.prepare(h, r)
+			h.secret("keys", content{"k": "new"})
+			before := h.snapshot()
+			isErr(t, h.Publish(t.Context(), r), ErrPrecondition, "not this driver's")
+			h.unchanged(before)
+			if b, err := os.ReadFile(filepath.Join(r.TargetPath, "precious")); string(b) != "precious" {
 				t.Errorf("what somebody else mounted was written to: %q, %v", b, err)
 			}
-			must(t, unix.Unmount(r.Target, 0))
-			w.publish(r)
-			w.present(r, content{"k": "new"})
-			w.unpublish(r)
+			must(t, unix.Unmount(r.TargetPath, 0))
+			h.publish(r)
+			h.present(r, content{"k": "new"})
+			h.unpublish(r)
 		})
 	}
 }
 
 func TestAPublishThatPanicsLeavesNothing(t *testing.T) {
-	w := newFakeWorld(t)
-	w.secret("keys", content{"id_rsa": "private"})
-	r := w.request("v", "secretName", "keys", "uid", "1000")
-	before := w.snapshot()
-	w.fake.setAfterGet(func() { panic("a bug") })
+	h := newFakeHarness(t)
+	h.secret("keys", content{"id_rsa": "private"})
+	r := h.request("v", "secretName", "keys", "uid", "1000")
+	before := h.snapshot()
+	h.fake.setAfterGet(func() { panic("a bug") })
 	func() {
 		defer func() {
 			if recover() == nil {
 				t.Error("it did not panic")
 			}
 		}()
-		_ = w.Publish(context.Background(), r)
+		_ = h.Publish(context.Background(), r)
 	}()
-	w.fake.setAfterGet(nil)
-	w.unchanged(before)
+	h.fake.setAfterGet(nil)
+	h.unchanged(before)
 }

@@ -77,4 +77,6 @@ func (q *quota) taken() int64 {
 }
 
 // heldBy is what a tmpfs takes that is there already, in bytes.
-func heldBy(state tmpfs.State) int64 { return state.BytesUsed + projector.InodeBytes*state.InodesUsed }
+func heldBy(state tmpfs.State) int64 {
+	return int64(state.Usage.BytesUsed + projector.InodeBytes*state.Usage.InodesUsed)
+}

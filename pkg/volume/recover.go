@@ -10,7 +10,6 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/record"
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
@@ -31,13 +30,11 @@ func (m *Manager) Recover(ctx context.Context) error {
 	for _, err := range bad {
 		klog.ErrorS(err, "A volume's record was not read; the driver takes the volume over when kubelet republishes it")
 	}
-	failpoint.Hit("recover-loaded")
 	for _, r := range records {
 		if err := m.recover(ctx, r); err != nil {
 			return err
 		}
 	}
-	failpoint.Hit("recover-done")
 	klog.InfoS("Recovered", "volumes", len(m.all()), "records", len(records), "bad", len(bad))
 	return nil
 }
@@ -52,7 +49,6 @@ func (m *Manager) recover(ctx context.Context, r record.Volume) error {
 	if err := m.check(v); err != nil {
 		m.metrics.badRecords.Inc()
 		klog.ErrorS(err, "This driver can't have written a volume's record; the record was moved aside, and nothing else was touched", "volume", r.VolumeID)
-		failpoint.Hit("recover-set-aside")
 		// One bad record must not keep the driver from taking over the other volumes.
 		if err := m.config.Records.SetAside(r.VolumeID); err != nil {
 			klog.ErrorS(err, "A volume's record could not be moved aside", "volume", r.VolumeID)
@@ -64,9 +60,7 @@ func (m *Manager) recover(ctx context.Context, r record.Volume) error {
 		klog.ErrorS(err, "The target of a volume can't be inspected; its record stays, and the driver takes the volume over when kubelet republishes it", "volume", v.id)
 		return nil
 	}
-	failpoint.Hit("recover-looked")
 	if !mounted {
-		failpoint.Hit("recover-drop")
 		klog.InfoS("Dropped the record of a volume that is not mounted any more", "volume", v.id, "target", v.targetPath)
 		m.removeRecord(v.id)
 		return nil
@@ -76,7 +70,6 @@ func (m *Manager) recover(ctx context.Context, r record.Volume) error {
 	if v.watches() {
 		m.subscribe(v)
 	}
-	failpoint.Hit("recover-watching")
 	return nil
 }
 
@@ -115,7 +108,6 @@ func (m *Manager) Collect(ctx context.Context) {
 			return
 		}
 		if m.get(v.id) == v && isGone(filepath.Dir(v.targetPath)) {
-			failpoint.Hit("collect-gone")
 			klog.InfoS("The pod's directory is gone; forgetting its volume", "volume", v.id, "target", v.targetPath)
 			m.forget(v)
 		}

@@ -37,7 +37,6 @@ func (m *Manager) refresh(ctx context.Context, id string) error {
 		return nil
 	}
 	defer target.Close()
-	failpoint.Hit("refresh-begin")
 	if err := m.showObjects(v, target); worthRetry(err) {
 		return err
 	}
@@ -124,11 +123,9 @@ func (m *Manager) write(v *volume, target *tmpfs.Target, content []projected) (c
 	if err := clone.Grow(limitsOf(payload), m.config.Features.NoSwap); err != nil {
 		return false, 0, err
 	}
-	failpoint.Hit("refresh-write")
 	changed, err = projector.Write(clone.Dir(), payload)
 	if err != nil {
 		return changed, 0, fmt.Errorf("refresh volume %s: %w", v.id, classify(err))
 	}
-	failpoint.Hit("refresh-written")
 	return changed, payload.Size(), nil
 }

@@ -12,9 +12,9 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/event"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
+	"github.com/fsuser-csi/fsuser-csi/pkg/status"
 )
 
 // The reasons of the Events that a pod gets, besides kubelet's own FailedMount.
@@ -120,50 +120,24 @@ func (v *volume) logFields(more ...any) []any {
 	}, more...)
 }
 
-// Status describes a volume to people and programs.
-type Status struct {
-	PodNamespace string `json:"podNamespace"`
-	PodName      string `json:"podName"`
-	PodUID       string `json:"podUID"`
-	// Volume is the volume's name in the pod.
-	Volume string `json:"volume"`
-	// Object names what the content comes from; several are joined by commas.
-	Object string `json:"object"`
-	UID    uint32 `json:"uid"`
-	GID    uint32 `json:"gid"`
-	// Mode of files without one of their own, octal; several are joined by commas.
-	Mode string `json:"mode"`
-	// ResourceVersion that the files show, several joined by commas; empty if none is known.
-	ResourceVersion string `json:"resourceVersion,omitempty"`
-	// Refresh is the attribute: watch or off.
-	Refresh attributes.Refresh `json:"refresh"`
-	// Bytes of content.
-	Bytes int64 `json:"bytes"`
-	// Refreshed is when this process last wrote the files or found them current; absent if it has not yet.
-	Refreshed *time.Time `json:"refreshed,omitempty"`
-	// Stale is why the files are not known to be current, and StaleSince since when; both absent if they are.
-	Stale      string     `json:"stale,omitempty"`
-	StaleSince *time.Time `json:"staleSince,omitempty"`
-}
-
 // Status tells of all volumes, sorted by pod and name. It waits for no work on a volume.
-func (m *Manager) Status() []Status {
-	all := []Status{}
+func (m *Manager) Status() []status.Volume {
+	all := []status.Volume{}
 	for _, v := range m.all() {
 		all = append(all, m.status(v))
 	}
-	slices.SortFunc(all, func(a, b Status) int {
+	slices.SortFunc(all, func(a, b status.Volume) int {
 		return strings.Compare(a.PodNamespace+"/"+a.PodName+"/"+a.Volume, b.PodNamespace+"/"+b.PodName+"/"+b.Volume)
 	})
 	return all
 }
 
-func (m *Manager) status(v *volume) Status {
+func (m *Manager) status(v *volume) status.Volume {
 	uid, gid := v.owner()
 	now := v.snapshot()
-	s := Status{
+	s := status.Volume{
 		PodNamespace: v.pod.Namespace, PodName: v.pod.Name, PodUID: v.pod.UID, Volume: v.name(), Object: v.origin(),
-		UID: uid, GID: gid, Mode: v.mode(), ResourceVersion: now.version(), Refresh: v.spec.Refresh, Bytes: now.size,
+		UID: uid, GID: gid, Mode: v.mode(), ResourceVersion: now.version(), Refresh: string(v.spec.Refresh), Bytes: now.size,
 	}
 	if !now.refreshed.IsZero() {
 		s.Refreshed = &now.refreshed

@@ -4,20 +4,21 @@ package volume
 
 import (
 	"encoding/json"
-	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/pkg/event"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
+	"github.com/fsuser-csi/fsuser-csi/pkg/status"
 )
 
-// eventLog collects what a driver would write as Events.
+// eventLog collects the Events of a driver.
 type eventLog struct {
 	mu     sync.Mutex
 	events []event.Event
@@ -29,14 +30,15 @@ func (l *eventLog) record(e event.Event) {
 	l.events = append(l.events, e)
 }
 
-// take returns the reasons of the events so far, and forgets them. Each must be about the pod's volume and hold the text.
+// take returns the types and reasons of the events so far, and forgets the events. Each must be about the pod's volume and
+// contain the text.
 func (l *eventLog) take(t *testing.T, r Request, says string) string {
 	t.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var reasons []string
 	for _, e := range l.events {
-		reasons = append(reasons, e.Type+" "+e.Reason)
+		reasons = append(reasons, string(e.Type)+" "+e.Reason)
 		if e.Pod != event.Pod(r.Pod) || e.Volume != newVolume(r).name() || !strings.Contains(e.Message, says) {
 			t.Errorf("the event does not say %q of %+v: %+v", says, r.Pod, e)
 		}
@@ -45,221 +47,149 @@ func (l *eventLog) take(t *testing.T, r Request, says string) string {
 	return strings.Join(reasons, ", ")
 }
 
-func eventWorld(t *testing.T) (*world, *eventLog) {
+func eventHarness(t *testing.T) (*harness, *eventLog) {
 	log := &eventLog{}
-	return newFakeWorld(t, func(c *Config) { c.Events = log.record }), log
-}
-
-func ownerOf(t *testing.T, path string) uint32 {
-	t.Helper()
-	var st unix.Stat_t
-	must(t, unix.Stat(path, &st))
-	return st.Uid
+	return newFakeHarness(t, func(c *Config) { c.Events = log.record }), log
 }
 
 func TestOwnerWithoutUIDIsThePodsUser(t *testing.T) {
-	seventy := uint32(70)
+	runAs := func(user int64) *corev1.SecurityContext { return &corev1.SecurityContext{RunAsUser: &user} }
+	container := func(user int64, volume string) corev1.Container {
+		return corev1.Container{SecurityContext: runAs(user), VolumeMounts: []corev1.VolumeMount{{Name: volume, MountPath: "/v"}}}
+	}
 	for _, test := range []struct {
 		name   string
-		sent   bool // the content comes with the request
-		pod    source.Pod
-		err    error
+		attrs  []string // instead of a secretName
+		change func(*corev1.Pod)
+		reason error // of Pod
 		owner  uint32
 		event  string
-		says   string
-		refuse error
 	}{
-		{name: "the pod has one", pod: source.Pod{User: &seventy}, owner: 70},
-		{name: "the pod has none: root, and an event", event: "Warning VolumeOwnerUnknown", says: "runAsUser"},
-		{name: "the pod may not be read: the publish fails", err: &source.Error{Reason: source.ErrForbidden}, refuse: source.ErrForbidden},
-		{name: "the pod may not be read, and kubelet brings the content: root, and an event", sent: true,
-			err: &source.Error{Reason: source.ErrForbidden}, event: "Warning VolumeOwnerUnknown", says: "forbidden"},
-		{name: "the pod can't be read now, and kubelet brings the content: the publish fails", sent: true,
-			err: &source.Error{Reason: source.ErrUnavailable}, refuse: source.ErrUnavailable},
-		{name: "the pod can't be read now: the publish fails", err: &source.Error{Reason: source.ErrUnavailable}, refuse: source.ErrUnavailable},
-		{name: "the pod is gone: the publish fails", err: &source.Error{Reason: source.ErrNotFound}, refuse: source.ErrNotFound},
+		{name: "the container has one", change: func(p *corev1.Pod) { p.Spec.Containers[0].SecurityContext = runAs(70) }, owner: 70},
+		{name: "a sidecar that does not mount the volume has another", change: func(p *corev1.Pod) {
+			p.Spec.Containers[0].SecurityContext = runAs(70)
+			p.Spec.InitContainers = []corev1.Container{container(71, "other")}
+		}, owner: 70},
+		{name: "an init container that mounts the volume has another: root, and an event", change: func(p *corev1.Pod) {
+			p.Spec.Containers[0].SecurityContext = runAs(70)
+			p.Spec.InitContainers = []corev1.Container{container(71, "v")}
+		}, event: "Warning VolumeOwnerUnknown"},
+		{name: "the pod has none: root, and an event", change: func(*corev1.Pod) {}, event: "Warning VolumeOwnerUnknown"},
+		{name: "the described volume has a defaultUser, and the pod no user", attrs: []string{"volume", "described"}, change: func(p *corev1.Pod) {
+			described := secretVolume("keys")
+			described.Secret.DefaultUser, described.Secret.DefaultMode = ptr.To[int64](71), ptr.To[int32](0o400)
+			p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: "described", VolumeSource: described})
+		}, owner: 71},
+		{name: "the pod may not be read: the publish fails", reason: source.ErrForbidden},
+		{name: "the pod can't be read now: the publish fails", reason: source.ErrUnavailable},
+		{name: "the pod is gone: the publish fails", reason: source.ErrNotFound},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w, log := eventWorld(t)
-			w.fake.pod, w.fake.podErr = test.pod, test.err
-			w.secret("keys", content{"k": "v"})
-			attrs := []string{"secretName", "keys"}
-			if test.sent {
-				attrs = nil
+			h, log := eventHarness(t)
+			h.secret("keys", content{"k": "v"})
+			if test.attrs == nil {
+				test.attrs = []string{"secretName", "keys"}
 			}
-			r := w.request("v", attrs...)
-			if test.refuse != nil {
-				before := w.snapshot()
-				isErr(t, w.Publish(t.Context(), r), test.refuse, "uid is not set")
-				w.unchanged(before)
+			r := h.request("v", test.attrs...)
+			if test.reason != nil {
+				h.fake.failPod(test.reason)
+				before := h.snapshot()
+				isErr(t, h.Publish(t.Context(), r), test.reason, "read the pod")
+				h.unchanged(before)
+				if got := log.take(t, r, ""); got != "" {
+					t.Errorf("events %q", got)
+				}
 				return
 			}
-			w.publish(r)
-			if got := ownerOf(t, r.Target+"/k"); got != test.owner {
-				t.Errorf("the file belongs to %d, want %d", got, test.owner)
-			}
-			if got := log.take(t, r, test.says); got != test.event {
+			pod := podOf(r)
+			test.change(pod)
+			h.setPod(pod)
+			h.publish(r)
+			want := map[string]permissions{"k": {0o400, test.owner, 0}}
+			h.hasPermissions(r, want)
+			if got := log.take(t, r, "runAsUser"); got != test.event {
 				t.Errorf("events %q, want %q", got, test.event)
 			}
 
-			// It is asked once: a pod that gets a debug container does not change the owner of what it has.
-			w.fake.pod, w.fake.podErr = source.Pod{}, nil
-			w.publish(r)
-			w.restart()
-			w.secret("keys", content{"k": "new"})
-			if test.sent {
-				r.Secrets = map[string]string{"k": "new"}
+			// The pod is read once, and the owner stays; without a record, a volume of the pod is read again.
+			reads := 1
+			if r.Spec.Volume == "" {
+				h.fake.failPod(source.ErrNotFound)
+			} else {
+				reads = 2
 			}
-			w.publish(r)
-			w.shows(r, content{"k": "new"})
-			if got := ownerOf(t, r.Target+"/k"); got != test.owner || w.fake.pods != 1 {
-				t.Errorf("after a restart the file belongs to %d, want %d; the pod was read %d times", got, test.owner, w.fake.pods)
+			h.publish(r)
+			h.restart()
+			h.secret("keys", content{"k": "new"})
+			h.publish(r)
+			h.shows(r, content{"k": "new"})
+			h.hasPermissions(r, want)
+			h.loseRecords()
+			h.publish(r)
+			h.hasPermissions(r, want)
+			if n := h.fake.called("Pod"); n != reads {
+				t.Errorf("the pod was read %d times, want %d", n, reads)
 			}
-
-			// Not even if the record is lost.
-			for _, file := range w.recordFiles() {
-				must(t, os.Remove(file))
-			}
-			w.restart()
-			w.publish(r)
-			if got := ownerOf(t, r.Target+"/k"); got != test.owner {
-				t.Errorf("after the record was lost the file belongs to %d, want %d", got, test.owner)
-			}
-			w.unpublish(r)
+			h.unpublish(r)
 		})
 	}
 }
 
 func TestUIDInTheAttributesNeedsNoPod(t *testing.T) {
-	w, log := eventWorld(t)
-	w.fake.podErr = &source.Error{Reason: source.ErrForbidden}
-	w.secret("keys", content{"k": "v"})
-	r := w.request("v", "secretName", "keys", "uid", "1000")
-	w.publish(r)
-	if got := log.take(t, r, ""); w.fake.pods != 0 || got != "" {
-		t.Errorf("the pod was read %d times, events %q", w.fake.pods, got)
+	h, log := eventHarness(t)
+	h.secret("keys", content{"k": "v"})
+	r := h.request("v", "secretName", "keys", "uid", "1000")
+	h.publish(r)
+	if n, got := h.fake.called("Pod"), log.take(t, r, ""); n != 0 || got != "" {
+		t.Errorf("the pod was read %d times, events %q", n, got)
 	}
-	w.unpublish(r)
+	h.unpublish(r)
 }
 
-func TestNodePublishSecretRefIsWatchedByTheNameThatThePodTells(t *testing.T) {
-	w, _ := eventWorld(t)
-	w.fake.pod = source.Pod{SecretRefs: map[string]string{"v": "keys", "other": "another"}}
-	r := w.request("v", "uid", "1000")
-	w.publish(r) // at once: the content is in the request
-	w.shows(r, content{"k": "from the request"})
-	w.run()
-	w.secret("keys", content{"k": "watched"})
-	w.becomes(r, content{"k": "watched"})
-
-	// While all is well kubelet's copy is never newer than the watched object.
-	w.publish(r)
-	w.shows(r, content{"k": "watched"})
-
-	// Without the right to read it kubelet's copy is what there is.
-	w.fake.fail(secretRef("keys"), source.ErrForbidden)
-	r.Secrets = map[string]string{"k": "sent along"}
-	w.publish(r)
-	w.shows(r, content{"k": "sent along"})
-
-	w.restart()
-	w.run()
-	w.secret("keys", content{"k": "watched after a restart"})
-	w.becomes(r, content{"k": "watched after a restart"})
-	w.unpublish(r)
-	if left := w.watches(); len(left) > 0 {
-		t.Errorf("watches are left: %q", left)
+// A publish that fails is repeated until it succeeds, so only the publish that succeeds makes the Event.
+func TestAnOwnerThatIsUnknownIsToldOnceAndOnlyBySuccess(t *testing.T) {
+	h, log := eventHarness(t)
+	r := h.request("v", "secretName", "keys")
+	for range 3 {
+		isErr(t, h.Publish(t.Context(), r), source.ErrNotFound)
 	}
+	if got := log.take(t, r, ""); got != "" {
+		t.Errorf("events of failures: %q", got)
+	}
+	h.secret("keys", content{"k": "v"})
+	for range 3 {
+		h.publish(r)
+	}
+	if got := log.take(t, r, "runAsUser"); got != "Warning VolumeOwnerUnknown" {
+		t.Errorf("events %q, want one", got)
+	}
+	h.unpublish(r)
 }
 
-// The driver is a pod, and kubelet is not: it may read what the driver can't.
-func TestNodePublishSecretRefShowsWhatKubeletSendsIfThatMayBeNewer(t *testing.T) {
-	for _, test := range []struct {
-		name   string
-		behind func(w *world)
-		// version that is known of the same content.
-		version string
-	}{
-		{"the driver does not reach the API server", func(w *world) { w.fake.setAway(secretRef("keys"), time.Now().Add(-time.Hour)) }, "1"},
-		{"the driver may not read it any more", func(w *world) {
-			w.fake.fail(secretRef("keys"), source.ErrForbidden)
-			w.fake.setAway(secretRef("keys"), time.Now().Add(-time.Hour))
-		}, ""},
-		{"it was immutable, and is made anew", func(w *world) {
-			w.fake.answer(secretRef("keys"), func(o *fakeObject) { o.content.Immutable, o.content.Seen = true, time.Now().Add(-time.Minute) })
-		}, "1"},
-		{"the driver's watch is behind", func(w *world) {
-			w.fake.answer(secretRef("keys"), func(o *fakeObject) { o.content.Seen = time.Now().Add(-time.Minute) })
-		}, "1"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			w, log := eventWorld(t)
-			w.fake.pod = source.Pod{SecretRefs: map[string]string{"v": "keys"}}
-			w.secret("keys", content{"k": "old"})
-			r := w.request("v", "uid", "1000")
-			r.Secrets = map[string]string{"k": "old"}
-			w.publish(r)
-			w.fake.setAway(secretRef("keys"), time.Now().Add(-time.Hour))
-			if w.gauge("fsuser_stale_volumes") != 0 {
-				t.Errorf("what has just been published is stale: %+v", one(t, w))
-			}
-			w.fake.setAway(secretRef("keys"), time.Time{})
-			w.publish(r)
-			test.behind(w)
-			w.publish(r)
-			if s := one(t, w); s.ResourceVersion != test.version {
-				t.Errorf("the same content has version %q, want %q", s.ResourceVersion, test.version)
-			}
-			r.Secrets = map[string]string{"k": "new"}
-			w.publish(r)
-			w.present(r, content{"k": "new"})
-			if s := one(t, w); s.Stale != "" || w.gauge("fsuser_stale_volumes") != 0 || time.Since(*s.Refreshed) > time.Minute {
-				t.Errorf("what kubelet has just sent is not current: %+v", s)
-			}
-
-			// It was long ago.
-			long := time.Now().Add(-servedFor)
-			w.get(r.ID).served.Store(&long)
-			if _, away := w.Source.Away(secretRef("keys")); away != nil {
-				if s := one(t, w); s.StaleSince == nil || !s.StaleSince.Equal(long) || w.gauge("fsuser_stale_volumes") != 1 {
-					t.Errorf("kubelet came last at %v: %+v", long, s)
-				}
-				must(t, w.refresh(t.Context(), r.ID)) // as after a restart, if others hold the object
-				w.present(r, content{"k": "new"})
-			}
-
-			w.fake.setAway(secretRef("keys"), time.Time{})
-			w.secret("keys", content{"k": "newer"})
-			w.run()
-			w.becomes(r, content{"k": "newer"})
-			if got := log.take(t, r, ""); got != "" {
-				t.Errorf("events %q", got)
-			}
-			w.unpublish(r)
-		})
+// A call that holds the lock of a volume may hang, and status and metrics are needed most then.
+func TestStatusAndMetricsWaitForNoVolume(t *testing.T) {
+	h := newFakeHarness(t)
+	h.secret("keys", content{"k": "v"})
+	r := h.request("v", "secretName", "keys", "uid", "1000")
+	h.publish(r)
+	unlock, err := h.locks.lock(t.Context(), r.ID)
+	must(t, err)
+	defer unlock()
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		if all := h.Status(); len(all) != 1 || all[0].Bytes != 1 {
+			t.Errorf("status: %+v", all)
+		}
+		if _, err := h.registry.Gather(); err != nil {
+			t.Error(err)
+		}
+	}()
+	select {
+	case <-answered:
+	case <-time.After(patience):
+		t.Fatal("status and metrics wait for the lock of a volume")
 	}
-}
-
-// F-29: another volume's watch of the Secret, which is behind, was there before.
-func TestNodePublishSecretRefDoesNotGoBackToWhatIsWatched(t *testing.T) {
-	w, _ := eventWorld(t)
-	w.fake.pod = source.Pod{SecretRefs: map[string]string{"v": "keys"}}
-	w.secret("keys", content{"k": "old"})
-	w.fake.answer(secretRef("keys"), func(o *fakeObject) { o.content.Seen = time.Now().Add(-time.Minute) })
-	r := w.request("v", "uid", "1000")
-	r.Secrets = map[string]string{"k": "new"}
-	w.publish(r)
-	must(t, w.refresh(t.Context(), r.ID))
-	w.present(r, content{"k": "new"})
-	w.publish(r)
-	w.present(r, content{"k": "new"})
-	w.run()
-	w.secret("keys", content{"k": "newer"})
-	w.becomes(r, content{"k": "newer"})
-	// What has just been seen may be newer than what was on its way.
-	w.publish(r)
-	w.present(r, content{"k": "newer"})
-	w.unpublish(r)
 }
 
 func TestEventsTellOnceWhatWentWrongAndThatItIsOver(t *testing.T) {
@@ -273,25 +203,25 @@ func TestEventsTellOnceWhatWentWrongAndThatItIsOver(t *testing.T) {
 		{"the API server is away, which is nobody's fault", source.ErrUnavailable, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w, log := eventWorld(t)
-			w.secret("keys", content{"k": "v"})
-			r := w.request("v", "secretName", "keys", "uid", "1000")
-			w.publish(r)
-			w.fake.fail(secretRef("keys"), test.reason)
+			h, log := eventHarness(t)
+			h.secret("keys", content{"k": "v"})
+			r := h.request("v", "secretName", "keys", "uid", "1000")
+			h.publish(r)
+			h.fake.fail(secretRef("keys"), test.reason)
 			for range 3 {
-				w.publish(r)
+				h.publish(r)
 			}
 			if got := log.take(t, r, `"v" stay as they are`); got != test.event {
 				t.Errorf("events %q, want %q", got, test.event)
 			}
-			if status := one(t, w); status.Stale == "" || status.StaleSince == nil {
+			if status := h.statusOf(r); status.Stale == "" || status.StaleSince == nil {
 				t.Errorf("status: %+v", status)
 			}
-			if w.gauge("fsuser_oldest_stale_volume_seconds") <= 0 {
+			if h.gauge("fsuser_oldest_stale_volume_seconds") <= 0 {
 				t.Error("no volume is stale, by the metric")
 			}
-			w.secret("keys", content{"k": "new"})
-			w.publish(r)
+			h.secret("keys", content{"k": "new"})
+			h.publish(r)
 			recovered := ""
 			if test.event != "" {
 				recovered = "Normal VolumeRefreshRecovered"
@@ -299,7 +229,7 @@ func TestEventsTellOnceWhatWentWrongAndThatItIsOver(t *testing.T) {
 			if got := log.take(t, r, `"v" show`); got != recovered {
 				t.Errorf("events %q, want %q", got, recovered)
 			}
-			w.unpublish(r)
+			h.unpublish(r)
 			if got := log.take(t, r, ""); got != "" {
 				t.Errorf("events after unpublish: %q", got)
 			}
@@ -307,44 +237,42 @@ func TestEventsTellOnceWhatWentWrongAndThatItIsOver(t *testing.T) {
 	}
 }
 
-// An outage is told by metric and status, of each volume that would otherwise follow its object, and by nothing else.
+// Metric and status show an outage, for each volume that follows an object. There is no Event and no line in the log.
 func TestVolumesAreStaleWhileThereIsNoWordOfTheirObject(t *testing.T) {
-	w, log := eventWorld(t)
-	w.secret("keys", content{"k": "v"})
-	w.secret("others", content{"k": "v"})
-	r, other := w.request("v", "secretName", "keys", "uid", "1000"), w.request("other", "secretName", "others", "uid", "1000")
-	fixed := w.request("fixed", "secretName", "keys", "uid", "1000", "refresh", "off")
+	h, log := eventHarness(t)
+	h.secret("keys", content{"k": "v"})
+	h.secret("others", content{"k": "v"})
+	r, other := h.request("v", "secretName", "keys", "uid", "1000"), h.request("other", "secretName", "others", "uid", "1000")
+	fixed := h.request("fixed", "secretName", "keys", "uid", "1000", "refresh", "off")
 	for _, r := range []Request{r, other, fixed} {
-		w.publish(r)
+		h.publish(r)
 	}
-	before, lines := w.snapshot(), logged.Text()
-	w.fake.setAway(secretRef("keys"), time.Now().Add(-time.Minute))
-	if n := w.gauge("fsuser_stale_volumes"); n != 1 {
+	before, lines := h.snapshot(), logged.Text()
+	h.fake.setOutage(secretRef("keys"), time.Now().Add(-time.Minute))
+	if n := h.gauge("fsuser_stale_volumes"); n != 1 {
 		t.Errorf("%v volumes are stale, want 1", n)
 	}
-	if s := w.gauge("fsuser_oldest_stale_volume_seconds"); s < 60 || s > 70 {
+	if s := h.gauge("fsuser_oldest_stale_volume_seconds"); s < 60 || s > 70 {
 		t.Errorf("stale for %v s, want 60", s)
 	}
-	w.publish(r)
-	all, err := w.Status(t.Context())
-	must(t, err)
-	for _, s := range all {
+	h.publish(r)
+	for _, s := range h.Status() {
 		stale := s.Volume == "v"
 		if stale != (s.Stale != "") || stale != (s.StaleSince != nil) || stale && !strings.Contains(s.Stale, `Secret "ns/keys": can't be read now: connection refused`) {
 			t.Errorf("status of %s: %+v", s.Volume, s)
 		}
 	}
-	refreshed := *statusOf(t, w, "v").Refreshed
-	w.publish(r)
-	if at := *statusOf(t, w, "v").Refreshed; at != refreshed {
+	refreshed := *h.statusOf(r).Refreshed
+	h.publish(r)
+	if at := *h.statusOf(r).Refreshed; at != refreshed {
 		t.Errorf("refreshed at %v by a republish that could ask nobody, before: %v", at, refreshed)
 	}
 
-	w.fake.setAway(secretRef("keys"), time.Time{})
-	if n := w.gauge("fsuser_stale_volumes"); n != 0 || w.gauge("fsuser_oldest_stale_volume_seconds") != 0 {
+	h.fake.setOutage(secretRef("keys"), time.Time{})
+	if n := h.gauge("fsuser_stale_volumes"); n != 0 || h.gauge("fsuser_oldest_stale_volume_seconds") != 0 {
 		t.Errorf("%v volumes are stale after the outage", n)
 	}
-	if s := statusOf(t, w, "v"); s.Stale != "" || s.StaleSince != nil {
+	if s := h.statusOf(r); s.Stale != "" || s.StaleSince != nil {
 		t.Errorf("status after the outage: %+v", s)
 	}
 	if got := log.take(t, r, ""); got != "" {
@@ -353,48 +281,25 @@ func TestVolumesAreStaleWhileThereIsNoWordOfTheirObject(t *testing.T) {
 	if now := logged.Text(); now != lines {
 		t.Errorf("log: %s", strings.TrimPrefix(now, lines))
 	}
-	w.unchanged(before)
+	h.unchanged(before)
 	for _, r := range []Request{r, other, fixed} {
-		w.unpublish(r)
+		h.unpublish(r)
 	}
-}
-
-func statusOf(t *testing.T, w *world, volume string) Status {
-	t.Helper()
-	all, err := w.Status(t.Context())
-	must(t, err)
-	for _, s := range all {
-		if s.Volume == volume {
-			return s
-		}
-	}
-	t.Fatalf("no volume %s in %+v", volume, all)
-	return Status{}
-}
-
-func one(t *testing.T, w *world) Status {
-	t.Helper()
-	all, err := w.Status(t.Context())
-	must(t, err)
-	if len(all) != 1 {
-		t.Fatalf("%d volumes, want one", len(all))
-	}
-	return all[0]
 }
 
 func TestStatusTellsWhatThereIsToKnowAndNoValue(t *testing.T) {
-	w, _ := eventWorld(t)
-	if all, err := w.Status(t.Context()); err != nil || all == nil || len(all) != 0 {
-		t.Errorf("of nothing: %v, %v", all, err)
+	h, _ := eventHarness(t)
+	if all := h.Status(); all == nil || len(all) != 0 {
+		t.Errorf("of nothing: %v", all)
 	}
-	w.secret("keys", content{"k": "the value"})
-	r := w.request("v", "secretName", "keys", "uid", "1000", "gid", "2000", "mode", "0600")
-	w.publish(r)
-	s := one(t, w)
+	h.secret("keys", content{"k": "the value"})
+	r := h.request("v", "secretName", "keys", "uid", "1000", "gid", "2000", "mode", "0600")
+	h.publish(r)
+	s := h.statusOf(r)
 	if s.Refreshed == nil || s.ResourceVersion == "" {
 		t.Errorf("%+v", s)
 	}
-	want := Status{
+	want := status.Volume{
 		PodNamespace: namespace, PodName: "pod-v", PodUID: "uid-v", Volume: "v", Object: `Secret "ns/keys"`, UID: 1000, GID: 2000, Mode: "0600",
 		ResourceVersion: s.ResourceVersion, Refresh: "watch", Bytes: int64(len("the value")), Refreshed: s.Refreshed,
 	}
@@ -406,28 +311,28 @@ func TestStatusTellsWhatThereIsToKnowAndNoValue(t *testing.T) {
 	if strings.Contains(string(b), "the value") {
 		t.Errorf("the value is in %s", b)
 	}
-	w.unpublish(r)
+	h.unpublish(r)
 }
 
 func TestPanicInARefreshIsARefreshThatFailed(t *testing.T) {
-	w, _ := eventWorld(t)
-	w.secret("keys", content{"k": "v"})
-	w.secret("others", content{"k": "v"})
-	r, other := w.request("v", "secretName", "keys", "uid", "1000"), w.request("other", "secretName", "others", "uid", "1000")
-	w.publish(r)
-	w.publish(other)
+	h, _ := eventHarness(t)
+	h.secret("keys", content{"k": "v"})
+	h.secret("others", content{"k": "v"})
+	r, other := h.request("v", "secretName", "keys", "uid", "1000"), h.request("other", "secretName", "others", "uid", "1000")
+	h.publish(r)
+	h.publish(other)
 	var once sync.Once
-	w.fake.setAfterGet(func() { once.Do(func() { panic("the secret value") }) })
-	w.run()
-	w.secret("keys", content{"k": "new"})
-	w.becomes(r, content{"k": "new"}) // tried again
-	w.secret("others", content{"k": "new"})
-	w.becomes(other, content{"k": "new"})
+	h.fake.setAfterGet(func() { once.Do(func() { panic("the secret value") }) })
+	h.run()
+	h.secret("keys", content{"k": "new"})
+	h.becomes(r, content{"k": "new"}) // tried again
+	h.secret("others", content{"k": "new"})
+	h.becomes(other, content{"k": "new"})
 	testkit.Eventually(t, patience, "the panic in the log", func() bool { return strings.Contains(logged.Text(), "panicked with a string") })
 	if strings.Contains(logged.Text(), "the secret value") {
 		t.Error("what panicked is in the log")
 	}
-	w.fake.setAfterGet(nil)
-	w.unpublish(r)
-	w.unpublish(other)
+	h.fake.setAfterGet(nil)
+	h.unpublish(r)
+	h.unpublish(other)
 }

@@ -28,13 +28,9 @@ func (m *Manager) Unpublish(ctx context.Context, id, targetPath string) (err err
 	if v != nil && v.targetPath != targetPath {
 		return fmt.Errorf("%w: volume %s is published at %s, not at %s; nothing was unmounted", ErrPrecondition, id, v.targetPath, targetPath)
 	}
-	if err := failpoint.Error("unpublish-begin"); err != nil {
-		return err
-	}
 	if err := detach(targetPath); err != nil {
 		return fmt.Errorf("unpublish volume %s: %w", id, err)
 	}
-	failpoint.Hit("unpublish-detached")
 	if v != nil {
 		m.forget(v)
 	} else {

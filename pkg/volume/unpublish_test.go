@@ -21,165 +21,165 @@ import (
 func TestUnpublish(t *testing.T) {
 	for _, test := range []struct {
 		name    string
-		prepare func(t *testing.T, w *world, r *Request)
+		prepare func(t *testing.T, h *harness, r *Request)
 	}{
-		{"a volume", func(t *testing.T, w *world, r *Request) {}},
-		{"one that was never published", func(t *testing.T, w *world, r *Request) {
-			w.unpublish(*r)
-			*r = w.request("unknown", "secretName", "keys")
+		{"a volume", func(t *testing.T, h *harness, r *Request) {}},
+		{"one that was never published", func(t *testing.T, h *harness, r *Request) {
+			h.unpublish(*r)
+			*r = h.request("unknown", "secretName", "keys")
 		}},
-		{"twice", func(t *testing.T, w *world, r *Request) { w.unpublish(*r) }},
-		{"one whose mount is gone", func(t *testing.T, w *world, r *Request) { must(t, unix.Unmount(r.Target, 0)) }},
-		{"one whose directory is gone", func(t *testing.T, w *world, r *Request) {
-			must(t, unix.Unmount(r.Target, 0))
-			must(t, os.Remove(r.Target))
+		{"twice", func(t *testing.T, h *harness, r *Request) { h.unpublish(*r) }},
+		{"one whose mount is gone", func(t *testing.T, h *harness, r *Request) { must(t, unix.Unmount(r.TargetPath, 0)) }},
+		{"one whose directory is gone", func(t *testing.T, h *harness, r *Request) {
+			must(t, unix.Unmount(r.TargetPath, 0))
+			must(t, os.Remove(r.TargetPath))
 		}},
-		{"one whose parent directory is gone", func(t *testing.T, w *world, r *Request) {
-			must(t, unix.Unmount(r.Target, 0))
-			must(t, os.RemoveAll(filepath.Dir(r.Target)))
+		{"one whose parent directory is gone", func(t *testing.T, h *harness, r *Request) {
+			must(t, unix.Unmount(r.TargetPath, 0))
+			must(t, os.RemoveAll(filepath.Dir(r.TargetPath)))
 		}},
-		{"one whose pod's directory is gone", func(t *testing.T, w *world, r *Request) {
-			must(t, unix.Unmount(r.Target, 0))
-			must(t, os.RemoveAll(filepath.Join(w.root, "pods", r.Pod.UID)))
+		{"one whose pod's directory is gone", func(t *testing.T, h *harness, r *Request) {
+			must(t, unix.Unmount(r.TargetPath, 0))
+			must(t, os.RemoveAll(filepath.Join(h.root, "pods", r.Pod.UID)))
 		}},
-		{"one that is stale", func(t *testing.T, w *world, r *Request) {
-			w.fake.fail(secretRef("keys"), source.ErrForbidden)
-			w.publish(*r)
+		{"one that is stale", func(t *testing.T, h *harness, r *Request) {
+			h.fake.fail(secretRef("keys"), source.ErrForbidden)
+			h.publish(*r)
 		}},
-		{"while the API server hangs", func(t *testing.T, w *world, r *Request) { w.fake.hang(secretRef("keys")) }},
-		{"one that is mounted twice", func(t *testing.T, w *world, r *Request) {
-			must(t, unix.Mount(r.Target, r.Target, "", unix.MS_BIND, ""))
+		{"while the API server hangs", func(t *testing.T, h *harness, r *Request) { h.fake.hang(secretRef("keys")) }},
+		{"one that is mounted twice", func(t *testing.T, h *harness, r *Request) {
+			must(t, unix.Mount(r.TargetPath, r.TargetPath, "", unix.MS_BIND, ""))
 		}},
-		{"one below three mounts of others", func(t *testing.T, w *world, r *Request) {
+		{"one below three mounts of others", func(t *testing.T, h *harness, r *Request) {
 			for range 3 {
-				foreignTmpfs(t, r.Target)
+				foreignTmpfs(t, r.TargetPath)
 			}
 		}},
-		{"after a restart that knows it", func(t *testing.T, w *world, r *Request) { w.restart() }},
-		{"after a restart that does not know it", func(t *testing.T, w *world, r *Request) {
-			for _, file := range w.recordFiles() {
+		{"after a restart that knows it", func(t *testing.T, h *harness, r *Request) { h.restart() }},
+		{"after a restart that does not know it", func(t *testing.T, h *harness, r *Request) {
+			for _, file := range h.recordFiles() {
 				must(t, os.Remove(file))
 			}
-			w.restart()
+			h.restart()
 		}},
-		{"with a record that a newer driver wrote", func(t *testing.T, w *world, r *Request) {
-			must(t, os.WriteFile(w.recordFiles()[0], []byte(`{"version": 99, "volumeID": "csi-v"}`), 0o600))
-			w.restart()
+		{"with a record that a newer driver wrote", func(t *testing.T, h *harness, r *Request) {
+			must(t, os.WriteFile(h.recordFiles()[0], []byte(`{"version": 99, "volumeID": "csi-v"}`), 0o600))
+			h.restart()
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w := newFakeWorld(t)
-			w.secret("keys", content{"k": "v"})
-			w.secret("healthy", content{"k": "healthy"})
-			healthy, r := w.request("healthy", "secretName", "healthy"), w.request("v", "secretName", "keys")
-			w.publish(r)
-			test.prepare(t, w, &r)
-			w.publish(healthy)
-			w.unpublish(r)
-			if n := w.gauge("fsuser_volumes"); n != 1 {
+			h := newFakeHarness(t)
+			h.secret("keys", content{"k": "v"})
+			h.secret("healthy", content{"k": "healthy"})
+			healthy, r := h.request("healthy", "secretName", "healthy"), h.request("v", "secretName", "keys")
+			h.publish(r)
+			test.prepare(t, h, &r)
+			h.publish(healthy)
+			h.unpublish(r)
+			if n := h.gauge("fsuser_volumes"); n != 1 {
 				t.Errorf("%v volumes, want the healthy one", n)
 			}
-			if n := w.gauge("fsuser_stale_volumes"); n != 0 {
+			if n := h.gauge("fsuser_stale_volumes"); n != 0 {
 				t.Errorf("%v stale volumes, want none", n)
 			}
-			w.present(healthy, content{"k": "healthy"})
-			// The id is free again.
-			w.secret("keys", content{"k": "anew"})
-			must(t, os.MkdirAll(filepath.Dir(r.Target), 0o750))
-			w.publish(r)
-			w.present(r, content{"k": "anew"})
-			w.unpublish(r)
+			h.present(healthy, content{"k": "healthy"})
+			// The volume can be published again.
+			h.secret("keys", content{"k": "anew"})
+			must(t, os.MkdirAll(filepath.Dir(r.TargetPath), 0o750))
+			h.publish(r)
+			h.present(r, content{"k": "anew"})
+			h.unpublish(r)
 		})
 	}
 }
 
 func TestUnpublishOfABusyVolume(t *testing.T) {
-	w := newWorld(t)
-	w.secret("keys", content{"k": "v"})
-	r := w.request("v", "secretName", "keys")
-	w.publish(r)
-	f, err := os.Open(filepath.Join(r.Target, "k"))
+	h := newHarness(t)
+	h.secret("keys", content{"k": "v"})
+	r := h.request("v", "secretName", "keys")
+	h.publish(r)
+	f, err := os.Open(filepath.Join(r.TargetPath, "k"))
 	must(t, err)
 	defer f.Close()
-	w.unpublish(r)
+	h.unpublish(r)
 	if b, err := io.ReadAll(f); err != nil || string(b) != "v" {
 		t.Errorf("who had the file open reads %q, %v", b, err)
 	}
 }
 
-// The record of a mount that is gone is dropped by the next start.
+// The next start drops the record of a mount that is gone.
 func TestUnpublishWritesNothing(t *testing.T) {
-	w := newWorld(t)
-	w.secret("keys", content{"k": "v"})
-	r := w.request("v", "secretName", "keys")
-	w.publish(r)
-	writable := readOnly(t, w.state)
-	must(t, w.Unpublish(t.Context(), r.ID, r.Target))
-	must(t, w.Unpublish(t.Context(), r.ID, r.Target))
-	if w.get(r.ID) != nil || w.Source.Watched() != 0 || len(testkit.MountsBelow(t, r.Target)) > 0 {
-		t.Errorf("it is not unpublished: %s", w.snapshot())
+	h := newHarness(t)
+	h.secret("keys", content{"k": "v"})
+	r := h.request("v", "secretName", "keys")
+	h.publish(r)
+	writable := readOnly(t, h.state)
+	must(t, h.Unpublish(t.Context(), r.ID, r.TargetPath))
+	must(t, h.Unpublish(t.Context(), r.ID, r.TargetPath))
+	if h.get(r.ID) != nil || h.config.Source.Watched() != 0 || len(testkit.MountsBelow(t, r.TargetPath)) > 0 {
+		t.Errorf("it is not unpublished: %s", h.snapshot())
 	}
 	writable()
-	if len(w.recordFiles()) != 1 {
+	if len(h.recordFiles()) != 1 {
 		t.Fatal("this test wants the record to be left")
 	}
-	w.restart()
-	w.absent(r)
+	h.restart()
+	h.absent(r)
 }
 
 func TestUnpublishRefuses(t *testing.T) {
 	for _, test := range []struct {
 		name    string
-		prepare func(t *testing.T, w *world, r *Request)
+		prepare func(t *testing.T, h *harness, r *Request)
 		want    error
 		says    []string
 	}{
-		{"a known volume at another target", func(t *testing.T, w *world, r *Request) {
-			r.Target = w.request("elsewhere").Target
-			foreignTmpfs(t, r.Target)
+		{"a known volume at another target", func(t *testing.T, h *harness, r *Request) {
+			r.TargetPath = h.request("elsewhere").TargetPath
+			foreignTmpfs(t, r.TargetPath)
 		}, ErrPrecondition, []string{"nothing was unmounted"}},
-		{"a known volume at another volume's target", func(t *testing.T, w *world, r *Request) {
-			other := w.request("other")
-			w.publish(other)
-			r.Target = other.Target
+		{"a known volume at another volume's target", func(t *testing.T, h *harness, r *Request) {
+			other := h.request("other")
+			h.publish(other)
+			r.TargetPath = other.TargetPath
 		}, ErrPrecondition, []string{"nothing was unmounted"}},
-		{"a target that is a link", func(t *testing.T, w *world, r *Request) {
-			*r = w.request("link")
-			elsewhere := w.request("elsewhere")
-			w.publish(elsewhere)
-			must(t, os.Symlink(elsewhere.Target, r.Target))
+		{"a target that is a link", func(t *testing.T, h *harness, r *Request) {
+			*r = h.request("link")
+			elsewhere := h.request("elsewhere")
+			h.publish(elsewhere)
+			must(t, os.Symlink(elsewhere.TargetPath, r.TargetPath))
 		}, ErrPrecondition, []string{"symbolic link"}},
-		{"a target behind a link", func(t *testing.T, w *world, r *Request) {
-			*r = w.request("link")
-			elsewhere := w.request("elsewhere")
-			w.publish(elsewhere)
-			must(t, os.Remove(filepath.Dir(r.Target)))
-			must(t, os.Symlink(filepath.Dir(elsewhere.Target), filepath.Dir(r.Target)))
+		{"a target behind a link", func(t *testing.T, h *harness, r *Request) {
+			*r = h.request("link")
+			elsewhere := h.request("elsewhere")
+			h.publish(elsewhere)
+			must(t, os.Remove(filepath.Dir(r.TargetPath)))
+			must(t, os.Symlink(filepath.Dir(elsewhere.TargetPath), filepath.Dir(r.TargetPath)))
 		}, ErrPrecondition, []string{"symbolic link"}},
-		{"a target that is a file", func(t *testing.T, w *world, r *Request) {
-			*r = w.request("file")
-			must(t, os.WriteFile(r.Target, []byte("precious"), 0o600))
+		{"a target that is a file", func(t *testing.T, h *harness, r *Request) {
+			*r = h.request("file")
+			must(t, os.WriteFile(r.TargetPath, []byte("precious"), 0o600))
 		}, ErrPrecondition, []string{"not a directory"}},
-		{"a directory that is not empty and no mount", func(t *testing.T, w *world, r *Request) {
-			*r = w.request("dir")
-			must(t, os.Mkdir(r.Target, 0o750))
-			must(t, os.WriteFile(filepath.Join(r.Target, "precious"), nil, 0o600))
+		{"a directory that is not empty and no mount", func(t *testing.T, h *harness, r *Request) {
+			*r = h.request("dir")
+			must(t, os.Mkdir(r.TargetPath, 0o750))
+			must(t, os.WriteFile(filepath.Join(r.TargetPath, "precious"), nil, 0o600))
 		}, unix.ENOTEMPTY, []string{"rmdir"}},
-		{"a known volume whose mount is gone and whose directory somebody uses", func(t *testing.T, w *world, r *Request) {
-			must(t, unix.Unmount(r.Target, 0))
-			must(t, os.WriteFile(filepath.Join(r.Target, "precious"), nil, 0o600))
+		{"a known volume whose mount is gone and whose directory somebody uses", func(t *testing.T, h *harness, r *Request) {
+			must(t, unix.Unmount(r.TargetPath, 0))
+			must(t, os.WriteFile(filepath.Join(r.TargetPath, "precious"), nil, 0o600))
 		}, unix.ENOTEMPTY, []string{"unpublish volume csi-v", "rmdir"}},
-		{"a path that is not absolute", func(t *testing.T, w *world, r *Request) { r.ID, r.Target = "csi-x", "x/mount" }, nil, []string{"not an absolute clean path"}},
+		{"a path that is not absolute", func(t *testing.T, h *harness, r *Request) { r.ID, r.TargetPath = "csi-x", "x/mount" }, nil, []string{"not an absolute clean path"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w := newFakeWorld(t)
-			w.secret("keys", content{"k": "v"})
-			known := w.request("v", "secretName", "keys")
-			w.publish(known)
+			h := newFakeHarness(t)
+			h.secret("keys", content{"k": "v"})
+			known := h.request("v", "secretName", "keys")
+			h.publish(known)
 			r := known
-			test.prepare(t, w, &r)
-			before := w.snapshot()
-			err := w.Unpublish(t.Context(), r.ID, r.Target)
+			test.prepare(t, h, &r)
+			before := h.snapshot()
+			err := h.Unpublish(t.Context(), r.ID, r.TargetPath)
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -187,9 +187,9 @@ func TestUnpublishRefuses(t *testing.T) {
 				test.want = err
 			}
 			isErr(t, err, test.want, test.says...)
-			// Also what is known stays known: there will be another call.
-			w.unchanged(before)
-			if w.get(known.ID) == nil {
+			// The volume stays known: kubelet calls again.
+			h.unchanged(before)
+			if h.get(known.ID) == nil {
 				t.Error("the known volume is forgotten")
 			}
 		})
@@ -197,44 +197,44 @@ func TestUnpublishRefuses(t *testing.T) {
 }
 
 func TestUnpublishDuringAPublishThatWaits(t *testing.T) {
-	w := newFakeWorld(t)
-	waiting := w.fake.hang(secretRef("hangs"))
-	w.secret("keys", content{"k": "v"})
-	hanging, other := w.request("hangs", "secretName", "hangs"), w.request("other", "secretName", "keys")
-	w.publish(other)
+	h := newFakeHarness(t)
+	waiting := h.fake.hang(secretRef("hangs"))
+	h.secret("keys", content{"k": "v"})
+	hanging, other := h.request("hangs", "secretName", "hangs"), h.request("other", "secretName", "keys")
+	h.publish(other)
 	ctx, kubeletHangsUp := context.WithCancel(t.Context())
 	failed := make(chan error)
-	go func() { failed <- w.Publish(ctx, hanging) }()
+	go func() { failed <- h.Publish(ctx, hanging) }()
 	<-waiting
 
-	w.unpublish(other) // does not wait
+	h.unpublish(other) // does not wait
 
 	impatient, giveUp := context.WithCancel(t.Context())
-	go func() { unpublished := w.Unpublish(impatient, hanging.ID, hanging.Target); failed <- unpublished }()
-	testkit.Eventually(t, patience, "the call to wait", func() bool { return w.locks.users(hanging.ID) == 2 })
+	go func() { unpublished := h.Unpublish(impatient, hanging.ID, hanging.TargetPath); failed <- unpublished }()
+	testkit.Eventually(t, patience, "the call to wait", func() bool { return h.locks.users(hanging.ID) == 2 })
 	giveUp()
 	isErr(t, <-failed, ErrLocked)
 
 	kubeletHangsUp()
 	isErr(t, <-failed, context.Canceled)
-	w.unpublish(hanging)
+	h.unpublish(hanging)
 }
 
 func TestPublishAndUnpublishRace(t *testing.T) {
 	const iterations = 300
-	w := newFakeWorld(t)
-	w.secret("keys", content{"k": "0"})
-	r := w.request("v", "secretName", "keys")
-	w.run()
-	before := w.snapshot()
+	h := newFakeHarness(t)
+	h.secret("keys", content{"k": "0"})
+	r := h.request("v", "secretName", "keys")
+	h.run()
+	before := h.snapshot()
 	for i := range iterations {
 		var calls sync.WaitGroup
 		var published, unpublished error
 		ctx, cancel := context.WithCancel(t.Context())
-		calls.Go(func() { published = w.Publish(ctx, r) })
-		calls.Go(func() { unpublished = w.Unpublish(t.Context(), r.ID, r.Target) })
-		calls.Go(func() { w.secret("keys", content{"k": fmt.Sprint(i)}) })
-		calls.Go(func() { w.Collect(t.Context()) })
+		calls.Go(func() { published = h.Publish(ctx, r) })
+		calls.Go(func() { unpublished = h.Unpublish(t.Context(), r.ID, r.TargetPath) })
+		calls.Go(func() { h.secret("keys", content{"k": fmt.Sprint(i)}) })
+		calls.Go(func() { h.Collect(t.Context()) })
 		if i%3 == 0 {
 			calls.Go(cancel)
 		}
@@ -246,26 +246,26 @@ func TestPublishAndUnpublishRace(t *testing.T) {
 		if published != nil && !(errors.Is(published, context.Canceled) && i%3 == 0) || errors.Is(published, ErrLeftover) {
 			t.Fatalf("publish: %v", published)
 		}
-		// Either of the two was last; what there is agrees with one of them.
-		if w.get(r.ID) != nil {
-			w.isThere(r)
-			w.becomes(r, content{"k": fmt.Sprint(i)})
+		// The call that ended last decides whether the volume is there.
+		if h.get(r.ID) != nil {
+			h.isThere(r)
+			h.becomes(r, content{"k": fmt.Sprint(i)})
 		} else {
-			w.absent(r)
+			h.absent(r)
 		}
-		// What is acknowledged when nothing else is under way holds.
+		// A call that succeeds when no other call is under way has its effect.
 		if i%2 == 0 {
-			w.publish(r)
-			w.present(r, content{"k": fmt.Sprint(i)})
+			h.publish(r)
+			h.present(r, content{"k": fmt.Sprint(i)})
 		}
 		if i%4 != 3 {
-			w.unpublish(r)
+			h.unpublish(r)
 		}
 		if t.Failed() {
 			t.Fatalf("in iteration %d", i)
 		}
 	}
-	w.unpublish(r)
-	testkit.Eventually(t, patience, "the workers to be idle", func() bool { return w.queue.Len() == 0 && w.locks.isEmpty() })
-	w.unchanged(before)
+	h.unpublish(r)
+	testkit.Eventually(t, patience, "the workers to be idle", func() bool { return h.queue.Len() == 0 && h.locks.isEmpty() })
+	h.unchanged(before)
 }

@@ -42,8 +42,8 @@ var (
 	ErrUnknown = errors.New("no such volume")
 	// ErrLocked: another call for the volume was under way until the context ended.
 	ErrLocked = errors.New("another call for this volume is under way")
-	// ErrLeftover: a failed call could not undo all that it did. The caller must see to it that Unpublish is called.
-	ErrLeftover = errors.New("a failed call could not be undone")
+	// ErrLeftover: a failed call leaves something of the volume. The caller must see to it that Unpublish is called.
+	ErrLeftover = errors.New("something of the volume is left")
 )
 
 // Pod names the pod that a volume belongs to.

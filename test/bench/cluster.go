@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	typedv1 "k8s.io/client-go/kubernetes/typed/core/v1"
 
+	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 	"github.com/fsuser-csi/fsuser-csi/test/controlplane"
 )
 
@@ -52,6 +53,10 @@ func (e *env) newCluster(ctx context.Context) (*cluster, error) {
 		if err := c.allow(ctx, user); err != nil {
 			return nil, err
 		}
+		account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}} // pods need it
+		if _, err := client.CoreV1().ServiceAccounts(namespace).Create(ctx, account, metav1.CreateOptions{}); err != nil {
+			return nil, err
+		}
 		driver, err := cp.UserConfig(user)
 		if err != nil {
 			return nil, err
@@ -60,12 +65,12 @@ func (e *env) newCluster(ctx context.Context) (*cluster, error) {
 	})
 }
 
-// allow lets the driver read the Secrets of the namespace.
+// allow lets the driver read the Secrets and pods of the namespace.
 func (c *cluster) allow(ctx context.Context, user string) error {
 	const name = "fsuser-csi"
 	role := &rbacv1.Role{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get", "list", "watch"}}},
+		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"secrets", "pods"}, Verbs: []string{"get", "list", "watch"}}},
 	}
 	if _, err := c.client.RbacV1().Roles(namespace).Create(ctx, role, metav1.CreateOptions{}); err != nil {
 		return err
@@ -77,6 +82,34 @@ func (c *cluster) allow(ctx context.Context, user string) error {
 	}
 	_, err := c.client.RbacV1().RoleBindings(namespace).Create(ctx, binding, metav1.CreateOptions{})
 	return err
+}
+
+// describing is the volume of a pod that describes another.
+const describing = "describing"
+
+// described are the attributes of a volume that the volume describing of its pod describes.
+func described() map[string]string { return owned("volume", describing) }
+
+// createDescribed creates a pod with a volume of a Secret, and the driver's volume, which that volume describes.
+func (c *cluster) createDescribed(ctx context.Context, name, secret string) (kubelet.Pod, error) {
+	readOnly, noToken := true, false
+	pod, err := c.client.CoreV1().Pods(namespace).Create(ctx, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.PodSpec{
+			AutomountServiceAccountToken: &noToken,
+			Containers:                   []corev1.Container{{Name: "c", Image: "none"}},
+			Volumes: []corev1.Volume{
+				{Name: describing, VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: secret}}},
+				{Name: volumeName, VolumeSource: corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{
+					Driver: "fsuser.csi.io", ReadOnly: &readOnly, VolumeAttributes: described(),
+				}}},
+			},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return kubelet.Pod{}, err
+	}
+	return kubelet.Pod{Namespace: namespace, Name: name, UID: string(pod.UID)}, nil
 }
 
 // object is something that a volume can show: a Secret of the API server, or a manifest.

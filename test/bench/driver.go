@@ -136,10 +136,17 @@ func (v *volume) file() string { return filepath.Join(v.request.GetTargetPath(),
 func (n *node) prepare(object string) (*volume, error) {
 	name := n.env.name("pod")
 	pod := kubelet.Pod{Namespace: namespace, Name: name, UID: name + "-6f0a3c1e"}
-	v := &volume{pod: pod, request: n.Request(pod, kubelet.Volume{Name: volumeName, Attributes: map[string]string{
-		"secretName": object, "uid": strconv.Itoa(owner), "gid": strconv.Itoa(owner), "mode": fmt.Sprintf("%#o", fileMode),
-	}})}
+	return n.prepareOf(pod, kubelet.Volume{Name: volumeName, Attributes: owned("secretName", object)})
+}
+
+func (n *node) prepareOf(pod kubelet.Pod, of kubelet.Volume) (*volume, error) {
+	v := &volume{pod: pod, request: n.Request(pod, of)}
 	return v, os.MkdirAll(filepath.Dir(v.request.GetTargetPath()), 0o750)
+}
+
+// owned are the attributes of a volume with owner and mode, and one more.
+func owned(key, value string) map[string]string {
+	return map[string]string{key: value, "uid": strconv.Itoa(owner), "gid": strconv.Itoa(owner), "mode": fmt.Sprintf("%#o", fileMode)}
 }
 
 func (n *node) publish(ctx context.Context, object string) (*volume, error) {
@@ -186,19 +193,32 @@ func (n *node) unpublishMany(ctx context.Context, volumes []*volume) error {
 	return concurrently(len(volumes), 8, func(i int) error { return n.unpublish(ctx, volumes[i]) })
 }
 
-// comeAndGo publishes a volume and unpublishes it, and measures both.
+// comeAndGo publishes a volume of an object and unpublishes the volume, and measures both.
 func (n *node) comeAndGo(ctx context.Context, object string, publish, unpublish *row) error {
 	v, err := n.prepare(object)
 	if err != nil {
 		return err
 	}
+	return n.measure(ctx, v, publish, unpublish)
+}
+
+// comeAndGoOf is comeAndGo for a volume of a pod that exists.
+func (n *node) comeAndGoOf(ctx context.Context, pod kubelet.Pod, of kubelet.Volume, publish, unpublish *row) error {
+	v, err := n.prepareOf(pod, of)
+	if err != nil {
+		return err
+	}
+	return n.measure(ctx, v, publish, unpublish)
+}
+
+func (n *node) measure(ctx context.Context, v *volume, publish, unpublish *row) error {
 	start := time.Now()
 	if _, err := n.NodePublishVolume(ctx, v.request); err != nil {
 		return err
 	}
 	publish.time(time.Since(start))
 	start = time.Now()
-	_, err = n.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: v.request.GetVolumeId(), TargetPath: v.request.GetTargetPath()})
+	_, err := n.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: v.request.GetVolumeId(), TargetPath: v.request.GetTargetPath()})
 	if err != nil {
 		return err
 	}

@@ -18,15 +18,15 @@ func manyVolumes(s size, y *yardsticks) []series {
 	return []series{
 		memory(
 			mib("memory (RSS), idle", goal{p50: 18}),
-			mib(fmt.Sprintf("memory (RSS), %d volumes, distinct objects", s.held), goal{p50: 32}),
-			mib(fmt.Sprintf("memory (RSS), %d volumes, distinct objects", s.most), goal{p50: 45}),
+			mib(fmt.Sprintf("memory (RSS), %d volumes, distinct objects", s.held), goal{p50: 28}),
+			mib(fmt.Sprintf("memory (RSS), %d volumes, distinct objects", s.most), goal{p50: 34}),
 		),
-		binarySize(mib("size of the binary, which is the image", goal{p50: 20})),
+		binarySize(mib("size of the binary, which is the image", goal{p50: 18})),
 		requestsPerVolume(&row{what: "API requests per volume: publish, republish, update, unpublish", unit: requests, goal: goal{p50: 2}}),
 		publishAtOnce(s.burst, ms(fmt.Sprintf("%d publishes at once, distinct objects", s.burst), goal{p50: 300})),
-		publishAtOnce(s.most, ms(fmt.Sprintf("%d publishes at once, distinct objects", s.most), goal{p50: 1500})),
+		publishAtOnce(s.most, ms(fmt.Sprintf("%d publishes at once, distinct objects", s.most), goal{p50: 250})),
 		updateAtOnce(s.burst, ms(fmt.Sprintf("%d Secrets updated at once, %d volumes: last PUT returned -> last bytes", s.burst, s.burst), goal{p50: 200})),
-		updateShared(s.most, ms(fmt.Sprintf("one Secret in %d volumes: PUT returned -> last bytes", s.most), goal{p50: 250})),
+		updateShared(s.most, ms(fmt.Sprintf("one Secret in %d volumes: PUT returned -> last bytes", s.most), goal{p50: 100})),
 	}
 }
 

@@ -36,8 +36,9 @@ const (
 	requests     unit = "requests"
 )
 
-// goal of section 6 of the design, in the unit of the row. Zero: there is none.
-type goal struct{ p50, p99 float64 }
+// goal is what a row should reach at most: p50 and p99 in the unit of the row, and the ratio of the p50 to the p50 of the
+// yardstick. Zero: there is no goal.
+type goal struct{ p50, p99, ratio float64 }
 
 // time adds a duration.
 func (r *row) time(d time.Duration) { r.add(float64(d) / float64(time.Millisecond)) }
@@ -64,6 +65,7 @@ type result struct {
 	Ratio     *float64 `json:"ratio,omitempty"`
 	GoalP50   float64  `json:"goalP50,omitempty"`
 	GoalP99   float64  `json:"goalP99,omitempty"`
+	GoalRatio float64  `json:"goalRatio,omitempty"`
 	Met       *bool    `json:"met,omitempty"`
 	Note      string   `json:"note,omitempty"`
 }
@@ -71,7 +73,7 @@ type result struct {
 func (r *row) result() result {
 	res := result{
 		What: r.what, Unit: r.unit, N: len(r.samples), P50: r.percentile(50), P99: r.percentile(99),
-		GoalP50: r.goal.p50, GoalP99: r.goal.p99, Note: r.note,
+		GoalP50: r.goal.p50, GoalP99: r.goal.p99, GoalRatio: r.goal.ratio, Note: r.note,
 	}
 	if r.yardstick != nil {
 		res.Yardstick = r.yardstick.what
@@ -81,7 +83,8 @@ func (r *row) result() result {
 		}
 	}
 	if r.goal != (goal{}) {
-		met := (r.goal.p50 == 0 || res.P50 <= r.goal.p50) && (r.goal.p99 == 0 || res.P99 <= r.goal.p99)
+		met := (r.goal.p50 == 0 || res.P50 <= r.goal.p50) && (r.goal.p99 == 0 || res.P99 <= r.goal.p99) &&
+			(r.goal.ratio == 0 || res.Ratio != nil && *res.Ratio <= r.goal.ratio)
 		res.Met = &met
 	}
 	return res
@@ -153,6 +156,9 @@ func goalText(r result) string {
 	}
 	if r.GoalP99 > 0 {
 		parts = append(parts, fmt.Sprintf("p99 %g", r.GoalP99))
+	}
+	if r.GoalRatio > 0 {
+		parts = append(parts, fmt.Sprintf("ratio %g", r.GoalRatio))
 	}
 	return strings.Join(parts, ", ")
 }

@@ -17,16 +17,17 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// testAccess goes through the kinds of access as deploy/README.md says to change them, and tries what a thief of the driver's token could.
+// testAccess goes through the kinds of access as deploy/README.md says to change them, and tries what a thief of the
+// driver's token could do.
 func testAccess(t *testing.T) {
-	// Runs all the time, and shows that a change of access takes nothing from a pod.
+	// This pod runs all the time, and shows that a change of access takes nothing from a pod.
 	long := newNamespace(t)
 	long.secret("s", "key", "v1")
 	long.run(watchingPod("old", `secretName: s`))
 	node := newNodeShell(t)
 	t.Run("node", func(t *testing.T) { nodeAccess(t, node) })
 	t.Run("namespaces", func(t *testing.T) {
-		change(t, manifestNamespaces, deleteNodeAccess...)
+		change(t, manifestNamespaces, []string{"delete", "clusterrolebinding,clusterrole", "fsuser-csi-node"})
 		long.expect("old", "", "cat /v/key", "v1")
 		namespacesAccess(t, node)
 	})
@@ -46,7 +47,7 @@ func testAccess(t *testing.T) {
 			[]string{"delete", "clusterrolebinding", "fsuser-csi-danger-cluster-wide-secrets"},
 			[]string{"delete", "clusterrole", "fsuser-csi-reader"})
 		long.t = t
-		long.changeSecret("s", "key", "v3") // its pod is of a time with the policy
+		long.changeSecret("s", "key", "v3") // its pod was made while the policy declared objects
 		long.waitSaid("old", "/v/key v3")
 		n.changeSecret("s", "key", "v2")
 		t.Logf("a pod without a declaration is told: %s", n.event("undeclared", "VolumeRefreshFailed", "forbidden", "the pod must declare the object"))
@@ -54,17 +55,11 @@ func testAccess(t *testing.T) {
 	})
 }
 
-// deleteNodeAccess is what deploy/README.md has deleted after a change from access: node.
-var deleteNodeAccess = [][]string{
-	{"delete", "mutatingadmissionpolicybinding,mutatingadmissionpolicy", "declare-references.fsuser.csi.io"},
-	{"delete", "clusterrolebinding,clusterrole", "fsuser-csi-node"},
-}
-
 // change applies another manifest and deletes what only the old one has.
 func change(t *testing.T, manifest string, deletions ...[]string) {
 	t.Helper()
 	old := driverPod(t)
-	if err := applyOnly(manifest); err != nil {
+	if err := apply(suite, manifest); err != nil {
 		t.Fatal(err)
 	}
 	for _, args := range deletions {
@@ -75,7 +70,7 @@ func change(t *testing.T, manifest string, deletions ...[]string) {
 	if err := rolledOut(suite); err != nil {
 		t.Fatal(err)
 	}
-	if err := waitForPolicy(suite, manifest == manifestNode); err != nil {
+	if err := waitForPolicies(suite, mutation{completed: true, declared: manifest == manifestNode}); err != nil {
 		t.Fatal(err)
 	}
 	if args := strings.Join(driverPod(t).Spec.Containers[0].Args, " "); args == strings.Join(old.Spec.Containers[0].Args, " ") && (manifest == manifestNode) != strings.Contains(args, "--access=node") {
@@ -83,16 +78,7 @@ func change(t *testing.T, manifest string, deletions ...[]string) {
 	}
 }
 
-func applyOnly(path string) error {
-	objects, err := manifest(path)
-	if err != nil {
-		return err
-	}
-	_, err = kubectl(suite, objects, "apply", "-f", "-")
-	return err
-}
-
-// testLeastPower: a container that is privileged, for mountPropagation: Bidirectional, and a process in it that is not.
+// testLeastPower: the container is privileged, which mountPropagation: Bidirectional needs, but its process is not.
 func testLeastPower(t *testing.T) {
 	t.Parallel()
 	n := newNodeShell(t)
@@ -104,7 +90,7 @@ func testLeastPower(t *testing.T) {
 	}
 }
 
-// stolen is the token in the driver's running container, as somebody who has taken over the node finds it.
+// stolen is the token of the driver's running container, as an attacker who controls the node finds it.
 func stolen(n nodeShell) string {
 	n.t.Helper()
 	driverPod(n.t)
@@ -133,7 +119,7 @@ type attempt struct {
 	do   func(context.Context) error
 }
 
-// thefts are what nobody but an administrator, or the owner of the namespace, should be able to do.
+// thefts are requests that only an administrator or the owner of the namespace should be able to make.
 func thefts(c kubernetes.Interface, namespace, secret string) []attempt {
 	get, list := metav1.GetOptions{}, metav1.ListOptions{}
 	return []attempt{
@@ -248,29 +234,29 @@ func consent(n namespace) {
 	}
 }
 
-// withoutPolicy: a pod that nobody has declared anything for is told what to do.
+// withoutPolicy: a pod without a declaration is told what to do. A pod with a volume that a secret volume describes
+// needs no declaration.
 func withoutPolicy(n namespace) {
 	n.t.Helper()
 	const binding = "declare-references.fsuser.csi.io"
 	if _, err := kubectl(suite, "", "delete", "mutatingadmissionpolicybinding", binding); err != nil {
 		n.t.Fatal(err)
 	}
-	put := func() {
-		if err := applyOnly(manifestNode); err != nil {
+	defer func() {
+		if err := install(suite, manifestNode); err != nil {
 			n.t.Fatal(err)
 		}
-		if err := waitForPolicy(suite, true); err != nil {
-			n.t.Fatal(err)
-		}
-	}
-	defer put()
-	if err := waitForPolicy(suite, false); err != nil {
+	}()
+	if err := waitForPolicies(suite, mutation{}); err != nil {
 		n.t.Fatal(err)
 	}
-	// Another Secret than the one that a pod has declared.
-	n.create(onePod("alone", `secretName: undeclared, uid: "1000"`))
+	// No pod has declared this Secret.
+	n.create(withCSI(onePod("alone", `secretName: undeclared, uid: "1000"`), "readOnly: true"))
 	n.t.Logf("a pod without a declaration is told: %s", n.event("alone", "FailedMount", "PermissionDenied", "is the declare-references policy installed", "secretName: undeclared"))
-	n.delete("alone")
+	n.secret("described", "key", "v1")
+	n.run(withCSI(describedPod("described", `secret: {secretName: described}`, `mode: "0400"`), "readOnly: true"))
+	n.expect("described", "", show("/v/key"), "1000:0 400\nv1")
+	n.delete("alone", "described")
 }
 
 func namespacesAccess(t *testing.T, node nodeShell) {
@@ -279,7 +265,7 @@ func namespacesAccess(t *testing.T, node nodeShell) {
 	n.secret("s", "key", "v1")
 	n.configMap("s", "key", "v1")
 	other.secret("s", "key", "v1")
-	// Without uid the driver has to read the pod, too, and does so first: with consent it can.
+	// Without uid the driver reads the pod first, for which it needs consent, too.
 	n.create(watchingPod("waits", `secretName: s`))
 	t.Logf("a pod in a namespace that has not consented is told: %s", n.event("waits", "FailedMount", "PermissionDenied", n.name+"/waits", consentCommand(n.name)))
 	consent(n)
@@ -292,14 +278,15 @@ func namespacesAccess(t *testing.T, node nodeShell) {
 	refused(t, "where it has none", thefts(thief(t, token, ""), other.name, "s")...)
 	refused(t, "as the node", thefts(thief(t, token, nodeName), n.name, "s")...)
 	// A nodePublishSecretRef needs no right.
-	other.run(strings.Replace(onePod("ref", `uid: "1000"`), "readOnly: true,", "readOnly: true, nodePublishSecretRef: {name: s},", 1))
+	other.run(withCSI(onePod("ref", `uid: "1000"`), "nodePublishSecretRef: {name: s}"))
 	other.expect("ref", "", show("/v/key"), "1000:0 400\nv1")
 	// Consent is taken back: the files stay.
 	if _, err := kubectl(suite, "", "-n", n.name, "delete", "rolebinding", "fsuser-csi"); err != nil {
 		t.Fatal(err)
 	}
 	n.expect("waits", "", "cat /v/key", "v2")
-	// What another pod has on the node is still watched, for as long as the API server lets that go on. What nobody has is refused.
+	// What another pod has on the node is still watched, for as long as the API server lets that go on. What nobody has
+	// is refused.
 	n.secret("unseen", "key", "v1")
 	n.create(onePod("late", `secretName: unseen, uid: "1000"`))
 	n.event("late", "FailedMount", "PermissionDenied", consentCommand(n.name))
@@ -320,7 +307,7 @@ func clusterAccess(t *testing.T, node nodeShell) {
 	}})
 }
 
-// walls: the driver could read every Secret now. A pod must not reach those of another namespace through it, whatever it asks for.
+// walls: the driver can read every Secret now. No attribute lets a pod reach a Secret of another namespace.
 func walls(t *testing.T) {
 	victim, n := newNamespace(t), newNamespace(t, uncheckedLabel+"=true")
 	victim.secret("treasure", "key", "v1")

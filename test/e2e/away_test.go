@@ -21,12 +21,12 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster"
 )
 
-// fleet is many pods that run while the driver or kubelet is away. Pods number 0 to 9 share no Secret, the others have those of the first ten.
+// fleet is many pods that run while the driver or kubelet is away. Each Secret has three pods.
 type fleet struct {
 	namespace
 	node    nodeShell
 	version int
-	// containers are the ids of the containers that were there at the start, by pod.
+	// containers holds the id that the container of each pod had at the start.
 	containers map[string]string
 }
 
@@ -83,7 +83,7 @@ func (f *fleet) current() time.Duration {
 	return time.Since(begin)
 }
 
-// untouched checks that every container is the one of the start, and is running.
+// untouched checks that every pod still runs the container that it started with.
 func (f *fleet) untouched() {
 	f.t.Helper()
 	pods, err := client.CoreV1().Pods(f.name).List(suite, metav1.ListOptions{})
@@ -140,11 +140,11 @@ func testDriverAway(t *testing.T) {
 	}
 	for _, step := range steps {
 		t.Run(step.name, func(t *testing.T) {
-			// Failures are this test's.
+			// The fleet reports to this subtest.
 			f.t, f.node.t = t, t
 			f.remove(f.any())
 			step.run(f)
-			// Every pod shows what changed while the driver was away, or after.
+			// Every pod shows what changed while the driver was away or afterwards.
 			t.Logf("all %d pods are current %d ms later", len(f.containers), f.current().Milliseconds())
 			f.change()
 			t.Logf("all %d pods see another change after %d ms", len(f.containers), f.current().Milliseconds())
@@ -182,7 +182,7 @@ func (f *fleet) restartDriver() {
 	}
 }
 
-// killDriver kills its process, which kubelet starts again in the same pod.
+// killDriver kills the driver's process. Kubelet starts the container again in the same pod.
 func (f *fleet) killDriver() {
 	before := driverPod(f.t)
 	id := before.Status.ContainerStatuses[0].ContainerID
@@ -194,7 +194,7 @@ func (f *fleet) killDriver() {
 	})
 }
 
-// scaleDriver takes the driver off all nodes, or puts it back.
+// scaleDriver removes the driver from all nodes, or puts the driver back.
 func scaleDriver(t *testing.T, present bool) {
 	t.Helper()
 	value := `"nowhere"`
@@ -213,7 +213,7 @@ func scaleDriver(t *testing.T, present bool) {
 	driver.gone("")
 }
 
-// withoutDriver: a pod that is deleted meanwhile waits, then goes; so does one that is made.
+// withoutDriver: a pod that is deleted or created while the driver is away waits until the driver is back.
 func (f *fleet) withoutDriver() {
 	scaleDriver(f.t, false)
 	back := sync.OnceFunc(func() { scaleDriver(f.t, true) })
@@ -270,7 +270,7 @@ func (f *fleet) killKubelet() {
 	}
 }
 
-// testManyPods: as many pods as a node takes, at once.
+// testManyPods creates almost as many pods as a node takes (110) at once, and deletes them at once.
 func testManyPods(t *testing.T) {
 	n := newNamespace(t)
 	node := newNodeShell(t)
@@ -289,7 +289,8 @@ func testManyPods(t *testing.T) {
 		}
 	}
 	t.Logf("%d pods ready after %.1f s", pods, time.Since(begin).Seconds())
-	// Each has a line for its mount, its record, and three directories of kubelet's with vol_data.json. So the look for what is left does look.
+	// Each volume has a mount, a record, and kubelet's three directories and vol_data.json. This shows that the script
+	// of nothingLeft finds traces where there are some.
 	if got := strings.Count(node.do(volumesOnNode), "\n") + 1; got < 6*pods {
 		t.Errorf("on the node are %d traces of %d volumes, want at least six of each", got, pods)
 	}
@@ -303,26 +304,26 @@ func testManyPods(t *testing.T) {
 	t.Logf("gone after %.1f s", time.Since(begin).Seconds())
 }
 
-// volumesOnNode prints what is on the node of the driver's volumes: mounts, records, kubelet's directories.
+// volumesOnNode prints the traces of the driver's volumes on the node: mounts, records, kubelet's directories.
 const volumesOnNode = `
 grep 'kubernetes.io~csi.*/mount' /proc/1/mountinfo
 find /proc/1/root/run/fsuser.csi.io -type f ! -name lock
 find /proc/1/root/var/lib/kubelet/pods -path '*kubernetes.io~csi*'
 true`
 
-// nothingLeft waits until all pods of earlier tests are gone, and looks at the node.
+// nothingLeft waits until all pods of earlier tests are gone, and then until the node has no trace of a volume.
 func nothingLeft(t *testing.T) {
 	t.Helper()
 	if _, err := kubectl(suite, "", "wait", "--for=delete", "namespace", "-l", testLabel, "--timeout=90s"); err != nil && !strings.Contains(err.Error(), "no matching resources") {
 		t.Fatal(err)
 	}
 	node := newNodeShell(t)
-	// Kubelet removes the directories of a pod in its own time, some seconds after the API server's object.
+	// Kubelet removes the directories of a pod some seconds after the API server removed the pod.
 	script := "for i in $(seq 30); do left=$(" + volumesOnNode + "); test -z \"$left\" && break; sleep 1; done; echo \"$left\""
 	if left := node.do(script); left != "" {
 		t.Errorf("30 s later there is left on the node:\n%s", left)
 	}
-	// It is a pod of the tests, too: the next one to look waits for it.
+	// The next call of nothingLeft would wait for this pod.
 	ctx, cancel := context.WithTimeout(suite, time.Minute)
 	defer cancel()
 	if err := client.CoreV1().Pods(node.name).Delete(ctx, "node", metav1.DeleteOptions{}); err != nil {

@@ -5,7 +5,9 @@
 package e2e
 
 import (
+	"fmt"
 	"strings"
+	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -15,8 +17,9 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/tree"
 )
 
-// comparisons are the behaviours that docs/compatibility.md says are the same, by name.
-func comparisons() []comparison {
+// comparisons are behaviours that docs/compatibility.md lists, by name.
+func comparisons(t *testing.T) []comparison {
+	t.Helper()
 	secretVolume := "- {name: v, secret: {secretName: NAME}}"
 	configMapVolume := "- {name: v, configMap: {name: NAME}}"
 	large := strings.Repeat("0123456789abcdef", 60_000)
@@ -60,6 +63,33 @@ func comparisons() []comparison {
 			before: []edit{configMap("a", "1"), binaryData("bytes", "\x00")},
 			shows:  files{"d/a": "1", "d/e/bytes": "\x00"},
 			steps:  []step{{"a value changes", []edit{configMap("a", "2"), binaryData("bytes", "\x00")}, nil, files{"d/a": "2", "d/e/bytes": "\x00"}}},
+		},
+		{
+			// A registry's CA certificates lie in directories such as registry.example.com:5000.
+			name: "paths", volumes: `- name: v
+    configMap:
+      name: NAME
+      items:
+      - {key: a, path: "example.com:5000/ca.crt"}
+      - {key: a, path: 'C:\d'}
+      - {key: a, path: "tab\tand\nnewline"}
+      - {key: a, path: "a b/é/\"'{}[]&*#"}
+      - {key: a, path: ./e//f}`,
+			before: []edit{configMap("a", "1")},
+			shows: files{
+				"example.com:5000/ca.crt": "1", `C:\d`: "1", "tab\tand\nnewline": "1", `a b/é/"'{}[]&*#`: "1", "e/f": "1",
+			},
+			steps: []step{{"the value changes", []edit{configMap("a", "2")}, nil, files{
+				"example.com:5000/ca.crt": "2", `C:\d`: "2", "tab\tand\nnewline": "2", `a b/é/"'{}[]&*#`: "2", "e/f": "2",
+			}}},
+		},
+		{
+			name: "same-path-twice", volumes: `- {name: v, secret: {secretName: NAME, items: [
+    {key: a, path: x}, {key: b, path: x, mode: 0400}, {key: b, path: d/y}, {key: a, path: d/y}]}}`,
+			before: []edit{secret("a", "a", "b", "b")}, shows: files{"x": "b", "d/y": "a"},
+			steps: []step{
+				{"both values change", []edit{secret("a", "a2", "b", "b2")}, nil, files{"x": "b2", "d/y": "a2"}},
+			},
 		},
 		{
 			name: "secret-empty", volumes: secretVolume, before: []edit{secret()}, shows: files{},
@@ -212,6 +242,15 @@ func comparisons() []comparison {
 				files{"name": "downwardapi", "labels": `color="blue"`, "note": "a\nb \"c\" ä", "r/cpu": "1500", "r/cpus": "2", "r/memory": "96", "r/request": "1048576", "r/unset": "0"}}},
 		},
 		{
+			name: "limits-unset", volumes: `- name: v
+    downwardAPI:
+      items:
+      - {path: cpu, resourceFieldRef: {containerName: main, resource: limits.cpu, divisor: 1m}}
+      - {path: memory, resourceFieldRef: {containerName: main, resource: limits.memory}}
+      - {path: storage, resourceFieldRef: {containerName: main, resource: limits.ephemeral-storage, divisor: 1Mi}}`,
+			shows: allocatable(t),
+		},
+		{
 			name: "fsgroup", volumes: "- {name: v, secret: {secretName: NAME, defaultMode: 0400, items: [{key: a, path: a}, {key: a, path: d/a, mode: 0644}, {key: a, path: x, mode: 0}]}}",
 			spec: withFSGroup, before: []edit{secret("a", "1")}, shows: files{"a": "1", "d/a": "1", "x": "1"},
 			steps:   []step{{"a value changes", []edit{secret("a", "2")}, nil, files{"a": "2", "d/a": "2", "x": "2"}}},
@@ -258,7 +297,23 @@ func comparisons() []comparison {
 	}
 }
 
-// differencesOfAll are those that every volume has.
+// allocatable is what kubelet shows as the limits of a container that sets none.
+func allocatable(t *testing.T) files {
+	t.Helper()
+	node, err := client.CoreV1().Nodes().Get(suite, nodeName, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	has := node.Status.Allocatable
+	const mebibyte = 1 << 20
+	return files{
+		"cpu":     fmt.Sprint(has.Cpu().MilliValue()),
+		"memory":  fmt.Sprint(has.Memory().Value()),
+		"storage": fmt.Sprint((has.StorageEphemeral().Value() + mebibyte - 1) / mebibyte),
+	}
+}
+
+// differencesOfAll are the differences that every volume has.
 func differencesOfAll() []difference {
 	return []difference{{"The mode of the volume's root is `0755`", func(e tree.Entry) tree.Entry {
 		// Kubelet leaves a tmpfs with 1777 and a directory on the disk with 0777.
@@ -281,7 +336,8 @@ func withSubPaths(spec *corev1.PodSpec) {
 		corev1.VolumeMount{Name: "w", MountPath: "/folder", SubPath: "etc"})
 }
 
-// withoutFSGroupModes takes back what kubelet adds for the group: 0440 to the modes of files, which are given, and 02550 to directories'.
+// withoutFSGroupModes removes what kubelet adds for the group: 0440 to the modes of the given files, and 02550 to the
+// modes of directories.
 func withoutFSGroupModes(modes map[string]uint32) func(tree.Entry) tree.Entry {
 	return func(e tree.Entry) tree.Entry {
 		mode, known := modes[strings.TrimPrefix(e.Path, tree.Generation+"/")]

@@ -26,7 +26,7 @@ func resources(cpu, memory string) corev1.ResourceList {
 	return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse(memory)}
 }
 
-// template is a pod that others make, with a Secret called like it, whose init container prints what it sees.
+// template is the pod of a workload. It mounts the Secret of the same name, and its init container prints the files.
 func template(t *testing.T, name string, annotated bool) corev1.PodTemplateSpec {
 	t.Helper()
 	pod := parsePod(t, strings.ReplaceAll(`
@@ -44,7 +44,7 @@ spec:
 	return corev1.PodTemplateSpec{ObjectMeta: pod.ObjectMeta, Spec: pod.Spec}
 }
 
-// compareWorkloads: pods that a Deployment, a StatefulSet and a Job make, each with an init container.
+// compareWorkloads compares the pods of a Deployment, a StatefulSet and a Job, each with an init container.
 func compareWorkloads(t *testing.T, kubernetes, driver namespace) {
 	names := []string{"deployment", "statefulset", "job"}
 	for i, n := range []namespace{kubernetes, driver} {
@@ -89,7 +89,8 @@ func compareWorkloads(t *testing.T, kubernetes, driver namespace) {
 	}
 }
 
-// workload waits until a workload's pod is ready, or has succeeded, and returns what its init container and its container see in /v.
+// workload waits until a workload's pod is ready, or has succeeded, and returns what its init container and its
+// container see in /v.
 func (n namespace) workload(app string) (listings [2][]tree.Entry, err error) {
 	name := ""
 	if _, err = untilErr(n.t, soon, "the pod of "+app, "pods", n.name, "", &corev1.Pod{}, func(e watch.Event) (bool, error) {
@@ -120,12 +121,16 @@ func (n namespace) workload(app string) (listings [2][]tree.Entry, err error) {
 	return listings, nil
 }
 
-// compareEphemeralContainer adds a container to running pods, after an update.
-func compareEphemeralContainer(t *testing.T, kubernetes, driver namespace) {
-	c := comparison{name: "ephemeral-container", volumes: "- {name: v, secret: {secretName: NAME}}"}
-	for _, n := range []namespace{kubernetes, driver} {
-		secret("k", "1")(n, c.name)
+// secretComparison is a comparison of a secret volume with a file k.
+func secretComparison(name, fields string) comparison {
+	return comparison{
+		name: name, volumes: "- {name: v, secret: {secretName: NAME, " + fields + "}}", before: []edit{secret("k", "1")},
 	}
+}
+
+// compareEphemeralContainer adds an ephemeral container to running pods after an update.
+func compareEphemeralContainer(t *testing.T, kubernetes, driver namespace) {
+	c := secretComparison("ephemeral-container", "")
 	c.create(t, kubernetes, driver)
 	p := pair{t, c, kubernetes, driver}
 	for _, n := range []namespace{kubernetes, driver} {
@@ -135,7 +140,7 @@ func compareEphemeralContainer(t *testing.T, kubernetes, driver namespace) {
 	p.touch()
 	p.agree("after an update", files{"k": "2"})
 	listings, err := both(kubernetes, driver, func(n namespace) (map[string][]tree.Entry, error) {
-		running := pod(n, c.name)
+		running := podOf(n, c.name)
 		running.Spec.EphemeralContainers = append(running.Spec.EphemeralContainers, corev1.EphemeralContainer{
 			EphemeralContainerCommon: corev1.EphemeralContainerCommon{
 				Name: "debug", Image: podImage, VolumeMounts: []corev1.VolumeMount{{Name: "v", MountPath: "/w"}},
@@ -163,95 +168,91 @@ func compareEphemeralContainer(t *testing.T, kubernetes, driver namespace) {
 	}
 }
 
-// compareMissingSubPath: kubelet makes the directory of a subPath that is not there, in the volume, on the host. The driver's is read-only
-// there.
+// compareMissingSubPath: a subPath that names nothing is an empty directory of the volume. In the driver's volume it
+// lies in each version of the files, so the comparison follows the links.
 func compareMissingSubPath(t *testing.T, kubernetes, driver namespace) {
-	c := comparison{name: "subpath-missing", volumes: "- {name: v, secret: {secretName: NAME}}", spec: func(spec *corev1.PodSpec) {
-		spec.Containers[0].VolumeMounts = append(spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: "v", MountPath: "/sub", SubPath: "missing"})
-	}}
-	for _, n := range []namespace{kubernetes, driver} {
-		secret("k", "1")(n, c.name)
+	c := comparison{
+		name: "subpath-missing", volumes: "- {name: v, secret: {secretName: NAME, items: [{key: k, path: d/k}]}}",
+		spec: func(spec *corev1.PodSpec) {
+			spec.Containers[0].VolumeMounts = append(spec.Containers[0].VolumeMounts,
+				corev1.VolumeMount{Name: "v", MountPath: "/sub", SubPath: "missing"},
+				corev1.VolumeMount{Name: "v", MountPath: "/deep", SubPath: "one/two"})
+		},
+		before: []edit{secret("k", "1")},
 	}
 	c.create(t, kubernetes, driver)
-	kubernetes.ready(c.name)
-	all, err := listingOf(kubernetes, c.name, "main", "/sub", "/v")
-	if err != nil {
-		t.Fatal(err)
+	const look = "ls -A /sub /deep; cd /v; find -L * | sort; stat -L -c '%F' missing one/two"
+	const want = "/deep:\n\n/sub:\nd\nd/k\nmissing\none\none/two\ndirectory\ndirectory"
+	for _, n := range []namespace{kubernetes, driver} {
+		n.ready(c.name)
+		n.expect(c.name, "", look, want)
 	}
-	if got := names(all["/sub"]); len(got) != 1 {
-		t.Errorf("a subPath that is missing shows %q with Kubernetes", got)
-	}
-	if got := names(all["/v"]); !strings.Contains(strings.Join(got, " ")+" ", " missing ") {
-		t.Errorf("the volume of Kubernetes has %q, without what kubelet made for a subPath", got)
-	}
-	t.Logf("the driver's pod is told: %s", driver.event(c.name, "Failed", "subPath", "v"))
-	if made := pod(driver, c.name); made.Status.Phase != corev1.PodPending {
-		t.Errorf("the driver's pod is %s", made.Status.Phase)
-	}
+	driver.changeSecret(c.name, "k", "2")
+	driver.untilPrints(c.name, "cat /v/d/k", "2")
+	driver.expect(c.name, "", look, want)
 }
 
-// compareNestedMount: kubelet makes the mount point of a volume beneath in its own volumes only. The policy leaves such a volume to it.
+// compareNestedMount: a volume that a container mounts beneath another volume gets its mount point there, and stays
+// mounted when the other volume is refreshed.
 func compareNestedMount(t *testing.T, kubernetes, driver namespace) {
-	const name = "nested-mount"
-	manifest := strings.ReplaceAll(`
-metadata: {name: NAME}
-spec:
-  containers:
-  - name: main
-    volumeMounts: [{name: v, mountPath: /v}, {name: beneath, mountPath: /v/beneath}]
-  volumes:
-  - {name: v, secret: {secretName: NAME}}
-  - {name: beneath, emptyDir: {}}`, "NAME", name)
+	pair{t, comparison{
+		name: "nested-mount", volumes: `- {name: v, secret: {secretName: NAME}}
+  - {name: beneath, emptyDir: {}}`,
+		spec: func(spec *corev1.PodSpec) {
+			spec.Containers[0].VolumeMounts = append(spec.Containers[0].VolumeMounts,
+				corev1.VolumeMount{Name: "beneath", MountPath: "/v/beneath"},
+				corev1.VolumeMount{Name: "beneath", MountPath: "/v/deep/er"})
+		},
+		before: []edit{secret("k", "1")},
+		shows:  files{"k": "1"},
+		steps:  []step{{"the keys change", []edit{secret("l", "2")}, nil, files{"l": "2"}}},
+		differs: []difference{{"The root of the emptyDir belongs to root in both", func(e tree.Entry) tree.Entry {
+			if e.Path == "beneath" || e.Path == "deep/er" {
+				e.UID = 0
+			}
+			return e
+		}}},
+	}, kubernetes, driver}.start().run()
 	for _, n := range []namespace{kubernetes, driver} {
-		secret("k", "1")(n, name)
+		n.expect("nested-mount", "", "touch /v/beneath/file; ls /v /v/deep/er",
+			"/v:\nbeneath\ndeep\nl\n\n/v/deep/er:\nfile")
 	}
-	kubernetes.run(manifest)
-	left := parsePod(t, manifest)
-	annotate(&left.ObjectMeta)
-	if made := driver.createPod(left); made.Spec.Volumes[0].Secret == nil {
-		t.Errorf("the policy did not leave the volume to Kubernetes: %+v", made.Spec.Volumes[0])
-	}
-	direct := parsePod(t, strings.ReplaceAll(manifest, "secret: {secretName: "+name+"}", "csi: {driver: fsuser.csi.io, readOnly: true, volumeAttributes: {secretName: "+name+`, uid: "1000"}}`))
-	direct.Name = "nested-mount-in-csi"
-	driver.createPod(direct)
-	for _, n := range []namespace{kubernetes, driver} {
-		n.ready(name)
-		n.expect(name, "", "touch /v/beneath/file; ls /v /v/beneath", "/v:\nbeneath\nk\n\n/v/beneath:\nfile")
-	}
-	t.Logf("the pod with the driver's volume is told: %s", driver.event(direct.Name, "Failed", "read-only file system"))
 }
 
-// compareSameKeyTwice: of two whole objects in a projected volume that have the same key kubelet takes the last.
+// compareSameKeyTwice: if two sources of a projected volume have the same key, the later source wins.
 func compareSameKeyTwice(t *testing.T, kubernetes, driver namespace) {
-	c := comparison{name: "same-key-twice", volumes: "- {name: v, projected: {sources: [{secret: {name: NAME}}, {configMap: {name: NAME}}]}}"}
-	for _, n := range []namespace{kubernetes, driver} {
-		secret("k", "of the Secret")(n, c.name)
-		configMap("k", "of the ConfigMap")(n, c.name)
-	}
-	c.create(t, kubernetes, driver)
-	kubernetes.ready(c.name)
-	kubernetes.expect(c.name, "", "cat /v/k", "of the ConfigMap")
-	t.Logf("the driver's pod is told: %s", driver.event(c.name, "FailedMount", "two of its sources", `"k"`))
-	// What the message says helps.
-	configMap("other", "of the ConfigMap")(driver, c.name)
-	driver.ready(c.name)
-	driver.expect(c.name, "", "cat /v/k", "of the Secret")
+	pair{t, comparison{
+		name:    "same-key-twice",
+		volumes: "- {name: v, projected: {sources: [{secret: {name: NAME}}, {configMap: {name: NAME}}]}}",
+		before:  []edit{secret("k", "of the Secret"), configMap("k", "of the ConfigMap")},
+		shows:   files{"k": "of the ConfigMap"},
+		steps: []step{
+			{"the later source loses the key", []edit{configMap("other", "1")}, nil,
+				files{"k": "of the Secret", "other": "1"}},
+			{"and has it again", []edit{configMap("k", "2")}, nil, files{"k": "2"}},
+		},
+	}, kubernetes, driver}.start().run()
 }
 
-func names(entries []tree.Entry) []string {
-	var all []string
-	for _, e := range entries {
-		all = append(all, e.Path)
+// compareToken: only kubelet can make a token of a service account. The annotation leaves the volume as it is.
+func compareToken(t *testing.T, _, driver namespace) {
+	pod := parsePod(t, `
+metadata: {name: token}
+spec:
+  containers: [{name: main, volumeMounts: [{name: v, mountPath: /v}]}]
+  volumes:
+  - {name: v, projected: {sources: [{serviceAccountToken: {path: token}}]}}`)
+	annotate(&pod.ObjectMeta)
+	if made := driver.createPod(pod); made.Spec.Volumes[0].Projected == nil {
+		t.Errorf("the annotation moved the volume: %+v", made.Spec.Volumes[0])
 	}
-	return all
+	driver.ready("token")
+	driver.expect("token", "", "ls /v", "token")
 }
 
-// compareWrite: root in a container can't write, nor change a mode.
+// compareWrite: root in a container can neither write nor change a mode.
 func compareWrite(t *testing.T, kubernetes, driver namespace) {
-	c := comparison{name: "write", volumes: "- {name: v, secret: {secretName: NAME, defaultMode: 0600}}"}
-	for _, n := range []namespace{kubernetes, driver} {
-		secret("k", "1")(n, c.name)
-	}
+	c := secretComparison("write", "defaultMode: 0600")
 	c.create(t, kubernetes, driver)
 	for _, n := range []namespace{kubernetes, driver} {
 		n.ready(c.name)
@@ -265,12 +266,9 @@ ln: b: Read-only file system
 	}
 }
 
-// compareStatistics: kubelet counts bytes and inodes of both volumes. It does so once a minute, and for a new pod when it next looks for pods.
+// compareStatistics: kubelet counts bytes and inodes of both volumes. Kubelet counts once a minute.
 func compareStatistics(t *testing.T, kubernetes, driver namespace) {
-	c := comparison{name: "statistics", volumes: "- {name: v, secret: {secretName: NAME}}"}
-	for _, n := range []namespace{kubernetes, driver} {
-		secret("k", "1")(n, c.name)
-	}
+	c := secretComparison("statistics", "")
 	c.create(t, kubernetes, driver)
 	for _, n := range []namespace{kubernetes, driver} {
 		n.ready(c.name)
@@ -290,7 +288,8 @@ type volumeStatistics struct {
 	UsedBytes, CapacityBytes, InodesUsed, Inodes uint64
 }
 
-// statistics waits until kubelet's summary has how many bytes and inodes a pod's volume uses. There is nothing to watch.
+// statistics waits until kubelet's summary has how many bytes and inodes a pod's volume uses. There is nothing to
+// watch.
 func (n namespace) statistics(pod, volume string) volumeStatistics {
 	n.t.Helper()
 	ctx, cancel := within(n.t, 4*time.Minute, "kubelet's statistics of pod "+pod)

@@ -17,20 +17,21 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/fsuser-csi/fsuser-csi/test/tree"
 )
 
 const (
 	annotationFSUser = "fsuser.csi.io/fs-user"
-	// fsUser is whose the volumes of the annotated pods are.
+	// fsUser owns the files of the annotated pods.
 	fsUser = 1000
 )
 
-// comparison is a pod with volumes of Kubernetes that is made twice: as it is, and with the annotation that gives its volumes to the driver.
-// What its container sees must be the same, but for the owner and for what docs/compatibility.md lists.
+// comparison is a pod with volumes of Kubernetes that is made twice: as it is, and with the annotation that moves its
+// volumes behind volumes of the driver. The container must see the same in both, except for the owner and for what
+// docs/compatibility.md lists.
 type comparison struct {
 	// name of the pod, and of its objects.
 	name string
@@ -38,39 +39,39 @@ type comparison struct {
 	volumes string
 	// spec changes the pod.
 	spec func(*corev1.PodSpec)
-	// before is what there is when the pod is made.
+	// before makes the objects that exist before the pod does.
 	before []edit
-	// waits are words that kubelet's FailedMount events have while neither pod starts; the first step lets both start.
+	// waits are words of kubelet's FailedMount events while neither pod starts; the first step lets both start.
 	waits []string
 	// shows are the files of /v at the start.
 	shows files
 	steps []step
 	// also are more paths that are compared.
 	also []string
-	// differs lists the differences that are meant.
+	// differs lists the intended differences.
 	differs []difference
 }
 
 // files is bytes by path.
 type files map[string]string
 
-// step is changes of objects, and what /v shows then.
+// step changes objects, and says what /v shows afterwards.
 type step struct {
 	name    string
 	changes []edit
-	// told are words of what both pods are told, since they can't be brought up to date.
+	// told are words of an Event of each pod that can't be brought up to date.
 	told  []string
 	shows files
 }
 
-// edit changes something of a comparison in one of the two namespaces.
+// edit changes an object of a comparison in one of the two namespaces.
 type edit func(n namespace, name string)
 
-// difference is one that is meant.
+// difference is an intended difference.
 type difference struct {
 	// row of docs/compatibility.md.
 	row string
-	// apply returns what the driver has in place of what Kubernetes has.
+	// apply returns the driver's entry for an entry of Kubernetes' volume.
 	apply func(tree.Entry) tree.Entry
 }
 
@@ -79,14 +80,7 @@ func testCompare(t *testing.T) {
 	applyFSUser(t)
 	kubernetes, driver := newNamespace(t), newNamespace(t)
 	begin := time.Now()
-	all := comparisons()
-	for _, c := range all {
-		for _, change := range c.before {
-			for _, n := range []namespace{kubernetes, driver} {
-				change(n, c.name)
-			}
-		}
-	}
+	all := comparisons(t)
 	for _, c := range all {
 		c.create(t, kubernetes, driver)
 	}
@@ -108,6 +102,9 @@ func testCompare(t *testing.T) {
 			{"the same key twice", compareSameKeyTwice},
 			{"a write", compareWrite},
 			{"statistics", compareStatistics},
+			{"a token stays with Kubernetes", compareToken},
+			{"examples", func(t *testing.T, _, _ namespace) { testExamples(t) }},
+			{"kubectl apply twice", func(t *testing.T, _, driver namespace) { applyTwice(t, driver) }},
 		} {
 			t.Run(more.name, func(t *testing.T) {
 				t.Parallel()
@@ -118,10 +115,10 @@ func testCompare(t *testing.T) {
 	t.Logf("%d volumes compared in %.1f s", len(all), time.Since(begin).Seconds())
 }
 
-// on is the namespace for another test, whose failures are its own.
+// on returns the namespace for a subtest, which reports its own failures.
 func on(t *testing.T, n namespace) namespace { return namespace{n.name, t} }
 
-// applyFSUser installs the policy until t ends, and waits for it.
+// applyFSUser installs the policy until t ends, and waits until the API server applies it.
 func applyFSUser(t *testing.T) {
 	t.Helper()
 	if _, err := kubectl(suite, "", "apply", "-f", manifestFSUser); err != nil {
@@ -132,7 +129,7 @@ func applyFSUser(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	ctx, cancel := within(t, 30*time.Second, "the policy fs-user to be taken up")
+	ctx, cancel := within(t, 30*time.Second, "the policy fs-user to take effect")
 	defer cancel()
 	probe := parsePod(t, `
 metadata: {name: probe}
@@ -157,9 +154,13 @@ func annotate(meta *metav1.ObjectMeta) {
 	meta.Annotations = map[string]string{annotationFSUser: strconv.Itoa(fsUser)}
 }
 
-// create makes both pods.
+// create makes the objects and both pods.
 func (c comparison) create(t *testing.T, kubernetes, driver namespace) {
 	t.Helper()
+	for _, change := range c.before {
+		change(kubernetes, c.name)
+		change(driver, c.name)
+	}
 	pod := parsePod(t, strings.ReplaceAll(`
 metadata: {name: NAME, labels: {color: red}}
 spec:
@@ -173,14 +174,32 @@ spec:
 	}
 	plain := kubernetes.createPod(pod)
 	annotate(&pod.ObjectMeta)
-	annotated := driver.createPod(pod)
-	// Else the comparison is hollow.
-	for i := range pod.Spec.Volumes {
-		if v := plain.Spec.Volumes[i]; v.CSI != nil {
-			t.Errorf("volume %s of pod %s is not Kubernetes': %+v", v.Name, c.name, v.VolumeSource)
+	moved(t, plain, driver.createPod(pod))
+}
+
+// moved checks that each volume of files of the first pod is behind a volume of the driver in the second pod. Otherwise
+// the comparison would compare Kubernetes' volume with itself.
+func moved(t *testing.T, plain, annotated *corev1.Pod) {
+	t.Helper()
+	volumes := map[string]corev1.VolumeSource{}
+	for _, v := range annotated.Spec.Volumes {
+		volumes[v.Name] = v.VolumeSource
+	}
+	for _, v := range plain.Spec.Volumes {
+		if v.CSI != nil {
+			t.Errorf("volume %s of pod %s is not Kubernetes': %+v", v.Name, plain.Name, v.VolumeSource)
 		}
-		if v := annotated.Spec.Volumes[i]; v.CSI == nil || v.CSI.Driver != driverName {
-			t.Errorf("volume %s of the annotated pod %s is not the driver's: %+v", v.Name, c.name, v.VolumeSource)
+		if v.EmptyDir != nil || strings.HasPrefix(v.Name, "kube-api-access-") {
+			continue
+		}
+		csi := volumes[v.Name].CSI
+		if csi == nil || csi.Driver != driverName {
+			t.Errorf("volume %s of the annotated pod %s is not the driver's: %+v", v.Name, plain.Name, volumes[v.Name])
+			continue
+		}
+		described := volumes[csi.VolumeAttributes["volume"]]
+		if !equality.Semantic.DeepEqual(described, v.VolumeSource) {
+			t.Errorf("volume %s of the annotated pod %s is described by\n%+v\nwant\n%+v", v.Name, plain.Name, described, v.VolumeSource)
 		}
 	}
 }
@@ -192,11 +211,18 @@ type pair struct {
 	kubernetes, driver namespace
 }
 
+// start creates the pods of a pair that is not in the table of comparisons.
+func (p pair) start() pair {
+	p.t.Helper()
+	p.create(p.t, p.kubernetes, p.driver)
+	return p
+}
+
 func (p pair) run() {
 	if p.waits != nil {
 		p.bothAreTold(nil, p.waits...)
 		for _, n := range []namespace{p.kubernetes, p.driver} {
-			if made := pod(n, p.name); made.Status.Phase != corev1.PodPending {
+			if made := podOf(n, p.name); made.Status.Phase != corev1.PodPending {
 				p.t.Errorf("pod %s is %s", p.name, made.Status.Phase)
 			}
 		}
@@ -223,7 +249,7 @@ func (p pair) do(s step) {
 	p.touch()
 }
 
-func pod(n namespace, name string) *corev1.Pod {
+func podOf(n namespace, name string) *corev1.Pod {
 	n.t.Helper()
 	p, err := client.CoreV1().Pods(n.name).Get(suite, name, metav1.GetOptions{})
 	if err != nil {
@@ -232,18 +258,14 @@ func pod(n namespace, name string) *corev1.Pod {
 	return p
 }
 
-// touch has kubelet look at the pods now, and so refresh volumes of Kubernetes and publish the driver's again. Else it takes 60 to 90 s.
 func (p pair) touch() {
 	p.t.Helper()
-	patch := fmt.Sprintf(`{"metadata":{"annotations":{"touched":"%d"}}}`, time.Now().UnixNano())
-	for _, n := range []namespace{p.kubernetes, p.driver} {
-		if _, err := client.CoreV1().Pods(n.name).Patch(suite, p.name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
-			p.t.Fatal(err)
-		}
-	}
+	p.kubernetes.touch(p.name)
+	p.driver.touch(p.name)
 }
 
-// bothAreTold waits until an event of each pod has the words: a FailedMount of kubelet's, or for the driver's pod one with these reasons.
+// bothAreTold waits until an Event of each pod has the words: kubelet's FailedMount, or for the driver's pod an Event
+// with one of these reasons.
 func (p pair) bothAreTold(reasons []string, words ...string) {
 	p.t.Helper()
 	p.kubernetes.event(p.name, "FailedMount", words...)
@@ -254,7 +276,7 @@ func (p pair) bothAreTold(reasons []string, words ...string) {
 	p.driver.eventOf(p.name, reasons, words...)
 }
 
-// agree waits until both pods show the files, and the driver's whole volume is what Kubernetes' is.
+// agree waits until both pods show the files and the driver's whole volume equals Kubernetes'.
 func (p pair) agree(when string, want files) {
 	p.t.Helper()
 	texts := map[string]string{}
@@ -270,7 +292,7 @@ func (p pair) agree(when string, want files) {
 		if time.Now().After(deadline) || suite.Err() != nil {
 			p.t.Fatalf("%s: %v", when, err)
 		}
-		// Kubelet may have looked before its watch of the object told it.
+		// Kubelet may have synced the pod before its watch delivered the change of the object.
 		if time.Since(touched) > 2*time.Second {
 			p.touch()
 			touched = time.Now()

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package e2e has the tests of the driver in a real cluster: installed from the shipped manifests, used as a user would.
+// Package e2e tests the driver in a real cluster: installed from the shipped manifests, and used as users do.
 //
 //	go run ./test/e2e/run                 # a cluster of its own, gone afterwards
 //	go run ./test/e2e/run -run 'TestE2E/volumes/README'
 //
-// With KUBECONFIG, IMAGE and POD_IMAGE set it tests that driver image in that cluster, with kubectl and helm from PATH, and installs and
-// uninstalls the driver there: it refuses a cluster that has it already. `go run ./test/e2e/run -save <folder>` writes tars of both
-// images, to be loaded on the nodes or pushed to a registry.
+// With KUBECONFIG, IMAGE and POD_IMAGE set, the tests use that cluster and that image of the driver, with kubectl and
+// helm from PATH. They install and uninstall the driver, and refuse a cluster in which the driver is installed already.
+// `go run ./test/e2e/run -save <directory>` writes tars of both images, to load on the nodes or push to a registry.
 //
-// Folder run is that command, pod the program that the pods of the tests run.
+// The directory run has that command, and pod has the program that the pods of the tests run.
 package e2e

@@ -26,19 +26,19 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// testLabel marks the tests' namespaces.
+// testLabel marks the namespaces of the tests.
 const testLabel = "fsuser-csi-e2e"
 
-// soon bounds a single wait: for a pod to start on a busy node, a line to appear, a pod to go.
+// soon bounds a single wait: until a pod starts on a busy node, a line appears, or a pod is gone.
 const soon = 2 * time.Minute
 
-// namespace is one of the tests', gone when its test is.
+// namespace belongs to a test and is deleted at its end.
 type namespace struct {
 	name string
 	t    *testing.T
 }
 
-// newNamespace makes a namespace, with labels (key=value) of its own.
+// newNamespace makes a namespace with more labels, written key=value.
 func newNamespace(t *testing.T, labels ...string) namespace {
 	t.Helper()
 	meta := metav1.ObjectMeta{GenerateName: "e2e-", Labels: map[string]string{testLabel: ""}}
@@ -52,12 +52,13 @@ func newNamespace(t *testing.T, labels ...string) namespace {
 	}
 	n := namespace{made.Name, t}
 	t.Cleanup(n.remove)
-	// A pod that comes before it is refused.
+	// The API server refuses pods in a namespace without this service account.
 	until(t, "the service account of a new namespace", "serviceaccounts", n.name, "default", &corev1.ServiceAccount{}, func(watch.Event) (bool, error) { return true, nil })
 	return n
 }
 
-// remove deletes the namespace, and says what its pods have to say if the test failed. It does not wait: only nothingLeft has to.
+// remove deletes the namespace, and logs the Events of its pods if the test failed. It does not wait until the
+// namespace is gone: nothingLeft does.
 func (n namespace) remove() {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -78,7 +79,7 @@ func tail(text string, n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
-// within is a context for one wait. The error of its end says what was waited for.
+// within returns a context for one wait. The cause of its end names what the test waited for.
 func within(t *testing.T, d time.Duration, what string) (context.Context, context.CancelFunc) {
 	t.Helper()
 	return context.WithTimeoutCause(suite, d, fmt.Errorf("waited %s for %s", d, what))
@@ -128,7 +129,7 @@ func listWatch(getter cache.Getter, resource, namespace, name string) *cache.Lis
 	return cache.NewListWatchFromClient(getter, resource, namespace, selector)
 }
 
-// parsePod reads a manifest of a pod, with POD_IMAGE as the image of containers that name none, and puts it on the node under test.
+// parsePod reads the manifest of a pod for the node under test. Containers without an image get POD_IMAGE.
 func parsePod(t *testing.T, manifest string) *corev1.Pod {
 	t.Helper()
 	pod := &corev1.Pod{}
@@ -187,6 +188,13 @@ func isReady(p *corev1.Pod) bool {
 	})
 }
 
+// touch makes kubelet sync the pod now: kubelet refreshes Kubernetes' volumes and republishes the driver's. Without a
+// change of the pod that takes 60 to 90 s.
+func (n namespace) touch(pod string) {
+	n.t.Helper()
+	annotations(fmt.Sprintf(`{"touched":"%d"}`, time.Now().UnixNano()))(n, pod)
+}
+
 // delete deletes pods and waits until they are gone.
 func (n namespace) delete(pods ...string) {
 	n.t.Helper()
@@ -207,7 +215,7 @@ func (n namespace) gone(pod string) {
 	}
 }
 
-// goneWithin waits until no pod has that name; no name: until there is none.
+// goneWithin waits until the pod is gone, or without a name until all pods are gone.
 func (n namespace) goneWithin(d time.Duration, pod string) error {
 	ctx, cancel := within(n.t, d, "pod "+pod+" to be gone")
 	defer cancel()
@@ -231,7 +239,7 @@ func (n namespace) goneWithin(d time.Duration, pod string) error {
 	return err
 }
 
-// secret makes a Secret, or gives it other content.
+// secret makes a Secret.
 func (n namespace) secret(name string, keysAndValues ...string) *corev1.Secret {
 	n.t.Helper()
 	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, StringData: pairs(keysAndValues)}
@@ -270,7 +278,7 @@ func pairs(keysAndValues []string) map[string]string {
 	return m
 }
 
-// sh runs a shell script in a container and returns what it prints to both outputs, whether it fails or not.
+// sh runs a shell script in a container and returns what the script prints to both outputs, whether it fails or not.
 func (n namespace) sh(pod, container, script string) string {
 	n.t.Helper()
 	ctx, cancel := within(n.t, time.Minute, "a command in pod "+pod)
@@ -302,7 +310,23 @@ func (n namespace) expect(pod, container, script, want string) {
 	}
 }
 
-// said waits until a container has printed a line, and returns when it was read: at most that late.
+// untilPrints waits until a script prints this in a container, for a change that no output announces.
+func (n namespace) untilPrints(pod, script, want string) {
+	n.t.Helper()
+	deadline := time.Now().Add(soon)
+	for {
+		got := n.sh(pod, "", script)
+		if got == want {
+			return
+		}
+		if time.Now().After(deadline) || suite.Err() != nil {
+			n.t.Fatalf("%s: %s printed %q for %s, want %q", pod, script, got, soon, want)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// said waits until a container has printed a line, and returns when the test read the line: an upper bound.
 func (n namespace) said(d time.Duration, pod, line string) (time.Time, error) {
 	ctx, cancel := within(n.t, d, fmt.Sprintf("pod %s to print %q", pod, line))
 	defer cancel()
@@ -315,7 +339,7 @@ func (n namespace) said(d time.Duration, pod, line string) (time.Time, error) {
 		if ctx.Err() != nil {
 			return at, fmt.Errorf("%w (last line: %q)", context.Cause(ctx), last)
 		}
-		// The stream ends with kubelet, and before a container that is about to start.
+		// The stream ends when kubelet does, and at once while the container has not started.
 		select {
 		case <-ctx.Done():
 			return at, fmt.Errorf("%w (last line: %q, last error: %w)", context.Cause(ctx), last, err)
@@ -340,7 +364,7 @@ func (n namespace) read(ctx context.Context, pod, line string, last *string) (ti
 	return time.Time{}, false, lines.Err()
 }
 
-// waitSaid is said that has to come.
+// waitSaid is said, and the test fails if the line does not come.
 func (n namespace) waitSaid(pod, line string) time.Time {
 	n.t.Helper()
 	at, err := n.said(soon, pod, line)
@@ -350,7 +374,7 @@ func (n namespace) waitSaid(pod, line string) time.Time {
 	return at
 }
 
-// onLine opens a container's log, and tells when the line is read there: at most that late it was printed.
+// onLine opens a container's log and sends the time at which the test reads the line: an upper bound.
 func (n namespace) onLine(pod, line string) (seen <-chan time.Time) {
 	n.t.Helper()
 	ctx, cancel := within(n.t, 3*time.Minute, fmt.Sprintf("pod %s to print %q", pod, line))
@@ -374,7 +398,7 @@ func (n namespace) onLine(pod, line string) (seen <-chan time.Time) {
 	return found
 }
 
-// wait is for what onLine returned.
+// wait receives from the channel of onLine.
 func (n namespace) wait(seen <-chan time.Time, what string) time.Time {
 	n.t.Helper()
 	at, ok := <-seen
@@ -414,7 +438,8 @@ func (n namespace) eventOf(pod string, reasons []string, words ...string) string
 	return got.Message
 }
 
-// nodeShell runs a script as root in the host's process namespace on the node under test. The node's files are below /proc/1/root.
+// nodeShell runs scripts as root in the host's process namespace on the node under test. The node's files are below
+// /proc/1/root.
 type nodeShell struct{ namespace }
 
 func newNodeShell(t *testing.T) nodeShell {
@@ -435,10 +460,11 @@ func (n nodeShell) do(script string) string {
 	return n.sh("node", "", script)
 }
 
-// driverPID is what the shell of a node replaces by the driver's process id. A "fsuser-csi status" of another test has the same name.
+// driverPID is shell code for the driver's process id. A "fsuser-csi status" of another test has the same process name.
 const driverPID = `$(for p in $(pidof fsuser-csi); do tr '\0' '\n' < /proc/$p/cmdline | grep -qx node && echo $p; done 2>/dev/null)`
 
-// driverPod returns the driver's pod on the node under test, when it is ready and not one of those named.
+// driverPod waits for a ready pod of the driver on the node under test that has none of these uids, and returns the
+// pod.
 func driverPod(t *testing.T, not ...string) *corev1.Pod {
 	t.Helper()
 	return until(t, "the driver's pod to be ready", "pods", driverNamespace, "", &corev1.Pod{}, func(e watch.Event) (bool, error) {
@@ -453,7 +479,7 @@ func metrics(t *testing.T, from namespace, pod string) string {
 	return from.sh(pod, "", "/pod get http://"+driverPod(t).Status.PodIP+":9808/metrics")
 }
 
-// clientConfig is for a client that has only a token, and acts as another user if one is named.
+// clientConfig is the configuration of a client that has only a token, and acts as another user if one is named.
 func clientConfig(token, impersonate string) *rest.Config {
 	c := rest.AnonymousClientConfig(config)
 	c.BearerToken = token

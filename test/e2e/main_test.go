@@ -33,7 +33,7 @@ const (
 	manifestNode       = "../../deploy/fsuser-csi.yaml"
 	manifestNamespaces = "../../deploy/fsuser-csi-namespaces.yaml"
 	manifestCluster    = "../../deploy/fsuser-csi-DANGER-cluster-wide-secrets.yaml"
-	// manifestFSUser has the policy that gives the volumes of annotated pods to the driver.
+	// manifestFSUser has the policy that moves the volumes of annotated pods behind volumes of the driver.
 	manifestFSUser = "../../deploy/fsuser-csi-fs-user.yaml"
 	chart          = "../../deploy/chart"
 )
@@ -44,11 +44,11 @@ var (
 	suite  context.Context
 	config *rest.Config
 	client kubernetes.Interface
-	// image is the driver's, podImage that of the tests' pods.
+	// image is the image of the driver, podImage the image of the tests' pods.
 	image, podImage string
-	// clusterDir is the run folder of a cluster that is the tests' own; empty for somebody's.
+	// clusterDir is the run directory of a cluster that the tests started; empty for any other cluster.
 	clusterDir string
-	// nodeName is the node that all pods go to.
+	// nodeName is the node under test: all pods run there.
 	nodeName string
 )
 
@@ -109,7 +109,7 @@ func connect() (err error) {
 	return errors.New("there is no node that takes every pod")
 }
 
-// refuseInstalled protects an installation that is not the tests'.
+// refuseInstalled protects an installation that these tests did not make.
 func refuseInstalled() error {
 	_, err := client.StorageV1().CSIDrivers().Get(suite, driverName, metav1.GetOptions{})
 	if err == nil {
@@ -121,7 +121,7 @@ func refuseInstalled() error {
 	return nil
 }
 
-// cleanUp removes what a test left, in the order that deploy/README.md asks for.
+// cleanUp removes what the tests left, in the order of deploy/README.md.
 func cleanUp(ctx context.Context) error {
 	namespaces, err := client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: testLabel})
 	if err != nil {
@@ -147,13 +147,14 @@ func cleanUp(ctx context.Context) error {
 
 var imageLine = regexp.MustCompile(`image: "fsuser-csi/fsuser-csi:[^"]*"`)
 
-// uncheckedLabel is that of namespaces in which no policy refuses pods: the driver is the wall, not the policy in front of it.
+// uncheckedLabel marks namespaces in which no policy refuses pods: their tests show what the driver itself refuses.
 const uncheckedLabel = "e2e.fsuser.csi.io/unchecked"
 
-// refuses is where the binding of the policy that refuses pods says in which namespaces.
+// refuses is the start of the binding of the policy that refuses pods.
 const refuses = "  policyName: attributes.fsuser.csi.io\n  validationActions: [Deny]\n  matchResources:\n"
 
-// manifest is a shipped manifest with the image replaced, as a user does with kustomize or sed, and uncheckedLabel heeded.
+// manifest is a shipped manifest with the image replaced, as a user does with kustomize or sed, and with an exception
+// for namespaces that have the uncheckedLabel.
 func manifest(path string) (string, error) {
 	content, err := os.ReadFile(path)
 	if err != nil {
@@ -169,19 +170,24 @@ func manifest(path string) (string, error) {
 	return imageLine.ReplaceAllLiteralString(text, "image: "+image), nil
 }
 
-// install is what deploy/README.md says, and waits until new pods are declared.
+// install does what deploy/README.md says, and waits until the policies are in effect.
 func install(ctx context.Context, path string) error {
-	objects, err := manifest(path)
-	if err != nil {
-		return err
-	}
-	if _, err := kubectl(ctx, objects, "apply", "-f", "-"); err != nil {
+	if err := apply(ctx, path); err != nil {
 		return err
 	}
 	if err := rolledOut(ctx); err != nil {
 		return err
 	}
-	return waitForPolicy(ctx, path == manifestNode)
+	return waitForPolicies(ctx, mutation{completed: true, declared: path == manifestNode})
+}
+
+func apply(ctx context.Context, path string) error {
+	objects, err := manifest(path)
+	if err != nil {
+		return err
+	}
+	_, err = kubectl(ctx, objects, "apply", "-f", "-")
+	return err
 }
 
 func rolledOut(ctx context.Context) error {
@@ -194,44 +200,62 @@ func rolledOut(ctx context.Context) error {
 	return fmt.Errorf("%w\n%s\n%s", err, pods, logs)
 }
 
-// waitForPolicy waits until the API server knows of the policy that declares what pods refer to, or no longer, and of the one that refuses
-// pods. There is nothing to watch:
-// each API server takes it up in its own time.
-func waitForPolicy(ctx context.Context, wanted bool) error {
+// mutation is what the policy declare-references does to a pod.
+type mutation struct {
+	completed bool // it sets csi.readOnly
+	declared  bool // it adds a volume for each object
+}
+
+// waitForPolicies waits until the policy declare-references has this effect, and until the policy attributes refuses a
+// wrong pod. Each API server notices a new policy in its own time, and has nothing to watch.
+func waitForPolicies(ctx context.Context, wanted mutation) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	ticker := time.NewTicker(100 * time.Millisecond)
 	defer ticker.Stop()
+	for {
+		seen, err := probePolicies(ctx)
+		if err == nil && seen == wanted {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the policies to have the effect %+v: %w (last seen: %+v, error %w)",
+				wanted, context.Cause(ctx), seen, err)
+		case <-ticker.C:
+		}
+	}
+}
+
+// probePolicies makes a pod that is right and a pod that is wrong, without keeping them.
+func probePolicies(ctx context.Context) (seen mutation, err error) {
+	pods, dry := client.CoreV1().Pods(metav1.NamespaceDefault), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
+	csi := &corev1.CSIVolumeSource{Driver: driverName, VolumeAttributes: map[string]string{"secretName": "probe"}}
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: "probe"},
 		Spec: corev1.PodSpec{
 			Containers: []corev1.Container{{Name: "main", Image: podImage}},
-			Volumes: []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{
-				Driver: driverName, ReadOnly: new(true), VolumeAttributes: map[string]string{"secretName": "probe"},
-			}}}},
+			Volumes:    []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{CSI: csi}}},
 		},
 	}
-	for {
-		made, err := client.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
-		declared := false
-		if err == nil {
-			for _, v := range made.Spec.Volumes {
-				declared = declared || strings.HasPrefix(v.Name, "fsuser-csi-ref-")
-			}
-			if declared == wanted {
-				bad := pod.DeepCopy()
-				bad.Spec.Volumes[0].CSI.VolumeAttributes["uid"] = "bad"
-				if _, err = client.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, bad, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}); apierrors.IsForbidden(err) || apierrors.IsInvalid(err) {
-					return nil
-				}
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for the policy to be there (%t): %w (last answer: %w)", wanted, context.Cause(ctx), err)
-		case <-ticker.C:
-		}
+	wrong := pod.DeepCopy()
+	wrong.Spec.Volumes[0].CSI.VolumeAttributes["uid"] = "wrong"
+	if _, err := pods.Create(ctx, wrong, dry); !apierrors.IsForbidden(err) && !apierrors.IsInvalid(err) {
+		return seen, fmt.Errorf("create a wrong pod: error %w, want that of the policy attributes", err)
 	}
+	// Without the policy declare-references the policy attributes refuses the pod that lacks csi.readOnly.
+	made, err := pods.Create(ctx, pod, dry)
+	if apierrors.IsForbidden(err) || apierrors.IsInvalid(err) {
+		return seen, nil
+	}
+	if err != nil {
+		return seen, err
+	}
+	for _, v := range made.Spec.Volumes {
+		seen.completed = seen.completed || v.CSI != nil && v.CSI.ReadOnly != nil
+		seen.declared = seen.declared || strings.HasPrefix(v.Name, "fsuser-csi-ref-")
+	}
+	return seen, nil
 }
 
 func uninstall(ctx context.Context, path string) error {
@@ -243,7 +267,7 @@ func uninstall(ctx context.Context, path string) error {
 	return err
 }
 
-// kubectl runs kubectl and returns what it prints; the error has what it prints to standard error.
+// kubectl runs kubectl and returns its standard output; the error has its standard error.
 func kubectl(ctx context.Context, stdin string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "kubectl", args...)
 	cmd.Stdin = strings.NewReader(stdin)

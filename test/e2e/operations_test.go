@@ -6,7 +6,9 @@ package e2e
 
 import (
 	"encoding/json"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -15,16 +17,17 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
-	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
+	"github.com/fsuser-csi/fsuser-csi/pkg/status"
 )
 
-// testTold: Events of the pod and `fsuser-csi status` say what goes wrong with a refresh, and when it is well again.
+// testTold: Events of the pod and `fsuser-csi status` report a refresh that fails, and that a later one succeeds.
 func testTold(t *testing.T) {
 	t.Parallel()
 	n := newNamespace(t)
 	n.secret("s", "key", "v1", "other", "x")
-	n.run(watchingPod("told", `secretName: s, items: '[{key: key, path: key}]'`))
-	if s := statusOf(t, n, "told"); s.Stale != "" || s.Object != "Secret "+n.name+"/s" && !strings.Contains(s.Object, n.name+"/s") || s.UID != 1000 || s.Mode != "0400" || s.ResourceVersion == "" {
+	n.run(watching(describedPod("told", `secret: {secretName: s, defaultMode: 0400, items: [{key: key, path: key}]}`, "")))
+	if s := statusOf(t, n, "told"); s.Stale != "" || !strings.Contains(s.Object, n.name+"/s") || s.UID != 1000 ||
+		s.Mode != "0400" || s.ResourceVersion == "" {
 		t.Errorf("status: %+v", s)
 	}
 
@@ -33,7 +36,7 @@ func testTold(t *testing.T) {
 	if s := statusOf(t, n, "told"); s.Stale == "" || s.StaleSince == nil {
 		t.Errorf("status of a volume that is not current: %+v", s)
 	}
-	table := status(t, "table")
+	table := statusOutput(t, "table")
 	if line := lineWith(table, n.name+"/told"); !strings.Contains(line, "stale for") {
 		t.Errorf("status of a volume that is not current:\n%s", table)
 	}
@@ -58,7 +61,8 @@ func testTold(t *testing.T) {
 	}
 }
 
-func status(t *testing.T, format string) string {
+// statusOutput runs the status command in the driver's pod.
+func statusOutput(t *testing.T, format string) string {
 	t.Helper()
 	out, err := kubectl(suite, "", "-n", driverNamespace, "exec", driverPod(t).Name, "--", "/fsuser-csi", "status", "-o", format)
 	if err != nil {
@@ -67,10 +71,10 @@ func status(t *testing.T, format string) string {
 	return out
 }
 
-func statusOf(t *testing.T, n namespace, pod string) volume.Status {
+func statusOf(t *testing.T, n namespace, pod string) status.Volume {
 	t.Helper()
-	var all []volume.Status
-	text := status(t, "json")
+	var all []status.Volume
+	text := statusOutput(t, "json")
 	if err := json.Unmarshal([]byte(text), &all); err != nil {
 		t.Fatalf("%v in\n%s", err, text)
 	}
@@ -80,7 +84,54 @@ func statusOf(t *testing.T, n namespace, pod string) volume.Status {
 		}
 	}
 	t.Fatalf("status has no volume of %s/%s:\n%s", n.name, pod, text)
-	return volume.Status{}
+	return status.Volume{}
+}
+
+// testKubectlStatus installs the plugin as a user does, in a directory of PATH, and asks the drivers of all nodes.
+func testKubectlStatus(t *testing.T) {
+	t.Parallel()
+	bin := t.TempDir()
+	build := exec.CommandContext(suite, "go", "build", "-o", filepath.Join(bin, "kubectl-fsuser"), "../../cmd/kubectl-fsuser")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build kubectl-fsuser: %v\n%s", err, out)
+	}
+	fsuser := func(args ...string) string {
+		t.Helper()
+		ctx, cancel := within(t, soon, "kubectl fsuser status")
+		defer cancel()
+		cmd := exec.CommandContext(ctx, "kubectl", append([]string{"fsuser", "status"}, args...)...)
+		cmd.Env = append(os.Environ(), "PATH="+bin+string(filepath.ListSeparator)+os.Getenv("PATH"))
+		var stderr strings.Builder
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%s: %v: %s", cmd, err, &stderr)
+		}
+		return string(out)
+	}
+	n := newNamespace(t)
+	n.secret("s", "key", "v1")
+	n.run(onePod("one", `secretName: s`))
+	n.run(onePod("two", `secretName: s, uid: "7"`))
+	var all []status.NodeVolume
+	text := fsuser("-n", n.name, "-o", "json")
+	if err := json.Unmarshal([]byte(text), &all); err != nil || len(all) != 2 {
+		t.Fatalf("error %v, %d volumes, want 2, in\n%s", err, len(all), text)
+	}
+	for i, want := range []struct {
+		pod string
+		uid uint32
+	}{{"one", 1000}, {"two", 7}} {
+		if v := all[i]; v.Node != nodeName || v.PodNamespace != n.name || v.PodName != want.pod || v.UID != want.uid || v.Stale != "" {
+			t.Errorf("volume %d is %+v, want that of pod %s on node %s with uid %d", i, v, want.pod, nodeName, want.uid)
+		}
+	}
+	if table := fsuser("-n", n.name, "two"); lineWith(table, n.name+"/two") == "" || lineWith(table, n.name+"/one") != "" {
+		t.Errorf("the table of pod two is\n%s", table)
+	}
+	if line := lineWith(fsuser("-A"), n.name+"/one"); !strings.HasPrefix(line, nodeName) || !strings.Contains(line, "current") {
+		t.Errorf("the table of all namespaces has the line %q", line)
+	}
 }
 
 func lineWith(text, word string) string {
@@ -92,7 +143,7 @@ func lineWith(text, word string) string {
 	return ""
 }
 
-// testUninstall takes the driver off in the documented order, and puts it on again.
+// testUninstall uninstalls the driver in the documented order, and installs the driver again.
 func testUninstall(t *testing.T) {
 	nothingLeft(t) // steps 1 and 2: no pod uses it
 	for _, m := range []string{manifestNode, manifestNamespaces, manifestCluster} {
@@ -118,7 +169,7 @@ func testUninstall(t *testing.T) {
 	}
 }
 
-// everything is each kind of object that the chart makes.
+// everything lists the kinds of objects that the chart makes.
 const everything = "daemonset,serviceaccount,clusterrole,clusterrolebinding,csidriver,mutatingadmissionpolicy,mutatingadmissionpolicybinding,pods"
 
 func notInstalled(t *testing.T) {
@@ -173,12 +224,12 @@ func testHelm(t *testing.T) {
 	}
 }
 
-func installed(t *testing.T, policy bool) {
+func installed(t *testing.T, declared bool) {
 	t.Helper()
 	if err := rolledOut(suite); err != nil {
 		t.Fatal(err)
 	}
-	if err := waitForPolicy(suite, policy); err != nil {
+	if err := waitForPolicies(suite, mutation{completed: true, declared: declared}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -6,8 +6,8 @@ package e2e
 
 import "testing"
 
-// TestE2E is one story, since a start takes a while: what goes on beside each other first, then what takes the driver or kubelet away, then
-// what installs it anew. Each part can also be run alone: -run TestE2E/volumes.
+// TestE2E is one test, because a cluster takes a while to start. Parts that run in parallel come first, then parts that
+// stop the driver or kubelet, then parts that install the driver again. Each part can run alone: -run TestE2E/volumes.
 func TestE2E(t *testing.T) {
 	for _, part := range []struct {
 		name string
@@ -35,18 +35,22 @@ func testVolumes(t *testing.T) {
 		{"a change is seen in milliseconds", testLatency}, // first: kubelet takes up to 90 s for the volume it is compared with
 		{"README's example", testREADME},
 		{"README's example in a Deployment", testDeployment},
+		{"README's example of a described volume", testREADMEVolume},
 		{"the Secret comes after the pod", testSecretAfterPod},
 		{"a ConfigMap", testConfigMap},
 		{"items", testItems},
+		{"several objects", testProjected},
 		{"optional", testOptional},
 		{"nodePublishSecretRef", testNodePublishSecretRef},
 		{"the owner is runAsUser", testOwnerFromPod},
+		{"a sidecar", testSidecar},
 		{"two users in one pod", testTwoUsers},
 		{"hostUsers false", testUserNamespace},
 		{"fsGroup", testFSGroup},
 		{"a restricted namespace", testRestricted},
 		{"what is wrong is said", testRefused},
 		{"a failed refresh is told", testTold},
+		{"kubectl fsuser status", testKubectlStatus},
 		{"the driver keeps only the power that it needs", testLeastPower},
 	} {
 		t.Run(test.name, test.run)

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// finding is what a run has seen of a program.
+// finding is what a program said in this run.
 type finding struct {
 	program program
 	version string
@@ -18,7 +18,7 @@ type finding struct {
 	works   string   // with this driver
 }
 
-// incomplete tells that a part of the program was not run.
+// incomplete reports that not every part of the program ran.
 func (f finding) incomplete() bool { return f.works == "" || len(f.said) != len(f.program.attempts) }
 
 // document is docs/gallery.md.
@@ -36,20 +36,25 @@ func document(all []finding, kubernetes string) string {
 
 <!-- Written by go run ./test/gallery/run from what it has seen. Not to be edited. -->
 
-Real programs of Debian packages, in pods of Kubernetes %s that run as user 1000. The same script uses the key each time: it logs in, connects, decrypts; only
-the volume differs. What stands below was said in the last run, which fails if a program says or does anything else. [programs.go](../test/gallery/programs.go) has the scripts, and
-`+"`go run ./test/gallery/run`"+` (Linux, root) shows it again, in a minute and a half once its cluster is built.
+Real programs of Debian packages run in pods of Kubernetes %s as user 1000. Each script logs in,
+connects or decrypts with its key, and is the same for every volume. The messages below are those of
+the last run, which fails if a program says or does something else.
+[programs.go](../test/gallery/programs.go) has the scripts, and `+"`make gallery`"+` (Linux, root) runs
+them again. The pod that worked with this driver is the pod of the example, with another image,
+script and Secret.
 
-All pods with this driver have an `+"`fsGroup`"+`, too, since a pod often needs one for another volume. "Refused" is an exit code other than 0.
+All pods with this driver have an `+"`fsGroup`"+`, too, because a pod often needs one for another volume.
+"Refused" means an exit code other than 0.
 
 `, kubernetes)
-	fmt.Fprintf(&d, "## %d programs that are content with no in-tree volume of a Secret\n\n", len(needs))
+	fmt.Fprintf(&d, "## %d programs that accept no in-tree volume of a Secret\n\n", len(needs))
 	table(&d, needs)
 	d.WriteString(`
-## Programs that are content with some in-tree volume
+## Programs that accept some in-tree volume
 
-What works gives the key to all, or to root and the whole group, or is a ` + "`subPath`" + `, which Kubernetes never refreshes. With this driver the key is the
-user's alone, and is refreshed.
+An in-tree volume that works gives the key to every user, or to root and the whole group, or is a
+` + "`subPath`" + `, which Kubernetes never refreshes. With this driver the key belongs to the user alone, and
+is refreshed.
 
 `)
 	table(&d, others)
@@ -63,22 +68,20 @@ func table(d *strings.Builder, findings []finding) {
 		for i, a := range f.program.attempts {
 			attempts = append(attempts, fmt.Sprintf("**%s** with %s: %s", a.ends, a, quote(f.said[i])))
 		}
-		var attributes []string
+		var pairs []string
+		all := podManifest{program: f.program}.Attributes()
 		for _, key := range []string{"uid", "gid", "mode", "dirMode"} {
-			value := f.program.attributes[key]
-			if key == "uid" && value == "" {
-				value = fmt.Sprint(user)
-			}
-			if value != "" {
-				attributes = append(attributes, fmt.Sprintf("%s: %q", key, value))
+			if value := all[key]; value != "" {
+				pairs = append(pairs, fmt.Sprintf("%s: %q", key, value))
 			}
 		}
-		fmt.Fprintf(d, "| %s<br>`%s` %s | %s | %s | **worked** with `%s`: %s |\n", f.program.name, f.program.packages[0], f.version, f.program.checks,
-			strings.Join(attempts, "<br>"), strings.Join(attributes, ", "), quote(f.works))
+		fmt.Fprintf(d, "| %s<br>`%s` %s<br>[example](../examples/%s.yaml) | %s | %s | **worked** with `%s`: %s |\n",
+			f.program.name, f.program.packages[0], f.version, f.program.example.name, f.program.checks,
+			strings.Join(attempts, "<br>"), strings.Join(pairs, ", "), quote(f.works))
 	}
 }
 
-// quote makes a program's words code of a table's cell.
+// quote makes the words of a program code in a table's cell.
 func quote(said string) string {
 	said = strings.Join(strings.Fields(said), " ")
 	said = strings.NewReplacer("`", "'", "|", "\\|").Replace(said)

@@ -23,26 +23,28 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
-// world is where programs are shown.
-type world struct {
+// harness is the namespace in which the programs run.
+type harness struct {
 	kubernetes.Interface
 	namespace string
 	peer      string // the counterpart's address
 }
 
 func TestGallery(t *testing.T) {
-	w := newWorld(t)
+	h := newHarness(t)
 	password := rand.Text()
-	w.startCounterpart(t, password)
-	keys, versions := w.forge(t, password)
+	h.startCounterpart(t, password)
+	keys, versions := h.forge(t, password)
 	seen := make([]finding, len(programs))
 	t.Run("programs", func(t *testing.T) {
 		for i, p := range programs {
 			t.Run(p.name, func(t *testing.T) {
 				t.Parallel()
-				seen[i] = w.show(t, i, p, keys[i])
+				seen[i] = h.show(t, i, p, keys[i])
 				seen[i].version = versions[p.packages[0]]
 			})
 		}
@@ -51,7 +53,7 @@ func TestGallery(t *testing.T) {
 		t.Log("docs/gallery.md stays as it was")
 		return
 	}
-	version, err := w.Discovery().ServerVersion()
+	version, err := h.Discovery().ServerVersion()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +62,7 @@ func TestGallery(t *testing.T) {
 	}
 }
 
-func newWorld(t *testing.T) *world {
+func newHarness(t *testing.T) *harness {
 	t.Helper()
 	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(clientcmd.NewDefaultClientConfigLoadingRules(), nil).ClientConfig()
 	if err != nil {
@@ -71,30 +73,30 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := client.StorageV1().CSIDrivers().Get(t.Context(), driverName, metav1.GetOptions{}); err != nil {
+	if _, err := client.StorageV1().CSIDrivers().Get(t.Context(), attributes.Driver, metav1.GetOptions{}); err != nil {
 		t.Fatalf("the driver is not installed: %v", err)
 	}
-	w := &world{Interface: client, namespace: "gallery-" + strings.ToLower(rand.Text()[:8])}
-	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.namespace}}
+	h := &harness{Interface: client, namespace: "gallery-" + strings.ToLower(rand.Text()[:8])}
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: h.namespace}}
 	if _, err := client.CoreV1().Namespaces().Create(t.Context(), namespace, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { w.end(t) })
-	w.until(t, "the namespace's service account", func(ctx context.Context) (bool, error) {
-		_, err := client.CoreV1().ServiceAccounts(w.namespace).Get(ctx, "default", metav1.GetOptions{})
+	t.Cleanup(func() { h.end(t) })
+	h.until(t, "the namespace's service account", func(ctx context.Context) (bool, error) {
+		_, err := client.CoreV1().ServiceAccounts(h.namespace).Get(ctx, "default", metav1.GetOptions{})
 		return err == nil, ignoreNotFound(err)
 	})
-	return w
+	return h
 }
 
-// end deletes the namespace with all that is in it, and waits for that.
-func (w *world) end(t *testing.T) {
-	if err := w.CoreV1().Namespaces().Delete(context.Background(), w.namespace, metav1.DeleteOptions{}); err != nil {
+// end deletes the namespace and everything in it, and waits until it is gone.
+func (h *harness) end(t *testing.T) {
+	if err := h.CoreV1().Namespaces().Delete(context.Background(), h.namespace, metav1.DeleteOptions{}); err != nil {
 		t.Error(err)
 		return
 	}
-	w.until(t, "the end of the namespace", func(ctx context.Context) (bool, error) {
-		_, err := w.CoreV1().Namespaces().Get(ctx, w.namespace, metav1.GetOptions{})
+	h.until(t, "the end of the namespace", func(ctx context.Context) (bool, error) {
+		_, err := h.CoreV1().Namespaces().Get(ctx, h.namespace, metav1.GetOptions{})
 		return apierrors.IsNotFound(err), ignoreNotFound(err)
 	})
 }
@@ -106,14 +108,14 @@ func ignoreNotFound(err error) error {
 	return err
 }
 
-// until asks until something is so. Not with the test's context, which has ended when it cleans up.
-func (w *world) until(t *testing.T, what string, so func(context.Context) (bool, error)) {
+// until polls until a condition holds. The test's context would not do: it has ended when the test cleans up.
+func (h *harness) until(t *testing.T, what string, holds func(context.Context) (bool, error)) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), podTimeout)
 	defer cancel()
 	for {
-		yes, err := so(ctx)
-		if yes {
+		done, err := holds(ctx)
+		if done {
 			return
 		}
 		select {
@@ -124,10 +126,10 @@ func (w *world) until(t *testing.T, what string, so func(context.Context) (bool,
 	}
 }
 
-// startCounterpart starts the pod of whom the clients log in to.
-func (w *world) startCounterpart(t *testing.T, password string) {
+// startCounterpart starts the pod that the clients log in to.
+func (h *harness) startCounterpart(t *testing.T, password string) {
 	t.Helper()
-	pod := podOf("peer", "exec counterpart", corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}, "/keys")
+	pod := podOf("peer", "exec counterpart")
 	postgres := *pod.Spec.Containers[0].DeepCopy()
 	postgres.Name = "postgres"
 	postgres.Command[2] = `
@@ -145,10 +147,10 @@ exec postgres -D /tmp/data -k /tmp -c fsync=off -c listen_addresses='*'`
 		c := &pod.Spec.Containers[i]
 		c.Env = append(c.Env, corev1.EnvVar{Name: "PASSWORD", Value: password})
 	}
-	if _, err := w.CoreV1().Pods(w.namespace).Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
+	if _, err := h.CoreV1().Pods(h.namespace).Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	ready, err := waitForPod(t.Context(), w, w.namespace, pod.Name, "readiness", func(p *corev1.Pod) bool {
+	ready, err := waitForPod(t.Context(), h, h.namespace, pod.Name, "readiness", func(p *corev1.Pod) bool {
 		return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
 			return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
 		})
@@ -156,14 +158,15 @@ exec postgres -D /tmp/data -k /tmp -c fsync=off -c listen_addresses='*'`
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.peer = ready.Status.PodIP
+	h.peer = ready.Status.PodIP
 }
 
-// keySet is what a program's forge has made.
+// keySet is the output of a program's forge.
 type keySet struct{ volume, environment map[string][]byte }
 
-// forge lets the programs themselves make the keys, in a pod, and returns those of each program, and the packages' versions.
-func (w *world) forge(t *testing.T, password string) ([]keySet, map[string]string) {
+// forge makes the keys of each program in a pod, with the programs themselves, and returns the keys and the versions of
+// the packages.
+func (h *harness) forge(t *testing.T, password string) ([]keySet, map[string]string) {
 	t.Helper()
 	var script strings.Builder
 	script.WriteString("umask 077\n")
@@ -173,9 +176,9 @@ func (w *world) forge(t *testing.T, password string) ([]keySet, map[string]strin
 	script.WriteString(`cd /tmp/forge
 for file in */*/* */volume/.[!.]*; do [ ! -f "$file" ] || echo "FILE $file $(base64 --wrap=0 "$file")"; done
 sed 's/^/VERSION /' ` + versionsFile)
-	pod := podOf("forge", script.String(), corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}, "/keys")
+	pod := podOf("forge", script.String())
 	pod.Spec.Containers[0].Env = append(pod.Spec.Containers[0].Env, corev1.EnvVar{Name: "PASSWORD", Value: password})
-	log, code, err := runPod(t.Context(), w, w.namespace, pod)
+	log, code, err := runPod(t.Context(), h, h.namespace, pod)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,8 +214,8 @@ sed 's/^/VERSION /' ` + versionsFile)
 	return sets, versions
 }
 
-// show runs a program with each volume, and checks that it says and does what the table claims.
-func (w *world) show(t *testing.T, number int, p program, keys keySet) finding {
+// show runs a program with each volume, and checks that the program says and does what the table claims.
+func (h *harness) show(t *testing.T, number int, p program, keys keySet) finding {
 	if len(keys.volume) == 0 {
 		t.Fatal("the forge has made no key")
 	}
@@ -220,22 +223,31 @@ func (w *world) show(t *testing.T, number int, p program, keys keySet) finding {
 	environment := name + "-environment"
 	for secret, data := range map[string]map[string][]byte{name: keys.volume, environment: keys.environment} {
 		object := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: secret}, Data: data}
-		if _, err := w.CoreV1().Secrets(w.namespace).Create(t.Context(), object, metav1.CreateOptions{}); err != nil {
+		if _, err := h.CoreV1().Secrets(h.namespace).Create(t.Context(), object, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	names := slices.Sorted(maps.Keys(keys.volume))
-	run := func(t *testing.T, suffix string, a attempt, volume corev1.VolumeSource) (string, int32) {
-		pod := podOf(name+"-"+suffix, p.script, volume, p.mount)
+	for key := range p.example.content {
+		if _, made := keys.volume[key]; !made && !strings.Contains(key, "KEYGRIP") {
+			t.Errorf("examples/%s.yaml has the key %s, the gallery has only %q", p.example.name, key, names)
+		}
+	}
+	run := func(t *testing.T, suffix string, a attempt, change func(*corev1.Pod)) (string, int32) {
+		pod, err := p.galleryPod(name+"-"+suffix, name, names)
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(pod)
 		if a.subPath {
 			mountFiles(pod, names)
 		}
-		pod.Spec.HostAliases = []corev1.HostAlias{{IP: w.peer, Hostnames: []string{"peer"}}}
+		pod.Spec.HostAliases = []corev1.HostAlias{{IP: h.peer, Hostnames: []string{"peer"}}}
 		pod.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: environment}}}}
 		if a.fsGroup {
 			pod.Spec.SecurityContext.FSGroup = new(user)
 		}
-		log, code, err := runPod(t.Context(), w, w.namespace, pod)
+		log, code, err := runPod(t.Context(), h, h.namespace, pod)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -245,7 +257,7 @@ func (w *world) show(t *testing.T, number int, p program, keys keySet) finding {
 	found := finding{program: p}
 	for i, a := range p.attempts {
 		t.Run("in-tree, "+a.String(), func(t *testing.T) {
-			log, code := run(t, fmt.Sprint(i), a, inTree(name, names, a.mode))
+			log, code := run(t, fmt.Sprint(i), a, func(pod *corev1.Pod) { inTree(pod, name, names, a.mode) })
 			said := regexp.MustCompile(a.says).FindString(log)
 			if failed := code != 0; said == "" || failed != (a.ends == refuses) {
 				t.Errorf("should have %s, with %q", a.ends, a.says)
@@ -255,7 +267,7 @@ func (w *world) show(t *testing.T, number int, p program, keys keySet) finding {
 	}
 	t.Run("this driver", func(t *testing.T) {
 		// With fsGroup, which widens the modes of in-tree volumes.
-		log, code := run(t, "ours", attempt{fsGroup: true}, ours(name, names, p.attributes))
+		log, code := run(t, "ours", attempt{fsGroup: true}, func(*corev1.Pod) {})
 		said := regexp.MustCompile(p.works).FindString(log)
 		if code != 0 || said == "" {
 			t.Errorf("should have worked, with %q", p.works)

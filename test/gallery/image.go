@@ -122,7 +122,8 @@ func imageFiles(ctx context.Context, root, work string) ([]images.File, error) {
 // pam lets nobody in by a password.
 const pam = "auth required pam_deny.so\naccount required pam_permit.so\npassword required pam_deny.so\nsession required pam_permit.so\n"
 
-// await is a command: await SECONDS WHAT COMMAND... waits until the command succeeds, or the process AWAIT_PID has ended.
+// await is a command: await SECONDS WHAT COMMAND... waits until the command succeeds, or the process AWAIT_PID has
+// ended.
 const await = `#!/bin/sh
 end=$(($(date +%s) + $1)); what=$2; shift 2
 until "$@" >/dev/null 2>&1; do
@@ -147,7 +148,8 @@ func versionsOf(root string) (string, error) {
 
 var changelogLine = regexp.MustCompile(`^\S+ \((\S+)\)`)
 
-// versionOf reads the first line of a package's changelog. Of a package that was only rebuilt, there is one for the architecture.
+// versionOf reads the first line of a package's changelog. Of a package that was only rebuilt, there is one for the
+// architecture.
 func versionOf(root, name string) (string, error) {
 	doc := filepath.Join(root, "usr/share/doc", name)
 	var errs []error

@@ -7,9 +7,7 @@ package gallery
 import (
 	"context"
 	"fmt"
-	"maps"
 	"path"
-	"slices"
 	"strings"
 	"time"
 
@@ -18,80 +16,65 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
+	"sigs.k8s.io/yaml"
 )
 
-const (
-	driverName = "fsuser.csi.io"
-	user       = int64(1000)
-	podTimeout = 2 * time.Minute
-)
+const podTimeout = 2 * time.Minute
 
-// podOf returns a pod that runs a script once.
-func podOf(name, script string, volume corev1.VolumeSource, mount string) *corev1.Pod {
-	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: corev1.PodSpec{
-			RestartPolicy:                 corev1.RestartPolicyNever,
-			AutomountServiceAccountToken:  new(false),
-			EnableServiceLinks:            new(false),
-			TerminationGracePeriodSeconds: new(int64(0)),
-			SecurityContext:               &corev1.PodSecurityContext{RunAsUser: new(user), RunAsGroup: new(user)},
-			Containers: []corev1.Container{{
-				Name: "program", Image: ImageName, ImagePullPolicy: corev1.PullNever,
-				Command:      []string{"/bin/sh", "-ec", "exec 2>&1\n" + script},
-				WorkingDir:   "/tmp",
-				Env:          []corev1.EnvVar{{Name: "HOME", Value: "/home/app"}},
-				VolumeMounts: []corev1.VolumeMount{{Name: "keys", MountPath: mount, ReadOnly: true}},
-			}},
-			Volumes: []corev1.Volume{{Name: "keys", VolumeSource: volume}},
-		},
-	}
+// podOf returns a pod of the gallery's image that runs a script once.
+func podOf(name, script string) *corev1.Pod {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	pod.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsUser: new(user), RunAsGroup: new(user)}
+	pod.Spec.Containers = []corev1.Container{{Name: "program", Image: ImageName}}
+	runOnce(pod, script)
+	return pod
 }
 
-// mountFiles mounts each file of a pod's volume by itself.
+// runOnce has a pod run a script once, in the environment that the image's programs expect.
+func runOnce(pod *corev1.Pod, script string) {
+	spec, c := &pod.Spec, &pod.Spec.Containers[0]
+	spec.RestartPolicy = corev1.RestartPolicyNever
+	spec.AutomountServiceAccountToken = new(false)
+	spec.EnableServiceLinks = new(false)
+	spec.TerminationGracePeriodSeconds = new(int64(0))
+	c.ImagePullPolicy = corev1.PullNever
+	c.Command = []string{"/bin/sh", "-ec", "exec 2>&1\n" + script}
+	c.WorkingDir = "/tmp"
+	c.Env = append([]corev1.EnvVar{{Name: "HOME", Value: "/home/app"}}, c.Env...)
+}
+
+// galleryPod is the pod of the program's example, with the gallery's Secret, image and script.
+func (p program) galleryPod(name, secret string, keys []string) (*corev1.Pod, error) {
+	manifest := p.pod(values{Name: name, Image: ImageName, Secret: secret, Keys: keys})
+	pod := &corev1.Pod{}
+	if err := yaml.UnmarshalStrict([]byte(manifest), pod); err != nil {
+		return nil, fmt.Errorf("%w in\n%s", err, manifest)
+	}
+	runOnce(pod, p.script)
+	return pod, nil
+}
+
+// mountFiles gives each file of a pod's volume a mount of its own.
 func mountFiles(pod *corev1.Pod, keys []string) {
 	container := &pod.Spec.Containers[0]
-	folder := container.VolumeMounts[0]
+	directory := container.VolumeMounts[0]
 	container.VolumeMounts = nil
 	for _, key := range keys {
-		file := folder
+		file := directory
 		file.SubPath = pathOf(key)
-		file.MountPath = path.Join(folder.MountPath, file.SubPath)
+		file.MountPath = path.Join(directory.MountPath, file.SubPath)
 		container.VolumeMounts = append(container.VolumeMounts, file)
 	}
 }
 
-// inTree is Kubernetes' own volume of a Secret.
-func inTree(secret string, keys []string, mode int32) corev1.VolumeSource {
+// inTree gives the pod Kubernetes' own volume of the Secret, with the same files.
+func inTree(pod *corev1.Pod, secret string, keys []string, mode int32) {
 	source := &corev1.SecretVolumeSource{SecretName: secret, DefaultMode: new(mode)}
-	if hasFolders(keys) {
-		for _, key := range keys {
-			source.Items = append(source.Items, corev1.KeyToPath{Key: key, Path: pathOf(key)})
-		}
+	for _, key := range keys {
+		source.Items = append(source.Items, corev1.KeyToPath{Key: key, Path: pathOf(key)})
 	}
-	return corev1.VolumeSource{Secret: source}
+	pod.Spec.Volumes = []corev1.Volume{{Name: "keys", VolumeSource: corev1.VolumeSource{Secret: source}}}
 }
-
-// ours is the same by this driver.
-func ours(secret string, keys []string, attributes map[string]string) corev1.VolumeSource {
-	all := map[string]string{"uid": fmt.Sprint(user)}
-	maps.Copy(all, attributes)
-	all["secretName"] = secret
-	if hasFolders(keys) {
-		var items strings.Builder
-		for _, key := range keys {
-			fmt.Fprintf(&items, "- {key: %s, path: %s}\n", key, pathOf(key))
-		}
-		all["items"] = items.String()
-	}
-	return corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{Driver: driverName, ReadOnly: new(true), VolumeAttributes: all}}
-}
-
-func hasFolders(keys []string) bool {
-	return slices.ContainsFunc(keys, func(key string) bool { return strings.Contains(key, "--") })
-}
-
-func pathOf(key string) string { return strings.ReplaceAll(key, "--", "/") }
 
 // runPod makes a pod, waits until it has ended, and returns its log and exit code.
 func runPod(ctx context.Context, client kubernetes.Interface, namespace string, pod *corev1.Pod) (log string, code int32, err error) {

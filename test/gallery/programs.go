@@ -16,7 +16,7 @@ var programs = []program{
 	{
 		name:     "OpenSSH server, authorized_keys",
 		packages: []string{"openssh-server", "openssh-client"},
-		checks:   "`StrictModes`: each folder on the way belongs to the user or root, and nobody else can write into it. An in-tree volume is a folder of mode 1777.",
+		checks:   "`StrictModes`: each directory on the path belongs to the user or root, and nobody else can write to it. An in-tree volume is a directory of mode 1777.",
 		forge:    sshdForge,
 		mount:    "/home/app/.ssh",
 		script: `
@@ -36,11 +36,21 @@ exit $code`,
 			attempt{says: `Could not open .*authorized_keys': Permission denied`},
 			attempt{says: `Authentication refused: bad ownership or modes for directory \S+`},
 		), attempt{mode: 0o644, subPath: true, ends: accepts, says: `logged in as app`}),
+		example: example{
+			name: "openssh-server",
+			command: []string{
+				"sh", "-ec", `
+ssh-keygen -q -t ed25519 -N '' -f /tmp/host
+exec /usr/sbin/sshd -f /dev/null -D -e -p 2222 -h /tmp/host -o PidFile=none -o UsePAM=no
+`,
+			},
+			content: map[string]string{"authorized_keys": "ssh-ed25519 replace-this-by-a-public-key app@example.com"},
+		},
 	},
 	{
 		name:     "Dropbear server, authorized_keys",
 		packages: []string{"dropbear-bin", "openssh-client"},
-		checks:   "As `StrictModes` of OpenSSH.",
+		checks:   "Each directory on the path belongs to the user or root, and nobody else can write to it, as with `StrictModes` of OpenSSH.",
 		forge:    sshdForge,
 		mount:    "/home/app/.ssh",
 		script: `
@@ -60,14 +70,25 @@ exit $code`,
 			attempt{says: `\S+ must be owned by user or root, and not writable by \w+ or \w+`},
 			attempt{says: `\S+ must be owned by user or root, and not writable by \w+ or \w+`},
 		), attempt{mode: 0o644, subPath: true, ends: accepts, says: `logged in as app`}),
+		example: example{
+			name: "dropbear",
+			command: []string{
+				"sh", "-ec", `
+dropbearkey -t ed25519 -f /tmp/host
+exec dropbear -F -E -s -r /tmp/host -p 2222 -P /tmp/pid
+`,
+			},
+			content: map[string]string{"authorized_keys": "ssh-ed25519 replace-this-by-a-public-key app@example.com"},
+		},
 	},
 	{
-		name:     "psql, .pgpass",
-		packages: []string{"postgresql-client-15", "postgresql-15"},
-		checks:   "libpq ignores a password file that group or others have access to.",
-		forge:    `echo "peer:5432:*:app:$PASSWORD" >$V/.pgpass`,
-		mount:    "/keys",
-		script: `PGPASSFILE=/keys/.pgpass exec /usr/lib/postgresql/15/bin/psql --no-password -h peer -U app -d postgres -At ` +
+		name:        "psql, .pgpass",
+		packages:    []string{"postgresql-client-15", "postgresql-15"},
+		checks:      "libpq ignores a password file that group or others have access to.",
+		forge:       `echo "peer:5432:*:app:$PASSWORD" >$V/.pgpass`,
+		mount:       "/keys",
+		environment: map[string]string{"PGPASSFILE": "/keys/.pgpass"},
+		script: `exec /usr/lib/postgresql/15/bin/psql --no-password -h peer -U app -d postgres -At ` +
 			`-c "select 'connected as ' || current_user"`,
 		works:      `connected as app`,
 		attributes: map[string]string{"mode": "0600"},
@@ -76,6 +97,14 @@ exit $code`,
 			attempt{says: `fe_sendauth: no password supplied`},
 			attempt{says: `WARNING: password file .* has group or world access; permissions should be u=rw \(0600\) or less`},
 		),
+		example: example{
+			name: "psql",
+			command: []string{
+				"psql", "--host=db.example.com", "--username=app", "--dbname=app",
+				"--command=select current_user",
+			},
+			content: map[string]string{".pgpass": "db.example.com:5432:*:app:replace-this-by-the-password"},
+		},
 	},
 	{
 		name:     "Erlang, .erlang.cookie",
@@ -84,12 +113,13 @@ exit $code`,
 		forge: `
 head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n' >$V/.erlang.cookie
 cp $V/.erlang.cookie $E/COOKIE`,
-		mount: "/keys",
+		mount:       "/keys",
+		environment: map[string]string{"HOME": "/keys"},
 		script: `
 export ERL_CRASH_DUMP=/dev/null
 HOME=/tmp erl -noinput -sname one -setcookie "$COOKIE" &
 AWAIT_PID=$! await 30 'other node' sh -c 'epmd -names | grep -q "^name one "'
-HOME=/keys exec erl -noinput -sname two -eval '
+exec erl -noinput -sname two -eval '
 	{ok, Host} = inet:gethostname(),
 	io:format("ping: ~p~n", [net_adm:ping(list_to_atom("one@" ++ Host))]),
 	halt().'`,
@@ -100,11 +130,16 @@ HOME=/keys exec erl -noinput -sname two -eval '
 			attempt{says: `(Failed to read|Error when reading) [^ ]+\.erlang\.cookie:? [^"\\}]*(eacces|permission denied)`},
 			attempt{says: `Cookie file [^ ]+ must be accessible by owner only`},
 		),
+		example: example{
+			name:    "erlang",
+			command: []string{"erl", "-noinput", "-sname", "app"},
+			content: map[string]string{".erlang.cookie": "replace-this-by-the-cookie"},
+		},
 	},
 	{
 		name:     "munged, munge.key",
 		packages: []string{"munge"},
-		checks:   "The key belongs to the daemon's user, nobody else can read it, and it is no symlink: name it by `..data`.",
+		checks:   "The key belongs to the daemon's user, nobody else can read it, and it is no symbolic link: name it through `..data`.",
 		forge:    `mungekey --create --keyfile=$V/munge.key`,
 		mount:    "/keys",
 		script: `
@@ -118,11 +153,23 @@ echo 'hello from munge' | munge --socket=$PWD/socket | unmunge --socket=$PWD/soc
 			attempt{says: `munged: Error: .*`},
 			attempt{says: `munged: Error: .*`},
 		),
+		example: example{
+			name: "munge",
+			command: []string{
+				"sh", "-ec", `
+mkdir -m 755 /tmp/munge
+cd /tmp/munge
+exec munged --foreground --key-file=/keys/..data/munge.key \
+  --socket=$PWD/socket --pid-file=$PWD/pid --seed-file=$PWD/seed
+`,
+			},
+			content: map[string]string{"munge.key": "replace this by the output of mungekey, which is 128 random bytes"},
+		},
 	},
 	{
-		name:     "GnuPG, home folder with a private key",
+		name:     "GnuPG, home directory with a private key",
 		packages: []string{"gpg", "gpg-agent"},
-		checks:   "The home folder belongs to the user, and nobody else has access.",
+		checks:   "The home directory belongs to the user, and nobody else has access.",
 		forge: `
 export GNUPGHOME=/tmp/gnupg
 mkdir -m 700 $GNUPGHOME
@@ -131,15 +178,25 @@ echo 'hello from gpg' | gpg --batch --quiet --armor --trust-model always --recip
 cp $GNUPGHOME/pubring.kbx $GNUPGHOME/trustdb.gpg $V
 for key in $GNUPGHOME/private-keys-v1.d/*; do cp $key $V/private-keys-v1.d--$(basename $key); done
 gpgconf --kill gpg-agent`,
-		mount:      "/home/app/.gnupg",
-		script:     `echo "$MESSAGE" | gpg --batch --lock-never --decrypt`,
-		works:      `hello from gpg`,
-		attributes: map[string]string{"mode": "0600", "dirMode": "0700"},
+		mount:       "/home/app/.gnupg",
+		environment: map[string]string{"GNUPGHOME": "/home/app/.gnupg"},
+		script:      `echo "$MESSAGE" | gpg --batch --lock-never --decrypt`,
+		works:       `hello from gpg`,
+		attributes:  map[string]string{"mode": "0600", "dirMode": "0700"},
 		attempts: three(
 			attempt{ends: warns, says: `gpg: WARNING: unsafe (ownership|permissions) on homedir '\S+'`},
 			attempt{says: `gpg: .*Permission denied`},
 			attempt{ends: warns, says: `gpg: WARNING: unsafe (ownership|permissions) on homedir '\S+'`},
 		),
+		example: example{
+			name:    "gnupg",
+			command: []string{"gpg", "--batch", "--lock-never", "--list-secret-keys"},
+			content: map[string]string{
+				"pubring.kbx":                    "replace this by the file pubring.kbx",
+				"trustdb.gpg":                    "replace this by the file trustdb.gpg",
+				"private-keys-v1.d--KEYGRIP.key": "replace this by the private key, and KEYGRIP by its keygrip",
+			},
+		},
 	},
 	{
 		name:     "fetchmail, fetchmailrc",
@@ -157,6 +214,16 @@ END`,
 			attempt{says: `File \S+ must be owned by you|fetchmail: .*Permission denied`},
 			attempt{says: `File \S+ (must be owned by you|must have no more than .*permissions)\.?`},
 		),
+		example: example{
+			name: "fetchmail",
+			command: []string{
+				"fetchmail", "--nodetach", "-f", "/keys/fetchmailrc",
+				"--pidfile", "/tmp/pid", "--idfile", "/tmp/ids",
+			},
+			content: map[string]string{"fetchmailrc": `set daemon 300
+poll mail.example.com protocol imap user "app" password "replace this"
+  mda "cat >>/tmp/mail"`},
+		},
 	},
 	{
 		name:     "msmtp, msmtprc",
@@ -180,6 +247,18 @@ END`,
 			attempt{says: `msmtp: \S+ ?(must be owned by you|.*Permission denied)`},
 			attempt{says: `msmtp: \S+ contains secrets and therefore must be owned by you`},
 		),
+		example: example{
+			name:    "msmtp",
+			command: []string{"sh", "-c", `printf 'Subject: hello\n\nhello\n' | msmtp --file=/keys/msmtprc bob@example.com`},
+			content: map[string]string{"msmtprc": `account default
+host mail.example.com
+port 587
+tls on
+from app@example.com
+auth plain
+user app
+password replace-this`},
+		},
 	},
 	{
 		name:     "Monit, monitrc",
@@ -207,6 +286,16 @@ monit -c /keys/monitrc -B summary`,
 			attempt{says: `The control file '\S+' is not readable`},
 			attempt{says: `The control file '\S+' (must be owned by you|permission \S+ is wrong, maximum 0700 allowed)`},
 		),
+		example: example{
+			name:    "monit",
+			command: []string{"monit", "-c", "/keys/monitrc", "-I"},
+			content: map[string]string{"monitrc": `set daemon 60
+set pidfile /tmp/monit.pid
+set idfile /tmp/monit.id
+set statefile /tmp/monit.state
+set httpd port 2812 allow app:"replace-this"
+check system $HOST if loadavg (5min) > 4 then alert`},
+		},
 	},
 	{
 		name:     "OpenVPN, --key",
@@ -230,6 +319,17 @@ exit $code`,
 			attempt{says: `Cannot pre-load keyfile .*|.*tls\.key.*Permission denied.*`},
 			attempt{ends: warns, says: `WARNING: file '\S+' is group or others accessible`},
 		),
+		example: example{
+			name: "openvpn",
+			command: []string{
+				"openvpn", "--client", "--dev", "tun", "--remote", "vpn.example.com",
+				"--ca", "/keys/tls.crt", "--cert", "/keys/tls.crt", "--key", "/keys/tls.key",
+			},
+			content: map[string]string{
+				"tls.crt": "replace this by the certificate",
+				"tls.key": "replace this by the private key",
+			},
+		},
 	},
 	{
 		name:     "tinc, rsa_key.priv",
@@ -270,15 +370,26 @@ exit $code`,
 			attempt{says: "Error reading RSA private key file .*: Permission denied|.*Permission denied"},
 			attempt{ends: warns, says: "insecure file permissions for RSA private key file .*"},
 		),
+		example: example{
+			name:    "tinc",
+			command: []string{"tincd", "-c", "/keys", "-D", "--pidfile=/tmp/pid"},
+			content: map[string]string{
+				"tinc.conf":    "Name = a\nConnectTo = b\n",
+				"rsa_key.priv": "replace this by the private key",
+				"hosts--a":     "replace this by the public key of this host",
+				"hosts--b":     "Address = b.example.com\nreplace this by the public key of the other host\n",
+			},
+		},
 	},
 	{
-		name:     "tnftp, .netrc",
-		packages: []string{"tnftp"},
-		checks:   "Nobody but the owner has access to a file with a password.",
-		forge:    `echo "machine peer login app password $PASSWORD" >$V/.netrc`,
-		mount:    "/keys",
+		name:        "tnftp, .netrc",
+		packages:    []string{"tnftp"},
+		checks:      "Nobody but the owner has access to a file with a password.",
+		forge:       `echo "machine peer login app password $PASSWORD" >$V/.netrc`,
+		mount:       "/keys",
+		environment: map[string]string{"NETRC": "/keys/.netrc"},
 		script: `
-echo pwd | NETRC=/keys/.netrc tnftp -v peer 2121 >/tmp/out 2>&1 || true
+echo pwd | tnftp -v peer 2121 >/tmp/out 2>&1 || true
 cat /tmp/out
 grep -q '^Remote directory' /tmp/out`,
 		works:      `Remote directory: /home`,
@@ -288,6 +399,11 @@ grep -q '^Remote directory' /tmp/out`,
 			attempt{says: `Can't read .*\.netrc': Permission denied`},
 			attempt{says: `Error: \.netrc file is readable by others`},
 		),
+		example: example{
+			name:    "tnftp",
+			command: []string{"tnftp", "-v", "ftp.example.com"},
+			content: map[string]string{".netrc": "machine ftp.example.com login app password replace-this"},
+		},
 	},
 	{
 		name:       "RubyGems, credentials",
@@ -303,11 +419,16 @@ grep -q '^Remote directory' /tmp/out`,
 			{mode: 0o600, says: `Failed to load \S+ due to permissions problem`},
 			{mode: 0o600, fsGroup: true, says: `(?s)Your gem push credentials file located at:.*has file permissions of 0640 but 0600 is required`},
 		},
+		example: example{
+			name:    "rubygems",
+			command: []string{"gem", "owner", "my-gem"},
+			content: map[string]string{"credentials": "---\n:rubygems_api_key: replace-this\n"},
+		},
 	},
 	{
 		name:       "sudo, sudoers.d",
 		packages:   []string{"sudo"},
-		checks:     "The folder belongs to root, and nobody else can write into it. An in-tree volume is a folder of mode 1777.",
+		checks:     "The directory belongs to root, and nobody else can write to it. An in-tree volume is a directory of mode 1777.",
 		forge:      `echo 'app ALL=(root) NOPASSWD: /usr/bin/id' >$V/app`,
 		mount:      "/etc/sudoers.d",
 		script:     `echo "sudo made me $(sudo --non-interactive /usr/bin/id -un)" && sudo --non-interactive /usr/bin/id -un`,
@@ -319,11 +440,16 @@ grep -q '^Remote directory' /tmp/out`,
 			{mode: 0o440, fsGroup: true, says: `sudo: /etc/sudoers\.d is world writable`},
 			{mode: 0o440, subPath: true, ends: accepts, says: `sudo made me root`},
 		},
+		example: example{
+			name:    "sudo",
+			command: []string{"sudo", "--non-interactive", "/usr/bin/id"},
+			content: map[string]string{"app": "app ALL=(root) NOPASSWD: /usr/bin/id"},
+		},
 	},
 	{
 		name:     "OpenSSH client, identity file",
 		packages: []string{"openssh-client", "openssh-server"},
-		checks:   "The modes of a key that belongs to the user. Those of another's key, root's too, are not looked at.",
+		checks:   "The mode of a key that belongs to the user. The client does not check the mode of another user's key.",
 		forge: `
 ssh-keygen -q -t ed25519 -N '' -f /tmp/identity
 cp /tmp/identity $V/id_ed25519
@@ -343,11 +469,16 @@ ssh -p 2222 -i /keys/id_ed25519 -o BatchMode=yes -o StrictHostKeyChecking=no -o 
 			attempt{says: `Load key "\S+": Permission denied`},
 			attempt{ends: accepts, says: `logged in as app`},
 		),
+		example: example{
+			name:    "openssh-client",
+			command: []string{"ssh", "-i", "/keys/id_ed25519", "app@host.example.com"},
+			content: map[string]string{"id_ed25519": "replace this by a private key"},
+		},
 	},
 	{
 		name:     "PostgreSQL server, ssl_key_file",
 		packages: []string{"postgresql-15"},
-		checks:   "0600 or less if it belongs to the server's user, 0640 or less if it is root's.",
+		checks:   "Mode 0600 or less if the key belongs to the server's user, 0640 or less if the key belongs to root.",
 		forge: `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout $V/tls.key -out $V/tls.crt ` +
 			`-days 30 -subj /CN=localhost 2>/dev/null`,
 		mount: "/keys",
@@ -364,6 +495,17 @@ psql "host=localhost hostaddr=127.0.0.1 user=app dbname=postgres sslmode=verify-
 			{mode: 0o644, says: `private key file "\S+" has group or world access`},
 			{mode: 0o400, says: `could not (load|access|open) .*"\S+": Permission denied`},
 			{mode: 0o400, fsGroup: true, ends: accepts, says: `encrypted: TLSv1\.3`},
+		},
+		example: example{
+			name: "postgresql",
+			command: []string{
+				"postgres", "-D", "/var/lib/postgresql/data", "-c", "ssl=on", "-c", "ssl_cert_file=/keys/tls.crt", "-c",
+				"ssl_key_file=/keys/tls.key",
+			},
+			content: map[string]string{
+				"tls.crt": "replace this by the certificate",
+				"tls.key": "replace this by the private key",
+			},
 		},
 	},
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package nodeaccess gives tests that play kubelet what a driver with --access=node needs of a real API server: all that the shipped manifest
-// installs, a Node, the token that the driver's pod on it has, and pods on it, whose objects the policy of the manifest declares.
+// Package nodeaccess prepares a real API server for a driver with --access=node in tests that play kubelet: it installs
+// the shipped manifest, creates a Node and the token of the driver's pod on that Node, and creates pods on it.
 package nodeaccess
 
 import (
@@ -15,13 +15,16 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/utils/ptr"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
@@ -29,19 +32,20 @@ import (
 )
 
 const (
-	// Node is the node's name, as testkit's drivers have it.
+	// Node is the name of the node of testkit's drivers.
 	Node = "node-1"
-	// System is the namespace that the manifest installs the driver in, and ServiceAccount the driver's in it.
+	// System is the driver's namespace in the manifest, and ServiceAccount its service account.
 	System         = "fsuser-csi"
 	ServiceAccount = "fsuser-csi"
-	// Role is the manifest's ClusterRole to act as the node, and EventsRole that to write Events.
+	// Role is the manifest's ClusterRole that lets the driver act as its node, and EventsRole the one for Events.
 	Role       = "fsuser-csi-node"
-	EventsRole = "fsuser-csi-events"
+	EventsRole = "fsuser-csi"
 
 	driverName = "fsuser.csi.io"
 )
 
-// Install applies deploy/fsuser-csi.yaml, makes the Node and a namespace for pods, and waits until pods in it are declared.
+// Install applies deploy/fsuser-csi.yaml, creates the Node and a namespace for pods, and waits until the policy declares
+// the objects of pods in the namespace.
 func Install(ctx context.Context, cp *controlplane.ControlPlane, admin kubernetes.Interface, namespace string) error {
 	repository, err := tools.Repository()
 	if err != nil {
@@ -50,7 +54,7 @@ func Install(ctx context.Context, cp *controlplane.ControlPlane, admin kubernete
 	if err := apply(ctx, cp, filepath.Join(repository, "deploy", "fsuser-csi.yaml")); err != nil {
 		return err
 	}
-	if _, err := admin.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: Node}}, metav1.CreateOptions{}); err != nil {
+	if err := MakeNode(ctx, admin); err != nil {
 		return err
 	}
 	if err := MakeNamespace(ctx, admin, namespace); err != nil {
@@ -59,13 +63,43 @@ func Install(ctx context.Context, cp *controlplane.ControlPlane, admin kubernete
 	return awaitPolicy(ctx, admin, namespace)
 }
 
-// MakeNamespace makes a namespace, with the service account without which pods are refused.
-func MakeNamespace(ctx context.Context, admin kubernetes.Interface, name string) error {
-	if _, err := admin.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
+// Allocatable is the node's status.allocatable.
+func Allocatable() corev1.ResourceList {
+	return corev1.ResourceList{
+		corev1.ResourceCPU: resource.MustParse("3500m"), corev1.ResourceMemory: resource.MustParse("7Gi"),
+		corev1.ResourceEphemeralStorage: resource.MustParse("90Gi"),
+	}
+}
+
+// MakeNode creates the Node with its allocatable, if the cluster does not have it.
+func MakeNode(ctx context.Context, admin kubernetes.Interface) error {
+	nodes := admin.CoreV1().Nodes()
+	node, err := nodes.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: Node}}, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
+	node.Status.Allocatable = Allocatable()
+	node.Status.Capacity = Allocatable()
+	_, err = nodes.UpdateStatus(ctx, node, metav1.UpdateOptions{})
+	return err
+}
+
+// MakeNamespace creates a namespace with the service account that pods need.
+func MakeNamespace(ctx context.Context, admin kubernetes.Interface, name string) error {
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	if _, err := admin.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{}); err != nil {
+		return err
+	}
+	return MakeServiceAccount(ctx, admin, name)
+}
+
+// MakeServiceAccount creates the service account "default", which the controller manager would create.
+func MakeServiceAccount(ctx context.Context, admin kubernetes.Interface, namespace string) error {
 	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
-	_, err := admin.CoreV1().ServiceAccounts(name).Create(ctx, account, metav1.CreateOptions{})
+	_, err := admin.CoreV1().ServiceAccounts(namespace).Create(ctx, account, metav1.CreateOptions{})
 	return err
 }
 
@@ -100,9 +134,9 @@ func apply(ctx context.Context, cp *controlplane.ControlPlane, path string) erro
 	}
 }
 
-// awaitPolicy waits until the API server has taken up the policy that declares references, which it learns of by a watch.
+// awaitPolicy waits until the API server, which watches policies, applies the one that declares references.
 func awaitPolicy(ctx context.Context, admin kubernetes.Interface, namespace string) error {
-	probe := podOf("probe", kubelet.Volume{Name: "a", Attributes: map[string]string{"secretName": "a"}})
+	probe := Pod("probe", kubelet.Volume{Name: "a", Attributes: map[string]string{"secretName": "a"}})
 	for {
 		pod, err := admin.CoreV1().Pods(namespace).Create(ctx, probe, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if err == nil && len(pod.Spec.Volumes) > len(probe.Spec.Volumes) {
@@ -116,8 +150,9 @@ func awaitPolicy(ctx context.Context, admin kubernetes.Interface, namespace stri
 	}
 }
 
-// Config makes a pod on the node, as the DaemonSet would, and returns the client configuration that it has: with a token of the service account, bound
-// to the pod. One that is not the manifest's is made, too; it has no rights.
+// Config creates a pod of the driver on the node, as the DaemonSet would, and returns its client configuration, with a
+// token of the service account that is bound to the pod. If the service account is not the manifest's, Config creates it,
+// without any right.
 func Config(ctx context.Context, cp *controlplane.ControlPlane, admin kubernetes.Interface, serviceAccount string) (*rest.Config, error) {
 	accounts := admin.CoreV1().ServiceAccounts(System)
 	if serviceAccount != ServiceAccount {
@@ -125,8 +160,8 @@ func Config(ctx context.Context, cp *controlplane.ControlPlane, admin kubernetes
 			return nil, err
 		}
 	}
-	driver := podOf(serviceAccount, kubelet.Volume{})
-	driver.Spec.ServiceAccountName, driver.Spec.Volumes = serviceAccount, nil
+	driver := Pod(serviceAccount, kubelet.Volume{})
+	driver.Spec.ServiceAccountName, driver.Spec.Volumes, driver.Spec.Containers[0].VolumeMounts = serviceAccount, nil, nil
 	pod, err := admin.CoreV1().Pods(System).Create(ctx, driver, metav1.CreateOptions{})
 	if err != nil {
 		return nil, err
@@ -144,30 +179,33 @@ func Config(ctx context.Context, cp *controlplane.ControlPlane, admin kubernetes
 	return config, nil
 }
 
-// CreatePod makes a pod with a volume on the node. The policy adds what declares the volume's objects.
-func CreatePod(ctx context.Context, admin kubernetes.Interface, namespace, name string, v kubelet.Volume) (kubelet.Pod, error) {
-	pod, err := admin.CoreV1().Pods(namespace).Create(ctx, podOf(name, v), metav1.CreateOptions{})
+// CreatePod creates a pod. If its volume names an object itself, the policy adds what declares the object.
+func CreatePod(ctx context.Context, admin kubernetes.Interface, namespace string, pod *corev1.Pod) (kubelet.Pod, error) {
+	created, err := admin.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{})
 	if err != nil {
 		return kubelet.Pod{}, err
 	}
-	return kubelet.Pod{Namespace: namespace, Name: name, UID: string(pod.UID)}, nil
+	return kubelet.Pod{Namespace: namespace, Name: created.Name, UID: string(created.UID)}, nil
 }
 
-// DeletePod at once, as if kubelet had ended it. The rights that the node had for it go with it.
+// DeletePod deletes a pod at once, as if kubelet had ended it. The node loses the rights that it had for the pod.
 func DeletePod(ctx context.Context, admin kubernetes.Interface, namespace, name string) error {
 	now := int64(0)
 	return admin.CoreV1().Pods(namespace).Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &now})
 }
 
-func podOf(name string, v kubelet.Volume) *corev1.Pod {
-	noToken, readOnly := false, true
-	csi := &corev1.CSIVolumeSource{Driver: driverName, ReadOnly: &readOnly, VolumeAttributes: v.Attributes}
+// Pod returns a pod of the node whose container mounts the volume v. No container mounts the others.
+func Pod(name string, v kubelet.Volume, others ...corev1.Volume) *corev1.Pod {
+	csi := &corev1.CSIVolumeSource{Driver: driverName, ReadOnly: ptr.To(true), VolumeAttributes: v.Attributes}
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: corev1.PodSpec{
-			NodeName: Node, AutomountServiceAccountToken: &noToken,
-			Containers: []corev1.Container{{Name: "c", Image: "none"}},
-			Volumes:    []corev1.Volume{{Name: v.Name, VolumeSource: corev1.VolumeSource{CSI: csi}}},
+			NodeName: Node, AutomountServiceAccountToken: ptr.To(false),
+			Containers: []corev1.Container{{
+				Name: "c", Image: "none",
+				VolumeMounts: []corev1.VolumeMount{{Name: v.Name, MountPath: "/" + v.Name}},
+			}},
+			Volumes: append(others, corev1.Volume{Name: v.Name, VolumeSource: corev1.VolumeSource{CSI: csi}}),
 		},
 	}
 }

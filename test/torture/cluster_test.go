@@ -24,7 +24,8 @@ import (
 
 const namespace = "default"
 
-// cluster is a real API server, which drivers reach through a proxy, and the driver with failpoints and as it ships.
+// cluster is a real API server, which the driver reaches through a proxy, and two builds of the driver: with failpoints,
+// and plain as it is shipped.
 type cluster struct {
 	t             testing.TB
 	binary, plain string
@@ -45,29 +46,33 @@ func startCluster(t testing.TB) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &cluster{
+	c := &cluster{
 		t: t, binary: buildDriver(t), plain: testkit.BuildDriverWithoutRace(t), controlPlane: cp, client: client,
 		access: "service-account", namespace: namespace,
 	}
-}
-
-// behindProxy returns the cluster for drivers that reach the API server through a proxy with the credentials of config. The
-// proxy counts their requests.
-func (c *cluster) behindProxy(t testing.TB, config *rest.Config) *cluster {
-	t.Helper()
-	behind := *c
-	behind.t, behind.proxy = t, faultproxy.New(t, config)
-	behind.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
-	if err := c.controlPlane.Kubeconfig(behind.kubeconfig, behind.proxy.Config()); err != nil {
+	if err := nodeaccess.MakeServiceAccount(context.Background(), client, namespace); err != nil {
 		t.Fatal(err)
 	}
+	return c
+}
+
+// behindProxy returns the cluster with a proxy that ends with t.
+func (c *cluster) behindProxy(t testing.TB) *cluster {
+	t.Helper()
+	behind := *c
+	behind.t = t
+	behind.startProxy(t, c.controlPlane.AdminConfig())
 	return &behind
 }
 
-// breakConnections resets all connections of drivers to the API server. Drivers can connect again.
-func (c *cluster) breakConnections() {
-	c.proxy.Cut()
-	c.proxy.Heal()
+// startProxy starts the proxy with the driver's credentials, and writes the kubeconfig that leads to the proxy.
+func (c *cluster) startProxy(t testing.TB, credentials *rest.Config) {
+	t.Helper()
+	c.proxy = faultproxy.New(t, credentials)
+	c.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
+	if err := c.controlPlane.Kubeconfig(c.kubeconfig, c.proxy.Config()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // asNode returns the cluster for drivers with --access=node, which have the rights of the shipped manifest.
@@ -75,17 +80,17 @@ func (c *cluster) asNode(t testing.TB) *cluster {
 	t.Helper()
 	ctx, cancel := bounded(patience, "let a driver act as its node")
 	defer cancel()
-	const namespace = "node-access"
-	if err := nodeaccess.Install(ctx, c.controlPlane, c.client, namespace); err != nil {
+	node := *c
+	node.t, node.access, node.namespace = t, "node", "node-access"
+	if err := nodeaccess.Install(ctx, c.controlPlane, c.client, node.namespace); err != nil {
 		t.Fatal(err)
 	}
 	config, err := nodeaccess.Config(ctx, c.controlPlane, c.client, nodeaccess.ServiceAccount)
 	if err != nil {
 		t.Fatal(err)
 	}
-	node := c.behindProxy(t, config)
-	node.access, node.namespace = "node", namespace
-	return node
+	node.startProxy(t, config)
+	return &node
 }
 
 // set gives an object its version n.
@@ -119,6 +124,12 @@ func (c *cluster) delete(name string) {
 	if err := c.client.CoreV1().Secrets(c.namespace).Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil {
 		c.t.Fatal(err)
 	}
+}
+
+// cut breaks all connections between the driver and the API server. New ones can be made.
+func (c *cluster) cut() {
+	c.proxy.Cut()
+	c.proxy.Heal()
 }
 
 var errTooLong = errors.New("it took too long")

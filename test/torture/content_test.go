@@ -10,49 +10,81 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 )
 
-// owned is who owns the files of a volume, their mode, and whether it has items. It is the volume's name, so that a reader knows what to expect of it.
+// owned says who owns the files of a volume, which mode they have, and where they come from. It is the volume's name, so
+// that a reader knows what to expect.
 type owned struct {
 	uid, gid, mode uint32
-	items          bool
+	from           origin
 }
 
-// itemsSuffix ends the name of a volume with items, and itemPrefix begins the names of its files.
-const itemsSuffix, itemPrefix = "-items", "of-"
+// origin says what names the object of a volume.
+type origin string
 
-// isConfigMap tells which objects are ConfigMaps. All others are Secrets.
+const (
+	// byName: the attribute secretName or configMapName.
+	byName origin = ""
+	// byVolume: the attribute volume names a volume of the pod, which has items.
+	byVolume origin = "-volume"
+	// byRequest: nodePublishSecretRef. Kubelet brings the content with each publish.
+	byRequest origin = "-request"
+)
+
+// itemPrefix begins the names of the files of a volume with items, and described is the volume that has the items.
+const itemPrefix, described = "of-", "described"
+
+// isConfigMap reports which objects are ConfigMaps. All others are Secrets.
 func isConfigMap(name string) bool { return strings.HasPrefix(name, "map") }
 
-func (o owned) volume(object string) kubelet.Volume {
+// volume is a volume of version n of an object. The version plays a part only if kubelet brings the content.
+func (o owned) volume(object string, n int) kubelet.Volume {
 	v := kubelet.Volume{
-		Name:       fmt.Sprintf("u%d-g%d-m%o", o.uid, o.gid, o.mode),
+		Name:       fmt.Sprintf("u%d-g%d-m%o", o.uid, o.gid, o.mode) + string(o.from),
 		Attributes: map[string]string{"uid": fmt.Sprint(o.uid), "gid": fmt.Sprint(o.gid), "mode": fmt.Sprintf("%04o", o.mode)},
 	}
-	if isConfigMap(object) {
+	switch {
+	case o.from == byVolume:
+		v.Attributes["volume"] = described
+	case o.from == byRequest:
+		v.Secrets = data(n)
+	case isConfigMap(object):
 		v.Attributes["configMapName"] = object
-	} else {
+	default:
 		v.Attributes["secretName"] = object
 	}
-	if o.items {
-		v.Name += itemsSuffix
-		v.Attributes["items"] = fmt.Sprintf("[{key: k0, path: %[1]sk0}, {key: k2, path: %[1]sk2}]", itemPrefix)
+	return v
+}
+
+// describes returns the volume of the pod that describes a volume by items.
+func describes(object string) corev1.Volume {
+	v := corev1.Volume{Name: described}
+	items := []corev1.KeyToPath{{Key: "k0", Path: itemPrefix + "k0"}, {Key: "k2", Path: itemPrefix + "k2"}}
+	if isConfigMap(object) {
+		v.ConfigMap = &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: object}, Items: items}
+	} else {
+		v.Secret = &corev1.SecretVolumeSource{SecretName: object, Items: items}
 	}
 	return v
 }
 
 // files are the names of the files of version n.
 func (o owned) files(n int) []string {
-	if o.items {
+	if o.from == byVolume {
 		return []string{itemPrefix + "k0", itemPrefix + "k2"}
 	}
 	return slices.Sorted(maps.Keys(data(n)))
 }
 
 func parseOwned(name string) (o owned, err error) {
-	name, o.items = strings.CutSuffix(name, itemsSuffix)
+	for _, from := range []origin{byVolume, byRequest} {
+		if rest, ok := strings.CutSuffix(name, string(from)); ok {
+			name, o.from = rest, from
+		}
+	}
 	_, err = fmt.Sscanf(name, "u%d-g%d-m%o", &o.uid, &o.gid, &o.mode)
 	return o, err
 }
@@ -101,9 +133,9 @@ func TestReadersNoticeWhatIsWrong(t *testing.T) {
 			t.Errorf("%s passes", what)
 		}
 	}
-	o := owned{1000, 2000, 0o440, false}
-	for _, o := range []owned{o, {1000, 2000, 0o440, true}} {
-		if parsed, err := parseOwned(o.volume("s").Name); parsed != o || err != nil {
+	o := owned{1000, 2000, 0o440, byName}
+	for _, o := range []owned{o, {1000, 2000, 0o440, byVolume}, {1000, 2000, 0o440, byRequest}} {
+		if parsed, err := parseOwned(o.volume("s", 1).Name); parsed != o || err != nil {
 			t.Errorf("%+v is parsed as %+v, %v", o, parsed, err)
 		}
 	}

@@ -17,28 +17,18 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
-// needs are the points that are not passed unless something happens at another one first.
-func needs() map[string][2]string {
-	return map[string][2]string{
-		// A writer that was killed left something.
-		"projector-leftover": {"projector-data-tmp-made", "kill"},
-		// A publish failed.
-		"publish-undo": {"publish-built", "error"},
-	}
-}
-
 // kills kills the driver once at each of its failpoints, then at random points and at random times, while all kinds of things happen. After
 // each round everything must be as it should.
 func kills(t *testing.T, c *cluster) {
-	w := newWorld(t, c)
+	h := newHarness(t, c)
 	for _, object := range objects() {
-		w.set(object)
+		h.set(object)
 	}
 	for i := range 4 {
-		w.want(owners()[i], objects()[i%len(objects())])
+		h.want(owners()[i], objects()[i%len(objects())])
 	}
-	w.settle("publish the first volumes")
-	readers := startReaders(t, w.driver.Root)
+	h.settle("publish the first volumes")
+	readers := startReaders(t, h.driver.Root)
 
 	all := points(t)
 	steps, random := all, rounds(5, 500)
@@ -49,9 +39,9 @@ func kills(t *testing.T, c *cluster) {
 		}
 	}
 	for together := range slices.Chunk(steps, rounds(5, 1)) {
-		for _, p := range w.killAtEach(together) {
+		for _, p := range h.killAtEach(together) {
 			// Another kill kept it from being passed: once more, alone.
-			if len(w.killAtEach([]point{p})) > 0 {
+			if len(h.killAtEach([]point{p})) > 0 {
 				t.Errorf("the driver was never at %s", p.name)
 			}
 		}
@@ -60,60 +50,60 @@ func kills(t *testing.T, c *cluster) {
 
 	// A step that fails instead of being the last one: publish, refresh and unpublish are tried again, and come to the same end.
 	failing := 0
-	w.failing = true
+	h.failing = true
 	for _, p := range steps {
 		if p.fails {
-			w.arm(p.name, "error")
-			w.round(nil)
-			if !w.disarm(p.name) {
+			h.arm(p.name, "error")
+			h.round()
+			if !h.disarm(p.name) {
 				t.Errorf("the driver was never at %s", p.name)
 			}
-			w.check("after an error at " + p.name)
+			h.check("after an error at " + p.name)
 			failing++
 		}
 	}
 
-	w.failing = false
+	h.failing = false
 
-	for enough := w.deaths + random; w.deaths < enough; {
+	for enough := h.deaths + random; h.deaths < enough; {
 		p := all[rand.N(len(all))]
-		w.arm(p.name, fmt.Sprint("kill ", rand.N(6)))
-		w.killAt = time.Now().Add(rand.N(400 * time.Millisecond))
-		w.round([]point{p})
-		w.disarm(p.name)
-		w.check(fmt.Sprintf("after %d kills, the last at %s and at a random time", w.deaths, p.name))
+		h.arm(p.name, fmt.Sprint("kill ", rand.N(6)))
+		h.killAt = time.Now().Add(rand.N(400 * time.Millisecond))
+		h.round()
+		h.disarm(p.name)
+		h.check(fmt.Sprintf("after %d kills, the last at %s and at a random time", h.deaths, p.name))
 		readers.check()
 	}
 
-	for len(w.volumes) > 0 {
-		w.drop()
+	for len(h.volumes) > 0 {
+		h.drop()
 	}
-	w.settle("unpublish everything")
-	w.check("at the end")
+	h.settle("unpublish everything")
+	h.check("at the end")
 	reads := readers.stop()
 	if !t.Failed() {
-		reliability.Shown(t, "F-08", fmt.Sprintf("%d kills, at each of %d points and at random times; %d errors", w.deaths, len(steps), failing))
-		reliability.Shown(t, "F-35", fmt.Sprintf("%d reads of whole volumes during %d kills", reads, w.deaths))
+		reliability.Shown(t, "F-08", fmt.Sprintf("%d kills, at each of %d points and at random times; %d errors", h.deaths, len(steps), failing))
+		reliability.Shown(t, "F-35", fmt.Sprintf("%d reads of whole volumes during %d kills", reads, h.deaths))
 	}
 }
 
 // killAtEach has a round in which the driver is killed at each of some points. It returns those at which it never was.
-func (w *world) killAtEach(points []point) (missed []point) {
-	w.t.Helper()
-	before := w.deaths
+func (h *harness) killAtEach(points []point) (missed []point) {
+	h.t.Helper()
+	before := h.deaths
 	for _, p := range points {
-		w.arm(p.name, "kill")
+		h.arm(p.name, "kill")
 	}
-	w.round(points)
+	h.round()
 	for _, p := range points {
-		if !w.disarm(p.name) {
+		if !h.disarm(p.name) {
 			missed = append(missed, p)
 		}
 	}
-	if killed, fired := w.deaths-before, len(points)-len(missed); killed < fired {
-		w.t.Errorf("%d kills at %d of the points %v", killed, fired, points)
+	if killed, fired := h.deaths-before, len(points)-len(missed); killed < fired {
+		h.t.Errorf("%d kills at %d of the points %v", killed, fired, points)
 	}
-	w.check(fmt.Sprintf("after kills at %v", points))
+	h.check(fmt.Sprintf("after kills at %v", points))
 	return missed
 }
 
@@ -122,106 +112,93 @@ func objects() []string { return []string{"a", "b", "map"} }
 
 func owners() []owned {
 	return []owned{
-		{1000, 1000, 0o400, false}, {1001, 2001, 0o440, true}, {0, 0, 0o600, false}, {65534, 7, 0o644, true}, {2147483647, 2147483647, 0o500, false},
+		{1000, 1000, 0o400, byName}, {1001, 2001, 0o440, byVolume}, {0, 0, 0o600, byName}, {65534, 7, 0o644, byVolume},
+		{2147483647, 2147483647, 0o500, byName}, {1002, 1002, 0o400, byRequest},
 	}
 }
 
 // round lets happen whatever can: pods come and go, objects change, connections break, kubelet and driver restart, and what they left is
-// tampered with. What the points need is done first.
-func (w *world) round(points []point) {
-	w.t.Helper()
-	for _, p := range points {
-		if first, ok := needs()[p.name]; ok {
-			w.arm(first[0], first[1])
-		}
-	}
+// tampered with.
+func (h *harness) round() {
+	h.t.Helper()
 	// Objects change while volumes are there, and while they come.
-	w.set(objects()[0])
-	w.want(owners()[rand.N(len(owners()))], objects()[rand.N(len(objects()))])
-	w.set(objects()[1])
-	w.settle("publish a volume")
-	w.set(objects()[0])
-	w.set(objects()[2])
-	w.converge("after objects changed")
+	h.set(objects()[0])
+	h.want(owners()[rand.N(len(owners()))], objects()[rand.N(len(objects()))])
+	h.set(objects()[1])
+	h.settle("publish a volume")
+	h.set(objects()[0])
+	h.set(objects()[2])
+	h.converge("after objects changed")
 
-	w.cluster.breakConnections()
+	h.cluster.cut()
 	for _, object := range objects() { // so that all watches are waited for
-		w.set(object)
+		h.set(object)
 	}
-	w.converge("after connections broke")
+	h.converge("after connections broke")
 
-	w.kubelet.Republish()
-	w.settle("publish again what is published")
+	h.kubelet.Republish()
+	h.settle("publish again what is published")
 
-	w.drop()
-	w.settle("unpublish a volume")
-	w.converge("after an unpublish")
+	h.drop()
+	h.settle("unpublish a volume")
+	h.converge("after an unpublish")
 
 	// A pod that kubelet has lost: its mount is gone, its directories too, and nobody calls.
-	lost := w.removePod()
-	w.kubelet.Forget(lost.pod, lost.volume().Name)
-	w.must(unix.Unmount(w.target(lost), unix.MNT_DETACH))
-	w.must(os.RemoveAll(filepath.Join(w.driver.Root, "pods", lost.pod.UID)))
-	if w.shrinks() {
-		w.want(lost.owned, lost.object)
-	} else {
-		w.want(owners()[0], objects()[0])
-	}
-	w.settle("publish another one for one that was lost")
-	if !w.failing { // a record that could not be removed stays until the restart
-		w.check("before the driver is stopped")
+	lost := h.removePod()
+	h.kubelet.Forget(lost.pod, lost.name())
+	h.must(unix.Unmount(h.target(lost), unix.MNT_DETACH))
+	h.must(os.RemoveAll(filepath.Join(h.driver.Root, "pods", lost.pod.UID)))
+	h.want(lost.owned, lost.object)
+	h.settle("publish another one for one that was lost")
+	if !h.failing { // a record that could not be removed stays until the restart
+		h.check("before the driver is stopped")
 	}
 
-	w.stop()
-	w.tamper()
-	w.set(objects()[0])
-	w.start()
-	w.must(w.kubelet.Restart())
-	w.settle("after restarts of driver and kubelet")
-	w.must(os.RemoveAll(filepath.Join(w.driver.State, "bad")))
-	w.converge("after restarts of driver and kubelet")
-}
-
-// shrinks reports whether a volume loses files in each round: one with all keys of the object that changes often enough for that.
-func (w *world) shrinks() bool {
-	return slices.ContainsFunc(w.volumes, func(m mounted) bool { return m.object == objects()[0] && !m.owned.items })
+	h.stop()
+	h.tamper()
+	h.set(objects()[0])
+	h.start()
+	h.must(h.kubelet.Restart())
+	h.settle("after restarts of driver and kubelet")
+	h.must(os.RemoveAll(filepath.Join(h.driver.State, "bad")))
+	h.converge("after restarts of driver and kubelet")
 }
 
 // stop has the driver end by SIGTERM, unless it dies on the way.
-func (w *world) stop() {
-	w.t.Helper()
-	if !w.driver.StopOrDie() {
-		w.deaths++
+func (h *harness) stop() {
+	h.t.Helper()
+	if !h.driver.StopOrDie() {
+		h.deaths++
 	}
 }
 
 // tamper does to what a driver left what can happen to it: a mount is gone, as after a reboot; a record is gone; one is not what the driver
 // wrote; one was never finished.
-func (w *world) tamper() {
-	w.t.Helper()
-	w.must(unix.Unmount(w.target(w.volumes[0]), unix.MNT_DETACH))
-	records := slices.DeleteFunc(w.driver.Records(), func(name string) bool { return !strings.HasSuffix(name, ".json") })
+func (h *harness) tamper() {
+	h.t.Helper()
+	h.must(unix.Unmount(h.target(h.volumes[0]), unix.MNT_DETACH))
+	records := slices.DeleteFunc(h.driver.Records(), func(name string) bool { return !strings.HasSuffix(name, ".json") })
 	of := func(m mounted) string {
 		for _, name := range records {
-			path := filepath.Join(w.driver.State, name)
+			path := filepath.Join(h.driver.State, name)
 			if b, err := os.ReadFile(path); err == nil && strings.Contains(string(b), m.pod.UID) {
 				return path
 			}
 		}
-		w.t.Fatalf("volume of %s has no record", m.pod.Name)
+		h.t.Fatalf("volume of %s has no record", m.pod.Name)
 		return ""
 	}
-	w.must(os.Remove(of(w.volumes[1])))
-	path := of(w.volumes[2])
+	h.must(os.Remove(of(h.volumes[1])))
+	path := of(h.volumes[2])
 	b, err := os.ReadFile(path)
-	w.must(err)
-	w.must(os.WriteFile(path, []byte(strings.ReplaceAll(string(b), w.driver.Root, "/etc")), 0o600))
-	w.must(os.WriteFile(path+".tmp", b[:len(b)/2], 0o600))
+	h.must(err)
+	h.must(os.WriteFile(path, []byte(strings.ReplaceAll(string(b), h.driver.Root, "/etc")), 0o600))
+	h.must(os.WriteFile(path+".tmp", b[:len(b)/2], 0o600))
 }
 
-func (w *world) must(err error) {
-	w.t.Helper()
+func (h *harness) must(err error) {
+	h.t.Helper()
 	if err != nil {
-		w.t.Fatal(err)
+		h.t.Fatal(err)
 	}
 }

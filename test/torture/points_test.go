@@ -78,7 +78,7 @@ func points(t *testing.T) []point {
 
 func noFailpoints(t *testing.T, c *cluster) {
 	all := points(t)
-	if len(all) < 40 {
+	if len(all) < 20 {
 		t.Fatalf("only %d failpoints were found", len(all))
 	}
 	plain, errPlain := os.ReadFile(c.plain)

@@ -4,13 +4,13 @@
 
 // Command pod is what the pods of the end-to-end tests run:
 //
-//	pod                 do nothing until told to end
+//	pod                 do nothing until SIGTERM
 //	pod get <url>       print what an HTTP server answers
-//	pod watch <file>... print each file's content, as `<file> <content>`, now, whenever its folder's ..data is replaced, and when its name
-//	                    appears, which for a new key is a moment after ..data (as kubelet does it)
-//	pod list <path>...  print what is there, as JSON of a []tree.Entry for each path
+//	pod watch <file>... print each file as `<file> <content>` now, whenever ..data of its directory is replaced, and when
+//	                    its name appears, which for a new key is a moment after ..data, as in kubelet
+//	pod list <path>...  print the tree below each path, as JSON of a []tree.Entry
 //
-// Like a reloader in a container it sees only inotify events, and ends at SIGTERM.
+// Like a reloader in a container, watch relies on inotify events alone. The program ends at SIGTERM.
 package main
 
 import (
@@ -54,7 +54,7 @@ func main() {
 	}
 }
 
-// get is what busybox' static wget can't: it crashes where there is no DNS server.
+// get replaces wget of the static busybox, which crashes where there is no DNS server.
 func get(ctx context.Context, url string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()

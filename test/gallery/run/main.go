@@ -5,7 +5,8 @@
 // Command run shows the gallery: it starts a cluster with the driver of this tree, runs the test, and leaves nothing.
 //
 //	go run ./test/gallery/run [-keep] [arguments of go test]
-//	go run ./test/gallery/run -image    # for a cluster of one's own
+//	go run ./test/gallery/run -image      # make the image, for another cluster
+//	go run ./test/gallery/run -examples   # write the programs' files of examples/
 package main
 
 import (
@@ -31,14 +32,18 @@ const driverImage = "fsuser.test/fsuser-csi:gallery"
 func main() {
 	keep := flag.Bool("keep", false, "leave the cluster running, for the next run; fsuser-cluster -run .cache/gallery-cluster down ends it")
 	imageOnly := flag.Bool("image", false, "make the image of the programs, print the path of its tar, and do nothing else")
+	examples := flag.Bool("examples", false, "write the programs' files of examples/, and do nothing else")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	show := func() error { return run(ctx, *keep, flag.Args()) }
-	if *imageOnly {
-		show = func() error { return printImage(ctx) }
+	do := func() error { return run(ctx, *keep, flag.Args()) }
+	switch {
+	case *imageOnly:
+		do = func() error { return printImage(ctx) }
+	case *examples:
+		do = writeExamples
 	}
-	if err := show(); err != nil {
+	if err := do(); err != nil {
 		fmt.Fprintln(os.Stderr, "gallery:", err)
 		os.Exit(1)
 	}
@@ -75,7 +80,15 @@ func run(ctx context.Context, keep bool, testArgs []string) (err error) {
 	return test.Run()
 }
 
-// printImage makes the image and tells where it is.
+func writeExamples() error {
+	repository, err := tools.Repository()
+	if err != nil {
+		return err
+	}
+	return gallery.WriteExamples(filepath.Join(repository, "examples"))
+}
+
+// printImage makes the image and prints its path.
 func printImage(ctx context.Context) error {
 	cache, err := tools.Cache()
 	if err != nil {

@@ -19,10 +19,10 @@ import (
 	"google.golang.org/grpc/status"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
@@ -41,16 +41,17 @@ func TestDriverWithRealAPIServer(t *testing.T) {
 		{"bad requests get their code, and leave nothing", badRequests},
 		{"an optional Secret that is created later appears", optional},
 		{"a Secret that is deleted leaves the files, one that is made anew replaces them", deletedAndRecreated},
-		{"a ConfigMap with items, nested paths and owners of their own", configMapWithItems},
-		{"sources join a Secret, a ConfigMap and the pod's labels, and follow each", severalSources},
+		{"a volume of the pod describes items, nested paths and modes; attributes give a file an owner of its own", describedByAVolume},
+		{"a projected volume joins a Secret, a ConfigMap and the pod's labels, and follows each", severalSources},
 		{"nodePublishSecretRef works without the API server and is refreshed by a republish", requestSecrets},
 		{"refresh off keeps what was published", refreshOff},
 		{"the API server goes away, the driver restarts, and nothing is lost", outage},
 		{"the right to read is taken away and given back", rightsComeAndGo},
-		{"uid absent is the pod's common runAsUser, and the name behind a nodePublishSecretRef is watched", fromThePod},
+		{"uid absent is the common runAsUser of the pod's containers", ownerOfThePod},
 		{"the pod's events and the status tell what is wrong and that it is over", eventsAndStatus},
 		{"health, readiness and metrics", health},
 		{"hostile requests are refused and leave nothing", hostilePublish},
+		{"hostile volumes of a pod are refused and leave nothing", hostileVolumes},
 		{"hostile targets are refused and left alone", hostileTargets},
 		{"hostile unpublishes take nothing away, harmless ones succeed", hostileUnpublish},
 		{"what is just allowed works", acceptedEdges},
@@ -239,6 +240,7 @@ func badRequests(t *testing.T, c *cluster) {
 	healthy := pod("healthy")
 	dir, stop := publish(t, d, healthy, ssh("secretName", "keys", "uid", "1000"))
 	before, records := testkit.MountTable(t), d.Records()
+	missingKey, missingKeyVolume := c.describe(t, secretVolume("keys", false, items("id_dsa", "id_dsa")...))
 
 	for _, test := range []struct {
 		name string
@@ -252,8 +254,11 @@ func badRequests(t *testing.T, c *cluster) {
 			ssh("secretName", "keys"), codes.PermissionDenied, []string{`Secret "kube-system/keys"`, "forbidden", user}},
 		{"forbidden is not missing, not even for an optional Secret", kubelet.Pod{Namespace: "kube-system", Name: "bad", UID: "bad-1"},
 			ssh("secretName", "keys", "optional", "true"), codes.PermissionDenied, []string{"forbidden"}},
-		{"a key that is not there", pod("bad"), ssh("secretName", "keys", "items", `[{key: id_dsa, path: id_dsa}]`), codes.FailedPrecondition,
-			[]string{`Secret "default/keys"`, `"id_dsa"`, "items[0]", "optional"}},
+		{"a key that is not there", missingKey, missingKeyVolume, codes.FailedPrecondition,
+			[]string{`Secret "default/keys"`, `"id_dsa"`, `volume "described"`, "optional"}},
+		{"a volume of a pod that is not there", pod("bad"), ssh("volume", "keys"), codes.NotFound, []string{`Pod "default/bad"`, "not found"}},
+		{"a volume that the pod does not have", missingKey, ssh("volume", "keys"), codes.InvalidArgument, []string{"volumeAttributes[volume]", "keys"}},
+		{"a PATH that is no file", pod("bad"), ssh("secretName", "keys", "uid/id_dsa", "0"), codes.FailedPrecondition, []string{`"id_dsa"`, "PATH"}},
 		{"more bytes than a volume may hold", pod("bad"), ssh("secretName", "big"), codes.FailedPrecondition, []string{"1001 bytes", "--max-volume-bytes"}},
 		{"everything wrong at once", pod("bad"), kubelet.Volume{Name: "ssh", Writable: true, FSGroup: "-1",
 			Attributes: map[string]string{"secretname": "keys", "uid": "root", "mode": "999", "optional": "yes"}}, codes.InvalidArgument,
@@ -357,16 +362,16 @@ func deletedAndRecreated(t *testing.T, c *cluster) {
 	reliability.Shown(t, "F-05", "the same data, and other data")
 }
 
-func configMapWithItems(t *testing.T, c *cluster) {
+func describedByAVolume(t *testing.T, c *cluster) {
 	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "conf"}, Data: map[string]string{"a": "text"}, BinaryData: map[string][]byte{"b": {0, 0xff}}}
 	if _, err := c.CoreV1().ConfigMaps(namespace).Create(context.Background(), cm, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.CoreV1().ConfigMaps(namespace).Delete(context.Background(), cm.Name, metav1.DeleteOptions{}) })
 	d := c.start(t)
-	p := pod("items")
-	v := ssh("configMapName", "conf", "uid", "70", "dirMode", "0750",
-		"items", `[{key: a, path: etc/conf.d/a.conf}, {key: b, path: b, mode: "0400", uid: 71, gid: 72}]`)
+	source := configMapVolume("conf", false, items("a", "etc/conf.d/a.conf", "b", "b")...)
+	source.ConfigMap.DefaultMode, source.ConfigMap.Items[1].Mode = ptr.To[int32](0o444), ptr.To[int32](0o400)
+	p, v := c.describe(t, source, "uid", "70", "dirMode", "0750", "uid/b", "71", "gid/b", "72")
 	v.FSGroup = "2000"
 	dir, stop := publish(t, d, p, v)
 	for path, want := range map[string]struct {
@@ -508,32 +513,14 @@ func rightsComeAndGo(t *testing.T, c *cluster) {
 	unpublish(t, d, p, "ssh")
 }
 
-func fromThePod(t *testing.T, c *cluster) {
-	ctx := context.Background()
-	c.defaultServiceAccount(t)
-	c.secret(t, "keys", map[string]string{"k": "in the object"})
-	user := int64(70)
-	readOnly := true
-	created, err := c.CoreV1().Pods(namespace).Create(ctx, &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: "seventy"},
-		Spec: corev1.PodSpec{
-			SecurityContext: &corev1.PodSecurityContext{RunAsUser: &user},
-			Containers:      []corev1.Container{{Name: "c", Image: "none"}},
-			Volumes: []corev1.Volume{{Name: "ssh", VolumeSource: corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{
-				Driver: "fsuser.csi.io", ReadOnly: &readOnly, NodePublishSecretRef: &corev1.LocalObjectReference{Name: "keys"},
-			}}}},
-		},
-	}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.deletePod(created.Name) })
-	p := kubelet.Pod{Namespace: namespace, Name: created.Name, UID: string(created.UID)}
+func ownerOfThePod(t *testing.T, c *cluster) {
+	c.secret(t, "keys", map[string]string{"k": "text"})
+	made := nodeaccess.Pod("seventy", kubelet.Volume{Name: "ssh", Attributes: map[string]string{"secretName": "keys"}})
+	made.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsUser: ptr.To[int64](70)}
+	p := c.create(t, made)
 	d := c.start(t)
-	v := kubelet.Volume{Name: "ssh", Secrets: map[string]string{"k": "sent along"}}
-	dir, stop := publish(t, d, p, v)
+	dir, stop := publish(t, d, p, kubelet.Volume{Name: "ssh", Attributes: map[string]string{"secretName": "keys"}})
 	file := filepath.Join(dir, "k")
-	holds(t, file, "in the object") // the watch, without a republish
 	c.update(t, "keys", map[string]string{"k": "updated"})
 	holds(t, file, "updated")
 	if b, err := testkit.ReadAs(70, 70, file); err != nil || string(b) != "updated" {
@@ -543,6 +530,9 @@ func fromThePod(t *testing.T, c *cluster) {
 	d.StartAgain()
 	c.update(t, "keys", map[string]string{"k": "after a restart"})
 	holds(t, file, "after a restart")
+	if b, err := testkit.ReadAs(70, 70, file); err != nil || string(b) != "after a restart" {
+		t.Errorf("after a restart uid 70 reads %q, %v", b, err)
+	}
 	stop()
 	unpublish(t, d, p, "ssh")
 }
@@ -555,44 +545,30 @@ func severalSources(t *testing.T, c *cluster) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.CoreV1().ConfigMaps(namespace).Delete(context.Background(), cm.Name, metav1.DeleteOptions{}) })
-	c.defaultServiceAccount(t)
-	created, err := c.CoreV1().Pods(namespace).Create(ctx, &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: "of-sources", Labels: map[string]string{"app": "web"}},
-		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "none", Resources: corev1.ResourceRequirements{
-			Limits: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")},
-		}}}},
-	}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
+	fields := fieldsSource("pod/labels", "metadata.labels", "pod/name", "metadata.name")
+	fields.DownwardAPI.Items = append(fields.DownwardAPI.Items, resourceFile("pod/memory", "limits.memory", "1Mi"))
+	source := projectedVolume(secretSource("keys"), configMapSource(cm.Name, false, items("a", "conf/a")...), fields)
+	p, v := c.describeIn(t, source, func(spec *corev1.PodSpec) {
+		spec.Containers[0].Resources.Limits = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")}
+	}, "uid/conf/a", "7")
+	relabel := func(label string) {
+		t.Helper()
+		patch := fmt.Appendf(nil, `{"metadata":{"labels":{"app":%q}}}`, label)
+		if _, err := c.CoreV1().Pods(namespace).Patch(ctx, p.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
 	}
-	t.Cleanup(func() { c.deletePod(created.Name) })
-	p := kubelet.Pod{Namespace: namespace, Name: created.Name, UID: string(created.UID)}
+	relabel("web")
 	d := c.start(t)
-	dir, stop := publish(t, d, p, ssh("uid", "1000", "sources", `
-- secret: {name: keys}
-- configMap: {name: conf-of-sources, items: [{key: a, path: conf/a, uid: 7}]}
-- downwardAPI:
-    items:
-    - {path: pod/labels, fieldRef: {fieldPath: metadata.labels}}
-    - {path: pod/name, fieldRef: {fieldPath: metadata.name}}
-    - {path: pod/ip, fieldRef: {fieldPath: status.podIP}}
-    - {path: pod/memory, resourceFieldRef: {containerName: c, resource: limits.memory, divisor: 1Mi}}
-`))
+	dir, stop := publish(t, d, p, v)
 	file := func(name string) string { return filepath.Join(dir, name) }
-	for name, want := range map[string]string{"k": "1", "conf/a": "text", "pod/labels": `app="web"`, "pod/name": "of-sources", "pod/ip": "", "pod/memory": "64"} {
+	for name, want := range map[string]string{"k": "1", "conf/a": "text", "pod/labels": `app="web"`, "pod/name": p.Name, "pod/memory": "64"} {
 		holds(t, file(name), want)
 	}
 	c.update(t, "keys", map[string]string{"k": "2"})
 	holds(t, file("k"), "2")
-	// An address comes to be known when the pod's sandbox is there, which is after its volumes.
-	patch := []byte(`{"metadata":{"labels":{"app":"db"}},"status":{"podIP":"10.1.2.3","podIPs":[{"ip":"10.1.2.3"}]}}`)
-	for _, part := range [][]string{nil, {"status"}} {
-		if _, err := c.CoreV1().Pods(namespace).Patch(ctx, p.Name, types.MergePatchType, patch, metav1.PatchOptions{}, part...); err != nil {
-			t.Fatal(err)
-		}
-	}
+	relabel("db")
 	holds(t, file("pod/labels"), `app="db"`)
-	holds(t, file("pod/ip"), "10.1.2.3")
 	d.Kill()
 	cm.Data["a"] = "changed meanwhile"
 	if _, err := c.CoreV1().ConfigMaps(namespace).Update(ctx, cm, metav1.UpdateOptions{}); err != nil {
@@ -600,20 +576,12 @@ func severalSources(t *testing.T, c *cluster) {
 	}
 	d.StartAgain()
 	holds(t, file("conf/a"), "changed meanwhile")
-	if table := d.Status(); !strings.Contains(table, `Secret "default/keys", ConfigMap "default/conf-of-sources", Pod "default/of-sources"`) || !strings.Contains(table, "0400,0444") {
-		t.Errorf("status:\n%s", table)
+	objects := fmt.Sprintf(`Secret "default/keys", ConfigMap "default/conf-of-sources", Pod "default/%s"`, p.Name)
+	if table := d.Status(); !strings.Contains(table, objects) || !strings.Contains(table, "0644") {
+		t.Errorf("the status does not show %s and 0644:\n%s", objects, table)
 	}
 	stop()
 	unpublish(t, d, p, "ssh")
-}
-
-// defaultServiceAccount makes the one that pods need. No controller manager runs that would.
-func (c *cluster) defaultServiceAccount(t *testing.T) {
-	t.Helper()
-	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
-	if _, err := c.CoreV1().ServiceAccounts(namespace).Create(context.Background(), account, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
-		t.Fatal(err)
-	}
 }
 
 func eventsAndStatus(t *testing.T, c *cluster) {

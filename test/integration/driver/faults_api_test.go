@@ -268,8 +268,8 @@ func requiredKeyGoes(t *testing.T, c *cluster) string {
 	const changes = 50
 	c.secret(t, "f07", map[string]string{"a": "0", "b": "0"})
 	d := c.start(t)
-	p := pod("f07")
-	dir, stop := publish(t, d, p, ssh("secretName", "f07", "items", `[{key: a, path: a}, {key: b, path: dir/b}]`))
+	p, v := c.describe(t, secretVolume("f07", false, items("a", "a", "b", "dir/b")...))
+	dir, stop := publish(t, d, p, v)
 
 	// Who reads one generation reads one version.
 	var looks atomic.Int64
@@ -307,7 +307,8 @@ func requiredKeyGoes(t *testing.T, c *cluster) string {
 	}
 	holds(t, filepath.Join(dir, "a"), fmt.Sprint(changes))
 	holds(t, filepath.Join(dir, "dir/b"), fmt.Sprint(changes))
-	if _, err := d.Publish(deadline(t), pod("f07-new"), ssh("secretName", "f07", "items", `[{key: b, path: b}]`)); status.Code(err) != codes.FailedPrecondition {
+	next, nextVolume := c.describe(t, secretVolume("f07", false, items("b", "b")...))
+	if _, err := d.Publish(deadline(t), next, nextVolume); status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("a new volume without its key: %v", err)
 	}
 	c.update(t, "f07", map[string]string{"a": "both", "b": "both", "c": "not asked for"})

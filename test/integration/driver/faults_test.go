@@ -92,11 +92,17 @@ const (
 func (c *cluster) startBehind(t *testing.T, args ...string) (*testkit.Driver, *faultproxy.Proxy) {
 	t.Helper()
 	proxy := faultproxy.New(t, c.credentials)
+	return c.startAt(t, proxy, args...), proxy
+}
+
+// startAt starts a driver that reaches the API server through this proxy.
+func (c *cluster) startAt(t *testing.T, proxy *faultproxy.Proxy, args ...string) *testkit.Driver {
+	t.Helper()
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
 	if err := c.Kubeconfig(kubeconfig, proxy.Config()); err != nil {
 		t.Fatal(err)
 	}
-	return testkit.StartDriver(t, c.binary, append(args, "--access="+c.access, "--kubeconfig="+kubeconfig)...), proxy
+	return testkit.StartDriver(t, c.binary, append(args, "--access="+c.access, "--kubeconfig="+kubeconfig)...)
 }
 
 // many is a number of pods with a volume each, and a Secret each.

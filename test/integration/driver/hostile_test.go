@@ -27,6 +27,7 @@ import (
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
 	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
@@ -56,10 +57,12 @@ func each(name, key string, code codes.Code, values ...string) (cases []hostileR
 	return cases
 }
 
-// paths makes a case of each path of an item.
-func paths(name string, values ...string) (cases []hostileRequest) {
+// paths makes a case of each PATH in uid/PATH, gid/PATH and mode/PATH.
+func paths(name string, code codes.Code, values ...string) (cases []hostileRequest) {
 	for _, v := range values {
-		cases = append(cases, hostileRequest{fmt.Sprintf("%s: %.40q", name, v), attribute("items", fmt.Sprintf(`[{"key":"a","path":%q}]`, v)), codes.InvalidArgument})
+		for _, attributeName := range []string{"uid/", "gid/", "mode/"} {
+			cases = append(cases, hostileRequest{fmt.Sprintf("%s: %s%.40q", name, attributeName, v), attribute(attributeName+v, "0"), code})
+		}
 	}
 	return cases
 }
@@ -112,17 +115,20 @@ func hostileRequests(t *testing.T, d *testkit.Driver, p kubelet.Pod) []hostileRe
 		{"H-067 no object", func(r *csi.NodePublishVolumeRequest) { delete(r.VolumeContext, "secretName") }, refused},
 		{"H-070 an object that is not there", attribute("secretName", "nowhere"), codes.NotFound},
 		{"H-073 an optional object that may not be read", attribute("csi.storage.k8s.io/pod.namespace", "kube-system", "optional", "true"), codes.PermissionDenied},
-		{"H-078 one path twice", attribute("items", `[{key: a, path: x}, {key: b, path: x}]`), refused},
-		{"H-078 a path below another", attribute("items", `[{key: a, path: x}, {key: b, path: x/y}]`), refused},
-		{"H-081 a key that is not there", attribute("items", `[{key: z, path: z}]`), codes.FailedPrecondition},
-		{"H-084 text behind the list", attribute("items", "[{key: a, path: b}] x"), refused},
-		{"H-084 a field twice", attribute("items", `[{"key":"a","key":"b","path":"c"}]`), refused},
-		{"H-084 an unknown field", attribute("items", `[{key: a, path: b, mod: "0400"}]`), refused},
-		{"H-084 1 MiB", attribute("items", strings.Repeat("[", 1<<20)), refused},
-		{"H-084 10000 lists in each other", attribute("items", strings.Repeat("[", 10000)+strings.Repeat("]", 10000)), refused},
-		{"H-084 YAML that doubles itself", attribute("items", "[&a [x,x,x,x], &b [*a,*a,*a,*a], &c [*b,*b,*b,*b], [*c,*c,*c,*c]]"), refused},
-		{"H-086 one key as more files than a volume may have", attribute("items", manyItems(3000)), refused},
-		{"H-089 one key below 30000 directories", attribute("items", manyDirectories(15)), codes.FailedPrecondition},
+		{"H-116 the attribute items of other drivers", attribute("items", "[{key: a, path: b}]"), refused},
+		{"H-116 the attribute items of 1 MiB", attribute("items", strings.Repeat("[", 1<<20)), refused},
+		{"H-117 an object and a volume", attribute("volume", "described"), refused},
+		{"H-117 a Secret and a ConfigMap", attribute("configMapName", "conf"), refused},
+		{"H-117 a Secret and nodePublishSecretRef", func(r *csi.NodePublishVolumeRequest) { r.Secrets = map[string]string{"a": hostileValue} }, refused},
+		{"H-117 a volume and nodePublishSecretRef", instead(attribute("volume", "described"), func(r *csi.NodePublishVolumeRequest) {
+			r.Secrets = map[string]string{"a": hostileValue}
+		}), refused},
+		{"H-117 optional beside volume", instead(attribute("volume", "described", "optional", "true")), refused},
+		{"H-119 a volume of a pod that is not there", instead(attribute("volume", "described")), codes.NotFound},
+		{"H-119 a volume of a pod that the driver may not read", instead(attribute("volume", "described", "csi.storage.k8s.io/pod.namespace", "kube-system")), codes.PermissionDenied},
+		{"H-128 a PATH that is no file", attribute("uid/z", "0"), codes.FailedPrecondition},
+		{"H-128 a PATH that is a directory of the layout", attribute("mode/..data", "0777"), refused},
+		{"H-128 1000 PATHs that are no files", manyPaths(1000), codes.FailedPrecondition},
 	}
 	for _, flags := range [][]string{{"rw"}, {"suid", "exec", "dev"}, {"size=100%"}, {"remount"}, {"bind"}} {
 		cases = append(cases, hostileRequest{fmt.Sprintf("H-060 mount flags %q", flags), capability(func(m *csi.VolumeCapability_MountVolume) { m.MountFlags = flags }), refused})
@@ -160,29 +166,32 @@ func hostileRequests(t *testing.T, d *testkit.Driver, p kubelet.Pod) []hostileRe
 		each("H-053 a directory with setuid, setgid or sticky", "dirMode", refused, "4755", "2755", "1777"),
 		each("H-069 a name that leads elsewhere", "secretName", refused, "../../nodes/x", "a/b", "A", strings.Repeat("a", 254), "x?watch=1", "%2e%2e", "..", "a\x00b", "a\nb"),
 		each("H-072 optional that is neither", "optional", refused, "yes", "1", "TRUE", ""),
-		paths("H-075 an absolute path", "/abs"),
-		paths("H-076 a path that climbs or is the writer's", "..data", "..x", "a/../b", "..", "../../etc/passwd", "..2024_01_01/x"),
-		paths("H-079 a path with an empty element or a dot", "a/", "a//b", "./a", "", ".", "a/."),
-		paths("H-080 a path that is too long", strings.Repeat("a", 256), strings.Repeat("a/", 2048)+"a"),
-		paths("H-082 a path with characters that are none of a name", "a\x00b", "a\nb", `a\b`, "a:b"),
+		each("H-118 a volume's name that is none", "volume", refused, "../x", "A", "a.b", "a/b", "", "a\x00b", strings.Repeat("a", 64)),
+		paths("H-075 an absolute path", refused, "/abs"),
+		paths("H-076 a path that climbs or is the writer's", refused, "..data", "..x", "a/../b", "..", "../../etc/passwd", "..2024_01_01/x"),
+		paths("H-079 a path with an empty element or a dot", refused, "a/", "a//b", "./a", "", ".", "a/."),
+		paths("H-080 a path that is too long", refused, strings.Repeat("a", 256), strings.Repeat("a/", 2048)+"a"),
+		paths("H-082 a path with NUL", refused, "a\x00b"),
+		paths("H-082 a path with characters of a terminal, which is no file here", codes.FailedPrecondition, "a\nb", "a\x1b[2Jb", `a\b`, "a:b"),
 	)
 }
 
-func manyItems(n int) string {
-	var b strings.Builder
-	for i := range n {
-		fmt.Fprintf(&b, "- {key: a, path: p%d}\n", i)
+// instead changes a request that names no Secret any more.
+func instead(changes ...func(*csi.NodePublishVolumeRequest)) func(*csi.NodePublishVolumeRequest) {
+	return func(r *csi.NodePublishVolumeRequest) {
+		delete(r.VolumeContext, "secretName")
+		for _, change := range changes {
+			change(r)
+		}
 	}
-	return b.String()
 }
 
-// manyDirectories are n items whose paths have 2047 directories each, as many as kubelet takes in a path.
-func manyDirectories(n int) string {
-	var b strings.Builder
-	for i := range n {
-		fmt.Fprintf(&b, "- {key: a, path: %sa}\n", strings.Repeat(fmt.Sprintf("%x/", i), 2047))
+func manyPaths(n int) func(*csi.NodePublishVolumeRequest) {
+	return func(r *csi.NodePublishVolumeRequest) {
+		for i := range n {
+			r.VolumeContext[fmt.Sprintf("mode/p%d", i)] = "0400"
+		}
 	}
-	return b.String()
 }
 
 // asBefore returns a function that fails t if the driver holds more than it does now.
@@ -431,7 +440,6 @@ func acceptedEdges(t *testing.T, c *cluster) {
 		{"H-057 256 is octal", []string{"mode", "256"}, 1000, 0o256},
 		{"H-058 no right for anybody", []string{"mode", "0000"}, 1000, 0},
 		{"H-058 every right for everybody", []string{"mode", "0777"}, 1000, 0o777},
-		{"H-081 an optional key that is not there", []string{"optional", "true", "items", "[{key: a, path: a}, {key: z, path: z}]"}, 1000, 0o400},
 		{"H-046 a key of kubelet that is new", []string{"csi.storage.k8s.io/new", "x"}, 1000, 0o400},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -554,18 +562,19 @@ func peak(t *testing.T, d *testkit.Driver) (most int) {
 	return most << 10
 }
 
-// tooManyDescriptors holds connections until the driver has no descriptor left, and then gives back one after the other: a publish fails at
-// each of its steps that needs one more. The connection to the API server is no such step alone: for 20 objects the driver wants several.
+// tooManyDescriptors holds connections until the driver has no descriptor left, and closes one after the other: a publish
+// fails at each of its steps that needs one more descriptor. The API server speaks HTTP/1.1, so that each of 20 watches
+// needs a connection of its own.
 func tooManyDescriptors(t *testing.T, c *cluster) {
 	const most = 64
-	var sources []string
+	var sources []corev1.VolumeProjection
 	for i := range 20 {
 		name := fmt.Sprintf("keys-%d", i)
 		c.secret(t, name, map[string]string{name: "text"})
-		sources = append(sources, fmt.Sprintf("{secret: {name: %s}}", name))
+		sources = append(sources, secretSource(name))
 	}
-	volume := ssh("sources", "["+strings.Join(sources, ", ")+"]")
-	d := c.start(t, fmt.Sprintf("--max-open-files=%d", most))
+	p, volume := c.describe(t, projectedVolume(sources...))
+	d := c.startAt(t, faultproxy.NewPlain(t, c.credentials), fmt.Sprintf("--max-open-files=%d", most))
 	left := func() int {
 		open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", d.PID()))
 		if err != nil {
@@ -599,7 +608,7 @@ func tooManyDescriptors(t *testing.T, c *cluster) {
 			t.Fatal(err)
 		}
 	}
-	p, steps := pod("keys"), map[string]bool{}
+	steps := map[string]bool{}
 	for {
 		_, err := d.Publish(deadline(t), p, volume)
 		if err == nil {

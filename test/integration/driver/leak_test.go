@@ -180,9 +180,12 @@ func everythingWithSecrets(t *testing.T, c *cluster, d *testkit.Driver, secret c
 	c.update(t, "canary", next)
 	holds(t, filepath.Join(d.Target(watched, "ssh"), "k"), next["k"])
 
-	call(bad, ssh("secretName", "canary", "items", "[{key: none, path: x}]"), codes.FailedPrecondition, nil)
+	missing, missingKey := c.describe(t, secretVolume("canary", false, items("none", "x")...))
+	call(missing, missingKey, codes.FailedPrecondition, nil)
+	call(missing, ssh("volume", "none"), codes.InvalidArgument, nil)
+	call(bad, ssh("secretName", "canary", "uid/none", "0"), codes.FailedPrecondition, nil)
 	call(bad, ssh("secretName", "nowhere"), codes.NotFound, nil)
-	call(bad, ssh("secretName", "canary", "uid", "x", "mode", "y", "items", "z"), codes.InvalidArgument, nil)
+	call(bad, ssh("secretName", "canary", "uid", "x", "mode", "y", "uid/k", "z"), codes.InvalidArgument, nil)
 	call(bad, along("secretName", "canary", "uid", "x"), codes.InvalidArgument, nil)
 	call(kubelet.Pod{Namespace: "kube-system", Name: "bad", UID: bad.UID}, v, codes.PermissionDenied, nil)
 	call(bad, along(), codes.InvalidArgument, func(r *csi.NodePublishVolumeRequest) { r.Readonly = false })
@@ -204,8 +207,8 @@ func everythingWithSecrets(t *testing.T, c *cluster, d *testkit.Driver, secret c
 	})
 	// Who writes a Secret's value into the pod itself has told it; but it is not told to those who see no more than Events and logs.
 	call(bad, ssh("secretName", "canary", "password", secret.make("in an unknown attribute")), codes.InvalidArgument, nil)
-	call(bad, ssh("secretName", "canary", "items", fmt.Sprintf("[{key: k, path: x, password: %q}]", secret.make("in an unknown field"))), codes.InvalidArgument, nil)
-	call(bad, ssh("sources", fmt.Sprintf("[{secret: {name: canary, password: %q}}]", secret.make("in an unknown field of a source"))), codes.InvalidArgument, nil)
+	call(bad, ssh("secretName", "canary", "items", secret.make("in an attribute of other drivers")), codes.InvalidArgument, nil)
+	call(bad, ssh("secretName", "canary", "password/k", secret.make("in an unknown attribute of a file")), codes.InvalidArgument, nil)
 	call(watched, ssh("secretName", "canary", "uid", "7"), codes.AlreadyExists, nil)
 	call(sent, along("uid", "7"), codes.AlreadyExists, nil)
 
@@ -248,10 +251,10 @@ func everythingWithSecrets(t *testing.T, c *cluster, d *testkit.Driver, secret c
 	}
 	d.Kill()
 	damaged := []string{
-		`{"version":3,"volumeID":"` + secret.make("in a record that is cut off"), secret.make("in a record that is none"),
-		fmt.Sprintf(`{"version":3,"password":%q}`, secret.make("in an unknown field of a record")),
-		fmt.Sprintf(`{"version":3,"device":%q}`, secret.make("in a number of a record")),
-		fmt.Sprintf(`{"version":3,"volumeID":%q,"targetPath":"/x","pod":{"uid":"x"}}`, secret.make("in the id of a record")),
+		`{"version":4,"volumeID":"` + secret.make("in a record that is cut off"), secret.make("in a record that is none"),
+		fmt.Sprintf(`{"version":4,"password":%q}`, secret.make("in an unknown field of a record")),
+		fmt.Sprintf(`{"version":4,"device":%q}`, secret.make("in a number of a record")),
+		fmt.Sprintf(`{"version":4,"volumeID":%q,"targetPath":"/x","pod":{"uid":"x"}}`, secret.make("in the id of a record")),
 	}
 	for i, text := range damaged {
 		if err := os.WriteFile(filepath.Join(d.State, fmt.Sprintf("%064d.json", i)), []byte(text), 0o600); err != nil {

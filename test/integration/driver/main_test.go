@@ -112,6 +112,15 @@ func newCluster(cp *controlplane.ControlPlane, binary, dir string) (*cluster, er
 	if err := c.bind(); err != nil {
 		return nil, err
 	}
+	if err := c.letReadNodes(); err != nil {
+		return nil, err
+	}
+	if err := nodeaccess.MakeServiceAccount(context.Background(), client, namespace); err != nil {
+		return nil, err
+	}
+	if err := nodeaccess.MakeNode(context.Background(), client); err != nil {
+		return nil, err
+	}
 	if c.credentials, err = cp.UserConfig(user); err != nil {
 		return nil, err
 	}
@@ -136,7 +145,8 @@ func (c *cluster) asNode(t *testing.T) *cluster {
 	return &node
 }
 
-// pod is a pod that has this volume. Who acts as the node may read only what pods on it declare: then there is such a pod, until t ends.
+// pod is a pod that has this volume. With access node the pod exists until t ends, since the driver may read only what
+// pods on its node declare.
 func (c *cluster) pod(t *testing.T, name string, v kubelet.Volume) kubelet.Pod {
 	t.Helper()
 	if c.access != "node" {
@@ -144,12 +154,7 @@ func (c *cluster) pod(t *testing.T, name string, v kubelet.Volume) kubelet.Pod {
 		p.Namespace = c.namespace
 		return p
 	}
-	p, err := nodeaccess.CreatePod(deadline(t), c, c.namespace, name, v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.deletePod(name) })
-	return p
+	return c.create(t, nodeaccess.Pod(name, v))
 }
 
 // bind lets the driver read the namespace.
@@ -160,6 +165,23 @@ func (c *cluster) bind() error {
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
 	}
 	_, err := c.RbacV1().RoleBindings(namespace).Create(context.Background(), binding, metav1.CreateOptions{})
+	return err
+}
+
+// letReadNodes lets the driver read its node's allocatable.
+func (c *cluster) letReadNodes() error {
+	role := &rbacv1.ClusterRole{
+		ObjectMeta: metav1.ObjectMeta{Name: "reads-nodes"},
+		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"get"}}},
+	}
+	if _, err := c.RbacV1().ClusterRoles().Create(context.Background(), role, metav1.CreateOptions{}); err != nil {
+		return err
+	}
+	_, err := c.RbacV1().ClusterRoleBindings().Create(context.Background(), &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: role.Name},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
+	}, metav1.CreateOptions{})
 	return err
 }
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"google.golang.org/grpc/codes"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
@@ -54,16 +55,18 @@ func TestAnObjectWithoutKeysMakesAnEmptyVolume(t *testing.T) {
 func TestItemsPickKeysAndNamePaths(t *testing.T) {
 	forBoth(t, func(t *testing.T, k kind, d *testkit.Driver, name string) {
 		k.set(t, name, files{"a": "1", "b": "2", "c": "3"})
-		s := see(t, d, pod("items"), ssh(k.attribute, name, "items",
-			items("a", "a", "a", "again", "b", "etc/conf.d/b.conf", "c", "etc/c", "c", ".hidden", "a", "etc/..x", "b", "ü ü")))
+		p, v := shared.describe(t, k.volume(name, false,
+			items("a", "a", "a", "again", "b", "etc/conf.d/b.conf", "c", "etc/c", "c", ".hidden", "a", "etc/..x", "b", "ü ü")...))
+		s := see(t, d, p, v)
 		s.becomes(files{"a": "1", "again": "1", "etc/conf.d/b.conf": "2", "etc/c": "3", ".hidden": "3", "etc/..x": "1", "ü ü": "2"})
-		// What is below a directory comes and goes with no change to the visible names.
+		// Files in a directory change, and the names in the root of the volume do not.
 		k.set(t, name, files{"a": "4", "b": "5", "c": "6", "d": "not picked"})
 		s.becomes(files{"a": "4", "again": "4", "etc/conf.d/b.conf": "5", "etc/c": "6", ".hidden": "6", "etc/..x": "4", "ü ü": "5"})
 	})
 }
 
-// TestPathsOfItems goes through the rules of items[].path. What Kubernetes takes and the driver does not is marked.
+// TestPathsOfItems shows that the driver takes each path that the API server and kubelet's AtomicWriter take, and cleans it
+// as the AtomicWriter does. The API server refuses absolute paths and paths with ".."; hostileVolumes sends these.
 func TestPathsOfItems(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
@@ -72,69 +75,87 @@ func TestPathsOfItems(t *testing.T) {
 	long := strings.Repeat(element+"/", 15) + element // 4095 bytes, which a program can open only in steps
 	for _, test := range []struct {
 		name, path string
+		want       string // the path of the file
 		refused    string // a part of the reason; empty if the path is good
 	}{
-		{"a name", "id_rsa", ""},
-		{"a nested path", "a/b/c", ""},
-		{"dots within a name", "a..b", ""},
-		{"two dots at the start of a later element", "a/..b", ""},
-		{"three dots below", "a/...", ""},
-		{"a space and letters that are not ASCII", "ä b", ""},
-		{"an element of 255 bytes", element, ""},
-		{"3839 bytes", long[:3839], ""},
-		{"an element of 256 bytes", element + "e", "more than 255 bytes"},
-		{"4097 bytes", long + "/e", "at most 4096 bytes"},
-		{"nothing", "", "needs a path"},
-		{"absolute", "/etc/passwd", "relative"},
-		{"out of the volume", "../x", "'..'"},
-		{"out and in again", "a/../b", "'..'"},
-		{"the layout's own names", "..data", "must not start with '..'"},
-		{"three dots at the start", "...", "must not start with '..'"},
-		// Kubernetes takes these, and writes down a cleaned path, or the odd name.
-		{"a dot element", "./a", "'.'"},
-		{"an empty element", "a//b", "empty element"},
-		{"a slash at the end", "a/", "empty element"},
-		{"a colon", "a:b", "':'"},
-		{"a backslash", `a\b`, `'\'`},
-		{"a control character", "a\nb", "control character"},
+		{"a name", "id_rsa", "id_rsa", ""},
+		{"a nested path", "a/b/c", "a/b/c", ""},
+		{"dots within a name", "a..b", "a..b", ""},
+		{"two dots at the start of a later element", "a/..b", "a/..b", ""},
+		{"three dots below", "a/...", "a/...", ""},
+		{"a space and letters that are not ASCII", "ä b", "ä b", ""},
+		{"a colon", "certs.d/host:5000/ca.crt", "certs.d/host:5000/ca.crt", ""},
+		{"a backslash", `a\b`, `a\b`, ""},
+		{"a newline", "a\nb", "a\nb", ""},
+		{"another control character", "a\x1b[2Jb", "a\x1b[2Jb", ""},
+		{"quotes and braces", `'"{}&`, `'"{}&`, ""},
+		{"a dot element", "./a", "a", ""},
+		{"an empty element", "a//b", "a/b", ""},
+		{"a slash at the end", "a/", "a", ""},
+		{"an element of 255 bytes", element, element, ""},
+		{"3839 bytes", long[:3839], long[:3839], ""},
+		{"an element of 256 bytes", element + "e", "", "255 bytes"},
+		{"4097 bytes", long + "/e", "", "4096 bytes"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			v := ssh("secretName", name, "items", items("k", test.path))
+			p, v := shared.describe(t, secretVolume(name, false, items("k", test.path)...))
 			if test.refused != "" {
-				waits(t, d, pod("path"), v, codes.InvalidArgument, "items][0].path", test.refused)
+				waits(t, d, p, v, codes.InvalidArgument, "volumeAttributes[volume]", test.refused)
 				return
 			}
-			see(t, d, pod("path"), v).becomes(files{test.path: "1"})
+			see(t, d, p, v).becomes(files{test.want: "1"})
 		})
 	}
 }
 
-// In Kubernetes the last of two equal paths wins in a Secret or ConfigMap volume, and a file that is a directory, too, is an error or
-// not by the order of a map.
+// TestTheLaterOfTwoEqualPathsWins has two items, and two sources, with one path.
+func TestTheLaterOfTwoEqualPathsWins(t *testing.T) {
+	nothingLeft(t)
+	d, name := shared.start(t), objectName(t)
+	setSecret(t, name, files{"k": "1", "l": "2", "same": "of the Secret"})
+	setConfigMap(t, name, files{"m": "3", "same": "of the ConfigMap"}, nil)
+	p, v := shared.describe(t, secretVolume(name, false, items("k", "a", "l", "a")...))
+	see(t, d, p, v).becomes(files{"a": "2"})
+
+	p, v = shared.describe(t, projectedVolume(secretSource(name), configMapSource(name, false)))
+	s := see(t, d, p, v)
+	s.becomes(files{"k": "1", "l": "2", "m": "3", "same": "of the ConfigMap"})
+	// If the later source loses the key, the file of the earlier source appears.
+	setConfigMap(t, name, files{"m": "4"}, nil)
+	s.becomes(files{"k": "1", "l": "2", "m": "4", "same": "of the Secret"})
+}
+
+// TestConflictingPathsAreRefused has a path that is both a file and a directory. What kubelet does then depends on the
+// order of a Go map.
 func TestConflictingPathsAreRefused(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "1", "l": "2"})
-	for _, test := range []struct{ name, items, says string }{
-		{"the same path twice", items("k", "a", "l", "a"), "the same path"},
-		{"a file that is a directory, too", items("k", "a", "l", "a/b"), "needs it to be a directory"},
-		{"a directory that is a file, too", items("k", "a/b/c", "l", "a/b"), "needs it to be a directory"},
+	for _, test := range []struct {
+		name  string
+		items []corev1.KeyToPath
+	}{
+		{"a file that is a directory, too", items("k", "a", "l", "a/b")},
+		{"a directory that is a file, too", items("k", "a/b/c", "l", "a/b")},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			waits(t, d, pod("conflict"), ssh("secretName", name, "items", test.items), codes.InvalidArgument, "items[0]", "items[1]", test.says)
+			p, v := shared.describe(t, secretVolume(name, false, test.items...))
+			waits(t, d, p, v, codes.FailedPrecondition, `"a`, "file")
 		})
 	}
 }
 
-// The API server takes any text for items[].key, and kubelet waits for it, or with optional goes without. No object can have such a key.
-func TestKeysThatNoObjectCanHaveAreRefused(t *testing.T) {
+// TestKeysThatNoObjectCanHave shows that items may name any key, as in Kubernetes: the pod waits for the key, or with
+// optional goes without it.
+func TestKeysThatNoObjectCanHave(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "1"})
 	for _, key := range []string{"a/b", "..", ".", "a b", strings.Repeat("k", 254)} {
-		for _, optional := range []string{"true", "false"} {
-			waits(t, d, pod("key"), ssh("secretName", name, "optional", optional, "items", items(key, "path")), codes.InvalidArgument, "items][0].key")
-		}
+		p, v := shared.describe(t, secretVolume(name, false, items("k", "k", key, "path")...))
+		waits(t, d, p, v, codes.FailedPrecondition, "no key", `volume "described"`)
+		p, v = shared.describe(t, secretVolume(name, true, items("k", "k", key, "path")...))
+		see(t, d, p, v).becomes(files{"k": "1"})
 	}
 }
 
@@ -166,7 +187,8 @@ func TestMoreThanAVolumeMayHoldIsRefused(t *testing.T) {
 		return err != nil && strings.Contains(err.Error(), "3 files") && strings.Contains(err.Error(), "--max-volume-files")
 	})
 	// Items pick what fits.
-	s := see(t, d, pod("fits"), ssh("secretName", name, "items", items("k", "k", "m", "m")))
+	p, described := shared.describe(t, secretVolume(name, false, items("k", "k", "m", "m")...))
+	s := see(t, d, p, described)
 	s.becomes(files{"k": "1", "m": "3"})
 	// Beyond the limit later: the files stay as they are.
 	setSecret(t, name, files{"k": "12345678901", "m": "3"})

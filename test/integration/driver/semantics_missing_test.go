@@ -42,7 +42,7 @@ func TestAMissingOptionalObjectIsAnEmptyVolumeThatComesAndGoes(t *testing.T) {
 func TestAMissingKeyKeepsThePodWaitingUntilItAppears(t *testing.T) {
 	forBoth(t, func(t *testing.T, k kind, d *testkit.Driver, name string) {
 		k.set(t, name, files{"other": "1"})
-		p, v := pod("key"), ssh(k.attribute, name, "items", items("other", "other", "k", "path"))
+		p, v := shared.describe(t, k.volume(name, false, items("other", "other", "k", "path")...))
 		waits(t, d, p, v, codes.FailedPrecondition, k.name+` "default/`+name+`"`, `"k"`)
 		k.set(t, name, files{"other": "1", "k": "2"})
 		testkit.Eventually(t, soon, "the publish to succeed", func() bool {
@@ -56,7 +56,8 @@ func TestAMissingKeyKeepsThePodWaitingUntilItAppears(t *testing.T) {
 func TestAMissingOptionalKeyIsLeftOutAndComesAndGoes(t *testing.T) {
 	forBoth(t, func(t *testing.T, k kind, d *testkit.Driver, name string) {
 		k.set(t, name, files{"other": "1"})
-		s := see(t, d, pod("key"), ssh(k.attribute, name, "optional", "true", "items", items("other", "other", "k", "deep/path")))
+		p, v := shared.describe(t, k.volume(name, true, items("other", "other", "k", "deep/path")...))
+		s := see(t, d, p, v)
 		s.becomes(files{"other": "1"})
 		k.set(t, name, files{"other": "1", "k": "2"})
 		s.becomes(files{"other": "1", "deep/path": "2"})
@@ -86,7 +87,8 @@ func TestADeletedObjectLeavesItsFilesUntilItIsMadeAnew(t *testing.T) {
 func TestAKeyThatItemsNameAndThatGoesLeavesTheFiles(t *testing.T) {
 	forBoth(t, func(t *testing.T, k kind, d *testkit.Driver, name string) {
 		k.set(t, name, files{"a": "1", "b": "1"})
-		s := see(t, d, pod("key"), ssh(k.attribute, name, "items", items("a", "a", "b", "b")))
+		p, v := shared.describe(t, k.volume(name, false, items("a", "a", "b", "b")...))
+		s := see(t, d, p, v)
 		k.set(t, name, files{"a": "2"})
 		s.stale()
 		s.stays(files{"a": "1", "b": "1"})

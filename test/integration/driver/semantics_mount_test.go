@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
@@ -35,24 +36,46 @@ func TestModes(t *testing.T) {
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "1"})
 	setConfigMap(t, name, files{"k": "1"}, nil)
+	// withModes is a volume of the Secret with a defaultMode and the mode of its item; below 0 is none.
+	withModes := func(defaultMode, mode int32) corev1.VolumeSource {
+		v := secretVolume(name, false, items("k", "k")...)
+		v.Secret.DefaultMode = nil
+		if defaultMode >= 0 {
+			v.Secret.DefaultMode = &defaultMode
+		}
+		if mode >= 0 {
+			v.Secret.Items[0].Mode = &mode
+		}
+		return v
+	}
+	of := func(attributes ...string) func() (kubelet.Pod, kubelet.Volume) {
+		return func() (kubelet.Pod, kubelet.Volume) { return pod("mode"), ssh(attributes...) }
+	}
+	by := func(source corev1.VolumeSource, attributes ...string) func() (kubelet.Pod, kubelet.Volume) {
+		return func() (kubelet.Pod, kubelet.Volume) { return shared.describe(t, source, attributes...) }
+	}
 	for _, test := range []struct {
 		name string
-		v    kubelet.Volume
+		make func() (kubelet.Pod, kubelet.Volume)
 		want string
 	}{
-		{"of a Secret, by default", ssh("secretName", name), "-0400"},
-		{"of a ConfigMap, by default", ssh("configMapName", name), "-0444"},
-		{"given for the volume", ssh("secretName", name, "mode", "0644"), "-0644"},
-		{"without a leading zero", ssh("secretName", name, "mode", "640"), "-0640"},
-		{"executable", ssh("configMapName", name, "mode", "0755"), "-0755"},
-		{"none at all", ssh("secretName", name, "mode", "0"), "-0000"},
-		{"of an item, octal as text", ssh("secretName", name, "mode", "0644", "items", `[{key: k, path: k, mode: "0400"}]`), "-0400"},
-		{"of an item, a number", ssh("secretName", name, "items", `[{"key": "k", "path": "k", "mode": 256}]`), "-0400"},
-		{"of an item, a number that YAML takes for octal", ssh("secretName", name, "items", `[{key: k, path: k, mode: 0440}]`), "-0440"},
-		{"of an item, zero", ssh("secretName", name, "mode", "0644", "items", `[{key: k, path: k, mode: 0}]`), "-0000"},
+		{"of a Secret, by default", of("secretName", name), "-0400"},
+		{"of a ConfigMap, by default", of("configMapName", name), "-0444"},
+		{"given for the volume", of("secretName", name, "mode", "0644"), "-0644"},
+		{"without a leading zero", of("secretName", name, "mode", "640"), "-0640"},
+		{"executable", of("configMapName", name, "mode", "0755"), "-0755"},
+		{"none at all", of("secretName", name, "mode", "0"), "-0000"},
+		{"of one file", of("secretName", name, "mode", "0644", "mode/k", "0600"), "-0600"},
+		{"of a described volume, by default", by(withModes(-1, -1)), "-0644"},
+		{"the described volume's defaultMode", by(withModes(0o440, -1)), "-0440"},
+		{"mode is stronger than defaultMode", by(withModes(0o440, -1), "mode", "0600"), "-0600"},
+		{"an item's mode is stronger than mode", by(withModes(0o440, 0o400), "mode", "0600"), "-0400"},
+		{"an item's mode, zero", by(withModes(0o440, 0), "mode", "0600"), "-0000"},
+		{"the mode of one file is stronger than its item's", by(withModes(0o440, 0o400), "mode", "0600", "mode/k", "0640"), "-0640"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s := see(t, d, pod("mode"), test.v)
+			p, v := test.make()
+			s := see(t, d, p, v)
 			if got := withOwnerAndMode(s, "k"); got != test.want+" 1000:0" {
 				t.Errorf("the file is %s, want %s", got, test.want)
 			}
@@ -65,9 +88,9 @@ func TestFSGroupIsTheGroupAndWidensNoMode(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "1"})
-	v := ssh("secretName", name, "items", `[{key: k, path: k}, {key: k, path: etc/own, gid: 5, mode: 0600}]`)
+	p, v := shared.describe(t, secretVolume(name, false, items("k", "k", "k", "etc/own")...), "gid/etc/own", "5", "mode/etc/own", "0600")
 	v.FSGroup = "3000"
-	s := see(t, d, pod("fsgroup"), v)
+	s := see(t, d, p, v)
 	s.is(
 		"d0755 1000:3000 .",
 		"l0000 1000:3000 ..data -> "+tree.Generation,
@@ -89,7 +112,8 @@ func TestDirectoriesAndLinksAreOwnedToo(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "1"})
-	s := see(t, d, pod("directories"), ssh("secretName", name, "uid", "70", "gid", "71", "dirMode", "0700", "items", items("k", "a/b/k")))
+	p, v := shared.describe(t, secretVolume(name, false, items("k", "a/b/k")...), "uid", "70", "gid", "71", "dirMode", "0700")
+	s := see(t, d, p, v)
 	s.is(
 		"d0700 70:71 .",
 		"l0000 70:71 ..data -> "+tree.Generation,
@@ -249,8 +273,8 @@ func TestEventsSayWhatKeepsAVolumeFromBeingCurrent(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "canary", "l": "canary"})
-	p := pod("events-of-a-volume")
-	s := see(t, d, p, ssh("secretName", name, "items", items("k", "k", "l", "l")))
+	p, v := shared.describe(t, secretVolume(name, false, items("k", "k", "l", "l")...))
+	s := see(t, d, p, v)
 	tell := func(reason, kind string, words ...string) {
 		t.Helper()
 		e := shared.event(t, p, reason)
@@ -268,7 +292,7 @@ func TestEventsSayWhatKeepsAVolumeFromBeingCurrent(t *testing.T) {
 	}
 	setSecret(t, name, files{"k": "canary"})
 	s.stale()
-	tell("VolumeRefreshFailed", "Warning", `no key "l"`, "items[1]", "stay as they are")
+	tell("VolumeRefreshFailed", "Warning", `no key "l"`, `volume "described"`, "stay as they are")
 	setSecret(t, name, files{"k": "canary", "l": "canary"})
 	s.current()
 	tell("VolumeRefreshRecovered", "Normal", name)

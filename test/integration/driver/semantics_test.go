@@ -232,13 +232,15 @@ type kind struct {
 	attribute string
 	set       func(t *testing.T, name string, data files)
 	delete    func(t *testing.T, name string)
+	// volume is Kubernetes' own volume of such an object.
+	volume func(name string, optional bool, items ...corev1.KeyToPath) corev1.VolumeSource
 }
 
 // forBoth runs a test for a Secret and for a ConfigMap, each with a driver and an object name of its own.
 func forBoth(t *testing.T, test func(t *testing.T, k kind, d *testkit.Driver, name string)) {
 	for _, k := range []kind{
-		{"Secret", "secretName", setSecret, deleteSecret},
-		{"ConfigMap", "configMapName", func(t *testing.T, name string, data files) { t.Helper(); setConfigMap(t, name, data, nil) }, deleteConfigMap},
+		{"Secret", "secretName", setSecret, deleteSecret, secretVolume},
+		{"ConfigMap", "configMapName", func(t *testing.T, name string, data files) { t.Helper(); setConfigMap(t, name, data, nil) }, deleteConfigMap, configMapVolume},
 	} {
 		t.Run(k.name, func(t *testing.T) {
 			nothingLeft(t)
@@ -258,15 +260,6 @@ func objectName(t *testing.T) string {
 		}
 		return '-'
 	}, t.Name()), "-")
-}
-
-// items is the attribute for items, of pairs of key and path.
-func items(keysAndPaths ...string) string {
-	var all []string
-	for i := 0; i < len(keysAndPaths); i += 2 {
-		all = append(all, fmt.Sprintf("{key: %q, path: %q}", keysAndPaths[i], keysAndPaths[i+1]))
-	}
-	return "[" + strings.Join(all, ", ") + "]"
 }
 
 // setImmutable makes an immutable Secret with one key, k, of the one that is there if any.

@@ -24,7 +24,8 @@ func TestTheLayoutIsThatOfKubernetes(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"a": "1", "b": "2"})
-	s := see(t, d, pod("layout"), ssh("secretName", name, "uid", "1000", "gid", "2000", "items", items("a", "a", "b", "etc/b")))
+	p, v := shared.describe(t, secretVolume(name, false, items("a", "a", "b", "etc/b")...), "uid", "1000", "gid", "2000")
+	s := see(t, d, p, v)
 	want := []string{
 		"d0755 1000:2000 .",
 		"l0000 1000:2000 ..data -> " + tree.Generation,
@@ -119,7 +120,8 @@ func TestAReaderNeverSeesAMixOfVersions(t *testing.T) {
 		return files{"a": v, "b": v, "c": strings.Repeat(v, 1000)}
 	}
 	setSecret(t, name, version(0))
-	s := see(t, d, pod("mix"), ssh("secretName", name, "items", items("a", "a", "b", "etc/b", "c", "c")))
+	p, v := shared.describe(t, secretVolume(name, false, items("a", "a", "b", "etc/b", "c", "c")...))
+	s := see(t, d, p, v)
 	done := make(chan struct{})
 	var reading sync.WaitGroup
 	for range readers {
@@ -195,7 +197,8 @@ func TestASubPathShowsWhatWasThereWhenTheContainerStarted(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "1"})
-	s := see(t, d, pod("subpath"), ssh("secretName", name, "uid", "1000", "items", items("k", "etc/k")))
+	p, v := shared.describe(t, secretVolume(name, false, items("k", "etc/k")...), "uid", "1000")
+	s := see(t, d, p, v)
 	for _, subPath := range []string{"etc", "etc/k"} {
 		resolved, err := filepath.EvalSymlinks(filepath.Join(s.target, subPath))
 		if err != nil {

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/rogpeppe/go-internal/diff"
+	"github.com/spf13/cobra"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
+	"github.com/fsuser-csi/fsuser-csi/pkg/convert"
+	"github.com/fsuser-csi/fsuser-csi/pkg/manifest"
+)
+
+// conversion is a run of convert.
+type conversion struct {
+	uid, gid                     string
+	back, write, diff, recursive bool
+
+	converted, left, unreadable int
+	unended                     bool // what was printed last does not end its line
+}
+
+func newConvertCommand() *cobra.Command {
+	var c conversion
+	cmd := &cobra.Command{
+		Use:   "convert [flags] " + filesUse,
+		Short: "Put the driver in front of Secret, ConfigMap and projected volumes in manifests, and back",
+		Long: `convert edits pods and pod templates in manifests and prints the result. Each mounted secret, configMap, downwardAPI
+and projected volume stays as it is; a csi volume that names it is added, and the mounts point to the csi volume. Every
+other byte stays. Volumes that cannot be converted are listed on standard error.
+
+  kubectl fsuser convert --uid 1000 --diff deploy.yaml
+  helm template my-chart | kubectl fsuser convert - | kubectl apply -f -
+
+Without --uid the files belong to the volume's defaultUser, or to the runAsUser that the containers which mount the
+volume have in common. With --back the csi volumes are removed, and the mounts point to Kubernetes' own volumes again.
+
+Exit codes: 0 no volume had to be left as it is, 1 some had to, 2 wrong usage, or something could not be read.`,
+		Args: needFiles,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.run(args, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&c.back, "back", false, "convert from the driver's volumes to Kubernetes' own")
+	f.StringVar(&c.uid, "uid", "", "owner of the files of volumes that have no defaultUser")
+	f.StringVar(&c.gid, "gid", "", "group of the files")
+	f.BoolVarP(&c.write, "write", "w", false, "write the files, instead of printing them")
+	f.BoolVarP(&c.diff, "diff", "d", false, "print what would change, as a unified diff")
+	f.BoolVarP(&c.recursive, "recursive", "R", false, "read directories with all that is below them")
+	return cmd
+}
+
+func (c *conversion) run(args []string, standard io.Reader, out, errOut io.Writer) error {
+	options, err := c.options()
+	if err != nil {
+		return err
+	}
+	var in input
+	if err := in.read(args, c.recursive, standard); err != nil {
+		return err
+	}
+	for i, f := range in.files {
+		if c.write && f.Name == stdin {
+			return errors.New("standard input cannot be written: leave --write out to print the result")
+		}
+		result := convert.File(f, options)
+		if err := c.put(out, f, result.Text, i > 0, c.list(errOut, f, result)); err != nil {
+			return err
+		}
+	}
+	for _, path := range in.dangling {
+		fmt.Fprintf(errOut, "%s: %s\n", path, danglingMessage)
+	}
+	if c.write || c.diff {
+		fmt.Fprintf(errOut, "%s converted\n", count(c.converted, "volume"))
+	}
+	switch {
+	case c.unreadable > 0:
+		return fmt.Errorf("%s could not be read", count(c.unreadable, "document"))
+	case c.left > 0:
+		return problems("%s left as before", count(c.left, "volume"))
+	case len(in.dangling) > 0:
+		return problems("%s could not be read", count(len(in.dangling), "file"))
+	}
+	return nil
+}
+
+func (c *conversion) options() (convert.Options, error) {
+	o := convert.Options{Back: c.back}
+	switch {
+	case o.Back && c.uid+c.gid != "":
+		return o, errors.New("--uid and --gid have no meaning with --back")
+	case c.write && c.diff:
+		return o, errors.New("--write and --diff exclude each other")
+	}
+	for _, flag := range []struct {
+		name, text string
+		into       **uint32
+	}{{"uid", c.uid, &o.UID}, {"gid", c.gid, &o.GID}} {
+		if flag.text == "" {
+			continue
+		}
+		id, problem := attributes.ParseID(flag.text)
+		if problem != "" {
+			return o, fmt.Errorf("--%s is %q; it %s", flag.name, flag.text, problem)
+		}
+		*flag.into = &id
+	}
+	return o, nil
+}
+
+// list prints what stays as it is, and notes. It reports whether all of the file could be read.
+func (c *conversion) list(errOut io.Writer, f *manifest.File, result convert.Result) (readable bool) {
+	readable = true
+	c.converted += result.Converted
+	for _, left := range result.Left {
+		if left.Unreadable {
+			readable = false
+			c.unreadable++
+			fmt.Fprintf(errOut, "%s:%d: %s\n", f.Name, left.Line, left.Reason)
+			continue
+		}
+		c.left++
+		object := ""
+		if left.Object != "" {
+			object = left.Object + ": "
+		}
+		fmt.Fprintf(errOut, "%s:%d: %svolume %q stays as it is: %s\n", f.Name, left.Line, object, left.Volume,
+			left.Reason)
+	}
+	for _, note := range result.Notes {
+		fmt.Fprintf(errOut, "%s:%d: %s: volume %q: note: %s\n", f.Name, note.Line, note.Object, note.Volume,
+			note.Reason)
+	}
+	return readable
+}
+
+// put prints or writes what became of a file. A file that could not be read as a whole is not written.
+func (c *conversion) put(out io.Writer, f *manifest.File, text string, more, readable bool) error {
+	switch {
+	case c.diff:
+		_, err := out.Write(diff.Diff(f.Name, []byte(f.Text), f.Name, []byte(text)))
+		return err
+	case c.write && (!readable || text == f.Text):
+		return nil
+	case c.write:
+		return uninterrupted(func() error { return replaceFile(f.Name, text) })
+	}
+	if more {
+		text = strings.TrimPrefix(text, "\ufeff") // a byte order mark may only be where a stream begins
+		if !strings.HasPrefix(text, "---") {
+			text = "---\n" + text
+		}
+		if c.unended {
+			text = "\n" + text
+		}
+	}
+	c.unended = text != "" && !strings.HasSuffix(text, "\n")
+	_, err := io.WriteString(out, text)
+	return err
+}
+
+// uninterrupted lets f finish when a signal arrives, and then returns an error that ends the program.
+func uninterrupted(f func() error) error {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	err := f()
+	signal.Stop(signals)
+	select {
+	case s := <-signals:
+		return &exitError{exitInterrupted, errors.Join(err, fmt.Errorf("ended by the signal %q", s))}
+	default:
+		return err
+	}
+}
+
+// replaceFile replaces a file's content at once: readers see the old or the new. The mode stays, and the owner where
+// that is allowed. A symbolic link stays, and the file that it leads to is replaced.
+func replaceFile(name, text string) (err error) {
+	path, err := filepath.EvalSymlinks(name)
+	if err != nil {
+		return err
+	}
+	before, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	temporary, err := os.CreateTemp(filepath.Dir(path), ".kubectl-fsuser-*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	defer func() {
+		if err != nil {
+			temporary.Close()
+			os.Remove(temporary.Name())
+			err = fmt.Errorf("write %s: %w", name, err)
+		}
+	}()
+	if _, err = temporary.WriteString(text); err != nil {
+		return err
+	}
+	if st, ok := before.Sys().(*syscall.Stat_t); ok {
+		_ = temporary.Chown(int(st.Uid), int(st.Gid)) // only root may give files away; the content matters more
+	}
+	if err = temporary.Chmod(before.Mode().Perm()); err != nil {
+		return err
+	}
+	if err = temporary.Sync(); err != nil {
+		return err
+	}
+	if err = temporary.Close(); err != nil {
+		return err
+	}
+	return os.Rename(temporary.Name(), path)
+}

@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package convert
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/utils/ptr"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
+	"github.com/fsuser-csi/fsuser-csi/pkg/manifest"
+)
+
+// planner finds out what to change in a document.
+type planner struct {
+	options Options
+	changes []change
+	left    []Left
+	notes   []Left
+	known   map[*manifest.Node]bool // volumes of pods
+}
+
+// plan finds out what to change in the pods of a document.
+func plan(d *manifest.Document, o Options) *planner {
+	p := &planner{options: o, known: map[*manifest.Node]bool{}}
+	for _, object := range d.Objects() {
+		for _, pod := range object.Pods() {
+			p.pod(pod)
+		}
+	}
+	return p
+}
+
+// pod is a pod whose volumes are to be converted.
+type pod struct {
+	manifest.Pod
+	typed   corev1.PodSpec
+	wrong   []manifest.Mismatch
+	volumes *manifest.Node
+	mounts  []manifest.Mount
+	names   []string // of volumes, those that the changes add among them
+}
+
+func (p *planner) pod(of manifest.Pod) {
+	pod := &pod{Pod: of, volumes: of.Spec().Get("volumes"), mounts: of.Mounts()}
+	pod.wrong = of.Spec().Decode(&pod.typed)
+	for _, v := range pod.volumes.Items() {
+		pod.names = append(pod.names, v.Get("name").Text())
+	}
+	for i, v := range pod.volumes.Items() {
+		p.known[v] = true
+		csi := v.Get("csi")
+		switch isOurs := csi.Get("driver").String() == attributes.Driver; {
+		case p.options.Back && isOurs:
+			p.toNative(pod, i)
+		case !p.options.Back && isNative(v) && !pod.isDeclaration(v):
+			p.toDriver(pod, i)
+		}
+	}
+}
+
+// nativeType is the type of a volume of Kubernetes that the driver can take over; "" if it is of another type.
+func nativeType(v *manifest.Node) string {
+	for _, name := range []string{"secret", "configMap", "downwardAPI", "projected"} {
+		if !v.Get(name).IsNull() {
+			return name
+		}
+	}
+	return ""
+}
+
+func isNative(v *manifest.Node) bool { return nativeType(v) != "" }
+
+// isMounted reports whether a container mounts the volume of this name.
+func (p *pod) isMounted(name string) bool {
+	return slices.ContainsFunc(p.mounts, func(m manifest.Mount) bool { return m.Volume.Text() == name })
+}
+
+// isDeclaration reports whether a volume is there for the driver alone: nobody mounts it, and a volume of the driver
+// names it, or names its object, which declares the reference to the Node authorizer.
+func (p *pod) isDeclaration(v *manifest.Node) bool {
+	name := v.Get("name").Text()
+	return !p.isMounted(name) && slices.ContainsFunc(p.volumes.Items(), func(other *manifest.Node) bool {
+		csi := other.Get("csi")
+		attrs := csi.Get("volumeAttributes")
+		names := func(attribute string, object *manifest.Node) bool {
+			return object.String() != "" && attrs.Get(attribute).String() == object.String()
+		}
+		return csi.Get("driver").String() == attributes.Driver && (names("volume", v.Get("name")) ||
+			names("secretName", v.Get("secret", "secretName")) || names("configMapName", v.Get("configMap", "name")))
+	})
+}
+
+// leave lists a volume as one that stays.
+func (p *planner) leave(l Left, format string, args ...any) {
+	l.Reason = fmt.Sprintf(format, args...)
+	p.left = append(p.left, l)
+}
+
+// toDriver plans to put a volume of the driver in front of the i-th volume of a pod.
+func (p *planner) toDriver(pod *pod, i int) {
+	v := pod.volumes.Items()[i]
+	name := v.Get("name").Text()
+	left := Left{Line: v.Line(), Object: pod.Object.Name(), Volume: name}
+	if reason := p.obstacle(pod, i); reason != "" {
+		p.leave(left, "%s", reason)
+		return
+	}
+	added := p.csiVolume(pod, i)
+	p.modes(left, v)
+	spec, reason := describe(pod, name, added)
+	if reason == "" && onlyFSGroupReads(pod, spec, added.name) {
+		reason = "the pod's fsGroup lets its group read these files now; the driver widens no mode, and without an " +
+			"owner they would be root's alone: give --uid"
+	}
+	if reason != "" {
+		p.leave(left, "%s", reason)
+		return
+	}
+	pod.names = append(pod.names, added.name)
+	c := p.repoint(pod, left, name, added.name)
+	c.added = added
+	c.addEdits(insert(pod.volumes, added))
+	p.changes = append(p.changes, c)
+}
+
+// modes notes each mode of a volume that looks octal and is not.
+func (p *planner) modes(left Left, v *manifest.Node) {
+	v.Get(nativeType(v)).Walk(func(path string, n *manifest.Node) bool {
+		if hint, _ := manifest.Mode(path, n); hint != "" {
+			left.Line, left.Reason = n.Line(), path+": "+hint
+			p.notes = append(p.notes, left)
+		}
+		return true
+	})
+}
+
+// csiVolume makes the volume of the driver for the i-th volume of a pod.
+func (p *planner) csiVolume(pod *pod, i int) *csiVolume {
+	name, described := pod.names[i], pod.volumes.Items()[i]
+	v := &csiVolume{name: freeName(name, pod.names), attributes: []attribute{{"volume", name}}}
+	if p.options.UID != nil && described.Get(nativeType(described), "defaultUser").IsNull() {
+		v.attributes = append(v.attributes, attribute{"uid", fmt.Sprint(*p.options.UID)})
+	}
+	if p.options.GID != nil {
+		v.attributes = append(v.attributes, attribute{"gid", fmt.Sprint(*p.options.GID)})
+	}
+	return v
+}
+
+// obstacle says why a volume has to stay, as far as its description does not: "" if nothing is in the way.
+func (p *planner) obstacle(pod *pod, i int) string {
+	v := pod.volumes.Items()[i]
+	name, path := pod.names[i], fmt.Sprintf("volumes[%d]", i)
+	isHere := func(m manifest.Mismatch) bool { return m.Path == path || strings.HasPrefix(m.Path, path+".") }
+	switch {
+	case slices.ContainsFunc(pod.wrong, isHere):
+		m := pod.wrong[slices.IndexFunc(pod.wrong, isHere)]
+		return fmt.Sprintf("%s %s", strings.TrimPrefix(m.Path, path+"."), m.Message)
+	case slices.Index(pod.names, name) != i || slices.Contains(pod.names[i+1:], name):
+		return "there is another volume of this name"
+	case pod.IsWindows():
+		return "the pod is for Windows, and the driver for Linux"
+	case pod.IsKnative():
+		return "Knative Serving refuses a volume that no container mounts: write a csi volume with secretName or " +
+			"configMapName, for which Knative needs the feature flag " + KnativeFlag
+	case !pod.isMounted(name):
+		return "no container here mounts it: convert the manifest that has the containers"
+	}
+	for _, other := range v.Entries() {
+		if other.Name != "name" && other.Name != nativeType(v) && !other.Value.IsNull() {
+			return fmt.Sprintf("it has two sources, %s and %s", nativeType(v), other.Name)
+		}
+	}
+	return ""
+}
+
+// KnativeFlag is the feature flag without which Knative Serving refuses csi volumes, in the ConfigMap config-features.
+const KnativeFlag = "kubernetes.podspec-volumes-csi"
+
+// freeName makes a name for the csi volume of the volume called name.
+func freeName(name string, taken []string) string {
+	for i := 1; ; i++ {
+		suffix := "-fsuser"
+		if i > 1 {
+			suffix += fmt.Sprint("-", i)
+		}
+		free := strings.TrimRight(name[:min(len(name), validation.DNS1123LabelMaxLength-len(suffix))], "-") + suffix
+		if !slices.Contains(taken, free) {
+			return free
+		}
+	}
+}
+
+// describe asks the driver's own rules whether they take the volume, and if so, what its files are.
+func describe(pod *pod, name string, added *csiVolume) (spec attributes.Spec, reason string) {
+	spec, errs := attributes.Parse(added.values(), false)
+	if len(errs) == 0 {
+		// As the pod will be: its mounts count.
+		spec, errs = spec.Describe(repointed(&pod.typed, name, added.name), added.name)
+	}
+	if len(errs) > 0 {
+		return spec, errs[0].Detail
+	}
+	return spec, ""
+}
+
+// repointed is a pod whose mounts of one volume point to another.
+func repointed(spec *corev1.PodSpec, from, to string) *corev1.PodSpec {
+	spec = spec.DeepCopy()
+	for _, containers := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
+		for i := range containers {
+			for j := range containers[i].VolumeMounts {
+				if m := &containers[i].VolumeMounts[j]; m.Name == from {
+					m.Name = to
+				}
+			}
+		}
+	}
+	return spec
+}
+
+// onlyFSGroupReads reports whether a file of the volume would be root's, with a mode that Kubernetes' own volume widens
+// for the pod's fsGroup.
+func onlyFSGroupReads(pod *pod, spec attributes.Spec, added string) bool {
+	const groupReads = 0o040
+	security := pod.typed.SecurityContext
+	if security == nil || security.FSGroup == nil || spec.UID != nil || spec.DefaultUser != nil ||
+		attributes.PodUser(repointed(&pod.typed, spec.Volume, added), added) != nil {
+		return false
+	}
+	for _, s := range spec.Sources {
+		if len(s.Items) == 0 && s.Mode&groupReads == 0 {
+			return true
+		}
+		for _, item := range s.Items {
+			if item.UID == nil && ptr.Deref(item.Mode, s.Mode)&groupReads == 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// toNative plans to remove the i-th volume of a pod, and to mount the volume that it names.
+func (p *planner) toNative(pod *pod, i int) {
+	v := pod.volumes.Items()[i]
+	name, target := v.Get("name").Text(), v.Get("csi", "volumeAttributes", "volume").String()
+	left := Left{Line: v.Line(), Object: pod.Object.Name(), Volume: name}
+	at := slices.Index(pod.names, target)
+	switch {
+	case name == "":
+		p.leave(left, "it has no name")
+	case target == "":
+		p.leave(left, "it names no other volume of the pod that could take its place")
+	case at < 0 || target == name || !isNative(pod.volumes.Items()[at]):
+		p.leave(left, "the pod has no secret, configMap, downwardAPI or projected volume %q that could take its "+
+			"place", target)
+	case slices.Contains(pod.names[:i], name) || slices.Contains(pod.names[i+1:], name):
+		p.leave(left, "there is another volume of this name")
+	default:
+		c := p.repoint(pod, left, name, target)
+		c.removed = v
+		c.addEdits(remove(pod.volumes, i, slices.IndexFunc(pod.volumes.Items(), isNative)))
+		p.changes = append(p.changes, c)
+	}
+}
+
+// repoint plans to point the mounts of one volume to another.
+func (p *planner) repoint(pod *pod, left Left, from, to string) change {
+	c := change{left: left, volumes: pod.Path("spec.volumes"), edits: []edit{}, mounts: map[string]string{}}
+	for _, m := range pod.mounts {
+		if m.Volume.Text() == from {
+			c.mounts[pod.Path(m.Field)] = to
+			c.addEdits(rename(m.Volume, to))
+		}
+	}
+	return c
+}
+
+// addEdits adds what belongs to the change. No edits mean that the change is impossible.
+func (c *change) addEdits(edits []edit) {
+	if c.edits == nil || edits == nil {
+		c.edits = nil
+		return
+	}
+	c.edits = append(c.edits, edits...)
+}
+
+// elsewhere lists volumes that are in no pod with containers, such as those of a patch: that nobody looked at them must
+// not pass for good news.
+func (p *planner) elsewhere(d *manifest.Document) {
+	const reason = "it is in no pod, and in no pod template with containers: convert the manifest that is made of " +
+		"it, such as the output of kustomize build"
+	objects := d.Objects()
+	isKustomization := d.Root.Get("kind").String() == "Kustomization"
+	d.Root.Walk(func(path string, n *manifest.Node) bool {
+		left := Left{Line: n.Line()}
+		for _, o := range objects {
+			if o.Field == "" || strings.HasPrefix(path, o.Field+".") {
+				left.Object = o.Name()
+			}
+		}
+		list := func(_ string, n *manifest.Node) bool {
+			if !p.known[n] && looksLikeVolume(n) {
+				left.Volume = n.Get("name").Text()
+				p.leave(left, reason)
+			}
+			return true
+		}
+		list(path, n)
+		if isKustomization && strings.Contains(n.String(), "\n") { // it may be a patch
+			for _, patch := range manifest.Parse("", n.String()).Documents {
+				patch.Root.Walk(list)
+			}
+		}
+		return true
+	})
+}
+
+// looksLikeVolume reports whether a value is a volume with a source that the driver can take over.
+func looksLikeVolume(n *manifest.Node) bool {
+	if n.Get("name").String() == "" {
+		return false
+	}
+	is := func(path ...string) bool { return !n.Get(path...).IsNull() }
+	return is("secret", "secretName") || is("configMap", "name") || is("downwardAPI", "items") || is("projected",
+		"sources")
+}

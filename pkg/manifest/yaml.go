@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifest
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+
+	yamlv2 "go.yaml.in/yaml/v2"
+	"go.yaml.in/yaml/v3"
+)
+
+const (
+	// maxDepth bounds values within values, and maxValues what aliases of aliases may stand for.
+	maxDepth  = 1000
+	maxValues = 1_000_000
+
+	templateMessage = `this is a template ("{{ }}"), not a manifest: give the output of "helm template" instead`
+)
+
+var errTooDeep = fmt.Errorf("values are nested more than %d deep", maxDepth)
+
+// readYAML reads a document as YAML.
+func (d *Document) readYAML() *Document {
+	root, err := decodeYAML(d.Text)
+	switch {
+	case err != nil:
+		d.Err = d.yamlError(err)
+	case len(root.Content) == 0: // nothing but comments
+	case templateLine(root) > 0:
+		d.Err = d.syntaxError(d.offset(templateLine(root), 1), templateMessage)
+	default:
+		r := yamlReader{doc: d, anchors: map[*yaml.Node]*Node{}}
+		node, err := r.node(root.Content[0], 0)
+		if err != nil {
+			d.Err = d.syntaxError(node.Start(), err.Error())
+			return d
+		}
+		d.Root = node
+	}
+	return d
+}
+
+// decodeYAML reads the first document of a text, as kubectl does, which passes over what follows a "...".
+func decodeYAML(text string) (root *yaml.Node, err error) {
+	defer func() {
+		// The decoder is known to panic on some texts that are not YAML.
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the YAML decoder gave up: %v", p)
+		}
+	}()
+	root = &yaml.Node{}
+	err = yaml.NewDecoder(strings.NewReader(text)).Decode(root)
+	if errors.Is(err, io.EOF) {
+		return root, nil
+	}
+	return root, err
+}
+
+var (
+	yamlErrorLine  = regexp.MustCompile(`^(?:yaml: )?line (\d+): `)
+	tabIndents     = regexp.MustCompile(`^[ -]*\t`)
+	templateAction = regexp.MustCompile(`\{\{.*?(\}\}|$)`)
+)
+
+// yamlError finds the place and the reason of what the decoder does not understand.
+func (d *Document) yamlError(err error) *SyntaxError {
+	lines := strings.SplitAfter(strings.TrimRight(d.Text, " \t\r\n"), "\n")
+	line := errorLine(err)
+	message := yamlErrorLine.ReplaceAllString(strings.TrimPrefix(err.Error(), "yaml: "), "")
+	if strings.HasPrefix(message, "did not find expected") {
+		// The decoder names the beginning of what it reads, the other decoder the line before the problem.
+		var ignored any
+		line = max(line, errorLine(yamlv2.Unmarshal([]byte(d.Text), &ignored))+1)
+	}
+	line = max(1, min(line, len(lines)))
+	if at := templateBefore(lines, line+1); at >= 0 {
+		return &SyntaxError{Line: d.Line + at, Column: 1, Message: templateMessage}
+	}
+	// The decoder may give the line before.
+	for i := line - 1; i < len(lines) && (i < line || strings.Contains(message, "tab")); i++ {
+		if tabIndents.MatchString(lines[i]) {
+			return &SyntaxError{Line: d.Line + i, Column: 1,
+				Message: "this is not YAML: indent with spaces, this line has a tab"}
+		}
+	}
+	return &SyntaxError{Line: d.Line + line - 1, Column: 1, Message: "this is not YAML: " + message}
+}
+
+// errorLine is the line that an error of a YAML decoder names; 0 if it names none.
+func errorLine(err error) (line int) {
+	if err != nil {
+		if m := yamlErrorLine.FindStringSubmatch(err.Error()); m != nil {
+			line, _ = strconv.Atoi(m[1])
+		}
+	}
+	return line
+}
+
+// templateBefore returns the index of the first of so many lines whose "{{ }}" is what the decoder does not understand:
+// the lines before it are YAML, with it they are not, and without the "{{ }}" they are again. A "{{ }}" in quotes, in a
+// comment or in a block of text is not in the way. It returns -1 if there is no such line.
+func templateBefore(lines []string, count int) int {
+	const maxTries = 50 // each reads all lines before
+	tries := 0
+	isYAML := func(text string) bool {
+		root, err := decodeYAML(text)
+		return err == nil && templateLine(root) == 0
+	}
+	for i, line := range lines[:min(count, len(lines))] {
+		if !strings.Contains(line, "{{") {
+			continue
+		}
+		if tries++; tries > maxTries {
+			break
+		}
+		before := strings.Join(lines[:i], "")
+		without := func(word string) string { return before + templateAction.ReplaceAllString(line, word) }
+		if isYAML(before) && !isYAML(before+line) && (isYAML(without("")) || isYAML(without("x"))) {
+			return i
+		}
+	}
+	return -1
+}
+
+// templateLine finds a {{ }} that YAML can read: as a mapping whose key is a mapping. It returns 0 if there is none.
+func templateLine(n *yaml.Node) int {
+	isFlow := n.Kind == yaml.MappingNode && n.Style&yaml.FlowStyle != 0
+	if isFlow && len(n.Content) > 0 && n.Content[0].Kind == yaml.MappingNode {
+		return n.Line
+	}
+	for _, child := range n.Content {
+		if line := templateLine(child); line > 0 {
+			return line
+		}
+	}
+	return 0
+}
+
+// yamlReader makes Nodes of the decoder's nodes: aliases and merges are resolved.
+type yamlReader struct {
+	doc     *Document
+	anchors map[*yaml.Node]*Node // those that are complete
+	values  int
+}
+
+// node reads a value. With an error it returns a Node at the place of the error.
+func (r *yamlReader) node(y *yaml.Node, depth int) (*Node, error) {
+	n := &Node{doc: r.doc, start: r.doc.offset(y.Line, y.Column), size: 1}
+	if depth > maxDepth {
+		return n, errTooDeep
+	}
+	if y.Kind == yaml.AliasNode {
+		target := r.anchors[y.Alias]
+		if target == nil {
+			return n, fmt.Errorf("the anchor %q stands for a value that contains itself", y.Value)
+		}
+		start := n.start
+		*n = *target
+		n.start = start
+		return n, r.count(n.size)
+	}
+	var err error
+	switch y.Kind {
+	case yaml.MappingNode:
+		n.kind = mapping
+		err = r.entries(n, y, depth)
+	case yaml.SequenceNode:
+		n.kind = list
+		err = r.items(n, y, depth)
+	default:
+		n.kind, n.text = scalar, y.Value
+		n.quoted = y.Style != 0 // in quotes, in a block, or with a tag
+		n.value = yamlScalar(y.Value, n.quoted)
+	}
+	if err != nil {
+		return n, err
+	}
+	n.flow = y.Style&yaml.FlowStyle != 0
+	if y.Anchor != "" {
+		r.anchors[y] = n
+	}
+	return n, r.count(1)
+}
+
+func (r *yamlReader) count(values int) error {
+	if r.values += values; r.values > maxValues {
+		return errors.New("aliases of aliases stand for too many values")
+	}
+	return nil
+}
+
+func (r *yamlReader) items(n *Node, y *yaml.Node, depth int) error {
+	for _, child := range y.Content {
+		item, err := r.node(child, depth+1)
+		if err != nil {
+			*n = *item
+			return err
+		}
+		n.items = append(n.items, item)
+		n.size += item.size
+	}
+	return nil
+}
+
+// entries reads the keys of a mapping as kubectl does: of a key that is given twice the last counts, and a key of the
+// mapping itself counts more than one that is merged into it with "<<".
+func (r *yamlReader) entries(n *Node, y *yaml.Node, depth int) error {
+	var own []Entry
+	for i := 0; i+1 < len(y.Content); i += 2 {
+		key, err := r.node(y.Content[i], depth+1)
+		if err != nil {
+			*n = *key
+			return err
+		}
+		value, err := r.node(y.Content[i+1], depth+1)
+		if err != nil {
+			*n = *value
+			return err
+		}
+		n.size += key.size + value.size
+		switch {
+		case key.text == "<<" && !key.quoted && value.IsList():
+			for i := range value.items { // the first of the list counts most
+				merge(n, value.items[len(value.items)-1-i])
+			}
+		case key.text == "<<" && !key.quoted:
+			merge(n, value)
+		case key.IsScalar():
+			own = append(own, Entry{Name: key.text, Key: key, Value: value})
+		}
+	}
+	seen := map[string]bool{}
+	for _, e := range own {
+		if n.set(e); seen[e.Name] {
+			n.repeated = append(n.repeated, e)
+		}
+		seen[e.Name] = true
+	}
+	return nil
+}
+
+func merge(into, from *Node) {
+	for _, e := range from.Entries() {
+		into.set(e)
+	}
+}
+
+// yamlScalar is the value of a scalar by the rules of YAML 1.1. The decoder that kubectl uses decides, not the one that
+// knows places: they differ in yes, no and 0o400.
+func yamlScalar(text string, quoted bool) any {
+	if quoted {
+		return text
+	}
+	var read struct{ K any }
+	if err := yamlv2.Unmarshal([]byte("k: "+text), &read); err != nil {
+		return text
+	}
+	switch read.K.(type) {
+	case string, bool, int, int64, uint64, float64, nil:
+		return read.K
+	}
+	return text
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package status is what a driver reports about its volumes: the driver writes it, and "fsuser-csi status" and
+// "kubectl fsuser status" show it.
+package status
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+)
+
+// Volume is a published volume.
+type Volume struct {
+	PodNamespace string `json:"podNamespace"`
+	PodName      string `json:"podName"`
+	PodUID       string `json:"podUID"`
+	// Volume is the volume's name in the pod.
+	Volume string `json:"volume"`
+	// Object names what the content comes from; several objects are joined by commas.
+	Object string `json:"object"`
+	UID    uint32 `json:"uid"`
+	GID    uint32 `json:"gid"`
+	// Mode of files without one of their own, octal; the modes of several sources are joined by commas.
+	Mode string `json:"mode"`
+	// ResourceVersion that the files show; those of several objects are joined by commas. It is empty if none is known.
+	ResourceVersion string `json:"resourceVersion,omitempty"`
+	// Refresh is the attribute: watch or off.
+	Refresh string `json:"refresh"`
+	// Bytes of content.
+	Bytes int64 `json:"bytes"`
+	// Refreshed is when this process last wrote the files or found them current. It is absent before that.
+	Refreshed *time.Time `json:"refreshed,omitempty"`
+	// Stale is why the files are not known to be current, and StaleSince since when. Both are absent for current files.
+	Stale      string     `json:"stale,omitempty"`
+	StaleSince *time.Time `json:"staleSince,omitempty"`
+}
+
+// NodeVolume is a volume with the node of its pod.
+type NodeVolume struct {
+	Node string `json:"node"`
+	Volume
+}
+
+const header = "POD\tVOLUME\tOBJECT\tOWNER\tMODE\tVERSION\tREFRESHED\tSTATE"
+
+// Table prints the volumes of one node.
+func Table(out io.Writer, volumes []Volume, now time.Time) error {
+	w := newTable(out)
+	fmt.Fprintln(w, header)
+	for _, v := range volumes {
+		fmt.Fprintln(w, row(v, now))
+	}
+	return w.Flush()
+}
+
+// NodesTable prints the volumes of several nodes.
+func NodesTable(out io.Writer, volumes []NodeVolume, now time.Time) error {
+	w := newTable(out)
+	fmt.Fprintln(w, "NODE\t"+header)
+	for _, v := range volumes {
+		fmt.Fprintln(w, v.Node+"\t"+row(v.Volume, now))
+	}
+	return w.Flush()
+}
+
+func newTable(out io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(out, 0, 8, 2, ' ', 0) }
+
+func row(v Volume, now time.Time) string {
+	state := "current"
+	switch {
+	case v.Stale != "":
+		state = "stale for " + age(now, v.StaleSince) + ": " + v.Stale
+	case v.Refresh == "off":
+		state = "fixed"
+	}
+	return fmt.Sprintf("%s/%s\t%s\t%s\t%d:%d\t%s\t%s\t%s\t%s", v.PodNamespace, v.PodName, v.Volume, v.Object, v.UID,
+		v.GID, v.Mode,
+		cmp.Or(v.ResourceVersion, "-"), age(now, v.Refreshed), state)
+}
+
+// age is how long ago something was, or a dash if that is not known.
+func age(now time.Time, at *time.Time) string {
+	if at == nil {
+		return "-"
+	}
+	return now.Sub(*at).Round(time.Second).String()
+}

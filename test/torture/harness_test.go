@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package torture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/test/nodeaccess"
+)
+
+// patience bounds the wait for anything. What is waited for takes milliseconds, a restart of the driver some hundred.
+const patience = 30 * time.Second
+
+// harness is a node: a driver that may be killed at any time, the kubelet that starts it again, volumes, and readers of them.
+type harness struct {
+	t       testing.TB
+	cluster *cluster
+	driver  *testkit.Driver
+	kubelet *kubelet.VolumeManager
+	// armed is the directory of armed failpoints.
+	armed string
+	// versions are those of the objects.
+	versions map[string]int
+	volumes  []mounted
+	pods     int
+	// deaths are how often the driver was killed.
+	deaths int
+	// killAt is when to kill it. Zero: not at all.
+	killAt time.Time
+	// failing: a step is made to fail.
+	failing bool
+	// restarting is held while one process of the driver is replaced by the next.
+	restarting sync.Mutex
+}
+
+// mounted is a volume that a pod wants.
+type mounted struct {
+	pod    kubelet.Pod
+	owned  owned
+	object string
+}
+
+// name is the name of the volume.
+func (m mounted) name() string { return m.owned.volume(m.object, 1).Name }
+
+func newHarness(t testing.TB, c *cluster) *harness {
+	t.Helper()
+	return newHarnessOf(t, c, c.binary)
+}
+
+func newHarnessOf(t testing.TB, c *cluster, binary string) *harness {
+	t.Helper()
+	h := &harness{t: t, cluster: c, armed: t.TempDir(), versions: map[string]int{}}
+	h.driver = testkit.StartDriver(t, binary, "--access="+c.access, "--kubeconfig="+c.kubeconfig, "--collect-interval=50ms")
+	// The first process is not to be killed at its start: the points are given to the next.
+	h.driver.Env = []string{"FSUSER_FAILPOINTS=" + h.armed, "GORACE=atexit_sleep_ms=0"}
+	h.driver.Kill()
+	h.driver.StartAgain()
+	h.kubelet = kubelet.NewVolumeManager(h.driver.Root, filepath.Join(h.driver.Root, "plugins", "fsuser.csi.io", "csi.sock"))
+	h.kubelet.Failed = func(call string, err error) {
+		// Whatever happens to the driver, no pod may be told that its request is wrong, or its volume unknown.
+		switch status.Code(err) {
+		case codes.Unavailable, codes.Aborted, codes.Canceled, codes.DeadlineExceeded:
+		default:
+			if !strings.Contains(err.Error(), "failpoint") {
+				t.Errorf("%s failed for good: %v", call, err)
+			}
+		}
+	}
+	return h
+}
+
+// arm has the next process that gets to a point do something there.
+func (h *harness) arm(point, action string) {
+	h.t.Helper()
+	tmp := filepath.Join(h.armed, ".tmp")
+	if err := os.WriteFile(tmp, []byte(action), 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := os.Rename(tmp, filepath.Join(h.armed, point)); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// disarm reports whether the point has fired, and takes it back if not.
+func (h *harness) disarm(point string) (fired bool) {
+	h.t.Helper()
+	err := os.Remove(filepath.Join(h.armed, point))
+	if err != nil && !os.IsNotExist(err) {
+		h.t.Fatal(err)
+	}
+	return err != nil
+}
+
+// set gives an object its next version. Kubelet brings it to the volumes with nodePublishSecretRef when it publishes them
+// again, which converge and settle wait for.
+func (h *harness) set(object string) {
+	h.versions[object]++
+	h.cluster.set(object, h.versions[object])
+	for _, m := range h.volumes {
+		if m.object == object && m.owned.from == byRequest {
+			h.kubelet.Push(m.pod, m.name(), data(h.versions[object]))
+		}
+	}
+}
+
+// want adds a pod with a volume. The pod exists in the API server if the driver reads it, or if the driver's rights depend
+// on it.
+func (h *harness) want(o owned, object string) mounted {
+	h.t.Helper()
+	h.pods++
+	m := mounted{kubelet.Pod{Namespace: h.cluster.namespace, Name: fmt.Sprint("pod-", h.pods), UID: fmt.Sprintf("%08d-1111-4222-8333-444444444444", h.pods)}, o, object}
+	v := o.volume(object, h.versions[object])
+	if h.exists(m) {
+		pod := nodeaccess.Pod(m.pod.Name, v)
+		if o.from == byVolume {
+			pod = nodeaccess.Pod(m.pod.Name, v, describes(object))
+		}
+		var err error
+		m.pod, err = nodeaccess.CreatePod(context.Background(), h.cluster.client, m.pod.Namespace, pod)
+		h.must(err)
+	}
+	h.volumes = append(h.volumes, m)
+	h.kubelet.Want(m.pod, v)
+	return m
+}
+
+// drop takes the oldest pod away. The driver's right may end before its volume does.
+func (h *harness) drop() {
+	h.t.Helper()
+	m := h.removePod()
+	h.kubelet.Drop(m.pod, m.name())
+}
+
+// removePod removes the oldest pod from what should be there, and from the API server.
+func (h *harness) removePod() mounted {
+	h.t.Helper()
+	m := h.volumes[0]
+	h.volumes = h.volumes[1:]
+	if h.exists(m) {
+		h.must(nodeaccess.DeletePod(context.Background(), h.cluster.client, m.pod.Namespace, m.pod.Name))
+	}
+	return m
+}
+
+// exists reports whether the API server has the pod of a volume. A volume with nodePublishSecretRef needs none.
+func (h *harness) exists(m mounted) bool {
+	return m.owned.from == byVolume || m.owned.from == byName && h.cluster.access == "node"
+}
+
+func (h *harness) target(m mounted) string { return h.kubelet.Target(m.pod, m.name()) }
+
+// during does f while it keeps the driver alive: one that dies is started again.
+func (h *harness) during(what string, f func(context.Context) error) {
+	h.t.Helper()
+	ctx, cancel := bounded(patience, what)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	for {
+		var kill <-chan time.Time
+		if !h.killAt.IsZero() {
+			kill = time.After(time.Until(h.killAt))
+		}
+		select {
+		case <-kill:
+			h.killAt = time.Time{}
+			h.restart(h.driver.Kill)
+		case err := <-done:
+			if err != nil {
+				h.t.Fatalf("%s: %v", what, err)
+			}
+			return
+		case <-h.driver.Ended():
+			h.restart(h.driver.Bury)
+		}
+	}
+}
+
+// restart starts the driver again after end.
+func (h *harness) restart(end func()) {
+	h.t.Helper()
+	h.restarting.Lock()
+	defer h.restarting.Unlock()
+	end()
+	h.deaths++
+	h.start()
+}
+
+// start starts the driver as often as it takes.
+func (h *harness) start() {
+	h.t.Helper()
+	for attempt := 0; ; attempt++ {
+		err := h.driver.TryStart()
+		if err == nil {
+			return
+		}
+		// It is killed at each failpoint once. More is a driver that does not start.
+		if attempt == 10 {
+			h.t.Fatal(err)
+		}
+		h.deaths++
+	}
+}
+
+// settle has kubelet do what it has to.
+func (h *harness) settle(what string) {
+	h.t.Helper()
+	h.during(what, h.kubelet.Settle)
+}
+
+// converge waits until all volumes show the present version of their objects.
+func (h *harness) converge(what string) {
+	h.t.Helper()
+	h.during(what, func(ctx context.Context) error {
+		if err := h.kubelet.Settle(ctx); err != nil {
+			return err
+		}
+		for _, m := range h.volumes {
+			for {
+				version, err := readVolume(h.target(m))
+				if err == nil && version == h.versions[m.object] {
+					break
+				}
+				select {
+				case <-time.After(time.Millisecond):
+				case <-ctx.Done():
+					return fmt.Errorf("%w; volume %s of %s shows version %d of %s, not %d (%v)", context.Cause(ctx), m.name(), m.pod.Name, version, m.object,
+						h.versions[m.object], err)
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// check fails the test unless the machine has what the volumes need, and nothing else. Some of it may be about to go.
+func (h *harness) check(what string) {
+	h.t.Helper()
+	h.during(what, func(context.Context) error {
+		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+			wrong := h.leftovers()
+			if len(wrong) == 0 {
+				return nil
+			}
+			if time.Now().After(deadline) {
+				return errors.New(strings.Join(wrong, "\n"))
+			}
+		}
+	})
+}
+
+func (h *harness) leftovers() (wrong []string) {
+	h.restarting.Lock()
+	defer h.restarting.Unlock()
+	add := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
+	mounts := testkit.MountsBelow(h.t, filepath.Join(h.driver.Root, "pods"))
+	if len(mounts) != len(h.volumes) {
+		add("there are %d mounts, not %d: %q", len(mounts), len(h.volumes), mounts)
+	}
+	for _, line := range mounts {
+		if !strings.Contains(line, "ro,nosuid,nodev,noexec") {
+			add("a mount is not read-only, nosuid, nodev and noexec: %s", line)
+		}
+	}
+	if records := h.driver.Records(); len(records) != len(h.volumes) {
+		add("there are %d records, not %d: %q", len(records), len(h.volumes), records)
+	}
+	objects := map[string]bool{}
+	var uids []string
+	for _, m := range h.volumes {
+		if m.owned.from != byRequest {
+			objects[m.object] = true
+		}
+		uids = append(uids, m.pod.UID)
+		wrong = append(wrong, h.layout(m)...)
+	}
+	for metric, want := range map[string]int{"fsuser_watched_objects": len(objects), "fsuser_volumes": len(h.volumes)} {
+		if n, err := h.driver.TryMetric(metric); err != nil || int(n) != want {
+			add("%s is %v, not %d (%v)", metric, n, want, err)
+		}
+	}
+	slices.Sort(uids)
+	for dir, want := range map[string][]string{
+		"pods": uids, "plugins/fsuser.csi.io": {"csi.sock"}, "plugins_registry": {"fsuser.csi.io-reg.sock"},
+	} {
+		if got, err := list(filepath.Join(h.driver.Root, dir)); err != nil || !slices.Equal(got, want) {
+			add("%s has %q, not %q (%v)", dir, got, want, err)
+		}
+	}
+	held, err := heldBy(h.driver.PID())
+	if err != nil {
+		add("look at the driver's descriptors: %v", err)
+	}
+	for _, fd := range held {
+		add("the driver holds %s", fd)
+	}
+	return wrong
+}
+
+// layout tells what is wrong with the names in a volume.
+func (h *harness) layout(m mounted) (wrong []string) {
+	target := h.target(m)
+	generation, err := os.Readlink(filepath.Join(target, "..data"))
+	if err != nil {
+		return []string{err.Error()}
+	}
+	want := append([]string{"..data", generation}, m.owned.files(h.versions[m.object])...)
+	slices.Sort(want)
+	if got, err := list(target); err != nil || !slices.Equal(got, want) {
+		wrong = append(wrong, fmt.Sprintf("volume %s of %s has %q, not %q (%v)", m.name(), m.pod.Name, got, want, err))
+	}
+	want = []string{"mount", "vol_data.json"}
+	if got, err := list(filepath.Dir(target)); err != nil || !slices.Equal(got, want) {
+		wrong = append(wrong, fmt.Sprintf("the directory of volume %s of %s has %q, not %q (%v)", m.name(), m.pod.Name, got, want, err))
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(target, &st); err != nil || st.Uid != m.owned.uid || st.Gid != m.owned.gid || st.Mode != unix.S_IFDIR|0o755 {
+		wrong = append(wrong, fmt.Sprintf("the root of volume %s is %d:%d %#o, %v", m.name(), st.Uid, st.Gid, st.Mode, err))
+	}
+	return wrong
+}
+
+func list(dir string) (names []string, err error) {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names, err
+}
+
+// heldBy are the descriptors of an idle driver that it should not have: files and directories other than its log and its lock, and mounts
+// that were made and forgotten. A detached mount's path is "/".
+func heldBy(pid int) (held []string, err error) {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	descriptors, err := list(dir)
+	for _, fd := range descriptors {
+		to, err := os.Readlink(filepath.Join(dir, fd))
+		switch {
+		case err != nil: // closed meanwhile
+		case strings.HasPrefix(to, "/dev/"), strings.HasPrefix(to, "/sys/fs/cgroup/"), // the latter are Go's
+			strings.HasSuffix(to, "/lock"), strings.HasSuffix(to, "/driver.log"):
+		case strings.HasPrefix(to, "/"), strings.Contains(to, "fscontext"):
+			held = append(held, fd+" -> "+to)
+		}
+	}
+	return held, err
+}
