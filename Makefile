@@ -120,7 +120,7 @@ gallery: prerequisites ## Show real programs with their keys on a real cluster, 
 examples: ## Write examples/ from the gallery's table of programs
 	$(GO) run ./test/gallery/run -examples
 
-conformance: prerequisites ## Run Kubernetes' own tests of its volumes with each rewritten to the driver, and write docs/conformance.md (root)
+conformance: prerequisites ## Run Kubernetes' own tests of its volumes and of CSI drivers on this driver, and write docs/conformance.md (root)
 	@$(GO) run ./test/cluster/build ginkgo e2e.test agnhost
 	$(GO) run ./test/conformance
 

@@ -74,8 +74,8 @@ func volumeCases() []volumeCase {
 		{"a name that is too long", refuse, driverVolume("v", "secretName", long)},
 		{"another namespace", refuse, driverVolume("v", "secretName", "kube-system/a")},
 	}
-	for _, key := range attributes.Keys() {
-		all = append(all, volumeCase{"empty " + key.Name, refuse, driverVolume("v", key.Name, "")})
+	for _, name := range append(attributes.Names(), "uid/PATH", "gid/PATH", "mode/PATH") {
+		all = append(all, volumeCase{"empty " + name, refuse, driverVolume("v", name, "")})
 	}
 	for _, name := range []string{"A", "a_b", "-a", "a-", "a..b", "a b", "ä", "a\n", "../a", "."} {
 		all = append(all, volumeCase{fmt.Sprintf("secretName %q", name), refuse, driverVolume("v", "secretName", name)},

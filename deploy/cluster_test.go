@@ -39,12 +39,9 @@ func startCluster(t *testing.T) *cluster {
 
 func startClusterWith(t *testing.T, options controlplane.Options) *cluster {
 	t.Helper()
-	cp, err := controlplane.Start(t.Context(), options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cp.Stop)
+	cp := controlplane.StartForTest(t, options)
 	c := &cluster{ControlPlane: cp}
+	var err error
 	if c.Interface, err = kubernetes.NewForConfig(cp.AdminConfig()); err != nil {
 		t.Fatal(err)
 	}

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command fsuser-csi is the fsuser.csi.io driver and the tools around it.
+// Command fsuser-csi is the node agent of the CSI driver fsuser.csi.io.
 package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -22,29 +21,9 @@ func main() {
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "Error:", err)
-		code := 1
-		var exit *exitError
-		if errors.As(err, &exit) {
-			code = exit.code
-		}
-		os.Exit(code)
+		os.Exit(1)
 	}
 }
-
-// Exit codes of the commands that check or rewrite manifests, for scripts. Everything else that fails ends with 1.
-const (
-	exitProblems = 1 // the manifests were read, and not all is well with them
-	exitUsage    = 2 // wrong usage, or something can't be read or written
-)
-
-// exitError is an error with the exit code that it ends the program with.
-type exitError struct {
-	code int
-	err  error
-}
-
-func (e *exitError) Error() string { return e.err.Error() }
-func (e *exitError) Unwrap() error { return e.err }
 
 func newCommand() *cobra.Command {
 	root := &cobra.Command{
@@ -55,7 +34,7 @@ owned by the user who needs them, with the mode they need, and refreshes them wi
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
-		// With it a word that is no command is an error; without, cobra would print the help and succeed.
+		// With Args and RunE a word that is no command is an error; else cobra would print the help and succeed.
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true

@@ -5,7 +5,7 @@
 //
 // Parse turns the strings of a request into a Spec and reports every problem at once. Describe completes a Spec whose
 // attribute "volume" names another volume of the pod. Validate applies the same rules to a Spec that was read back from
-// a record. Keys describes the vocabulary to people.
+// a record.
 //
 // The package decides by its arguments alone: it calls no API server, touches no file and keeps no state. So the
 // driver, lint and convert give the same answer.

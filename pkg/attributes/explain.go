@@ -12,45 +12,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// Key describes one attribute to people: in help texts, in documentation, in lint.
-type Key struct {
-	Name    string // as written under volumeAttributes
-	Value   string // what values it takes
-	Default string // what holds when it is absent
-	Meaning string // one line
-}
-
-// Keys returns the vocabulary in the order in which it is best read. The slice is the caller's own.
-func Keys() []Key {
-	const origin = "none; exactly one of secretName, configMapName, volume and the volume's nodePublishSecretRef is needed"
-	return []Key{
-		{"secretName", "name of a Secret in the pod's own namespace", origin, "the Secret whose keys become files"},
-		{"configMapName", "name of a ConfigMap in the pod's own namespace", origin, "the ConfigMap whose keys become files"},
-		{"volume", "name of another volume of the pod: secret, configMap, downwardAPI or projected", origin,
-			"the volume that says which files there are, with its items, paths, modes and users"},
-		{"uid", "decimal, 0 to 2147483647", "the defaultUser of the volume that volume names, else the common runAsUser of the containers that mount this volume, else 0",
-			"owner of files and directories"},
-		{"gid", "decimal, 0 to 2147483647", "the pod's fsGroup, else 0", "group of files and directories"},
-		{"mode", "octal, 0 to 0777", "the defaultMode of the volume that volume names; 0400 for a Secret, 0444 for a ConfigMap",
-			"permission bits of files, never widened"},
-		{"dirMode", "octal, 0 to 0777", "0755", "permission bits of directories"},
-		{"uid/PATH", "decimal, 0 to 2147483647", "uid", "owner of the file PATH"},
-		{"gid/PATH", "decimal, 0 to 2147483647", "gid", "group of the file PATH"},
-		{"mode/PATH", "octal, 0 to 0777", "mode", "permission bits of the file PATH"},
-		{"optional", `"true" or "false"`, "false", "whether the object of secretName or configMapName may be missing"},
-		{"refresh", "watch or off", "watch", "whether the files follow the object, or stay as at the pod's start"},
-	}
-}
-
-// keyNames are the names of attributes that have no PATH.
-func keyNames() []string {
-	var names []string
-	for _, key := range Keys() {
-		if !strings.Contains(key.Name, "/") {
-			names = append(names, key.Name)
-		}
-	}
-	return names
+// Names returns the names of the attributes in the order in which they are best read, without those of single files
+// (uid/PATH, gid/PATH and mode/PATH).
+func Names() []string {
+	return []string{"secretName", "configMapName", "volume", "uid", "gid", "mode", "dirMode", "optional", "refresh"}
 }
 
 // pathNames are the attributes that also exist for a single file, as name/PATH.
@@ -79,7 +44,7 @@ func unknownAttribute(name string) string {
 	if called != "" {
 		return "unknown attribute: it is called " + called
 	}
-	known := keyNames()
+	known := Names()
 	guess := ""
 	if near := nearest(name, known); near != "" {
 		guess = fmt.Sprintf("; the nearest known one is %q", near)

@@ -72,7 +72,7 @@ func (p *parser) attribute(key, value string) {
 	case ofFile && slices.Contains(pathNames(), name):
 		p.permission(at, name, file, value)
 		return
-	case !slices.Contains(keyNames(), key):
+	case !slices.Contains(Names(), key):
 		p.errs = append(p.errs, field.Forbidden(at, unknownAttribute(key)))
 		return
 	case slices.Contains(originNames(), key):

@@ -63,12 +63,11 @@ func (d *Driver) serve(serving *sync.WaitGroup, fatal context.CancelCauseFunc, p
 		return nil, err
 	}
 	server := grpc.NewServer(
-		grpc.ChainUnaryInterceptor(d.intercept),
 		grpc.ConnectionTimeout(3*time.Second),
 		grpc.MaxConcurrentStreams(1000),
 		grpc.MaxRecvMsgSize(d.MaxMessageBytes),
 	)
-	register(readable{server, d})
+	register(observed{server, d})
 	serving.Go(func() {
 		if err := server.Serve(listener); err != nil {
 			fatal(fmt.Errorf("serve on %s: %w", path, err))

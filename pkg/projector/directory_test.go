@@ -128,7 +128,8 @@ func TestMountPointsThatAreWrongAreMadeAnew(t *testing.T) {
 		}},
 		{"a link out of the volume", func(dir string) error {
 			outside := filepath.Join(filepath.Dir(dir), "outside")
-			return errors.Join(os.RemoveAll(filepath.Join(dir, "m")), os.Mkdir(outside, 0o711), os.Symlink(outside, filepath.Join(dir, "m")))
+			return errors.Join(os.RemoveAll(filepath.Join(dir, "m")), os.Mkdir(outside, 0o711),
+				os.Symlink(outside, filepath.Join(dir, "m")))
 		}},
 		{"another's", func(dir string) error { return os.Chown(filepath.Join(dir, "m/n"), 99, 99) }},
 		{"of another mode", func(dir string) error { return os.Chmod(filepath.Join(dir, "m/n"), 0o777) }},
@@ -156,8 +157,9 @@ func TestMountPointsThatAreWrongAreMadeAnew(t *testing.T) {
 
 func TestWhatCannotBeADirectoryIsRefusedAndLeavesTheOldVersion(t *testing.T) {
 	bad := map[string]string{
-		"nothing": "", "the root": ".", "absolute": "/etc", "above": "..", "leads out": "a/../../x", "not clean": "a//b", "with a slash at its end": "a/",
-		"of the layout": "..data", "with NUL": "a\x00b", "with a name that is too long": strings.Repeat("n", 256),
+		"nothing": "", "the root": ".", "absolute": "/etc", "above": "..", "leads out": "a/../../x", "not clean": "a//b",
+		"with a slash at its end": "a/",
+		"of the layout":           "..data", "with NUL": "a\x00b", "with a name that is too long": strings.Repeat("n", 256),
 		"too long": strings.Repeat("n/", 2048) + "n",
 	}
 	type change struct {
@@ -165,9 +167,12 @@ func TestWhatCannotBeADirectoryIsRefusedAndLeavesTheOldVersion(t *testing.T) {
 		says   string
 	}
 	changes := map[string]change{
-		"a mount point at a file":             {func(p *Payload) { p.MountPoints = []string{"a"} }, `another volume is mounted at "a"`},
-		"a mount point beneath a file":        {func(p *Payload) { p.MountPoints = []string{"a/m"} }, `another volume is mounted at "a/m"`},
-		"a mount point in a file's directory": {func(p *Payload) { p.MountPoints = []string{"d/m"} }, `needs a directory "d" of its own`},
+		"a mount point at a file": {func(p *Payload) { p.MountPoints = []string{"a"} },
+			`another volume is mounted at "a"`},
+		"a mount point beneath a file": {func(p *Payload) { p.MountPoints = []string{"a/m"} },
+			`another volume is mounted at "a/m"`},
+		"a mount point in a file's directory": {func(p *Payload) { p.MountPoints = []string{"d/m"} },
+			`needs a directory "d" of its own`},
 	}
 	for name, path := range bad {
 		changes["a mount point: "+name] = change{func(p *Payload) { p.MountPoints = []string{"m", path} }, "path"}

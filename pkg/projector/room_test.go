@@ -34,7 +34,10 @@ func shapes() map[string]func(r *rand.Rand) Payload {
 		"one key of 4 MiB":    func(*rand.Rand) Payload { return payload(map[string]int{"k": 4 << 20}) },
 		"one key of a page":   func(*rand.Rand) Payload { return payload(map[string]int{"k": 4096}) },
 		"a byte above a page": func(*rand.Rand) Payload { return payload(map[string]int{"k": 4097}) },
-		"one file, very deep": func(*rand.Rand) Payload { return payload(map[string]int{strings.Repeat("d/", 100) + "f": 1}) },
+		"one file, very deep": func(*rand.Rand) Payload {
+			return payload(map[string]int{strings.Repeat("d/",
+				100) + "f": 1})
+		},
 		"one long, deep path": func(*rand.Rand) Payload {
 			return payload(map[string]int{strings.Repeat(long(0, 250)+"/", 15) + "f": 1})
 		},
@@ -206,7 +209,8 @@ func TestMemoryCountsWholePagesAndEachInode(t *testing.T) {
 		{"a link that just fits", payload(file(long[1:], "")), 0, 5, 0},
 		{"a directory without files", Payload{Directories: []string{"a/b"}}, 0, 6, 2},
 		{"a directory that has a file", Payload{Directories: []string{"d"}, Files: []File{file("d/a", "")}}, 0, 6, 1},
-		{"directories that a file is in the way of", Payload{Directories: []string{"a", "a/x", "d/b/x"}, Files: []File{file("a", ""), file("d/b", "")}}, 0, 8, 1},
+		{"directories that a file is in the way of",
+			Payload{Directories: []string{"a", "a/x", "d/b/x"}, Files: []File{file("a", ""), file("d/b", "")}}, 0, 8, 1},
 		{"a directory beneath a mount point", Payload{MountPoints: []string{"m"}, Directories: []string{"m/n"}}, 0, 5, 2},
 		{"a mount point, which has no link", Payload{MountPoints: []string{"m/n"}}, 0, 5, 2},
 	} {

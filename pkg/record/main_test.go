@@ -43,7 +43,7 @@ func full() Volume {
 	}
 }
 
-// minimal is a volume with nothing set that can be left out.
+// minimal is a volume that sets only what a record must have.
 func minimal(id string) Volume {
 	return Volume{Version: version, VolumeID: id, TargetPath: "/t", Pod: Pod{UID: "u"}}
 }
@@ -65,7 +65,7 @@ func save(t testing.TB, s *Store, v Volume) {
 	}
 }
 
-// load loads what must have no bad file in it.
+// load loads all records, and fails t if there is a bad file.
 func load(t testing.TB, s *Store) map[string]Volume {
 	t.Helper()
 	volumes, bad, err := s.Load()

@@ -54,7 +54,7 @@ func TestGolden(t *testing.T) {
 	if got, want := fileName("a"), "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb.json"; got != want {
 		t.Errorf("file name of volume a: %s, want %s", got, want)
 	}
-	// A field that full leaves out would not be noticed above.
+	// The comparison above would not notice a field that full leaves out.
 	everyFieldSet(t, "Volume", reflect.ValueOf(full()))
 	if got := load(t, s); !reflect.DeepEqual(got, map[string]Volume{"csi-1": full(), "csi-0": minimal("csi-0")}) {
 		t.Errorf("loaded %+v", got)
@@ -358,7 +358,7 @@ func TestLoadOfBadFiles(t *testing.T) {
 				if !reflect.DeepEqual(got, want) || len(volumes) != len(want) {
 					t.Errorf("%s load: got %+v", round, volumes)
 				}
-				// Each is reported as what it is, by its name, in a message that is fit for a log; a corrupt one once only.
+				// A bad file is reported by its name and reason in one line; a corrupt file is reported once only.
 				var wantErr error
 				switch {
 				case c.want == corrupt && round == "first":
@@ -376,7 +376,7 @@ func TestLoadOfBadFiles(t *testing.T) {
 					t.Errorf("%s load: in place: %v, aside: %v", round, inPlace, aside)
 				}
 			}
-			// Whatever was there, a record of the volume can be saved and read again.
+			// After any bad file, a record of the volume can be saved and read again.
 			if c.want != good && c.want != other && new[0] == filepath.Base(path) {
 				save(t, s, minimal("mine"))
 				if got := load(t, s); !reflect.DeepEqual(got["mine"], minimal("mine")) {

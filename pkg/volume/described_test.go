@@ -27,7 +27,8 @@ func threeSources() corev1.VolumeSource {
 	secret.Secret.Optional = ptr.To(true)
 	return projectedVolume(
 		secret,
-		configMapProjection("b", corev1.KeyToPath{Key: "k", Path: "conf/k", Mode: ptr.To[int32](0o600), User: ptr.To[int64](7)}),
+		configMapProjection("b", corev1.KeyToPath{Key: "k", Path: "conf/k", Mode: ptr.To[int32](0o600),
+			User: ptr.To[int64](7)}),
 		corev1.VolumeProjection{DownwardAPI: &corev1.DownwardAPIProjection{Items: []corev1.DownwardAPIVolumeFile{
 			{Path: "labels", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.labels"}},
 			{Path: "app", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.labels['app']"}},
@@ -139,7 +140,8 @@ func TestPathsAsKubeletTakesThem(t *testing.T) {
 		want[path] = "v"
 	}
 	h.secret("keys", content{"k": "v"})
-	r := h.described("v", secretVolume("keys", items...), "uid", "1000", "mode/new\nline", "0600", "uid/certs.d/host:5000/ca.crt", "7")
+	r := h.described("v", secretVolume("keys", items...), "uid", "1000", "mode/new\nline", "0600",
+		"uid/certs.d/host:5000/ca.crt", "7")
 	h.publish(r)
 	h.present(r, want)
 	h.hasPermissions(r, map[string]permissions{"new\nline": {0o600, 1000, 0}, "certs.d/host:5000/ca.crt": {0o644, 7, 0}})
@@ -186,14 +188,15 @@ func TestSourcesSurviveARestart(t *testing.T) {
 	h.unpublish(r)
 }
 
-// fullyDescribed returns a harness with a volume for which the pod says all that it can say, and the files that the volume
-// shows for the value of its Secret's only key.
+// fullyDescribed returns a harness with a volume for which the pod says all that it can say. want are the files for a value
+// of the Secret's only key.
 func fullyDescribed(t *testing.T) (h *harness, r Request, want func(value string) content) {
 	h = newFakeHarness(t)
 	h.secret("keys", content{"k": "1"})
 	described := secretVolume("keys", "k", "d/f", "k", "g")
 	s := described.Secret
-	s.DefaultMode, s.DefaultUser, s.Items[0].Mode, s.Items[0].User = ptr.To[int32](0o440), ptr.To[int64](70), ptr.To[int32](0o600), ptr.To[int64](71)
+	s.DefaultMode, s.DefaultUser, s.Items[0].Mode, s.Items[0].User = ptr.To[int32](0o440), ptr.To[int64](70),
+		ptr.To[int32](0o600), ptr.To[int64](71)
 	r = h.request("v", "volume", "described", "gid", "2000", "gid/g", "2001", "dirMode", "0711")
 	h.describe(r, described, func(pod *corev1.Pod) {
 		c := &pod.Spec.Containers[0]
@@ -313,16 +316,22 @@ func TestADescriptionThatIsNotThereLeavesNothing(t *testing.T) {
 		want    error
 		says    []string
 	}{
-		{"no volume of the name", "nowhere", func(*harness, Request) {}, ErrInvalid, []string{"volumeAttributes[volume]", `"nowhere"`, "has no volume of this name"}},
-		{"the volume itself", "v", func(*harness, Request) {}, ErrInvalid, []string{"volumeAttributes[volume]", "another volume"}},
+		{"no volume of the name", "nowhere", func(*harness, Request) {}, ErrInvalid,
+			[]string{"volumeAttributes[volume]", `"nowhere"`, "has no volume of this name"}},
+		{"the volume itself", "v", func(*harness, Request) {}, ErrInvalid,
+			[]string{"volumeAttributes[volume]", "another volume"}},
 		{"a volume of another type", "described", func(h *harness, r Request) {
 			h.describe(r, corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}})
-		}, ErrInvalid, []string{"volumeAttributes[volume]", `"described"`, "none of secret, configMap, downwardAPI and projected"}},
+		}, ErrInvalid, []string{"volumeAttributes[volume]", `"described"`,
+			"none of secret, configMap, downwardAPI and projected"}},
 		{"a token, which only kubelet can make", "described", func(h *harness, r Request) {
-			h.describe(r, projectedVolume(secretProjection("keys"), corev1.VolumeProjection{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "t"}}))
+			h.describe(r, projectedVolume(secretProjection("keys"),
+				corev1.VolumeProjection{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "t"}}))
 		}, ErrInvalid, []string{"only kubelet can make"}},
-		{"the pod may not be read", "described", func(h *harness, _ Request) { h.fake.failPod(source.ErrForbidden) }, source.ErrForbidden, []string{"read the pod"}},
-		{"the pod can't be read now", "described", func(h *harness, _ Request) { h.fake.failPod(source.ErrUnavailable) }, source.ErrUnavailable, []string{"read the pod"}},
+		{"the pod may not be read", "described", func(h *harness, _ Request) { h.fake.failPod(source.ErrForbidden) },
+			source.ErrForbidden, []string{"read the pod"}},
+		{"the pod can't be read now", "described", func(h *harness, _ Request) { h.fake.failPod(source.ErrUnavailable) },
+			source.ErrUnavailable, []string{"read the pod"}},
 		{"another pod of the name", "described", func(h *harness, r Request) {
 			r.Pod.UID = "another"
 			h.describe(r, secretVolume("keys"))
@@ -377,7 +386,8 @@ func memoryLimit() corev1.VolumeSource {
 
 func TestWithoutALimitAFileShowsTheNodesAllocatable(t *testing.T) {
 	h := newFakeHarness(t)
-	h.fake.setAllocatable(corev1.ResourceList{"memory": resource.MustParse("8Gi"), "cpu": resource.MustParse("3500m")}, nil)
+	h.fake.setAllocatable(corev1.ResourceList{"memory": resource.MustParse("8Gi"), "cpu": resource.MustParse("3500m")},
+		nil)
 	r := h.request("v", "volume", "described", "uid", "1000")
 	h.describe(r, memoryLimit())
 	h.fake.setFields(r, "1", content{"app/": "", "app/limits.cpu": "2"})
@@ -444,7 +454,8 @@ func TestMountPointsSurviveRefreshesAndWhatIsMountedOnThemToo(t *testing.T) {
 		}
 		inodes[path] = st.Ino
 	}
-	h.hasPermissions(r, map[string]permissions{"data": {0o750, 1000, 2000}, "run": {0o750, 1000, 2000}, "run/deep": {0o750, 1000, 2000}})
+	h.hasPermissions(r, map[string]permissions{"data": {0o750, 1000, 2000}, "run": {0o750, 1000, 2000},
+		"run/deep": {0o750, 1000, 2000}})
 	container, undo := testkit.AsContainer(t, r.TargetPath)
 	defer undo()
 	must(t, unix.Mount("other", filepath.Join(container, "data"), "tmpfs", 0, "size=64k"))
@@ -511,11 +522,13 @@ func TestASubPathCanBeAMountPoint(t *testing.T) {
 	h := newFakeHarness(t)
 	h.secret("keys", content{"k": "1"})
 	r := h.request("v", "volume", "described", "uid", "1000")
-	h.describe(r, secretVolume("keys"), mounted("other", "/v/data"), mounted("other", "/v/run/deep"), func(pod *corev1.Pod) {
-		pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: "second", VolumeMounts: []corev1.VolumeMount{
-			{Name: "v", MountPath: "/a", SubPath: "data"}, {Name: "v", MountPath: "/b", SubPath: "data/sub"}, {Name: "v", MountPath: "/c", SubPath: "run"},
-		}})
-	})
+	h.describe(r, secretVolume("keys"), mounted("other", "/v/data"), mounted("other", "/v/run/deep"),
+		func(pod *corev1.Pod) {
+			pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: "second", VolumeMounts: []corev1.VolumeMount{
+				{Name: "v", MountPath: "/a", SubPath: "data"}, {Name: "v", MountPath: "/b", SubPath: "data/sub"},
+				{Name: "v", MountPath: "/c", SubPath: "run"},
+			}})
+		})
 	h.publish(r)
 	h.present(r, content{"k": "1"})
 	want := map[string]permissions{}
@@ -592,7 +605,8 @@ func TestAPATHWhoseFileGoesIsNoErrorOfARefresh(t *testing.T) {
 
 func TestDownward(t *testing.T) {
 	pod := source.Content{Data: content{
-		"metadata.name": "web-0", "metadata.labels['a']": "b", "app/": "", "app/limits.cpu": "1500m", "app/requests.cpu": "1m",
+		"metadata.name": "web-0", "metadata.labels['a']": "b", "app/": "", "app/limits.cpu": "1500m",
+		"app/requests.cpu":  "1m",
 		"app/limits.memory": "100Mi", "app/requests.memory": "1025", "app/limits.hugepages-2Mi": "4Mi", "idle/": "",
 		"idle/limits.memory": "0",
 	}.bytes()}

@@ -16,7 +16,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 )
 
-// fakeSource is a Source whose answers, and their time, the test chooses. It notifies subscribers as package source does.
+// fakeSource is a Source whose answers the test chooses, and their time. It notifies subscribers as package source does.
 type fakeSource struct {
 	mu       sync.Mutex
 	objects  map[source.Ref]*fakeObject
@@ -63,7 +63,7 @@ func (f *fakeSource) object(ref source.Ref) *fakeObject {
 	return o
 }
 
-// hang makes the state of an object unknown, until set or fail. It returns a channel that is closed when somebody waits.
+// hang makes the state of an object unknown, until set or fail. The channel is closed when somebody waits.
 func (f *fakeSource) hang(ref source.Ref) (waiting <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

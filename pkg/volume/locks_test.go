@@ -31,7 +31,7 @@ func (l *locks) isEmpty() bool {
 
 func TestLocksLetOneInAndAreForgotten(t *testing.T) {
 	var l locks
-	// Not atomic: it is the lock's part to keep them apart, and the race detector's to tell.
+	// Not atomic: the locks serialise the goroutines, and the race detector sees whether they do.
 	counts := make([]int, 10)
 	var all sync.WaitGroup
 	for i := range 1000 {

@@ -90,7 +90,7 @@ func TestRunEndsWithAllThatItStarted(t *testing.T) {
 		return !strings.Contains(s, "volume.(*Manager)") && !strings.Contains(s, "workqueue.")
 	})
 
-	// Calls that came in late still do their part, and no volume is lost.
+	// Calls that come after the end of Run still work, and no volume is lost.
 	h.publish(requests[2])
 	h.present(requests[2], content{"k": "1"})
 	h.unpublish(requests[2])
@@ -259,7 +259,7 @@ func TestReadyWhileRecordsCanBeWritten(t *testing.T) {
 	says("ready again")
 	cancel()
 	<-ended
-	// Compact: klog writes an error once for each severity below it.
+	// Compact: klog writes an error once more for each lower severity.
 	if lines := slices.Compact(strings.Split(strings.TrimSpace(logged.Text()), "\n")); len(lines) != 2 || !strings.Contains(lines[0], "Not ready") {
 		t.Errorf("the log has not two lines:\n%s", strings.Join(lines, "\n"))
 	}

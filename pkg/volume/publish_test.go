@@ -27,7 +27,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
-// atErr is a context whose Err the test answers: Publish asks it between one step and the next.
+// atErr is a context whose Err is a function of the test: Publish calls Err between two steps.
 type atErr struct {
 	context.Context
 	err func() error
@@ -97,7 +97,7 @@ func TestRecordComesBeforeTheMount(t *testing.T) {
 func faults() []fault {
 	bg := context.Background
 	secret := func(attrs ...string) []string { return append([]string{"secretName", "keys"}, attrs...) }
-	// source returns a fault by what the object answers.
+	// object returns a fault in which the source can't read the object.
 	object := func(name string, reason, want error, says ...string) fault {
 		return fault{name: name, attrs: secret(), want: want, says: append(says, `Secret "ns/keys"`),
 			prepare: func(h *harness, _ *Request) context.Context { h.fake.fail(secretRef("keys"), reason); return bg() }}
@@ -299,7 +299,7 @@ func foreignTmpfs(t testing.TB, dir string) {
 	must(t, os.WriteFile(filepath.Join(dir, "precious"), []byte("precious"), 0o600))
 }
 
-// readOnly makes a directory read-only until t ends, or undo is called, for root too.
+// readOnly makes a directory read-only, also for root, until t ends or undo is called.
 func readOnly(t testing.TB, dir string) (undo func()) {
 	t.Helper()
 	must(t, unix.Mount(dir, dir, "", unix.MS_BIND, ""))
@@ -421,7 +421,8 @@ func TestPublishAgain(t *testing.T) {
 		}
 	}
 
-	// Kubelet publishes each running volume again after its restart, and keeps its pods back until it gets its yes (F-12, contract 4.4).
+	// After its restart kubelet publishes each volume of a running pod again, and starts no container of the pod until that
+	// succeeds (F-12, contract 4.4).
 	for _, reason := range []error{source.ErrUnavailable, source.ErrForbidden, source.ErrNotFound} {
 		t.Run("while the object is: "+reason.Error(), func(t *testing.T) {
 			h, r := setUp(t)
@@ -510,7 +511,7 @@ func TestATargetThatIsNotAsItMustBeIsAPublishThatFailed(t *testing.T) {
 	}
 }
 
-// Kubelet sends the same for a Secret without data and for none.
+// Kubelet sends the same request for a Secret without data and for a volume without nodePublishSecretRef.
 func TestContentOfTheRequestThatIsEmpty(t *testing.T) {
 	t.Run("is none for a first publish (H-067)", func(t *testing.T) {
 		h := newFakeHarness(t)
@@ -545,7 +546,7 @@ func TestContentOfTheRequestThatIsEmpty(t *testing.T) {
 	}
 }
 
-// mountID tells one mount from another, whatever its limits are by now.
+// mountID identifies the mount at the target; it does not change when the mount's limits do.
 func mountID(t testing.TB, r Request) uint64 {
 	t.Helper()
 	target, err := tmpfs.OpenTarget(r.TargetPath)
@@ -582,14 +583,14 @@ func TestPublishAfterTheMountVanished(t *testing.T) {
 			h.secret("keys", content{"k": "v"})
 			r := h.request("v", "secretName", "keys")
 			h.publish(r)
-			// As after a deletion that the mount did not live to see.
+			// The volume becomes stale, and then its mount goes.
 			h.fake.fail(secretRef("keys"), source.ErrNotFound)
 			h.publish(r)
 			test.vanish(t, r)
 			if err := h.Publish(t.Context(), r); !errors.Is(err, source.ErrNotFound) {
 				t.Fatalf("got %v, want %v", err, source.ErrNotFound)
 			}
-			// The directory may stay: kubelet will unpublish a volume that it once got its yes for.
+			// The directory may stay: kubelet unpublishes a volume whose publish has once succeeded.
 			if h.get(r.ID) != nil || len(h.subscriptions()) > 0 || len(h.recordFiles()) > 0 || len(testkit.MountsBelow(t, r.TargetPath)) > 0 {
 				t.Errorf("something is left: %s", h.snapshot())
 			}
@@ -686,8 +687,7 @@ func TestPublishAdoptsAMountWhoseRecordIsLost(t *testing.T) {
 	})
 }
 
-// Two drivers at one time, or somebody who unmounts and publishes by other means: the volume is known, and what is mounted is ours
-// but another.
+// Another process of the driver has replaced the mount: the volume is known, and another tmpfs of the driver is mounted.
 func TestPublishAdoptsAnotherTmpfsOfOurs(t *testing.T) {
 	h := newFakeHarness(t)
 	h.secret("keys", content{"k": "v"})
@@ -746,7 +746,7 @@ func TestPublishOfManyVolumesAtOnceWatchesEachObjectOnce(t *testing.T) {
 	}
 }
 
-// F-34: the object changes after its content was read and before the volume is known.
+// F-34: the object changes after the volume's content was read and before the volume is published.
 func TestChangeDuringPublishIsNotLost(t *testing.T) {
 	for _, running := range []bool{true, false} {
 		t.Run(fmt.Sprintf("with Run under way: %v", running), func(t *testing.T) {
@@ -833,7 +833,7 @@ func TestAVolumeSurvivesItsRecord(t *testing.T) {
 	}
 }
 
-// The mount table has a mount of ours at the target, but it is not the one that is seen there.
+// A mount of this driver is at the target, but another mount covers it.
 func TestPublishDoesNotAdoptWhatIsMountedOverAVolume(t *testing.T) {
 	for _, test := range []struct {
 		name    string

@@ -23,7 +23,7 @@ func takes(keys, pages int) int64 {
 	return int64(3+2*keys)*projector.InodeBytes + int64(pages*os.Getpagesize())
 }
 
-// refusedByLimit publishes a volume that must not come to be, and checks that nothing of it is left.
+// refusedByLimit publishes a volume that must be refused, and checks that nothing of the volume is left.
 func (h *harness) refusedByLimit(r Request, flag string) {
 	h.t.Helper()
 	before := h.snapshot()
@@ -70,7 +70,7 @@ func TestTheVolumesOfTheNodeTakeAsMuchMemoryAsTheyMay(t *testing.T) {
 	h.refusedByLimit(b, fmt.Sprintf("with these %d bytes the volumes of the node would take more than the %d that they may (--max-node-bytes)", takes(2, 4), most))
 	h.publish(c)
 
-	// A refresh that does not fit leaves what is there, and the next that does is written.
+	// A refresh that does not fit leaves the old version, and the next version that fits is written.
 	h.run()
 	h.secret("one", content{"a": "1", "b": "2", "c": "3"})
 	h.becomesStale(c, "--max-node-bytes")

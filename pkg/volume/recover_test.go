@@ -73,7 +73,7 @@ func TestRecoverTakesUpWhatWasPublished(t *testing.T) {
 	}
 }
 
-// What is never refreshed is never read again.
+// A volume with refresh off is never read again, so its record has its size.
 func TestTheSizeOfAVolumeIsKnownAfterARestart(t *testing.T) {
 	h := newFakeHarness(t)
 	h.secret("keys", content{"k": "12345"})
@@ -119,7 +119,8 @@ func TestRecoverWhileTheAPIServerIsAway(t *testing.T) {
 	}
 }
 
-// A record is input: what the machine does not bear out counts for nothing, and nothing that it names is touched.
+// A record is input: a record that does not agree with the machine is not used, and nothing that the record names is
+// touched.
 func TestRecoverDoesNotTrustRecords(t *testing.T) {
 	tamper := func(change func(*record.Volume)) func(*testing.T, *harness, Request) {
 		return func(t *testing.T, h *harness, r Request) {
@@ -142,7 +143,7 @@ func TestRecoverDoesNotTrustRecords(t *testing.T) {
 		name    string
 		prepare func(*testing.T, *harness, Request)
 		record  string
-		// adopted: the volume's own mount is still there, and a republish takes it up.
+		// adopted: the volume's own mount is still there, and a republish adopts it.
 		adopted bool
 	}{
 		{"the mount is gone, as after a reboot", func(t *testing.T, h *harness, r Request) { must(t, unix.Unmount(r.TargetPath, 0)) }, dropped, false},
@@ -271,7 +272,7 @@ func TestRecoverDoesNotTrustRecords(t *testing.T) {
 	}
 }
 
-// listing is the files below a directory, by their path, with what lstat says of each. Changes that a healthy volume may have are left out.
+// listing is what lstat says of the files below a directory, by their paths, without the time of the last access.
 func listing(t testing.TB, dir string) map[string]unix.Stat_t {
 	t.Helper()
 	all := map[string]unix.Stat_t{}
@@ -291,7 +292,7 @@ func listing(t testing.TB, dir string) map[string]unix.Stat_t {
 	return all
 }
 
-// What is wrong with one volume, or with the directory of the records, keeps the driver from nothing else.
+// A failure with one volume, or with the directory of the records, does not affect the other volumes.
 func TestRecoverGoesOn(t *testing.T) {
 	setUp := func(t *testing.T) (h *harness, sick, healthy Request) {
 		h = newFakeHarness(t)
@@ -303,7 +304,7 @@ func TestRecoverGoesOn(t *testing.T) {
 	}
 	t.Run("if a target can't be looked at", func(t *testing.T) {
 		h, sick, healthy := setUp(t)
-		// A name too long for any file system stands for all the errors that a look can end in.
+		// A name that is too long for any file system stands for all errors of an inspection.
 		h.checkAny()
 		rec := h.record(sick.ID)
 		for _, path := range h.recordFiles() {
@@ -319,7 +320,7 @@ func TestRecoverGoesOn(t *testing.T) {
 		if h.get(sick.ID) != nil || h.get(healthy.ID) == nil {
 			t.Errorf("known: %s", h.snapshot())
 		}
-		// Nothing is known against it.
+		// The mount may be there.
 		if h.record(sick.ID) == nil {
 			t.Error("the record is dropped although nobody knows whether the mount is there")
 		}

@@ -28,7 +28,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
-// inside calls f with a path below which the file system of a volume can be written to.
+// inside calls f with a path at which the file system of a volume is writable.
 func inside(t testing.TB, r Request, f func(dir string)) {
 	t.Helper()
 	target, err := tmpfs.OpenTarget(r.TargetPath)
@@ -42,7 +42,7 @@ func inside(t testing.TB, r Request, f func(dir string)) {
 	f(fmt.Sprintf("/proc/self/fd/%d", clone.Dir()))
 }
 
-// fill takes all the bytes that a volume has left, until undo is called.
+// fill uses all the free bytes of a volume, until undo is called.
 func fill(t testing.TB, r Request) (undo func()) {
 	t.Helper()
 	inside(t, r, func(dir string) {
@@ -114,7 +114,7 @@ func TestManyChangesAreFewWritesAndTheLastOneStays(t *testing.T) {
 	h.publish(r)
 	h.run()
 	testkit.Eventually(t, patience, "the queue to be empty", func() bool { return h.queue.Len() == 0 && h.locks.isEmpty() })
-	// While this call has the volume no worker can write.
+	// No worker can write while the test holds the lock of the volume.
 	unlock, err := h.locks.lock(t.Context(), r.ID)
 	must(t, err)
 	for i := range 1000 {
@@ -123,7 +123,7 @@ func TestManyChangesAreFewWritesAndTheLastOneStays(t *testing.T) {
 	unlock()
 	h.becomes(r, content{"k": "999"})
 	testkit.Eventually(t, patience, "the queue to be empty", func() bool { return h.queue.Len() == 0 && h.locks.isEmpty() })
-	// One for which a worker waited already, one for what came meanwhile.
+	// One refresh had a worker that waited for the lock, and one is for the changes that came meanwhile.
 	if n := h.counts()["refresh ok"]; n < 1 || n > 2 {
 		t.Errorf("1000 changes that came while the volume was busy took %d writes", n)
 	}
@@ -136,10 +136,10 @@ func TestRefreshThatFailsKeepsTheFiles(t *testing.T) {
 	for _, test := range []struct {
 		name      string
 		described corev1.VolumeSource
-		// fail has the next refresh fail, and returns what lets it succeed, with the content that it then shows.
+		// fail makes the next refresh fail. It returns the repair, which returns the content that the volume then shows.
 		fail func(h *harness, r Request) (repair func() content)
 		want error
-		// retried: it is tried again although nothing has changed.
+		// retried: the driver retries the refresh although nothing has changed.
 		retried bool
 	}{
 		{"the volume is full", secretVolume("keys"), func(h *harness, r Request) func() content {
@@ -223,11 +223,11 @@ func TestRefreshThatFailsKeepsTheFiles(t *testing.T) {
 					t.Errorf("it was put back %d times, although only a change helps", n)
 				}
 			}
-			// The others go on.
+			// Other volumes are refreshed.
 			h.secret("healthy", content{"k": "2"})
 			h.becomes(healthy, content{"k": "2"})
 
-			// Without another notification if it is retried.
+			// A refresh that is retried needs no notification.
 			want := repair()
 			h.becomes(r, want)
 			testkit.Eventually(t, patience, "the volume to be current", func() bool { return h.gauge("fsuser_stale_volumes") == 0 })
@@ -246,14 +246,14 @@ func objectFails(reason error) func(*harness, Request) func() content {
 	}
 }
 
-// The new version is visible, but not all its links could be made and the old version is still there: a value that was taken back could
-// be read on. The next attempt must not take the volume for current because its version is.
+// The new version is visible, but some of its links are missing, and the old version, which may hold a revoked value, is
+// still there. The next attempt must not regard the volume as current because its version is.
 func TestRefreshThatGetsHalfwayIsFinished(t *testing.T) {
 	h := newFakeHarness(t)
 	h.secret("keys", content{"a": "taken back"})
 	r := h.request("v", "secretName", "keys")
 	h.publish(r)
-	// The new version is a directory, three files and a link; after that the links b and c need an inode each, and one comes free.
+	// The new version is a directory, three files and a link. Then the links b and c need an inode each, and one is freed.
 	const leave = 5
 	inside(t, r, func(dir string) {
 		target, err := tmpfs.OpenTarget(r.TargetPath)
@@ -285,7 +285,7 @@ func TestRefreshThatGetsHalfwayIsFinished(t *testing.T) {
 		t.Errorf("%v stale volumes, want 1", n)
 	}
 
-	// Removing the old version first makes the inodes free that the links need.
+	// The removal of the old version frees the inodes that the links need.
 	must(t, h.refresh(t.Context(), r.ID))
 	h.present(r, content{"a": "new", "b": "new", "c": "new"})
 	if _, err := os.Stat(old); !errors.Is(err, fs.ErrNotExist) {
@@ -342,7 +342,8 @@ func TestVolumeThatSomebodyShrankGrowsBack(t *testing.T) {
 	h.unpublish(r)
 }
 
-// A volume that follows its objects may begin with what an API server has at hand; one that does not would keep it.
+// A volume that follows its objects may begin with a version from the API server's cache. A volume with refresh off would
+// keep that version.
 func TestVolumeWithRefreshOffAsksForTheNewest(t *testing.T) {
 	for _, refresh := range []attributes.Refresh{attributes.RefreshWatch, attributes.RefreshOff} {
 		v := testVolume(describe(t, threeSources(), "refresh", string(refresh)), nil)
@@ -436,7 +437,7 @@ func TestVolumesAreRefreshedInParallel(t *testing.T) {
 		id, _ := h.queue.Get()
 		h.queue.Done(id)
 	}
-	// Nobody goes on before three are there.
+	// Each refresh waits until three have begun.
 	together := sync.WaitGroup{}
 	together.Add(3)
 	h.fake.setAfterGet(func() { together.Done(); together.Wait() })
@@ -451,7 +452,7 @@ func TestVolumesAreRefreshedInParallel(t *testing.T) {
 	}
 }
 
-// A pod whose Secret is missing may wait for minutes, and no other volume with it.
+// A pod whose Secret is missing may wait for minutes, and no other volume may wait with it.
 func TestPublishesThatWaitHoldUpNoRefresh(t *testing.T) {
 	h := newFakeHarness(t, func(c *Config) { c.Workers = 1 })
 	h.secret("other", content{"k": "1"})
@@ -468,7 +469,7 @@ func TestPublishesThatWaitHoldUpNoRefresh(t *testing.T) {
 	h.secret("other", content{"k": "2"})
 	h.becomes(other, content{"k": "2"})
 
-	// What changes between reading and being published is for a worker again.
+	// A worker shows the change that comes after the content was read and before the volume is published.
 	var once sync.Once
 	h.fake.setAfterGet(func() { once.Do(func() { h.secret("first", content{"a": "3"}) }) })
 	h.secret("second", content{"b": "1"})

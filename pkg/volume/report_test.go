@@ -18,7 +18,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/status"
 )
 
-// eventLog collects what a driver would write as Events.
+// eventLog collects the Events of a driver.
 type eventLog struct {
 	mu     sync.Mutex
 	events []event.Event
@@ -30,7 +30,8 @@ func (l *eventLog) record(e event.Event) {
 	l.events = append(l.events, e)
 }
 
-// take returns the reasons of the events so far, and forgets them. Each must be about the pod's volume and hold the text.
+// take returns the types and reasons of the events so far, and forgets the events. Each must be about the pod's volume and
+// contain the text.
 func (l *eventLog) take(t *testing.T, r Request, says string) string {
 	t.Helper()
 	l.mu.Lock()
@@ -236,7 +237,7 @@ func TestEventsTellOnceWhatWentWrongAndThatItIsOver(t *testing.T) {
 	}
 }
 
-// An outage is told by metric and status, of each volume that would otherwise follow its object, and by nothing else.
+// Metric and status show an outage, for each volume that follows an object. There is no Event and no line in the log.
 func TestVolumesAreStaleWhileThereIsNoWordOfTheirObject(t *testing.T) {
 	h, log := eventHarness(t)
 	h.secret("keys", content{"k": "v"})

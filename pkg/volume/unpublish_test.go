@@ -83,7 +83,7 @@ func TestUnpublish(t *testing.T) {
 				t.Errorf("%v stale volumes, want none", n)
 			}
 			h.present(healthy, content{"k": "healthy"})
-			// The id is free again.
+			// The volume can be published again.
 			h.secret("keys", content{"k": "anew"})
 			must(t, os.MkdirAll(filepath.Dir(r.TargetPath), 0o750))
 			h.publish(r)
@@ -107,7 +107,7 @@ func TestUnpublishOfABusyVolume(t *testing.T) {
 	}
 }
 
-// The record of a mount that is gone is dropped by the next start.
+// The next start drops the record of a mount that is gone.
 func TestUnpublishWritesNothing(t *testing.T) {
 	h := newHarness(t)
 	h.secret("keys", content{"k": "v"})
@@ -187,7 +187,7 @@ func TestUnpublishRefuses(t *testing.T) {
 				test.want = err
 			}
 			isErr(t, err, test.want, test.says...)
-			// Also what is known stays known: there will be another call.
+			// The volume stays known: kubelet calls again.
 			h.unchanged(before)
 			if h.get(known.ID) == nil {
 				t.Error("the known volume is forgotten")
@@ -246,14 +246,14 @@ func TestPublishAndUnpublishRace(t *testing.T) {
 		if published != nil && !(errors.Is(published, context.Canceled) && i%3 == 0) || errors.Is(published, ErrLeftover) {
 			t.Fatalf("publish: %v", published)
 		}
-		// Either of the two was last; what there is agrees with one of them.
+		// The call that ended last decides whether the volume is there.
 		if h.get(r.ID) != nil {
 			h.isThere(r)
 			h.becomes(r, content{"k": fmt.Sprint(i)})
 		} else {
 			h.absent(r)
 		}
-		// What is acknowledged when nothing else is under way holds.
+		// A call that succeeds when no other call is under way has its effect.
 		if i%2 == 0 {
 			h.publish(r)
 			h.present(r, content{"k": fmt.Sprint(i)})

@@ -31,8 +31,8 @@ files of root.
 `, r.server)
 	d.WriteString(r.counts())
 	fmt.Fprintf(&d, `
-Kubernetes' external-storage suite for CSI drivers ran in the same cluster with [inline volumes](../%s)
-that show a ConfigMap of the test's namespace.
+Kubernetes' external-storage suite for CSI drivers ran in the same cluster with inline volumes that
+show a ConfigMap of the test's namespace ([definition](../%s)).
 
 The driver published %d volumes for the pods that ran, by its own metrics too, and held none when the
 pods were gone.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
@@ -63,6 +64,17 @@ type ControlPlane struct {
 }
 
 type binaries struct{ etcd, apiServer string }
+
+// StartForTest is Start with a control plane that ends with t.
+func StartForTest(t testing.TB, o Options) *ControlPlane {
+	t.Helper()
+	cp, err := Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cp.Stop)
+	return cp
+}
 
 // Start starts etcd and kube-apiserver, and returns when the API server says
 // that it is ready and the namespace `default` exists. The context bounds the

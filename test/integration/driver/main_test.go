@@ -82,12 +82,7 @@ func (i inCluster) Run() int {
 // startCluster starts a cluster of t's own, for faults that would disturb the other tests.
 func startCluster(t *testing.T) *cluster {
 	t.Helper()
-	cp, err := controlplane.Start(context.Background(), controlplane.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cp.Stop)
-	c, err := newCluster(cp, testkit.BuildDriver(t), t.TempDir())
+	c, err := newCluster(controlplane.StartForTest(t, controlplane.Options{}), testkit.BuildDriver(t), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
