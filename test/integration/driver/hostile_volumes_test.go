@@ -84,7 +84,8 @@ func numbered(n int, format string) (all []string) {
 // hostileB is the value of the key b.
 const hostileB = hostileValue + " b"
 
-func hostileVolumeCases() []hostileVolume {
+func hostileVolumeCases(t *testing.T) []hostileVolume {
+	t.Helper()
 	const refused, impossible = codes.InvalidArgument, codes.FailedPrecondition
 	keys, both := secretVolume("keys", false), files{"a": hostileValue, "b": hostileB}
 	with := func(source corev1.VolumeSource, change func(*corev1.SecretVolumeSource)) corev1.VolumeSource {
@@ -198,7 +199,7 @@ func writeManifest(t *testing.T, dir, name string, object any) {
 }
 
 func hostileVolumes(t *testing.T, c *cluster) {
-	dir, cases := t.TempDir(), hostileVolumeCases()
+	dir, cases := t.TempDir(), hostileVolumeCases(t)
 	writeManifest(t, dir, "keys", &corev1.Secret{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}, ObjectMeta: metav1.ObjectMeta{Name: "keys"},
 		StringData: map[string]string{"a": hostileValue, "b": hostileB},
