@@ -21,9 +21,9 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/test/nodeaccess"
-	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 // hostileVolume is a pod with a volume "described" and a volume ssh that names it, and what becomes of the publish of ssh.
@@ -136,6 +136,7 @@ func hostileVolumeCases(t *testing.T) []hostileVolume {
 		{name: "H-122 a defaultUser that chown takes for \"as it is\"", described: with(secretVolume("keys", false), func(s *corev1.SecretVolumeSource) { s.DefaultUser = ptr.To[int64](1<<32 - 1) }), code: refused},
 		{name: "H-122 an item's user that wraps around to root", described: secretVolume("keys", false, corev1.KeyToPath{Key: "a", Path: "a", User: ptr.To[int64](1 << 32)}), code: refused},
 		{name: "H-078 a path below another", described: secretVolume("keys", false, items("a", "x", "b", "x/y")...), code: impossible},
+		{name: "H-078 a path of 4 KiB below another", described: secretVolume("keys", false, items("a", "x", "b", strings.Repeat("x/", 2047)+"x")...), code: impossible},
 		{name: "H-081 a key that is not there", described: secretVolume("keys", false, items("z", "z")...), code: impossible},
 		{name: "H-086 one key as 60000 files", described: secretVolume("keys", false, items(many...)...), code: impossible},
 		{name: "H-089 one key below 30000 directories", described: secretVolume("keys", false, items(deep...)...), code: impossible},
@@ -145,9 +146,10 @@ func hostileVolumeCases(t *testing.T) []hostileVolume {
 		{name: "H-123 a mount point that is a file of the volume", described: keys, change: mounts("/vol/a"), code: impossible},
 		{name: "H-123 a mount point beneath a file of the volume", described: keys, change: mounts("/vol/a/b"), code: impossible},
 		{name: "H-123 3000 mount points", described: keys, change: mounts(numbered(3000, "/vol/d%d")...), code: impossible},
-		{name: "H-123 a mount point of 2048 directories", described: keys, change: mounts("/vol/" + strings.Repeat("a/", 2047) + "a"), code: impossible},
+		{name: "H-123 a mount point of 4 KiB beneath a file of the volume", described: keys, change: mounts("/vol/" + strings.Repeat("a/", 2047) + "a"), code: impossible},
+		{name: "H-123 a mount point of 2048 directories", described: keys, change: mounts("/vol/" + strings.Repeat("d/", 2047) + "d"), code: impossible},
 		{name: "H-124 3000 subPaths", described: keys, change: subPaths(numbered(3000, "d%d")...), code: impossible},
-		{name: "H-124 a subPath of 2048 directories", described: keys, change: subPaths(strings.Repeat("a/", 2047) + "a"), code: impossible},
+		{name: "H-124 a subPath of 2048 directories", described: keys, change: subPaths(strings.Repeat("d/", 2047) + "d"), code: impossible},
 		{name: "H-125 the resource of a container that is not there", described: fields(elsewhere), code: impossible},
 		{name: "H-125 a divisor below 0", described: fields(negative), code: impossible},
 	}
