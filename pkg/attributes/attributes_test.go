@@ -24,7 +24,7 @@ func with(pairs ...string) map[string]string {
 	return m
 }
 
-// specOf returns a Spec of these sources, with the defaults for all else.
+// specOf returns a Spec with these Sources and the defaults for all else.
 func specOf(sources ...Source) Spec {
 	return Spec{Sources: sources, DirMode: 0o755, Refresh: RefreshWatch}
 }
