@@ -43,7 +43,7 @@ func writeDir(parent directory, name string, n *node, p Payload) error {
 	for childName, child := range n.children {
 		if child.file != nil {
 			if err := writeFile(dir, childName, child.file); err != nil {
-				return fmt.Errorf("file %q: %w", child.file.Path, err)
+				return fmt.Errorf("file %.200q: %w", child.file.Path, err)
 			}
 			continue
 		}

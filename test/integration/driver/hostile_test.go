@@ -26,9 +26,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
-	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 const hostileValue = "what-no-message-may-hold"
