@@ -10,6 +10,8 @@ import (
 	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/text"
 )
 
 // Names returns the names of the attributes in the order in which they are best read, without those of single files
@@ -106,14 +108,4 @@ func printable(name string) string {
 }
 
 // short cuts a user's text to what fits in a message.
-func short(text string) string {
-	const limit = 64 // bytes
-	if len(text) <= limit {
-		return text
-	}
-	end := limit
-	for end > limit-utf8.UTFMax && !utf8.RuneStart(text[end]) {
-		end--
-	}
-	return text[:end] + "…"
-}
+func short(value string) string { return text.Shorten(value, 64) }
