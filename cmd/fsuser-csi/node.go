@@ -28,7 +28,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
-// maxVerbosity is the highest level of the log: from 6 on the API client logs requests, and from 8 on their bodies, which are Secrets.
+// maxVerbosity is the highest verbosity of the log. From 6 on, the API client logs requests, and from 8 on their bodies,
+// which are Secrets.
 const maxVerbosity = 5
 
 const defaultStateDir = "/run/" + driver.Name
@@ -72,33 +73,50 @@ func newNodeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "node",
 		Short: "Run the driver on a node",
-		Long: `node serves CSI to the kubelet of this node and registers itself with it. It needs root with CAP_SYS_ADMIN, Linux 5.12 or later, and
-kubelet's root directory at its own path with shared mount propagation (in a DaemonSet: mountPropagation: Bidirectional).`,
+		Long: `node serves CSI to the kubelet of this node and registers with it. It needs root with CAP_SYS_ADMIN, Linux 5.12 or
+later, and kubelet's root directory at the same path as on the host, with shared mount propagation (in a DaemonSet:
+mountPropagation: Bidirectional).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.nodeName, "node-name", os.Getenv("NODE_NAME"), "name of this Kubernetes node (default: the environment variable NODE_NAME)")
-	f.StringVar(&o.kubeletRoot, "kubelet-root", "/var/lib/kubelet", "kubelet's root directory (its --root-dir), mounted here at the same path")
-	f.StringVar(&o.endpoint, "endpoint", "", "path of the CSI socket, the same on the host (default: plugins/fsuser.csi.io/csi.sock below --kubelet-root)")
-	f.BoolVar(&o.register, "register", true, "register with kubelet, by a socket in plugins_registry below --kubelet-root")
-	f.StringVar(&o.stateDir, "state-dir", defaultStateDir, "directory for the records of published volumes; one that a reboot empties")
-	f.StringVar(&o.access, "access", accessNode, `who reads the objects: "node" (this node, by constrained impersonation: only what its pods declare), or "service-account" (whatever RBAC gives the driver)`)
-	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file for the API server (default: the service account of the pod)")
-	f.StringVar(&o.manifests, "manifests", "", "read Secrets, ConfigMaps and pods from the manifests in this directory instead of an API server")
-	f.StringVar(&o.httpAddress, "http-address", "", "address:port for /healthz, /readyz and /metrics, on loopback or the pod's IP (default: not served)")
-	f.StringVar(&o.selinuxContext, "selinux-context", "system_u:object_r:container_file_t:s0", "SELinux context of the files; used where SELinux is enabled")
-	f.StringVar(&o.requestChecks, "request-checks", "strict", `what requests must be like: "strict" (a real kubelet's), or "csi-sanity" (any path and id; never in a cluster)`)
-	f.Int64Var(&o.maxVolumeBytes, "max-volume-bytes", 4<<20, "most content that one volume may hold, in bytes; its tmpfs may grow to twice that")
-	f.IntVar(&o.maxVolumeFiles, "max-volume-files", 2048, "most files and directories that one volume may have")
-	f.IntVar(&o.maxVolumes, "max-volumes", 2000, "most volumes on this node")
-	f.Int64Var(&o.maxNodeBytes, "max-node-bytes", 1<<30, "most memory that one version of all volumes may take, in bytes: content in whole pages, and 1.5 KiB for each file, directory and link")
-	f.IntVar(&o.maxWatchedObjects, "max-watched-objects", 4000, "most objects that are watched")
-	f.IntVar(&o.maxMessageBytes, "max-message-bytes", 4<<20, "longest request that is read, in bytes")
-	f.Uint64Var(&o.maxOpenFiles, "max-open-files", 65536, "most file descriptors, if the hard limit allows as many")
-	f.IntVar(&o.refreshWorkers, "refresh-workers", 4, "volumes that are refreshed at the same time")
-	f.DurationVar(&o.collectInterval, "collect-interval", time.Minute, "interval for garbage-collecting volumes of deleted pods and checking that --state-dir is writable")
-	f.BoolVar(&o.seccomp, "seccomp", true, "have the kernel refuse the system calls that the driver does not make; false where kernel or architecture has no such filter")
+	f.StringVar(&o.nodeName, "node-name", os.Getenv("NODE_NAME"),
+		"name of this Kubernetes node (default: the environment variable NODE_NAME)")
+	f.StringVar(&o.kubeletRoot, "kubelet-root", "/var/lib/kubelet",
+		"kubelet's root directory (its --root-dir), mounted at the same path as on the host")
+	f.StringVar(&o.endpoint, "endpoint", "", "path of the CSI socket, the same as on the host "+
+		"(default: plugins/fsuser.csi.io/csi.sock below --kubelet-root)")
+	f.BoolVar(&o.register, "register", true,
+		"register with kubelet, through a socket in plugins_registry below --kubelet-root")
+	f.StringVar(&o.stateDir, "state-dir", defaultStateDir,
+		"directory for the records of published volumes; a reboot must empty it")
+	f.StringVar(&o.access, "access", accessNode, "identity that reads the objects: \"node\" (this node, by constrained "+
+		"impersonation: only objects that its pods declare) or \"service-account\" (objects that RBAC allows)")
+	f.StringVar(&o.kubeconfig, "kubeconfig", "",
+		"kubeconfig file for the API server (default: the pod's service account)")
+	f.StringVar(&o.manifests, "manifests", "",
+		"directory of manifests; Secrets, ConfigMaps and pods are read from it instead of an API server")
+	f.StringVar(&o.httpAddress, "http-address", "",
+		"address:port for /healthz, /readyz and /metrics, on loopback or the pod's IP (default: not served)")
+	f.StringVar(&o.selinuxContext, "selinux-context", "system_u:object_r:container_file_t:s0",
+		"SELinux context of the files, used if SELinux is enabled")
+	f.StringVar(&o.requestChecks, "request-checks", "strict",
+		"requests that are accepted: \"strict\" (those of a real kubelet) or \"csi-sanity\" (any path and id; never in a cluster)")
+	f.Int64Var(&o.maxVolumeBytes, "max-volume-bytes", 4<<20,
+		"maximum content of one volume in bytes; its tmpfs may grow to twice that size")
+	f.IntVar(&o.maxVolumeFiles, "max-volume-files", 2048, "maximum number of files and directories of one volume")
+	f.IntVar(&o.maxVolumes, "max-volumes", 2000, "maximum number of volumes on this node")
+	f.Int64Var(&o.maxNodeBytes, "max-node-bytes", 1<<30, "maximum memory of one version of all volumes in bytes: content "+
+		"in whole pages, and 1.5 KiB for each file, directory and link")
+	f.IntVar(&o.maxWatchedObjects, "max-watched-objects", 4000, "maximum number of watched objects")
+	f.IntVar(&o.maxMessageBytes, "max-message-bytes", 4<<20, "maximum length of a request in bytes")
+	f.Uint64Var(&o.maxOpenFiles, "max-open-files", 65536,
+		"maximum number of open file descriptors; the hard limit of the process bounds it")
+	f.IntVar(&o.refreshWorkers, "refresh-workers", 4, "number of volumes that are refreshed at the same time")
+	f.DurationVar(&o.collectInterval, "collect-interval", time.Minute,
+		"interval for garbage-collecting volumes of deleted pods and checking that --state-dir is writable")
+	f.BoolVar(&o.seccomp, "seccomp", true, "forbid the system calls that the driver does not make; set it to false if the "+
+		"kernel or the architecture has no seccomp filters")
 	f.IntVarP(&o.verbosity, "v", "v", 0, fmt.Sprintf("verbosity of the log, 0 to %d", maxVerbosity))
 	return cmd
 }
@@ -112,8 +130,8 @@ func (o nodeOptions) run(ctx context.Context) error {
 		return err
 	}
 	defer klog.Flush()
-	// Each node pays for the memory, and there is little to collect: with 50, 500 volumes take 2 MiB less, at no cost that
-	// make bench shows.
+	// Every node needs this memory, and the driver has little garbage. With 50, 500 volumes take 2 MiB less, and make
+	// bench shows no slowdown.
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(50)
 	}
@@ -142,11 +160,12 @@ func (o nodeOptions) run(ctx context.Context) error {
 	}
 	defer unlock()
 	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), o.limits(openFiles), noSwap(features.NoSwap))
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		o.limits(openFiles), noSwap(features.NoSwap))
 	return agent{o, binding, features, records, metrics}.run(ctx)
 }
 
-// check refuses flags with which nothing could work.
+// check refuses flags with which the driver can't work.
 func (o nodeOptions) check() error {
 	switch {
 	case o.requestChecks != "strict" && o.requestChecks != "csi-sanity":
@@ -169,15 +188,16 @@ func (o nodeOptions) setUpLog() error {
 	}
 	// Go's HTTP client reads the variable before main, and nothing can turn it off afterwards.
 	if strings.Contains(os.Getenv("GODEBUG"), "http2debug=") {
-		return errors.New("the environment variable GODEBUG has http2debug in it: the API client would log Secrets and the driver's token; take it out")
+		return errors.New("the environment variable GODEBUG has http2debug in it: the API client would log Secrets and " +
+			"the driver's token; take it out")
 	}
 	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(flags)
 	return flags.Set("v", strconv.Itoa(o.verbosity))
 }
 
-// limitOpenFiles sets how many file descriptors the process may have, and returns the number. The hard limit is the
-// administrator's, and stays.
+// limitOpenFiles sets the maximum number of the process's file descriptors, and returns it. The administrator's hard limit
+// bounds it.
 func limitOpenFiles(most uint64) (now uint64, err error) {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
@@ -187,11 +207,12 @@ func limitOpenFiles(most uint64) (now uint64, err error) {
 	return limit.Cur, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
 }
 
-// limits is the metric for what the flags allow.
+// limits returns the metric of the limits that the flags set.
 func (o nodeOptions) limits(openFiles uint64) prometheus.Collector {
 	limits := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "fsuser_limit",
-		Help: "What the driver allows: bytes of a volume, its files and directories, volumes of the node, node_bytes (see fsuser_volume_memory_bytes), watched_objects, bytes of a request, open files.",
+		Help: "What the driver allows: bytes of a volume, its files and directories, volumes of the node, " +
+			"node_bytes (see fsuser_volume_memory_bytes), watched_objects, bytes of a request, open files.",
 	}, []string{"limit"})
 	for name, limit := range map[string]float64{
 		"volume_bytes": float64(o.maxVolumeBytes), "volume_files": float64(o.maxVolumeFiles), "volumes": float64(o.maxVolumes),
@@ -203,16 +224,22 @@ func (o nodeOptions) limits(openFiles uint64) prometheus.Collector {
 	return limits
 }
 
-// checkLimits refuses limits that are too low for anything.
+// checkLimits refuses limits with which no volume can be published.
 func (o nodeOptions) checkLimits() error {
 	for _, limit := range []struct {
 		flag         string
 		value, least int64
 	}{
-		{"max-volume-bytes", o.maxVolumeBytes, 1}, {"max-volume-files", int64(o.maxVolumeFiles), 1}, {"max-volumes", int64(o.maxVolumes), 1},
-		{"max-node-bytes", o.maxNodeBytes, 1}, {"max-watched-objects", int64(o.maxWatchedObjects), 1}, {"refresh-workers", int64(o.refreshWorkers), 1},
-		// A request with a nodePublishSecretRef may be as long as a Secret; sockets, connections and watches need descriptors of their own.
-		{"max-message-bytes", int64(o.maxMessageBytes), 1 << 16}, {"max-open-files", int64(min(o.maxOpenFiles, math.MaxInt64)), 64},
+		{"max-volume-bytes", o.maxVolumeBytes, 1},
+		{"max-volume-files", int64(o.maxVolumeFiles), 1},
+		{"max-volumes", int64(o.maxVolumes), 1},
+		{"max-node-bytes", o.maxNodeBytes, 1},
+		{"max-watched-objects", int64(o.maxWatchedObjects), 1},
+		{"refresh-workers", int64(o.refreshWorkers), 1},
+		// A request with a nodePublishSecretRef may be as long as a Secret.
+		{"max-message-bytes", int64(o.maxMessageBytes), 1 << 16},
+		// Sockets, connections and watches need descriptors of their own.
+		{"max-open-files", int64(min(o.maxOpenFiles, math.MaxInt64)), 64},
 	} {
 		if limit.value < limit.least {
 			return fmt.Errorf("--%s is %d; it must be at least %d", limit.flag, limit.value, limit.least)
@@ -221,29 +248,34 @@ func (o nodeOptions) checkLimits() error {
 	return nil
 }
 
-// selfTest finds at the start what would make each pod fail later.
+// selfTest finds problems of the node with which every publish would fail.
 func selfTest(binding driver.Binding) (tmpfs.Features, error) {
 	features, err := tmpfs.Probe()
 	if err != nil {
 		return features, err
 	}
 	if st, err := os.Stat(binding.PodsDir()); err != nil || !st.IsDir() {
-		return features, fmt.Errorf("%s is not there or no directory; is --kubelet-root kubelet's root directory?", binding.PodsDir())
+		return features, fmt.Errorf("%s is not there or no directory; is --kubelet-root kubelet's root directory?",
+			binding.PodsDir())
 	}
 	shared, err := tmpfs.IsShared(binding.PodsDir())
 	if err != nil {
 		return features, err
 	}
 	if !shared {
-		return features, fmt.Errorf("mounts below %s would not reach the host: it lies on a mount without shared propagation; in a DaemonSet set mountPropagation: Bidirectional, elsewhere run: mount --make-rshared <mount point>", binding.PodsDir())
+		return features, fmt.Errorf("mounts below %s would not reach the host: it lies on a mount without shared "+
+			"propagation; in a DaemonSet set mountPropagation: Bidirectional, elsewhere run: "+
+			"mount --make-rshared <mount point>", binding.PodsDir())
 	}
 	return features, nil
 }
 
-// noSwap is the metric for whether the kernel keeps the volumes out of swap.
+// noSwap returns the metric that shows whether the kernel keeps the volumes out of swap.
 func noSwap(has bool) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "fsuser_noswap", Help: "1 if volumes are never written to swap, 0 if the kernel can't promise that (before Linux 6.4, or in a user namespace).",
+		Name: "fsuser_noswap",
+		Help: "1 if volumes are never written to swap, 0 if the kernel can't promise that (before Linux 6.4, or in a user " +
+			"namespace).",
 	}, func() float64 {
 		if has {
 			return 1
@@ -268,10 +300,11 @@ func warnOfSwap(noSwap bool, swaps string) {
 		name, _, _ := strings.Cut(line, " ")
 		names = append(names, name)
 	}
-	klog.ErrorS(err, "Secrets may be written to the disk: the node has swap, and its kernel can't keep a tmpfs out of it (that takes Linux 6.4, outside of user namespaces); turn swap off or have it encrypted", "swap", names)
+	klog.ErrorS(err, "Secrets may be written to the disk: the node has swap, and its kernel can't keep a tmpfs out of it "+
+		"(that takes Linux 6.4, outside of user namespaces); turn swap off or have it encrypted", "swap", names)
 }
 
-// lockDir keeps other drivers away from the records in dir, by a file lock that ends with the process.
+// lockDir locks the records in dir against other drivers, by a file lock that ends with the process.
 func lockDir(dir string) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {

@@ -20,16 +20,16 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/status"
 )
 
-// statusSocket is the socket in the state directory, which only root can enter, on which the driver answers "fsuser-csi
-// status".
+// statusSocket is the socket on which the driver answers "fsuser-csi status". It is in the state directory, which only root
+// can enter.
 const statusSocket = "status.sock"
 
 func newStatusCommand() *cobra.Command {
 	var stateDir, output string
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show the volumes of this node, and which of them are not current and why",
-		Long: `status asks the driver that runs on this node what it knows of its volumes. In a cluster:
+		Short: "Show the volumes of this node, and why a volume is stale",
+		Long: `status asks the driver on this node for its volumes and their state. In a cluster:
 
   kubectl -n fsuser-csi exec ds/fsuser-csi -- /fsuser-csi status`,
 		Args: cobra.NoArgs,
@@ -50,8 +50,8 @@ func newStatusCommand() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&stateDir, "state-dir", defaultStateDir, "the driver's --state-dir")
-	f.StringVarP(&output, "output", "o", "table", `"table" or "json"`)
+	f.StringVar(&stateDir, "state-dir", defaultStateDir, "state directory of the running driver (its --state-dir)")
+	f.StringVarP(&output, "output", "o", "table", `output format: "table" or "json"`)
 	return cmd
 }
 

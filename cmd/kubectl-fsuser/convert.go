@@ -33,30 +33,30 @@ func newConvertCommand() *cobra.Command {
 	var c conversion
 	cmd := &cobra.Command{
 		Use:   "convert [flags] " + filesUse,
-		Short: "Put the driver in front of Secret, ConfigMap and projected volumes in manifests, and back",
+		Short: "Convert Secret, ConfigMap, downwardAPI and projected volumes in manifests to the driver, and back",
 		Long: `convert edits pods and pod templates in manifests and prints the result. Each mounted secret, configMap, downwardAPI
-and projected volume stays as it is; a csi volume that names it is added, and the mounts point to the csi volume. Every
-other byte stays. Volumes that cannot be converted are listed on standard error.
+and projected volume stays in the manifest. convert adds a csi volume that names it, and changes the mounts to the csi
+volume. No other byte changes. Standard error lists the volumes that cannot be converted.
 
   kubectl fsuser convert --uid 1000 --diff deploy.yaml
   helm template my-chart | kubectl fsuser convert - | kubectl apply -f -
 
-Without --uid the files belong to the volume's defaultUser, or to the runAsUser that the containers which mount the
-volume have in common. With --back the csi volumes are removed, and the mounts point to Kubernetes' own volumes again.
+Without --uid, the files belong to the volume's defaultUser, or to the common runAsUser of the containers that mount the
+volume. With --back, convert removes the csi volumes and changes the mounts back to Kubernetes' own volumes.
 
-Exit codes: 0 no volume had to be left as it is, 1 some had to, 2 wrong usage, or something could not be read.`,
+Exit codes: 0 all volumes could be converted, 1 some could not, 2 wrong usage or unreadable input.`,
 		Args: needFiles,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.run(args, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	f := cmd.Flags()
-	f.BoolVar(&c.back, "back", false, "convert from the driver's volumes to Kubernetes' own")
-	f.StringVar(&c.uid, "uid", "", "owner of the files of volumes that have no defaultUser")
-	f.StringVar(&c.gid, "gid", "", "group of the files")
-	f.BoolVarP(&c.write, "write", "w", false, "write the files, instead of printing them")
-	f.BoolVarP(&c.diff, "diff", "d", false, "print what would change, as a unified diff")
-	f.BoolVarP(&c.recursive, "recursive", "R", false, "read directories with all that is below them")
+	f.BoolVar(&c.back, "back", false, "convert the driver's volumes back to Kubernetes' own")
+	f.StringVar(&c.uid, "uid", "", "owner of the files in volumes without a defaultUser, as a number")
+	f.StringVar(&c.gid, "gid", "", "group of the files, as a number")
+	f.BoolVarP(&c.write, "write", "w", false, "write the converted files instead of printing them")
+	f.BoolVarP(&c.diff, "diff", "d", false, "print the changes as a unified diff")
+	f.BoolVarP(&c.recursive, "recursive", "R", false, "read directories with their subdirectories")
 	return cmd
 }
 

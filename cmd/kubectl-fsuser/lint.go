@@ -19,14 +19,14 @@ func newLintCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "lint [flags] " + filesUse,
-		Short: "Check manifests that use the driver, before a cluster does",
-		Long: `lint reads manifests and reports every problem with volumes of fsuser.csi.io: in pods, in everything with a pod
-template, and in Lists of them; in YAML or JSON; from files, directories (*.json, *.yaml, *.yml) or standard input (-).
-It asks no cluster. Render templates of Helm first:
+		Short: "Check manifests that use the driver, without a cluster",
+		Long: `lint reads manifests and reports every problem with volumes of fsuser.csi.io in pods, in objects with a pod
+template, and in Lists of them. The manifests are YAML or JSON, in files, in directories (*.json, *.yaml, *.yml) or on
+standard input (-). lint does not connect to a cluster. Render templates of Helm first:
 
   helm template my-chart | kubectl fsuser lint -
 
-Exit codes: 0 no errors, 1 errors (with --strict also warnings), 2 wrong usage, or something could not be read.`,
+Exit codes: 0 no errors, 1 errors (with --strict also warnings), 2 wrong usage or unreadable input.`,
 		Args: needFiles,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if output != "text" && output != "json" {
@@ -51,9 +51,9 @@ Exit codes: 0 no errors, 1 errors (with --strict also warnings), 2 wrong usage, 
 		},
 	}
 	f := cmd.Flags()
-	f.StringVarP(&output, "output", "o", "text", `"text" or "json"`)
-	f.BoolVar(&strict, "strict", false, "warnings fail too")
-	f.BoolVarP(&recursive, "recursive", "R", false, "read directories with all that is below them")
+	f.StringVarP(&output, "output", "o", "text", `output format: "text" or "json"`)
+	f.BoolVar(&strict, "strict", false, "exit with code 1 after warnings, too")
+	f.BoolVarP(&recursive, "recursive", "R", false, "read directories with their subdirectories")
 	return cmd
 }
 

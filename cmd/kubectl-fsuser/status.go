@@ -53,11 +53,11 @@ func newStatusCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "status [POD]",
-		Short: "Show the volumes of all nodes, and which of them are not current and why",
-		Long: `status asks the drivers of all nodes for their volumes, by running "fsuser-csi status" in the driver's pods. You need
-the rights to list these pods and to exec into them.
+		Short: "Show the volumes of all nodes, and why a volume is stale",
+		Long: `status asks the drivers of all nodes for their volumes, by running "fsuser-csi status" in the driver's pods. You
+need the rights to list these pods and to exec into them.
 
-Exit codes: 0 all drivers answered, 1 a driver did not, 2 wrong usage, or the API server did not answer.`,
+Exit codes: 0 all drivers answered, 1 a driver did not answer, 2 wrong usage, or the API server did not answer.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if q.output != "table" && q.output != "json" {
@@ -82,9 +82,9 @@ Exit codes: 0 all drivers answered, 1 a driver did not, 2 wrong usage, or the AP
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&allNamespaces, "all-namespaces", "A", false, "show the volumes of pods in all namespaces")
-	f.StringVarP(&q.output, "output", "o", "table", `"table" or "json"`)
+	f.StringVarP(&q.output, "output", "o", "table", `output format: "table" or "json"`)
 	f.StringVar(&q.driverNamespace, "driver-namespace", "",
-		"namespace of the driver; all are searched if it is not given")
+		"namespace of the driver (default: all namespaces are searched)")
 	f.StringVar(&rules.ExplicitPath, "kubeconfig", "", "path of the kubeconfig file")
 	clientcmd.BindOverrideFlags(&overrides, f, clientcmd.RecommendedConfigOverrideFlags(""))
 	return cmd
