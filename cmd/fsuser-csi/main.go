@@ -29,8 +29,9 @@ func newCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "fsuser-csi",
 		Short: "Secrets and ConfigMaps as files of the user who needs them",
-		Long: `fsuser-csi is a CSI node driver for Kubernetes (fsuser.csi.io). It gives a pod the keys of a Secret or ConfigMap as files
-owned by the user who needs them, with the mode they need, and refreshes them within milliseconds of a change.`,
+		Long: `fsuser-csi is a CSI node driver for Kubernetes (fsuser.csi.io). It gives a pod the keys of a Secret or
+ConfigMap as files owned by the user who needs them, with the mode they need, and refreshes them within milliseconds
+of a change.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,

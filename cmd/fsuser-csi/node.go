@@ -28,8 +28,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
-// maxVerbosity is the highest verbosity of the log. From 6 on, the API client logs requests, and from 8 on their bodies,
-// which are Secrets.
+// maxVerbosity is the highest verbosity of the log. From 6 on, the API client logs requests, and from 8 on their
+// bodies, which are Secrets.
 const maxVerbosity = 5
 
 const defaultStateDir = "/run/" + driver.Name
@@ -73,9 +73,9 @@ func newNodeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "node",
 		Short: "Run the driver on a node",
-		Long: `node serves CSI to the kubelet of this node and registers with it. It needs root with CAP_SYS_ADMIN, Linux 5.12 or
-later, and kubelet's root directory at the same path as on the host, with shared mount propagation (in a DaemonSet:
-mountPropagation: Bidirectional).`,
+		Long: `node serves CSI to the kubelet of this node and registers with it. It needs root with CAP_SYS_ADMIN,
+Linux 5.12 or later, and kubelet's root directory at the same path as on the host, with shared mount propagation
+(in a DaemonSet: mountPropagation: Bidirectional).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
 	}
@@ -90,8 +90,9 @@ mountPropagation: Bidirectional).`,
 		"register with kubelet, through a socket in plugins_registry below --kubelet-root")
 	f.StringVar(&o.stateDir, "state-dir", defaultStateDir,
 		"directory for the records of published volumes; a reboot must empty it")
-	f.StringVar(&o.access, "access", accessNode, "identity that reads the objects: \"node\" (this node, by constrained "+
-		"impersonation: only objects that its pods declare) or \"service-account\" (objects that RBAC allows)")
+	f.StringVar(&o.access, "access", accessNode,
+		"identity that reads the objects: \"node\" (this node, by constrained impersonation: only objects that its pods "+
+			"declare) or \"service-account\" (objects that RBAC allows)")
 	f.StringVar(&o.kubeconfig, "kubeconfig", "",
 		"kubeconfig file for the API server (default: the pod's service account)")
 	f.StringVar(&o.manifests, "manifests", "",
@@ -101,13 +102,15 @@ mountPropagation: Bidirectional).`,
 	f.StringVar(&o.selinuxContext, "selinux-context", "system_u:object_r:container_file_t:s0",
 		"SELinux context of the files, used if SELinux is enabled")
 	f.StringVar(&o.requestChecks, "request-checks", "strict",
-		"requests that are accepted: \"strict\" (those of a real kubelet) or \"csi-sanity\" (any path and id; never in a cluster)")
+		"requests that are accepted: \"strict\" (those of a real kubelet) or \"csi-sanity\" (any path and id; never in "+
+			"a cluster)")
 	f.Int64Var(&o.maxVolumeBytes, "max-volume-bytes", 4<<20,
 		"maximum content of one volume in bytes; its tmpfs may grow to twice that size")
 	f.IntVar(&o.maxVolumeFiles, "max-volume-files", 2048, "maximum number of files and directories of one volume")
 	f.IntVar(&o.maxVolumes, "max-volumes", 2000, "maximum number of volumes on this node")
-	f.Int64Var(&o.maxNodeBytes, "max-node-bytes", 1<<30, "maximum memory of one version of all volumes in bytes: content "+
-		"in whole pages, and 1.5 KiB for each file, directory and link")
+	f.Int64Var(&o.maxNodeBytes, "max-node-bytes", 1<<30,
+		"maximum memory of one version of all volumes in bytes: content in whole pages, and 1.5 KiB for each file, "+
+			"directory and link")
 	f.IntVar(&o.maxWatchedObjects, "max-watched-objects", 4000, "maximum number of watched objects")
 	f.IntVar(&o.maxMessageBytes, "max-message-bytes", 4<<20, "maximum length of a request in bytes")
 	f.Uint64Var(&o.maxOpenFiles, "max-open-files", 65536,
@@ -115,8 +118,9 @@ mountPropagation: Bidirectional).`,
 	f.IntVar(&o.refreshWorkers, "refresh-workers", 4, "number of volumes that are refreshed at the same time")
 	f.DurationVar(&o.collectInterval, "collect-interval", time.Minute,
 		"interval for garbage-collecting volumes of deleted pods and checking that --state-dir is writable")
-	f.BoolVar(&o.seccomp, "seccomp", true, "forbid the system calls that the driver does not make; set it to false if the "+
-		"kernel or the architecture has no seccomp filters")
+	f.BoolVar(&o.seccomp, "seccomp", true,
+		"forbid the system calls that the driver does not make; set it to false if the kernel or the architecture "+
+			"has no seccomp filters")
 	f.IntVarP(&o.verbosity, "v", "v", 0, fmt.Sprintf("verbosity of the log, 0 to %d", maxVerbosity))
 	return cmd
 }
@@ -173,7 +177,8 @@ func (o nodeOptions) check() error {
 	case o.access != accessNode && o.access != accessServiceAccount:
 		return fmt.Errorf("--access is %q; it must be %q or %q", o.access, accessNode, accessServiceAccount)
 	case o.manifests == "" && o.access == accessNode && o.nodeName == "":
-		return fmt.Errorf("--access=%s needs the name of the node; set --node-name (in a DaemonSet: from spec.nodeName)", accessNode)
+		return fmt.Errorf("--access=%s needs the name of the node; set --node-name (in a DaemonSet: from spec.nodeName)",
+			accessNode)
 	case o.collectInterval <= 0:
 		return fmt.Errorf("--collect-interval is %v; it must be greater than 0s", o.collectInterval)
 	case !filepath.IsAbs(o.stateDir):
@@ -184,20 +189,21 @@ func (o nodeOptions) check() error {
 
 func (o nodeOptions) setUpLog() error {
 	if o.verbosity < 0 || o.verbosity > maxVerbosity {
-		return fmt.Errorf("-v %d: must be 0 to %d; above that the API client would log Secrets", o.verbosity, maxVerbosity)
+		return fmt.Errorf("-v %d: must be 0 to %d; above that the API client would log Secrets", o.verbosity,
+			maxVerbosity)
 	}
 	// Go's HTTP client reads the variable before main, and nothing can turn it off afterwards.
 	if strings.Contains(os.Getenv("GODEBUG"), "http2debug=") {
-		return errors.New("the environment variable GODEBUG has http2debug in it: the API client would log Secrets and " +
-			"the driver's token; take it out")
+		return errors.New("the environment variable GODEBUG has http2debug in it: the API client would log Secrets " +
+			"and the driver's token; take it out")
 	}
 	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(flags)
 	return flags.Set("v", strconv.Itoa(o.verbosity))
 }
 
-// limitOpenFiles sets the maximum number of the process's file descriptors, and returns it. The administrator's hard limit
-// bounds it.
+// limitOpenFiles sets the maximum number of the process's file descriptors, and returns it. The administrator's hard
+// limit bounds it.
 func limitOpenFiles(most uint64) (now uint64, err error) {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
@@ -215,9 +221,10 @@ func (o nodeOptions) limits(openFiles uint64) prometheus.Collector {
 			"node_bytes (see fsuser_volume_memory_bytes), watched_objects, bytes of a request, open files.",
 	}, []string{"limit"})
 	for name, limit := range map[string]float64{
-		"volume_bytes": float64(o.maxVolumeBytes), "volume_files": float64(o.maxVolumeFiles), "volumes": float64(o.maxVolumes),
-		"node_bytes": float64(o.maxNodeBytes), "watched_objects": float64(o.maxWatchedObjects),
-		"message_bytes": float64(o.maxMessageBytes), "open_files": float64(openFiles),
+		"volume_bytes": float64(o.maxVolumeBytes), "volume_files": float64(o.maxVolumeFiles),
+		"volumes": float64(o.maxVolumes), "node_bytes": float64(o.maxNodeBytes),
+		"watched_objects": float64(o.maxWatchedObjects), "message_bytes": float64(o.maxMessageBytes),
+		"open_files": float64(openFiles),
 	} {
 		limits.WithLabelValues(name).Set(limit)
 	}
@@ -274,8 +281,8 @@ func selfTest(binding driver.Binding) (tmpfs.Features, error) {
 func noSwap(has bool) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "fsuser_noswap",
-		Help: "1 if volumes are never written to swap, 0 if the kernel can't promise that (before Linux 6.4, or in a user " +
-			"namespace).",
+		Help: "1 if volumes are never written to swap, 0 if the kernel can't promise that (before Linux 6.4, or in a " +
+			"user namespace).",
 	}, func() float64 {
 		if has {
 			return 1
@@ -284,7 +291,7 @@ func noSwap(has bool) prometheus.Collector {
 	})
 }
 
-// warnOfSwap writes to the log that volumes can be written to swap. swaps is /proc/swaps: a head, and a line for each area.
+// warnOfSwap logs that the kernel may write volumes to swap. swaps is /proc/swaps: a header, and a line for each area.
 // A kernel without swap has no such file.
 func warnOfSwap(noSwap bool, swaps string) {
 	if noSwap {
@@ -300,8 +307,8 @@ func warnOfSwap(noSwap bool, swaps string) {
 		name, _, _ := strings.Cut(line, " ")
 		names = append(names, name)
 	}
-	klog.ErrorS(err, "Secrets may be written to the disk: the node has swap, and its kernel can't keep a tmpfs out of it "+
-		"(that takes Linux 6.4, outside of user namespaces); turn swap off or have it encrypted", "swap", names)
+	klog.ErrorS(err, "Secrets may be written to the disk: the node has swap, and its kernel can't keep a tmpfs out "+
+		"of it (that takes Linux 6.4, outside of user namespaces); turn swap off or have it encrypted", "swap", names)
 }
 
 // lockDir locks the records in dir against other drivers, by a file lock that ends with the process.

@@ -20,8 +20,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/status"
 )
 
-// statusSocket is the socket on which the driver answers "fsuser-csi status". It is in the state directory, which only root
-// can enter.
+// statusSocket is the socket on which the driver answers "fsuser-csi status". It is in the state directory, which
+// only root can enter.
 const statusSocket = "status.sock"
 
 func newStatusCommand() *cobra.Command {

@@ -34,15 +34,15 @@ func newConvertCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "convert [flags] " + filesUse,
 		Short: "Convert Secret, ConfigMap, downwardAPI and projected volumes in manifests to the driver, and back",
-		Long: `convert edits pods and pod templates in manifests and prints the result. Each mounted secret, configMap, downwardAPI
-and projected volume stays in the manifest. convert adds a csi volume that names it, and changes the mounts to the csi
-volume. No other byte changes. Standard error lists the volumes that cannot be converted.
+		Long: `convert edits pods and pod templates in manifests and prints the result. Each mounted secret, configMap,
+downwardAPI and projected volume stays in the manifest. convert adds a csi volume that names it, and changes the mounts
+to the csi volume. No other byte changes. Standard error lists the volumes that cannot be converted.
 
   kubectl fsuser convert --uid 1000 --diff deploy.yaml
   helm template my-chart | kubectl fsuser convert - | kubectl apply -f -
 
-Without --uid, the files belong to the volume's defaultUser, or to the common runAsUser of the containers that mount the
-volume. With --back, convert removes the csi volumes and changes the mounts back to Kubernetes' own volumes.
+Without --uid, the files belong to the volume's defaultUser, or to the common runAsUser of the containers that mount
+the volume. With --back, convert removes the csi volumes and changes the mounts back to Kubernetes' own volumes.
 
 Exit codes: 0 all volumes could be converted, 1 some could not, 2 wrong usage or unreadable input.`,
 		Args: needFiles,

@@ -20,9 +20,9 @@ func newLintCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "lint [flags] " + filesUse,
 		Short: "Check manifests that use the driver, without a cluster",
-		Long: `lint reads manifests and reports every problem with volumes of fsuser.csi.io in pods, in objects with a pod
-template, and in Lists of them. The manifests are YAML or JSON, in files, in directories (*.json, *.yaml, *.yml) or on
-standard input (-). lint does not connect to a cluster. Render templates of Helm first:
+		Long: `lint reads manifests and reports every problem with volumes of fsuser.csi.io in pods, in objects with a
+pod template, and in Lists of them. The manifests are YAML or JSON, in files, in directories (*.json, *.yaml, *.yml) or
+on standard input (-). lint does not connect to a cluster. Render templates of Helm first:
 
   helm template my-chart | kubectl fsuser lint -
 

@@ -54,8 +54,8 @@ func newStatusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status [POD]",
 		Short: "Show the volumes of all nodes, and why a volume is stale",
-		Long: `status asks the drivers of all nodes for their volumes, by running "fsuser-csi status" in the driver's pods. You
-need the rights to list these pods and to exec into them.
+		Long: `status asks the drivers of all nodes for their volumes, by running "fsuser-csi status" in the driver's pods.
+You need the rights to list these pods and to exec into them.
 
 Exit codes: 0 all drivers answered, 1 a driver did not answer, 2 wrong usage, or the API server did not answer.`,
 		Args: cobra.MaximumNArgs(1),

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package kubelet plays kubelet's half of the conversation with a CSI node driver: the directories it makes, the registration it
-// answers, the requests it sends. The demo, the tests and the benchmarks use it; the driver itself does not.
+// Package kubelet is a fake kubelet for CSI node drivers: it makes kubelet's directories, handles the driver's
+// registration and sends kubelet's requests. The demo, the tests and the benchmarks use it; the driver does not.
 //
-// It is a fake: it starts no container. Kubelet makes single calls and keeps no state; VolumeManager has kubelet's rules for errors, retries
-// and restarts.
+// The fake starts no containers. Type Kubelet makes single calls and keeps no state. VolumeManager has kubelet's
+// rules for errors, retries and restarts.
 package kubelet
 
 import (
@@ -41,14 +41,14 @@ type Volume struct {
 	Secrets map[string]string
 }
 
-// Kubelet talks to the driver that registered with it.
+// Kubelet calls a registered driver.
 type Kubelet struct {
 	root string
 	conn *grpc.ClientConn
 	csi.NodeClient
 }
 
-// MakeRoot makes the directories of a kubelet's root directory that a driver expects.
+// MakeRoot makes the directories in kubelet's root directory that a driver needs.
 func MakeRoot(root string) error {
 	for _, dir := range []string{"pods", "plugins", "plugins/fsuser.csi.io", "plugins_registry"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o750); err != nil {
@@ -58,8 +58,8 @@ func MakeRoot(root string) error {
 	return nil
 }
 
-// Register waits for a driver's socket in plugins_registry, asks it for its endpoint as kubelet does, and returns a Kubelet that is
-// connected to it.
+// Register waits for a driver's socket in plugins_registry, gets the driver's endpoint as kubelet does, and returns a
+// connected Kubelet.
 func Register(ctx context.Context, root string) (*Kubelet, error) {
 	socket, err := awaitSocket(ctx, filepath.Join(root, "plugins_registry"))
 	if err != nil {
@@ -88,7 +88,7 @@ func Register(ctx context.Context, root string) (*Kubelet, error) {
 	return k, nil
 }
 
-// Connect returns a Kubelet for a driver whose CSI socket is known.
+// Connect returns a Kubelet for a driver with a known CSI socket.
 func Connect(root, endpoint string) (*Kubelet, error) {
 	conn, err := dial(endpoint)
 	if err != nil {
@@ -100,12 +100,12 @@ func Connect(root, endpoint string) (*Kubelet, error) {
 // Close closes the connection.
 func (k *Kubelet) Close() error { return k.conn.Close() }
 
-// Target is where the volume of a pod belongs.
+// Target returns the target path of a volume of a pod.
 func (k *Kubelet) Target(pod Pod, volume string) string {
 	return filepath.Join(k.root, "pods", pod.UID, "volumes", "kubernetes.io~csi", volume, "mount")
 }
 
-// Request is what kubelet sends to publish a volume.
+// Request returns kubelet's request to publish a volume.
 func (k *Kubelet) Request(pod Pod, v Volume) *csi.NodePublishVolumeRequest {
 	attributes := map[string]string{}
 	for key, value := range v.Attributes {
@@ -129,12 +129,12 @@ func (k *Kubelet) Request(pod Pod, v Volume) *csi.NodePublishVolumeRequest {
 	}
 }
 
-// VolumeID is the id that kubelet makes for an inline volume.
+// VolumeID returns the id that kubelet generates for an inline volume.
 func VolumeID(pod Pod, volume string) string {
 	return fmt.Sprintf("csi-%x", sha256.Sum256([]byte(pod.UID+volume)))
 }
 
-// Publish publishes a volume and returns where it is.
+// Publish publishes a volume and returns its target path.
 func (k *Kubelet) Publish(ctx context.Context, pod Pod, v Volume) (target string, err error) {
 	req := k.Request(pod, v)
 	if err := os.MkdirAll(filepath.Dir(req.GetTargetPath()), 0o750); err != nil {
@@ -156,7 +156,8 @@ func (k *Kubelet) Unpublish(ctx context.Context, pod Pod, volume string) error {
 	return os.RemoveAll(filepath.Dir(target))
 }
 
-// RemovePod removes what is left of a pod's directories. It never descends into a mount: directories must be empty.
+// RemovePod removes the remaining directories of a pod. The directories must be empty, so RemovePod never deletes
+// files in a mount.
 func (k *Kubelet) RemovePod(pod Pod) error {
 	dir := filepath.Join(k.root, "pods", pod.UID)
 	for _, d := range []string{"volumes/kubernetes.io~csi", "volumes", ""} {

@@ -19,22 +19,23 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// ErrStranded says that kubelet would never let a pod go: something is mounted for it, and kubelet does not know (kubelet.go,
-// SyncTerminatedPod; csi_mounter.go, SetUpAt after a final error). A driver must not let this happen.
+// ErrStranded: a mount exists that kubelet does not know, so kubelet would never finish terminating the pod
+// (kubelet.go, SyncTerminatedPod; csi_mounter.go, SetUpAt after a final error). A driver must not cause this.
 var ErrStranded = errors.New("something is mounted that kubelet does not know of")
 
-// callTimeout is kubelet's for a volume operation (csi_plugin.go).
+// callTimeout is kubelet's timeout for a volume operation (csi_plugin.go).
 const callTimeout = 2 * time.Minute
 
-// VolumeManager plays the part of kubelet that gives pods their volumes, by the rules of Kubernetes 1.37: what it calls, what it takes an
-// error for, what it removes, how it retries, and what it knows after a restart. Want and Drop say what pods there are; Settle does what
-// it takes. Its methods are safe for concurrent use, but Settle runs once at a time.
+// VolumeManager is the part of the fake kubelet that sets up the volumes of pods, by the rules of Kubernetes 1.37:
+// which calls it makes, how it classifies errors, what it removes, how it retries, and what it knows after a restart.
+// Want and Drop define the wanted volumes, and Settle reaches that state. The methods are safe for concurrent use,
+// except that only one Settle may run at a time.
 type VolumeManager struct {
 	root, endpoint string
 	// Backoff is the first pause after an error; each further one is twice as long, up to MaxBackoff. Kubelet's are 500 ms and 2 min 2 s
 	// (goroutinemap/exponentialbackoff).
 	Backoff, MaxBackoff time.Duration
-	// Failed is told each error of the driver. nil: nobody is.
+	// Failed is called with each error of the driver. It may be nil.
 	Failed func(call string, err error)
 
 	mu      sync.Mutex
@@ -66,14 +67,15 @@ const (
 	mounted
 )
 
-// NewVolumeManager returns one without pods, for the driver at endpoint. Its pauses are a hundredth of kubelet's, and at most 200 ms.
+// NewVolumeManager returns a VolumeManager without pods for the driver at endpoint. Its pauses are a hundredth of
+// kubelet's, and at most 200 ms.
 func NewVolumeManager(root, endpoint string) *VolumeManager {
 	return &VolumeManager{
 		root: root, endpoint: endpoint, Backoff: 5 * time.Millisecond, MaxBackoff: 200 * time.Millisecond, volumes: map[volumeKey]*podVolume{},
 	}
 }
 
-// Target is where the volume of a pod belongs.
+// Target returns the target path of a volume of a pod.
 func (m *VolumeManager) Target(pod Pod, volume string) string {
 	return (&Kubelet{root: m.root}).Target(pod, volume)
 }
@@ -85,7 +87,7 @@ func (m *VolumeManager) Want(pod Pod, v Volume) {
 	m.volumes[volumeKey{pod.UID, v.Name}] = &podVolume{pod: pod, volume: v, wanted: true}
 }
 
-// Drop takes it away: the pod was deleted, or has ended.
+// Drop marks a volume as unwanted, because its pod was deleted or has ended.
 func (m *VolumeManager) Drop(pod Pod, volume string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -94,14 +96,14 @@ func (m *VolumeManager) Drop(pod Pod, volume string) {
 	}
 }
 
-// Forget makes kubelet forget a volume, as if it had never had the pod.
+// Forget removes a volume from kubelet's state, as if kubelet had never had the pod.
 func (m *VolumeManager) Forget(pod Pod, volume string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.volumes, volumeKey{pod.UID, volume})
 }
 
-// Republish has each mounted volume published again, as a CSIDriver with requiresRepublish gets it.
+// Republish marks each mounted volume for a republish, as requiresRepublish of the CSIDriver does.
 func (m *VolumeManager) Republish() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -110,7 +112,8 @@ func (m *VolumeManager) Republish() {
 	}
 }
 
-// Push gives a volume new data of its nodePublishSecretRef. Kubelet reads the Secret before each republish.
+// Push replaces the data of a volume's nodePublishSecretRef and republishes the volume. Kubelet reads the Secret
+// before each republish.
 func (m *VolumeManager) Push(pod Pod, volume string, secrets map[string]string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -120,8 +123,8 @@ func (m *VolumeManager) Push(pod Pod, volume string, secrets map[string]string) 
 	}
 }
 
-// Restart makes kubelet a new process, which knows what pods it has to run and what it finds on the disk (reconstruct.go): each volume
-// that has its vol_data.json may be mounted.
+// Restart simulates a restart of kubelet. The new process knows the pods that it has to run and the state on disk
+// (reconstruct.go): each volume with a vol_data.json may be mounted.
 func (m *VolumeManager) Restart() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -149,8 +152,8 @@ func (m *VolumeManager) Restart() error {
 	return nil
 }
 
-// Settle publishes what is wanted and unpublishes what is not, all volumes side by side, each until it succeeds. It returns early if ctx
-// ends, or with ErrStranded.
+// Settle publishes the wanted volumes and unpublishes the others, all in parallel, and retries each until it
+// succeeds. It returns early if ctx ends, or with ErrStranded.
 func (m *VolumeManager) Settle(ctx context.Context) error {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)

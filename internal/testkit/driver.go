@@ -26,20 +26,21 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 )
 
-// maxShown is how many bytes of a driver's log are shown.
+// maxShown is the maximum number of bytes of a driver's log in the output of a failed test.
 const maxShown = 256 << 10
 
-// startTimeout bounds the start of a driver. It takes a tenth of a second.
+// startTimeout bounds the start of a driver, which normally takes a tenth of a second.
 const startTimeout = 30 * time.Second
 
-// BuildDriver builds the driver, with more build tags, and with the race detector if the test has it, and returns the path of a file
-// that is t's own.
+// BuildDriver builds the driver, with additional build tags, and with the race detector if the test has it. It
+// returns the path of a file that is removed when t ends.
 func BuildDriver(t testing.TB, tags ...string) string {
 	t.Helper()
 	return buildFor(t, raceEnabled, tags)
 }
 
-// BuildDriverWithoutRace is BuildDriver for tests that start the driver hundreds of times, or measure its memory.
+// BuildDriverWithoutRace is BuildDriver without the race detector, for tests that start the driver hundreds of times
+// or measure its memory.
 func BuildDriverWithoutRace(t testing.TB, tags ...string) string {
 	t.Helper()
 	return buildFor(t, false, tags)
@@ -55,7 +56,7 @@ func buildFor(t testing.TB, race bool, tags []string) string {
 	return binary
 }
 
-// Build is BuildDriver for more than one test. The file is there until remove is called.
+// Build is BuildDriver for more than one test. The file exists until remove is called.
 func Build() (binary string, remove func(), err error) { return build(raceEnabled, nil) }
 
 func build(race bool, tags []string) (binary string, remove func(), err error) {
@@ -117,7 +118,7 @@ func lock(dir string) (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// Driver is a driver process with the directories that it works in. They outlive it: StartAgain takes them up.
+// Driver is a driver process with its directories. The directories outlive the process: StartAgain uses them again.
 type Driver struct {
 	*kubelet.Kubelet
 	// Root is kubelet's root directory, State that of the records.
@@ -135,14 +136,14 @@ type Driver struct {
 	ended  chan struct{}
 }
 
-// StartDriver starts a driver and waits until it has registered. When t ends the driver is stopped, must have ended well, and its log is
-// shown if t failed.
+// StartDriver starts a driver and waits until it has registered. When t ends, the driver is stopped and must exit
+// without an error. If t failed, the driver's log is printed.
 func StartDriver(t testing.TB, binary string, args ...string) *Driver {
 	t.Helper()
 	return StartDriverAt(t, SharedDir(t), binary, args...)
 }
 
-// StartDriverAt is StartDriver with this directory, or a link to it, as kubelet's root directory.
+// StartDriverAt is StartDriver with root, or a link to it, as kubelet's root directory.
 func StartDriverAt(t testing.TB, root, binary string, args ...string) *Driver {
 	t.Helper()
 	if err := os.Chmod(root, 0o755); err != nil {
@@ -170,7 +171,7 @@ func StartDriverAt(t testing.TB, root, binary string, args ...string) *Driver {
 	return d
 }
 
-// StartAgain starts the driver once more, with the same directories.
+// StartAgain starts the driver again with the same directories.
 func (d *Driver) StartAgain() {
 	d.t.Helper()
 	if err := d.TryStart(); err != nil {
@@ -178,7 +179,7 @@ func (d *Driver) StartAgain() {
 	}
 }
 
-// TryStart is StartAgain for a driver that may die meanwhile.
+// TryStart is StartAgain for a driver that may die during its start.
 func (d *Driver) TryStart() error {
 	args := append([]string{"node", "--node-name=node-1", "--kubelet-root=" + d.Root, "--state-dir=" + d.State, "--http-address=" + d.http}, d.args...)
 	d.cmd = exec.Command(d.binary, args...)
@@ -208,10 +209,10 @@ func (d *Driver) TryStart() error {
 	return nil
 }
 
-// Ended is closed when the process has ended.
+// Ended returns a channel that is closed when the process has ended.
 func (d *Driver) Ended() <-chan struct{} { return d.ended }
 
-// Bury is for a driver that has ended by itself, before the next start.
+// Bury cleans up after a driver that has ended by itself. Call it before the next start.
 func (d *Driver) Bury() {
 	d.t.Helper()
 	if err := errors.Join(d.Kubelet.Close(), d.removeSocket()); err != nil {
@@ -220,8 +221,8 @@ func (d *Driver) Bury() {
 	d.cmd = nil
 }
 
-// removeSocket removes the registration socket of a driver that was killed. A fake kubelet can't tell a stale one from a new one, as the
-// real one does by its inode: it looks again after the restart.
+// removeSocket removes the registration socket of a killed driver. The fake kubelet can't tell a stale socket from a
+// new one. The real kubelet can, by the inode.
 func (d *Driver) removeSocket() error {
 	err := os.Remove(filepath.Join(d.Root, "plugins_registry", "fsuser.csi.io-reg.sock"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -230,7 +231,8 @@ func (d *Driver) removeSocket() error {
 	return err
 }
 
-// Kill kills the driver with SIGKILL, as the kernel does when memory is short. The kernel may have done so already.
+// Kill ends the driver with SIGKILL, as the kernel does when memory is short. The driver may have been killed
+// already.
 func (d *Driver) Kill() {
 	d.t.Helper()
 	d.signal(unix.SIGKILL)
@@ -240,7 +242,7 @@ func (d *Driver) Kill() {
 	}
 }
 
-// Crash ends the driver with a signal that programs die of, and returns how it ended.
+// Crash ends the driver with a fatal signal and returns its exit status.
 func (d *Driver) Crash(s unix.Signal) syscall.WaitStatus {
 	d.t.Helper()
 	d.signal(s)
@@ -252,7 +254,7 @@ func (d *Driver) Crash(s unix.Signal) syscall.WaitStatus {
 	return status
 }
 
-// Stop ends the driver with SIGTERM, as kubelet does when the pod is deleted, and checks that it ended well.
+// Stop ends the driver with SIGTERM, as kubelet does when the pod is deleted, and checks the exit code.
 func (d *Driver) Stop() {
 	d.t.Helper()
 	d.signal(unix.SIGTERM)
@@ -262,7 +264,7 @@ func (d *Driver) Stop() {
 	d.cmd = nil
 }
 
-// StopOrDie is Stop for a driver that may be killed while it ends. It reports whether it was not.
+// StopOrDie is Stop for a driver that may be killed during its shutdown. It returns false if the driver was killed.
 func (d *Driver) StopOrDie() (stopped bool) {
 	d.t.Helper()
 	d.signal(unix.SIGTERM)
@@ -295,10 +297,10 @@ func (d *Driver) signal(s os.Signal) {
 	}
 }
 
-// PID is the process id.
+// PID returns the process id.
 func (d *Driver) PID() int { return d.cmd.Process.Pid }
 
-// Log is what the driver has logged so far.
+// Log returns the driver's log so far.
 func (d *Driver) Log() string {
 	b, err := os.ReadFile(d.log.Name())
 	if err != nil {
@@ -307,7 +309,7 @@ func (d *Driver) Log() string {
 	return string(b)
 }
 
-// Get fetches a path over HTTP: /healthz, /readyz or /metrics.
+// Get requests a path over HTTP: /healthz, /readyz or /metrics.
 func (d *Driver) Get(path string) (status int, body string) {
 	d.t.Helper()
 	status, body, err := d.get(path)
@@ -328,7 +330,7 @@ func (d *Driver) get(path string) (status int, body string, err error) {
 	return resp.StatusCode, string(b), err
 }
 
-// Metric returns the value of a metric, with its labels as they are written there.
+// Metric returns the value of a metric. The name includes the labels as /metrics prints them.
 func (d *Driver) Metric(name string) float64 {
 	d.t.Helper()
 	value, err := d.TryMetric(name)
@@ -338,7 +340,7 @@ func (d *Driver) Metric(name string) float64 {
 	return value
 }
 
-// TryMetric is Metric for a driver that may die meanwhile.
+// TryMetric is Metric for a driver that may die during the request.
 func (d *Driver) TryMetric(name string) (float64, error) {
 	_, body, err := d.get("/metrics")
 	if err != nil {
@@ -352,7 +354,7 @@ func (d *Driver) TryMetric(name string) (float64, error) {
 	return 0, fmt.Errorf("there is no metric %s", name)
 }
 
-// Status is what "fsuser-csi status" prints.
+// Status returns the output of "fsuser-csi status".
 func (d *Driver) Status() string {
 	d.t.Helper()
 	cmd := exec.Command(d.binary, "status", "--state-dir="+d.State)
@@ -364,7 +366,7 @@ func (d *Driver) Status() string {
 	return string(out)
 }
 
-// Records are the names of the volume records.
+// Records returns the names of the volume records.
 func (d *Driver) Records() []string {
 	d.t.Helper()
 	entries, err := os.ReadDir(d.State)
@@ -380,8 +382,8 @@ func (d *Driver) Records() []string {
 	return names
 }
 
-// AsContainer binds the volume at target to a new directory that any user can reach, as a container runtime does, until t
-// ends or undo is called.
+// AsContainer bind-mounts the volume at target to a new directory that all users can enter, as a container runtime
+// does. The mount is removed when t ends or undo is called.
 func AsContainer(t testing.TB, target string) (dir string, undo func()) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "container-")
@@ -411,7 +413,7 @@ func AsContainer(t testing.TB, target string) (dir string, undo func()) {
 	return dir, undo
 }
 
-// ReadAs reads a file in a process of another user, who has no other group.
+// ReadAs reads a file in a process of another user without supplementary groups.
 func ReadAs(uid, gid uint32, path string) ([]byte, error) {
 	var stdout, stderr bytes.Buffer
 	cmd := exec.Command("cat", path)
@@ -423,7 +425,8 @@ func ReadAs(uid, gid uint32, path string) ([]byte, error) {
 	return stdout.Bytes(), nil
 }
 
-// freeAddress is one to listen at, also again after a restart. Not of 127.0.0.1: connections begin there, and one could take the port meanwhile.
+// freeAddress returns an address to listen on, which is still free after a restart. It is not on 127.0.0.1, where the
+// local port of a connection could take the port between two starts.
 func freeAddress(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", net.IPv4(127, byte(1+rand.N(250)), byte(rand.N(250)), byte(1+rand.N(250))).String()+":0")

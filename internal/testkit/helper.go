@@ -13,8 +13,9 @@ import (
 
 const helperName = "FSUSER_TEST_HELPER"
 
-// RunHelper is what TestMain calls first in a package whose tests need a second process: one to kill, or one in another mount
-// namespace. In a process that Helper started it runs the named function and does not return; in any other it does nothing.
+// RunHelper runs a helper process, for packages whose tests kill a second process or run one in another mount
+// namespace. TestMain calls it first. In a process that Helper started, it runs the named function and does not
+// return. In any other process, it does nothing.
 func RunHelper(helpers map[string]func(args []string) error) {
 	name := os.Getenv(helperName)
 	if name == "" {
@@ -32,9 +33,9 @@ func RunHelper(helpers map[string]func(args []string) error) {
 	os.Exit(0)
 }
 
-// Helper returns a command that runs the helper called name in a process of its own. With newNamespace it gets a copy of the
-// mount namespace, in which what is shared here is shared with here: not what SysProcAttr.Unshareflags gives, which makes all of
-// it private. It is killed when t ends.
+// Helper returns a command that runs the named helper in a process of its own. With newNamespace, the process has a
+// copy of the mount namespace, in which shared mounts stay shared with this one. (SysProcAttr.Unshareflags would make
+// all mounts private.) The process is killed when t ends.
 func Helper(t testing.TB, newNamespace bool, name string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", args...)

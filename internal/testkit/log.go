@@ -12,13 +12,13 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// Log keeps what klog writes. Safe for concurrent use.
+// Log records the output of klog. Safe for concurrent use.
 type Log struct {
 	mu sync.Mutex
 	b  bytes.Buffer
 }
 
-// CaptureLog has the log kept, at this verbosity, instead of written to stderr. It returns what undoes that.
+// CaptureLog records klog's output at this verbosity instead of writing it to stderr, until restore is called.
 func CaptureLog(verbosity int) (l *Log, restore func()) {
 	before := klog.CaptureState()
 	var flags flag.FlagSet
@@ -33,7 +33,7 @@ func CaptureLog(verbosity int) (l *Log, restore func()) {
 	return l, before.Restore
 }
 
-// LogOf has the log kept until t ends.
+// LogOf records klog's output at this verbosity until t ends.
 func LogOf(t testing.TB, verbosity int) *Log {
 	l, restore := CaptureLog(verbosity)
 	t.Cleanup(restore)
@@ -47,7 +47,7 @@ func (l *Log) Write(p []byte) (int, error) {
 	return l.b.Write(p)
 }
 
-// Text is what was logged so far.
+// Text returns the output so far.
 func (l *Log) Text() string {
 	klog.Flush()
 	l.mu.Lock()
@@ -55,7 +55,7 @@ func (l *Log) Text() string {
 	return l.b.String()
 }
 
-// Take is what was logged since the last Take.
+// Take returns the output since the last Take.
 func (l *Log) Take() string {
 	klog.Flush()
 	l.mu.Lock()

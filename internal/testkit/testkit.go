@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package testkit is what the tests of several packages share: a mount namespace of their own, checks that nothing is
-// left behind, and waiting that says what it waited for. Only _test.go files and test/ import it.
+// Package testkit has helpers for the tests of several packages: a private mount namespace, checks for leaked mounts
+// and file descriptors, and bounded waits that report what they waited for. Only _test.go files and test/ import it.
 package testkit
 
 import (
@@ -19,10 +19,10 @@ import (
 
 const inNamespace = "FSUSER_TEST_IN_NAMESPACE"
 
-// RunInMountNamespace is what TestMain of a package that mounts calls: it runs the tests in a private mount namespace,
-// so that they can't leave a mount on the machine whatever happens to them, and two runs can go side by side. It does not
-// return. Without root it fails: a skipped test would count as passed. m is the *testing.M, or what surrounds it with something that all
-// tests of the package share.
+// RunInMountNamespace runs the tests of a package in a private mount namespace and exits. TestMain calls it. The
+// tests can't leave a mount on the machine, and two runs can run at the same time. Without root it fails, because a
+// skipped test would count as passed. m is the *testing.M, or a wrapper that sets up what all tests of the package
+// share.
 func RunInMountNamespace(m interface{ Run() int }) {
 	if os.Getenv(inNamespace) != "" {
 		os.Exit(m.Run())
@@ -50,8 +50,8 @@ func RunInMountNamespace(m interface{ Run() int }) {
 	os.Exit(0)
 }
 
-// NothingLeft fails t if, when it and its other clean-ups are over, there are more mounts or file descriptors than now.
-// Call it first in a test.
+// NothingLeft fails t if there are more mounts or file descriptors after the test and its cleanups than now. Call it
+// first in a test.
 func NothingLeft(t testing.TB) {
 	t.Helper()
 	mounts, fds := MountTable(t), descriptors(t)
@@ -104,8 +104,8 @@ func descriptors(t testing.TB) []string {
 	return fds
 }
 
-// Eventually waits until ok returns true, looking every millisecond, and fails t if it does not within the bound. What
-// it waited for is said in the failure.
+// Eventually checks ok every millisecond until it returns true. If ok stays false within the bound, Eventually fails
+// t with a message that contains waitedFor.
 func Eventually(t testing.TB, bound time.Duration, waitedFor string, ok func() bool) {
 	t.Helper()
 	if !within(bound, ok) {
@@ -124,7 +124,7 @@ func within(bound time.Duration, ok func() bool) bool {
 	return true
 }
 
-// SharedDir returns a new directory on a mount with shared propagation, as a kubelet's root directory lies on one. It is
+// SharedDir returns a new directory on a mount with shared propagation, like kubelet's root directory. It is
 // unmounted and removed when t ends.
 func SharedDir(t testing.TB) string {
 	t.Helper()

@@ -44,9 +44,9 @@ func (cp *ControlPlane) StartAPIServer(ctx context.Context) error {
 	return nil
 }
 
-// StopAPIServer kills the API server, as an outage would: it does not say
-// goodbye to its clients. It returns when the process is gone, and does nothing
-// if that is so already.
+// StopAPIServer kills the API server as an outage would, without closing the
+// connections of its clients properly. It returns when the process has ended,
+// and does nothing if the API server is not running.
 func (cp *ControlPlane) StopAPIServer(ctx context.Context) error {
 	cp.mu.Lock()
 	defer cp.mu.Unlock()
@@ -60,9 +60,9 @@ func (cp *ControlPlane) StopAPIServer(ctx context.Context) error {
 	return nil
 }
 
-// Wait blocks until one of the two servers ends by itself, and returns an error
-// that says how, or until the context ends. It is not for a test that stops the
-// API server.
+// Wait blocks until one of the two servers ends by itself, or until the context
+// ends. It returns an error that says which server ended and how. Do not use it
+// in a test that stops the API server.
 func (cp *ControlPlane) Wait(ctx context.Context) error {
 	cp.mu.Lock()
 	server := cp.apiServer

@@ -11,18 +11,18 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// AdminConfig returns a client configuration that may do all: user `admin` of
-// the group system:masters, by a static token. It is the caller's to change.
+// AdminConfig returns a client configuration with all rights: user `admin` of
+// the group system:masters, with a static token. The caller may change it.
 func (cp *ControlPlane) AdminConfig() *rest.Config {
 	config := cp.config()
 	config.BearerToken = cp.token
 	return config
 }
 
-// UserConfig returns a client configuration for any user and groups, by a
-// client certificate made now. The user may do what RBAC, or for
-// system:node:<name> in system:nodes the Node authorizer, grants it: nothing at
-// first but what every authenticated user may. It is the caller's to change.
+// UserConfig returns a client configuration for a user and groups, with a new
+// client certificate. The user has the rights of every authenticated user, and
+// those that RBAC grants. The Node authorizer grants rights to
+// system:node:<name> in system:nodes. The caller may change the configuration.
 func (cp *ControlPlane) UserConfig(user string, groups ...string) (*rest.Config, error) {
 	// A certificate without a name would be no user at all.
 	if user == "" {

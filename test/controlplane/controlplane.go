@@ -18,27 +18,29 @@ import (
 )
 
 // startTimeout bounds a start if the caller's context does not. A start takes
-// some seconds; a loaded machine may need many times that.
+// some seconds, and many times that on a loaded machine.
 const startTimeout = 2 * time.Minute
 
-// Options of Start. The zero value is good.
+// Options are the options of Start. The zero value is valid.
 type Options struct {
-	// Dir is where certificates, data and logs go. It is made if missing, has
-	// to be empty, and outlives Stop. If Dir itself is empty, they go to a
-	// temporary folder that Stop removes.
+	// Dir is the directory for certificates, data and logs. Start creates it if
+	// it is missing. It must be empty, and Stop does not remove it. If Dir is
+	// the empty string, Start uses a temporary directory that Stop removes.
 	Dir string
-	// Log receives what both servers write. Nil: the files etcd.log and
-	// kube-apiserver.log in Dir.
+	// Log receives the output of both servers. If Log is nil, the output goes
+	// to the files etcd.log and kube-apiserver.log in Dir.
 	Log io.Writer
 	// Advertise is the address at which nodes and pods reach the API server.
-	// It is put into the serving certificate and published as that of the
-	// service `kubernetes`, and the API server listens on every address. The
-	// zero value: it is reached on 127.0.0.1 only, and publishes nothing.
+	// The serving certificate and the service `kubernetes` contain this
+	// address, and the API server listens on every address. With the zero
+	// value, the API server listens on 127.0.0.1 only, and the service has no
+	// address.
 	Advertise netip.Addr
-	// Port is the API server's. 0: a free one.
+	// Port is the port of the API server. With 0, Start uses a free port.
 	Port int
-	// ExtraArgs are passed to kube-apiserver after those of this package: a
-	// flag given again wins, one that takes a list adds to it.
+	// ExtraArgs are passed to kube-apiserver after the arguments of this
+	// package: a repeated flag overrides the earlier one, and a flag with a
+	// list extends it.
 	ExtraArgs []string
 }
 
@@ -65,7 +67,7 @@ type ControlPlane struct {
 
 type binaries struct{ etcd, apiServer string }
 
-// StartForTest is Start with a control plane that ends with t.
+// StartForTest is Start for a test. The control plane is stopped when t ends.
 func StartForTest(t testing.TB, o Options) *ControlPlane {
 	t.Helper()
 	cp, err := Start(t.Context(), o)
@@ -76,9 +78,9 @@ func StartForTest(t testing.TB, o Options) *ControlPlane {
 	return cp
 }
 
-// Start starts etcd and kube-apiserver, and returns when the API server says
-// that it is ready and the namespace `default` exists. The context bounds the
-// start only; what was started lives until Stop.
+// Start starts etcd and kube-apiserver, and returns when the API server is
+// ready and the namespace `default` exists. The context bounds only the start.
+// The servers run until Stop.
 func Start(ctx context.Context, o Options) (_ *ControlPlane, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("not done after %s", startTimeout))
 	defer cancel()
@@ -118,8 +120,8 @@ func Start(ctx context.Context, o Options) (_ *ControlPlane, err error) {
 	return cp, nil
 }
 
-// Stop kills both servers, waits until they are gone and removes the temporary
-// folder. It may be called more than once.
+// Stop kills both servers, waits until they have ended and removes the
+// temporary directory. It may be called more than once.
 func (cp *ControlPlane) Stop() {
 	cp.mu.Lock()
 	defer cp.mu.Unlock()

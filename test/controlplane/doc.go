@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package controlplane starts a real kube-apiserver and etcd for tests, on
-// 127.0.0.1 with free ports and their files in a temporary folder. The
-// binaries are those of package tools: run `make control-plane` once.
+// Package controlplane starts a real kube-apiserver and etcd for tests, on free
+// ports of 127.0.0.1, with their files in a temporary directory. Package tools
+// provides the binaries: run `make control-plane` once.
 //
-// It is real where the driver could notice: RBAC and the Node authorizer with
-// NodeRestriction, TLS, client certificates, service account tokens, watches.
-// What it has not: a controller manager, scheduler or node. So no namespace
-// gets its `default` service account, and until a test makes that the API
-// server refuses pods in it; nothing is garbage collected, no pod runs. The
-// addresses of the `kubernetes` service are not published unless
-// Options.Advertise names one, since a loopback address is not a valid one.
-// Package cluster adds all that to it.
+// The control plane has RBAC, the Node authorizer with NodeRestriction, TLS,
+// client certificates, service account tokens and watches. It has no controller
+// manager, scheduler or node. So no namespace gets its `default` service
+// account, and the API server refuses pods in a namespace until a test creates
+// that account. There is no garbage collection, and no pod runs. The addresses
+// of the `kubernetes` service are published only if Options.Advertise names
+// one, because a loopback address is not valid there. Package cluster adds all
+// of this.
 //
 //	cp, err := controlplane.Start(ctx, controlplane.Options{})
 //	...
@@ -20,8 +20,7 @@
 //	...
 //	err = cp.Kubeconfig(filepath.Join(dir, "kubeconfig"), cfg)
 //
-// A [ControlPlane] lives until Stop. Its two processes also die, by the
-// kernel's hand, with the process that started them. Data is not made to
-// survive a crash of the machine. This is a fixture: anyone on the machine can
-// talk to its etcd.
+// A [ControlPlane] runs until Stop. The kernel also kills its two processes
+// when the process that started them dies. The data may not survive a crash of
+// the machine. Every user of the machine can access this etcd.
 package controlplane

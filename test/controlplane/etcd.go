@@ -42,8 +42,8 @@ func (cp *ControlPlane) startEtcd(ctx context.Context) error {
 	return nil
 }
 
-// Compact makes etcd forget every version but the newest (etcd's API, KV/Compact), as the API server has it do every five minutes: whoever
-// goes on from an older one is told 410 Gone.
+// Compact removes all versions except the newest from etcd (etcd's API, KV/Compact). The API server does so every
+// five minutes. A watch that continues from an older version then gets 410 Gone.
 func (cp *ControlPlane) Compact(ctx context.Context) error {
 	var newest struct{ Header struct{ Revision string } }
 	if err := cp.askEtcd(ctx, "range", map[string]any{"key": []byte{0}, "limit": 1}, &newest); err != nil {

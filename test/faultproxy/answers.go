@@ -18,12 +18,12 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 )
 
-// Event is one of a watch, with an object of apiVersion v1, as it is on the wire.
+// Event returns an encoded watch event with an object of apiVersion v1.
 func Event(name string, object runtime.Object) []byte {
 	return RawEvent(name, Encoded(object))
 }
 
-// RawEvent is Event with an object that is encoded already.
+// RawEvent is Event with an object that is already encoded.
 func RawEvent(name string, object []byte) []byte {
 	e := metav1.WatchEvent{Type: name, Object: runtime.RawExtension{Raw: object}}
 	data, err := e.Marshal()
@@ -33,7 +33,7 @@ func RawEvent(name string, object []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(nil, uint32(len(data))), data...)
 }
 
-// Encoded is an object of apiVersion v1 in protobuf, as the API server sends it.
+// Encoded returns an object of apiVersion v1 in protobuf, as the API server sends it.
 func Encoded(object runtime.Object) []byte {
 	object = object.DeepCopyObject()
 	object.GetObjectKind().SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(reflect.TypeOf(object).Elem().Name()))
@@ -44,7 +44,7 @@ func Encoded(object runtime.Object) []byte {
 	return data.Bytes()
 }
 
-// Protobuf sends what a test wrote as what it says it is.
+// Protobuf returns a Handler that sends the bytes of answer with the content type of protobuf.
 func Protobuf(answer func(*http.Request) []byte) Handler {
 	return func(w http.ResponseWriter, r *http.Request) bool {
 		w.Header().Set("Content-Type", "application/vnd.kubernetes.protobuf")
@@ -53,7 +53,7 @@ func Protobuf(answer func(*http.Request) []byte) Handler {
 	}
 }
 
-// Status answers each request with a status as the API server writes them.
+// Status returns a Handler that answers each request with a Status object, as the API server does.
 func Status(code int32, reason metav1.StatusReason, message string) Handler {
 	return func(w http.ResponseWriter, _ *http.Request) bool {
 		w.Header().Set("Content-Type", "application/json")
@@ -74,12 +74,12 @@ func statusJSON(code int32, reason metav1.StatusReason, message string) string {
 	return string(b)
 }
 
-// ErrorEvent is a watch's way to say that something failed.
+// ErrorEvent returns the event with which a watch reports an error.
 func ErrorEvent(code int32, reason metav1.StatusReason, message string) []byte {
 	return Event("ERROR", &metav1.Status{Status: metav1.StatusFailure, Code: code, Reason: reason, Message: message})
 }
 
-// TooLarge answers as an API server whose cache is behind what the client has seen.
+// TooLarge is a Handler that answers like an API server whose cache is older than the client's resource version.
 func TooLarge(w http.ResponseWriter, _ *http.Request) bool {
 	s := apierrors.NewTimeoutError("Too large resource version: 9, current: 1", 1).ErrStatus
 	s.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}
@@ -90,7 +90,7 @@ func TooLarge(w http.ResponseWriter, _ *http.Request) bool {
 	return true
 }
 
-// Slow leaves each request to the API server after a while.
+// Slow returns a Handler that delays each request and then forwards it to the API server.
 func Slow(d time.Duration) Handler {
 	return func(_ http.ResponseWriter, r *http.Request) bool {
 		timer := time.NewTimer(d)

@@ -7,7 +7,7 @@ import (
 	"sync"
 )
 
-// Network is a listener whose connections can be broken. Safe for concurrent use.
+// Network is a listener whose connections a test can break. Safe for concurrent use.
 type Network struct {
 	net.Listener
 
@@ -34,8 +34,8 @@ func (n *Network) Cut() {
 	}
 }
 
-// Stall has the network swallow all that is sent, in both directions, until Heal. Connections stay open, new ones can be made, and
-// nobody gets an error: a firewall that drops packets.
+// Stall holds back all traffic in both directions until Heal. Connections stay open, new connections succeed, and
+// nobody gets an error, as with a firewall that drops packets.
 func (n *Network) Stall() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -46,7 +46,7 @@ func (n *Network) Stall() {
 	}
 }
 
-// Heal ends Cut and Stall. What was swallowed arrives, where both ends still wait for it.
+// Heal ends Cut and Stall. Stalled data arrives if both ends still wait for it.
 func (n *Network) Heal() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -58,7 +58,7 @@ func (n *Network) Heal() {
 	}
 }
 
-// Connections is how many were made so far, those that were cut at once among them.
+// Connections returns the number of connections so far, including those that Cut reset immediately.
 func (n *Network) Connections() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()

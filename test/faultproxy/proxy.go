@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package faultproxy stands between a client and a real API server, and makes each of them what the other fears: it answers in the API
-// server's place, writes into open watches and cuts them (Proxy), and takes away the network below (Network). It counts what it is asked.
+// Package faultproxy is a proxy in front of a real API server that injects faults. Proxy answers requests instead of
+// the API server, and writes into or ends open watches. Network breaks connections. The proxy records all requests.
 package faultproxy
 
 import (
@@ -21,12 +21,12 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// Handler answers a request and returns true, or leaves it to the API server.
+// Handler answers a request and returns true, or returns false to forward the request to the API server.
 type Handler = func(http.ResponseWriter, *http.Request) bool
 
-// Proxy is a server that asks an API server. Safe for concurrent use.
+// Proxy forwards requests to an API server. Safe for concurrent use.
 type Proxy struct {
-	// Network is what the clients reach the proxy by.
+	// Network is the listener of the proxy.
 	*Network
 	upstream http.RoundTripper
 	address  *url.URL
@@ -38,14 +38,14 @@ type Proxy struct {
 	streams  map[chan []byte]bool
 }
 
-// Request is one that came.
+// Request is a request that the proxy received.
 type Request struct {
 	At  time.Time
 	URL *url.URL
 }
 
-// New returns a proxy that serves HTTP/2 over TLS, as API servers do, and asks with config: its client needs no credentials. It ends with
-// t; what uses it must end before.
+// New returns a proxy that serves HTTP/2 over TLS, as API servers do. It authenticates to the API server with config,
+// so its clients need no credentials. The proxy ends with t, and its clients must end before.
 func New(t testing.TB, config *rest.Config) *Proxy {
 	t.Helper()
 	p := newProxy(t, config)
@@ -54,7 +54,7 @@ func New(t testing.TB, config *rest.Config) *Proxy {
 	return p
 }
 
-// NewPlain returns a proxy that serves HTTP/1.1 without TLS, where a Handler can take over the connection.
+// NewPlain returns a proxy that serves HTTP/1.1 without TLS. A Handler can hijack its connections.
 func NewPlain(t testing.TB, config *rest.Config) *Proxy {
 	t.Helper()
 	p := newProxy(t, config)
@@ -88,7 +88,7 @@ func newProxy(t testing.TB, config *rest.Config) *Proxy {
 	return p
 }
 
-// Config is a client's configuration for the proxy.
+// Config returns a client configuration for the proxy.
 func (p *Proxy) Config() *rest.Config {
 	c := &rest.Config{Host: p.server.URL, QPS: -1}
 	if certificate := p.server.Certificate(); certificate != nil {
@@ -97,14 +97,14 @@ func (p *Proxy) Config() *rest.Config {
 	return c
 }
 
-// Answer has all requests answered by handle from now on; nil: by the API server.
+// Answer makes handle answer all further requests. With nil, the API server answers them.
 func (p *Proxy) Answer(handle Handler) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.handle = handle
 }
 
-// Say writes a frame into each open watch, or ends it if the frame is nil. It returns how many there were.
+// Say writes a frame into each open watch, or ends each watch if the frame is nil. It returns the number of watches.
 func (p *Proxy) Say(frame []byte) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -120,17 +120,17 @@ func (p *Proxy) Say(frame []byte) int {
 	return n
 }
 
-// Watches is how many watches are open.
+// Watches returns the number of open watches.
 func (p *Proxy) Watches() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.streams)
 }
 
-// Asked is how many requests came.
+// Asked returns the number of received requests.
 func (p *Proxy) Asked() int { return len(p.Requests()) }
 
-// Requests are those that came, in their order.
+// Requests returns the received requests in order.
 func (p *Proxy) Requests() []Request {
 	p.mu.Lock()
 	defer p.mu.Unlock()
