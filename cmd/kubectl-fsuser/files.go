@@ -56,9 +56,7 @@ func (in *input) read(args []string, recursive bool, standard io.Reader) error {
 
 // walk reads a file, or the manifests in a directory.
 func (in *input) walk(root string, recursive bool) error {
-	if st, err := os.Stat(root); err != nil {
-		return err
-	} else if !st.IsDir() {
+	if st, err := os.Stat(root); err != nil || !st.IsDir() {
 		return in.file(root)
 	}
 	root += "/" // if it is a link, the directory that it leads to

@@ -288,10 +288,7 @@ func (c *change) addEdits(edits []edit) {
 // elsewhere lists volumes that are in no pod with containers, such as those of a patch: that nobody looked at them must
 // not pass for good news.
 func (p *planner) elsewhere(o manifest.Object, _ string, n *manifest.Node) {
-	left := Left{Line: n.Line()}
-	if o.Node.Kind != manifest.Absent {
-		left.Object = o.Name()
-	}
+	left := Left{Line: n.Line(), Object: o.Name()}
 	list := func(_ string, n *manifest.Node) bool {
 		if looksLikeVolume(n) {
 			left.Volume = n.Get("name").Text

@@ -86,10 +86,7 @@ type linter struct {
 
 // report adds a problem at the first of the values that is there, or else at the object.
 func (l *linter) report(o manifest.Object, severity Severity, fieldPath string, message string, at ...*manifest.Node) {
-	p := Problem{File: l.file, Severity: severity, Field: fieldPath, Message: message}
-	if o.Node.Kind != manifest.Absent {
-		p.Object = o.Name()
-	}
+	p := Problem{File: l.file, Severity: severity, Object: o.Name(), Field: fieldPath, Message: message}
 	for _, n := range append(at, o.Node) {
 		if n.Kind != manifest.Absent {
 			p.Line, p.Column = n.Position()
@@ -121,37 +118,37 @@ func (l *linter) object(o manifest.Object) {
 		l.annotations(o, attributes.OnPod, pod.Path("metadata.annotations"), pod.Node)
 		l.pod(pod)
 	}
-	l.misplaced(o, pods)
+	if len(pods) > 0 {
+		l.misplaced(o, pods)
+	}
 }
 
 // misplaced finds annotations of this driver on an object that has pod templates, in place of these.
 func (l *linter) misplaced(o manifest.Object, pods []manifest.Pod) {
-	if len(pods) == 0 {
-		return
-	}
-	templates := map[*manifest.Node]bool{}
-	for _, pod := range pods {
-		templates[pod.Node] = true
-	}
 	o.Node.Walk(func(path string, n *manifest.Node) bool {
-		if templates[n] {
+		if slices.ContainsFunc(pods, func(pod manifest.Pod) bool { return pod.Node == n }) {
 			return false
 		}
-		if path != "metadata.annotations" && !strings.HasSuffix(path, ".metadata.annotations") {
+		above, isAnnotations := strings.CutSuffix(path, "metadata.annotations")
+		if !isAnnotations {
 			return true
 		}
-		above := strings.TrimSuffix(path, "metadata.annotations")
 		isBelow := func(pod manifest.Pod) bool { return strings.HasPrefix(pod.Field, above) }
 		pod := pods[max(0, slices.IndexFunc(pods, isBelow))]
 		for _, e := range n.Entries {
-			if prefix, _, found := strings.Cut(e.Name, "/"); found && (prefix == attributes.Driver || almost(prefix)) {
-				l.report(o, Warning, o.Path(path+"["+e.Name+"]"),
-					"has no effect here: it is read from pods and namespaces; put it under "+
-						""+pod.Field+".metadata.annotations", e.Key)
+			if strings.HasPrefix(e.Name, attributes.AnnotationPrefix) || almostAnnotation(e.Name) {
+				l.report(o, Warning, o.Path(path+"["+e.Name+"]"), "has no effect here: it is read from pods and "+
+					"namespaces; put it under "+pod.Field+".metadata.annotations", e.Key)
 			}
 		}
 		return false
 	})
+}
+
+// almostAnnotation reports whether an annotation was probably meant to be one of the driver's.
+func almostAnnotation(name string) bool {
+	prefix, _, found := strings.Cut(name, "/")
+	return found && almost(prefix)
 }
 
 // almost reports whether a name was probably meant to be the driver's: it has the driver's first word but for case and
@@ -185,7 +182,7 @@ func (l *linter) annotations(o manifest.Object, on attributes.Annotated, path st
 			values[e.Name], _ = l.text(o, at, e, func(text string) bool {
 				return len(attributes.ValidateAnnotations(on, map[string]string{e.Name: text})) == 0
 			})
-		} else if prefix, _, found := strings.Cut(e.Name, "/"); found && almost(prefix) {
+		} else if almostAnnotation(e.Name) {
 			l.report(o, Warning, at, fmt.Sprintf("has no effect: annotations of this driver begin with %q",
 				attributes.AnnotationPrefix), e.Key)
 		}

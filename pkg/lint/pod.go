@@ -178,20 +178,18 @@ func (l *linter) attributes(v *volume, hasRef bool) {
 // modes checks the modes in one of Kubernetes' own volumes: the API server refuses those above 0777, and a decimal
 // number that looks octal is hardly meant.
 func (l *linter) modes(v volume) {
-	for _, source := range []string{"secret", "configMap", "downwardAPI", "projected"} {
-		v.node.Get(source).Walk(func(path string, n *manifest.Node) bool {
-			hint, isValid := manifest.Mode(path, n)
-			severity := Warning
-			if !isValid {
-				severity = Error
-				hint = strings.TrimPrefix(hint+"; the API server refuses a mode that is not from 0 to 0777", "; ")
-			}
-			if hint != "" {
-				l.report(v.pod.Object, severity, v.field+"."+source+"."+path, hint, n)
-			}
-			return true
-		})
-	}
+	v.node.Walk(func(path string, n *manifest.Node) bool {
+		hint, isValid := manifest.Mode(path, n)
+		severity := Warning
+		if !isValid {
+			severity = Error
+			hint = strings.TrimPrefix(hint+"; the API server refuses a mode that is not from 0 to 0777", "; ")
+		}
+		if hint != "" {
+			l.report(v.pod.Object, severity, v.field+"."+path, hint, n)
+		}
+		return true
+	})
 }
 
 // mounts checks how containers mount the volume, and reports whether one does.

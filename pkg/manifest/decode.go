@@ -51,11 +51,7 @@ func (n *Node) Decode(into any) (all []Mismatch) {
 				}
 				return true
 			})
-			what := valueWords.Replace(wrong.Value)
-			if strings.HasPrefix(what, "number") {
-				what = fmt.Sprintf("the number %v", m.Node.Value) // that 0400 is 256 is a surprise
-			}
-			m.Message = fmt.Sprintf("must be %s, and this is %s, which the API server refuses", typeName(wrong.Type), what)
+			m.Message = mismatch(m.Node, wrong)
 		}
 		if absent[m.Node] {
 			break
@@ -79,22 +75,16 @@ func pathAt(text string, read int) (path string) {
 	return path
 }
 
-func typeName(t reflect.Type) string {
-	switch t.Kind() {
-	case reflect.Pointer:
-		return typeName(t.Elem())
-	case reflect.Bool:
-		return "a boolean"
-	case reflect.Int, reflect.Int32, reflect.Int64:
-		return fmt.Sprintf("a whole number of %d bits", t.Bits())
-	case reflect.String:
-		return "a string"
-	case reflect.Slice:
-		return "a list"
-	}
-	return "a mapping"
-}
+// words turns the JSON decoder's words and Go's into YAML's.
+var words = strings.NewReplacer("array", "a list", "slice", "a list", "object", "a mapping", "struct", "a mapping",
+	"map", "a mapping", "bool", "a boolean", "string", "a string", "int32", "a whole number of 32 bits",
+	"int64", "a whole number of 64 bits")
 
-// valueWords turns the JSON decoder's words into YAML's.
-var valueWords = strings.NewReplacer("array", "a list", "object", "a mapping", "bool", "a boolean",
-	"string", "a string")
+func mismatch(n *Node, wrong *json.UnmarshalTypeError) string {
+	is := words.Replace(wrong.Value)
+	if strings.HasPrefix(is, "number") {
+		is = fmt.Sprintf("the number %v", n.Value) // that 0400 is 256 is a surprise
+	}
+	must := words.Replace(wrong.Type.Kind().String())
+	return fmt.Sprintf("must be %s, and this is %s, which the API server refuses", must, is)
+}

@@ -25,8 +25,12 @@ func (o Object) Kind() string {
 	return o.kind
 }
 
-// Name is how people call the object: Deployment/web, or Deployment/default/web if it says its namespace.
+// Name is how people call the object: Deployment/web, or Deployment/default/web if it says its namespace. It is "" if
+// there is no object.
 func (o Object) Name() string {
+	if o.Node.Kind == Absent {
+		return ""
+	}
 	name := o.Node.Get("metadata", "name").Text
 	if name == "" {
 		name = o.Node.Get("metadata", "generateName").Text + "*"

@@ -30,20 +30,13 @@ var errTooDeep = fmt.Errorf("values are nested more than %d deep", maxDepth)
 // readYAML reads a document as YAML.
 func (d *Document) readYAML() {
 	root, err := decodeYAML(d.Text)
-	r := yamlReader{doc: d, anchors: map[*yaml.Node]*Node{}, lines: lineStarts(d.Text)}
-	switch {
-	case err != nil:
+	if err != nil {
 		d.Err = d.yamlError(err)
-	case len(root.Content) == 0: // nothing but comments
-	case templateLine(root) > 0:
-		d.Err = d.syntaxError(r.offset(templateLine(root), 1), templateMessage)
-	default:
-		node, err := r.node(root.Content[0], 0)
-		if err != nil {
-			d.Err = d.syntaxError(node.Start, err.Error())
-			return
-		}
-		d.Root = node
+		return
+	}
+	r := yamlReader{doc: d, anchors: map[*yaml.Node]*Node{}, lines: lineStarts(d.Text)}
+	for _, y := range root.Content { // one, or none if there is nothing but comments
+		d.Root, d.Err = r.node(y, 0)
 	}
 }
 
@@ -57,6 +50,9 @@ func decodeYAML(text string) (root *yaml.Node, err error) {
 	}()
 	root = &yaml.Node{}
 	err = yaml.NewDecoder(strings.NewReader(text)).Decode(root)
+	if line := templateLine(root); line > 0 {
+		return root, fmt.Errorf("line %d: a key is a mapping", line)
+	}
 	if errors.Is(err, io.EOF) {
 		return root, nil
 	}
@@ -110,8 +106,8 @@ func templateBefore(lines []string, count int) int {
 	const maxTries = 50 // each reads all lines before
 	tries := 0
 	isYAML := func(text string) bool {
-		root, err := decodeYAML(text)
-		return err == nil && templateLine(root) == 0
+		_, err := decodeYAML(text)
+		return err == nil
 	}
 	for i, line := range lines[:min(count, len(lines))] {
 		if !strings.Contains(line, "{{") {
@@ -177,24 +173,24 @@ func (r *yamlReader) offset(line, column int) int {
 	return at
 }
 
-// node reads a value. With an error it returns a Node at the place of the error.
-func (r *yamlReader) node(y *yaml.Node, depth int) (*Node, error) {
+// node reads a value.
+func (r *yamlReader) node(y *yaml.Node, depth int) (*Node, *SyntaxError) {
 	n := &Node{Document: r.doc, Start: r.offset(y.Line, y.Column), size: 1}
 	if depth > maxDepth {
-		return n, errTooDeep
+		return &Node{}, r.doc.syntaxError(n.Start, errTooDeep.Error())
 	}
-	if y.Kind == yaml.AliasNode {
+	var err *SyntaxError
+	switch y.Kind {
+	case yaml.AliasNode:
 		target := r.anchors[y.Alias]
 		if target == nil {
-			return n, fmt.Errorf("the anchor %q stands for a value that contains itself", y.Value)
+			return &Node{}, r.doc.syntaxError(n.Start,
+				fmt.Sprintf("the anchor %q stands for a value that contains itself", y.Value))
 		}
 		start := n.Start
 		*n = *target
 		n.Start = start
-		return n, r.count(n.size)
-	}
-	var err error
-	switch y.Kind {
+		return n, r.count(n, n.size)
 	case yaml.MappingNode:
 		n.Kind = Mapping
 		err = r.entries(n, y, depth)
@@ -207,27 +203,26 @@ func (r *yamlReader) node(y *yaml.Node, depth int) (*Node, error) {
 		n.Value = yamlScalar(y.Value, n.quoted)
 	}
 	if err != nil {
-		return n, err
+		return &Node{}, err
 	}
 	n.Flow = y.Style&yaml.FlowStyle != 0
 	if y.Anchor != "" {
 		r.anchors[y] = n
 	}
-	return n, r.count(1)
+	return n, r.count(n, 1)
 }
 
-func (r *yamlReader) count(values int) error {
+func (r *yamlReader) count(n *Node, values int) *SyntaxError {
 	if r.values += values; r.values > maxValues {
-		return errors.New("aliases of aliases stand for too many values")
+		return r.doc.syntaxError(n.Start, "aliases of aliases stand for too many values")
 	}
 	return nil
 }
 
-func (r *yamlReader) items(n *Node, y *yaml.Node, depth int) error {
+func (r *yamlReader) items(n *Node, y *yaml.Node, depth int) *SyntaxError {
 	for _, child := range y.Content {
 		item, err := r.node(child, depth+1)
 		if err != nil {
-			*n = *item
 			return err
 		}
 		n.Items = append(n.Items, item)
@@ -238,17 +233,15 @@ func (r *yamlReader) items(n *Node, y *yaml.Node, depth int) error {
 
 // entries reads the keys of a mapping as kubectl does: of a key that is given twice the last counts, and a key of the
 // mapping itself counts more than one that is merged into it with "<<".
-func (r *yamlReader) entries(n *Node, y *yaml.Node, depth int) error {
+func (r *yamlReader) entries(n *Node, y *yaml.Node, depth int) *SyntaxError {
 	var merged []*Node // what counts most comes first
 	for i := 0; i+1 < len(y.Content); i += 2 {
 		key, err := r.node(y.Content[i], depth+1)
 		if err != nil {
-			*n = *key
 			return err
 		}
 		value, err := r.node(y.Content[i+1], depth+1)
 		if err != nil {
-			*n = *value
 			return err
 		}
 		n.size += key.size + value.size
