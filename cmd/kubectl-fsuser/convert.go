@@ -22,8 +22,8 @@ import (
 
 // conversion is a run of convert.
 type conversion struct {
-	uid, gid                     string
-	back, write, diff, recursive bool
+	options                convert.Options
+	write, diff, recursive bool
 
 	converted, left, unreadable int
 	unended                     bool // what was printed last does not end its line
@@ -45,26 +45,37 @@ Without --uid the files belong to the volume's defaultUser, or to the runAsUser 
 volume have in common. With --back the csi volumes are removed, and the mounts point to Kubernetes' own volumes again.
 
 Exit codes: 0 no volume had to be left as it is, 1 some had to, 2 wrong usage, or something could not be read.`,
-		Args: needFiles,
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.run(args, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	f := cmd.Flags()
-	f.BoolVar(&c.back, "back", false, "convert from the driver's volumes to Kubernetes' own")
-	f.StringVar(&c.uid, "uid", "", "owner of the files of volumes that have no defaultUser")
-	f.StringVar(&c.gid, "gid", "", "group of the files")
+	f.BoolVar(&c.options.Back, "back", false, "convert from the driver's volumes to Kubernetes' own")
+	f.Func("uid", "owner of the files of volumes that have no defaultUser, a `number`", idFlag(&c.options.UID))
+	f.Func("gid", "group of the files, a `number`", idFlag(&c.options.GID))
 	f.BoolVarP(&c.write, "write", "w", false, "write the files, instead of printing them")
 	f.BoolVarP(&c.diff, "diff", "d", false, "print what would change, as a unified diff")
 	f.BoolVarP(&c.recursive, "recursive", "R", false, "read directories with all that is below them")
+	cmd.MarkFlagsMutuallyExclusive("write", "diff")
+	cmd.MarkFlagsMutuallyExclusive("back", "uid")
+	cmd.MarkFlagsMutuallyExclusive("back", "gid")
 	return cmd
 }
 
-func (c *conversion) run(args []string, standard io.Reader, out, errOut io.Writer) error {
-	options, err := c.options()
-	if err != nil {
-		return err
+// idFlag reads the value of a flag as an id.
+func idFlag(into **uint32) func(string) error {
+	return func(text string) error {
+		id, problem := attributes.ParseID(text)
+		if problem != "" {
+			return errors.New(problem)
+		}
+		*into = &id
+		return nil
 	}
+}
+
+func (c *conversion) run(args []string, standard io.Reader, out, errOut io.Writer) error {
 	var in input
 	if err := in.read(args, c.recursive, standard); err != nil {
 		return err
@@ -73,7 +84,7 @@ func (c *conversion) run(args []string, standard io.Reader, out, errOut io.Write
 		if c.write && f.Name == stdin {
 			return errors.New("standard input cannot be written: leave --write out to print the result")
 		}
-		result := convert.File(f, options)
+		result := convert.File(f, c.options)
 		if err := c.put(out, f, result.Text, i > 0, c.list(errOut, f, result)); err != nil {
 			return err
 		}
@@ -93,30 +104,6 @@ func (c *conversion) run(args []string, standard io.Reader, out, errOut io.Write
 		return problems("%s could not be read", count(len(in.dangling), "file"))
 	}
 	return nil
-}
-
-func (c *conversion) options() (convert.Options, error) {
-	o := convert.Options{Back: c.back}
-	switch {
-	case o.Back && c.uid+c.gid != "":
-		return o, errors.New("--uid and --gid have no meaning with --back")
-	case c.write && c.diff:
-		return o, errors.New("--write and --diff exclude each other")
-	}
-	for _, flag := range []struct {
-		name, text string
-		into       **uint32
-	}{{"uid", c.uid, &o.UID}, {"gid", c.gid, &o.GID}} {
-		if flag.text == "" {
-			continue
-		}
-		id, problem := attributes.ParseID(flag.text)
-		if problem != "" {
-			return o, fmt.Errorf("--%s is %q; it %s", flag.name, flag.text, problem)
-		}
-		*flag.into = &id
-	}
-	return o, nil
 }
 
 // list prints what stays as it is, and notes. It reports whether all of the file could be read.
@@ -186,7 +173,7 @@ func uninterrupted(f func() error) error {
 
 // replaceFile replaces a file's content at once: readers see the old or the new. The mode stays, and the owner where
 // that is allowed. A symbolic link stays, and the file that it leads to is replaced.
-func replaceFile(name, text string) (err error) {
+func replaceFile(name, text string) error {
 	path, err := filepath.EvalSymlinks(name)
 	if err != nil {
 		return err
@@ -199,27 +186,14 @@ func replaceFile(name, text string) (err error) {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
-	defer func() {
-		if err != nil {
-			temporary.Close()
-			os.Remove(temporary.Name())
-			err = fmt.Errorf("write %s: %w", name, err)
-		}
-	}()
-	if _, err = temporary.WriteString(text); err != nil {
-		return err
-	}
+	defer os.Remove(temporary.Name()) // unless it has the file's name by then
 	if st, ok := before.Sys().(*syscall.Stat_t); ok {
 		_ = temporary.Chown(int(st.Uid), int(st.Gid)) // only root may give files away; the content matters more
 	}
-	if err = temporary.Chmod(before.Mode().Perm()); err != nil {
-		return err
-	}
-	if err = temporary.Sync(); err != nil {
-		return err
-	}
-	if err = temporary.Close(); err != nil {
-		return err
+	_, err = temporary.WriteString(text)
+	err = errors.Join(err, temporary.Chmod(before.Mode().Perm()), temporary.Sync(), temporary.Close())
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
 	}
 	return os.Rename(temporary.Name(), path)
 }

@@ -12,8 +12,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/spf13/cobra"
-
 	"github.com/fsuser-csi/fsuser-csi/pkg/manifest"
 )
 
@@ -91,14 +89,6 @@ func (in *input) file(path string) error {
 
 func isManifest(path string) bool {
 	return slices.Contains([]string{".json", ".yaml", ".yml"}, strings.ToLower(filepath.Ext(path)))
-}
-
-// needFiles refuses a command without arguments.
-func needFiles(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return fmt.Errorf(`give %s a file, a directory, or "-" for standard input`, cmd.Name())
-	}
-	return nil
 }
 
 // count says how many there are of a thing.
