@@ -52,8 +52,8 @@ Exit codes: 0 no volume had to be left as it is, 1 some had to, 2 wrong usage, o
 	}
 	f := cmd.Flags()
 	f.BoolVar(&c.options.Back, "back", false, "convert from the driver's volumes to Kubernetes' own")
-	f.Func("uid", "owner of the files of volumes that have no defaultUser, a `number`", idFlag(&c.options.UID))
-	f.Func("gid", "group of the files, a `number`", idFlag(&c.options.GID))
+	f.Func("uid", "`number` of the user who owns the files of volumes that have no defaultUser", idFlag(&c.options.UID))
+	f.Func("gid", "`number` of the group of the files", idFlag(&c.options.GID))
 	f.BoolVarP(&c.write, "write", "w", false, "write the files, instead of printing them")
 	f.BoolVarP(&c.diff, "diff", "d", false, "print what would change, as a unified diff")
 	f.BoolVarP(&c.recursive, "recursive", "R", false, "read directories with all that is below them")
@@ -118,11 +118,8 @@ func (c *conversion) list(errOut io.Writer, f *manifest.File, result convert.Res
 			continue
 		}
 		c.left++
-		object := ""
-		if left.Object != "" {
-			object = left.Object + ": "
-		}
-		fmt.Fprintf(errOut, "%s:%d: %svolume %q stays as it is: %s\n", f.Name, left.Line, object, left.Volume,
+		place := fmt.Sprintf("%s:%d: %s", f.Name, left.Line, left.Object)
+		fmt.Fprintf(errOut, "%s: volume %q stays as it is: %s\n", strings.TrimSuffix(place, ": "), left.Volume,
 			left.Reason)
 	}
 	for _, note := range result.Notes {
@@ -163,12 +160,10 @@ func uninterrupted(f func() error) error {
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	err := f()
 	signal.Stop(signals)
-	select {
-	case s := <-signals:
-		return &exitError{exitInterrupted, errors.Join(err, fmt.Errorf("ended by the signal %q", s))}
-	default:
-		return err
+	if len(signals) > 0 {
+		return &exitError{exitInterrupted, errors.Join(err, fmt.Errorf("ended by the signal %q", <-signals))}
 	}
+	return err
 }
 
 // replaceFile replaces a file's content at once: readers see the old or the new. The mode stays, and the owner where

@@ -49,8 +49,7 @@ func (p *planner) pod(of manifest.Pod) {
 		pod.names = append(pod.names, v.Get("name").Text)
 	}
 	for i, v := range pod.volumes {
-		csi := v.Get("csi")
-		switch isOurs := csi.Get("driver").String() == attributes.Driver; {
+		switch isOurs := v.Get("csi", "driver").String() == attributes.Driver; {
 		case p.options.Back && isOurs:
 			p.toNative(pod, i)
 		case !p.options.Back && isNative(v) && !pod.isDeclaration(v):
@@ -82,9 +81,8 @@ func (p *pod) isDeclaration(v *manifest.Node) bool {
 	name := v.Get("name").Text
 	return !p.isMounted(name) && slices.ContainsFunc(p.volumes, func(other *manifest.Node) bool {
 		csi := other.Get("csi")
-		attrs := csi.Get("volumeAttributes")
 		names := func(attribute string, object *manifest.Node) bool {
-			return object.String() != "" && attrs.Get(attribute).String() == object.String()
+			return object.String() != "" && csi.Get("volumeAttributes", attribute).String() == object.String()
 		}
 		return csi.Get("driver").String() == attributes.Driver && (names("volume", v.Get("name")) ||
 			names("secretName", v.Get("secret", "secretName")) || names("configMapName", v.Get("configMap", "name")))
@@ -92,8 +90,8 @@ func (p *pod) isDeclaration(v *manifest.Node) bool {
 }
 
 // leave lists a volume as one that stays.
-func (p *planner) leave(l Left, format string, args ...any) {
-	l.Reason = fmt.Sprintf(format, args...)
+func (p *planner) leave(l Left, reason string) {
+	l.Reason = reason
 	p.left = append(p.left, l)
 }
 
@@ -103,7 +101,7 @@ func (p *planner) toDriver(pod *pod, i int) {
 	name := v.Get("name").Text
 	left := Left{Line: v.Line(), Object: pod.Object.Name(), Volume: name}
 	if reason := p.obstacle(pod, i); reason != "" {
-		p.leave(left, "%s", reason)
+		p.leave(left, reason)
 		return
 	}
 	added := p.csiVolume(pod, i)
@@ -115,7 +113,7 @@ func (p *planner) toDriver(pod *pod, i int) {
 			"owner they would be root's alone: give --uid"
 	}
 	if reason != "" {
-		p.leave(left, "%s", reason)
+		p.leave(left, reason)
 		return
 	}
 	pod.names = append(pod.names, added.Name)
@@ -252,8 +250,8 @@ func (p *planner) toNative(pod *pod, i int) {
 	case target == "":
 		p.leave(left, "it names no other volume of the pod that could take its place")
 	case at < 0 || target == name || !isNative(pod.volumes[at]):
-		p.leave(left, "the pod has no secret, configMap, downwardAPI or projected volume %q that could take its "+
-			"place", target)
+		p.leave(left, fmt.Sprintf("the pod has no secret, configMap, downwardAPI or projected volume %q that could "+
+			"take its place", target))
 	case slices.Contains(pod.names[:i], name) || slices.Contains(pod.names[i+1:], name):
 		p.leave(left, "there is another volume of this name")
 	default:

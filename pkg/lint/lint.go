@@ -210,28 +210,24 @@ func (l *linter) text(o manifest.Object, path string, e manifest.Entry, accepts 
 
 // meant is the string that was probably meant by a value that is none, if accepts takes it, else "".
 func meant(e manifest.Entry, accepts func(text string) bool) string {
-	var candidates []string
-	value, isInteger := e.Value.Integer()
+	text := e.Value.Text
 	name, _, _ := strings.Cut(e.Name, "/")
-	if isMode := name == "mode" || name == "dirMode"; isMode && isInteger && manifest.IsUsualMode(value) {
-		if digits, err := strconv.ParseInt(e.Value.Text, 8, 64); err != nil || !manifest.IsUsualMode(digits) {
-			// 256 and 0o400 are 0400, but 400 is what it seems
-			candidates = append(candidates, fmt.Sprintf("%04o", value))
-		}
+	value, isInteger := e.Value.Integer()
+	truth, isBool := e.Value.Value.(bool)
+	digits, err := strconv.ParseInt(text, 8, 64)
+	looksLikeMode := err == nil && manifest.IsUsualMode(digits) // 400 is what it seems, but 256 and 0o400 are 0400
+	switch {
+	case (name == "mode" || name == "dirMode") && isInteger && manifest.IsUsualMode(value) && !looksLikeMode:
+		text = fmt.Sprintf("%04o", value)
+	case (name == "uid" || name == "gid" || name == attributes.Driver) && isInteger:
+		text = strconv.FormatInt(value, 10) // 1e3, 1_000
+	case e.Name == "optional" && isBool:
+		text = strconv.FormatBool(truth) // elsewhere "on" is a name
 	}
-	if truth, isBool := e.Value.Value.(bool); isBool && e.Name == "optional" {
-		candidates = append(candidates, strconv.FormatBool(truth)) // elsewhere "on" is a name
+	if text == "" || !accepts(text) {
+		return ""
 	}
-	candidates = append(candidates, e.Value.Text)
-	if isID := name == "uid" || name == "gid" || name == attributes.Driver; isID && isInteger {
-		candidates = append(candidates, strconv.FormatInt(value, 10)) // 1e3, 1_000
-	}
-	for _, text := range candidates {
-		if text != "" && accepts(text) {
-			return text
-		}
-	}
-	return ""
+	return text
 }
 
 // acceptable reports whether the driver takes the text for an attribute of this name.

@@ -29,16 +29,14 @@ const maxMismatches = 32
 func (n *Node) Decode(into any) (all []Mismatch) {
 	absent := map[*Node]bool{}
 	for range maxMismatches {
-		text, err := json.Marshal(n.Any(func(_ string, n *Node, value any) any {
+		text, _ := json.Marshal(n.Any(func(_ string, n *Node, value any) any {
 			if absent[n] {
 				return nil
 			}
 			return value
-		}))
-		if err == nil {
-			reflect.ValueOf(into).Elem().SetZero()
-			err = kjson.UnmarshalCaseSensitivePreserveInts(text, into)
-		}
+		})) // of the types that JSON has: it cannot fail
+		reflect.ValueOf(into).Elem().SetZero()
+		err := kjson.UnmarshalCaseSensitivePreserveInts(text, into)
 		if err == nil {
 			break
 		}

@@ -91,10 +91,8 @@ func (d *Document) yamlError(err error) *SyntaxError {
 
 // errorLine is the line that an error of a YAML decoder names; 0 if it names none.
 func errorLine(err error) (line int) {
-	if err != nil {
-		if m := yamlErrorLine.FindStringSubmatch(err.Error()); m != nil {
-			line, _ = strconv.Atoi(m[1])
-		}
+	if m := yamlErrorLine.FindStringSubmatch(fmt.Sprint(err)); m != nil {
+		line, _ = strconv.Atoi(m[1])
 	}
 	return line
 }
