@@ -124,10 +124,7 @@ func apply(d *manifest.Document, o Options, changes []change) (text string, ok b
 	if !ok || !reflect.DeepEqual(expected(after, nil), expected(d, changes)) {
 		return "", false
 	}
-	if o.Back {
-		return text, true
-	}
-	return text, back(after) == back(d) // without volumes of the driver, back(d) is d
+	return text, o.Back || back(after) == back(d) // without volumes of the driver, back(d) is d
 }
 
 // back takes the volumes of the driver out of a document, as far as they can be.
