@@ -73,7 +73,7 @@ SHOWING = $(shell grep -rl --include='*_test.go' 'reliability\.Shown' cmd deploy
 torture: prerequisites control-plane ## Kill, starve and soak the driver for the better part of an hour, and write docs/reliability.md (root)
 	@rm -rf .cache/reliability && mkdir -p .cache/reliability
 	FSUSER_TORTURE=1 FSUSER_RELIABILITY=$(CURDIR)/.cache/reliability $(GO) test -race -count=1 -tags $(TAGS) -p 1 -timeout 60m $(SHOWING)
-	$(GO) run ./test/reliability/page -started $(STARTED) .cache/reliability
+	$(GO) run ./internal/reliability/page -started $(STARTED) .cache/reliability
 
 bench: prerequisites control-plane ## Measure, and compare with the design's goals (root)
 	cd test/bench && $(GO) run -tags $(TAGS) .

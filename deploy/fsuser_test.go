@@ -204,39 +204,6 @@ func TestFsUserSeen(t *testing.T) {
 	}
 }
 
-// What tests use that put every pod's volumes through the driver.
-func TestEveryPod(t *testing.T) {
-	content, err := os.ReadFile(FsUserFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := EveryPod(bytes.Replace(content, []byte("'none'"), []byte("'nobody'"), 1), "0"); err == nil {
-		t.Error("another manifest is taken")
-	}
-	if content, err = EveryPod(content, "0"); err != nil {
-		t.Fatal(err)
-	}
-	c := startCluster(t)
-	c.create(t, parse(t, content))
-	for annotation, want := range map[string]string{"": "0", "1000": "1000", "none": ""} {
-		pod := annotated(annotation, secretVolume("s", "s"))
-		if annotation == "" {
-			pod.Annotations = nil
-		}
-		eventually(t, func() error {
-			got, err := c.dryRunPod(t, pod)
-			if err != nil {
-				return err
-			}
-			csi := got.Spec.Volumes[0].CSI
-			if (csi == nil) != (want == "") || csi != nil && csi.VolumeAttributes["uid"] != want {
-				return fmt.Errorf("annotation %q: the volume is %s", annotation, encode(t, got.Spec.Volumes[0]))
-			}
-			return nil
-		})
-	}
-}
-
 // The API server runs policies in random order. A pod that went through one policy and then through both is the same as in the other order.
 func TestOrderOfPolicies(t *testing.T) {
 	c := startCluster(t)

@@ -65,18 +65,6 @@ func (m Manifest) Render(ctx context.Context, dir string) ([]byte, error) {
 	return append([]byte(head), out...), nil
 }
 
-// EveryPod changes the policies of FsUserFile so that a pod has this user if neither the pod nor its namespace gives one. Tests use it to
-// put the volumes of pods through the driver whose authors know nothing of the driver. It is an error if the manifest does not choose
-// the user as expected.
-func EveryPod(manifest []byte, user string) ([]byte, error) {
-	const chooses, policies = "namespaceObject.metadata.?annotations[?'fsuser.csi.io/' + k].orValue('none')", 3
-	if n := bytes.Count(manifest, []byte(chooses)); n != policies {
-		return nil, fmt.Errorf("%q occurs %d times in the manifest, not once in each of %d policies", chooses, n, policies)
-	}
-	everyPod := strings.Replace(chooses, "'none'", "{'fs-user': '"+user+"'}[?k].orValue('none')", 1)
-	return bytes.ReplaceAll(manifest, []byte(chooses), []byte(everyPod)), nil
-}
-
 // Template is `helm template` of the chart in dir, as release fsuser-csi in Namespace, with more arguments of helm.
 func Template(ctx context.Context, dir string, args ...string) ([]byte, error) {
 	return helm(ctx, append([]string{

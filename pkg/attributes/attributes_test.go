@@ -24,13 +24,13 @@ func with(pairs ...string) map[string]string {
 	return m
 }
 
-// specOf returns a Spec of these sources, with the defaults for all else.
+// specOf returns a Spec with these Sources and the defaults for all else.
 func specOf(sources ...Source) Spec {
 	return Spec{Sources: sources, DirMode: 0o755, Refresh: RefreshWatch}
 }
 
-// text is the list as users see it, one problem a line.
-func text(errs field.ErrorList) string {
+// messages is the list as users see it, one problem a line.
+func messages(errs field.ErrorList) string {
 	var lines []string
 	for _, err := range errs {
 		lines = append(lines, err.Error())
@@ -48,7 +48,7 @@ func refused(t *testing.T, context map[string]string, requestHasSecrets bool) st
 	if !reflect.DeepEqual(spec, Spec{}) {
 		t.Errorf("Parse(%q) gave errors and the Spec %+v, want the zero Spec", context, spec)
 	}
-	return text(errs)
+	return messages(errs)
 }
 
 func TestParseAccepts(t *testing.T) {
@@ -94,13 +94,13 @@ func TestParseAccepts(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			got, errs := Parse(tc.context, tc.requestHasSecrets)
 			if len(errs) > 0 {
-				t.Fatal(text(errs))
+				t.Fatal(messages(errs))
 			}
 			if !reflect.DeepEqual(got, tc.want) {
 				t.Errorf("got %+v\nwant %+v", got, tc.want)
 			}
 			if errs := Validate(got); len(errs) > 0 {
-				t.Errorf("Validate refuses what Parse accepted: %s", text(errs))
+				t.Errorf("Validate refuses what Parse accepted: %s", messages(errs))
 			}
 		})
 	}
@@ -201,10 +201,10 @@ func TestParseReportsEverythingAtOnceSortedByKey(t *testing.T) {
 	if !slices.Equal(fields, want) {
 		t.Errorf("got %q\nwant %q", fields, want)
 	}
-	first := text(errs)
+	first := messages(errs)
 	for range 20 { // maps are walked in random order
-		if _, errs := Parse(maps.Clone(context), false); text(errs) != first {
-			t.Fatalf("not the same again:\n%s\nafter\n%s", text(errs), first)
+		if _, errs := Parse(maps.Clone(context), false); messages(errs) != first {
+			t.Fatalf("not the same again:\n%s\nafter\n%s", messages(errs), first)
 		}
 	}
 }
@@ -235,7 +235,7 @@ func TestParseCutsLongValuesAndLongLists(t *testing.T) {
 		context[fmt.Sprintf("key%d", i)] = "x"
 	}
 	_, errs := Parse(context, false)
-	if len(errs) != maxProblems+1 || !strings.Contains(text(errs), "volumeAttributes: Too many: 1001: problems; only the first 32 are listed") {
+	if len(errs) != maxProblems+1 || !strings.Contains(messages(errs), "volumeAttributes: Too many: 1001: problems; only the first 32 are listed") {
 		t.Errorf("%d errors, the last is %v", len(errs), errs[len(errs)-1])
 	}
 }

@@ -26,13 +26,13 @@ func describe(t *testing.T, pod string, attributes map[string]string) (Spec, str
 	t.Helper()
 	spec, errs := Parse(attributes, false)
 	if len(errs) > 0 {
-		t.Fatal(text(errs))
+		t.Fatal(messages(errs))
 	}
 	described, errs := spec.Describe(podSpec(t, pod), "csi")
 	if bad := !reflect.DeepEqual(described, Spec{}); bad != (len(errs) == 0) {
 		t.Errorf("%d errors and %+v", len(errs), described)
 	}
-	return described, text(errs)
+	return described, messages(errs)
 }
 
 func TestDescribe(t *testing.T) {
@@ -68,7 +68,7 @@ func TestDescribe(t *testing.T) {
 				t.Errorf("got %+v %s\nwant %+v", got, errs, tc.want)
 			}
 			if errs := Validate(got); len(errs) > 0 {
-				t.Errorf("Validate refuses what Describe accepted: %s", text(errs))
+				t.Errorf("Validate refuses what Describe accepted: %s", messages(errs))
 			}
 		})
 	}

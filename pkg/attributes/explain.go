@@ -10,6 +10,8 @@ import (
 	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/text"
 )
 
 // Names returns the names of the attributes in the order in which they are best read, without those of single files
@@ -52,8 +54,8 @@ func unknownAttribute(name string) string {
 	return fmt.Sprintf("unknown attribute%s (known: %s, and uid/PATH, gid/PATH, mode/PATH)", guess, strings.Join(known, ", "))
 }
 
-// nearest returns the one of known that takes the fewest edits to reach from name, upper and lower case being the same; the first
-// of equals. It returns "" when more than half of the letters would change: "uid" is no answer to "password".
+// nearest returns the one of known that takes the fewest edits to reach from name, upper and lower case being the same;
+// the first of equals. It returns "" when more than half of the letters would change: "uid" is no answer to "password".
 func nearest(name string, known []string) string {
 	name = strings.ToLower(short(name)) // bounds the work
 	edits := func(candidate string) int { return EditDistance(name, strings.ToLower(candidate)) }
@@ -92,8 +94,8 @@ func root() *field.Path { return field.NewPath("volumeAttributes") }
 // attribute is the place of an attribute in messages.
 func attribute(key string) *field.Path { return root().Key(printable(key)) }
 
-// printable makes a user's name fit for a place in a message: short, and quoted unless it is plain. Nobody can break a log line
-// with it or make it look like another place.
+// printable makes a user's name fit for a place in a message: short, and quoted unless it is plain. Nobody can break a
+// log line with it or make it look like another place.
 func printable(name string) string {
 	name = short(name)
 	plain := func(r rune) bool {
@@ -106,14 +108,4 @@ func printable(name string) string {
 }
 
 // short cuts a user's text to what fits in a message.
-func short(text string) string {
-	const limit = 64 // bytes
-	if len(text) <= limit {
-		return text
-	}
-	end := limit
-	for end > limit-utf8.UTFMax && !utf8.RuneStart(text[end]) {
-		end--
-	}
-	return text[:end] + "…"
-}
+func short(value string) string { return text.Shorten(value, 64) }

@@ -10,7 +10,7 @@ import (
 
 func TestNamesAreWhatParseKnows(t *testing.T) {
 	for _, name := range append(Names(), "uid/f", "gid/f", "mode/f") {
-		if _, errs := Parse(map[string]string{name: "?"}, true); strings.Contains(text(errs), "unknown attribute") {
+		if _, errs := Parse(map[string]string{name: "?"}, true); strings.Contains(messages(errs), "unknown attribute") {
 			t.Errorf("Parse does not know %s", name)
 		}
 	}

@@ -32,7 +32,7 @@ func FuzzParse(f *testing.F) {
 		if zero := reflect.DeepEqual(spec, Spec{}); zero != (len(errs) > 0) {
 			t.Fatalf("%q: %d errors and %+v", context, len(errs), spec)
 		}
-		message := text(errs)
+		message := messages(errs)
 		if strings.Contains(message, token) || strings.Count(message, "\n") > maxProblems {
 			t.Fatalf("%q: %q", context, message)
 		}
@@ -46,7 +46,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		if errs := Validate(spec); len(errs) > 0 {
-			t.Fatalf("%q: Validate refuses what Parse accepted: %s", context, text(errs))
+			t.Fatalf("%q: Validate refuses what Parse accepted: %s", context, messages(errs))
 		}
 		if again, _ := Parse(context, requestHasSecrets); !reflect.DeepEqual(again, spec) {
 			t.Fatalf("%q: not the same again: %+v, %+v", context, spec, again)
@@ -85,7 +85,7 @@ func FuzzDescribe(f *testing.F) {
 			return
 		}
 		if errs := Validate(described); len(errs) > 0 {
-			t.Fatalf("%s: Validate refuses what Describe accepted: %s", pod, text(errs))
+			t.Fatalf("%s: Validate refuses what Describe accepted: %s", pod, messages(errs))
 		}
 		for _, source := range described.Sources {
 			for _, item := range source.Items {

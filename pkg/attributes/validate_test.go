@@ -12,7 +12,7 @@ func TestValidate(t *testing.T) {
 		return specOf(Source{Object: Object{Secret, "keys"}, Mode: 0o400, Items: []Item{{Key: "a", Path: "b"}}})
 	}
 	if errs := Validate(good()); len(errs) > 0 {
-		t.Errorf("a good Spec: %s", text(errs))
+		t.Errorf("a good Spec: %s", messages(errs))
 	}
 	item := func(s *Spec) *Item { return &s.Sources[0].Items[0] }
 	for _, tc := range []struct {
@@ -55,7 +55,7 @@ func TestValidate(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			spec := good()
 			tc.change(&spec)
-			got := text(Validate(spec))
+			got := messages(Validate(spec))
 			if (tc.want == "") != (got == "") || !strings.Contains(got, tc.want) || strings.Contains(got, "\n") {
 				t.Errorf("got  %s\nwant %s", got, tc.want)
 			}

@@ -2,21 +2,20 @@
 
 // Package event writes Events about pods (kubectl describe pod shows them).
 //
-// Events of one reason about one volume share an Event object with a count. The last Event that was recorded about a volume is
-// the last one that is written: a pause between writes delays it, and drops only Events that it replaces. Writing is best
-// effort: an Event that can't be written is dropped and counted, and never tried again. client-go has a recorder that does
-// more, but links half of the OpenAPI libraries (docs/decisions/0006-own-event-recorder.md).
+// Events of one reason about one volume share an Event object with a count. The last Event that was recorded about a
+// volume is the last one that is written: a pause between writes delays it, and drops only Events that it replaces.
+// Writing is best effort: an Event that can't be written is dropped and counted, and never tried again. client-go has a
+// recorder that does more, but links half of the OpenAPI libraries (docs/decisions/0006-own-event-recorder.md).
 package event
 
 import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"fmt"
 	"maps"
-	"sync"
+	"strings"
+	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -24,6 +23,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/text"
 )
 
 const (
@@ -70,12 +71,11 @@ type Recorder struct {
 	component, host string
 	queue           chan Event
 
-	mu      sync.Mutex
-	dropped int
+	dropped atomic.Int64
 }
 
-// New returns a Recorder that writes through client, which must know core/v1. component and host (the node) are named in each Event.
-// It starts nothing: call Run.
+// New returns a Recorder that writes through client, which must know core/v1. component and host (the node) are named
+// in each Event. It starts nothing: call Run.
 func New(client rest.Interface, component, host string) *Recorder {
 	return &Recorder{client: client, component: component, host: host, queue: make(chan Event, queued)}
 }
@@ -85,22 +85,12 @@ func (r *Recorder) Record(e Event) {
 	select {
 	case r.queue <- e:
 	default:
-		r.drop()
+		r.dropped.Add(1)
 	}
 }
 
 // Dropped is how many Events could not be written.
-func (r *Recorder) Dropped() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.dropped
-}
-
-func (r *Recorder) drop() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.dropped++
-}
+func (r *Recorder) Dropped() int64 { return r.dropped.Load() }
 
 // Run writes Events until ctx ends. Events that wait then are lost.
 func (r *Recorder) Run(ctx context.Context) {
@@ -151,12 +141,13 @@ type written struct {
 // series has the Event objects that were written, and the Events that wait. Only Run uses it.
 type series struct {
 	known map[kind]*written
-	// waiting has the last Event of a subject during the pause of its kind. Only known kinds wait, so there are never many.
+	// waiting has the last Event of a subject during the pause of its kind. Only known kinds wait, so there are never
+	// many.
 	waiting map[subject]Event
 }
 
-// mustWait counts an Event and reports whether it has to wait. Either way the Event replaces an earlier one of its subject that
-// waits: the earlier one is counted already, and must not be written after this one.
+// mustWait counts an Event and reports whether it has to wait. Either way the Event replaces an earlier one of its
+// subject that waits: the earlier one is counted already, and must not be written after this one.
 func (s *series) mustWait(e Event, now time.Time) bool {
 	delete(s.waiting, e.subject())
 	w := s.known[e.kind()]
@@ -185,7 +176,8 @@ func (s *series) next() (e Event, due time.Time, some bool) {
 	return e, due, some
 }
 
-// remember makes room by forgetting kinds whose pause is over. Without room, the next Event of the kind makes a new object.
+// remember makes room by forgetting kinds whose pause is over. Without room, the next Event of the kind makes a new
+// object.
 func (s *series) remember(k kind, w *written) {
 	if len(s.known) >= remembered {
 		maps.DeleteFunc(s.known, func(_ kind, old *written) bool { return w.at.Sub(old.at) >= quiet })
@@ -200,7 +192,7 @@ func (r *Recorder) write(ctx context.Context, s *series, e Event, now time.Time)
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	if err := r.send(ctx, s, e, now); err != nil {
-		r.drop()
+		r.dropped.Add(1)
 		klog.V(2).ErrorS(err, "Event not written", "pod", klog.KRef(e.Pod.Namespace, e.Pod.Name), "reason", e.Reason)
 	}
 }
@@ -227,14 +219,14 @@ func (r *Recorder) send(ctx context.Context, s *series, e Event, now time.Time) 
 func (r *Recorder) object(e Event, now time.Time) *corev1.Event {
 	return &corev1.Event{
 		ObjectMeta: metav1.ObjectMeta{
-			// As client-go names them: the pod, and something unique.
-			Name:      fmt.Sprintf("%s.%s", truncate(e.Pod.Name, 200), rand.Text()[:16]),
+			// As client-go names them: the pod, and something unique. A name has at most 253 characters.
+			Name:      strings.TrimRight(e.Pod.Name[:min(len(e.Pod.Name), 200)], "-.") + "." + strings.ToLower(rand.Text()[:16]),
 			Namespace: e.Pod.Namespace,
 		},
 		InvolvedObject: corev1.ObjectReference{
 			APIVersion: "v1", Kind: "Pod", Namespace: e.Pod.Namespace, Name: e.Pod.Name, UID: types.UID(e.Pod.UID),
 		},
-		Type: e.Type, Reason: e.Reason, Message: truncate(e.Message, maxMessage),
+		Type: e.Type, Reason: e.Reason, Message: text.Shorten(e.Message, maxMessage-len("…")),
 		Source:              corev1.EventSource{Component: r.component, Host: r.host},
 		ReportingController: r.component, ReportingInstance: r.host,
 		FirstTimestamp: metav1.NewTime(now), LastTimestamp: metav1.NewTime(now), Count: 1,
@@ -244,22 +236,10 @@ func (r *Recorder) object(e Event, now time.Time) *corev1.Event {
 // repeat counts up the object that is there.
 func (r *Recorder) repeat(ctx context.Context, e Event, w *written, now time.Time) error {
 	patch, err := json.Marshal(map[string]any{
-		"count": w.count, "lastTimestamp": metav1.NewTime(now), "message": truncate(e.Message, maxMessage), "type": e.Type,
+		"count": w.count, "lastTimestamp": metav1.NewTime(now), "message": text.Shorten(e.Message, maxMessage-len("…")), "type": e.Type,
 	})
 	if err != nil {
 		return err
 	}
 	return r.client.Patch(types.MergePatchType).Namespace(e.Pod.Namespace).Resource("events").Name(w.name).Body(patch).Do(ctx).Error()
-}
-
-// truncate cuts s to at most n bytes of whole characters.
-func truncate(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	n -= len("…")
-	for !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n] + "…"
 }

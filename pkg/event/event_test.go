@@ -15,11 +15,11 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/rest"
 )
 
@@ -128,6 +128,20 @@ func TestAnEventIsAboutThePodInThePodsNamespace(t *testing.T) {
 			t.Errorf("%+v", e)
 		}
 	})
+}
+
+// A pod's name has up to 253 characters, and so has the Event's, which is longer by its unique part.
+func TestAnEventOfALongPodNameHasAValidName(t *testing.T) {
+	for _, name := range []string{strings.Repeat("a", 253), strings.Repeat("a", 199) + "-" + strings.Repeat("b", 53), strings.Repeat("a", 199) + ".b"} {
+		run(t, func(t *testing.T, r *Recorder, s *apiServer) {
+			r.Record(Event{Pod: pod(name), Type: Warning, Reason: "R", Message: strings.Repeat("é", 2000)})
+			synctest.Wait()
+			e := s.take()[0].event
+			if problems := validation.IsDNS1123Subdomain(e.Name); len(problems) > 0 || len(e.Message) > maxMessage {
+				t.Errorf("the name %q: %q; %d bytes of message", e.Name, problems, len(e.Message))
+			}
+		})
+	}
 }
 
 func TestLikeEventsAreCountedAndWrittenSeldom(t *testing.T) {
@@ -296,16 +310,5 @@ func TestWhatCannotBeWrittenIsDroppedAndCounted(t *testing.T) {
 	}
 	if n := r.Dropped(); n != 3 {
 		t.Errorf("%d dropped with a full queue, want 3", n)
-	}
-}
-
-func TestLongTextsAreCutBetweenCharacters(t *testing.T) {
-	for _, n := range []int{0, 1, 10, 1023, 1024, 1025, 4000} {
-		for _, char := range []string{"x", "ü", "€"} {
-			got := truncate(strings.Repeat(char, n), maxMessage)
-			if len(got) > maxMessage || !utf8.ValidString(got) || n*len(char) <= maxMessage && got != strings.Repeat(char, n) {
-				t.Errorf("%d times %q: %d bytes, valid %v", n, char, len(got), utf8.ValidString(got))
-			}
-		}
 	}
 }

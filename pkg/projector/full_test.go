@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
-	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 // TestNoSpace gives a volume that holds one version every number of pages, or of inodes, from what this version takes to what

@@ -33,7 +33,7 @@ import (
 
 // ErrBadPayload says that a payload cannot be a generation: a path leaves the directory, is too long,
 // clashes with another or with the names the layout needs, or a mode has bits beyond 0777. Nothing was written.
-var ErrBadPayload = errors.New("bad payload")
+var ErrBadPayload = errors.New("these files can't be in one volume")
 
 const (
 	dataLink    = "..data"

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// node is a directory (children) or a file in it (file). A tree of nodes is what writing and comparing walk, so that both
-// agree on what belongs there.
+// node is a directory (children) or a file in it (file). A tree of nodes is what writing and comparing walk, so that
+// both agree on what belongs there.
 type node struct {
 	children map[string]*node
 	file     *File
@@ -17,8 +17,8 @@ type node struct {
 
 func newDirectory() *node { return &node{children: map[string]*node{}} }
 
-// newTrees returns the tree of a generation and the tree of what stays while generations come and go: the mount points, and
-// directories beneath the same names. The two trees have no name at their top in common.
+// newTrees returns the tree of a generation and the tree of what stays while generations come and go: the mount points,
+// and directories beneath the same names. The two trees have no name at their top in common.
 func newTrees(p Payload) (generation, mountPoints *node, err error) {
 	if p.DirMode&^0o777 != 0 {
 		return nil, nil, fmt.Errorf("%w: directory mode %#o has bits beyond 0777", ErrBadPayload, p.DirMode)
@@ -27,7 +27,7 @@ func newTrees(p Payload) (generation, mountPoints *node, err error) {
 	for i := range p.Files {
 		f := &p.Files[i]
 		if f.Mode&^0o777 != 0 {
-			return nil, nil, fmt.Errorf("%w: mode %#o of %q has bits beyond 0777", ErrBadPayload, f.Mode, f.Path)
+			return nil, nil, fmt.Errorf("%w: mode %#o of %.200q has bits beyond 0777", ErrBadPayload, f.Mode, f.Path)
 		}
 		if err := generation.addFile(f); err != nil {
 			return nil, nil, err
@@ -38,7 +38,7 @@ func newTrees(p Payload) (generation, mountPoints *node, err error) {
 			return nil, nil, err
 		}
 		if name := first(path); generation.children[name] != nil {
-			return nil, nil, fmt.Errorf("%w: another volume is mounted at %q, for which the volume needs a directory %q of its own, "+
+			return nil, nil, fmt.Errorf("%w: another volume is mounted at %.200q, for which the volume needs a directory %q of its own, "+
 				"but a file has that path or lies in that directory", ErrBadPayload, path, name)
 		}
 		mountPoints.addDirectory(path)
@@ -71,7 +71,7 @@ func (n *node) addFile(f *File) error {
 		child, exists := n.children[name]
 		switch {
 		case !nested && exists:
-			return fmt.Errorf("%w: path %q is there twice, or is both a file and a directory", ErrBadPayload, f.Path)
+			return fmt.Errorf("%w: path %.200q is there twice, or is both a file and a directory", ErrBadPayload, f.Path)
 		case !nested:
 			n.children[name] = &node{file: f}
 			return nil
@@ -79,7 +79,7 @@ func (n *node) addFile(f *File) error {
 			child = newDirectory()
 			n.children[name] = child
 		case child.file != nil:
-			return fmt.Errorf("%w: path %q lies below %q, which is a file", ErrBadPayload, f.Path, child.file.Path)
+			return fmt.Errorf("%w: path %.200q lies below %.200q, which is a file", ErrBadPayload, f.Path, child.file.Path)
 		}
 		n, rest = child, tail
 	}
@@ -102,14 +102,14 @@ func (n *node) addDirectory(path string) {
 
 func checkPath(path string) error {
 	if path == "." || !fs.ValidPath(path) || strings.HasPrefix(path, reservedPrefix) || strings.ContainsRune(path, 0) {
-		return fmt.Errorf("%w: path %q is not a clean relative path or starts with %q", ErrBadPayload, path, reservedPrefix)
+		return fmt.Errorf("%w: path %.200q is not a clean relative path or starts with %q", ErrBadPayload, path, reservedPrefix)
 	}
 	if len(path) > maxPath {
 		return fmt.Errorf("%w: a path is %d bytes long, more than %d", ErrBadPayload, len(path), maxPath)
 	}
 	for name := range strings.SplitSeq(path, "/") {
 		if len(name) > maxName {
-			return fmt.Errorf("%w: a component of path %q is longer than %d bytes", ErrBadPayload, path, maxName)
+			return fmt.Errorf("%w: a component of path %.200q is longer than %d bytes", ErrBadPayload, path, maxName)
 		}
 	}
 	return nil

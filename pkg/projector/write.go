@@ -43,7 +43,7 @@ func writeDir(parent directory, name string, n *node, p Payload) error {
 	for childName, child := range n.children {
 		if child.file != nil {
 			if err := writeFile(dir, childName, child.file); err != nil {
-				return fmt.Errorf("file %q: %w", child.file.Path, err)
+				return fmt.Errorf("file %.200q: %w", child.file.Path, err)
 			}
 			continue
 		}
@@ -128,8 +128,8 @@ func replaceLink(dir directory, name string, p Payload) error {
 	return nil
 }
 
-// makeDirectories makes the directories of a tree that are missing, with owner and mode. What is there and is no directory
-// is replaced.
+// makeDirectories makes the directories of a tree that are missing, with owner and mode. What is there and is no
+// directory is replaced.
 func makeDirectories(dir directory, tree *node, p Payload) error {
 	for name, child := range tree.children {
 		err := unix.Mkdirat(dir.fd(), name, 0o700)

@@ -20,8 +20,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
-	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 // golden is full() as a file. A change of the form needs a change here and another version: this version of the driver

@@ -9,11 +9,10 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/fsuser-csi/fsuser-csi/internal/text"
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
@@ -40,7 +39,7 @@ func (a *API) explain(ref Ref, err error) *Error {
 		e.Reason = ErrForbidden
 	}
 	room := max(0, min(maxDetail, maxText-len(e.Error())-len(": ")-len(remedy)))
-	e.Detail = oneLine(message(err), room) + remedy
+	e.Detail = text.Shorten(text.OneLine(message(err)), room) + remedy
 	return e
 }
 
@@ -111,22 +110,4 @@ func message(err error) string {
 		err = request.Err
 	}
 	return err.Error()
-}
-
-// oneLine returns s as one line of printable characters. It cuts s after limit bytes at most, and not inside a
-// character.
-func oneLine(s string, limit int) string {
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, s)
-	if len(s) <= limit {
-		return s
-	}
-	for !utf8.RuneStart(s[limit]) {
-		limit--
-	}
-	return s[:limit] + "…"
 }

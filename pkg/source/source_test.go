@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/fsuser-csi/fsuser-csi/internal/text"
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
@@ -63,7 +64,7 @@ func TestOneLine(t *testing.T) {
 		"an invalid character is replaced":        {"a\xffb", "a\ufffdb"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := oneLine(test.in, maxDetail); got != test.want {
+			if got := text.Shorten(text.OneLine(test.in), maxDetail); got != test.want {
 				t.Errorf("%q, want %q", got, test.want)
 			}
 		})
@@ -75,7 +76,7 @@ func FuzzOneLine(f *testing.F) {
 	f.Add(strings.Repeat("é", maxDetail))
 	f.Add(strings.Repeat("\x80", 2*maxDetail))
 	f.Fuzz(func(t *testing.T, s string) {
-		got := oneLine(s, maxDetail)
+		got := text.Shorten(text.OneLine(s), maxDetail)
 		if strings.ContainsAny(got, "\n\r\x1b\x00") || !utf8.ValidString(got) || len(got) > maxDetail+len("…") {
 			t.Errorf("%q became %q", s, got)
 		}

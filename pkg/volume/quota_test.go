@@ -9,8 +9,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 	"github.com/fsuser-csi/fsuser-csi/pkg/projector"
-	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 func limited(change func(*Limits)) func(*Config) {

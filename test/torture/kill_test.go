@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/fsuser-csi/fsuser-csi/test/reliability"
+	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 )
 
 // kills kills the driver once at each of its failpoints, then at random points and at random times, while all kinds of things happen. After

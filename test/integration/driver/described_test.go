@@ -24,7 +24,9 @@ func (c *cluster) describe(t *testing.T, source corev1.VolumeSource, attributes 
 }
 
 // describeIn is describe with a change of the pod's spec before the pod is created.
-func (c *cluster) describeIn(t *testing.T, source corev1.VolumeSource, change func(*corev1.PodSpec), attributes ...string) (kubelet.Pod, kubelet.Volume) {
+func (c *cluster) describeIn(
+	t *testing.T, source corev1.VolumeSource, change func(*corev1.PodSpec), attributes ...string,
+) (kubelet.Pod, kubelet.Volume) {
 	t.Helper()
 	v := ssh(append(attributes, "volume", described)...)
 	pod := nodeaccess.Pod("", v, corev1.Volume{Name: described, VolumeSource: source})
@@ -73,7 +75,9 @@ func projectedVolume(sources ...corev1.VolumeProjection) corev1.VolumeSource {
 
 // secretSource is a Secret in a projected volume.
 func secretSource(name string, items ...corev1.KeyToPath) corev1.VolumeProjection {
-	return corev1.VolumeProjection{Secret: &corev1.SecretProjection{LocalObjectReference: corev1.LocalObjectReference{Name: name}, Items: items}}
+	return corev1.VolumeProjection{Secret: &corev1.SecretProjection{
+		LocalObjectReference: corev1.LocalObjectReference{Name: name}, Items: items,
+	}}
 }
 
 // configMapSource is a ConfigMap in a projected volume.
@@ -95,6 +99,13 @@ func fieldFiles(pathsAndFields ...string) (all []corev1.DownwardAPIVolumeFile) {
 		})
 	}
 	return all
+}
+
+// addScratch adds an emptyDir named "scratch" to a pod.
+func addScratch(spec *corev1.PodSpec) {
+	scratch := corev1.Volume{Name: "scratch"}
+	scratch.EmptyDir = &corev1.EmptyDirVolumeSource{}
+	spec.Volumes = append(spec.Volumes, scratch)
 }
 
 // resourceFile is a file that shows a resource of the container c.

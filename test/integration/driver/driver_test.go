@@ -25,9 +25,9 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/test/nodeaccess"
-	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 func TestDriverWithRealAPIServer(t *testing.T) {

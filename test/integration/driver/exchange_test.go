@@ -20,8 +20,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
-	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 // exchange is a process that exchanges two names over and over until its input ends, and then sees to it that the first is a directory, or not

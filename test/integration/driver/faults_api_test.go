@@ -24,10 +24,10 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
 	"github.com/fsuser-csi/fsuser-csi/test/nodeaccess"
-	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 func publishWithoutAPIServer(t *testing.T, c *cluster) string {

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/fsuser-csi/fsuser-csi/test/reliability"
+	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 )
 
 // TestOutOfMemory has the kernel kill the driver for want of memory in the middle of publishes (F-16): the content of volumes is memory of

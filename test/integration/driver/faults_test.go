@@ -18,9 +18,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
-	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 // TestFaults has the driver live through the faults of docs/reliability.md that can be made at its ends: the API server behind a proxy,

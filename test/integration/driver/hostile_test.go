@@ -26,9 +26,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
-	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 const hostileValue = "what-no-message-may-hold"
@@ -126,9 +126,9 @@ func hostileRequests(t *testing.T, d *testkit.Driver, p kubelet.Pod) []hostileRe
 		{"H-117 optional beside volume", instead(attribute("volume", "described", "optional", "true")), refused},
 		{"H-119 a volume of a pod that is not there", instead(attribute("volume", "described")), codes.NotFound},
 		{"H-119 a volume of a pod that the driver may not read", instead(attribute("volume", "described", "csi.storage.k8s.io/pod.namespace", "kube-system")), codes.PermissionDenied},
-		{"H-128 a PATH that is no file", attribute("uid/z", "0"), codes.FailedPrecondition},
-		{"H-128 a PATH that is a directory of the layout", attribute("mode/..data", "0777"), refused},
-		{"H-128 1000 PATHs that are no files", manyPaths(1000), codes.FailedPrecondition},
+		{"H-126 a PATH that is no file", attribute("uid/z", "0"), codes.FailedPrecondition},
+		{"H-126 a PATH that is a directory of the layout", attribute("mode/..data", "0777"), refused},
+		{"H-126 1000 PATHs that are no files", manyPaths(1000), codes.FailedPrecondition},
 	}
 	for _, flags := range [][]string{{"rw"}, {"suid", "exec", "dev"}, {"size=100%"}, {"remount"}, {"bind"}} {
 		cases = append(cases, hostileRequest{fmt.Sprintf("H-060 mount flags %q", flags), capability(func(m *csi.VolumeCapability_MountVolume) { m.MountFlags = flags }), refused})

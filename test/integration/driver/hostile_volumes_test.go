@@ -21,9 +21,9 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/test/nodeaccess"
-	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 // hostileVolume is a pod with a volume "described" and a volume ssh that names it, and what becomes of the publish of ssh.
@@ -54,22 +54,23 @@ func hostilePaths(name string, paths ...string) (cases []hostileVolume) {
 // mounts lets the container mount ssh at /vol, and another volume at each of these paths.
 func mounts(paths ...string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) {
-		p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: "scratch", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}})
-		p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "ssh", MountPath: "/vol"}}
+		addScratch(&p.Spec)
+		mounts := []corev1.VolumeMount{{Name: "ssh", MountPath: "/vol"}}
 		for _, path := range paths {
-			p.Spec.Containers[0].VolumeMounts = append(p.Spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: "scratch", MountPath: path})
+			mounts = append(mounts, corev1.VolumeMount{Name: "scratch", MountPath: path})
 		}
+		p.Spec.Containers[0].VolumeMounts = mounts
 	}
 }
 
 // subPaths lets the container mount these subPaths of ssh.
 func subPaths(paths ...string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) {
-		p.Spec.Containers[0].VolumeMounts = nil
+		var mounts []corev1.VolumeMount
 		for i, path := range paths {
-			p.Spec.Containers[0].VolumeMounts = append(p.Spec.Containers[0].VolumeMounts,
-				corev1.VolumeMount{Name: "ssh", MountPath: fmt.Sprintf("/m%d", i), SubPath: path})
+			mounts = append(mounts, corev1.VolumeMount{Name: "ssh", MountPath: fmt.Sprintf("/m%d", i), SubPath: path})
 		}
+		p.Spec.Containers[0].VolumeMounts = mounts
 	}
 }
 
@@ -84,7 +85,8 @@ func numbered(n int, format string) (all []string) {
 // hostileB is the value of the key b.
 const hostileB = hostileValue + " b"
 
-func hostileVolumeCases() []hostileVolume {
+func hostileVolumeCases(t *testing.T) []hostileVolume {
+	t.Helper()
 	const refused, impossible = codes.InvalidArgument, codes.FailedPrecondition
 	keys, both := secretVolume("keys", false), files{"a": hostileValue, "b": hostileB}
 	with := func(source corev1.VolumeSource, change func(*corev1.SecretVolumeSource)) corev1.VolumeSource {
@@ -110,13 +112,24 @@ func hostileVolumeCases() []hostileVolume {
 	cases := []hostileVolume{
 		{name: "H-118 no volume of the pod", described: keys, names: "nowhere", code: refused},
 		{name: "H-118 the volume itself", described: keys, names: "ssh", code: refused},
-		{name: "H-118 an emptyDir", described: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}, code: refused},
-		{name: "H-118 a directory of the node", described: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/etc"}}, code: refused},
+		{
+			name:      "H-118 an emptyDir",
+			described: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}},
+			code:      refused,
+		},
+		{
+			name:      "H-118 a directory of the node",
+			described: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/etc"}},
+			code:      refused,
+		},
 		{name: "H-118 another volume of the driver", described: corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{
 			Driver: "fsuser.csi.io", VolumeAttributes: map[string]string{"volume": "ssh"},
 		}}, code: refused},
 		{name: "H-118 a volume without a type", described: corev1.VolumeSource{}, code: refused},
-		{name: "H-119 a pod that has another uid", described: keys, change: func(p *corev1.Pod) { p.UID = "another" }, code: codes.NotFound},
+		{
+			name:      "H-119 a pod that has another uid",
+			described: keys, change: func(p *corev1.Pod) { p.UID = "another" }, code: codes.NotFound,
+		},
 		{name: "H-120 a service account token", described: projection(corev1.VolumeProjection{
 			ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"},
 		}), code: refused},
@@ -127,38 +140,140 @@ func hostileVolumeCases() []hostileVolume {
 			PodCertificate: &corev1.PodCertificateProjection{CredentialBundlePath: "x"},
 		}), code: refused},
 		{name: "H-120 a source without a type", described: projection(corev1.VolumeProjection{}), code: refused},
-		{name: "H-121 a Secret's name that leads elsewhere", described: secretVolume("../../nodes/x", false), code: refused},
+		{
+			name:      "H-121 a Secret's name that leads elsewhere",
+			described: secretVolume("../../nodes/x", false),
+			code:      refused,
+		},
 		{name: "H-121 no Secret's name", described: secretVolume("", false), code: refused},
-		{name: "H-122 a defaultMode with setuid", described: with(secretVolume("keys", false), func(s *corev1.SecretVolumeSource) { s.DefaultMode = ptr.To[int32](0o4755) }), code: refused},
-		{name: "H-122 a defaultMode below 0", described: with(secretVolume("keys", false), func(s *corev1.SecretVolumeSource) { s.DefaultMode = ptr.To[int32](-1) }), code: refused},
-		{name: "H-122 an item's mode with setuid", described: secretVolume("keys", false, corev1.KeyToPath{Key: "a", Path: "a", Mode: ptr.To[int32](0o4755)}), code: refused},
-		{name: "H-122 a defaultUser that chown takes for \"as it is\"", described: with(secretVolume("keys", false), func(s *corev1.SecretVolumeSource) { s.DefaultUser = ptr.To[int64](1<<32 - 1) }), code: refused},
-		{name: "H-122 an item's user that wraps around to root", described: secretVolume("keys", false, corev1.KeyToPath{Key: "a", Path: "a", User: ptr.To[int64](1 << 32)}), code: refused},
-		{name: "H-078 a path below another", described: secretVolume("keys", false, items("a", "x", "b", "x/y")...), code: impossible},
-		{name: "H-081 a key that is not there", described: secretVolume("keys", false, items("z", "z")...), code: impossible},
-		{name: "H-086 one key as 60000 files", described: secretVolume("keys", false, items(many...)...), code: impossible},
-		{name: "H-089 one key below 30000 directories", described: secretVolume("keys", false, items(deep...)...), code: impossible},
-		{name: "H-123 a mount point that is a name of the layout", described: keys, change: mounts("/vol/..data"), code: refused},
-		{name: "H-123 a mount point of 256 bytes", described: keys, change: mounts("/vol/" + strings.Repeat("a", 256)), code: refused},
+		{
+			name:      "H-122 a defaultMode with setuid",
+			described: with(secretVolume("keys", false), func(s *corev1.SecretVolumeSource) { s.DefaultMode = ptr.To[int32](0o4755) }),
+			code:      refused,
+		},
+		{
+			name:      "H-122 a defaultMode below 0",
+			described: with(secretVolume("keys", false), func(s *corev1.SecretVolumeSource) { s.DefaultMode = ptr.To[int32](-1) }),
+			code:      refused,
+		},
+		{
+			name:      "H-122 an item's mode with setuid",
+			described: secretVolume("keys", false, corev1.KeyToPath{Key: "a", Path: "a", Mode: ptr.To[int32](0o4755)}),
+			code:      refused,
+		},
+		{
+			name:      "H-122 a defaultUser that chown takes for \"as it is\"",
+			described: with(secretVolume("keys", false), func(s *corev1.SecretVolumeSource) { s.DefaultUser = ptr.To[int64](1<<32 - 1) }),
+			code:      refused,
+		},
+		{
+			name:      "H-122 an item's user that wraps around to root",
+			described: secretVolume("keys", false, corev1.KeyToPath{Key: "a", Path: "a", User: ptr.To[int64](1 << 32)}),
+			code:      refused,
+		},
+		{
+			name:      "H-078 a path below another",
+			described: secretVolume("keys", false, items("a", "x", "b", "x/y")...),
+			code:      impossible,
+		},
+		{
+			name:      "H-078 a path of 4 KiB below another",
+			described: secretVolume("keys", false, items("a", "x", "b", strings.Repeat("x/", 2047)+"x")...),
+			code:      impossible,
+		},
+		{
+			name:      "H-081 a key that is not there",
+			described: secretVolume("keys", false, items("z", "z")...),
+			code:      impossible,
+		},
+		{
+			name:      "H-086 one key as 60000 files",
+			described: secretVolume("keys", false, items(many...)...),
+			code:      impossible,
+		},
+		{
+			name:      "H-089 one key below 30000 directories",
+			described: secretVolume("keys", false, items(deep...)...),
+			code:      impossible,
+		},
+		{
+			name:      "H-123 a mount point that is a name of the layout",
+			described: keys, change: mounts("/vol/..data"),
+			code: refused,
+		},
+		{
+			name:      "H-123 a mount point of 256 bytes",
+			described: keys, change: mounts("/vol/" + strings.Repeat("a", 256)),
+			code: refused,
+		},
 		{name: "H-123 a mount point with NUL", described: keys, change: mounts("/vol/a\x00b"), code: refused},
-		{name: "H-123 a mount point that is a file of the volume", described: keys, change: mounts("/vol/a"), code: impossible},
-		{name: "H-123 a mount point beneath a file of the volume", described: keys, change: mounts("/vol/a/b"), code: impossible},
-		{name: "H-123 3000 mount points", described: keys, change: mounts(numbered(3000, "/vol/d%d")...), code: impossible},
-		{name: "H-123 a mount point of 2048 directories", described: keys, change: mounts("/vol/" + strings.Repeat("a/", 2047) + "a"), code: impossible},
+		{
+			name:      "H-123 a mount point that is a file of the volume",
+			described: keys, change: mounts("/vol/a"),
+			code: impossible,
+		},
+		{
+			name:      "H-123 a mount point beneath a file of the volume",
+			described: keys, change: mounts("/vol/a/b"),
+			code: impossible,
+		},
+		{
+			name:      "H-123 3000 mount points",
+			described: keys, change: mounts(numbered(3000, "/vol/d%d")...),
+			code: impossible,
+		},
+		{
+			name:      "H-123 a mount point of 4 KiB beneath a file of the volume",
+			described: keys, change: mounts("/vol/" + strings.Repeat("a/", 2047) + "a"),
+			code: impossible,
+		},
+		{
+			name:      "H-123 a mount point of 2048 directories",
+			described: keys, change: mounts("/vol/" + strings.Repeat("d/", 2047) + "d"),
+			code: impossible,
+		},
 		{name: "H-124 3000 subPaths", described: keys, change: subPaths(numbered(3000, "d%d")...), code: impossible},
-		{name: "H-124 a subPath of 2048 directories", described: keys, change: subPaths(strings.Repeat("a/", 2047) + "a"), code: impossible},
+		{
+			name:      "H-124 a subPath of 2048 directories",
+			described: keys, change: subPaths(strings.Repeat("d/", 2047) + "d"),
+			code: impossible,
+		},
 		{name: "H-125 the resource of a container that is not there", described: fields(elsewhere), code: impossible},
 		{name: "H-125 a divisor below 0", described: fields(negative), code: impossible},
 	}
 	harmless := []hostileVolume{
-		{name: "H-078 one path twice: the later item wins", described: secretVolume("keys", false, items("a", "x", "b", "x")...), want: files{"x": hostileB}},
-		{name: "H-079 paths that are cleaned", described: secretVolume("keys", false, items("a", "./x//y", "b", "z/")...), want: files{"x/y": hostileValue, "z": hostileB}},
-		{name: "H-081 an optional key that is not there", described: secretVolume("keys", true, items("a", "a", "z", "z")...), want: files{"a": hostileValue}},
+		{
+			name:      "H-078 one path twice: the later item wins",
+			described: secretVolume("keys", false, items("a", "x", "b", "x")...),
+			want:      files{"x": hostileB},
+		},
+		{
+			name:      "H-079 paths that are cleaned",
+			described: secretVolume("keys", false, items("a", "./x//y", "b", "z/")...),
+			want:      files{"x/y": hostileValue, "z": hostileB},
+		},
+		{
+			name:      "H-081 an optional key that is not there",
+			described: secretVolume("keys", true, items("a", "a", "z", "z")...),
+			want:      files{"a": hostileValue},
+		},
 		{name: "H-082 characters of a terminal, a colon, a backslash", described: secretVolume("keys", false, items("a", "a\nb", "b", "c:d\\e\x1b[2J")...),
 			want: files{"a\nb": hostileValue, "c:d\\e\x1b[2J": hostileB}},
-		{name: "H-123 mount paths that do not lie in the volume", described: keys, change: mounts("/vol/../etc", "/volume", "/vol/../../x"), want: both},
-		{name: "H-124 subPaths that leave the volume", described: keys, change: subPaths("../x", "/etc", "..data/x", strings.Repeat("a", 256)), want: both},
-		{name: "H-124 a subPath that is a file, and one beneath it", described: keys, change: subPaths("a", "a/b"), want: both},
+		{
+			name:      "H-123 mount paths that do not lie in the volume",
+			described: keys, change: mounts("/vol/../etc", "/volume", "/vol/../../x"),
+			want: both,
+		},
+		{
+			name:      "H-124 subPaths that leave the volume",
+			described: keys, change: subPaths("../x", "/etc", "..data/x", strings.Repeat("a", 256)),
+			want: both,
+		},
+		{
+			name:      "H-124 a subPath that is a file, and one beneath it",
+			described: keys, change: subPaths("a", "a/b"),
+			want: both,
+		},
 	}
 	return slices.Concat(cases, harmless,
 		hostilePaths("H-075 an absolute path", "/abs", "/"),
@@ -198,7 +313,7 @@ func writeManifest(t *testing.T, dir, name string, object any) {
 }
 
 func hostileVolumes(t *testing.T, c *cluster) {
-	dir, cases := t.TempDir(), hostileVolumeCases()
+	dir, cases := t.TempDir(), hostileVolumeCases(t)
 	writeManifest(t, dir, "keys", &corev1.Secret{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}, ObjectMeta: metav1.ObjectMeta{Name: "keys"},
 		StringData: map[string]string{"a": hostileValue, "b": hostileB},

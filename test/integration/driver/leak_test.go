@@ -28,9 +28,9 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
-	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 const keyTokens = "csi.storage.k8s.io/serviceAccount.tokens"

@@ -328,7 +328,7 @@ func TestMountPointsBeneathTheVolume(t *testing.T) {
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "1"})
 	p, v := shared.describeIn(t, secretVolume(name, false), func(spec *corev1.PodSpec) {
-		spec.Volumes = append(spec.Volumes, corev1.Volume{Name: "scratch", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}})
+		addScratch(spec)
 		spec.Containers[0].VolumeMounts = []corev1.VolumeMount{
 			{Name: "ssh", MountPath: "/etc/ssh"},
 			{Name: "scratch", MountPath: "/etc/ssh/run", SubPath: "run"},
@@ -388,7 +388,8 @@ func TestAPodThatReplacesAnotherIsNotMistakenForIt(t *testing.T) {
 	setSecret(t, name, files{"k": "1", "l": "2"})
 	make := func(item string) (kubelet.Pod, kubelet.Volume) {
 		v := ssh("volume", described)
-		return shared.create(t, nodeaccess.Pod(name, v, corev1.Volume{Name: described, VolumeSource: secretVolume(name, false, items(item, "file")...)})), v
+		volume := corev1.Volume{Name: described, VolumeSource: secretVolume(name, false, items(item, "file")...)}
+		return shared.create(t, nodeaccess.Pod(name, v, volume)), v
 	}
 	first, v := make("k")
 	shared.deletePod(first.Name)

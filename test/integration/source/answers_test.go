@@ -18,10 +18,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
-	"github.com/fsuser-csi/fsuser-csi/test/reliability"
 )
 
 // TestWithoutStreamingLists lets the API server refuse sendInitialEvents, as an API server does without the feature.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package reliability joins what the driver promises to the tests that show it: a test says Shown, and docs/reliability.md is made from
-// what the tests of one run said. A promise that no test showed is an error, so the page can't promise more than was seen.
+// Package reliability connects the driver's promises with the tests that show them. A test calls Shown, and
+// docs/reliability.md lists what the tests of one run have shown. A promise that no test has shown is an error.
 //
 // To add a promise, add it to Promises and call Shown in the test. "make torture" runs the tests and writes the page.
 package reliability
@@ -30,36 +30,36 @@ func Promises() []Promise {
 		{"F-09", "The driver is told to stop (SIGTERM) while it works", "calls under way end, mounts stay, the exit code is 0, and a socket of the next instance is left alone"},
 		{"F-10", "The node reboots: mounts and records are gone, directories are left", "republish makes the volume anew, unpublish succeeds"},
 		{"F-11", "Unpublish never comes", "a volume whose directory kubelet has removed is forgotten, with its watch and record"},
-		{"F-12", "Kubelet restarts and publishes all volumes again", "each gets its yes; mounts stay the same, and one each"},
+		{"F-12", "Kubelet restarts and publishes all volumes again", "each publish succeeds, and each volume keeps its one mount"},
 		{"F-13", "Publish and unpublish of one volume race; a caller gives up while its call goes on", "the calls run one after the other; what was answered last is what is there"},
 		{"F-14", "A process is in a volume that is unmounted", "unpublish succeeds at once; the memory is freed when the process leaves"},
 		{"F-15", "500 volumes arrive at once", "all are published, none is refused, the requests to the API server are bounded"},
 		{"F-16", "Memory or the volume's size is exhausted", "a publish is undone, with the code that says so; a refresh keeps the old version whole"},
 		{"F-17", "The disk under the records is slow", "only the volume that is being recorded waits; a call that takes too long is undone"},
 		{"F-18", "Something else is mounted at the target, or the volume with other attributes", "a publish is refused and changes nothing; an unpublish takes away every mount at its target, since kubelet waits for that"},
-		{"F-19", "The directory of records is read-only or full", "a publish is undone; refresh and unpublish work on; `/readyz` says that no volume can be published, and `/healthz` is well"},
+		{"F-19", "The directory of records is read-only or full", "a publish is undone; refresh and unpublish work on; `/readyz` fails, since no volume can be published, and `/healthz` succeeds"},
 		{"F-20", "A record is truncated, garbage, huge, or another's", "it is moved aside, and a metric counts it; all others count; republish makes it anew"},
 		{"F-21", "A record is of another version of the driver (downgrade, upgrade)", "it is not interpreted, and stays until the volume is published again or goes; both work"},
 		{"F-22", "The directory of records holds links, pipes, sockets, directories", "none is followed, none blocks"},
 		{"F-23", "Something is where the socket should be", "a stale socket is replaced; anything else is an error that names it"},
 		{"F-24", "Two instances run at once, with the same `--state-dir`", "the second one ends and says why; the first one's exit does not take away the socket of the next"},
-		{"F-25", "The clock jumps", "nothing happens, but that the API server is away (F-02) while its certificate is not valid by the clock"},
+		{"F-25", "The clock jumps", "nothing happens, except that the API server counts as away (F-02) while its certificate is not valid at that time"},
 		{"F-26", "A Secret becomes immutable and is made anew, data moves to binaryData, the type changes", "the files follow"},
 		{"F-27", "The right to read is taken away", "the files stay, a metric and an Event say why; it never counts as \"missing\""},
 		{"F-28", "The network swallows packets without an error", "the driver notices, and the files follow once it heals"},
 		{"F-29", "An API server answers with an older version", "the driver asks for the version that it has, or for the newest: what was shown does not become older"},
 		{"F-30", "The driver has a bug: a call or a refresh panics", "the call fails, the process and all other volumes live on, no lock stays held"},
-		{"F-31", "Time: many thousand volumes come and go, objects are changed a million times", "what changes faster than it can be written is written as it is by then; memory, goroutines, descriptors, mounts and records are back where they were"},
+		{"F-31", "Time: many thousand volumes come and go, objects are changed a million times", "updates that come faster than writes are merged; memory, goroutines, descriptors, mounts and records return to what they were"},
 		{"F-32", "Mounts would not reach the pods (propagation)", "the driver does not start and says what to set"},
 		{"F-33", "Kubelet's root directory is reached through a symbolic link", "it is resolved once, at the start"},
 		{"F-34", "An object is removed between reading it and watching it", "the removal is not lost"},
 		{"F-35", "Readers look all the time while the driver is killed and restarted", "no reader ever sees two versions mixed, a partial file, a wrong owner or a wider mode"},
-		{"F-36", "A call comes late, twice or out of order: a publish after its unpublish, an unpublish of what is not there", "each gets the answer that kubelet's rules ask for, and nothing is left when the last unpublish was answered"},
+		{"F-36", "A call comes late, twice or out of order: a publish after its unpublish, an unpublish of what is not there", "each call gets the answer that kubelet expects, and nothing is left after the last unpublish"},
 		{"F-37", "Somebody exchanges a part of the target path for a link, a file, a pipe or a socket while the driver works", "the volume is where kubelet asked for it, or the call fails: nothing outside of it is mounted, written or removed"},
 		{"F-38", "The driver's socket is flooded: with connections, garbage, calls, messages that never end or are too long", "kubelet's calls are served meanwhile; memory is bounded, and given back with all descriptors and goroutines"},
 		{"F-39", "Somebody reads what the driver leaves to read: logs at each level, metrics, Events, errors, status, records, `/proc`", "no value of a Secret and no token is in it, whole, in part or encoded"},
 		{"F-40", "The driver's process is taken over", "it has four capabilities and may not gain more, a seccomp filter, and no core dump"},
-		{"F-41", "A volume or the node reaches a limit", "what would exceed it is refused with the limit's flag in the error; what is there stays, and what is freed can be had"},
+		{"F-41", "A volume or the node reaches a limit", "the request is refused with the limit's flag in the error; published volumes stay, and freed room can be used again"},
 		{"F-42", "A request is hostile: any field, attribute, target or order of calls in [hostile-inputs.md](hostile-inputs.md)", "it is refused before anything is touched; what is published stays as it is"},
 	}
 }

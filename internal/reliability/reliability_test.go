@@ -38,7 +38,7 @@ func TestWhatATestShowsIsOnThePage(t *testing.T) {
 	if want := "This run: 2026-01-02, Linux 6.1, 2 CPUs, go1.26, 47 minutes."; !strings.Contains(page.String(), want) {
 		t.Errorf("the page lacks %q", want)
 	}
-	if want := "`test/reliability TestWhatATestShowsIsOnThePage/F-01`<br>`test/reliability TestWhatATestShowsIsOnThePage/once_more` | figure of F-01<br>another figure |"; !strings.Contains(page.String(), want) {
+	if want := "`internal/reliability TestWhatATestShowsIsOnThePage/F-01`<br>`internal/reliability TestWhatATestShowsIsOnThePage/once_more` | figure of F-01<br>another figure |"; !strings.Contains(page.String(), want) {
 		t.Errorf("the page lacks %q:\n%s", want, page.String())
 	}
 }

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/fsuser-csi/fsuser-csi/test/reliability"
+	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 )
 
 func main() {
