@@ -19,8 +19,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// serveHTTP serves /healthz (this process answers CSI calls), /readyz (kubelet has registered the driver, and volumes can be
-// published) and /metrics until stop is called. Without an address it serves nothing.
+// serveHTTP serves /healthz (this process answers CSI calls), /readyz (kubelet has registered the driver, and volumes
+// can be published) and /metrics until stop is called. Without an address it serves nothing.
 func serveHTTP(address, endpoint string, ready func() error, metrics *prometheus.Registry) (stop func(), err error) {
 	if address == "" {
 		return func() {}, nil
@@ -68,8 +68,8 @@ func answer(check func(context.Context) error) http.HandlerFunc {
 	}
 }
 
-// probe calls the driver through its own socket: a live process with a dead listener is not healthy. Any answer is enough: an
-// unready driver need not be restarted.
+// probe calls the driver through its own socket: a live process with a dead listener is not healthy. Any answer is
+// enough: an unready driver need not be restarted.
 func probe(ctx context.Context, endpoint string) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()

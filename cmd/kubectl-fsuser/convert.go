@@ -22,8 +22,8 @@ import (
 
 // conversion is a run of convert.
 type conversion struct {
-	uid, gid                     string
-	back, write, diff, recursive bool
+	options                convert.Options
+	write, diff, recursive bool
 
 	converted, left, unreadable int
 	unended                     bool // what was printed last does not end its line
@@ -45,26 +45,37 @@ Without --uid, the files belong to the volume's defaultUser, or to the common ru
 the volume. With --back, convert removes the csi volumes and changes the mounts back to Kubernetes' own volumes.
 
 Exit codes: 0 all volumes could be converted, 1 some could not, 2 wrong usage or unreadable input.`,
-		Args: needFiles,
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.run(args, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	f := cmd.Flags()
-	f.BoolVar(&c.back, "back", false, "convert the driver's volumes back to Kubernetes' own")
-	f.StringVar(&c.uid, "uid", "", "owner of the files in volumes without a defaultUser, as a number")
-	f.StringVar(&c.gid, "gid", "", "group of the files, as a number")
+	f.BoolVar(&c.options.Back, "back", false, "convert the driver's volumes back to Kubernetes' own")
+	f.Func("uid", "`number` of the owner of the files in volumes without a defaultUser", idFlag(&c.options.UID))
+	f.Func("gid", "`number` of the group of the files", idFlag(&c.options.GID))
 	f.BoolVarP(&c.write, "write", "w", false, "write the converted files instead of printing them")
 	f.BoolVarP(&c.diff, "diff", "d", false, "print the changes as a unified diff")
 	f.BoolVarP(&c.recursive, "recursive", "R", false, "read directories with their subdirectories")
+	cmd.MarkFlagsMutuallyExclusive("write", "diff")
+	cmd.MarkFlagsMutuallyExclusive("back", "uid")
+	cmd.MarkFlagsMutuallyExclusive("back", "gid")
 	return cmd
 }
 
-func (c *conversion) run(args []string, standard io.Reader, out, errOut io.Writer) error {
-	options, err := c.options()
-	if err != nil {
-		return err
+// idFlag reads the value of a flag as an id.
+func idFlag(into **uint32) func(string) error {
+	return func(text string) error {
+		id, problem := attributes.ParseID(text)
+		if problem != "" {
+			return errors.New(problem)
+		}
+		*into = &id
+		return nil
 	}
+}
+
+func (c *conversion) run(args []string, standard io.Reader, out, errOut io.Writer) error {
 	var in input
 	if err := in.read(args, c.recursive, standard); err != nil {
 		return err
@@ -73,7 +84,7 @@ func (c *conversion) run(args []string, standard io.Reader, out, errOut io.Write
 		if c.write && f.Name == stdin {
 			return errors.New("standard input cannot be written: leave --write out to print the result")
 		}
-		result := convert.File(f, options)
+		result := convert.File(f, c.options)
 		if err := c.put(out, f, result.Text, i > 0, c.list(errOut, f, result)); err != nil {
 			return err
 		}
@@ -95,30 +106,6 @@ func (c *conversion) run(args []string, standard io.Reader, out, errOut io.Write
 	return nil
 }
 
-func (c *conversion) options() (convert.Options, error) {
-	o := convert.Options{Back: c.back}
-	switch {
-	case o.Back && c.uid+c.gid != "":
-		return o, errors.New("--uid and --gid have no meaning with --back")
-	case c.write && c.diff:
-		return o, errors.New("--write and --diff exclude each other")
-	}
-	for _, flag := range []struct {
-		name, text string
-		into       **uint32
-	}{{"uid", c.uid, &o.UID}, {"gid", c.gid, &o.GID}} {
-		if flag.text == "" {
-			continue
-		}
-		id, problem := attributes.ParseID(flag.text)
-		if problem != "" {
-			return o, fmt.Errorf("--%s is %q; it %s", flag.name, flag.text, problem)
-		}
-		*flag.into = &id
-	}
-	return o, nil
-}
-
 // list prints what stays as it is, and notes. It reports whether all of the file could be read.
 func (c *conversion) list(errOut io.Writer, f *manifest.File, result convert.Result) (readable bool) {
 	readable = true
@@ -131,11 +118,8 @@ func (c *conversion) list(errOut io.Writer, f *manifest.File, result convert.Res
 			continue
 		}
 		c.left++
-		object := ""
-		if left.Object != "" {
-			object = left.Object + ": "
-		}
-		fmt.Fprintf(errOut, "%s:%d: %svolume %q stays as it is: %s\n", f.Name, left.Line, object, left.Volume,
+		place := fmt.Sprintf("%s:%d: %s", f.Name, left.Line, left.Object)
+		fmt.Fprintf(errOut, "%s: volume %q stays as it is: %s\n", strings.TrimSuffix(place, ": "), left.Volume,
 			left.Reason)
 	}
 	for _, note := range result.Notes {
@@ -176,17 +160,15 @@ func uninterrupted(f func() error) error {
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	err := f()
 	signal.Stop(signals)
-	select {
-	case s := <-signals:
-		return &exitError{exitInterrupted, errors.Join(err, fmt.Errorf("ended by the signal %q", s))}
-	default:
-		return err
+	if len(signals) > 0 {
+		return &exitError{exitInterrupted, errors.Join(err, fmt.Errorf("ended by the signal %q", <-signals))}
 	}
+	return err
 }
 
 // replaceFile replaces a file's content at once: readers see the old or the new. The mode stays, and the owner where
 // that is allowed. A symbolic link stays, and the file that it leads to is replaced.
-func replaceFile(name, text string) (err error) {
+func replaceFile(name, text string) error {
 	path, err := filepath.EvalSymlinks(name)
 	if err != nil {
 		return err
@@ -199,27 +181,14 @@ func replaceFile(name, text string) (err error) {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
-	defer func() {
-		if err != nil {
-			temporary.Close()
-			os.Remove(temporary.Name())
-			err = fmt.Errorf("write %s: %w", name, err)
-		}
-	}()
-	if _, err = temporary.WriteString(text); err != nil {
-		return err
-	}
+	defer os.Remove(temporary.Name()) // unless it has the file's name by then
 	if st, ok := before.Sys().(*syscall.Stat_t); ok {
 		_ = temporary.Chown(int(st.Uid), int(st.Gid)) // only root may give files away; the content matters more
 	}
-	if err = temporary.Chmod(before.Mode().Perm()); err != nil {
-		return err
-	}
-	if err = temporary.Sync(); err != nil {
-		return err
-	}
-	if err = temporary.Close(); err != nil {
-		return err
+	_, err = temporary.WriteString(text)
+	err = errors.Join(err, temporary.Chmod(before.Mode().Perm()), temporary.Sync(), temporary.Close())
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
 	}
 	return os.Rename(temporary.Name(), path)
 }

@@ -12,8 +12,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/spf13/cobra"
-
 	"github.com/fsuser-csi/fsuser-csi/pkg/manifest"
 )
 
@@ -56,9 +54,7 @@ func (in *input) read(args []string, recursive bool, standard io.Reader) error {
 
 // walk reads a file, or the manifests in a directory.
 func (in *input) walk(root string, recursive bool) error {
-	if st, err := os.Stat(root); err != nil {
-		return err
-	} else if !st.IsDir() {
+	if st, err := os.Stat(root); err != nil || !st.IsDir() {
 		return in.file(root)
 	}
 	root += "/" // if it is a link, the directory that it leads to
@@ -93,14 +89,6 @@ func (in *input) file(path string) error {
 
 func isManifest(path string) bool {
 	return slices.Contains([]string{".json", ".yaml", ".yml"}, strings.ToLower(filepath.Ext(path)))
-}
-
-// needFiles refuses a command without arguments.
-func needFiles(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return fmt.Errorf(`give %s a file, a directory, or "-" for standard input`, cmd.Name())
-	}
-	return nil
 }
 
 // count says how many there are of a thing.

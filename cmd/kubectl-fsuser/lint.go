@@ -27,7 +27,7 @@ on standard input (-). lint does not connect to a cluster. Render templates of H
   helm template my-chart | kubectl fsuser lint -
 
 Exit codes: 0 no errors, 1 errors (with --strict also warnings), 2 wrong usage or unreadable input.`,
-		Args: needFiles,
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if output != "text" && output != "json" {
 				return fmt.Errorf(`--output is %q; it must be "text" or "json"`, output)

@@ -155,7 +155,7 @@ func TestLintAndConvertFromTheCommandLine(t *testing.T) {
 		{"a file of any name", "lint dir/notes.txt", "", 2, []string{"dir/notes.txt:1:1: error: this is not YAML"}, []string{"Error:"}},
 		{"broken YAML", "lint broken.yaml", "", 2, []string{"broken.yaml:19:"}, []string{"Error: 1 error and 0 warnings in 1 volume"}},
 		{"a template", "lint template.yaml", "", 2, []string{"helm template"}, []string{"Error:"}},
-		{"lint without files", "lint", "", 2, nil, []string{"Error: give lint a file"}},
+		{"lint without files", "lint", "", 2, nil, []string{"Error: requires at least 1 arg"}},
 		{"a file that is not there", "lint nowhere.yaml", "", 2, nil, []string{"Error:", "nowhere.yaml"}},
 		{"an unknown flag of lint", "lint --all good.yaml", "", 2, nil, []string{"unknown flag: --all"}},
 		{"an output that is none", "lint -o yaml good.yaml", "", 2, nil, []string{"--output", `"yaml"`, "json"}},
@@ -183,10 +183,10 @@ func TestLintAndConvertFromTheCommandLine(t *testing.T) {
 		{"a diff", "convert --diff native.yaml good.yaml", "", 0, []string{"--- native.yaml\n", "+    csi:\n"}, []string{"1 volume converted"}},
 		{"a user that is none", "convert --uid root native.yaml", "", 2, nil, []string{"--uid", `"root"`, "decimal"}},
 		{"a group that is none", "convert --gid 01 native.yaml", "", 2, nil, []string{"--gid", `"01"`}},
-		{"a user for the way back", "convert --back --uid 1 good.yaml", "", 2, nil, []string{"--uid"}},
-		{"write and diff", "convert -w -d native.yaml", "", 2, nil, []string{"exclude"}},
+		{"a user for the way back", "convert --back --uid 1 good.yaml", "", 2, nil, []string{"[back uid]"}},
+		{"write and diff", "convert -w -d native.yaml", "", 2, nil, []string{"[diff write]"}},
 		{"write standard input", "convert -w -", nativePod, 2, nil, []string{"standard input"}},
-		{"convert without files", "convert", "", 2, nil, []string{"Error: give convert a file"}},
+		{"convert without files", "convert", "", 2, nil, []string{"Error: requires at least 1 arg"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got := tool(t, dir, test.stdin, strings.Fields(test.args)...)

@@ -104,18 +104,17 @@ func (q statusQuery) run(ctx context.Context, config *rest.Config, out, errOut i
 		return fmt.Errorf("no pod has the label %s: the driver is not installed, or not in --driver-namespace",
 			driverLabel)
 	}
-	answers := cluster.ask(ctx, drivers)
+	answers, errs := cluster.ask(ctx, drivers)
 	volumes := []status.NodeVolume{}
 	silent := 0
-	for i, a := range answers {
-		if a.err != nil {
+	for i, driver := range drivers {
+		if errs[i] != nil {
 			silent++
-			fmt.Fprintf(errOut, "node %s: pod %s/%s: %v\n", drivers[i].Spec.NodeName, drivers[i].Namespace,
-				drivers[i].Name, a.err)
+			fmt.Fprintf(errOut, "node %s: pod %s/%s: %v\n", driver.Spec.NodeName, driver.Namespace, driver.Name, errs[i])
 		}
-		for _, v := range a.volumes {
+		for _, v := range answers[i] {
 			if (q.namespace == "" || v.PodNamespace == q.namespace) && (q.pod == "" || v.PodName == q.pod) {
-				volumes = append(volumes, status.NodeVolume{Node: drivers[i].Spec.NodeName, Volume: v})
+				volumes = append(volumes, status.NodeVolume{Node: driver.Spec.NodeName, Volume: v})
 			}
 		}
 	}
@@ -162,15 +161,9 @@ func (c *cluster) drivers(ctx context.Context, namespace string) ([]corev1.Pod, 
 	return pods.Items, err
 }
 
-// answer is what a driver says of its volumes.
-type answer struct {
-	volumes []status.Volume
-	err     error
-}
-
-// ask asks several drivers at the same time.
-func (c *cluster) ask(ctx context.Context, drivers []corev1.Pod) []answer {
-	answers := make([]answer, len(drivers))
+// ask asks several drivers at the same time for their volumes.
+func (c *cluster) ask(ctx context.Context, drivers []corev1.Pod) (answers [][]status.Volume, errs []error) {
+	answers, errs = make([][]status.Volume, len(drivers)), make([]error, len(drivers))
 	free := make(chan struct{}, maxQuestions)
 	var running sync.WaitGroup
 	for i := range drivers {
@@ -179,11 +172,11 @@ func (c *cluster) ask(ctx context.Context, drivers []corev1.Pod) []answer {
 			defer func() { <-free }()
 			ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 			defer cancel()
-			answers[i].volumes, answers[i].err = c.status(ctx, &drivers[i])
+			answers[i], errs[i] = c.status(ctx, &drivers[i])
 		})
 	}
 	running.Wait()
-	return answers
+	return answers, errs
 }
 
 // status runs the driver's own status command in its pod.

@@ -59,8 +59,8 @@ func Error(name string) error {
 	return nil
 }
 
-// take disarms a point and returns what to do; nothing if the point is not armed, or is to be passed. Goroutines and processes
-// take turns, and a kill happens within the turn: a process that dies at one point disarms no second one.
+// take disarms a point and returns what to do; nothing if the point is not armed, or is to be passed. Goroutines and
+// processes take turns, and a kill happens within the turn: a process that dies at one point disarms no second one.
 func take(dir, name string) (action, arg string, err error) {
 	path := filepath.Join(dir, name)
 	if _, err := os.Lstat(path); err != nil {

@@ -33,8 +33,9 @@ type line struct {
 	Figure  string `json:"figure"`
 }
 
-// Shown says that t has shown a promise, and with which figure: how many times, how long, in a few words ("612 kills at 31 points"). It
-// counts if t has not failed when it ends. Several tests may show one promise. Call it from the test itself, at its end.
+// Shown says that t has shown a promise, and with which figure: how many times, how long, in a few words ("612 kills at
+// 31 points"). It counts if t has not failed when it ends. Several tests may show one promise. Call it from the test
+// itself, at its end.
 func Shown(t testing.TB, id, figure string) {
 	t.Helper()
 	if !slices.ContainsFunc(Promises(), func(p Promise) bool { return p.ID == id }) {

@@ -47,8 +47,9 @@ func annotations() map[string][]Annotated {
 	}
 }
 
-// ValidateAnnotations says what is wrong with an object's annotations that are this driver's. It passes over all others. A name that is not
-// known, or not there, is an error, since it has no effect. Each problem names its place as annotations[key].
+// ValidateAnnotations says what is wrong with an object's annotations that are this driver's. It passes over all
+// others. A name that is not known, or not there, is an error, since it has no effect. Each problem names its place as
+// annotations[key].
 func ValidateAnnotations(on Annotated, values map[string]string) field.ErrorList {
 	var known []string
 	for key, places := range annotations() {
@@ -82,8 +83,8 @@ func ValidateAnnotations(on Annotated, values map[string]string) field.ErrorList
 	return errs
 }
 
-// annotationProblem says what is wrong with the value of a known annotation; "" if nothing is. The rules of allow are those of the policy, which
-// a test compares.
+// annotationProblem says what is wrong with the value of a known annotation; "" if nothing is. The rules of allow are
+// those of the policy, which a test compares.
 func annotationProblem(key, value string) string {
 	switch key {
 	case annotationAllowUIDs, annotationAllowGIDs:

@@ -53,8 +53,8 @@ type Item struct {
 	// Key of the Secret or ConfigMap. For the Pod the key is the API's fieldPath, such as metadata.labels['app'], or its
 	// resource, such as limits.cpu.
 	Key string
-	// Container is the container whose resource is shown, and Divisor the unit, a quantity; an empty Divisor is 1. Both are
-	// empty unless the key is a resource.
+	// Container is the container whose resource is shown, and Divisor the unit, a quantity; an empty Divisor is 1.
+	// Both are empty unless the key is a resource.
 	Container, Divisor string
 	// Path of the file, clean and relative to the volume's root; see CleanPath.
 	Path string
@@ -123,8 +123,8 @@ func allocatableLimits() []string {
 	return []string{"limits.cpu", "limits.memory", "limits.ephemeral-storage"}
 }
 
-// SameRequest reports whether s and o come from the same attributes. What Describe has added does not count: the volumes
-// of a pod never change. The order of Sources and Items counts.
+// SameRequest reports whether s and o come from the same attributes. What Describe has added does not count: the
+// volumes of a pod never change. The order of Sources and Items counts.
 func (s Spec) SameRequest(o Spec) bool {
 	return s.Volume == o.Volume && s.DirMode == o.DirMode && s.Refresh == o.Refresh &&
 		ptr.Equal(s.UID, o.UID) && ptr.Equal(s.GID, o.GID) && ptr.Equal(s.Mode, o.Mode) &&

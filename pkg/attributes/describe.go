@@ -14,12 +14,12 @@ import (
 )
 
 // Describe completes a Spec with what the volume s.Volume of the pod says: objects, items, paths, modes, optional, and
-// the users of KEP-5936. csiVolume is the name of the volume that s belongs to; the containers that mount it decide which
-// mount points and subPaths the volume has.
+// the users of KEP-5936. csiVolume is the name of the volume that s belongs to; the containers that mount it decide
+// which mount points and subPaths the volume has.
 //
-// The API server has validated the volume, and kubelet's rules hold: a later source wins, and a path may be anything that
-// stays in the volume. Either the list of problems is empty, or the Spec is zero. A Spec without a Volume is returned as
-// it is.
+// The API server has validated the volume, and kubelet's rules hold: a later source wins, and a path may be anything
+// that stays in the volume. Either the list of problems is empty, or the Spec is zero. A Spec without a Volume is
+// returned as it is.
 func (s Spec) Describe(pod *corev1.PodSpec, csiVolume string) (Spec, field.ErrorList) {
 	if s.Volume == "" {
 		return s, nil
@@ -161,8 +161,8 @@ func int32Pointer(value *int32) *int64 {
 }
 
 // mounts finds the directories that kubelet would make in a volume of its own. Mount points are those of
-// getNestedMountpoints (pkg/volume/util/nested_volumes.go in Kubernetes): what a container mounts beneath this volume, but
-// not what it mounts beneath such a mount. Kubelet makes a subPath that does not exist when it starts a container.
+// getNestedMountpoints (pkg/volume/util/nested_volumes.go in Kubernetes): what a container mounts beneath this volume,
+// but not what it mounts beneath such a mount. Kubelet makes a subPath that does not exist when it starts a container.
 func (d *description) mounts(pod *corev1.PodSpec, csiVolume string) {
 	for _, container := range containers(pod) {
 		var all []string
@@ -205,15 +205,15 @@ func beneath(mountPath string, all []string) (relative []string) {
 	return relative
 }
 
-// containers are the init containers, restartable ones included, and the containers of a pod. Ephemeral containers do not
-// count: kubectl debug adds them later, and who owns the files must not depend on whether somebody debugs the pod.
+// containers are the init containers, restartable ones included, and the containers of a pod. Ephemeral containers do
+// not count: kubectl debug adds them later, and who owns the files must not depend on whether somebody debugs the pod.
 func containers(pod *corev1.PodSpec) []corev1.Container {
 	return slices.Concat(pod.InitContainers, pod.Containers)
 }
 
-// PodUser is the common effective runAsUser of the containers that mount a volume: the owner of its files if neither the
-// attributes nor a described volume say who owns them. It is nil if the containers do not all have the same user, or if
-// no container mounts the volume. The user that an image sets plays no part.
+// PodUser is the common effective runAsUser of the containers that mount a volume: the owner of its files if neither
+// the attributes nor a described volume say who owns them. It is nil if the containers do not all have the same user,
+// or if no container mounts the volume. The user that an image sets plays no part.
 func PodUser(pod *corev1.PodSpec, volume string) *uint32 {
 	var common *int64
 	for _, c := range containers(pod) {

@@ -54,8 +54,8 @@ func unknownAttribute(name string) string {
 	return fmt.Sprintf("unknown attribute%s (known: %s, and uid/PATH, gid/PATH, mode/PATH)", guess, strings.Join(known, ", "))
 }
 
-// nearest returns the one of known that takes the fewest edits to reach from name, upper and lower case being the same; the first
-// of equals. It returns "" when more than half of the letters would change: "uid" is no answer to "password".
+// nearest returns the one of known that takes the fewest edits to reach from name, upper and lower case being the same;
+// the first of equals. It returns "" when more than half of the letters would change: "uid" is no answer to "password".
 func nearest(name string, known []string) string {
 	name = strings.ToLower(short(name)) // bounds the work
 	edits := func(candidate string) int { return EditDistance(name, strings.ToLower(candidate)) }
@@ -94,8 +94,8 @@ func root() *field.Path { return field.NewPath("volumeAttributes") }
 // attribute is the place of an attribute in messages.
 func attribute(key string) *field.Path { return root().Key(printable(key)) }
 
-// printable makes a user's name fit for a place in a message: short, and quoted unless it is plain. Nobody can break a log line
-// with it or make it look like another place.
+// printable makes a user's name fit for a place in a message: short, and quoted unless it is plain. Nobody can break a
+// log line with it or make it look like another place.
 func printable(name string) string {
 	name = short(name)
 	plain := func(r rune) bool {

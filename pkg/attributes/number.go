@@ -36,8 +36,8 @@ func modeProblem(value uint64) string {
 	return ""
 }
 
-// ParseID reads a user or group id as an attribute gives it: decimal, from 0 to 2147483647, without sign, space or leading
-// zero. problem is the rule that the text breaks; "" if it is good.
+// ParseID reads a user or group id as an attribute gives it: decimal, from 0 to 2147483647, without sign, space or
+// leading zero. problem is the rule that the text breaks; "" if it is good.
 func ParseID(text string) (id uint32, problem string) {
 	number, problem := idFromText(text)
 	return ptr.Deref(number, 0), problem

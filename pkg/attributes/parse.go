@@ -21,7 +21,8 @@ const (
 	defaultDirMode    uint32 = 0o755
 )
 
-// DefaultMode is the mode of the files of an object of this kind when the volume gives none: 0400 for a Secret, else 0444.
+// DefaultMode is the mode of the files of an object of this kind when the volume gives none: 0400 for a Secret, else
+// 0444.
 func DefaultMode(kind Kind) uint32 {
 	if kind == Secret || kind == "" {
 		return defaultSecretMode
@@ -32,13 +33,14 @@ func DefaultMode(kind Kind) uint32 {
 // Parse turns the volume_context of a NodePublishVolumeRequest, which is the pod author's volumeAttributes merged with
 // kubelet's own keys, into a Spec.
 //
-// requestHasSecrets says that the request carries the data of the volume's nodePublishSecretRef; then the attributes may
-// name no content, else they must name exactly one. Keys under csi.storage.k8s.io/ are kubelet's and are skipped; any other
-// unknown key is an error, because a misspelt "mode" or "optional" must not go unnoticed.
+// requestHasSecrets says that the request carries the data of the volume's nodePublishSecretRef; then the attributes
+// may name no content, else they must name exactly one. Keys under csi.storage.k8s.io/ are kubelet's and are skipped;
+// any other unknown key is an error, because a misspelt "mode" or "optional" must not go unnoticed.
 //
-// Either the list is empty and the Spec is good, or the Spec is zero. The list is sorted by key and holds all problems up
-// to a fixed number, after which the last entry says how many there are. Each names its place as volumeAttributes[key],
-// the bad value shortened, and the rule with its remedy. If the Spec has a Volume, call Describe next.
+// Either the list is empty and the Spec is good, or the Spec is zero. The list is sorted by key and holds all problems
+// up to a fixed number, after which the last entry says how many there are. Each names its place as
+// volumeAttributes[key], the bad value shortened, and the rule with its remedy. If the Spec has a Volume, call Describe
+// next.
 func Parse(volumeContext map[string]string, requestHasSecrets bool) (Spec, field.ErrorList) {
 	p := parser{spec: Spec{DirMode: defaultDirMode, Refresh: RefreshWatch}}
 	if requestHasSecrets {
@@ -187,9 +189,9 @@ func empty(at *field.Path) *field.Error {
 
 // CleanPath returns the shortest form of the path of a file within a volume, or the rule that the path breaks.
 //
-// The path may be anything that kubelet's AtomicWriter takes (validatePath in pkg/volume/util/atomic_writer.go): it must
-// stay in the volume, must not begin with "..", which the names of the AtomicWriter's own entries do, and has at most 4096
-// bytes with elements of at most 255.
+// The path may be anything that kubelet's AtomicWriter takes (validatePath in pkg/volume/util/atomic_writer.go): it
+// must stay in the volume, must not begin with "..", which the names of the AtomicWriter's own entries do, and has at
+// most 4096 bytes with elements of at most 255.
 func CleanPath(text string) (clean, problem string) {
 	clean = path.Clean(text)
 	elements := strings.Split(text, "/")

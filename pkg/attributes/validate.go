@@ -40,8 +40,8 @@ const (
 	nameOnlyRule = "give the name alone: the object is always read from the pod's own namespace; "
 )
 
-// Validate applies the rules of the vocabulary to a Spec that was read back from a record. It returns all problems of the
-// Spec, or an empty list. No defaults are applied, so the zero Spec is not good.
+// Validate applies the rules of the vocabulary to a Spec that was read back from a record. It returns all problems of
+// the Spec, or an empty list. No defaults are applied, so the zero Spec is not good.
 func Validate(s Spec) field.ErrorList {
 	var errs field.ErrorList
 	check := func(at *field.Path, value any, problem string) {

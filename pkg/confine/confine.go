@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package confine drops the privileges that the driver does not need, so that an attacker who takes over the driver does not
-// have them either.
+// Package confine drops the privileges that the driver does not need, so that an attacker who takes over the driver
+// does not have them either.
 //
 // It acts on all threads of the process, and can't be undone.
 package confine
@@ -14,15 +14,15 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
-// Capabilities are those that the driver needs: SYS_ADMIN for the mount API, CHOWN to set owners, and DAC_OVERRIDE and FOWNER
-// to work with files that belong to others.
+// Capabilities are those that the driver needs: SYS_ADMIN for the mount API, CHOWN to set owners, and DAC_OVERRIDE and
+// FOWNER to work with files that belong to others.
 func Capabilities() []cap.Value {
 	return []cap.Value{cap.CHOWN, cap.DAC_OVERRIDE, cap.FOWNER, cap.SYS_ADMIN}
 }
 
 // Process sets umask 077, prevents dumps of the process's memory (a core limit of 0, PR_SET_DUMPABLE 0), drops all
-// capabilities except Capabilities, sets no_new_privs, and, if filter is true, forbids all system calls except SystemCalls.
-// Call it before the process opens anything.
+// capabilities except Capabilities, sets no_new_privs, and, if filter is true, forbids all system calls except
+// SystemCalls. Call it before the process opens anything.
 //
 // A capability that is already missing is no error here: without CAP_SYS_ADMIN the first mount fails.
 func Process(filter bool) error {
@@ -48,8 +48,8 @@ func Process(filter bool) error {
 	return nil
 }
 
-// dropCapabilities leaves in the permitted and effective sets only the capabilities that the driver needs, and empties the
-// ambient and inheritable sets.
+// dropCapabilities leaves in the permitted and effective sets only the capabilities that the driver needs, and empties
+// the ambient and inheritable sets.
 func dropCapabilities() error {
 	needed := map[cap.Value]bool{}
 	for _, c := range Capabilities() {
@@ -69,7 +69,8 @@ func dropCapabilities() error {
 			return err
 		}
 	}
-	// The bounding set limits the capabilities of an executed program. The filter forbids executing one; this holds without it.
+	// The bounding set limits the capabilities of an executed program. The filter forbids executing one; this holds
+	// without it.
 	canDrop, err := have.GetFlag(cap.Effective, cap.SETPCAP)
 	if err != nil {
 		return err

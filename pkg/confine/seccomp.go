@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// filterSystemCalls makes the kernel refuse, with EPERM, every system call that is not among SystemCalls, in all threads.
+// filterSystemCalls makes the kernel refuse, with EPERM, every system call that is not among SystemCalls, in all
+// threads.
 func filterSystemCalls() error {
 	filter, err := filter()
 	if err != nil {
@@ -63,8 +64,8 @@ func filter() (seccomp.Filter, error) {
 	}, nil
 }
 
-// SystemCalls are the names of the system calls that the driver may make, besides those that make and interrupt threads. Some
-// architectures lack some of them, or name one differently: newfstatat of amd64 is fstatat on arm64.
+// SystemCalls are the names of the system calls that the driver may make, besides those that make and interrupt
+// threads. Some architectures lack some of them, or name one differently: newfstatat of amd64 is fstatat on arm64.
 func SystemCalls() []string {
 	return slices.Concat(
 		// Go's runtime, and the C library beneath it where there is one.

@@ -14,11 +14,13 @@ package convert
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"reflect"
 	"slices"
 	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/fsuser-csi/fsuser-csi/pkg/manifest"
 )
@@ -81,7 +83,7 @@ type change struct {
 	// volumeMounts that point to another volume. Both are paths in the document.
 	volumes string
 	removed *manifest.Node
-	added   *csiVolume
+	added   *corev1.Volume
 	mounts  map[string]string // the new name of the volume, by the path of the mount
 }
 
@@ -89,7 +91,7 @@ type change struct {
 func document(d *manifest.Document, o Options) (text string, converted int, left, notes []Left) {
 	p := plan(d, o)
 	if !o.Back {
-		p.elsewhere(d)
+		d.Elsewhere(p.elsewhere)
 	}
 	if text, ok := apply(d, o, p.changes); ok {
 		return text, len(p.changes), p.left, p.notes
@@ -119,13 +121,10 @@ func apply(d *manifest.Document, o Options, changes []change) (text string, ok b
 		return "", false
 	}
 	after, ok := reread(text)
-	if !ok || !reflect.DeepEqual(after.Root.Any(), expected(d, changes)) {
+	if !ok || !reflect.DeepEqual(expected(after, nil), expected(d, changes)) {
 		return "", false
 	}
-	if o.Back {
-		return text, true
-	}
-	return text, back(after) == back(d) // without volumes of the driver, back(d) is d
+	return text, o.Back || back(after) == back(d) // without volumes of the driver, back(d) is d
 }
 
 // back takes the volumes of the driver out of a document, as far as they can be.
@@ -159,36 +158,28 @@ func reread(text string) (*manifest.Document, bool) {
 func expected(d *manifest.Document, changes []change) any {
 	removed, added, renamed := map[*manifest.Node]bool{}, map[string][]any{}, map[string]string{}
 	for _, c := range changes {
-		if c.removed != nil {
-			removed[c.removed] = true
-		}
+		removed[c.removed] = true
 		if c.added != nil {
-			added[c.volumes] = append(added[c.volumes], c.added.value())
+			value, _ := runtime.DefaultUnstructuredConverter.ToUnstructured(c.added) // of a volume: it cannot fail
+			added[c.volumes] = append(added[c.volumes], value)
 		}
 		maps.Copy(renamed, c.mounts)
 	}
-	var value func(path string, n *manifest.Node) any
-	value = func(path string, n *manifest.Node) any {
-		switch {
-		case n.IsMapping():
-			m := map[string]any{}
-			for _, e := range n.Entries() {
-				m[e.Name] = value(strings.TrimPrefix(path+"."+e.Name, "."), e.Value)
-			}
+	return d.Root.Any(func(path string, n *manifest.Node, value any) any {
+		switch value := value.(type) {
+		case map[string]any:
 			if name, ok := renamed[path]; ok {
-				m["name"] = name
+				value["name"] = name
 			}
-			return m
-		case n.IsList():
-			list := []any{}
-			for i, item := range n.Items() {
+		case []any:
+			kept := []any{}
+			for i, item := range n.Items {
 				if !removed[item] {
-					list = append(list, value(fmt.Sprintf("%s[%d]", path, i), item))
+					kept = append(kept, value[i])
 				}
 			}
-			return append(list, added[path]...)
+			return append(kept, added[path]...)
 		}
-		return n.Scalar()
-	}
-	return value("", d.Root)
+		return value
+	})
 }

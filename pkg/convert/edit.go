@@ -10,7 +10,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/fsuser-csi/fsuser-csi/pkg/manifest"
 )
 
@@ -40,47 +41,47 @@ func replace(text string, edits []edit) (string, bool) {
 // simplest way.
 func rename(n *manifest.Node, to string) []edit {
 	for _, quote := range []string{`"`, `'`, ""} {
-		if strings.HasPrefix(n.Document().Text[n.Start():], quote+n.Text()+quote) {
-			start := n.Start() + len(quote)
-			return []edit{{start, start + len(n.Text()), to}}
+		if strings.HasPrefix(n.Document.Text[n.Start:], quote+n.Text+quote) {
+			start := n.Start + len(quote)
+			return []edit{{start, start + len(n.Text), to}}
 		}
 	}
 	return nil
 }
 
 // insert adds a volume of the driver to the end of a list. It returns no edit if it cannot be told where the list ends.
-func insert(volumes *manifest.Node, v *csiVolume) []edit {
-	items, text := volumes.Items(), volumes.Document().Text
+func insert(volumes *manifest.Node, v *corev1.Volume) []edit {
+	items, text := volumes.Items, volumes.Document.Text
 	last := items[len(items)-1]
 	end, dash := itemEnd(volumes, last), dashOf(items[0])
 	switch {
 	case end < 0:
 		return nil
-	case !volumes.IsFlow():
+	case !volumes.Flow:
 		line := lineStart(text, dash)
 		indent := lineBreak(text, line) + strings.Repeat(" ", dash-line)
-		return []edit{{end, end, indent + strings.ReplaceAll(v.block(), "\n", indent)}}
+		return []edit{{end, end, indent + strings.ReplaceAll(block(v), "\n", indent)}}
 	}
 	space := " "
-	if line := lineStart(text, last.Start()); strings.TrimSpace(text[line:last.Start()]) == "" {
-		space = lineBreak(text, line) + text[line:last.Start()]
+	if line := lineStart(text, last.Start); strings.TrimSpace(text[line:last.Start]) == "" {
+		space = lineBreak(text, line) + text[line:last.Start]
 	}
-	return []edit{{end, end, "," + space + v.flow(volumes.Document().JSON)}}
+	return []edit{{end, end, "," + space + flow(v, volumes.Document.JSON)}}
 }
 
 // remove takes the i-th volume out of a list, of which the item kept stays. It returns no edit if it cannot be told
 // where the volume is.
 func remove(volumes *manifest.Node, i, kept int) []edit {
-	items, text := volumes.Items(), volumes.Document().Text
+	items, text := volumes.Items, volumes.Document.Text
 	end := itemEnd(volumes, items[i])
 	switch {
 	case end < 0:
 		return nil
-	case !volumes.IsFlow():
+	case !volumes.Flow:
 		line := lineStart(text, dashOf(items[i]))
 		return []edit{{line - len(lineBreak(text, line)), end, ""}}
 	case i < kept:
-		return []edit{{items[i].Start(), items[i+1].Start(), ""}}
+		return []edit{{items[i].Start, items[i+1].Start, ""}}
 	}
 	if start := itemEnd(volumes, items[i-1]); start >= 0 {
 		return []edit{{start, end, ""}}
@@ -91,8 +92,8 @@ func remove(volumes *manifest.Node, i, kept int) []edit {
 // itemEnd finds where an item of a list ends: in brackets after its own bracket, else at the end of the last line that
 // is deeper than its dash. It returns -1 if that cannot be told. A wrong answer is found when the edit is proven.
 func itemEnd(list, item *manifest.Node) int {
-	text, start := item.Document().Text, item.Start()
-	if list.IsFlow() {
+	text, start := item.Document.Text, item.Start
+	if list.Flow {
 		return closingBracket(text, start)
 	}
 	dash := dashOf(item)
@@ -142,7 +143,7 @@ func closingBracket(text string, start int) int {
 
 // dashOf finds the dash of an item of a list that is written without brackets. It returns -1 if there is none.
 func dashOf(item *manifest.Node) int {
-	before := beforeItem.FindStringIndex(item.Document().Text[:item.Start()])
+	before := beforeItem.FindStringIndex(item.Document.Text[:item.Start])
 	if before == nil {
 		return -1
 	}
@@ -170,61 +171,40 @@ func lineEnd(text string, at int) int {
 	return at + len(strings.TrimSuffix(line, "\r"))
 }
 
-// csiVolume is a volume of the driver that another volume of the pod describes.
-type csiVolume struct {
-	name       string
-	attributes []attribute
-}
+// attributeNames are the attributes that a volume can get, in the order in which they are written.
+var attributeNames = [...]string{"volume", "uid", "gid"}
 
-type attribute struct{ name, value string }
-
-func (v *csiVolume) values() map[string]string {
-	values := map[string]string{}
-	for _, a := range v.attributes {
-		values[a.name] = a.value
-	}
-	return values
-}
-
-// value is the volume as a document has it.
-func (v *csiVolume) value() any {
-	values := map[string]any{}
-	for name, value := range v.values() {
-		values[name] = value
-	}
-	return map[string]any{
-		"name": v.name, "csi": map[string]any{"driver": attributes.Driver, "readOnly": true,
-			"volumeAttributes": values},
-	}
-}
-
-// block writes the volume as an item of a list, one line for each value.
-func (v *csiVolume) block() string {
-	text := fmt.Sprintf("- name: %s\n  csi:\n    driver: %s\n    readOnly: true\n    volumeAttributes:", word(v.name),
-		attributes.Driver)
-	for _, a := range v.attributes {
-		text += fmt.Sprintf("\n      %s: %s", a.name, word(a.value))
+// block writes a volume of the driver as an item of a list, one line for each value.
+func block(v *corev1.Volume) string {
+	text := fmt.Sprintf("- name: %s\n  csi:\n    driver: %s\n    readOnly: true\n    volumeAttributes:", word(v.Name),
+		v.CSI.Driver)
+	for _, name := range attributeNames {
+		if value, ok := v.CSI.VolumeAttributes[name]; ok {
+			text += fmt.Sprintf("\n      %s: %s", name, word(value))
+		}
 	}
 	return text
 }
 
-// flow writes the volume in brackets.
-func (v *csiVolume) flow(asJSON bool) string {
+// flow writes a volume of the driver in brackets.
+func flow(v *corev1.Volume, asJSON bool) string {
 	key, value := func(name string) string { return name }, word
 	if asJSON {
 		key, value = quote, quote
 	}
 	var attrs []string
-	for _, a := range v.attributes {
-		attrs = append(attrs, key(a.name)+": "+value(a.value))
+	for _, name := range attributeNames {
+		if text, ok := v.CSI.VolumeAttributes[name]; ok {
+			attrs = append(attrs, key(name)+": "+value(text))
+		}
 	}
-	return fmt.Sprintf("{%s: %s, %s: {%s: %s, %s: true, %s: {%s}}}", key("name"), value(v.name), key("csi"),
-		key("driver"), value(attributes.Driver), key("readOnly"), key("volumeAttributes"), strings.Join(attrs, ", "))
+	return fmt.Sprintf("{%s: %s, %s: {%s: %s, %s: true, %s: {%s}}}", key("name"), value(v.Name), key("csi"),
+		key("driver"), value(v.CSI.Driver), key("readOnly"), key("volumeAttributes"), strings.Join(attrs, ", "))
 }
 
 // word writes a string as YAML: in quotes if it would be something else without.
 func word(text string) string {
-	if d, ok := reread("k: " + text); ok && d.Root.Get("k").Scalar() == text {
+	if d, ok := reread("k: " + text); ok && d.Root.Get("k").Value == text {
 		return text
 	}
 	return quote(text)

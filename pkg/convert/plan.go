@@ -3,6 +3,7 @@
 package convert
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -21,12 +22,11 @@ type planner struct {
 	changes []change
 	left    []Left
 	notes   []Left
-	known   map[*manifest.Node]bool // volumes of pods
 }
 
 // plan finds out what to change in the pods of a document.
 func plan(d *manifest.Document, o Options) *planner {
-	p := &planner{options: o, known: map[*manifest.Node]bool{}}
+	p := &planner{options: o}
 	for _, object := range d.Objects() {
 		for _, pod := range object.Pods() {
 			p.pod(pod)
@@ -38,23 +38,18 @@ func plan(d *manifest.Document, o Options) *planner {
 // pod is a pod whose volumes are to be converted.
 type pod struct {
 	manifest.Pod
-	typed   corev1.PodSpec
-	wrong   []manifest.Mismatch
-	volumes *manifest.Node
+	volumes []*manifest.Node
 	mounts  []manifest.Mount
 	names   []string // of volumes, those that the changes add among them
 }
 
 func (p *planner) pod(of manifest.Pod) {
-	pod := &pod{Pod: of, volumes: of.Spec().Get("volumes"), mounts: of.Mounts()}
-	pod.wrong = of.Spec().Decode(&pod.typed)
-	for _, v := range pod.volumes.Items() {
-		pod.names = append(pod.names, v.Get("name").Text())
+	pod := &pod{Pod: of, volumes: of.Volumes().Items, mounts: of.Mounts()}
+	for _, v := range pod.volumes {
+		pod.names = append(pod.names, v.Get("name").Text)
 	}
-	for i, v := range pod.volumes.Items() {
-		p.known[v] = true
-		csi := v.Get("csi")
-		switch isOurs := csi.Get("driver").String() == attributes.Driver; {
+	for i, v := range pod.volumes {
+		switch isOurs := v.Get("csi", "driver").String() == attributes.Driver; {
 		case p.options.Back && isOurs:
 			p.toNative(pod, i)
 		case !p.options.Back && isNative(v) && !pod.isDeclaration(v):
@@ -77,18 +72,17 @@ func isNative(v *manifest.Node) bool { return nativeType(v) != "" }
 
 // isMounted reports whether a container mounts the volume of this name.
 func (p *pod) isMounted(name string) bool {
-	return slices.ContainsFunc(p.mounts, func(m manifest.Mount) bool { return m.Volume.Text() == name })
+	return slices.ContainsFunc(p.mounts, func(m manifest.Mount) bool { return m.Node.Get("name").Text == name })
 }
 
 // isDeclaration reports whether a volume is there for the driver alone: nobody mounts it, and a volume of the driver
 // names it, or names its object, which declares the reference to the Node authorizer.
 func (p *pod) isDeclaration(v *manifest.Node) bool {
-	name := v.Get("name").Text()
-	return !p.isMounted(name) && slices.ContainsFunc(p.volumes.Items(), func(other *manifest.Node) bool {
+	name := v.Get("name").Text
+	return !p.isMounted(name) && slices.ContainsFunc(p.volumes, func(other *manifest.Node) bool {
 		csi := other.Get("csi")
-		attrs := csi.Get("volumeAttributes")
 		names := func(attribute string, object *manifest.Node) bool {
-			return object.String() != "" && attrs.Get(attribute).String() == object.String()
+			return object.String() != "" && csi.Get("volumeAttributes", attribute).String() == object.String()
 		}
 		return csi.Get("driver").String() == attributes.Driver && (names("volume", v.Get("name")) ||
 			names("secretName", v.Get("secret", "secretName")) || names("configMapName", v.Get("configMap", "name")))
@@ -96,35 +90,36 @@ func (p *pod) isDeclaration(v *manifest.Node) bool {
 }
 
 // leave lists a volume as one that stays.
-func (p *planner) leave(l Left, format string, args ...any) {
-	l.Reason = fmt.Sprintf(format, args...)
+func (p *planner) leave(l Left, reason string) {
+	l.Reason = reason
 	p.left = append(p.left, l)
 }
 
 // toDriver plans to put a volume of the driver in front of the i-th volume of a pod.
 func (p *planner) toDriver(pod *pod, i int) {
-	v := pod.volumes.Items()[i]
-	name := v.Get("name").Text()
+	v := pod.volumes[i]
+	name := v.Get("name").Text
 	left := Left{Line: v.Line(), Object: pod.Object.Name(), Volume: name}
 	if reason := p.obstacle(pod, i); reason != "" {
-		p.leave(left, "%s", reason)
+		p.leave(left, reason)
 		return
 	}
 	added := p.csiVolume(pod, i)
 	p.modes(left, v)
-	spec, reason := describe(pod, name, added)
-	if reason == "" && onlyFSGroupReads(pod, spec, added.name) {
+	after := repointed(&pod.Spec, name, added.Name)
+	spec, reason := describe(after, added)
+	if reason == "" && onlyFSGroupReads(after, spec, added.Name) {
 		reason = "the pod's fsGroup lets its group read these files now; the driver widens no mode, and without an " +
 			"owner they would be root's alone: give --uid"
 	}
 	if reason != "" {
-		p.leave(left, "%s", reason)
+		p.leave(left, reason)
 		return
 	}
-	pod.names = append(pod.names, added.name)
-	c := p.repoint(pod, left, name, added.name)
+	pod.names = append(pod.names, added.Name)
+	c := p.repoint(pod, left, name, added.Name)
 	c.added = added
-	c.addEdits(insert(pod.volumes, added))
+	c.addEdits(insert(pod.Volumes(), added))
 	p.changes = append(p.changes, c)
 }
 
@@ -140,26 +135,27 @@ func (p *planner) modes(left Left, v *manifest.Node) {
 }
 
 // csiVolume makes the volume of the driver for the i-th volume of a pod.
-func (p *planner) csiVolume(pod *pod, i int) *csiVolume {
-	name, described := pod.names[i], pod.volumes.Items()[i]
-	v := &csiVolume{name: freeName(name, pod.names), attributes: []attribute{{"volume", name}}}
+func (p *planner) csiVolume(pod *pod, i int) *corev1.Volume {
+	name, described := pod.names[i], pod.volumes[i]
+	attrs := map[string]string{"volume": name}
 	if p.options.UID != nil && described.Get(nativeType(described), "defaultUser").IsNull() {
-		v.attributes = append(v.attributes, attribute{"uid", fmt.Sprint(*p.options.UID)})
+		attrs["uid"] = fmt.Sprint(*p.options.UID)
 	}
 	if p.options.GID != nil {
-		v.attributes = append(v.attributes, attribute{"gid", fmt.Sprint(*p.options.GID)})
+		attrs["gid"] = fmt.Sprint(*p.options.GID)
 	}
-	return v
+	csi := &corev1.CSIVolumeSource{Driver: attributes.Driver, ReadOnly: ptr.To(true), VolumeAttributes: attrs}
+	return &corev1.Volume{Name: freeName(name, pod.names), VolumeSource: corev1.VolumeSource{CSI: csi}}
 }
 
 // obstacle says why a volume has to stay, as far as its description does not: "" if nothing is in the way.
 func (p *planner) obstacle(pod *pod, i int) string {
-	v := pod.volumes.Items()[i]
+	v := pod.volumes[i]
 	name, path := pod.names[i], fmt.Sprintf("volumes[%d]", i)
 	isHere := func(m manifest.Mismatch) bool { return m.Path == path || strings.HasPrefix(m.Path, path+".") }
 	switch {
-	case slices.ContainsFunc(pod.wrong, isHere):
-		m := pod.wrong[slices.IndexFunc(pod.wrong, isHere)]
+	case slices.ContainsFunc(pod.Wrong, isHere):
+		m := pod.Wrong[slices.IndexFunc(pod.Wrong, isHere)]
 		return fmt.Sprintf("%s %s", strings.TrimPrefix(m.Path, path+"."), m.Message)
 	case slices.Index(pod.names, name) != i || slices.Contains(pod.names[i+1:], name):
 		return "there is another volume of this name"
@@ -167,20 +163,17 @@ func (p *planner) obstacle(pod *pod, i int) string {
 		return "the pod is for Windows, and the driver for Linux"
 	case pod.IsKnative():
 		return "Knative Serving refuses a volume that no container mounts: write a csi volume with secretName or " +
-			"configMapName, for which Knative needs the feature flag " + KnativeFlag
+			"configMapName, for which Knative needs the feature flag kubernetes.podspec-volumes-csi"
 	case !pod.isMounted(name):
 		return "no container here mounts it: convert the manifest that has the containers"
 	}
-	for _, other := range v.Entries() {
+	for _, other := range v.Entries {
 		if other.Name != "name" && other.Name != nativeType(v) && !other.Value.IsNull() {
 			return fmt.Sprintf("it has two sources, %s and %s", nativeType(v), other.Name)
 		}
 	}
 	return ""
 }
-
-// KnativeFlag is the feature flag without which Knative Serving refuses csi volumes, in the ConfigMap config-features.
-const KnativeFlag = "kubernetes.podspec-volumes-csi"
 
 // freeName makes a name for the csi volume of the volume called name.
 func freeName(name string, taken []string) string {
@@ -196,12 +189,12 @@ func freeName(name string, taken []string) string {
 	}
 }
 
-// describe asks the driver's own rules whether they take the volume, and if so, what its files are.
-func describe(pod *pod, name string, added *csiVolume) (spec attributes.Spec, reason string) {
-	spec, errs := attributes.Parse(added.values(), false)
+// describe asks the driver's own rules whether they take the volume, and if so, what its files are. The pod's mounts
+// point to the volume already.
+func describe(pod *corev1.PodSpec, added *corev1.Volume) (spec attributes.Spec, reason string) {
+	spec, errs := attributes.Parse(added.CSI.VolumeAttributes, false)
 	if len(errs) == 0 {
-		// As the pod will be: its mounts count.
-		spec, errs = spec.Describe(repointed(&pod.typed, name, added.name), added.name)
+		spec, errs = spec.Describe(pod, added.Name)
 	}
 	if len(errs) > 0 {
 		return spec, errs[0].Detail
@@ -226,11 +219,10 @@ func repointed(spec *corev1.PodSpec, from, to string) *corev1.PodSpec {
 
 // onlyFSGroupReads reports whether a file of the volume would be root's, with a mode that Kubernetes' own volume widens
 // for the pod's fsGroup.
-func onlyFSGroupReads(pod *pod, spec attributes.Spec, added string) bool {
+func onlyFSGroupReads(pod *corev1.PodSpec, spec attributes.Spec, added string) bool {
 	const groupReads = 0o040
-	security := pod.typed.SecurityContext
-	if security == nil || security.FSGroup == nil || spec.UID != nil || spec.DefaultUser != nil ||
-		attributes.PodUser(repointed(&pod.typed, spec.Volume, added), added) != nil {
+	hasFSGroup := pod.SecurityContext != nil && pod.SecurityContext.FSGroup != nil
+	if !hasFSGroup || cmp.Or(spec.UID, spec.DefaultUser, attributes.PodUser(pod, added)) != nil {
 		return false
 	}
 	for _, s := range spec.Sources {
@@ -248,8 +240,8 @@ func onlyFSGroupReads(pod *pod, spec attributes.Spec, added string) bool {
 
 // toNative plans to remove the i-th volume of a pod, and to mount the volume that it names.
 func (p *planner) toNative(pod *pod, i int) {
-	v := pod.volumes.Items()[i]
-	name, target := v.Get("name").Text(), v.Get("csi", "volumeAttributes", "volume").String()
+	v := pod.volumes[i]
+	name, target := v.Get("name").Text, v.Get("csi", "volumeAttributes", "volume").String()
 	left := Left{Line: v.Line(), Object: pod.Object.Name(), Volume: name}
 	at := slices.Index(pod.names, target)
 	switch {
@@ -257,15 +249,15 @@ func (p *planner) toNative(pod *pod, i int) {
 		p.leave(left, "it has no name")
 	case target == "":
 		p.leave(left, "it names no other volume of the pod that could take its place")
-	case at < 0 || target == name || !isNative(pod.volumes.Items()[at]):
-		p.leave(left, "the pod has no secret, configMap, downwardAPI or projected volume %q that could take its "+
-			"place", target)
+	case at < 0 || target == name || !isNative(pod.volumes[at]):
+		p.leave(left, fmt.Sprintf("the pod has no secret, configMap, downwardAPI or projected volume %q that could "+
+			"take its place", target))
 	case slices.Contains(pod.names[:i], name) || slices.Contains(pod.names[i+1:], name):
 		p.leave(left, "there is another volume of this name")
 	default:
 		c := p.repoint(pod, left, name, target)
 		c.removed = v
-		c.addEdits(remove(pod.volumes, i, slices.IndexFunc(pod.volumes.Items(), isNative)))
+		c.addEdits(remove(pod.Volumes(), i, slices.IndexFunc(pod.volumes, isNative)))
 		p.changes = append(p.changes, c)
 	}
 }
@@ -274,9 +266,9 @@ func (p *planner) toNative(pod *pod, i int) {
 func (p *planner) repoint(pod *pod, left Left, from, to string) change {
 	c := change{left: left, volumes: pod.Path("spec.volumes"), edits: []edit{}, mounts: map[string]string{}}
 	for _, m := range pod.mounts {
-		if m.Volume.Text() == from {
+		if m.Node.Get("name").Text == from {
 			c.mounts[pod.Path(m.Field)] = to
-			c.addEdits(rename(m.Volume, to))
+			c.addEdits(rename(m.Node.Get("name"), to))
 		}
 	}
 	return c
@@ -293,33 +285,22 @@ func (c *change) addEdits(edits []edit) {
 
 // elsewhere lists volumes that are in no pod with containers, such as those of a patch: that nobody looked at them must
 // not pass for good news.
-func (p *planner) elsewhere(d *manifest.Document) {
-	const reason = "it is in no pod, and in no pod template with containers: convert the manifest that is made of " +
-		"it, such as the output of kustomize build"
-	objects := d.Objects()
-	isKustomization := d.Root.Get("kind").String() == "Kustomization"
-	d.Root.Walk(func(path string, n *manifest.Node) bool {
-		left := Left{Line: n.Line()}
-		for _, o := range objects {
-			if o.Field == "" || strings.HasPrefix(path, o.Field+".") {
-				left.Object = o.Name()
-			}
-		}
-		list := func(_ string, n *manifest.Node) bool {
-			if !p.known[n] && looksLikeVolume(n) {
-				left.Volume = n.Get("name").Text()
-				p.leave(left, reason)
-			}
-			return true
-		}
-		list(path, n)
-		if isKustomization && strings.Contains(n.String(), "\n") { // it may be a patch
-			for _, patch := range manifest.Parse("", n.String()).Documents {
-				patch.Root.Walk(list)
-			}
+func (p *planner) elsewhere(o manifest.Object, _ string, n *manifest.Node) {
+	left := Left{Line: n.Line(), Object: o.Name()}
+	list := func(_ string, n *manifest.Node) bool {
+		if looksLikeVolume(n) {
+			left.Volume = n.Get("name").Text
+			p.leave(left, "it is in no pod, and in no pod template with containers: convert the manifest that is made "+
+				"of it, such as the output of kustomize build")
 		}
 		return true
-	})
+	}
+	list("", n)
+	if o.Kind() == "Kustomization" && strings.Contains(n.String(), "\n") { // it may be a patch
+		for _, patch := range manifest.Parse("", n.String()).Documents {
+			patch.Root.Walk(list)
+		}
+	}
 }
 
 // looksLikeVolume reports whether a value is a volume with a source that the driver can take over.

@@ -13,20 +13,20 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-// Binding proves which pod a request is for, without a call to the API server: kubelet makes the target path and the volume
-// id from the pod's uid, which the API server generates and nobody can choose. The names in volume_context alone prove
-// nothing: with a CSIDriver object without podInfoOnMount they are the pod author's own.
+// Binding proves which pod a request is for, without a call to the API server: kubelet makes the target path and the
+// volume id from the pod's uid, which the API server generates and nobody can choose. The names in volume_context alone
+// prove nothing: with a CSIDriver object without podInfoOnMount they are the pod author's own.
 type Binding struct {
 	// root is kubelet's root directory as kubelet writes it, resolved the same with symbolic links followed.
 	root, resolved string
 	lenient        bool
 }
 
-// NewBinding returns the Binding for a kubelet with this root directory, which must exist. It may be a symbolic link or lie
-// below one; links are resolved now and never again.
+// NewBinding returns the Binding for a kubelet with this root directory, which must exist. It may be a symbolic link or
+// lie below one; links are resolved now and never again.
 //
-// Lenient accepts any target path and volume id, and volumes that are not read-only, as the csi-sanity suite sends them. It
-// is not for a cluster.
+// Lenient accepts any target path and volume id, and volumes that are not read-only, as the csi-sanity suite sends
+// them. It is not for a cluster.
 func NewBinding(kubeletRoot string, lenient bool) (Binding, error) {
 	if !filepath.IsAbs(kubeletRoot) {
 		return Binding{}, fmt.Errorf("kubelet's root directory %q is not an absolute path", kubeletRoot)
@@ -41,8 +41,8 @@ func NewBinding(kubeletRoot string, lenient bool) (Binding, error) {
 // PodsDir is the directory in which kubelet keeps the volumes of its pods, symbolic links followed.
 func (b Binding) PodsDir() string { return filepath.Join(b.resolved, "pods") }
 
-// VolumeID is the id that kubelet gives to an inline volume: the pod's uid and the volume's name in the pod, hashed together
-// (kubelet's makeVolumeHandle).
+// VolumeID is the id that kubelet gives to an inline volume: the pod's uid and the volume's name in the pod, hashed
+// together (kubelet's makeVolumeHandle).
 func VolumeID(podUID, volumeName string) string {
 	return fmt.Sprintf("csi-%x", sha256.Sum256([]byte(podUID+volumeName)))
 }
@@ -96,8 +96,8 @@ func (b Binding) parse(path string) (podUID, volumeName string, ok bool) {
 	return podUID, volumeName, podUIDForm.MatchString(podUID) && len(validation.IsDNS1123Label(volumeName)) == 0
 }
 
-// resolve replaces kubelet's root directory by the directory behind its symbolic links, so that no later use of the path has
-// to follow a link.
+// resolve replaces kubelet's root directory by the directory behind its symbolic links, so that no later use of the
+// path has to follow a link.
 func (b Binding) resolve(path string) string {
 	if rest, ok := strings.CutPrefix(path, b.root+"/"); ok {
 		return b.resolved + "/" + rest
@@ -105,7 +105,8 @@ func (b Binding) resolve(path string) string {
 	return path
 }
 
-// CheckTarget says whether a volume of a pod may be at target, a resolved path. A volume.Manager checks its records with it.
+// CheckTarget says whether a volume of a pod may be at target, a resolved path. A volume.Manager checks its records
+// with it.
 func (b Binding) CheckTarget(volumeID, target, podUID string) error {
 	_, uid, err := b.target(volumeID, target)
 	if err != nil {

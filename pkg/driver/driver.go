@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package driver serves CSI and kubelet's plugin registration: the Identity and Node services and their sockets. It is the
-// only place where an error becomes a gRPC code.
+// Package driver serves CSI and kubelet's plugin registration: the Identity and Node services and their sockets. It is
+// the only place where an error becomes a gRPC code.
 //
-// A call has three steps: its fields are checked and become a volume.Request (request.go), package volume does the work, and
-// its error becomes a status (status.go).
+// A call has three steps: its fields are checked and become a volume.Request (request.go), package volume does the
+// work, and its error becomes a status (status.go).
 package driver
 
 import (
@@ -91,8 +91,8 @@ func New(c Config) (*Driver, error) {
 	return d, errors.Join(c.Metrics.Register(d.rpcs), c.Metrics.Register(registered))
 }
 
-// Ready reports why the driver can't serve new pods: kubelet has not registered it, or no volume can be published. It is nil
-// if the driver can.
+// Ready reports why the driver can't serve new pods: kubelet has not registered it, or no volume can be published. It
+// is nil if the driver can.
 func (d *Driver) Ready() error { return errors.Join(d.registered(), d.Volumes.Ready()) }
 
 func (d *Driver) registered() error {

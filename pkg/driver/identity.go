@@ -25,8 +25,8 @@ func (i identity) GetPluginCapabilities(context.Context, *csi.GetPluginCapabilit
 	return &csi.GetPluginCapabilitiesResponse{}, nil
 }
 
-// Probe answers, which shows that this process works, and says whether volumes can be published. An outage of the API server
-// is no reason to restart the driver, or to call it unready: volumes whose objects are known can be published.
+// Probe answers, which shows that this process works, and says whether volumes can be published. An outage of the API
+// server is no reason to restart the driver, or to call it unready: volumes whose objects are known can be published.
 func (i identity) Probe(context.Context, *csi.ProbeRequest) (*csi.ProbeResponse, error) {
 	return &csi.ProbeResponse{Ready: wrapperspb.Bool(i.volumes.Ready() == nil)}, nil
 }

@@ -16,8 +16,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// observed registers services so that every call is measured and logged, and no panic ends the driver. A gRPC interceptor
-// would miss requests that gRPC can't read, such as one that is longer than MaxMessageBytes.
+// observed registers services so that every call is measured and logged, and no panic ends the driver. A gRPC
+// interceptor would miss requests that gRPC can't read, such as one that is longer than MaxMessageBytes.
 type observed struct {
 	*grpc.Server
 	driver *Driver
@@ -64,7 +64,8 @@ func (d *Driver) call(m grpc.MethodDesc, server any, ctx context.Context, read f
 	}, nil)
 }
 
-// panicError describes a panic: an error of the runtime by its text, any other value, which could hold anything, by its type.
+// panicError describes a panic: an error of the runtime by its text, any other value, which could hold anything, by its
+// type.
 func panicError(p any) error {
 	if err, ok := p.(runtime.Error); ok {
 		return err

@@ -12,12 +12,12 @@ import (
 	pluginregistration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 )
 
-// registrationVersion is the version that the driver registers with. It never changes: kubelet accepts a second driver of
-// the same name only if its version is higher, and an upgrade must not depend on that.
+// registrationVersion is the version that the driver registers with. It never changes: kubelet accepts a second driver
+// of the same name only if its version is higher, and an upgrade must not depend on that.
 const registrationVersion = "1.0.0"
 
-// registration registers the driver with kubelet, in place of the node-driver-registrar sidecar. Kubelet finds its socket in
-// plugins_registry and calls GetInfo (kubelet's pkg/kubelet/pluginmanager). Safe for concurrent use.
+// registration registers the driver with kubelet, in place of the node-driver-registrar sidecar. Kubelet finds its
+// socket in plugins_registry and calls GetInfo (kubelet's pkg/kubelet/pluginmanager). Safe for concurrent use.
 type registration struct {
 	pluginregistration.UnimplementedRegistrationServer
 	endpoint string
@@ -35,7 +35,8 @@ func (r *registration) GetInfo(context.Context, *pluginregistration.InfoRequest)
 	}, nil
 }
 
-// NotifyRegistrationStatus receives the result from kubelet. A refusal is no reason to exit: kubelet tries again by itself.
+// NotifyRegistrationStatus receives the result from kubelet. A refusal is no reason to exit: kubelet tries again by
+// itself.
 func (r *registration) NotifyRegistrationStatus(_ context.Context, s *pluginregistration.RegistrationStatus) (*pluginregistration.RegistrationStatusResponse, error) {
 	r.mu.Lock()
 	r.registered, r.refusal = s.GetPluginRegistered(), s.GetError()

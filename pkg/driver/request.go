@@ -44,8 +44,8 @@ func (p problems) err() error {
 	return errors.New(text)
 }
 
-// publishRequest checks a publish request as a whole and returns what it asks for. The error names every problem, and no
-// value except those of the driver's own attributes.
+// publishRequest checks a publish request as a whole and returns what it asks for. The error names every problem, and
+// no value except those of the driver's own attributes.
 func (b Binding) publishRequest(req *csi.NodePublishVolumeRequest) (volume.Request, error) {
 	var p problems
 	attrs := req.GetVolumeContext()
@@ -89,8 +89,8 @@ func (b Binding) publishRequest(req *csi.NodePublishVolumeRequest) (volume.Reque
 	}, p.err()
 }
 
-// secretsOf are the secrets of a request that come from a Secret. With serviceAccountTokenInSecrets in the CSIDriver object
-// kubelet puts the pod's tokens there too.
+// secretsOf are the secrets of a request that come from a Secret. With serviceAccountTokenInSecrets in the CSIDriver
+// object kubelet puts the pod's tokens there too.
 func secretsOf(req *csi.NodePublishVolumeRequest) map[string]string {
 	secrets := maps.Clone(req.GetSecrets())
 	maps.DeleteFunc(secrets, func(key, _ string) bool { return strings.HasPrefix(key, kubeletKeys) })

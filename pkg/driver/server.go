@@ -16,14 +16,15 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 )
 
-// drain is how long running calls may take to end when the driver stops, on each of its two sockets. A pod has 30 s to end.
+// drain is how long running calls may take to end when the driver stops, on each of its two sockets. A pod has 30 s to
+// end.
 const drain = 10 * time.Second
 
-// Run serves CSI, registers with kubelet, and returns when ctx and all calls have ended, or when serving fails. Mounts stay
-// as they are.
+// Run serves CSI, registers with kubelet, and returns when ctx and all calls have ended, or when serving fails. Mounts
+// stay as they are.
 //
-// At the start CSI comes first, because kubelet calls NodeGetInfo as soon as it sees the registration socket. At the end the
-// registration socket goes first, so that kubelet sends no more calls; then running calls end.
+// At the start CSI comes first, because kubelet calls NodeGetInfo as soon as it sees the registration socket. At the
+// end the registration socket goes first, so that kubelet sends no more calls; then running calls end.
 func (d *Driver) Run(ctx context.Context) error {
 	working, fail := context.WithCancelCause(ctx)
 	defer fail(nil)

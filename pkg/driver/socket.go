@@ -26,9 +26,9 @@ type Socket struct {
 	self os.FileInfo
 }
 
-// Listen makes a socket at path. The socket appears there with mode 0600 in one step: Listen binds it under a hidden name,
-// which kubelet ignores in plugins_registry, and renames it. A socket that an earlier process left is replaced; anything
-// else at path is an error.
+// Listen makes a socket at path. The socket appears there with mode 0600 in one step: Listen binds it under a hidden
+// name, which kubelet ignores in plugins_registry, and renames it. A socket that an earlier process left is replaced;
+// anything else at path is an error.
 func Listen(path string) (*Socket, error) {
 	hidden := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
 	if len(hidden) > maxSocketPath {
@@ -79,8 +79,8 @@ func (s *Socket) Unlink() {
 	}
 }
 
-// Accept implements net.Listener. It refuses peers that are not root, whatever the modes of the socket and its directories
-// have become: a peer that can call the driver can get any pod's volume.
+// Accept implements net.Listener. It refuses peers that are not root, whatever the modes of the socket and its
+// directories have become: a peer that can call the driver can get any pod's volume.
 func (s *Socket) Accept() (net.Conn, error) {
 	for {
 		conn, err := s.AcceptUnix()

@@ -18,8 +18,8 @@ import (
 // statuses are the codes of errors. The first that fits counts.
 //
 // To kubelet, Canceled, DeadlineExceeded, Unavailable, ResourceExhausted and Aborted mean that the call may have left
-// something, so that kubelet calls NodeUnpublishVolume; all other codes mean that it has not (csi_client.go, isFinalError).
-// Kubelet retries after any of them. So a failure that could not be undone comes first.
+// something, so that kubelet calls NodeUnpublishVolume; all other codes mean that it has not (csi_client.go,
+// isFinalError). Kubelet retries after any of them. So a failure that could not be undone comes first.
 func statuses() []struct {
 	is   error
 	code codes.Code

@@ -2,10 +2,10 @@
 
 // Package event writes Events about pods (kubectl describe pod shows them).
 //
-// Events of one reason about one volume share an Event object with a count. The last Event that was recorded about a volume is
-// the last one that is written: a pause between writes delays it, and drops only Events that it replaces. Writing is best
-// effort: an Event that can't be written is dropped and counted, and never tried again. client-go has a recorder that does
-// more, but links half of the OpenAPI libraries (docs/decisions/0006-own-event-recorder.md).
+// Events of one reason about one volume share an Event object with a count. The last Event that was recorded about a
+// volume is the last one that is written: a pause between writes delays it, and drops only Events that it replaces.
+// Writing is best effort: an Event that can't be written is dropped and counted, and never tried again. client-go has a
+// recorder that does more, but links half of the OpenAPI libraries (docs/decisions/0006-own-event-recorder.md).
 package event
 
 import (
@@ -74,8 +74,8 @@ type Recorder struct {
 	dropped atomic.Int64
 }
 
-// New returns a Recorder that writes through client, which must know core/v1. component and host (the node) are named in
-// each Event. It starts nothing: call Run.
+// New returns a Recorder that writes through client, which must know core/v1. component and host (the node) are named
+// in each Event. It starts nothing: call Run.
 func New(client rest.Interface, component, host string) *Recorder {
 	return &Recorder{client: client, component: component, host: host, queue: make(chan Event, queued)}
 }
@@ -141,12 +141,13 @@ type written struct {
 // series has the Event objects that were written, and the Events that wait. Only Run uses it.
 type series struct {
 	known map[kind]*written
-	// waiting has the last Event of a subject during the pause of its kind. Only known kinds wait, so there are never many.
+	// waiting has the last Event of a subject during the pause of its kind. Only known kinds wait, so there are never
+	// many.
 	waiting map[subject]Event
 }
 
-// mustWait counts an Event and reports whether it has to wait. Either way the Event replaces an earlier one of its subject that
-// waits: the earlier one is counted already, and must not be written after this one.
+// mustWait counts an Event and reports whether it has to wait. Either way the Event replaces an earlier one of its
+// subject that waits: the earlier one is counted already, and must not be written after this one.
 func (s *series) mustWait(e Event, now time.Time) bool {
 	delete(s.waiting, e.subject())
 	w := s.known[e.kind()]
@@ -175,7 +176,8 @@ func (s *series) next() (e Event, due time.Time, some bool) {
 	return e, due, some
 }
 
-// remember makes room by forgetting kinds whose pause is over. Without room, the next Event of the kind makes a new object.
+// remember makes room by forgetting kinds whose pause is over. Without room, the next Event of the kind makes a new
+// object.
 func (s *series) remember(k kind, w *written) {
 	if len(s.known) >= remembered {
 		maps.DeleteFunc(s.known, func(_ kind, old *written) bool { return w.at.Sub(old.at) >= quiet })

@@ -10,7 +10,6 @@ package lint
 import (
 	"cmp"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -61,7 +60,7 @@ type Result struct {
 
 // File checks all objects of a file.
 func File(f *manifest.File) Result {
-	l := linter{file: f.Name, seen: map[*manifest.Node]bool{}}
+	l := linter{file: f.Name}
 	for _, d := range f.Documents {
 		if d.Err != nil {
 			l.result.Unreadable = true
@@ -69,11 +68,10 @@ func File(f *manifest.File) Result {
 				Problem{File: f.Name, Line: d.Err.Line, Column: d.Err.Column, Severity: Error, Message: d.Err.Message})
 			continue
 		}
-		objects := d.Objects()
-		for _, object := range objects {
+		for _, object := range d.Objects() {
 			l.object(object)
 		}
-		l.elsewhere(d, objects)
+		d.Elsewhere(l.elsewhere)
 	}
 	slices.SortStableFunc(l.result.Problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
@@ -84,17 +82,13 @@ func File(f *manifest.File) Result {
 type linter struct {
 	file   string
 	result Result
-	seen   map[*manifest.Node]bool // volumes of the driver that were checked
 }
 
 // report adds a problem at the first of the values that is there, or else at the object.
 func (l *linter) report(o manifest.Object, severity Severity, fieldPath string, message string, at ...*manifest.Node) {
-	p := Problem{File: l.file, Severity: severity, Field: fieldPath, Message: message}
-	if o.Node.Exists() {
-		p.Object = o.Name()
-	}
+	p := Problem{File: l.file, Severity: severity, Object: o.Name(), Field: fieldPath, Message: message}
 	for _, n := range append(at, o.Node) {
-		if n.Exists() {
+		if n.Kind != manifest.Absent {
 			p.Line, p.Column = n.Position()
 			break
 		}
@@ -124,37 +118,37 @@ func (l *linter) object(o manifest.Object) {
 		l.annotations(o, attributes.OnPod, pod.Path("metadata.annotations"), pod.Node)
 		l.pod(pod)
 	}
-	l.misplaced(o, pods)
+	if len(pods) > 0 {
+		l.misplaced(o, pods)
+	}
 }
 
 // misplaced finds annotations of this driver on an object that has pod templates, in place of these.
 func (l *linter) misplaced(o manifest.Object, pods []manifest.Pod) {
-	if len(pods) == 0 {
-		return
-	}
-	templates := map[*manifest.Node]bool{}
-	for _, pod := range pods {
-		templates[pod.Node] = true
-	}
 	o.Node.Walk(func(path string, n *manifest.Node) bool {
-		if templates[n] {
+		if slices.ContainsFunc(pods, func(pod manifest.Pod) bool { return pod.Node == n }) {
 			return false
 		}
-		if path != "metadata.annotations" && !strings.HasSuffix(path, ".metadata.annotations") {
+		above, isAnnotations := strings.CutSuffix(path, "metadata.annotations")
+		if !isAnnotations {
 			return true
 		}
-		above := strings.TrimSuffix(path, "metadata.annotations")
 		isBelow := func(pod manifest.Pod) bool { return strings.HasPrefix(pod.Field, above) }
 		pod := pods[max(0, slices.IndexFunc(pods, isBelow))]
-		for _, e := range n.Entries() {
-			if prefix, _, found := strings.Cut(e.Name, "/"); found && (prefix == attributes.Driver || almost(prefix)) {
-				l.report(o, Warning, o.Path(path+"["+e.Name+"]"),
-					"has no effect here: it is read from pods and namespaces; put it under "+
-						""+pod.Field+".metadata.annotations", e.Key)
+		for _, e := range n.Entries {
+			if strings.HasPrefix(e.Name, attributes.AnnotationPrefix) || almostAnnotation(e.Name) {
+				l.report(o, Warning, o.Path(path+"["+e.Name+"]"), "has no effect here: it is read from pods and "+
+					"namespaces; put it under "+pod.Field+".metadata.annotations", e.Key)
 			}
 		}
 		return false
 	})
+}
+
+// almostAnnotation reports whether an annotation was probably meant to be one of the driver's.
+func almostAnnotation(name string) bool {
+	prefix, _, found := strings.Cut(name, "/")
+	return found && almost(prefix)
 }
 
 // almost reports whether a name was probably meant to be the driver's: it has the driver's first word but for case and
@@ -166,29 +160,13 @@ func almost(name string) bool {
 }
 
 // elsewhere finds volumes of the driver where no pod is known: that nobody checked them must not pass for good news.
-func (l *linter) elsewhere(d *manifest.Document, objects []manifest.Object) {
-	d.Root.Walk(func(path string, n *manifest.Node) bool {
-		csi := n.Get("csi")
-		if csi.Get("driver").String() != attributes.Driver {
-			return true
-		}
-		if l.seen[n] {
-			return false
-		}
-		var within manifest.Object
-		for _, o := range objects {
-			if o.Field == "" || strings.HasPrefix(path, o.Field+".") {
-				within = o
-			}
-		}
-		if within.Kind() == "PersistentVolume" {
-			return false // a problem of its own
-		}
-		l.report(within, Warning, path, "is a volume of "+attributes.Driver+" and was not checked, since it is in "+
-			"no pod, and in no pod template with containers: "+
-			"give lint the manifest that is made of it, such as the output of kustomize build", csi.Get("driver"))
-		return false
-	})
+func (l *linter) elsewhere(o manifest.Object, path string, n *manifest.Node) {
+	driver := n.Get("csi", "driver")
+	if driver.String() == attributes.Driver && o.Kind() != "PersistentVolume" { // which is a problem of its own
+		l.report(o, Warning, path, "is a volume of "+attributes.Driver+" and was not checked, since it is in no pod, "+
+			"and in no pod template with containers: give lint the manifest that is made of it, such as the output "+
+			"of kustomize build", driver)
+	}
 }
 
 const inlineOnly = attributes.Driver + " has no persistent volumes: put the volume into the pod itself, under " +
@@ -198,82 +176,58 @@ const inlineOnly = attributes.Driver + " has no persistent volumes: put the volu
 func (l *linter) annotations(o manifest.Object, on attributes.Annotated, path string, n *manifest.Node) {
 	all := n.Get("metadata", "annotations")
 	values := map[string]string{}
-	for _, e := range all.Entries() {
-		if !strings.HasPrefix(e.Name, attributes.AnnotationPrefix) {
-			if prefix, _, found := strings.Cut(e.Name, "/"); found && almost(prefix) {
-				l.report(o, Warning, path+"["+e.Name+"]",
-					fmt.Sprintf("has no effect: annotations of this driver begin with %q",
-						attributes.AnnotationPrefix), e.Key)
-			}
-			continue
-		}
-		values[e.Name] = e.Value.Text()
-		if _, ok := e.Value.Scalar().(string); !ok {
-			suggestion := meant(e, func(text string) bool {
+	for _, e := range all.Entries {
+		at := path + "[" + e.Name + "]"
+		if strings.HasPrefix(e.Name, attributes.AnnotationPrefix) {
+			values[e.Name], _ = l.text(o, at, e, func(text string) bool {
 				return len(attributes.ValidateAnnotations(on, map[string]string{e.Name: text})) == 0
 			})
-			values[e.Name] = cmp.Or(suggestion, values[e.Name])
-			l.report(o, Error, path+"["+e.Name+"]", notAString(e, suggestion), e.Value)
+		} else if almostAnnotation(e.Name) {
+			l.report(o, Warning, at, fmt.Sprintf("has no effect: annotations of this driver begin with %q",
+				attributes.AnnotationPrefix), e.Key)
 		}
 	}
 	for _, err := range attributes.ValidateAnnotations(on, values) {
-		key := strings.TrimSuffix(strings.TrimPrefix(err.Field, "annotations["), "]")
-		at := all.Get(key)
-		if err.Type == field.ErrorTypeForbidden {
-			at = all.Key(key) // the name is what is wrong
-		}
-		l.report(o, Error, path+"["+key+"]", err.ErrorBody(), at, all)
+		l.report(o, Error, path+strings.TrimPrefix(err.Field, "annotations"), err.ErrorBody(), place(all, err))
 	}
 }
 
-// notAString says what to do about a value that kubectl does not read as a string. suggestion is what to write; "" if
-// nothing is known.
-func notAString(e manifest.Entry, suggestion string) string {
-	number := "a number"
-	if value, ok := e.Value.Integer(); ok && suggestion == strconv.FormatInt(value,
-		10) && suggestion != e.Value.Text() {
-		number = "the number " + suggestion // 0400 is a surprise
+// text reads an attribute or annotation. It reports a value that is no string, and then returns what was probably
+// meant, if accepts takes it.
+func (l *linter) text(o manifest.Object, path string, e manifest.Entry, accepts func(string) bool) (string, bool) {
+	var text string
+	wrong := e.Value.Decode(&text)
+	if len(wrong) == 0 {
+		return text, true
 	}
+	suggestion, remedy := meant(e, accepts), ""
 	if suggestion != "" {
-		suggestion = fmt.Sprintf(": write %q", suggestion)
+		remedy = fmt.Sprintf(": write %q", suggestion)
 	}
-	switch {
-	case e.Value.IsNull():
-		return "must be a string, and has no value: give one, or remove it"
-	case e.Value.IsList():
-		return "must be a string, and this is a list, which the API server refuses"
-	case e.Value.IsMapping():
-		return "must be a string, and this is a mapping, which the API server refuses"
-	case e.Value.Scalar() == true, e.Value.Scalar() == false:
-		return "must be a string, and this is a boolean, which the API server refuses" + suggestion
-	}
-	return "must be a string, and this is " + number + ", which the API server refuses" + suggestion
+	l.report(o, Error, path, wrong[0].Message+remedy, e.Value)
+	return cmp.Or(suggestion, e.Value.Text), false
 }
 
 // meant is the string that was probably meant by a value that is none, if accepts takes it, else "".
 func meant(e manifest.Entry, accepts func(text string) bool) string {
-	var candidates []string
-	value, isInteger := e.Value.Integer()
+	text := e.Value.Text
 	name, _, _ := strings.Cut(e.Name, "/")
-	if isMode := name == "mode" || name == "dirMode"; isMode && isInteger && manifest.IsUsualMode(value) {
-		if digits, err := strconv.ParseInt(e.Value.Text(), 8, 64); err != nil || !manifest.IsUsualMode(digits) {
-			// 256 and 0o400 are 0400, but 400 is what it seems
-			candidates = append(candidates, fmt.Sprintf("%04o", value))
-		}
+	value, isInteger := e.Value.Integer()
+	truth, isBool := e.Value.Value.(bool)
+	digits, err := strconv.ParseInt(text, 8, 64)
+	looksLikeMode := err == nil && manifest.IsUsualMode(digits) // 400 is what it seems, but 256 and 0o400 are 0400
+	switch {
+	case (name == "mode" || name == "dirMode") && isInteger && manifest.IsUsualMode(value) && !looksLikeMode:
+		text = fmt.Sprintf("%04o", value)
+	case (name == "uid" || name == "gid" || name == attributes.Driver) && isInteger:
+		text = strconv.FormatInt(value, 10) // 1e3, 1_000
+	case e.Name == "optional" && isBool:
+		text = strconv.FormatBool(truth) // elsewhere "on" is a name
 	}
-	if truth, isBool := e.Value.Scalar().(bool); isBool && e.Name == "optional" {
-		candidates = append(candidates, strconv.FormatBool(truth)) // elsewhere "on" is a name
+	if text == "" || !accepts(text) {
+		return ""
 	}
-	candidates = append(candidates, e.Value.Text())
-	if isID := name == "uid" || name == "gid" || name == attributes.Driver; isID && isInteger {
-		candidates = append(candidates, strconv.FormatInt(value, 10)) // 1e3, 1_000
-	}
-	for _, text := range candidates {
-		if text != "" && accepts(text) {
-			return text
-		}
-	}
-	return ""
+	return text
 }
 
 // acceptable reports whether the driver takes the text for an attribute of this name.
@@ -286,20 +240,16 @@ func acceptable(name, text string) bool {
 	return len(errs) == 0
 }
 
-var attributePlace = regexp.MustCompile(`^volumeAttributes\[("(?:[^"\\]|\\.)*"|[^\]]*)\]$`)
-
 // place finds the value that an error of pkg/attributes is about.
-func place(attrs *manifest.Node, err *field.Error) *manifest.Node {
-	m := attributePlace.FindStringSubmatch(err.Field)
-	if m == nil {
-		return attrs
+func place(all *manifest.Node, err *field.Error) *manifest.Node {
+	for _, e := range all.Entries {
+		if !strings.HasSuffix(err.Field, "["+e.Name+"]") && !strings.HasSuffix(err.Field, "["+strconv.Quote(e.Name)+"]") {
+			continue
+		}
+		if err.Type == field.ErrorTypeForbidden {
+			return e.Key // the name is what is wrong
+		}
+		return e.Value
 	}
-	name := m[1]
-	if unquoted, err := strconv.Unquote(name); err == nil {
-		name = unquoted
-	}
-	if err.Type == field.ErrorTypeForbidden {
-		return attrs.Key(name) // the name is what is wrong
-	}
-	return attrs.Get(name)
+	return all
 }

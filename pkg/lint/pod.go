@@ -18,15 +18,9 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/manifest"
 )
 
-// pod is a pod as it is written, and as the API server reads it.
-type pod struct {
-	manifest.Pod
-	spec corev1.PodSpec
-}
-
 // volume is a volume of the driver in a pod.
 type volume struct {
-	pod   *pod
+	pod   manifest.Pod
 	name  string
 	field string // in the object
 	node  *manifest.Node
@@ -35,15 +29,14 @@ type volume struct {
 	valid bool
 }
 
-func (l *linter) pod(p manifest.Pod) {
-	pod := &pod{Pod: p}
+func (l *linter) pod(pod manifest.Pod) {
 	l.types(pod)
 	var (
 		ours  []volume
 		named = map[string]bool{} // volume names, and whether one of that name is the driver's
 	)
-	for i, node := range pod.Spec().Get("volumes").Items() {
-		v := volume{pod: pod, name: node.Get("name").Text(), field: pod.Path(fmt.Sprintf("spec.volumes[%d]", i)),
+	for i, node := range pod.Volumes().Items {
+		v := volume{pod: pod, name: node.Get("name").Text, field: pod.Path(fmt.Sprintf("spec.volumes[%d]", i)),
 			node: node}
 		driver := node.Get("csi", "driver").String()
 		isOurs := driver == attributes.Driver
@@ -58,7 +51,6 @@ func (l *linter) pod(p manifest.Pod) {
 		named[v.name] = before || isOurs
 		if isOurs {
 			l.result.Volumes++
-			l.seen[node] = true
 			l.volume(&v)
 			ours = append(ours, v)
 			continue
@@ -83,8 +75,8 @@ var relevant = regexp.MustCompile(`^volumes\[\d+\](\.(name|secret|configMap|down
 	`|\.volumeMounts\[|(^|\.)securityContext\.(runAsUser|fsGroup)$`)
 
 // types reports values that the API server refuses because they have another type than their field.
-func (l *linter) types(p *pod) {
-	for _, m := range p.Spec().Decode(&p.spec) {
+func (l *linter) types(p manifest.Pod) {
+	for _, m := range p.Wrong {
 		text := m.Node.String()
 		if !relevant.MatchString(m.Path) || strings.Contains(m.Path, ".volumeAttributes") || strings.Contains(text,
 			"{{") {
@@ -93,13 +85,13 @@ func (l *linter) types(p *pod) {
 		remedy := ""
 		switch _, err := strconv.ParseUint(text, 8, 31); {
 		case err != nil && manifest.IsMode(m.Path):
-		case manifest.IsMode(m.Path) && m.Node.Document().JSON:
+		case manifest.IsMode(m.Path) && m.Node.Document.JSON:
 			value, _ := strconv.ParseUint(text, 8, 31)
 			remedy = fmt.Sprintf(": write %d, which is octal %s", value, text)
 		case text != "" && strings.Trim(text, "0123456789") == "", text == "true", text == "false":
 			remedy = ": remove the quotes"
-		case m.Node.Scalar() != nil && strings.Contains(m.Message, "must be a string"):
-			remedy = fmt.Sprintf(": write %q", m.Node.Text())
+		case m.Node.Value != nil && strings.Contains(m.Message, "must be a string"):
+			remedy = fmt.Sprintf(": write %q", m.Node.Text)
 		}
 		l.report(p.Object, Error, p.Path("spec."+m.Path), m.Message+remedy, m.Node)
 	}
@@ -119,20 +111,20 @@ func (l *linter) volume(v *volume) {
 				"volume that no container mounts: "+
 				"set the flag in the ConfigMap config-features, and use secretName or configMapName", v.node.Key("csi"))
 	}
-	for _, e := range v.node.Entries() {
+	for _, e := range v.node.Entries {
 		if e.Name != "name" && e.Name != "csi" && !e.Value.IsNull() {
 			l.report(o, Error, v.field+"."+e.Name,
 				"a volume has one source, and this one has csi: remove one, or make it two volumes", e.Key)
 		}
 	}
 	known := []string{"driver", "readOnly", "fsType", "volumeAttributes", "nodePublishSecretRef"}
-	for _, e := range csi.Entries() {
+	for _, e := range csi.Entries {
 		if !slices.Contains(known, e.Name) {
 			l.report(o, Error, v.field+".csi."+e.Name, "there is no such field: csi has "+strings.Join(known, ", "),
 				e.Key)
 		}
 	}
-	if readOnly := csi.Get("readOnly"); readOnly.Scalar() == false {
+	if readOnly := csi.Get("readOnly"); readOnly.Value == false {
 		l.report(o, Error, v.field+".csi.readOnly",
 			"must be true: files that belong to the container's user could be changed through a writable "+
 				"mount", readOnly)
@@ -151,36 +143,31 @@ func (l *linter) volume(v *volume) {
 // attributes applies the driver's own rules to a volume's attributes.
 func (l *linter) attributes(v *volume, hasRef bool) {
 	attrs, o, at := v.node.Get("csi", "volumeAttributes"), v.pod.Object, v.field+".csi.volumeAttributes"
-	if !attrs.IsNull() && !attrs.IsMapping() {
+	if !attrs.IsNull() && attrs.Kind != manifest.Mapping {
 		l.report(o, Error, at, "must be a mapping of strings", attrs)
 		return
 	}
-	for _, e := range attrs.Repeated() {
+	for _, e := range attrs.Repeated {
 		l.report(o, Error, at+"["+e.Name+"]", "is given twice, and the last one counts: remove one", e.Key)
 	}
 	values := map[string]string{}
 	allStrings := true
-	for _, e := range attrs.Entries() {
-		text, isString := e.Value.Scalar().(string)
-		if strings.Contains(text, "{{") {
-			l.report(o, Error, at+"["+e.Name+"]",
-				`is a template ("{{ }}"): give lint the output of "helm template" instead`, e.Value)
+	for _, e := range attrs.Entries {
+		key := at + "[" + e.Name + "]"
+		if strings.Contains(e.Value.String(), "{{") {
+			l.report(o, Error, key, `is a template ("{{ }}"): give lint the output of "helm template" instead`, e.Value)
 			return
 		}
 		if strings.HasPrefix(e.Name, "csi.storage.k8s.io/") {
-			l.report(o, Warning, at+"["+e.Name+"]", "is kubelet's to set, and has no effect here: remove it", e.Key)
+			l.report(o, Warning, key, "is kubelet's to set, and has no effect here: remove it", e.Key)
 		}
-		if !isString && !e.Value.IsNull() {
-			suggestion := meant(e, func(text string) bool { return acceptable(e.Name, text) })
-			l.report(o, Error, at+"["+e.Name+"]", notAString(e, suggestion), e.Value)
-			allStrings = false
-			text = cmp.Or(suggestion, e.Value.Text())
-		}
+		text, isString := l.text(o, key, e, func(text string) bool { return acceptable(e.Name, text) })
 		values[e.Name] = text
+		allStrings = allStrings && isString
 	}
 	spec, errs := attributes.Parse(values, hasRef)
 	if len(errs) == 0 {
-		spec, errs = spec.Describe(&v.pod.spec, v.name)
+		spec, errs = spec.Describe(&v.pod.Spec, v.name)
 	}
 	for _, err := range errs {
 		l.report(o, Error, v.field+".csi."+err.Field, err.ErrorBody(), place(attrs, err), attrs, v.node.Key("csi"))
@@ -191,26 +178,24 @@ func (l *linter) attributes(v *volume, hasRef bool) {
 // modes checks the modes in one of Kubernetes' own volumes: the API server refuses those above 0777, and a decimal
 // number that looks octal is hardly meant.
 func (l *linter) modes(v volume) {
-	for _, source := range []string{"secret", "configMap", "downwardAPI", "projected"} {
-		v.node.Get(source).Walk(func(path string, n *manifest.Node) bool {
-			hint, isValid := manifest.Mode(path, n)
-			severity := Warning
-			if !isValid {
-				severity = Error
-				hint = strings.TrimPrefix(hint+"; the API server refuses a mode that is not from 0 to 0777", "; ")
-			}
-			if hint != "" {
-				l.report(v.pod.Object, severity, v.field+"."+source+"."+path, hint, n)
-			}
-			return true
-		})
-	}
+	v.node.Walk(func(path string, n *manifest.Node) bool {
+		hint, isValid := manifest.Mode(path, n)
+		severity := Warning
+		if !isValid {
+			severity = Error
+			hint = strings.TrimPrefix(hint+"; the API server refuses a mode that is not from 0 to 0777", "; ")
+		}
+		if hint != "" {
+			l.report(v.pod.Object, severity, v.field+"."+path, hint, n)
+		}
+		return true
+	})
 }
 
 // mounts checks how containers mount the volume, and reports whether one does.
 func (l *linter) mounts(v volume) (isMounted bool) {
 	for _, m := range v.pod.Mounts() {
-		if m.Volume.Text() != v.name {
+		if m.Node.Get("name").Text != v.name {
 			continue
 		}
 		isMounted = true
@@ -235,7 +220,7 @@ func (l *linter) beneath(v volume, outer manifest.Mount) {
 	root := strings.TrimSuffix(mountPath(outer), "/") + "/"
 	for _, inner := range v.pod.Mounts() {
 		relative, isBeneath := strings.CutPrefix(mountPath(inner), root)
-		if !isBeneath || relative == "" || container(inner) != container(outer) {
+		if !isBeneath || relative == "" || inner.Container != outer.Container {
 			continue
 		}
 		severity, unless := Warning, fmt.Sprintf(" unless the object has a key %q", relative)
@@ -251,9 +236,6 @@ func (l *linter) beneath(v volume, outer manifest.Mount) {
 
 func mountPath(m manifest.Mount) string { return path.Clean("/" + m.Node.Get("mountPath").String()) }
 
-// container is the field of the container of a mount.
-func container(m manifest.Mount) string { return m.Field[:strings.LastIndexByte(m.Field, '.')] }
-
 // maxMappedID is the largest id in a user namespace of kubelet's default length.
 const maxMappedID = 65535
 
@@ -264,7 +246,7 @@ func (l *linter) owner(v volume) {
 	at, field := attrs.Get("uid"), v.field+".csi.volumeAttributes"
 	owner := cmp.Or(v.spec.UID, v.spec.DefaultUser)
 	if owner == nil && !v.spec.FromRequest() {
-		owner = attributes.PodUser(&v.pod.spec, v.name)
+		owner = attributes.PodUser(&v.pod.Spec, v.name)
 	}
 	files := filesOf(v.spec, owner)
 	if slices.ContainsFunc(files, func(f file) bool { return f.uid == nil }) {
@@ -275,13 +257,13 @@ func (l *linter) owner(v volume) {
 		}
 		l.report(o, Warning, field, "no uid is given, and "+reason, attrs, csi)
 	}
-	if ptr.Deref(v.pod.spec.HostUsers, true) == false && ptr.Deref(v.spec.UID, 0) > maxMappedID {
+	if ptr.Deref(v.pod.Spec.HostUsers, true) == false && ptr.Deref(v.spec.UID, 0) > maxMappedID {
 		l.report(o, Warning, field+"[uid]",
 			"with hostUsers: false a pod has the uids 0 to 65535 unless the node is set up for more: nobody in it "+
 				"would own the files; choose a smaller uid", at)
 	}
-	for _, c := range slices.Concat(v.pod.spec.InitContainers, v.pod.spec.Containers) {
-		user := attributes.PodUser(&corev1.PodSpec{SecurityContext: v.pod.spec.SecurityContext,
+	for _, c := range slices.Concat(v.pod.Spec.InitContainers, v.pod.Spec.Containers) {
+		user := attributes.PodUser(&corev1.PodSpec{SecurityContext: v.pod.Spec.SecurityContext,
 			Containers: []corev1.Container{c}}, v.name)
 		for _, f := range files {
 			if user == nil || *user == 0 || f.uid == nil || *f.uid == *user || f.mode&0o044 != 0 {

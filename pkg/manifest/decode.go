@@ -3,12 +3,12 @@
 package manifest
 
 import (
-	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
-	"sort"
+	"slices"
 	"strings"
 
 	kjson "sigs.k8s.io/json"
@@ -27,110 +27,62 @@ const maxMismatches = 32
 // Decode reads the value into a Go type as the API server does: null is absent, and fields that the type does not have
 // are passed over. It returns the values of a wrong type; they count as absent.
 func (n *Node) Decode(into any) (all []Mismatch) {
-	w := jsonWriter{absent: map[*Node]bool{}}
+	absent := map[*Node]bool{}
 	for range maxMismatches {
-		w.Reset()
-		w.places = w.places[:0]
-		w.write(n, "")
+		text, _ := json.Marshal(n.Any(func(_ string, n *Node, value any) any {
+			if absent[n] {
+				return nil
+			}
+			return value
+		})) // of the types that JSON has: it cannot fail
 		reflect.ValueOf(into).Elem().SetZero()
-		err := kjson.UnmarshalCaseSensitivePreserveInts(w.Bytes(), into)
+		err := kjson.UnmarshalCaseSensitivePreserveInts(text, into)
 		if err == nil {
 			break
 		}
-		at := place{node: n}
-		message := strings.TrimPrefix(err.Error(), "json: ")
+		m := Mismatch{Node: n, Message: strings.TrimPrefix(err.Error(), "json: ")}
 		if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) {
-			at = w.at(int(wrong.Offset))
-			message = fmt.Sprintf("must be %s, and this is %s, which the API server refuses", typeName(wrong.Type),
-				valueName(wrong.Value))
+			m.Path = pathAt(string(text), int(wrong.Offset))
+			n.Walk(func(path string, at *Node) bool {
+				if path == m.Path {
+					m.Node = at
+				}
+				return true
+			})
+			m.Message = mismatch(m.Node, wrong)
 		}
-		if w.absent[at.node] {
+		if absent[m.Node] {
 			break
 		}
-		w.absent[at.node] = true
-		all = append(all, Mismatch{Path: at.path, Node: at.node, Message: message})
+		absent[m.Node] = true
+		all = append(all, m)
 	}
+	slices.SortStableFunc(all, func(a, b Mismatch) int { return cmp.Compare(a.Node.Start, b.Node.Start) })
 	return all
 }
 
-// jsonWriter writes a value as JSON and remembers where in the JSON each value begins.
-type jsonWriter struct {
-	bytes.Buffer
-	places []place
-	absent map[*Node]bool
-}
-
-type place struct {
-	offset int
-	path   string
-	node   *Node
-}
-
-// at finds the value at which a decoder stopped that has read so many bytes.
-func (w *jsonWriter) at(read int) place {
-	i := sort.Search(len(w.places), func(i int) bool { return w.places[i].offset >= read })
-	return w.places[max(0, i-1)]
-}
-
-func (w *jsonWriter) write(n *Node, path string) {
-	w.places = append(w.places, place{w.Len(), path, n})
-	switch {
-	case w.absent[n]:
-		w.WriteString("null")
-	case n.IsMapping():
-		w.WriteByte('{')
-		for i, e := range n.entries {
-			if i > 0 {
-				w.WriteByte(',')
-			}
-			w.scalar(e.Name)
-			w.WriteByte(':')
-			w.write(e.Value, strings.TrimPrefix(path+"."+e.Name, "."))
+// pathAt finds the value in a JSON text at which a decoder stopped that has read so many bytes.
+func pathAt(text string, read int) (path string) {
+	documents, _ := (&File{Text: text}).readJSON(0, len(text)) // encoding/json wrote it
+	documents[0].Root.Walk(func(at string, n *Node) bool {
+		if n.Start < read {
+			path = at
 		}
-		w.WriteByte('}')
-	case n.IsList():
-		w.WriteByte('[')
-		for i, item := range n.items {
-			if i > 0 {
-				w.WriteByte(',')
-			}
-			w.write(item, fmt.Sprintf("%s[%d]", path, i))
-		}
-		w.WriteByte(']')
-	default:
-		w.scalar(n.Scalar())
-	}
+		return true
+	})
+	return path
 }
 
-func (w *jsonWriter) scalar(value any) {
-	text, err := json.Marshal(value)
-	if err != nil { // not a number, or infinite
-		text = []byte(`"` + fmt.Sprint(value) + `"`)
-	}
-	w.Write(text)
-}
+// words turns the JSON decoder's words and Go's into YAML's.
+var words = strings.NewReplacer("array", "a list", "slice", "a list", "object", "a mapping", "struct", "a mapping",
+	"map", "a mapping", "bool", "a boolean", "string", "a string", "int32", "a whole number of 32 bits",
+	"int64", "a whole number of 64 bits")
 
-func typeName(t reflect.Type) string {
-	switch t.Kind() {
-	case reflect.Pointer:
-		return typeName(t.Elem())
-	case reflect.Bool:
-		return "a boolean"
-	case reflect.Int, reflect.Int32, reflect.Int64:
-		return fmt.Sprintf("a whole number of %d bits", t.Bits())
-	case reflect.String:
-		return "a string"
-	case reflect.Slice:
-		return "a list"
+func mismatch(n *Node, wrong *json.UnmarshalTypeError) string {
+	is := words.Replace(wrong.Value)
+	if strings.HasPrefix(is, "number") {
+		is = fmt.Sprintf("the number %v", n.Value) // that 0400 is 256 is a surprise
 	}
-	return "a mapping"
-}
-
-// valueName turns the JSON decoder's words into YAML's.
-func valueName(value string) string {
-	if name, known := map[string]string{"array": "a list", "object": "a mapping", "bool": "a boolean",
-		"string": "a string", "number": "a number"}[value]; known {
-		return name
-	}
-	return "the " + value // number 7
+	must := words.Replace(wrong.Type.Kind().String())
+	return fmt.Sprintf("must be %s, and this is %s, which the API server refuses", must, is)
 }

@@ -6,52 +6,31 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"path/filepath"
-	"regexp"
-	"strconv"
 	"strings"
 )
 
-// jsonValues returns where each value of a text ends that consists of JSON values alone. If the text does not, problem
-// says why and bad is the offset of the first byte that is wrong.
-func jsonValues(text string) (ends []int, bad int, problem string) {
-	decoder := json.NewDecoder(strings.NewReader(text))
-	for {
-		var value json.RawMessage
-		err := decoder.Decode(&value)
-		var syntax *json.SyntaxError
-		switch {
-		case errors.Is(err, io.EOF):
-			return ends, 0, ""
-		case errors.As(err, &syntax):
-			return nil, max(0, int(syntax.Offset)-1), syntax.Error()
-		case err != nil:
-			return nil, len(strings.TrimRight(text, " \t\r\n")), "unexpected end of the text"
+const jsonSpace = " \t\r\n"
+
+// readJSON reads a text of JSON values, each of which is a document.
+func (f *File) readJSON(from, to int) (documents []*Document, problem *SyntaxError) {
+	for strings.TrimLeft(f.Text[from:to], jsonSpace) != "" {
+		d := f.document(from, to)
+		d.JSON = true
+		r := jsonReader{doc: d, decoder: json.NewDecoder(strings.NewReader(d.Text))}
+		r.decoder.UseNumber()
+		root, err := r.value(0)
+		if err != nil {
+			message := err.Error()
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+				message = "unexpected end of the text"
+			}
+			return nil, d.syntaxError(int(r.decoder.InputOffset()), "this is not JSON: "+message)
 		}
-		ends = append(ends, int(decoder.InputOffset()))
+		d.Root, d.Text = root, d.Text[:r.decoder.InputOffset()]
+		from += len(d.Text)
+		documents = append(documents, d)
 	}
-}
-
-var beginsLikeJSON = regexp.MustCompile(`^\s*(\{\s*"|\[\s*\{\s*")`)
-
-// isMeantAsJSON reports whether the author of a text that is neither JSON nor YAML wants to know what is wrong with the
-// JSON.
-func isMeantAsJSON(file, text string) bool {
-	return strings.EqualFold(filepath.Ext(file), ".json") || beginsLikeJSON.MatchString(text)
-}
-
-// readJSON reads the one value of a document that is known to be JSON.
-func (d *Document) readJSON() *Document {
-	d.JSON = true
-	r := jsonReader{doc: d, decoder: json.NewDecoder(strings.NewReader(d.Text))}
-	r.decoder.UseNumber()
-	root, err := r.value(0)
-	if err != nil {
-		d.Err = d.syntaxError(int(r.decoder.InputOffset()), "this is not JSON: "+err.Error())
-		return d
-	}
-	d.Root = root
-	return d
+	return documents, nil
 }
 
 type jsonReader struct {
@@ -64,59 +43,44 @@ func (r *jsonReader) value(depth int) (*Node, error) {
 		return nil, errTooDeep
 	}
 	rest := r.doc.Text[r.decoder.InputOffset():]
-	start := len(r.doc.Text) - len(strings.TrimLeft(rest, " \t\r\n,:"))
+	n := &Node{Document: r.doc, Kind: Scalar, Start: len(r.doc.Text) - len(strings.TrimLeft(rest, jsonSpace+",:"))}
 	token, err := r.decoder.Token()
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{kind: scalar, start: start, doc: r.doc, quoted: true}
 	switch token := token.(type) {
 	case json.Delim:
-		n.flow = true
-		if n.kind = list; token == '{' {
-			n.kind = mapping
+		if n.Kind = List; token == '{' {
+			n.Kind = Mapping
 		}
-		for r.decoder.More() {
-			child, err := r.value(depth + 1)
-			if err != nil {
-				return nil, err
-			}
-			if n.kind == list {
-				n.items = append(n.items, child)
-				continue
-			}
-			value, err := r.value(depth + 1)
-			if err != nil {
-				return nil, err
-			}
-			if e := (Entry{Name: child.text, Key: child, Value: value}); n.set(e) {
-				n.repeated = append(n.repeated, e)
-			}
-		}
-		if _, err := r.decoder.Token(); err != nil {
-			return nil, err
-		}
-	case json.Number:
-		n.text, n.value, n.quoted = token.String(), jsonNumber(token.String()), false
+		return n, r.content(n, depth)
 	case string:
-		n.text, n.value = token, token
-	default: // a boolean, or null
-		n.value, n.text, n.quoted = token, r.doc.Text[start:r.decoder.InputOffset()], false
+		n.Text, n.Value = token, token
+	default: // YAML writes numbers, booleans and null in the same way
+		n.Text = r.doc.Text[n.Start:r.decoder.InputOffset()]
+		n.Value = yamlScalar(n.Text, false)
 	}
 	return n, nil
 }
 
-// jsonNumber has the types that the YAML decoder gives numbers.
-func jsonNumber(text string) any {
-	if value, err := strconv.Atoi(text); err == nil {
-		return value
+// content reads what is in a list or mapping, with the bracket that ends it.
+func (r *jsonReader) content(n *Node, depth int) error {
+	n.Flow = true
+	for r.decoder.More() {
+		child, err := r.value(depth + 1)
+		if err != nil {
+			return err
+		}
+		if n.Kind == List {
+			n.Items = append(n.Items, child)
+			continue
+		}
+		value, err := r.value(depth + 1)
+		if err != nil {
+			return err
+		}
+		n.set(Entry{Name: child.Text, Key: child, Value: value})
 	}
-	if value, err := strconv.ParseUint(text, 10, 64); err == nil {
-		return value
-	}
-	value, err := strconv.ParseFloat(text, 64)
-	if err != nil {
-		return text
-	}
-	return value
+	_, err := r.decoder.Token()
+	return err
 }

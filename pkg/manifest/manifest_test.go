@@ -58,7 +58,7 @@ func TestScalarsAreThoseOfKubectl(t *testing.T) {
 		"---x": "---x", "a:b": "a:b", "é": "é", "18446744073709551615": uint64(18446744073709551615),
 	} {
 		f := Parse("in", "k: "+text+"\n")
-		if got := f.Documents[0].Root.Get("k").Scalar(); f.Documents[0].Err != nil || !reflect.DeepEqual(got, want) {
+		if got := f.Documents[0].Root.Get("k").Value; f.Documents[0].Err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s is %#v, want %#v (%v)", text, got, want, f.Documents[0].Err)
 		}
 	}
@@ -117,7 +117,7 @@ func TestPlaces(t *testing.T) {
 		{"l", 17, 4, "*x"},
 	} {
 		n := d.Root.Get(strings.Split(test.path, ".")...)
-		if line, column := n.Position(); line != test.line || column != test.column || !strings.HasPrefix(text[n.Start():], test.text) {
+		if line, column := n.Position(); line != test.line || column != test.column || !strings.HasPrefix(text[n.Start:], test.text) {
 			t.Errorf("%s is at %d:%d; want %d:%d: %q", test.path, line, column, test.line, test.column, test.text)
 		}
 	}
@@ -127,13 +127,13 @@ func TestMappings(t *testing.T) {
 	d := Parse("in", "base: &base {a: 1, b: 2}\nx:\n  <<: *base\n  b: 3\n  b: 4\n  c: 5\n").Documents[0]
 	x := d.Root.Get("x")
 	var names []string
-	for _, e := range x.Entries() {
-		names = append(names, e.Name+"="+e.Value.Text())
+	for _, e := range x.Entries {
+		names = append(names, e.Name+"="+e.Value.Text)
 	}
-	if got := strings.Join(names, " "); got != "a=1 b=4 c=5" {
+	if got := strings.Join(names, " "); got != "b=4 c=5 a=1" {
 		t.Errorf("x has %s", got)
 	}
-	if again := x.Repeated(); len(again) != 1 || again[0].Name != "b" || again[0].Key.Line() != 5 {
+	if again := x.Repeated; len(again) != 1 || again[0].Name != "b" || again[0].Key.Line() != 5 {
 		t.Errorf("repeated: %+v", again)
 	}
 }
@@ -152,7 +152,7 @@ func TestAliasesOfAliasesAreBounded(t *testing.T) {
 		"a mapping merged into many":          {merged + "}\nb:\n" + strings.Repeat("- <<: *a\n", 1001), "line 500: aliases of aliases stand for too many values"},
 		"a list within itself":                {"a: &a [*a]\n", `line 1: the anchor "a" stands for a value that contains itself`},
 		"a mapping merged into itself":        {"b: 1\na: &a {<<: [*a, *a, *a], b: 1}\n", `line 2: the anchor "a" stands for a value that contains itself`},
-		"values within values":                {strings.Repeat("[", 2000) + strings.Repeat("]", 2000), "line 1: this is not JSON: values are nested more than 1000 deep"},
+		"values within values":                {strings.Repeat("[", 2000) + strings.Repeat("]", 2000), "line 1: values are nested more than 1000 deep"},
 		"values within values of YAML":        {"a: " + strings.Repeat("[", 2000) + strings.Repeat("]", 2000), "line 1: values are nested more than 1000 deep"},
 		"more than the decoder of YAML takes": {"a: " + strings.Repeat("[", 20000), "line 1: this is not YAML: exceeded max depth of 10000"},
 	} {
@@ -182,7 +182,7 @@ containers:
 	}
 	want := []string{
 		`4:40 volumes[0].secret.defaultMode must be a whole number of 32 bits, and this is a string, which the API server refuses`,
-		`5:9 volumes[1].name must be a string, and this is a number, which the API server refuses`,
+		`5:9 volumes[1].name must be a string, and this is the number 7, which the API server refuses`,
 		`6:31 volumes[1].configMap.items must be a list, and this is a mapping, which the API server refuses`,
 		`6:54 volumes[1].configMap.defaultMode must be a whole number of 32 bits, and this is the number 5000000000, which the API server refuses`,
 		`7:85 volumes[2].projected.sources[1].downwardAPI.items[0].mode must be a whole number of 32 bits, and this is the number 0.5, which the API server refuses`,

@@ -35,14 +35,14 @@ func Mode(path string, n *Node) (hint string, isValid bool) {
 		return "", true
 	}
 	isValid = 0 <= value && value <= 0o777
-	octal, err := strconv.ParseInt(n.Text(), 8, 64)
-	if !looksOctal.MatchString(n.Text()) || err == nil && !IsUsualMode(octal) {
+	octal, err := strconv.ParseInt(n.Text, 8, 64)
+	if !looksOctal.MatchString(n.Text) || err == nil && !IsUsualMode(octal) {
 		return "", isValid
 	}
-	hint = fmt.Sprintf("%s is decimal and means 0%o", n.Text(), value)
+	hint = fmt.Sprintf("%s is decimal and means 0%o", n.Text, value)
 	switch {
 	case err != nil: // 0008
-	case n.Document().JSON:
+	case n.Document.JSON:
 		hint += fmt.Sprintf("; write %d", octal)
 	default:
 		hint += fmt.Sprintf("; write 0%o, or %d", octal, octal)

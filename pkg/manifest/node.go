@@ -8,29 +8,36 @@ import (
 	"strings"
 )
 
-type kind int
+// Kind of a Node.
+type Kind int
 
+// Kinds of Nodes.
 const (
-	scalar kind = iota
-	list
-	mapping
+	Absent Kind = iota // the value is not there
+	Scalar             // a string, number, boolean or null
+	List
+	Mapping
 )
 
 // Node is a value in a document with its place. Aliases and merges are resolved: an alias is a Node with the value that
-// it stands for. A nil Node is a value that is not there; all methods work on it.
+// it stands for. A value that is not there is a Node too, and has no Document.
 type Node struct {
-	doc      *Document
-	kind     kind
-	text     string // of a scalar
-	value    any    // of a scalar
-	quoted   bool   // the scalar is a string however it reads
-	flow     bool   // the list or mapping is in brackets
-	entries  []Entry
-	index    map[string]int // of entries, by name
-	items    []*Node
-	repeated []Entry // entries whose key was given before
-	start    int     // offset in the document's text
-	size     int     // how many values a YAML value holds, aliases resolved
+	Document *Document
+	Kind     Kind
+	Start    int // where the value's text begins, in bytes of the document's text
+	// Text of a scalar without its quotes, whatever it means.
+	Text string
+	// Value of a scalar as kubectl reads it: a string, bool, int, int64, uint64, float64 or nil.
+	Value any
+	// Flow reports whether a list or mapping is in brackets.
+	Flow  bool
+	Items []*Node // of a list
+	// Entries of a mapping in their order, each once. Repeated are those whose key was given again.
+	Entries, Repeated []Entry
+
+	index  map[string]int // of Entries, by name
+	quoted bool           // the scalar is a string however it reads
+	size   int            // how many values a YAML value holds, aliases resolved
 }
 
 // Entry is a key of a mapping with its value.
@@ -39,61 +46,22 @@ type Entry struct {
 	Key, Value *Node
 }
 
-// set adds an entry, or replaces the one of this name. It reports whether there was one.
-func (n *Node) set(e Entry) (replaced bool) {
+// set adds an entry, or replaces the one of this name, which is then repeated.
+func (n *Node) set(e Entry) {
 	if i, known := n.index[e.Name]; known {
-		n.entries[i] = e
-		return true
+		n.Entries[i] = e
+		n.Repeated = append(n.Repeated, e)
+		return
 	}
 	if n.index == nil {
 		n.index = map[string]int{}
 	}
-	n.index[e.Name] = len(n.entries)
-	n.entries = append(n.entries, e)
-	return false
+	n.index[e.Name] = len(n.Entries)
+	n.Entries = append(n.Entries, e)
 }
-
-// Exists reports whether there is a value, be it null.
-func (n *Node) Exists() bool { return n != nil }
 
 // IsNull reports whether there is no value, or null, which the API server takes for none.
-func (n *Node) IsNull() bool { return n == nil || n.kind == scalar && n.value == nil }
-
-// IsMapping reports whether the value is a mapping.
-func (n *Node) IsMapping() bool { return n != nil && n.kind == mapping }
-
-// IsList reports whether the value is a list.
-func (n *Node) IsList() bool { return n != nil && n.kind == list }
-
-// IsScalar reports whether the value is a string, number, boolean or null.
-func (n *Node) IsScalar() bool { return n != nil && n.kind == scalar }
-
-// IsFlow reports whether the value is a list or mapping in brackets.
-func (n *Node) IsFlow() bool { return n != nil && n.flow }
-
-// Entries returns the keys of a mapping in their order, each once.
-func (n *Node) Entries() []Entry {
-	if n == nil {
-		return nil
-	}
-	return n.entries
-}
-
-// Repeated returns the entries of a mapping whose key was given before in the same mapping.
-func (n *Node) Repeated() []Entry {
-	if n == nil {
-		return nil
-	}
-	return n.repeated
-}
-
-// Items returns the elements of a list.
-func (n *Node) Items() []*Node {
-	if n == nil {
-		return nil
-	}
-	return n.items
-}
+func (n *Node) IsNull() bool { return n.Kind == Absent || n.Kind == Scalar && n.Value == nil }
 
 // Get goes down a path of keys.
 func (n *Node) Get(path ...string) *Node {
@@ -107,26 +75,15 @@ func (n *Node) Get(path ...string) *Node {
 func (n *Node) Key(name string) *Node { return n.entry(name).Key }
 
 func (n *Node) entry(name string) Entry {
-	if n != nil {
-		if i, known := n.index[name]; known {
-			return n.entries[i]
-		}
+	if i, known := n.index[name]; known {
+		return n.Entries[i]
 	}
-	return Entry{}
-}
-
-// Scalar is the value of a scalar as kubectl reads it: a string, bool, int, int64, uint64, float64 or nil. It is nil
-// for lists and mappings.
-func (n *Node) Scalar() any {
-	if n == nil {
-		return nil
-	}
-	return n.value
+	return Entry{Key: &Node{}, Value: &Node{}}
 }
 
 // Integer is the number that kubectl reads, if it has no fraction.
 func (n *Node) Integer() (value int64, ok bool) {
-	switch value := n.Scalar().(type) {
+	switch value := n.Value.(type) {
 	case int:
 		return int64(value), true
 	case float64:
@@ -137,79 +94,54 @@ func (n *Node) Integer() (value int64, ok bool) {
 
 // String returns the value if kubectl reads a string, else "".
 func (n *Node) String() string {
-	text, _ := n.Scalar().(string)
+	text, _ := n.Value.(string)
 	return text
 }
 
-// Text is the text of a scalar without its quotes, whatever it means; "" for anything else.
-func (n *Node) Text() string {
-	if n == nil {
-		return ""
+// Any is the value as encoding/json would decode it, but for numbers, which are as Value has them. edit may replace the
+// value of each Node, after those that are in it.
+func (n *Node) Any(edit func(path string, n *Node, value any) any) any { return n.edited("", edit) }
+
+func (n *Node) edited(path string, edit func(path string, n *Node, value any) any) any {
+	switch n.Kind {
+	case Mapping:
+		m := map[string]any{}
+		for _, e := range n.Entries {
+			m[e.Name] = e.Value.edited(below(path, e.Name), edit)
+		}
+		return edit(path, n, m)
+	case List:
+		items := []any{}
+		for i, item := range n.Items {
+			items = append(items, item.edited(fmt.Sprintf("%s[%d]", path, i), edit))
+		}
+		return edit(path, n, items)
 	}
-	return n.text
+	return edit(path, n, n.Value)
 }
 
-// Any is the value as encoding/json would decode it, but for numbers, which are as Scalar has them.
-func (n *Node) Any() any {
-	switch {
-	case n.IsMapping():
-		m := map[string]any{}
-		for _, e := range n.entries {
-			m[e.Name] = e.Value.Any()
-		}
-		return m
-	case n.IsList():
-		items := []any{}
-		for _, item := range n.items {
-			items = append(items, item.Any())
-		}
-		return items
-	}
-	return n.Scalar()
-}
+func below(path, name string) string { return strings.TrimPrefix(path+"."+name, ".") }
 
 // Walk visits a value and all that is in it, with its path from there, such as a.b[2].c. It does not go into a value
 // for which visit returns false.
 func (n *Node) Walk(visit func(path string, n *Node) bool) { n.walk("", visit) }
 
 func (n *Node) walk(path string, visit func(path string, n *Node) bool) {
-	if n == nil || !visit(path, n) {
+	if n.Kind == Absent || !visit(path, n) {
 		return
 	}
-	for _, e := range n.entries {
-		e.Value.walk(strings.TrimPrefix(path+"."+e.Name, "."), visit)
+	for _, e := range n.Entries {
+		e.Value.walk(below(path, e.Name), visit)
 	}
-	for i, item := range n.items {
+	for i, item := range n.Items {
 		item.walk(fmt.Sprintf("%s[%d]", path, i), visit)
 	}
 }
 
-// Document is the document that the value is in; nil if the value is not there.
-func (n *Node) Document() *Document {
-	if n == nil {
-		return nil
-	}
-	return n.doc
-}
+// Position is the line in the file and the column in characters, both from 1, at which a value begins that is there.
+func (n *Node) Position() (line, column int) { return n.Document.Position(n.Start) }
 
-// Start is where the value's text begins, in bytes of the document's text.
-func (n *Node) Start() int {
-	if n == nil {
-		return 0
-	}
-	return n.start
-}
-
-// Position is the line in the file and the column in characters, both from 1, at which the value begins; 0 if the value
-// is not there.
-func (n *Node) Position() (line, column int) {
-	if n == nil {
-		return 0, 0
-	}
-	return n.doc.Position(n.start)
-}
-
-// Line is the line in the file, from 1, on which the value begins; 0 if the value is not there.
+// Line is the line in the file, from 1, on which a value begins that is there.
 func (n *Node) Line() int {
 	line, _ := n.Position()
 	return line

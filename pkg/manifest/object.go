@@ -5,6 +5,8 @@ package manifest
 import (
 	"fmt"
 	"strings"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // Object is a Kubernetes object in a document, on its own or in a List.
@@ -17,19 +19,23 @@ type Object struct {
 
 // Kind of the object; "" if it has none.
 func (o Object) Kind() string {
-	if kind := o.Node.Get("kind"); kind.Exists() {
+	if kind := o.Node.Get("kind"); kind.Kind != Absent {
 		return kind.String()
 	}
 	return o.kind
 }
 
-// Name is how people call the object: Deployment/web, or Deployment/default/web if it says its namespace.
+// Name is how people call the object: Deployment/web, or Deployment/default/web if it says its namespace. It is "" if
+// there is no object.
 func (o Object) Name() string {
-	name := o.Node.Get("metadata", "name").Text()
-	if name == "" {
-		name = o.Node.Get("metadata", "generateName").Text() + "*"
+	if o.Node.Kind == Absent {
+		return ""
 	}
-	if namespace := o.Node.Get("metadata", "namespace").Text(); namespace != "" {
+	name := o.Node.Get("metadata", "name").Text
+	if name == "" {
+		name = o.Node.Get("metadata", "generateName").Text + "*"
+	}
+	if namespace := o.Node.Get("metadata", "namespace").Text; namespace != "" {
 		name = namespace + "/" + name
 	}
 	return o.Kind() + "/" + name
@@ -37,7 +43,7 @@ func (o Object) Name() string {
 
 // Path puts a field of the object into the words of its document.
 func (o Object) Path(field string) string {
-	return strings.TrimPrefix(o.Field+"."+field, ".")
+	return below(o.Field, field)
 }
 
 // Pod is a pod or the template of one.
@@ -47,15 +53,23 @@ type Pod struct {
 	Field string
 	// Node has the pod's metadata and spec.
 	Node *Node
+	// Spec is as the API server reads it, without the values that it refuses.
+	Spec corev1.PodSpec
+	// Wrong are these values, with their paths in the spec.
+	Wrong []Mismatch
+}
+
+func newPod(o Object, path string, n *Node) Pod {
+	p := Pod{Object: o, Field: path, Node: n}
+	p.Wrong = n.Get("spec").Decode(&p.Spec)
+	return p
 }
 
 // Path puts a field of the pod into the words of its document.
-func (p Pod) Path(field string) string {
-	return p.Object.Path(strings.TrimPrefix(p.Field+"."+field, "."))
-}
+func (p Pod) Path(field string) string { return p.Object.Path(below(p.Field, field)) }
 
-// Spec is the pod's spec.
-func (p Pod) Spec() *Node { return p.Node.Get("spec") }
+// Volumes is the list of the pod's volumes.
+func (p Pod) Volumes() *Node { return p.Node.Get("spec", "volumes") }
 
 // maxListDepth is how far Lists may be in Lists.
 const maxListDepth = 8
@@ -65,12 +79,12 @@ func (d *Document) Objects() []Object {
 	var objects []Object
 	var walk func(o Object, depth int)
 	walk = func(o Object, depth int) {
-		if !o.Node.IsMapping() || o.Kind() == "" {
+		if o.Node.Kind != Mapping || o.Kind() == "" {
 			return
 		}
 		kind, isList := strings.CutSuffix(o.Kind(), "List")
-		if items := o.Node.Get("items"); isList && items.IsList() && depth < maxListDepth {
-			for i, item := range items.Items() {
+		if items := o.Node.Get("items"); isList && items.Kind == List && depth < maxListDepth {
+			for i, item := range items.Items {
 				walk(Object{Node: item, Field: o.Path(fmt.Sprintf("items[%d]", i)), kind: kind}, depth+1)
 			}
 			return
@@ -85,16 +99,16 @@ func (d *Document) Objects() []Object {
 // recognised by its containers, at any depth below a key "template" or "podTemplate".
 func (o Object) Pods() (pods []Pod) {
 	if o.Kind() == "Pod" {
-		if o.Node.Get("spec").IsMapping() {
-			pods = append(pods, Pod{Object: o, Node: o.Node})
+		if o.Node.Get("spec").Kind == Mapping {
+			pods = append(pods, newPod(o, "", o.Node))
 		}
 		return pods
 	}
 	o.Node.Walk(func(path string, n *Node) bool {
 		switch path[strings.LastIndexByte(path, '.')+1:] {
 		case "template", "podTemplate":
-			if n.Get("spec", "containers").IsList() {
-				pods = append(pods, Pod{Object: o, Field: path, Node: n})
+			if n.Get("spec", "containers").Kind == List {
+				pods = append(pods, newPod(o, path, n))
 				return false
 			}
 		}
@@ -103,23 +117,45 @@ func (o Object) Pods() (pods []Pod) {
 	return pods
 }
 
+// Elsewhere visits the values of a document that are no volume of a pod, such as what only a patch has. The object is
+// the one that the value is in, if there is one.
+func (d *Document) Elsewhere(visit func(o Object, path string, n *Node)) {
+	objects, volumes := d.Objects(), map[*Node]bool{}
+	for _, o := range objects {
+		for _, pod := range o.Pods() {
+			for _, v := range pod.Volumes().Items {
+				volumes[v] = true
+			}
+		}
+	}
+	d.Root.Walk(func(path string, n *Node) bool {
+		within := Object{Node: &Node{}}
+		for _, o := range objects {
+			if o.Field == "" || strings.HasPrefix(path, o.Field+".") {
+				within = o
+			}
+		}
+		if !volumes[n] {
+			visit(within, path, n)
+		}
+		return !volumes[n]
+	})
+}
+
 // Mount is an entry of a container's volumeMounts.
 type Mount struct {
+	Container string // its field in the pod: spec.containers[0]
 	Field     string // in the pod: spec.containers[0].volumeMounts[1]
-	Container string // its name
-	Volume    *Node  // the name of the volume
 	Node      *Node
 }
 
 // Mounts returns the mounts of the init, main and ephemeral containers.
 func (p Pod) Mounts() (all []Mount) {
 	for _, list := range []string{"initContainers", "containers", "ephemeralContainers"} {
-		for i, c := range p.Spec().Get(list).Items() {
-			for j, mount := range c.Get("volumeMounts").Items() {
-				all = append(all, Mount{
-					Field: fmt.Sprintf("spec.%s[%d].volumeMounts[%d]", list, i,
-						j), Container: c.Get("name").String(), Volume: mount.Get("name"), Node: mount,
-				})
+		for i, c := range p.Node.Get("spec", list).Items {
+			for j, mount := range c.Get("volumeMounts").Items {
+				container := fmt.Sprintf("spec.%s[%d]", list, i)
+				all = append(all, Mount{container, fmt.Sprintf("%s.volumeMounts[%d]", container, j), mount})
 			}
 		}
 	}
@@ -128,8 +164,8 @@ func (p Pod) Mounts() (all []Mount) {
 
 // IsWindows reports whether the pod says that it is for Windows.
 func (p Pod) IsWindows() bool {
-	return p.Spec().Get("os", "name").String() == "windows" || p.Spec().Get("nodeSelector",
-		"kubernetes.io/os").String() == "windows"
+	return p.Spec.OS != nil && p.Spec.OS.Name == corev1.Windows ||
+		p.Spec.NodeSelector[corev1.LabelOSStable] == string(corev1.Windows)
 }
 
 // IsKnative reports whether the pod template belongs to Knative Serving.

@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	yamlv2 "go.yaml.in/yaml/v2"
 	"go.yaml.in/yaml/v3"
@@ -25,24 +28,16 @@ const (
 var errTooDeep = fmt.Errorf("values are nested more than %d deep", maxDepth)
 
 // readYAML reads a document as YAML.
-func (d *Document) readYAML() *Document {
+func (d *Document) readYAML() {
 	root, err := decodeYAML(d.Text)
-	switch {
-	case err != nil:
+	if err != nil {
 		d.Err = d.yamlError(err)
-	case len(root.Content) == 0: // nothing but comments
-	case templateLine(root) > 0:
-		d.Err = d.syntaxError(d.offset(templateLine(root), 1), templateMessage)
-	default:
-		r := yamlReader{doc: d, anchors: map[*yaml.Node]*Node{}}
-		node, err := r.node(root.Content[0], 0)
-		if err != nil {
-			d.Err = d.syntaxError(node.Start(), err.Error())
-			return d
-		}
-		d.Root = node
+		return
 	}
-	return d
+	r := yamlReader{doc: d, anchors: map[*yaml.Node]*Node{}, lines: lineStarts(d.Text)}
+	for _, y := range root.Content { // one, or none if there is nothing but comments
+		d.Root, d.Err = r.node(y, 0)
+	}
 }
 
 // decodeYAML reads the first document of a text, as kubectl does, which passes over what follows a "...".
@@ -55,6 +50,9 @@ func decodeYAML(text string) (root *yaml.Node, err error) {
 	}()
 	root = &yaml.Node{}
 	err = yaml.NewDecoder(strings.NewReader(text)).Decode(root)
+	if line := templateLine(root); line > 0 {
+		return root, fmt.Errorf("line %d: a key is a mapping", line)
+	}
 	if errors.Is(err, io.EOF) {
 		return root, nil
 	}
@@ -93,10 +91,8 @@ func (d *Document) yamlError(err error) *SyntaxError {
 
 // errorLine is the line that an error of a YAML decoder names; 0 if it names none.
 func errorLine(err error) (line int) {
-	if err != nil {
-		if m := yamlErrorLine.FindStringSubmatch(err.Error()); m != nil {
-			line, _ = strconv.Atoi(m[1])
-		}
+	if m := yamlErrorLine.FindStringSubmatch(fmt.Sprint(err)); m != nil {
+		line, _ = strconv.Atoi(m[1])
 	}
 	return line
 }
@@ -108,8 +104,8 @@ func templateBefore(lines []string, count int) int {
 	const maxTries = 50 // each reads all lines before
 	tries := 0
 	isYAML := func(text string) bool {
-		root, err := decodeYAML(text)
-		return err == nil && templateLine(root) == 0
+		_, err := decodeYAML(text)
+		return err == nil
 	}
 	for i, line := range lines[:min(count, len(lines))] {
 		if !strings.Contains(line, "{{") {
@@ -144,64 +140,90 @@ func templateLine(n *yaml.Node) int {
 // yamlReader makes Nodes of the decoder's nodes: aliases and merges are resolved.
 type yamlReader struct {
 	doc     *Document
+	lines   []int                // offset of each line
 	anchors map[*yaml.Node]*Node // those that are complete
 	values  int
 }
 
-// node reads a value. With an error it returns a Node at the place of the error.
-func (r *yamlReader) node(y *yaml.Node, depth int) (*Node, error) {
-	n := &Node{doc: r.doc, start: r.doc.offset(y.Line, y.Column), size: 1}
-	if depth > maxDepth {
-		return n, errTooDeep
+// lineBreak is where YAML 1.1 breaks lines.
+var lineBreak = regexp.MustCompile("\r\n|[\r\n\u0085\u2028\u2029]")
+
+// lineStarts returns the offset of each line.
+func lineStarts(text string) []int {
+	starts := []int{0}
+	for _, at := range lineBreak.FindAllStringIndex(text, -1) {
+		starts = append(starts, at[1])
 	}
-	if y.Kind == yaml.AliasNode {
+	return starts
+}
+
+// offset converts the decoder's line and column, in characters from 1, to an offset in the document's text.
+func (r *yamlReader) offset(line, column int) int {
+	text := r.doc.Text
+	if line < 1 || line > len(r.lines) {
+		return len(text)
+	}
+	at := r.lines[line-1]
+	for ; column > 1 && at < len(text); column-- {
+		_, size := utf8.DecodeRuneInString(text[at:])
+		at += size
+	}
+	return at
+}
+
+// node reads a value.
+func (r *yamlReader) node(y *yaml.Node, depth int) (*Node, *SyntaxError) {
+	n := &Node{Document: r.doc, Start: r.offset(y.Line, y.Column), size: 1}
+	if depth > maxDepth {
+		return &Node{}, r.doc.syntaxError(n.Start, errTooDeep.Error())
+	}
+	var err *SyntaxError
+	switch y.Kind {
+	case yaml.AliasNode:
 		target := r.anchors[y.Alias]
 		if target == nil {
-			return n, fmt.Errorf("the anchor %q stands for a value that contains itself", y.Value)
+			return &Node{}, r.doc.syntaxError(n.Start,
+				fmt.Sprintf("the anchor %q stands for a value that contains itself", y.Value))
 		}
-		start := n.start
+		start := n.Start
 		*n = *target
-		n.start = start
-		return n, r.count(n.size)
-	}
-	var err error
-	switch y.Kind {
+		n.Start = start
+		return n, r.count(n, n.size)
 	case yaml.MappingNode:
-		n.kind = mapping
+		n.Kind = Mapping
 		err = r.entries(n, y, depth)
 	case yaml.SequenceNode:
-		n.kind = list
+		n.Kind = List
 		err = r.items(n, y, depth)
 	default:
-		n.kind, n.text = scalar, y.Value
+		n.Kind, n.Text = Scalar, y.Value
 		n.quoted = y.Style != 0 // in quotes, in a block, or with a tag
-		n.value = yamlScalar(y.Value, n.quoted)
+		n.Value = yamlScalar(y.Value, n.quoted)
 	}
 	if err != nil {
-		return n, err
+		return &Node{}, err
 	}
-	n.flow = y.Style&yaml.FlowStyle != 0
+	n.Flow = y.Style&yaml.FlowStyle != 0
 	if y.Anchor != "" {
 		r.anchors[y] = n
 	}
-	return n, r.count(1)
+	return n, r.count(n, 1)
 }
 
-func (r *yamlReader) count(values int) error {
+func (r *yamlReader) count(n *Node, values int) *SyntaxError {
 	if r.values += values; r.values > maxValues {
-		return errors.New("aliases of aliases stand for too many values")
+		return r.doc.syntaxError(n.Start, "aliases of aliases stand for too many values")
 	}
 	return nil
 }
 
-func (r *yamlReader) items(n *Node, y *yaml.Node, depth int) error {
+func (r *yamlReader) items(n *Node, y *yaml.Node, depth int) *SyntaxError {
 	for _, child := range y.Content {
 		item, err := r.node(child, depth+1)
 		if err != nil {
-			*n = *item
 			return err
 		}
-		n.items = append(n.items, item)
+		n.Items = append(n.Items, item)
 		n.size += item.size
 	}
 	return nil
@@ -209,45 +231,35 @@ func (r *yamlReader) items(n *Node, y *yaml.Node, depth int) error {
 
 // entries reads the keys of a mapping as kubectl does: of a key that is given twice the last counts, and a key of the
 // mapping itself counts more than one that is merged into it with "<<".
-func (r *yamlReader) entries(n *Node, y *yaml.Node, depth int) error {
-	var own []Entry
+func (r *yamlReader) entries(n *Node, y *yaml.Node, depth int) *SyntaxError {
+	var merged []*Node // what counts most comes first
 	for i := 0; i+1 < len(y.Content); i += 2 {
 		key, err := r.node(y.Content[i], depth+1)
 		if err != nil {
-			*n = *key
 			return err
 		}
 		value, err := r.node(y.Content[i+1], depth+1)
 		if err != nil {
-			*n = *value
 			return err
 		}
 		n.size += key.size + value.size
 		switch {
-		case key.text == "<<" && !key.quoted && value.IsList():
-			for i := range value.items { // the first of the list counts most
-				merge(n, value.items[len(value.items)-1-i])
-			}
-		case key.text == "<<" && !key.quoted:
-			merge(n, value)
-		case key.IsScalar():
-			own = append(own, Entry{Name: key.text, Key: key, Value: value})
+		case key.Text == "<<" && !key.quoted && value.Kind == List:
+			merged = append(slices.Clone(value.Items), merged...)
+		case key.Text == "<<" && !key.quoted:
+			merged = append([]*Node{value}, merged...)
+		case key.Kind == Scalar:
+			n.set(Entry{Name: key.Text, Key: key, Value: value})
 		}
 	}
-	seen := map[string]bool{}
-	for _, e := range own {
-		if n.set(e); seen[e.Name] {
-			n.repeated = append(n.repeated, e)
+	for _, from := range merged {
+		for _, e := range from.Entries {
+			if n.Key(e.Name).Kind == Absent {
+				n.set(e)
+			}
 		}
-		seen[e.Name] = true
 	}
 	return nil
-}
-
-func merge(into, from *Node) {
-	for _, e := range from.Entries() {
-		into.set(e)
-	}
 }
 
 // yamlScalar is the value of a scalar by the rules of YAML 1.1. The decoder that kubectl uses decides, not the one that
@@ -260,9 +272,13 @@ func yamlScalar(text string, quoted bool) any {
 	if err := yamlv2.Unmarshal([]byte("k: "+text), &read); err != nil {
 		return text
 	}
-	switch read.K.(type) {
-	case string, bool, int, int64, uint64, float64, nil:
-		return read.K
+	switch value := read.K.(type) {
+	case string, bool, int, int64, uint64, nil:
+		return value
+	case float64:
+		if !math.IsInf(value, 0) && !math.IsNaN(value) { // JSON has neither
+			return value
+		}
 	}
 	return text
 }

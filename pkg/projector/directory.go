@@ -75,9 +75,9 @@ func (d directory) own(uid, gid, mode uint32) error {
 	return own(d.fd(), uid, gid, mode)
 }
 
-// own sets owner and group, then the mode, and checks the result. The order matters: a chown clears bits of the mode, and with
-// the mode first it would for a moment apply to the old owner. The check matters because chown(2) ignores an id of 2^32-1
-// without an error.
+// own sets owner and group, then the mode, and checks the result. The order matters: a chown clears bits of the mode,
+// and with the mode first it would for a moment apply to the old owner. The check matters because chown(2) ignores an
+// id of 2^32-1 without an error.
 func own(fd int, uid, gid, mode uint32) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {

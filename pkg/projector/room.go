@@ -7,10 +7,10 @@ import (
 	"path"
 )
 
-// InodeBytes is what a file, directory or link takes of the kernel's memory besides its content. By /proc/slabinfo of Linux
-// 6.18 (x86_64) an inode of a tmpfs takes 752 bytes, its name 192, a name of more than 32 bytes 512 more, and its place in
-// a directory up to 250: 0.9 KiB for a file in a directory of many, 1.2 KiB for a directory in a directory, 1.7 KiB at
-// most.
+// InodeBytes is what a file, directory or link takes of the kernel's memory besides its content. By /proc/slabinfo of
+// Linux 6.18 (x86_64) an inode of a tmpfs takes 752 bytes, its name 192, a name of more than 32 bytes 512 more, and its
+// place in a directory up to 250: 0.9 KiB for a file in a directory of many, 1.2 KiB for a directory in a directory,
+// 1.7 KiB at most.
 const InodeBytes = 3 << 9
 
 // Size is how many bytes the files hold.

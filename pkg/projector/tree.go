@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// node is a directory (children) or a file in it (file). A tree of nodes is what writing and comparing walk, so that both
-// agree on what belongs there.
+// node is a directory (children) or a file in it (file). A tree of nodes is what writing and comparing walk, so that
+// both agree on what belongs there.
 type node struct {
 	children map[string]*node
 	file     *File
@@ -17,8 +17,8 @@ type node struct {
 
 func newDirectory() *node { return &node{children: map[string]*node{}} }
 
-// newTrees returns the tree of a generation and the tree of what stays while generations come and go: the mount points, and
-// directories beneath the same names. The two trees have no name at their top in common.
+// newTrees returns the tree of a generation and the tree of what stays while generations come and go: the mount points,
+// and directories beneath the same names. The two trees have no name at their top in common.
 func newTrees(p Payload) (generation, mountPoints *node, err error) {
 	if p.DirMode&^0o777 != 0 {
 		return nil, nil, fmt.Errorf("%w: directory mode %#o has bits beyond 0777", ErrBadPayload, p.DirMode)

@@ -128,8 +128,8 @@ func replaceLink(dir directory, name string, p Payload) error {
 	return nil
 }
 
-// makeDirectories makes the directories of a tree that are missing, with owner and mode. What is there and is no directory
-// is replaced.
+// makeDirectories makes the directories of a tree that are missing, with owner and mode. What is there and is no
+// directory is replaced.
 func makeDirectories(dir directory, tree *node, p Payload) error {
 	for name, child := range tree.children {
 		err := unix.Mkdirat(dir.fd(), name, 0o700)

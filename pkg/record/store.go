@@ -29,8 +29,8 @@ const (
 	maxSize = 16 << 20
 )
 
-// Store is a directory of records. Calls for different volumes may run at the same time; the caller serialises calls for one
-// volume.
+// Store is a directory of records. Calls for different volumes may run at the same time; the caller serialises calls
+// for one volume.
 type Store struct {
 	dir string
 }
@@ -64,8 +64,8 @@ func (s *Store) Save(v Volume) error {
 	return nil
 }
 
-// Check reports why no record can be written now. It writes a file without a name, which leaves nothing however the process
-// ends. On a file system without such files (O_TMPFILE) there is no error.
+// Check reports why no record can be written now. It writes a file without a name, which leaves nothing however the
+// process ends. On a file system without such files (O_TMPFILE) there is no error.
 func (s *Store) Check() error {
 	f, err := os.OpenFile(s.dir, os.O_WRONLY|unix.O_TMPFILE, 0o600)
 	if errors.Is(err, unix.EOPNOTSUPP) {
@@ -81,8 +81,8 @@ func (s *Store) Check() error {
 	return nil
 }
 
-// write makes a file, or none if it fails. It does not sync: /run has no disk, and a power cut that destroys a record also
-// destroys the tmpfs that the record describes.
+// write makes a file, or none if it fails. It does not sync: /run has no disk, and a power cut that destroys a record
+// also destroys the tmpfs that the record describes.
 func write(path string, b []byte) error {
 	if err := remove(path); err != nil {
 		return err
@@ -119,9 +119,9 @@ func remove(path string) error {
 	return nil
 }
 
-// Load reads all records. A bad file does not keep Load from reading the others: bad has an error that names the file and says
-// why. A corrupt record (ErrCorrupt) is moved aside; a record of another version (ErrVersion) stays where it is, for the
-// driver that wrote it. err is for a directory that can't be read at all.
+// Load reads all records. A bad file does not keep Load from reading the others: bad has an error that names the file
+// and says why. A corrupt record (ErrCorrupt) is moved aside; a record of another version (ErrVersion) stays where it
+// is, for the driver that wrote it. err is for a directory that can't be read at all.
 func (s *Store) Load() (volumes []Volume, bad []error, err error) {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {

@@ -13,9 +13,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// fieldsOf returns the values of the downward API by field path, and the resources of containers by ResourceKey. The fields
-// are those that the API allows in a volume. The format is kubelet's (pkg/fieldpath): maps become sorted lines of
-// key="value".
+// fieldsOf returns the values of the downward API by field path, and the resources of containers by ResourceKey. The
+// fields are those that the API allows in a volume. The format is kubelet's (pkg/fieldpath): maps become sorted lines
+// of key="value".
 func fieldsOf(pod *corev1.Pod) map[string][]byte {
 	fields := map[string][]byte{}
 	set := func(path, value string) { fields[path] = []byte(value) }

@@ -77,8 +77,7 @@ func row(v Volume, now time.Time) string {
 		state = "fixed"
 	}
 	return fmt.Sprintf("%s/%s\t%s\t%s\t%d:%d\t%s\t%s\t%s\t%s", v.PodNamespace, v.PodName, v.Volume, v.Object, v.UID,
-		v.GID, v.Mode,
-		cmp.Or(v.ResourceVersion, "-"), age(now, v.Refreshed), state)
+		v.GID, v.Mode, cmp.Or(v.ResourceVersion, "-"), age(now, v.Refreshed), state)
 }
 
 // age is how long ago something was, or a dash if that is not known.

@@ -17,8 +17,8 @@ type Features struct {
 	SELinux bool
 }
 
-// Probe tries what this package needs, on mounts that are attached nowhere, and returns the kernel's features. The error names
-// what is missing and the first kernel that has it. Probe leaves nothing.
+// Probe tries what this package needs, on mounts that are attached nowhere, and returns the kernel's features. The
+// error names what is missing and the first kernel that has it. Probe leaves nothing.
 func Probe() (Features, error) {
 	opts := Options{Limits: Limits{Bytes: 4096, Inodes: 16}, NoSwap: true}
 	d, err := Create(opts)

@@ -102,7 +102,8 @@ func fsid(st *unix.Statfs_t) uint64 {
 	return uint64(uint32(st.Fsid.Val[0])) | uint64(uint32(st.Fsid.Val[1]))<<32
 }
 
-// Ours reports whether the mount that Inspect found is of a file system that Create made, in this process or an earlier one.
+// Ours reports whether the mount that Inspect found is of a file system that Create made, in this process or an earlier
+// one.
 func (s State) Ours() (bool, error) {
 	if !s.Mounted || !s.Tmpfs {
 		return false, nil
@@ -122,8 +123,8 @@ func IsShared(path string) (bool, error) {
 	return slices.ContainsFunc(m.OptionalFields, func(field string) bool { return strings.HasPrefix(field, "shared:") }), err
 }
 
-// mountWithID finds a mount by its id. A path would not be enough: a mount can be hidden under others, and the order of the
-// table is not the order of the stack. The result is zero if the mount does not exist any more.
+// mountWithID finds a mount by its id. A path would not be enough: a mount can be hidden under others, and the order of
+// the table is not the order of the stack. The result is zero if the mount does not exist any more.
 func mountWithID(id uint64) (mount.MountInfo, error) {
 	all, err := mount.ParseMountInfo("/proc/self/mountinfo")
 	if err != nil {

@@ -16,8 +16,8 @@ import (
 
 // Errors of a Target, each with the path in its text.
 var (
-	// ErrSymlink says that a component of a path is a symbolic link. A pod can't have made one there, and the driver follows
-	// none (CVE-2021-25741).
+	// ErrSymlink says that a component of a path is a symbolic link. A pod can't have made one there, and the driver
+	// follows none (CVE-2021-25741).
 	ErrSymlink = errors.New("symbolic link in path")
 	// ErrNotDirectory says that there is no directory where a mount should go, but something else.
 	ErrNotDirectory = errors.New("not a directory")
@@ -28,7 +28,8 @@ var (
 	ErrNotMounted = errors.New("not a mount point")
 )
 
-// Target is the place of a mount: a name in a directory that is held open, so that later changes of the path have no effect.
+// Target is the place of a mount: a name in a directory that is held open, so that later changes of the path have no
+// effect.
 type Target struct {
 	parent int
 	leaf   string
@@ -96,8 +97,9 @@ func (p *Target) Remove() error {
 	return nil
 }
 
-// Clone opens a private mount of the file system at p, which is writable although the attached mount is not. Nobody else can
-// see or reach it. want is the file system that must be there; if another one is, Clone returns an error and changes nothing.
+// Clone opens a private mount of the file system at p, which is writable although the attached mount is not. Nobody
+// else can see or reach it. want is the file system that must be there; if another one is, Clone returns an error and
+// changes nothing.
 func (p *Target) Clone(want Identity) (*DetachedMount, error) {
 	root, err := p.open()
 	if err != nil {
@@ -125,9 +127,9 @@ func (p *Target) Clone(want Identity) (*DetachedMount, error) {
 	return clone, nil
 }
 
-// Unmount removes every mount at p: mounts stack, and one that is left keeps the pod in Terminating, because kubelet waits for
-// the mount table. A busy mount is detached and ends with its last user. A target without a mount, or a missing one, is no
-// error.
+// Unmount removes every mount at p: mounts stack, and one that is left keeps the pod in Terminating, because kubelet
+// waits for the mount table. A busy mount is detached and ends with its last user. A target without a mount, or a
+// missing one, is no error.
 func (p *Target) Unmount() error {
 	// A name below the open parent, so that no component is looked up again; the leaf is not followed if a link.
 	name := fmt.Sprintf("/proc/self/fd/%d/%s", p.parent, p.leaf)

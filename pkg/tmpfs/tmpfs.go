@@ -11,9 +11,9 @@
 //	Clone    a private, writable mount of the file system at a Target, for writing the next version
 //	Unmount  remove every mount at a Target
 //
-// Sealing a mount and not the file system makes refresh possible: the attached mount always stays read-only, while a clone of
-// it that nobody else can see is writable for a moment. Sealing before attaching is necessary: remounting an attached mount
-// would not propagate its flags to the host (mount_namespaces(7)).
+// Sealing a mount and not the file system makes refresh possible: the attached mount always stays read-only, while a
+// clone of it that nobody else can see is writable for a moment. Sealing before attaching is necessary: remounting an
+// attached mount would not propagate its flags to the host (mount_namespaces(7)).
 //
 // The package needs Linux 5.12 (mount_setattr(2)) and CAP_SYS_ADMIN; Probe says what is missing. It knows nothing of
 // what is written to a mount. A Target or DetachedMount is not safe for concurrent use.
@@ -25,8 +25,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Source is the source of every mount that Create makes, as the mount table shows it. The driver recognizes its mounts by it
-// when their records are lost, so it never changes. It says nothing about pod or object.
+// Source is the source of every mount that Create makes, as the mount table shows it. The driver recognizes its mounts
+// by it when their records are lost, so it never changes. It says nothing about pod or object.
 const Source = "fsuser.csi.io"
 
 // Options describe a new file system.

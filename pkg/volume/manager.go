@@ -48,7 +48,8 @@ type Config struct {
 	Limits         Limits
 	// Workers refresh that many volumes at the same time.
 	Workers int
-	// CollectEvery is the interval for garbage-collecting volumes of deleted pods and checking that records can be written.
+	// CollectEvery is the interval for garbage-collecting volumes of deleted pods and checking that records can be
+	// written.
 	CollectEvery time.Duration
 	// CheckTarget says whether a volume may be at a target path. Recover checks each record with it: a record is input.
 	CheckTarget func(id, targetPath, podUID string) error
@@ -184,8 +185,9 @@ func (m *Manager) all() []*volume {
 	return slices.Collect(maps.Values(m.volumes))
 }
 
-// subscribe has the volume refreshed after each change of its objects. A change that comes before the volume is published
-// does nothing: publish queues a refresh at its end. It returns how many objects were watched before, and are now.
+// subscribe has the volume refreshed after each change of its objects. A change that comes before the volume is
+// published does nothing: publish queues a refresh at its end. It returns how many objects were watched before, and are
+// now.
 func (m *Manager) subscribe(v *volume) (before, now int) {
 	m.subscribing.Lock()
 	defer m.subscribing.Unlock()

@@ -102,7 +102,8 @@ func (m *Manager) gauges() (all []prometheus.Collector) {
 	return all
 }
 
-// observe starts a measurement. The function that it returns ends it, for an operation whose outcome is *err at that time.
+// observe starts a measurement. The function that it returns ends it, for an operation whose outcome is *err at that
+// time.
 func (mt *metrics) observe(err *error) func(operation) {
 	start := time.Now()
 	return func(op operation) {

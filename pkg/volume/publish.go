@@ -115,12 +115,13 @@ func (m *Manager) publish(ctx context.Context, target *tmpfs.Target, req Request
 	return nil
 }
 
-// resolve completes the description of the volume with what the request leaves to the pod and to the node: the volume that
-// the attribute "volume" names, the owner of the files if the attributes do not say, and the node's allocatable if a file
-// shows it. If nobody says who owns the files, root does, and ownerUnknown says why.
+// resolve completes the description of the volume with what the request leaves to the pod and to the node: the volume
+// that the attribute "volume" names, the owner of the files if the attributes do not say, and the node's allocatable if
+// a file shows it. If nobody says who owns the files, root does, and ownerUnknown says why.
 //
 // A volume with nodePublishSecretRef needs no right at all, so the driver reads nothing for it. For all other volumes a
-// refusal can pass, like one of an API server that has just started (docs/decisions/0007-refused.md), and an owner stays.
+// refusal can pass, like one of an API server that has just started (docs/decisions/0007-refused.md), and an owner
+// stays.
 func (m *Manager) resolve(ctx context.Context, v *volume) (ownerUnknown string, err error) {
 	ownerKnown := v.spec.UID != nil || v.user != nil
 	switch {
@@ -209,8 +210,8 @@ func (m *Manager) attach(ctx context.Context, v *volume, target *tmpfs.Target, p
 		return err
 	}
 	v.shown.size = payload.Size()
-	// The record comes before the mount: a mount without a record would not be refreshed after a crash, and the record of a
-	// mount that never came is dropped.
+	// The record comes before the mount: a mount without a record would not be refreshed after a crash, and the record
+	// of a mount that never came is dropped.
 	if err := m.config.Records.Save(v.toRecord()); err != nil {
 		return err
 	}

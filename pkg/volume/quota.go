@@ -23,8 +23,8 @@ type quota struct {
 
 func newQuota(limits Limits) *quota { return &quota{limits: limits, shares: map[string]int64{}} }
 
-// reserve gives a volume a share of that many bytes instead of the one it has. undo gives the volume back the share that
-// it had before.
+// reserve gives a volume a share of that many bytes instead of the one it has. undo gives the volume back the share
+// that it had before.
 func (q *quota) reserve(id string, bytes int64) (undo func(), err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

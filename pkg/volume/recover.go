@@ -18,9 +18,9 @@ import (
 // Recover takes over the volumes that an earlier process published, from their records. It waits for no API server: Run
 // refreshes what has changed meanwhile. Call it once, before the first Publish.
 //
-// A record must agree with the machine: its target path must be one that kubelet could have given, and the tmpfs that it
-// names must be mounted there. A record whose mount is gone is dropped (after a reboot, all are); a record that this driver
-// can't have written is moved aside.
+// A record must agree with the machine: its target path must be one that kubelet could have given, and the tmpfs that
+// it names must be mounted there. A record whose mount is gone is dropped (after a reboot, all are); a record that this
+// driver can't have written is moved aside.
 func (m *Manager) Recover(ctx context.Context) error {
 	records, bad, err := m.config.Records.Load()
 	if err != nil {
@@ -99,8 +99,8 @@ func mountOf(v *volume) (state tmpfs.State, mounted bool, err error) {
 	return state, state.Mounted && state.Tmpfs && state.Identity == v.identity, nil
 }
 
-// Collect forgets volumes whose pod is gone although Unpublish never came: volumes whose directory kubelet has removed. What
-// the API server says of a pod is no reason to forget a volume: only the node knows whether its mounts are in use.
+// Collect forgets volumes whose pod is gone although Unpublish never came: volumes whose directory kubelet has removed.
+// What the API server says of a pod is no reason to forget a volume: only the node knows whether its mounts are in use.
 func (m *Manager) Collect(ctx context.Context) {
 	for _, v := range m.all() {
 		unlock, err := m.locks.lock(ctx, v.id)

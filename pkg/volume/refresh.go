@@ -55,8 +55,8 @@ func (m *Manager) refreshSafely(ctx context.Context, id string) (err error) {
 	return m.refresh(ctx, id)
 }
 
-// worthRetry reports whether a refresh that failed may succeed without a change of anything. If the object is the reason,
-// its next change is the time to try again; if the mount is gone, the next publish.
+// worthRetry reports whether a refresh that failed may succeed without a change of anything. If the object is the
+// reason, its next change is the time to try again; if the mount is gone, the next publish.
 func worthRetry(err error) bool {
 	var unreadable *source.Error
 	return err != nil && !errors.Is(err, ErrPrecondition) && !errors.Is(err, tmpfs.ErrNotMounted) && !errors.As(err, &unreadable)
@@ -73,8 +73,8 @@ func (m *Manager) showObjects(v *volume, target *tmpfs.Target) (err error) {
 	return m.show(v, target, content)
 }
 
-// show makes the files of a published volume show the content, unless they do. A failure leaves the files as they are, and
-// the volume is stale because of it.
+// show makes the files of a published volume show the content, unless they do. A failure leaves the files as they are,
+// and the volume is stale because of it.
 func (m *Manager) show(v *volume, target *tmpfs.Target, content []projected) (err error) {
 	now := v.snapshot()
 	if slices.EqualFunc(content, now.versions, projected.sameVersion) && now.versions != nil {

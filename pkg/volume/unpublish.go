@@ -15,8 +15,8 @@ import (
 )
 
 // Unpublish removes the volume from its target path, with all that is known of it. A volume that is not known, or not
-// there, is no error: kubelet repeats the call until it succeeds, and the pod stays in Terminating until then. Unpublish
-// calls no API server and needs to write nothing.
+// there, is no error: kubelet repeats the call until it succeeds, and the pod stays in Terminating until then.
+// Unpublish calls no API server and needs to write nothing.
 func (m *Manager) Unpublish(ctx context.Context, id, targetPath string) (err error) {
 	unlock, err := m.locks.lock(ctx, id)
 	if err != nil {

@@ -87,8 +87,8 @@ type Limits struct {
 	Objects int
 }
 
-// volume is a published volume. What it is never changes once it is published; its lock in the Manager serialises work on
-// its files.
+// volume is a published volume. What it is never changes once it is published; its lock in the Manager serialises work
+// on its files.
 type volume struct {
 	id         string
 	targetPath string
@@ -108,7 +108,8 @@ type volume struct {
 	shown shown
 }
 
-// projection is a source of the spec and the object that it projects. Without an object, the content comes with requests.
+// projection is a source of the spec and the object that it projects. Without an object, the content comes with
+// requests.
 type projection struct {
 	attributes.Source
 	ref source.Ref
