@@ -15,12 +15,15 @@
 package volume
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
 	"sync"
 	"time"
+
+	"k8s.io/utils/ptr"
 
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/record"
@@ -179,14 +182,7 @@ func (v *volume) owner() (uid, gid uint32) {
 }
 
 // firstOf is the first number that is given, else 0.
-func firstOf(numbers ...*uint32) uint32 {
-	for _, n := range numbers {
-		if n != nil {
-			return *n
-		}
-	}
-	return 0
-}
+func firstOf(numbers ...*uint32) uint32 { return ptr.Deref(cmp.Or(numbers...), 0) }
 
 // origin names where the content comes from, for people.
 func (v *volume) origin() string {
