@@ -61,5 +61,8 @@ func Promises() []Promise {
 		{"F-40", "The driver's process is taken over", "it has four capabilities and may not gain more, a seccomp filter, and no core dump"},
 		{"F-41", "A volume or the node reaches a limit", "the request is refused with the limit's flag in the error; published volumes stay, and freed room can be used again"},
 		{"F-42", "A request is hostile: any field, attribute, target or order of calls in [hostile-inputs.md](hostile-inputs.md)", "it is refused before anything is touched; what is published stays as it is"},
+		{"F-45", "The driver is killed (SIGKILL) while a thread of it is stuck in a volume's directory, so that the process can't end", "the next driver starts, and takes over and refreshes the other volumes; what the stuck thread was doing changes nothing that is shown"},
+		{"F-48", "`--http-address` is flooded: with idle connections, unfinished requests, requests for metrics", "`/healthz` answers, and kubelet's calls are served meanwhile; the connections are bounded, and the oldest is closed for a new one"},
+		{"F-52", "A line of the node's mount table is unreadable (a mount with an empty source)", "the driver starts, and recognizes its own mounts; it reads the lines of those alone"},
 	}
 }
