@@ -58,7 +58,7 @@ func Promises() []Promise {
 		{"F-37", "Somebody exchanges a part of the target path for a link, a file, a pipe or a socket while the driver works", "the volume is where kubelet asked for it, or the call fails: nothing outside of it is mounted, written or removed"},
 		{"F-38", "The driver's socket is flooded: with connections, garbage, calls, messages that never end or are too long", "kubelet's calls are served meanwhile; memory is bounded, and given back with all descriptors and goroutines"},
 		{"F-39", "Somebody reads what the driver leaves to read: logs at each level, metrics, Events, errors, status, records, `/proc`", "no value of a Secret and no token is in it, whole, in part or encoded"},
-		{"F-40", "The driver's process is taken over", "it has four capabilities and may not gain more, a seccomp filter, and no core dump"},
+		{"F-40", "The driver's process is taken over", "it has four capabilities and may not gain more, a seccomp filter, and no core dump; only root can enter its state directory, also if kubelet made it"},
 		{"F-41", "A volume or the node reaches a limit", "the request is refused with the limit's flag in the error; published volumes stay, and freed room can be used again"},
 		{"F-42", "A request is hostile: any field, attribute, target or order of calls in [hostile-inputs.md](hostile-inputs.md)", "it is refused before anything is touched; what is published stays as it is"},
 		{"F-45", "The driver is killed (SIGKILL) while a thread of it is stuck in a volume's directory, so that the process can't end", "the next driver starts, and takes over and refreshes the other volumes; what the stuck thread was doing changes nothing that is shown"},
