@@ -64,8 +64,11 @@ func (m *Manager) show(v *volume) (err error) {
 	if err != nil {
 		return err
 	}
-	m.current(v, content, size)
 	failpoint.Hit("refresh-done")
+	if m.get(v.id) != v {
+		return nil // unpublished meanwhile
+	}
+	m.current(v, content, size)
 	if changed {
 		klog.InfoS("Refreshed", v.logFields()...)
 	}
