@@ -370,7 +370,7 @@ func (h *harness) directoryHas(name string, ok func(map[string][]byte, error) bo
 	if h.directory == nil {
 		return
 	}
-	h.directory.Subscribe(secretRef(name), "the test", func() {})
+	h.directory.Subscribe(secretRef(name), "the test", false, func() {})
 	defer h.directory.Unsubscribe(secretRef(name), "the test")
 	testkit.Eventually(h.t, patience, "the directory of manifests to be read", func() bool {
 		c, err := h.directory.Get(secretRef(name))

@@ -25,12 +25,14 @@ import (
 
 // Source is where objects come from: a source.API or a source.Directory.
 type Source interface {
-	Subscribe(ref source.Ref, subscriber string, changed func())
+	Subscribe(ref source.Ref, subscriber string, newest bool, changed func())
 	Unsubscribe(ref source.Ref, subscriber string)
 	Wait(ctx context.Context, ref source.Ref)
 	Get(ref source.Ref) (source.Content, error)
 	Outage(ref source.Ref) (since time.Time, err error)
 	Watched() int
+	// Read reads an object once, in its newest version.
+	Read(ctx context.Context, ref source.Ref) (source.Content, error)
 	// Pod reads a pod once. A pod of the name with another uid is ErrNotFound.
 	Pod(ctx context.Context, namespace, name, uid string) (*corev1.Pod, error)
 	// Allocatable reads once what this node has to give to pods.
@@ -151,14 +153,14 @@ func (m *Manager) all() []*volume {
 }
 
 // subscribe has the volume refreshed after each change of its objects. A change that comes before the volume is
-// published does nothing: publish queues a refresh at its end. It returns how many objects were watched before, and are
-// now.
-func (m *Manager) subscribe(v *volume) (before, now int) {
+// published does nothing: publish queues a refresh at its end. newest: the pod may have seen content of the objects, so
+// an older version must not come. It returns how many objects were watched before, and are now.
+func (m *Manager) subscribe(v *volume, newest bool) (before, now int) {
 	m.subscribing.Lock()
 	defer m.subscribing.Unlock()
 	before = m.config.Source.Watched()
 	for _, p := range v.projections {
-		m.config.Source.Subscribe(p.ref, v.id, func() { m.queue.Add(v) })
+		m.config.Source.Subscribe(p.ref, v.id, newest, func() { m.queue.Add(v) })
 	}
 	return before, m.config.Source.Watched()
 }
@@ -166,7 +168,7 @@ func (m *Manager) subscribe(v *volume) (before, now int) {
 func (m *Manager) unsubscribe(v *volume) {
 	m.subscribing.Lock()
 	defer m.subscribing.Unlock()
-	if v.fromRequest() {
+	if !v.watches() {
 		return
 	}
 	for _, p := range v.projections {
@@ -189,11 +191,16 @@ func (m *Manager) removeRecord(id string) {
 	}
 }
 
-// content returns what the volume's objects hold now. An optional object that is missing has no keys.
+// content returns what the volume's objects hold now, as last seen by their watches.
 func (m *Manager) content(v *volume) ([]projected, error) {
+	return v.contentFrom(m.config.Source.Get)
+}
+
+// contentFrom returns what the volume's objects hold, according to get. An optional object that is missing has no keys.
+func (v *volume) contentFrom(get func(source.Ref) (source.Content, error)) ([]projected, error) {
 	all := make([]projected, 0, len(v.projections))
 	for _, p := range v.projections {
-		c, err := m.config.Source.Get(p.ref)
+		c, err := get(p.ref)
 		switch {
 		case errors.Is(err, source.ErrNotFound) && p.Optional:
 			c = source.Content{}

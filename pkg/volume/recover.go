@@ -68,7 +68,7 @@ func (m *Manager) recover(ctx context.Context, r record.Volume) error {
 	m.put(v)
 	m.quota.restore(v.id, heldBy(state))
 	if v.watches() {
-		m.subscribe(v)
+		m.subscribe(v, true)
 	}
 	return nil
 }

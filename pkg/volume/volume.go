@@ -164,9 +164,7 @@ func (v *volume) setSpec(spec attributes.Spec) {
 	for _, s := range spec.Sources {
 		p := projection{Source: s}
 		if !spec.FromRequest() {
-			// A volume that does not follow its objects must not begin with an outdated version.
-			newest := spec.Refresh == attributes.RefreshOff
-			p.ref = source.Ref{Kind: s.Object.Kind, Namespace: v.pod.Namespace, Name: s.Object.Name, Newest: newest}
+			p.ref = source.Ref{Kind: s.Object.Kind, Namespace: v.pod.Namespace, Name: s.Object.Name}
 		}
 		if s.Object.Kind == attributes.Pod {
 			p.ref.Name = v.pod.Name
