@@ -102,13 +102,13 @@ func (m *Manager) write(v *volume, target *tmpfs.Target, content []projected) (c
 	if err != nil {
 		return false, 0, err
 	}
-	undoReserve, err := m.quota.reserve(v.id, payload.Memory())
+	undo, err := v.share.resize(payload.Memory(), heldBytes(content))
 	if err != nil {
 		return false, 0, err
 	}
 	defer func() {
 		if err != nil {
-			undoReserve()
+			undo()
 		}
 	}()
 	clone, err := target.Clone(v.identity)

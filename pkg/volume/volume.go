@@ -18,7 +18,9 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -76,7 +78,7 @@ func (r Request) CheckContent() error {
 		ErrInvalid, attributes.NoObject())
 }
 
-// Limits bound one volume, and all volumes of the node together.
+// Limits bound one volume, all volumes of the node together, and the part of one pod and of one namespace.
 type Limits struct {
 	// Bytes of content in one version of a volume.
 	Bytes int64
@@ -84,10 +86,14 @@ type Limits struct {
 	Files int
 	// Volumes of the node.
 	Volumes int
-	// NodeBytes is the memory that one version of all volumes takes: content in whole pages, and each inode.
+	// NodeBytes is the memory that all volumes take: one version of their files, with whole pages and inodes, the content
+	// of the watched objects, and the records.
 	NodeBytes int64
 	// Objects that are watched.
 	Objects int
+	// PodShare and NamespaceShare are the percent of Volumes, NodeBytes and Objects that the volumes of one pod, and of
+	// one namespace, may take. 100: as much as all.
+	PodShare, NamespaceShare int
 }
 
 // volume is a published volume. What it is never changes once it is published; its lock in the Manager serialises work
@@ -105,6 +111,8 @@ type volume struct {
 	identity    tmpfs.Identity
 	// projections are where the content comes from, one for each source of the spec.
 	projections []projection
+	// share is what the volume takes of the node's limits. A new volume has none.
+	share *share
 
 	// shown is read without the volume's lock: status and metrics must not wait for work on the files.
 	mu    sync.Mutex
@@ -170,6 +178,33 @@ func (v *volume) name() string { return filepath.Base(filepath.Dir(v.targetPath)
 
 // fromRequest reports whether kubelet sends the content along, as the data of a nodePublishSecretRef.
 func (v *volume) fromRequest() bool { return v.spec.FromRequest() }
+
+// objects returns the objects that the projections name, each once.
+func (v *volume) objects() []source.Ref {
+	distinct := map[source.Ref]bool{}
+	for _, p := range v.projections {
+		if !v.fromRequest() {
+			distinct[p.ref] = true
+		}
+	}
+	return slices.Collect(maps.Keys(distinct))
+}
+
+// heldBytes is the length of the keys and values of the objects, which the driver holds. The content of a request is not
+// held.
+func heldBytes(content []projected) (sum int64) {
+	seen := map[source.Ref]bool{}
+	for _, p := range content {
+		if p.ref.Kind == "" || seen[p.ref] {
+			continue
+		}
+		seen[p.ref] = true
+		for key, value := range p.content.Data {
+			sum += int64(len(key) + len(value))
+		}
+	}
+	return sum
+}
 
 // watches reports whether the volume follows its objects.
 func (v *volume) watches() bool {
