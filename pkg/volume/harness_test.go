@@ -43,7 +43,7 @@ const (
 )
 
 // ample are limits that no test reaches by accident.
-var ample = Limits{Bytes: 4 << 20, Files: 2048, Volumes: 1000, NodeBytes: 1 << 30, Objects: 1000}
+var ample = Limits{Bytes: 4 << 20, Files: 2048, Volumes: 1000, NodeBytes: 1 << 30, Objects: 1000, PodShare: 100, NamespaceShare: 100}
 
 // harness is a node with one driver: kubelet's directories, the records, a source of objects, and a Manager.
 type harness struct {

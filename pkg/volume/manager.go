@@ -71,9 +71,6 @@ type Manager struct {
 	queue workqueue.TypedRateLimitingInterface[*volume]
 	locks locks
 	quota *quota
-	// subscribing is held while a volume subscribes or unsubscribes, so that a count before and after shows the difference
-	// that one volume made.
-	subscribing sync.Mutex
 
 	// mu guards what follows. The lock of a volume's id is taken first.
 	mu      sync.Mutex
@@ -88,6 +85,9 @@ func New(c Config) (*Manager, error) {
 		return nil, errors.New("volume manager: Source, Records, CheckTarget and Metrics must be set")
 	}
 	l := c.Limits
+	if l.PodShare < 1 || l.PodShare > 100 || l.NamespaceShare < 1 || l.NamespaceShare > 100 {
+		return nil, errors.New("volume manager: PodShare and NamespaceShare must be from 1 to 100")
+	}
 	if l.Bytes <= 0 || l.Files <= 0 || l.Volumes <= 0 || l.NodeBytes <= 0 || l.Objects <= 0 || c.Workers <= 0 || c.CollectEvery <= 0 {
 		return nil, errors.New("volume manager: limits, Workers and CollectEvery must be greater than zero")
 	}
@@ -154,20 +154,14 @@ func (m *Manager) all() []*volume {
 
 // subscribe has the volume refreshed after each change of its objects. A change that comes before the volume is
 // published does nothing: publish queues a refresh at its end. newest: the pod may have seen content of the objects, so
-// an older version must not come. It returns how many objects were watched before, and are now.
-func (m *Manager) subscribe(v *volume, newest bool) (before, now int) {
-	m.subscribing.Lock()
-	defer m.subscribing.Unlock()
-	before = m.config.Source.Watched()
+// an older version must not come.
+func (m *Manager) subscribe(v *volume, newest bool) {
 	for _, p := range v.projections {
 		m.config.Source.Subscribe(p.ref, v.id, newest, func() { m.queue.Add(v) })
 	}
-	return before, m.config.Source.Watched()
 }
 
 func (m *Manager) unsubscribe(v *volume) {
-	m.subscribing.Lock()
-	defer m.subscribing.Unlock()
 	if !v.watches() {
 		return
 	}
@@ -180,7 +174,7 @@ func (m *Manager) unsubscribe(v *volume) {
 // harm: it describes a mount that is not there.
 func (m *Manager) forget(v *volume) {
 	m.unsubscribe(v)
-	m.quota.release(v.id)
+	v.share.release()
 	m.remove(v)
 	m.removeRecord(v.id)
 }

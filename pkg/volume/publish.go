@@ -90,6 +90,10 @@ func (m *Manager) publish(ctx context.Context, target *tmpfs.Target, req Request
 	if err != nil {
 		return err
 	}
+	if v.share, err = m.quota.reserve(v); err != nil {
+		return err
+	}
+	done.add(func() error { v.share.release(); return nil })
 	content, err := m.firstContent(ctx, v, req, shown, &done)
 	if err != nil {
 		return err
@@ -99,6 +103,9 @@ func (m *Manager) publish(ctx context.Context, target *tmpfs.Target, req Request
 		return err
 	}
 	if err := v.checkPaths(content, payload); err != nil {
+		return err
+	}
+	if _, err := v.share.resize(payload.Memory(), v.heldBytes(content)); err != nil {
 		return err
 	}
 	if err := m.attach(ctx, v, target, payload, &done); err != nil {
@@ -180,13 +187,8 @@ func (m *Manager) firstContent(
 	case !v.watches():
 		return v.contentFrom(func(ref source.Ref) (source.Content, error) { return m.config.Source.Read(ctx, ref) })
 	}
-	before, now := m.subscribe(v, shown)
+	m.subscribe(v, shown)
 	done.add(func() error { m.unsubscribe(v); return nil })
-	// After a restart with a lower limit too many can be watched; a volume that adds none is not to blame.
-	if now > before && now > m.config.Limits.Objects {
-		return nil, fmt.Errorf("%w: %d objects would be watched, more than the %d that may be (--max-watched-objects)",
-			ErrExhausted, now, m.config.Limits.Objects)
-	}
 	if err := failpoint.Error("publish-watching"); err != nil {
 		return nil, err
 	}
@@ -201,11 +203,6 @@ func (m *Manager) firstContent(
 
 // attach makes the mount, records the volume, and attaches the mount at target.
 func (m *Manager) attach(ctx context.Context, v *volume, target *tmpfs.Target, payload projector.Payload, done *undo) error {
-	undoReserve, err := m.quota.reserve(v.id, payload.Memory())
-	if err != nil {
-		return err
-	}
-	done.add(func() error { undoReserve(); return nil })
 	if err := target.Mkdir(); err != nil {
 		return classify(err)
 	}
@@ -293,8 +290,8 @@ func (m *Manager) adopt(ctx context.Context, req Request, state tmpfs.State) err
 	if err := m.config.Records.Save(v.toRecord()); err != nil {
 		klog.ErrorS(err, "An adopted volume has no record; it will be adopted again after a restart", "volume", v.id)
 	}
+	v.share = m.quota.restore(v, state)
 	m.put(v)
-	m.quota.restore(v.id, heldBy(state))
 	klog.InfoS("Adopted a mount without a record", v.logFields()...)
 	if v.watches() {
 		m.subscribe(v, true)

@@ -86,13 +86,13 @@ func (m *Manager) write(v *volume, content []projected) (changed bool, size int6
 	if err != nil {
 		return false, 0, err
 	}
-	undoReserve, err := m.quota.reserve(v.id, payload.Memory())
+	undo, err := v.share.resize(payload.Memory(), v.heldBytes(content))
 	if err != nil {
 		return false, 0, err
 	}
 	defer func() {
 		if err != nil {
-			undoReserve()
+			undo()
 		}
 	}()
 	clone, err := target.Clone(v.identity)
