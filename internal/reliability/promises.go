@@ -62,5 +62,7 @@ func Promises() []Promise {
 		{"F-41", "A volume or the node reaches a limit", "the request is refused with the limit's flag in the error; published volumes stay, and freed room can be used again"},
 		{"F-42", "A request is hostile: any field, attribute, target or order of calls in [hostile-inputs.md](hostile-inputs.md)", "it is refused before anything is touched; what is published stays as it is"},
 		{"F-43", "The API server has an older version than the files: its cache lags behind after a restart of the driver, or etcd was restored", "what was shown does not become older than etcd: a read is at least as new as the files; the volume is stale until the API server can answer; what a restored etcd has counts, and the files follow it"},
+		{"F-44", "A process holds the directory of its volume, so that the kernel makes each writer wait in it", "other volumes are refreshed, after at most a second for each set of workers; the held volume is stale in metric, status and Event; its republish and unpublish end; its files follow when the process lets go"},
+		{"F-49", "One object is updated without end, and many volumes show it", "a volume is written at most every 100 ms, and the last update is shown; namespaces take turns, so a volume of another namespace waits for one refresh of each worker"},
 	}
 }

@@ -56,6 +56,8 @@ func (h *harness) killBesideStall(p point) {
 	h.wantNext("b")
 	h.set("b")
 	h.converge("after a restart beside a stalled volume")
+	h.kubelet.Republish()
+	h.settle("publish again beside a stalled volume, and the stalled one")
 	h.drop()
 	h.settle("unpublish a volume beside a stalled one")
 	h.disarm(p.name)
