@@ -20,7 +20,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testkit.RunHelper(map[string]func([]string) error{"pry": pry, "idle": idle})
+	testkit.RunHelper(map[string]func([]string) error{"pry": pry, "idle": idle, "lockAndStick": lockAndStick})
 	testkit.RunInMountNamespace(m)
 }
 

@@ -310,16 +310,3 @@ func warnOfSwap(noSwap bool, swaps string) {
 	klog.ErrorS(err, "Secrets may be written to the disk: the node has swap, and its kernel can't keep a tmpfs out "+
 		"of it (that takes Linux 6.4, outside of user namespaces); turn swap off or have it encrypted", "swap", names)
 }
-
-// lockDir locks the records in dir against other drivers, by a file lock that ends with the process.
-func lockDir(dir string) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("another driver is running with %s: %w", dir, err)
-	}
-	return func() { f.Close() }, nil
-}

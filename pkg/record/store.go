@@ -35,10 +35,20 @@ type Store struct {
 	dir string
 }
 
-// Open makes dir, with mode 0700, if it is not there, and returns the store in it.
+// Open makes dir if it is not there, sets its mode to 0700, and returns the store in it. Kubelet makes the directory of
+// a hostPath volume with mode 0755.
 func Open(dir string) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make directory of volume records: %w", err)
+	}
+	// The opened directory, because somebody may put a link at the path meanwhile.
+	d, err := os.OpenFile(dir, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open directory of volume records (it must not be a symbolic link): %w", err)
+	}
+	defer d.Close()
+	if err := d.Chmod(0o700); err != nil {
+		return nil, fmt.Errorf("set mode of directory of volume records: %w", err)
 	}
 	return &Store{dir: dir}, nil
 }

@@ -61,6 +61,34 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+func TestOpenMakesTheDirectoryPrivate(t *testing.T) {
+	testkit.NothingLeft(t)
+	dir := filepath.Join(t.TempDir(), "volumes")
+	if err := errors.Join(os.Mkdir(dir, 0), os.Chmod(dir, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(dir); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := os.Lstat(dir); err != nil || st.Mode() != fs.ModeDir|0o700 {
+		t.Errorf("mode %v, %v", st.Mode(), err)
+	}
+}
+
+func TestOpenChangesNothingBehindALink(t *testing.T) {
+	testkit.NothingLeft(t)
+	victim, link := t.TempDir(), filepath.Join(t.TempDir(), "volumes")
+	if err := errors.Join(os.Chmod(victim, 0o755), os.Symlink(victim, link)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(link); err == nil || !strings.Contains(err.Error(), link) {
+		t.Errorf("error %v, want one that names the link", err)
+	}
+	if st, err := os.Lstat(victim); err != nil || st.Mode() != fs.ModeDir|0o755 {
+		t.Errorf("mode %v, %v", st.Mode(), err)
+	}
+}
+
 func everyFieldSet(t *testing.T, name string, v reflect.Value) {
 	t.Helper()
 	switch {
