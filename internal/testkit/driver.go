@@ -342,6 +342,9 @@ func (d *Driver) awaitEnd(after os.Signal) {
 // PID returns the process id.
 func (d *Driver) PID() int { return d.cmd.Process.Pid }
 
+// HTTPAddress returns the value of --http-address.
+func (d *Driver) HTTPAddress() string { return d.http }
+
 // Log returns the driver's log so far.
 func (d *Driver) Log() string {
 	b, err := os.ReadFile(d.log.Name())

@@ -94,10 +94,10 @@ func (r *row) result() result {
 	return res
 }
 
-// ratio returns the ratio of a percentile to that of the yardstick, or nil if the latter is 0.
+// ratio returns the ratio of a percentile to that of the yardstick, or nil if the latter is 0 or was not measured.
 func (r *row) ratio(p float64) *float64 {
 	y := r.yardstick.percentile(p)
-	if y == 0 {
+	if y == 0 || math.IsNaN(y) {
 		return nil
 	}
 	ratio := r.percentile(p) / y
