@@ -61,6 +61,8 @@ func Promises() []Promise {
 		{"F-40", "The driver's process is taken over", "it has four capabilities and may not gain more, a seccomp filter, and no core dump"},
 		{"F-41", "A volume or the node reaches a limit", "the request is refused with the limit's flag in the error; published volumes stay, and freed room can be used again. Memory counts with the objects that the driver holds and with the records"},
 		{"F-42", "A request is hostile: any field, attribute, target or order of calls in [hostile-inputs.md](hostile-inputs.md)", "it is refused before anything is touched; what is published stays as it is"},
+		{"F-44", "A process holds the directory of its volume, so that the kernel makes each writer wait in it", "other volumes are refreshed, after at most a second for each set of workers; the held volume is stale in metric, status and Event; its republish and unpublish end; its files follow when the process lets go"},
 		{"F-46", "One pod, or all pods of one namespace, take as much as they can", "they get their share of the volumes, the memory and the watched objects of the node (`--pod-share`, `--namespace-share`); a volume beyond it is refused before any of its objects is read, and other pods get their volumes"},
+		{"F-49", "One object is updated without end, and many volumes show it", "a volume is written at most every 100 ms, and the last update is shown; namespaces take turns, so a volume of another namespace waits for one refresh of each worker"},
 	}
 }

@@ -55,8 +55,8 @@ type share struct {
 	accounts []*account
 	// objects are the watched objects, each once.
 	objects []source.Ref
-	// record, files and content are bytes of memory: of the volume's record, of one version of its files, and of the
-	// watched objects. An object that two volumes watch counts for each of them.
+	// record, files and content are bytes of memory: of the volume's record, of one version of its files, and of its
+	// objects or its last request. An object that two volumes show counts for each of them.
 	record, files, content int64
 	// contentUnknown: the volume was published before this process started, and its objects have not been read since.
 	contentUnknown bool
@@ -170,8 +170,8 @@ func portion(limit int64, percent int) int64 {
 	return max(1, limit/100*p+limit%100*p/100)
 }
 
-// resize counts a version of the volume's files and the content of its objects instead of what is counted. undo brings
-// back what was counted before.
+// resize counts a version of the volume's files, and the content that they come from, instead of what is counted. undo
+// brings back what was counted before.
 //
 // Content that is refused is not counted, although the driver holds it until the object changes again: what one pod
 // takes beyond its share must not be taken from others.
@@ -201,7 +201,7 @@ func (s *share) resize(files, content int64) (undo func(), err error) {
 	}, nil
 }
 
-// unwatch ends the part of the objects: the volume has its files, and does not follow its objects.
+// unwatch ends the part of the objects and of the content, for a volume that has its files and is not refreshed.
 func (s *share) unwatch() {
 	s.quota.mu.Lock()
 	defer s.quota.mu.Unlock()

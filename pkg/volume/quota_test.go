@@ -116,10 +116,10 @@ func TestAVolumeThatDoesNotFitIsToldOfOnceWhateverTheOthersTake(t *testing.T) {
 	h.publish(r)
 	h.publish(other)
 	h.secret("keys", content{"a": strings.Repeat("x", 4*page)})
-	isErr(t, h.refresh(t.Context(), r.ID), ErrExhausted)
+	isErr(t, h.refreshNow(r), ErrExhausted)
 	h.secret("others", content{"a": "1"})
-	must(t, h.refresh(t.Context(), other.ID))
-	isErr(t, h.refresh(t.Context(), r.ID), ErrExhausted)
+	must(t, h.refreshNow(other))
+	isErr(t, h.refreshNow(r), ErrExhausted)
 	if got := log.take(t, r, "--max-node-bytes"); got != "Warning VolumeRefreshFailed" {
 		t.Errorf("events %q, want one", got)
 	}
@@ -392,7 +392,7 @@ func TestAnObjectCountsWholeEvenIfOneKeyOfItIsShown(t *testing.T) {
 
 	// After a restart the object counts as soon as it is read.
 	h.restart()
-	must(t, h.refresh(t.Context(), r.ID))
+	must(t, h.refreshNow(r))
 	if got, want := h.quota.taken(), takes(shown)+held; got != want {
 		t.Errorf("after a restart %d bytes are taken, want %d", got, want)
 	}
@@ -405,6 +405,27 @@ func TestAnObjectCountsWholeEvenIfOneKeyOfItIsShown(t *testing.T) {
 	reliability.Shown(t, "F-41", "an object of 1 MiB of which one byte is shown, more than --max-node-bytes")
 }
 
+func TestTheContentOfARequestCountsAsLongAsItIsHeld(t *testing.T) {
+	h := newFakeHarness(t)
+	c := content{"k": "from the request"}
+	watch, off := h.request("watch"), h.request("off", "refresh", "off")
+	h.publish(watch)
+	if got, want := h.quota.taken(), takes(c); got != want {
+		t.Errorf("%d bytes are taken, want %d", got, want)
+	}
+	h.publish(off)
+	h.publish(off)
+	if got, want := h.quota.taken(), 2*takes(c)-int64(len("k")+len(c["k"])); got != want {
+		t.Errorf("%d bytes are taken, want %d", got, want)
+	}
+	if h.get(off.ID).requested != nil {
+		t.Error("the volume that is not refreshed holds the content of its request")
+	}
+	h.unpublish(watch)
+	h.unpublish(off)
+	h.nothingTaken()
+}
+
 // An object that grows where nobody looks makes its volume stale, and takes nothing from other pods.
 func TestAnObjectThatGrowsBeyondTheShareOfItsPod(t *testing.T) {
 	h := newFakeHarness(t, limited(func(l *Limits) { l.NodeBytes, l.PodShare = 1<<20, 10 }))
@@ -412,13 +433,13 @@ func TestAnObjectThatGrowsBeyondTheShareOfItsPod(t *testing.T) {
 	r := h.described("v", secretVolume("keys", "shown", "shown"))
 	h.publish(r)
 	h.secret("keys", content{"shown": "2", "rest": strings.Repeat("x", 1<<20)})
-	isErr(t, h.refresh(t.Context(), r.ID), ErrExhausted, `pod "ns/pod-v"`, "--pod-share: 10 % of --max-node-bytes=1048576")
+	isErr(t, h.refreshNow(r), ErrExhausted, `pod "ns/pod-v"`, "--pod-share: 10 % of --max-node-bytes=1048576")
 	h.present(r, content{"shown": "1"})
 	if got, want := h.quota.taken(), takes(content{"shown": "1"}); got != want {
 		t.Errorf("%d bytes are taken, want %d", got, want)
 	}
 	h.secret("keys", content{"shown": "3"})
-	must(t, h.refresh(t.Context(), r.ID))
+	must(t, h.refreshNow(r))
 	h.present(r, content{"shown": "3"})
 	h.unpublish(r)
 	h.nothingTaken()

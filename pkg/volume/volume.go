@@ -47,6 +47,9 @@ var (
 	ErrUnknown = errors.New("no such volume")
 	// ErrLocked: another call for the volume was under way until the context ended.
 	ErrLocked = errors.New("another call for this volume is under way")
+	// errStalled: a refresh does not return from the kernel.
+	errStalled = errors.New("the kernel does not let the driver write: a process holds the volume's directory, such as one " +
+		"that lists the directory into memory that a slow file system has to fill; the refresh goes on when that process does")
 	// ErrLeftover: a failed call leaves something of the volume. The caller must see to it that Unpublish is called.
 	ErrLeftover = errors.New("something of the volume is left")
 )
@@ -86,8 +89,8 @@ type Limits struct {
 	Files int
 	// Volumes of the node.
 	Volumes int
-	// NodeBytes is the memory that all volumes take: one version of their files, with whole pages and inodes, the content
-	// of the watched objects, and the records.
+	// NodeBytes is the memory that all volumes take: one version of their files, with whole pages and inodes, their
+	// records, and the content of their objects, once for each volume.
 	NodeBytes int64
 	// Objects that are watched.
 	Objects int
@@ -96,8 +99,8 @@ type Limits struct {
 	PodShare, NamespaceShare int
 }
 
-// volume is a published volume. What it is never changes once it is published; its lock in the Manager serialises work
-// on its files.
+// volume is a published volume. What it is never changes once it is published. Its lock in the Manager serialises calls,
+// and the queue serialises work on its files.
 type volume struct {
 	id         string
 	targetPath string
@@ -114,9 +117,16 @@ type volume struct {
 	// share is what the volume takes of the node's limits. A new volume has none.
 	share *share
 
-	// shown is read without the volume's lock: status and metrics must not wait for work on the files.
+	// mu guards what follows. It is held for no longer than it takes to read or write a field: status and metrics must
+	// not wait for work on the files.
 	mu    sync.Mutex
 	shown shown
+	// requested is the content that came with the last request, if the volume shows the content of requests.
+	requested []projected
+	// refreshing is when the refresh that runs now began; zero if none runs.
+	refreshing time.Time
+	// written is when the last refresh that wrote to the files ended.
+	written time.Time
 }
 
 // projection is a source of the spec and the object that it projects. Without an object, the content comes with
@@ -173,6 +183,52 @@ func (v *volume) setSpec(spec attributes.Spec) {
 	}
 }
 
+// request makes the content of a request the content that the volume has to show.
+func (v *volume) request(req Request) []projected {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.requested = []projected{{v.projections[0], source.FromRequest(req.Secrets)}}
+	return v.requested
+}
+
+// forgetRequest drops the content of the last request, for a volume that has its files and is not refreshed.
+func (v *volume) forgetRequest() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.requested = nil
+}
+
+// setRefreshing records when the refresh that runs now began; a zero time means that none runs.
+func (v *volume) setRefreshing(since time.Time) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.refreshing = since
+}
+
+// wrote records that a refresh wrote to the files.
+func (v *volume) wrote() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.written = time.Now()
+}
+
+// untilRefresh is how long the next refresh has to wait; zero or less if it need not.
+func (v *volume) untilRefresh() time.Duration {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return time.Until(v.written.Add(refreshInterval))
+}
+
+// refreshingFor is how long the refresh that runs now has been running; 0 if none runs.
+func (v *volume) refreshingFor() time.Duration {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.refreshing.IsZero() {
+		return 0
+	}
+	return time.Since(v.refreshing)
+}
+
 // name is what the pod calls the volume: kubelet makes it the directory of the target.
 func (v *volume) name() string { return filepath.Base(filepath.Dir(v.targetPath)) }
 
@@ -190,12 +246,11 @@ func (v *volume) objects() []source.Ref {
 	return slices.Collect(maps.Keys(distinct))
 }
 
-// heldBytes is the length of the keys and values of the objects, which the driver holds. The content of a request is not
-// held.
+// heldBytes is the length of the keys and values of the objects, or of the request, which the driver holds.
 func heldBytes(content []projected) (sum int64) {
 	seen := map[source.Ref]bool{}
 	for _, p := range content {
-		if p.ref.Kind == "" || seen[p.ref] {
+		if seen[p.ref] {
 			continue
 		}
 		seen[p.ref] = true
