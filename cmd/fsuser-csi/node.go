@@ -112,7 +112,7 @@ Linux 5.12 or later, and kubelet's root directory at the same path as on the hos
 	f.IntVar(&o.maxVolumes, "max-volumes", 2000, "maximum number of volumes on this node")
 	f.Int64Var(&o.maxNodeBytes, "max-node-bytes", 1<<30,
 		"maximum memory of all volumes in bytes: one version of their files in whole pages, 1.5 KiB for each file, "+
-			"directory and link, their records, and the content of their watched objects, once for each volume")
+			"directory and link, their records, and the content of their objects, once for each volume")
 	f.IntVar(&o.maxWatchedObjects, "max-watched-objects", 4000, "maximum number of watched objects")
 	// 110 pods, kubelet's default maximum, that share the node evenly have less than 1 % each, and need 50 % only if
 	// each of them has nine volumes and eighteen objects of its own.

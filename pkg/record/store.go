@@ -48,8 +48,11 @@ func Open(dir string) (*Store, error) {
 		return nil, fmt.Errorf("open directory of volume records (it must not be a symbolic link): %w", err)
 	}
 	defer d.Close()
-	if err := d.Chmod(0o700); err != nil {
-		return nil, fmt.Errorf("set mode of directory of volume records: %w", err)
+	// Kubelet may have made the directory, with mode 0755.
+	if st, err := d.Stat(); err != nil || st.Mode().Perm() != 0o700 {
+		if err := errors.Join(err, d.Chmod(0o700)); err != nil {
+			return nil, fmt.Errorf("set mode of directory of volume records: %w", err)
+		}
 	}
 	return &Store{dir: dir}, nil
 }

@@ -208,8 +208,8 @@ func (v *volume) contentFrom(get func(source.Ref) (source.Content, error)) ([]pr
 	return all, nil
 }
 
-// latest returns the content that the volume has to show now: what its objects hold, or what the last request brought;
-// nil if no request came since the driver started.
+// latest returns the content that the volume has to show now: what its objects hold, or what the last republish brought;
+// nil if no republish came since the driver started.
 func (m *Manager) latest(v *volume) ([]projected, error) {
 	if !v.fromRequest() {
 		return m.content(v)

@@ -183,7 +183,7 @@ func (m *Manager) firstContent(
 ) ([]projected, error) {
 	switch {
 	case v.fromRequest():
-		return v.request(req), nil
+		return v.contentOf(req), nil
 	case !v.watches():
 		return v.contentFrom(func(ref source.Ref) (source.Content, error) { return m.config.Source.Read(ctx, ref) })
 	}
@@ -268,6 +268,9 @@ func limitsOf(payload projector.Payload) tmpfs.Limits {
 func (m *Manager) republish(v *volume, req Request) error {
 	if !v.spec.SameRequest(req.Spec) || v.pod.UID != req.Pod.UID {
 		return fmt.Errorf("%w: volume %s at %s; delete the pod to publish it anew", ErrConflict, v.id, v.targetPath)
+	}
+	if v.spec.Refresh == attributes.RefreshOff {
+		return nil
 	}
 	if v.fromRequest() {
 		v.request(req)

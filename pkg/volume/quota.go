@@ -167,8 +167,8 @@ func portion(limit int64, percent int) int64 {
 	return max(1, limit/100*p+limit%100*p/100)
 }
 
-// resize counts a version of the volume's files and the content of its objects instead of what is counted. undo brings
-// back what was counted before.
+// resize counts a version of the volume's files, and the content that they come from, instead of what is counted. undo
+// brings back what was counted before.
 //
 // Content that is refused is not counted, although the driver holds it until the object changes again: what one pod
 // takes beyond its share must not be taken from others.

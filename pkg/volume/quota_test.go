@@ -404,6 +404,27 @@ func TestAnObjectCountsWholeEvenIfOneKeyOfItIsShown(t *testing.T) {
 	reliability.Shown(t, "F-41", "an object of 1 MiB of which one byte is shown, more than --max-node-bytes")
 }
 
+func TestTheContentOfARequestCountsAsLongAsItIsHeld(t *testing.T) {
+	h := newFakeHarness(t)
+	c := content{"k": "from the request"}
+	watch, off := h.request("watch"), h.request("off", "refresh", "off")
+	h.publish(watch)
+	if got, want := h.quota.taken(), takes(c); got != want {
+		t.Errorf("%d bytes are taken, want %d", got, want)
+	}
+	h.publish(off)
+	h.publish(off)
+	if got, want := h.quota.taken(), 2*takes(c)-int64(len("k")+len(c["k"])); got != want {
+		t.Errorf("%d bytes are taken, want %d", got, want)
+	}
+	if h.get(off.ID).requested != nil {
+		t.Error("the volume that is not refreshed holds the content of its request")
+	}
+	h.unpublish(watch)
+	h.unpublish(off)
+	h.nothingTaken()
+}
+
 // An object that grows where nobody looks makes its volume stale, and takes nothing from other pods.
 func TestAnObjectThatGrowsBeyondTheShareOfItsPod(t *testing.T) {
 	h := newFakeHarness(t, limited(func(l *Limits) { l.NodeBytes, l.PodShare = 1<<20, 10 }))

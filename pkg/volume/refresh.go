@@ -53,7 +53,7 @@ func (m *Manager) show(v *volume) (err error) {
 		return nil
 	}
 	if err == nil && content == nil {
-		return nil // no request came since the driver started
+		return nil // no republish came since the driver started
 	}
 	defer m.metrics.observe(&err)(opRefresh)
 	if err != nil {

@@ -89,8 +89,8 @@ type Limits struct {
 	Files int
 	// Volumes of the node.
 	Volumes int
-	// NodeBytes is the memory that all volumes take: one version of their files, with whole pages and inodes, the content
-	// of the watched objects, and the records.
+	// NodeBytes is the memory that all volumes take: one version of their files, with whole pages and inodes, their
+	// records, and the content of their objects, once for each volume.
 	NodeBytes int64
 	// Objects that are watched.
 	Objects int
@@ -121,7 +121,7 @@ type volume struct {
 	// not wait for work on the files.
 	mu    sync.Mutex
 	shown shown
-	// requested is the content that came with the last request, if the volume shows the content of requests.
+	// requested is the content of the last republish, if the volume shows the content of requests.
 	requested []projected
 	// refreshing is when the refresh that runs now began; zero if none runs.
 	refreshing time.Time
@@ -181,12 +181,16 @@ func (v *volume) setSpec(spec attributes.Spec) {
 	}
 }
 
+// contentOf returns the content of a request, for a volume that shows it.
+func (v *volume) contentOf(req Request) []projected {
+	return []projected{{v.projections[0], source.FromRequest(req.Secrets)}}
+}
+
 // request makes the content of a request the content that the volume has to show.
-func (v *volume) request(req Request) []projected {
+func (v *volume) request(req Request) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.requested = []projected{{v.projections[0], source.FromRequest(req.Secrets)}}
-	return v.requested
+	v.requested = v.contentOf(req)
 }
 
 // setRefreshing records when the refresh that runs now began; a zero time means that none runs.
@@ -242,7 +246,7 @@ func (v *volume) watched() []source.Ref {
 func (v *volume) heldBytes(content []projected) (sum int64) {
 	seen := map[source.Ref]bool{}
 	for _, p := range content {
-		if !v.watches() && !v.fromRequest() || seen[p.ref] {
+		if v.spec.Refresh == attributes.RefreshOff || seen[p.ref] {
 			continue
 		}
 		seen[p.ref] = true
