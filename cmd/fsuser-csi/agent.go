@@ -65,13 +65,12 @@ func (a agent) run(ctx context.Context) error {
 	}
 	defer stopHTTP()
 
-	// Refreshing ends after the last call has: a call may wait for it.
-	refreshing, stopRefreshing := context.WithCancel(context.WithoutCancel(ctx))
+	ctx, stop := context.WithCancel(ctx)
 	var running sync.WaitGroup
-	running.Go(func() { volumes.Run(refreshing) })
-	running.Go(func() { runEvents(refreshing) })
+	running.Go(func() { volumes.Run(ctx) })
+	running.Go(func() { runEvents(ctx) })
 	defer running.Wait()
-	defer stopRefreshing()
+	defer stop()
 
 	warnOfSwap(a.features.NoSwap, "/proc/swaps")
 	debug.FreeOSMemory() // what the start needed is not needed again

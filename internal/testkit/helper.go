@@ -14,18 +14,22 @@ import (
 const helperName = "FSUSER_TEST_HELPER"
 
 // RunHelper runs a helper process, for packages whose tests kill a second process or run one in another mount
-// namespace. TestMain calls it first. In a process that Helper started, it runs the named function and does not
-// return. In any other process, it does nothing.
+// namespace. TestMain calls it first. In a process that Helper or StartStall started, it runs the named function and
+// does not return. In any other process, it does nothing.
 func RunHelper(helpers map[string]func(args []string) error) {
 	name := os.Getenv(helperName)
 	if name == "" {
 		return
 	}
 	run := helpers[name]
+	if name == stallHelper {
+		run = stall
+	}
 	if run == nil {
 		fmt.Fprintf(os.Stderr, "no helper %q\n", name)
 		os.Exit(2)
 	}
+	os.Unsetenv(helperName)
 	if err := run(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

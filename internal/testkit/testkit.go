@@ -24,6 +24,7 @@ const inNamespace = "FSUSER_TEST_IN_NAMESPACE"
 // skipped test would count as passed. m is the *testing.M, or a wrapper that sets up what all tests of the package
 // share.
 func RunInMountNamespace(m interface{ Run() int }) {
+	RunHelper(nil)
 	if os.Getenv(inNamespace) != "" {
 		os.Exit(m.Run())
 	}

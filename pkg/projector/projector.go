@@ -84,7 +84,8 @@ type Payload struct {
 // The steps, marked by number in the code:
 //
 //  1. Check the payload.
-//  2. Find the current generation: what ..data names, if that is a name this package gives.
+//  2. Remove ..data_tmp, then find the current generation: what ..data names, if that is a name this package gives. In this
+//     order, because a killed process whose rename of ..data_tmp waits for the directory's lock can still complete it.
 //  3. Remove every other ".." name: only a killed writer leaves one.
 //  4. Compare the current generation with the payload: names, owners, modes, bytes. If equal, go to 7.
 //  5. Write a new generation; each file gets owner, then mode, before the generation has a visible name.
@@ -105,6 +106,9 @@ func Write(root int, p Payload) (changed bool, err error) {
 	defer dir.close()
 
 	// (2), (3)
+	if _, err := dir.lstat(dataLinkTmp); err == nil { // on a read-only mount an unlink fails even if nothing is there
+		_ = removeTree(dir, dataLinkTmp) // clean reports the error
+	}
 	current := currentGeneration(dir)
 	if err := clean(dir, current); err != nil {
 		return false, fmt.Errorf("remove what an earlier writer left: %w", err)

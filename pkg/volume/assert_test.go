@@ -64,9 +64,13 @@ func (h *harness) isThere(r Request) {
 	}
 }
 
-// shows fails the test unless the volume's visible files are these.
+// shows fails the test unless the volume's visible files are these, or become these while workers run.
 func (h *harness) shows(r Request, want content) {
 	h.t.Helper()
+	if h.stop != nil {
+		h.becomes(r, want)
+		return
+	}
 	if got := visible(h.t, r.TargetPath); !maps.Equal(got, want) {
 		h.t.Errorf("%s shows %.300q, want %.300q", r.ID, got, want)
 	}

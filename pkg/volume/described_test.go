@@ -155,7 +155,7 @@ func TestAPodsStatusAloneRewritesNothing(t *testing.T) {
 	h, r := newThree(t)
 	generation := readlink(t, r)
 	h.fake.setFields(r, "2", content{"metadata.labels": `app="web"`, "metadata.labels['app']": "web"})
-	must(t, h.refresh(t.Context(), r.ID))
+	must(t, h.refreshNow(r))
 	if now := readlink(t, r); now != generation {
 		t.Errorf("%s became %s", generation, now)
 	}

@@ -378,12 +378,42 @@ func (h *harness) directoryHas(name string, ok func(map[string][]byte, error) bo
 	})
 }
 
+// refreshNow refreshes the volume of a request, as a worker does.
+func (h *harness) refreshNow(r Request) error {
+	h.t.Helper()
+	err := h.refresh(h.get(r.ID))
+	if err != nil {
+		h.t.Logf("refresh %s: %v", r.ID, err)
+	}
+	return err
+}
+
+// settle refreshes what is queued, unless workers do it.
+func (h *harness) settle() {
+	for h.stop == nil && h.queue.Len() > 0 {
+		v, _ := h.queue.Get()
+		_ = h.refresh(v) // an error shows in the state of the volume
+		h.queue.Done(v)
+	}
+}
+
+// idle reports whether no refresh is queued or runs.
+func (h *harness) idle() bool {
+	for _, v := range h.all() {
+		if v.refreshingFor() > 0 {
+			return false
+		}
+	}
+	return h.queue.Len() == 0
+}
+
 // publish publishes a volume, and must succeed.
 func (h *harness) publish(r Request) {
 	h.t.Helper()
 	if err := h.Publish(h.t.Context(), r); err != nil {
 		h.t.Fatalf("publish %s: %v", r.ID, err)
 	}
+	h.settle()
 }
 
 // unpublish unpublishes a volume, and must leave nothing of it.

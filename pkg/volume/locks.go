@@ -21,9 +21,41 @@ type lock struct {
 	users int
 }
 
-// lock takes the lock of id and returns the function that releases it. The error wraps ErrLocked if ctx ended first.
+// lock takes the lock of id and returns the function that releases it. The error wraps ErrLocked if ctx ended first: a
+// call whose caller has given up must not begin.
 func (l *locks) lock(ctx context.Context, id string) (unlock func(), err error) {
+	k := l.enter(id)
+	select {
+	case k.taken <- struct{}{}:
+		unlock = func() { <-k.taken; l.leave(id, k) }
+		select {
+		case <-ctx.Done():
+			unlock()
+		default:
+			return unlock, nil
+		}
+	case <-ctx.Done():
+		l.leave(id, k)
+	}
+	return nil, fmt.Errorf("%w: %w", ErrLocked, context.Cause(ctx))
+}
+
+// tryLock is lock for a caller that does not wait. free reports whether the caller has the lock now.
+func (l *locks) tryLock(id string) (unlock func(), free bool) {
+	k := l.enter(id)
+	select {
+	case k.taken <- struct{}{}:
+		return func() { <-k.taken; l.leave(id, k) }, true
+	default:
+		l.leave(id, k)
+		return nil, false
+	}
+}
+
+// enter counts a user of the lock of id.
+func (l *locks) enter(id string) *lock {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.held == nil {
 		l.held = map[string]*lock{}
 	}
@@ -33,20 +65,14 @@ func (l *locks) lock(ctx context.Context, id string) (unlock func(), err error) 
 		l.held[id] = k
 	}
 	k.users++
-	l.mu.Unlock()
+	return k
+}
 
-	leave := func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if k.users--; k.users == 0 {
-			delete(l.held, id)
-		}
-	}
-	select {
-	case k.taken <- struct{}{}:
-		return func() { <-k.taken; leave() }, nil
-	case <-ctx.Done():
-		leave()
-		return nil, fmt.Errorf("%w: %w", ErrLocked, context.Cause(ctx))
+// leave ends what enter counted, and forgets a lock without users.
+func (l *locks) leave(id string, k *lock) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if k.users--; k.users == 0 {
+		delete(l.held, id)
 	}
 }

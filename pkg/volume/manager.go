@@ -46,7 +46,7 @@ type Config struct {
 	// SELinuxContext of the files; empty if SELinux is off.
 	SELinuxContext string
 	Limits         Limits
-	// Workers refresh that many volumes at the same time.
+	// Workers is how many volumes are refreshed at the same time. A refresh that stalls does not count.
 	Workers int
 	// CollectEvery is the interval for garbage-collecting volumes of deleted pods and checking that records can be
 	// written.
@@ -64,8 +64,9 @@ type Config struct {
 type Manager struct {
 	config  Config
 	metrics *metrics
-	// queue holds the ids of volumes to refresh. It coalesces: an id is in it once, and never with two workers.
-	queue workqueue.TypedRateLimitingInterface[string]
+	// queue holds the volumes to refresh. Only its workers write to the files of a published volume. It coalesces: a
+	// volume is in it once, and never with two workers.
+	queue workqueue.TypedRateLimitingInterface[*volume]
 	locks locks
 	quota *quota
 	// subscribing is held while a volume subscribes or unsubscribes, so that a count before and after shows the difference
@@ -92,8 +93,7 @@ func New(c Config) (*Manager, error) {
 		config:  c,
 		volumes: map[string]*volume{},
 		quota:   newQuota(l),
-		queue: workqueue.NewTypedRateLimitingQueue(
-			workqueue.NewTypedItemExponentialFailureRateLimiter[string](100*time.Millisecond, 2*time.Minute)),
+		queue:   newQueue(),
 	}
 	var err error
 	m.metrics, err = newMetrics(c.Metrics, m)
@@ -101,7 +101,7 @@ func New(c Config) (*Manager, error) {
 }
 
 // Ready reports why no volume can be published on this node: records can't be written. It answers from memory with the
-// result of the last collection: on a disk that hangs a check never returns.
+// result of the last check: on a disk that hangs a check never returns.
 func (m *Manager) Ready() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -125,48 +125,6 @@ func (m *Manager) checkRecords() {
 	}
 }
 
-// Run refreshes volumes as their objects change, and collects, until ctx ends. It returns when all that it started has
-// ended.
-func (m *Manager) Run(ctx context.Context) {
-	var running sync.WaitGroup
-	for range m.config.Workers {
-		running.Go(func() {
-			for m.refreshNext(ctx) {
-			}
-		})
-	}
-	running.Go(func() {
-		ticker := time.NewTicker(m.config.CollectEvery)
-		defer ticker.Stop()
-		for {
-			m.checkRecords()
-			select {
-			case <-ticker.C:
-				m.Collect(ctx)
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-	<-ctx.Done()
-	m.queue.ShutDown()
-	running.Wait()
-}
-
-func (m *Manager) refreshNext(ctx context.Context) bool {
-	id, shutdown := m.queue.Get()
-	if shutdown {
-		return false
-	}
-	defer m.queue.Done(id)
-	if err := m.refreshSafely(ctx, id); err != nil {
-		m.queue.AddRateLimited(id)
-	} else {
-		m.queue.Forget(id)
-	}
-	return true
-}
-
 func (m *Manager) get(id string) *volume {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -177,6 +135,13 @@ func (m *Manager) put(v *volume) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.volumes[v.id] = v
+}
+
+// remove has the Manager know the volume no more: it is not refreshed, and not reported.
+func (m *Manager) remove(v *volume) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.volumes, v.id)
 }
 
 func (m *Manager) all() []*volume {
@@ -193,7 +158,7 @@ func (m *Manager) subscribe(v *volume) (before, now int) {
 	defer m.subscribing.Unlock()
 	before = m.config.Source.Watched()
 	for _, p := range v.projections {
-		m.config.Source.Subscribe(p.ref, v.id, func() { m.queue.Add(v.id) })
+		m.config.Source.Subscribe(p.ref, v.id, func() { m.queue.Add(v) })
 	}
 	return before, m.config.Source.Watched()
 }
@@ -214,9 +179,7 @@ func (m *Manager) unsubscribe(v *volume) {
 func (m *Manager) forget(v *volume) {
 	m.unsubscribe(v)
 	m.quota.release(v.id)
-	m.mu.Lock()
-	delete(m.volumes, v.id)
-	m.mu.Unlock()
+	m.remove(v)
 	m.removeRecord(v.id)
 }
 
@@ -244,9 +207,15 @@ func (m *Manager) content(v *volume) ([]projected, error) {
 	return all, nil
 }
 
-// contentOf returns the content that came with a request, for a volume that shows it.
-func (v *volume) contentOf(req Request) []projected {
-	return []projected{{v.projections[0], source.FromRequest(req.Secrets)}}
+// latest returns the content that the volume has to show now: what its objects hold, or what the last request brought;
+// nil if no request came since the driver started.
+func (m *Manager) latest(v *volume) ([]projected, error) {
+	if !v.fromRequest() {
+		return m.content(v)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.requested, nil
 }
 
 // Usage tells how much of the file system of a published volume is in use. The error is ErrUnknown if no volume id is

@@ -42,7 +42,8 @@ func newMetrics(r prometheus.Registerer, m *Manager) (*metrics, error) {
 			Name: "fsuser_volume_failures_total",
 			Help: "Operations on volumes that failed, by operation (publish, refresh) and reason (not_found, forbidden, " +
 				"unavailable: the object can't be read; precondition: object or target is not as it must be; limit: the " +
-				"node has reached one; other).",
+				"node has reached one; stalled: a refresh runs for more than a second, which counts once more if it fails " +
+				"then; other).",
 		}, []string{"operation", "reason"}),
 		badRecords: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "fsuser_bad_records_total",
@@ -62,7 +63,7 @@ func newMetrics(r prometheus.Registerer, m *Manager) (*metrics, error) {
 // initialize makes every series visible before its first event.
 func (mt *metrics) initialize() {
 	for _, op := range []operation{opPublish, opRefresh} {
-		for _, reason := range []string{"not_found", "forbidden", "unavailable", "precondition", "limit", "other"} {
+		for _, reason := range []string{"not_found", "forbidden", "unavailable", "precondition", "limit", "stalled", "other"} {
 			mt.failures.WithLabelValues(string(op), reason)
 		}
 	}
@@ -99,6 +100,13 @@ func (m *Manager) gauges() (all []prometheus.Collector) {
 			}
 			return oldest
 		})
+	gauge("fsuser_oldest_refresh_seconds", "How long the refresh that has been running longest has been running; 0 if none "+
+		"runs. More than a second means that a process holds the volume's directory.", func() (oldest float64) {
+		for _, v := range m.all() {
+			oldest = max(oldest, v.refreshingFor().Seconds())
+		}
+		return oldest
+	})
 	return all
 }
 
@@ -135,7 +143,8 @@ func (mt *metrics) failed(op operation, err error) {
 		is   error
 		name string
 	}{
-		{source.ErrNotFound, "not_found"}, {source.ErrForbidden, "forbidden"}, {source.ErrUnavailable, "unavailable"}, {ErrInvalid, "precondition"}, {ErrPrecondition, "precondition"}, {ErrExhausted, "limit"},
+		{source.ErrNotFound, "not_found"}, {source.ErrForbidden, "forbidden"}, {source.ErrUnavailable, "unavailable"},
+		{ErrInvalid, "precondition"}, {ErrPrecondition, "precondition"}, {ErrExhausted, "limit"}, {errStalled, "stalled"},
 	} {
 		if errors.Is(err, r.is) {
 			reason = r.name

@@ -18,11 +18,11 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
-// Publish makes the volume appear at its target, or, if it is there already, makes sure that it is current. The same
-// request may come any number of times.
+// Publish makes the volume appear at its target, or, if it is there already, queues a refresh of it. The same request
+// may come any number of times.
 //
-// If a first publish fails, nothing of it is left, or the error wraps ErrLeftover. If a later one fails to refresh a
-// volume whose files are whole, Publish returns no error: the pod keeps what it has, and kubelet must not unmount it.
+// If a first publish fails, nothing of it is left, or the error wraps ErrLeftover. A refresh that fails is no error of
+// Publish: the pod keeps what it has, and kubelet must not unmount it.
 func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
 	unlock, err := m.locks.lock(ctx, req.ID)
 	if err != nil {
@@ -48,7 +48,7 @@ func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
 		return fmt.Errorf("%w: volume %s is published at %s, not at %s", ErrPrecondition, req.ID, v.targetPath, req.TargetPath)
 	case v != nil && state.Mounted && state.Identity == v.identity:
 		op = opRepublish
-		return m.republish(v, target, req)
+		return m.republish(v, req)
 	case state.Mounted:
 		if err := checkOurs(req.TargetPath, state); err != nil {
 			return err
@@ -57,7 +57,7 @@ func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
 			m.forget(v) // it may have subscribed to another object
 		}
 		op = opRepublish
-		return m.adopt(ctx, target, req, state)
+		return m.adopt(ctx, req, state)
 	case v != nil:
 		klog.InfoS("The mount of a published volume is gone; publishing it anew", "volume", v.id, "target", v.targetPath)
 		m.forget(v)
@@ -106,7 +106,7 @@ func (m *Manager) publish(ctx context.Context, target *tmpfs.Target, req Request
 	}
 	// No worker waits for a volume that is being published, so a refresh shows what came since the content was read.
 	if v.watches() {
-		m.queue.Add(v.id)
+		m.queue.Add(v)
 	} else {
 		m.unsubscribe(v)
 	}
@@ -169,7 +169,7 @@ func (m *Manager) readAllocatable(ctx context.Context, v *volume) error {
 // subscribes.
 func (m *Manager) firstContent(ctx context.Context, v *volume, req Request, done *undo) ([]projected, error) {
 	if v.fromRequest() {
-		return v.contentOf(req), nil
+		return v.request(req), nil
 	}
 	before, now := m.subscribe(v)
 	done.add(func() error { m.unsubscribe(v); return nil })
@@ -257,26 +257,22 @@ func limitsOf(payload projector.Payload) tmpfs.Limits {
 	return tmpfs.Limits{Bytes: bytes, Inodes: inodes}
 }
 
-// republish brings a published volume up to date. It never unmounts, and its only error is that the request asks for
-// something else.
-func (m *Manager) republish(v *volume, target *tmpfs.Target, req Request) error {
+// republish has a published volume brought up to date. It never unmounts, waits for no work on the files, and its only
+// error is that the request asks for something else.
+func (m *Manager) republish(v *volume, req Request) error {
 	if !v.spec.SameRequest(req.Spec) || v.pod.UID != req.Pod.UID {
 		return fmt.Errorf("%w: volume %s at %s; delete the pod to publish it anew", ErrConflict, v.id, v.targetPath)
 	}
-	if v.spec.Refresh == attributes.RefreshOff {
-		return nil
-	}
 	if v.fromRequest() {
-		m.show(v, target, v.contentOf(req))
-	} else {
-		m.showObjects(v, target)
+		v.request(req)
 	}
+	m.queue.Add(v)
 	return nil
 }
 
 // adopt takes over a mount that this driver made but has no record of. What it holds is whole: it was when it was
 // attached, and refresh replaces it whole.
-func (m *Manager) adopt(ctx context.Context, target *tmpfs.Target, req Request, state tmpfs.State) error {
+func (m *Manager) adopt(ctx context.Context, req Request, state tmpfs.State) error {
 	v := newVolume(req)
 	v.identity = state.Identity
 	// The owner when the volume was published stays the owner.
@@ -294,7 +290,7 @@ func (m *Manager) adopt(ctx context.Context, target *tmpfs.Target, req Request, 
 	if v.watches() {
 		m.subscribe(v)
 	}
-	return m.republish(v, target, req)
+	return m.republish(v, req)
 }
 
 // openTarget opens the place of the mount. Kubelet makes its parent before the call: if that is missing, kubelet and

@@ -760,7 +760,7 @@ func TestChangeDuringPublishIsNotLost(t *testing.T) {
 			if running {
 				h.run()
 			}
-			h.publish(r)
+			must(t, h.Publish(t.Context(), r))
 			if !running {
 				h.present(r, content{"k": "read"})
 				h.run()

@@ -94,10 +94,10 @@ func TestAVolumeThatDoesNotFitIsToldOfOnceWhateverTheOthersTake(t *testing.T) {
 	h.publish(r)
 	h.publish(other)
 	h.secret("keys", content{"a": strings.Repeat("x", 4*page)})
-	isErr(t, h.refresh(t.Context(), r.ID), ErrExhausted)
+	isErr(t, h.refreshNow(r), ErrExhausted)
 	h.secret("others", content{"a": "1"})
-	must(t, h.refresh(t.Context(), other.ID))
-	isErr(t, h.refresh(t.Context(), r.ID), ErrExhausted)
+	must(t, h.refreshNow(other))
+	isErr(t, h.refreshNow(r), ErrExhausted)
 	if got := log.take(t, r, "--max-node-bytes"); got != "Warning VolumeRefreshFailed" {
 		t.Errorf("events %q, want one", got)
 	}

@@ -101,11 +101,11 @@ func mountOf(v *volume) (state tmpfs.State, mounted bool, err error) {
 
 // Collect forgets volumes whose pod is gone although Unpublish never came: volumes whose directory kubelet has removed.
 // What the API server says of a pod is no reason to forget a volume: only the node knows whether its mounts are in use.
-func (m *Manager) Collect(ctx context.Context) {
+func (m *Manager) Collect() {
 	for _, v := range m.all() {
-		unlock, err := m.locks.lock(ctx, v.id)
-		if err != nil {
-			return
+		unlock, free := m.locks.tryLock(v.id)
+		if !free {
+			continue // a call for the volume is under way; the next collection looks again
 		}
 		if m.get(v.id) == v && isGone(filepath.Dir(v.targetPath)) {
 			klog.InfoS("The pod's directory is gone; forgetting its volume", "volume", v.id, "target", v.targetPath)

@@ -113,7 +113,7 @@ func TestManyChangesAreFewWritesAndTheLastOneStays(t *testing.T) {
 	r := h.request("v", "secretName", "keys")
 	h.publish(r)
 	h.run()
-	testkit.Eventually(t, patience, "the queue to be empty", func() bool { return h.queue.Len() == 0 && h.locks.isEmpty() })
+	testkit.Eventually(t, patience, "the workers to be idle", h.idle)
 	// No worker can write while the test holds the lock of the volume.
 	unlock, err := h.locks.lock(t.Context(), r.ID)
 	must(t, err)
@@ -122,7 +122,7 @@ func TestManyChangesAreFewWritesAndTheLastOneStays(t *testing.T) {
 	}
 	unlock()
 	h.becomes(r, content{"k": "999"})
-	testkit.Eventually(t, patience, "the queue to be empty", func() bool { return h.queue.Len() == 0 && h.locks.isEmpty() })
+	testkit.Eventually(t, patience, "the workers to be idle", h.idle)
 	// One refresh had a worker that waited for the lock, and one is for the changes that came meanwhile.
 	if n := h.counts()["refresh ok"]; n < 1 || n > 2 {
 		t.Errorf("1000 changes that came while the volume was busy took %d writes", n)
@@ -218,8 +218,8 @@ func TestRefreshThatFailsKeepsTheFiles(t *testing.T) {
 				n := h.counts()["refresh error"]
 				testkit.Eventually(t, patience, "another attempt", func() bool { return h.counts()["refresh error"] > n })
 			} else {
-				testkit.Eventually(t, patience, "the queue to be empty", func() bool { return h.queue.Len() == 0 && h.locks.isEmpty() })
-				if n := h.queue.NumRequeues(r.ID); n != 0 {
+				testkit.Eventually(t, patience, "the workers to be idle", h.idle)
+				if n := h.queue.NumRequeues(h.get(r.ID)); n != 0 {
 					t.Errorf("it was put back %d times, although only a change helps", n)
 				}
 			}
@@ -231,7 +231,7 @@ func TestRefreshThatFailsKeepsTheFiles(t *testing.T) {
 			want := repair()
 			h.becomes(r, want)
 			testkit.Eventually(t, patience, "the volume to be current", func() bool { return h.gauge("fsuser_stale_volumes") == 0 })
-			testkit.Eventually(t, patience, "the failures to be forgotten", func() bool { return h.queue.NumRequeues(r.ID) == 0 })
+			testkit.Eventually(t, patience, "the failures to be forgotten", func() bool { return h.queue.NumRequeues(h.get(r.ID)) == 0 })
 			h.present(r, want)
 			h.unpublish(r)
 		})
@@ -276,7 +276,7 @@ func TestRefreshThatGetsHalfwayIsFinished(t *testing.T) {
 	})
 	old := filepath.Join(r.TargetPath, readlink(t, r))
 	h.secret("keys", content{"a": "new", "b": "new", "c": "new"})
-	err := h.refresh(t.Context(), r.ID)
+	err := h.refreshNow(r)
 	isErr(t, err, unix.ENOSPC)
 	if b, err := os.ReadFile(r.TargetPath + "/a"); string(b) != "new" {
 		t.Fatalf("this test wants the new version to be visible; a holds %q, %v", b, err)
@@ -286,7 +286,7 @@ func TestRefreshThatGetsHalfwayIsFinished(t *testing.T) {
 	}
 
 	// The removal of the old version frees the inodes that the links need.
-	must(t, h.refresh(t.Context(), r.ID))
+	must(t, h.refreshNow(r))
 	h.present(r, content{"a": "new", "b": "new", "c": "new"})
 	if _, err := os.Stat(old); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the old version is still there: %v", err)
@@ -368,9 +368,9 @@ func TestVolumeWithRefreshOffIsNeverWritten(t *testing.T) {
 	gets := h.fake.called("Get")
 	inodes := h.snapshot()
 	h.secret("keys", content{"k": "changed"})
-	h.queue.Add(r.ID) // somebody else's notification
+	h.queue.Add(h.get(r.ID)) // somebody else's notification
 	h.publish(r)
-	testkit.Eventually(t, patience, "the queue to be empty", func() bool { return h.queue.Len() == 0 && h.locks.isEmpty() })
+	testkit.Eventually(t, patience, "the workers to be idle", h.idle)
 	h.unchanged(inodes)
 	if now := h.fake.called("Get"); now != gets {
 		t.Errorf("its object was read %d times after the first publish", now-gets)

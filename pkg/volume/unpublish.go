@@ -16,7 +16,8 @@ import (
 
 // Unpublish removes the volume from its target path, with all that is known of it. A volume that is not known, or not
 // there, is no error: kubelet repeats the call until it succeeds, and the pod stays in Terminating until then.
-// Unpublish calls no API server and needs to write nothing.
+// Unpublish calls no API server, needs to write nothing, and does not wait for a refresh: a refresh that the kernel
+// holds keeps the memory of the volume until it ends, and nothing else.
 func (m *Manager) Unpublish(ctx context.Context, id, targetPath string) (err error) {
 	unlock, err := m.locks.lock(ctx, id)
 	if err != nil {
@@ -28,14 +29,21 @@ func (m *Manager) Unpublish(ctx context.Context, id, targetPath string) (err err
 	if v != nil && v.targetPath != targetPath {
 		return fmt.Errorf("%w: volume %s is published at %s, not at %s; nothing was unmounted", ErrPrecondition, id, v.targetPath, targetPath)
 	}
+	if v == nil {
+		v = &volume{id: id, targetPath: targetPath}
+	} else {
+		m.remove(v) // a refresh that fails because the mount goes away is no failure
+		defer func() {
+			if err != nil {
+				m.put(v)
+				m.queue.Add(v)
+			}
+		}()
+	}
 	if err := detach(targetPath); err != nil {
 		return fmt.Errorf("unpublish volume %s: %w", id, err)
 	}
-	if v != nil {
-		m.forget(v)
-	} else {
-		m.removeRecord(id)
-	}
+	m.forget(v)
 	failpoint.Hit("unpublish-done")
 	klog.InfoS("Unpublished", "volume", id, "target", targetPath)
 	return nil

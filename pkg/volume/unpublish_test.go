@@ -234,7 +234,7 @@ func TestPublishAndUnpublishRace(t *testing.T) {
 		calls.Go(func() { published = h.Publish(ctx, r) })
 		calls.Go(func() { unpublished = h.Unpublish(t.Context(), r.ID, r.TargetPath) })
 		calls.Go(func() { h.secret("keys", content{"k": fmt.Sprint(i)}) })
-		calls.Go(func() { h.Collect(t.Context()) })
+		calls.Go(func() { h.Collect() })
 		if i%3 == 0 {
 			calls.Go(cancel)
 		}
@@ -266,6 +266,6 @@ func TestPublishAndUnpublishRace(t *testing.T) {
 		}
 	}
 	h.unpublish(r)
-	testkit.Eventually(t, patience, "the workers to be idle", func() bool { return h.queue.Len() == 0 && h.locks.isEmpty() })
+	testkit.Eventually(t, patience, "the workers to be idle", h.idle)
 	h.unchanged(before)
 }

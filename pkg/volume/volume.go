@@ -45,6 +45,9 @@ var (
 	ErrUnknown = errors.New("no such volume")
 	// ErrLocked: another call for the volume was under way until the context ended.
 	ErrLocked = errors.New("another call for this volume is under way")
+	// errStalled: a refresh does not return from the kernel.
+	errStalled = errors.New("the kernel does not let the driver write: a process holds the volume's directory, such as one " +
+		"that lists the directory into memory that a slow file system has to fill; the refresh goes on when that process does")
 	// ErrLeftover: a failed call leaves something of the volume. The caller must see to it that Unpublish is called.
 	ErrLeftover = errors.New("something of the volume is left")
 )
@@ -90,8 +93,8 @@ type Limits struct {
 	Objects int
 }
 
-// volume is a published volume. What it is never changes once it is published; its lock in the Manager serialises work
-// on its files.
+// volume is a published volume. What it is never changes once it is published. Its lock in the Manager serialises calls,
+// and the queue serialises work on its files.
 type volume struct {
 	id         string
 	targetPath string
@@ -106,9 +109,16 @@ type volume struct {
 	// projections are where the content comes from, one for each source of the spec.
 	projections []projection
 
-	// shown is read without the volume's lock: status and metrics must not wait for work on the files.
+	// mu guards what follows. It is held for no longer than it takes to read or write a field: status and metrics must
+	// not wait for work on the files.
 	mu    sync.Mutex
 	shown shown
+	// requested is the content that came with the last request, if the volume shows the content of requests.
+	requested []projected
+	// refreshing is when the refresh that runs now began; zero if none runs.
+	refreshing time.Time
+	// written is when the last refresh that wrote to the files ended.
+	written time.Time
 }
 
 // projection is a source of the spec and the object that it projects. Without an object, the content comes with
@@ -163,6 +173,45 @@ func (v *volume) setSpec(spec attributes.Spec) {
 		}
 		v.projections = append(v.projections, p)
 	}
+}
+
+// request makes the content of a request the content that the volume has to show.
+func (v *volume) request(req Request) []projected {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.requested = []projected{{v.projections[0], source.FromRequest(req.Secrets)}}
+	return v.requested
+}
+
+// setRefreshing records when the refresh that runs now began; a zero time means that none runs.
+func (v *volume) setRefreshing(since time.Time) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.refreshing = since
+}
+
+// wrote records that a refresh wrote to the files.
+func (v *volume) wrote() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.written = time.Now()
+}
+
+// untilRefresh is how long the next refresh has to wait; zero or less if it need not.
+func (v *volume) untilRefresh() time.Duration {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return time.Until(v.written.Add(refreshInterval))
+}
+
+// refreshingFor is how long the refresh that runs now has been running; 0 if none runs.
+func (v *volume) refreshingFor() time.Duration {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.refreshing.IsZero() {
+		return 0
+	}
+	return time.Since(v.refreshing)
 }
 
 // name is what the pod calls the volume: kubelet makes it the directory of the target.

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/klog/v2"
+)
+
+const (
+	// stallAfter is how long a refresh may run before it counts as stalled and another worker takes its place. A
+	// container owns the directory of its volume and can make the kernel wait in it. For example, a listing into memory
+	// whose page fault waits for a slow file system holds the directory's lock, and no signal ends the wait of a writer. A
+	// directory delegation (F_SETDELEG of fcntl(2), Linux 6.19) holds a writer for 45 seconds.
+	stallAfter = time.Second
+	// refreshInterval is the shortest time between two refreshes that write to one volume. The first change after a
+	// pause is shown at once.
+	refreshInterval = 100 * time.Millisecond
+	// stopTimeout is how long Run waits at its end for work that the kernel does not return from.
+	stopTimeout = 2 * time.Second
+)
+
+// Run refreshes volumes as their objects change, and collects, until ctx ends. It returns when all that it started has
+// ended. Work that the kernel does not return from ends with the process: Run waits for it for stopTimeout only.
+func (m *Manager) Run(ctx context.Context) {
+	var running sync.WaitGroup
+	running.Go(func() { m.refreshAll(ctx, &running) })
+	// The checks do not wait for each other: one of them may hang, with a disk.
+	running.Go(func() { m.repeat(ctx, m.checkRecords) })
+	running.Go(func() { m.repeat(ctx, m.Collect) })
+	<-ctx.Done()
+	m.queue.ShutDown()
+	ended := make(chan struct{})
+	go func() {
+		running.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(stopTimeout):
+		klog.InfoS("Stopped although work on a volume has not ended; it ends with the process")
+	}
+}
+
+// repeat calls check now and at each collection interval, until ctx ends.
+func (m *Manager) repeat(ctx context.Context, check func()) {
+	ticker := time.NewTicker(m.config.CollectEvery)
+	defer ticker.Stop()
+	for {
+		safely("check volumes", func() error { check(); return nil })
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// refreshAll refreshes the volumes of the queue, as many at a time as there are workers, until the queue is shut down.
+func (m *Manager) refreshAll(ctx context.Context, running *sync.WaitGroup) {
+	workers := make(chan struct{}, m.config.Workers)
+	for {
+		workers <- struct{}{}
+		v, shutdown := m.queue.Get()
+		if shutdown || ctx.Err() != nil {
+			return
+		}
+		free := sync.OnceFunc(func() { <-workers })
+		running.Go(func() {
+			defer free()
+			m.refreshNext(v, free)
+		})
+	}
+}
+
+// refreshNext refreshes a volume that came from the queue. It calls free when the refresh stalls.
+func (m *Manager) refreshNext(v *volume, free func()) {
+	defer m.queue.Done(v)
+	if wait := v.untilRefresh(); wait > 0 {
+		m.queue.AddAfter(v, wait)
+		return
+	}
+	v.setRefreshing(time.Now())
+	reported := make(chan struct{})
+	stalled := time.AfterFunc(stallAfter, func() {
+		defer close(reported)
+		free()
+		if m.get(v.id) == v {
+			m.stale(v, errStalled)
+		}
+	})
+	err := safely("refresh volume "+v.id, func() error { return m.refresh(v) })
+	v.setRefreshing(time.Time{})
+	if !stalled.Stop() {
+		<-reported
+		m.queue.Add(v) // the next refresh finds the volume current, also if the report came last
+	}
+	if err != nil {
+		m.queue.AddRateLimited(v)
+	} else {
+		m.queue.Forget(v)
+	}
+}
+
+// safely keeps a panic in work on one volume, or on all, from ending the driver: the panic becomes an error.
+func safely(what string, work func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			// The value could hold anything; the log gets its type alone.
+			err = fmt.Errorf("%s: panicked with a %T", what, p)
+			klog.ErrorS(err, "The driver has a bug", "stack", string(debug.Stack()))
+		}
+	}()
+	return work()
+}
+
+// newQueue returns a queue of volumes that takes turns between namespaces.
+func newQueue() workqueue.TypedRateLimitingInterface[*volume] {
+	return workqueue.NewTypedRateLimitingQueueWithConfig(
+		workqueue.NewTypedItemExponentialFailureRateLimiter[*volume](100*time.Millisecond, 2*time.Minute),
+		workqueue.TypedRateLimitingQueueConfig[*volume]{
+			DelayingQueue: workqueue.NewTypedDelayingQueueWithConfig(workqueue.TypedDelayingQueueConfig[*volume]{
+				Queue: workqueue.NewTypedWithConfig(workqueue.TypedQueueConfig[*volume]{Queue: &turns{}}),
+			}),
+		})
+}
+
+// turns is the order in which volumes are refreshed: the namespaces take turns, so that one with many volumes does not
+// hold up another. The volumes of a namespace keep the order in which they came. The workqueue serialises the calls.
+type turns struct {
+	// order has the namespaces with waiting volumes; the next one to take its turn comes first.
+	order   []string
+	waiting map[string][]*volume
+	length  int
+}
+
+// Push implements workqueue.Queue.
+func (t *turns) Push(v *volume) {
+	if t.waiting == nil {
+		t.waiting = map[string][]*volume{}
+	}
+	namespace := v.pod.Namespace
+	if len(t.waiting[namespace]) == 0 {
+		t.order = append(t.order, namespace)
+	}
+	t.waiting[namespace] = append(t.waiting[namespace], v)
+	t.length++
+}
+
+// Pop implements workqueue.Queue.
+func (t *turns) Pop() *volume {
+	namespace := t.order[0]
+	t.order = t.order[1:]
+	v, rest := t.waiting[namespace][0], t.waiting[namespace][1:]
+	if len(rest) == 0 {
+		delete(t.waiting, namespace)
+	} else {
+		t.waiting[namespace] = rest
+		t.order = append(t.order, namespace)
+	}
+	t.length--
+	return v
+}
+
+// Len implements workqueue.Queue.
+func (t *turns) Len() int { return t.length }
+
+// Touch implements workqueue.Queue.
+func (t *turns) Touch(*volume) {}
