@@ -11,10 +11,15 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/pkg/status"
 	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
@@ -136,6 +141,177 @@ func (s *shownNew) follow(t *testing.T, dirs ...string) {
 	}
 }
 
+// TestNeverOlder has what no proxy can play: etcd is restored to an earlier version, and one of two API servers lags.
+func TestNeverOlder(t *testing.T) {
+	nothingLeft(t)
+	c := startCluster(t)
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *cluster) (figure string)
+	}{
+		{"the driver restarts at another API server, which lags", laggingReplica},
+		{"etcd is restored to an earlier version", func(t *testing.T, c *cluster) string { return restoredEtcd(t, c, 0) }},
+		{"etcd is restored to an earlier version with a higher revision", func(t *testing.T, c *cluster) string { return restoredEtcd(t, c, 500) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			figure := test.run(t, c)
+			reliability.Shown(t, "F-43", figure)
+		})
+	}
+}
+
+// laggingReplica restarts the driver at an API server that is cut off from etcd, and whose cache is older than the files.
+func laggingReplica(t *testing.T, c *cluster) string {
+	const name = "f43-replica"
+	c.secret(t, name, map[string]string{"k": "old"})
+	relay := faultproxy.NewRelay(t, c.EtcdAddress())
+	replica := c.startReplica(t, relay.Addr().String())
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := c.Kubeconfig(kubeconfig, c.credentials); err != nil {
+		t.Fatal(err)
+	}
+	d := testkit.StartDriver(t, c.binary, "--access="+c.access, "--kubeconfig="+kubeconfig)
+	p, v := pod(name), ssh("secretName", name)
+	dir, stop := publish(t, d, p, v)
+	testkit.Eventually(t, converged, "the replica's cache to have the Secret", func() bool { return replica.cached(t, name) == "old" })
+
+	relay.Stall()
+	c.update(t, name, map[string]string{"k": "new"})
+	holds(t, filepath.Join(dir, "k"), "new")
+	generation := link(t, dir)
+	d.Kill()
+	proxy := faultproxy.New(t, replica.credentials)
+	if err := c.Kubeconfig(kubeconfig, proxy.Config()); err != nil {
+		t.Fatal(err)
+	}
+	d.StartAgain()
+	restarted := time.Now()
+	stillNew := func() {
+		t.Helper()
+		if text, err := os.ReadFile(filepath.Join(dir, "k")); err != nil || string(text) != "new" || link(t, dir) != generation {
+			t.Fatalf("the files went back: %q, %v", text, err)
+		}
+	}
+	testkit.Eventually(t, 2*converged, "the volume to be stale, with its files", func() bool {
+		stillNew()
+		return d.Metric("fsuser_stale_volumes") == 1
+	})
+	noticed := time.Since(restarted)
+	if text := replica.cached(t, name); text != "old" {
+		t.Errorf("the replica does not lag: its cache has %q", text)
+	}
+	if now := statusOf(t, d, p); now.Stale == "" || now.Refreshed != nil {
+		t.Errorf("the status is %+v", now)
+	}
+	requests := proxy.Asked()
+
+	relay.Heal()
+	healed := time.Now()
+	testkit.Eventually(t, converged, "the volume to be current", func() bool {
+		stillNew()
+		now := statusOf(t, d, p)
+		return now.Refreshed != nil && now.Stale == ""
+	})
+	took := time.Since(healed)
+	c.update(t, name, map[string]string{"k": "newer"})
+	holds(t, filepath.Join(dir, "k"), "newer")
+	stop()
+	unpublish(t, d, p, v.Name)
+	nothingAtAll(t, d)
+	return fmt.Sprintf("an API server that lags: stale after %s, %d requests; current %s after its end", seconds(noticed), requests, seconds(took))
+}
+
+// startReplica starts another API server, which reaches etcd at an address, until t ends. It returns the cluster as
+// clients of that API server see it.
+func (c *cluster) startReplica(t *testing.T, etcdAddress string) *cluster {
+	t.Helper()
+	host, stop, err := c.StartReplica(deadline(t), etcdAddress)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+	replica := *c
+	replica.credentials = rest.CopyConfig(c.credentials)
+	replica.credentials.Host = host
+	if replica.Interface, err = kubernetes.NewForConfig(replica.credentials); err != nil {
+		t.Fatal(err)
+	}
+	return &replica
+}
+
+// cached returns the key k of a Secret as the API server's cache has it.
+func (c *cluster) cached(t *testing.T, name string) string {
+	t.Helper()
+	s, err := c.CoreV1().Secrets(c.namespace).Get(deadline(t), name, metav1.GetOptions{ResourceVersion: "0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(s.Data["k"])
+}
+
+// restoredEtcd restores etcd to an earlier version and raises its revision, under a driver that runs and under one that
+// starts afterwards.
+func restoredEtcd(t *testing.T, c *cluster, revisions int) string {
+	const volumes, changes = 10, 10
+	runs, proxy := c.startBehind(t)
+	starts, _ := c.startBehind(t)
+	drivers := []*testkit.Driver{runs, starts}
+	var all []*many
+	for i, d := range drivers {
+		all = append(all, c.manyVolumes(t, d, fmt.Sprintf("f43-restored-%d-%d", revisions, i), volumes))
+	}
+	if err := c.BackUpEtcd(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range changes { // so many revisions are given out once more
+		for _, m := range all {
+			m.update(t, fmt.Sprint("change ", i))
+		}
+	}
+	for _, m := range all {
+		m.show(t, converged, fmt.Sprint("change ", changes-1))
+	}
+	starts.Kill()
+
+	proxy.Cut() // as a load balancer does while no API server is ready
+	if err := c.StopAPIServer(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.RestoreEtcd(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.AddRevisions(deadline(t), revisions); err != nil {
+		t.Fatal(err)
+	}
+	asked := proxy.Asked()
+	if err := c.StartAPIServer(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	proxy.Heal()
+	back := time.Now()
+	starts.StartAgain()
+	for _, m := range all {
+		m.show(t, converged, "before")
+	}
+	took := time.Since(back)
+	for _, d := range drivers {
+		testkit.Eventually(t, converged, "no volume to be stale", func() bool { return d.Metric("fsuser_stale_volumes") == 0 })
+	}
+	requests := proxy.Asked() - asked
+	if requests > 20*volumes {
+		t.Errorf("%d requests for %d volumes", requests, volumes)
+	}
+	for _, m := range all {
+		m.update(t, "after")
+		m.show(t, converged, "after")
+		m.unpublish(t)
+	}
+	for _, d := range drivers {
+		nothingAtAll(t, d)
+	}
+	return fmt.Sprintf("etcd restored under %d volumes: all as old as etcd %s after the API server was ready, %d requests", 2*volumes, seconds(took), requests)
+}
+
 // statusOf returns what the driver reports about the volume of a pod.
 func statusOf(t *testing.T, d *testkit.Driver, p kubelet.Pod) status.Volume {
 	t.Helper()
@@ -162,4 +338,3 @@ func statusOf(t *testing.T, d *testkit.Driver, p kubelet.Pod) status.Volume {
 	t.Fatalf("the status has no volume of pod %s", p.Name)
 	return status.Volume{}
 }
-
