@@ -169,7 +169,11 @@ func life(t *testing.T, c *cluster) {
 	}
 
 	var updates, latencies []time.Duration
+	// A volume is written at most every 100 ms.
+	pause := time.NewTicker(110 * time.Millisecond)
+	defer pause.Stop()
 	for i := 1; i <= rounds; i++ {
+		<-pause.C
 		text := fmt.Sprint("version ", i)
 		begun := time.Now()
 		c.update(t, "keys", map[string]string{"id_rsa": text})
