@@ -151,10 +151,14 @@ func (h *harness) startFlood() (stop func()) {
 	})
 	flooding.Go(func() { connect(ctx, "unix", filepath.Join(h.driver.Root, "plugins", "fsuser.csi.io", "csi.sock")) })
 	flooding.Go(func() { connect(ctx, "tcp", h.driver.HTTPAddress()) })
-	return func() {
-		h.t.Helper()
+	end := func() {
 		cancel()
 		flooding.Wait()
+	}
+	h.t.Cleanup(end)
+	return func() {
+		h.t.Helper()
+		end()
 		h.versions[flooded] = version
 		delete(h.unsettled, m.pod.UID)
 		h.converge("after a flood")
