@@ -48,7 +48,7 @@ func Promises() []Promise {
 		{"F-27", "The right to read is taken away", "the files stay, a metric and an Event say why; it never counts as \"missing\""},
 		{"F-28", "The network swallows packets without an error", "the driver notices, and the files follow once it heals"},
 		{"F-29", "An API server answers with an older version", "the driver asks for the version that it has, or for the newest: what was shown does not become older"},
-		{"F-30", "The driver has a bug: a call or a refresh panics", "the call fails, the process and all other volumes live on, no lock stays held"},
+		{"F-30", "The driver has a bug: a call, a refresh or the reading of an object panics", "the call fails, the process and all other volumes live on, no lock stays held"},
 		{"F-31", "Time: many thousand volumes come and go, objects are changed a million times", "updates that come faster than writes are merged; memory, goroutines, descriptors, mounts and records return to what they were"},
 		{"F-32", "Mounts would not reach the pods (propagation)", "the driver does not start and says what to set"},
 		{"F-33", "Kubelet's root directory is reached through a symbolic link", "it is resolved once, at the start"},
@@ -61,5 +61,8 @@ func Promises() []Promise {
 		{"F-40", "The driver's process is taken over", "it has four capabilities and may not gain more, a seccomp filter, and no core dump"},
 		{"F-41", "A volume or the node reaches a limit", "the request is refused with the limit's flag in the error; published volumes stay, and freed room can be used again"},
 		{"F-42", "A request is hostile: any field, attribute, target or order of calls in [hostile-inputs.md](hostile-inputs.md)", "it is refused before anything is touched; what is published stays as it is"},
+		{"F-47", "The API server refuses the objects of a volume, as many as a volume may have", "each object is asked for once; kubelet's next attempts make a few requests, until a moment has passed"},
+		{"F-50", "A connection to the API server answers pings while nothing comes through it", "a watch that brings neither an event nor a bookmark for three minutes is made anew"},
+		{"F-51", "The API server does not know the driver any more (401)", "this counts as an outage: the files stay, new pods of a watched object start, and nothing is taken for a denied right"},
 	}
 }

@@ -98,8 +98,8 @@ func TestUnauthorized(t *testing.T) {
 	api := newAPI(t, config)
 	ref := secretRef("any")
 	watched(t, api, ref)
-	if _, err := api.Get(ref); !errors.Is(err, source.ErrForbidden) || !strings.Contains(err.Error(), "Unauthorized") {
-		t.Errorf("error %v, want %v with the server's message", err, source.ErrForbidden)
+	if _, err := api.Get(ref); !errors.Is(err, source.ErrUnavailable) || !strings.Contains(err.Error(), "Unauthorized") {
+		t.Errorf("error %v, want %v with the server's message", err, source.ErrUnavailable)
 	}
 }
 
