@@ -262,6 +262,7 @@ func TestNewest(t *testing.T) {
 			})
 		}
 	}
+	reliability.Shown(t, "F-29", "a subscriber that asks for the newest, 8 times, of an outdated cache")
 }
 
 // outdated is an API server whose cache has version 3 of a Secret, and whose storage has version 9 or nothing.
