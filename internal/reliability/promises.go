@@ -48,7 +48,7 @@ func Promises() []Promise {
 		{"F-27", "The right to read is taken away", "the files stay, a metric and an Event say why; it never counts as \"missing\""},
 		{"F-28", "The network swallows packets without an error", "the driver notices, and the files follow once it heals"},
 		{"F-29", "An API server answers with an older version", "the driver asks for the version that it has, or for the newest: what was shown does not become older"},
-		{"F-30", "The driver has a bug: a call or a refresh panics", "the call fails, the process and all other volumes live on, no lock stays held"},
+		{"F-30", "The driver has a bug: a call, a refresh or the reading of an object panics", "the call fails, the process and all other volumes live on, no lock stays held"},
 		{"F-31", "Time: many thousand volumes come and go, objects are changed a million times", "updates that come faster than writes are merged; memory, goroutines, descriptors, mounts and records return to what they were"},
 		{"F-32", "Mounts would not reach the pods (propagation)", "the driver does not start and says what to set"},
 		{"F-33", "Kubelet's root directory is reached through a symbolic link", "it is resolved once, at the start"},
@@ -65,8 +65,11 @@ func Promises() []Promise {
 		{"F-44", "A process holds the directory of its volume, so that the kernel makes each writer wait in it", "other volumes are refreshed, after at most a second for each set of workers; the held volume is stale in metric, status and Event; its republish and unpublish end; its files follow when the process lets go"},
 		{"F-45", "The driver is killed (SIGKILL) while a thread of it is stuck in a volume's directory, so that the process can't end", "the next driver starts, and takes over and refreshes the other volumes; what the stuck thread was doing changes nothing that is shown"},
 		{"F-46", "One pod, or all pods of one namespace, take as much as they can", "they get their share of the volumes, the memory and the watched objects of the node (`--pod-share`, `--namespace-share`); a volume beyond it is refused before any of its objects is read, and other pods get their volumes"},
+		{"F-47", "The API server refuses the objects of a volume, as many as a volume may have", "each object is asked for once; kubelet's next attempts make a few requests, until a moment has passed"},
 		{"F-48", "`--http-address` is flooded: with idle connections, unfinished requests, requests for metrics", "`/healthz` answers, and kubelet's calls are served meanwhile; the connections are bounded, and the oldest is closed for a new one"},
 		{"F-49", "One object is updated without end, and many volumes show it", "a volume is written at most every 100 ms, and the last update is shown; namespaces take turns, so a volume of another namespace waits for one refresh of each worker"},
+		{"F-50", "A connection to the API server answers pings while nothing comes through it", "a watch that brings neither an event nor a bookmark for three minutes is made anew"},
+		{"F-51", "The API server does not know the driver any more (401)", "this counts as an outage: the files stay, new pods of a watched object start, and nothing is taken for a denied right"},
 		{"F-52", "A line of the node's mount table is unreadable (a mount with an empty source)", "the driver starts, and recognizes its own mounts; it reads the lines of those alone"},
 	}
 }
