@@ -56,6 +56,7 @@ func TestDriverWithRealAPIServer(t *testing.T) {
 		{"hostile unpublishes take nothing away, harmless ones succeed", hostileUnpublish},
 		{"what is just allowed works", acceptedEdges},
 		{"more than the limits is refused", tooMuch},
+		{"one pod can't take all watches of the node", greedyPod},
 		{"without a descriptor left a call is refused, and the next one has what is freed", tooManyDescriptors},
 		{"calls that overtake each other", callsThatOvertake},
 		{"no secret leaks, at any level of the log", nothingLeaks},
