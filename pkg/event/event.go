@@ -12,7 +12,9 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"fmt"
 	"maps"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -191,10 +193,22 @@ func (s *series) remember(k kind, w *written) {
 func (r *Recorder) write(ctx context.Context, s *series, e Event, now time.Time) {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	if err := r.send(ctx, s, e, now); err != nil {
+	if err := r.sendSafely(ctx, s, e, now); err != nil {
 		r.dropped.Add(1)
 		klog.V(2).ErrorS(err, "Event not written", "pod", klog.KRef(e.Pod.Namespace, e.Pod.Name), "reason", e.Reason)
 	}
+}
+
+// sendSafely keeps a panic of one Event from ending the driver.
+func (r *Recorder) sendSafely(ctx context.Context, s *series, e Event, now time.Time) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			// The value could hold anything; the log gets its type alone.
+			err = fmt.Errorf("writing panicked with a %T", p)
+			klog.ErrorS(err, "The driver has a bug", "reason", e.Reason, "stack", string(debug.Stack()))
+		}
+	}()
+	return r.send(ctx, s, e, now)
 }
 
 func (r *Recorder) send(ctx context.Context, s *series, e Event, now time.Time) error {

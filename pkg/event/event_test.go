@@ -21,6 +21,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/rest"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
 // request is what the API server got: a POST's Event, or a PATCH's fields.
@@ -39,6 +42,8 @@ type apiServer struct {
 	requests []request
 	// answer is the status code; 0 is 201.
 	answer int
+	// broken makes a request panic.
+	broken bool
 }
 
 func newAPIServer(t *testing.T) (*apiServer, rest.Interface) {
@@ -75,6 +80,9 @@ func (s *apiServer) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.broken {
+		panic("the secret value")
+	}
 	s.requests = append(s.requests, got)
 	code := s.answer
 	if code == 0 {
@@ -95,6 +103,12 @@ func (s *apiServer) answers(code int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.answer = code
+}
+
+func (s *apiServer) breaks(broken bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.broken = broken
 }
 
 func pod(name string) Pod { return Pod{Namespace: "team", Name: name, UID: "uid-" + name} }
@@ -128,6 +142,25 @@ func TestAnEventIsAboutThePodInThePodsNamespace(t *testing.T) {
 			t.Errorf("%+v", e)
 		}
 	})
+}
+
+func TestAPanicCostsOneEvent(t *testing.T) {
+	logged := testkit.LogOf(t, 5)
+	run(t, func(t *testing.T, r *Recorder, s *apiServer) {
+		s.breaks(true)
+		r.Record(Event{Pod: pod("web"), Type: Warning, Reason: "First"})
+		synctest.Wait()
+		s.breaks(false)
+		r.Record(Event{Pod: pod("web"), Type: Warning, Reason: "Second"})
+		synctest.Wait()
+		if got := s.take(); len(got) != 1 || got[0].event.Reason != "Second" || r.Dropped() != 1 {
+			t.Errorf("requests %+v, %d Events dropped", got, r.Dropped())
+		}
+	})
+	if text := logged.Text(); !strings.Contains(text, "panicked with a string") || strings.Contains(text, "the secret value") {
+		t.Errorf("the log: %s", text)
+	}
+	reliability.Shown(t, "F-30", "a panic costs one Event")
 }
 
 // A pod's name has up to 253 characters, and so has the Event's, which is longer by its unique part.

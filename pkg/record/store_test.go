@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -29,7 +30,7 @@ import (
 const golden = `{"version":4,"volumeID":"csi-1","targetPath":"/pods/uid/volumes/kubernetes.io~csi/ssh/mount",` +
 	`"pod":{"namespace":"team","name":"web-0","uid":"0b5c"},` +
 	`"spec":{"volume":"ssh-keys","objects":[{"kind":"Secret","name":"ssh-keys","items":[` +
-	`{"key":"key","container":"c","divisor":"1Mi","path":"dir/\u003cpath\u003e \u0026 \"more\"","mode":292,"uid":3},` +
+	`{"key":"key","container":"c","divisor":"1Mi","path":"dir/<path> & \"more\"","mode":292,"uid":3},` +
 	`{"key":"k2","path":"p2"}],"optional":true,"mode":256},{"mode":0}],` +
 	`"uid":1000,"gid":2000,"mode":384,"defaultUser":71,"dirMode":493,"refresh":"watch",` +
 	`"paths":{"dir/a:b\n\\":{"uid":4,"gid":5,"mode":0},"p2":{}},` +
@@ -58,6 +59,53 @@ func TestGolden(t *testing.T) {
 	everyFieldSet(t, "Volume", reflect.ValueOf(full()))
 	if got := load(t, s); !reflect.DeepEqual(got, map[string]Volume{"csi-1": full(), "csi-0": minimal("csi-0")}) {
 		t.Errorf("loaded %+v", got)
+	}
+}
+
+func TestOpenMakesTheDirectoryPrivate(t *testing.T) {
+	testkit.NothingLeft(t)
+	dir := filepath.Join(t.TempDir(), "volumes")
+	if err := errors.Join(os.Mkdir(dir, 0), os.Chmod(dir, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(dir); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := os.Lstat(dir); err != nil || st.Mode() != fs.ModeDir|0o700 {
+		t.Errorf("mode %v, %v", st.Mode(), err)
+	}
+}
+
+func TestOpenChangesNothingBehindALink(t *testing.T) {
+	testkit.NothingLeft(t)
+	victim, link := t.TempDir(), filepath.Join(t.TempDir(), "volumes")
+	if err := errors.Join(os.Chmod(victim, 0o755), os.Symlink(victim, link)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(link); err == nil || !strings.Contains(err.Error(), link) {
+		t.Errorf("error %v, want one that names the link", err)
+	}
+	if st, err := os.Lstat(victim); err != nil || st.Mode() != fs.ModeDir|0o755 {
+		t.Errorf("mode %v, %v", st.Mode(), err)
+	}
+}
+
+// What is known when a volume's share is reserved is enough for the length of its record.
+func TestMaxLengthIsKnownBeforeTheMountIsMade(t *testing.T) {
+	testkit.NothingLeft(t)
+	s, _ := newStore(t)
+	v := full()
+	v.Spec.Sources[0].Items[0].Path = strings.Repeat("<&>\x01", 1000)
+	early := v
+	early.Size, early.Device, early.FSID = 0, 0, 0
+	v.Size, v.Device, v.FSID = math.MaxInt64, math.MaxUint64, math.MaxUint64
+	save(t, s, v)
+	st, err := os.Stat(s.path(v.VolumeID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := MaxLength(early); int64(got) != st.Size() || got > 10000 {
+		t.Errorf("got %d bytes, the file has %d; want less than 10000", got, st.Size())
 	}
 }
 

@@ -93,7 +93,7 @@ func (a *API) startWatcher(o *object) (stop func()) {
 	}
 	ctx, cancel := context.WithCancel(a.ctx)
 	w := &watcher{api: a, object: o, listVersion: anyVersion}
-	if o.seen || o.ref.Newest {
+	if o.seen || o.consistent {
 		w.listVersion = ""
 	}
 	a.running.Go(func() {

@@ -32,9 +32,12 @@ const (
 	outageThreshold = 10 * time.Second
 )
 
-// object is the state of one object. The registry's lock guards all but ref and retry.
+// object is the state of one object. The registry's lock guards all but ref, consistent and retry.
 type object struct {
 	ref Ref
+	// consistent: the first list is consistent. Else it is of any version, which can be older than what an earlier watch
+	// has seen.
+	consistent bool
 	// subscribers are the functions to call after each change of the result, by subscriber.
 	subscribers map[string]func()
 	// stop ends the goroutine or the timer that keeps the object current.

@@ -34,9 +34,16 @@ func newMachine() *machine {
 		m.started++
 		return func() { m.ended++ }
 	}
-	m.Subscribe(m.ref, "v", func() { m.notified++ })
+	m.Subscribe(m.ref, "v", false, func() { m.notified++ })
 	m.object = m.objects[m.ref]
 	return m
+}
+
+// starts returns the number of starts while a timer can start the source.
+func (m *machine) starts() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.started
 }
 
 func (m *machine) found(c Content) { m.update(m.object, event{kind: found, content: c}) }
@@ -332,13 +339,13 @@ func TestRetryNow(t *testing.T) {
 			m := newMachine()
 			test.state(m)
 			blocked := m.blocked(t)
-			m.Subscribe(m.ref, "v", func() {})
+			m.Subscribe(m.ref, "v", false, func() {})
 			if len(m.retry) != 0 || m.blocked(t) != blocked {
 				t.Error("a retry for an old subscriber")
 			}
-			m.Subscribe(m.ref, "two", func() {})
+			m.Subscribe(m.ref, "two", false, func() {})
 			pending := m.pending
-			m.Subscribe(m.ref, "three", func() {})
+			m.Subscribe(m.ref, "three", false, func() {})
 			if retries := len(m.retry) == 1; retries != test.retries || m.blocked(t) != (blocked || test.retries) {
 				t.Errorf("retry: %v, blocked: %v", retries, m.blocked(t))
 			}
@@ -358,7 +365,9 @@ func TestSubscribers(t *testing.T) {
 	m := newMachine()
 	other := Ref{Kind: attributes.ConfigMap, Namespace: "n", Name: "a"}
 	notified := map[string]int{}
-	subscribe := func(ref Ref, subscriber string) { m.Subscribe(ref, subscriber, func() { notified[subscriber]++ }) }
+	subscribe := func(ref Ref, subscriber string) {
+		m.Subscribe(ref, subscriber, false, func() { notified[subscriber]++ })
+	}
 
 	subscribe(m.ref, "one")
 	subscribe(m.ref, "one")
@@ -405,12 +414,65 @@ func TestSubscribers(t *testing.T) {
 	}
 }
 
+// TestNewestReplacesTheWatch asks for the newest version of an object whose list was of any version.
+func TestNewestReplacesTheWatch(t *testing.T) {
+	m := newMachine()
+	old := Content{UID: "u", ResourceVersion: "1"}
+	m.found(old)
+	before := m.object
+	notified := 0
+	m.Subscribe(m.ref, "recovered", true, func() { notified++ })
+	if m.started != 2 || m.ended != 1 || m.notified != 1 || notified != 0 {
+		t.Errorf("%d started, %d ended, %d and %d notifications; want a new watch, and nobody notified yet",
+			m.started, m.ended, m.notified, notified)
+	}
+	m.update(before, event{kind: found, content: old}) // a late event of the old watch
+	if _, err := m.Get(m.ref); !errors.Is(err, ErrUnavailable) || m.objects[m.ref].pending == nil {
+		t.Errorf("error %v; want no result before the new watch has one", err)
+	}
+	m.object = m.objects[m.ref]
+	m.found(Content{UID: "u", ResourceVersion: "2"})
+	if c, err := m.Get(m.ref); err != nil || c.ResourceVersion != "2" || m.notified != 2 || notified != 1 {
+		t.Errorf("version %q, error %v, %d and %d notifications; want both subscribers notified of version 2",
+			c.ResourceVersion, err, m.notified, notified)
+	}
+	m.Subscribe(m.ref, "adopted", true, func() {})
+	m.Subscribe(m.ref, "new", false, func() {})
+	if m.started != 2 {
+		t.Errorf("%d started, want no other watch: the list was consistent", m.started)
+	}
+}
+
+// TestNewestKeepsWaiters replaces the watch while somebody waits for its first result.
+func TestNewestKeepsWaiters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		returned := false
+		go func() {
+			m.Wait(t.Context(), m.ref)
+			returned = true
+		}()
+		synctest.Wait()
+		m.Subscribe(m.ref, "recovered", true, func() {})
+		synctest.Wait()
+		if returned {
+			t.Error("Wait returned without a result")
+		}
+		m.object = m.objects[m.ref]
+		m.found(Content{ResourceVersion: "1"})
+		synctest.Wait()
+		if !returned {
+			t.Error("Wait does not return with the result of the new watch")
+		}
+	})
+}
+
 // TestImmutable reads an object once, and again for a new subscriber or after a while.
 func TestImmutable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		notified := map[string]int{}
-		subscribe := func(subscriber string) { m.Subscribe(m.ref, subscriber, func() { notified[subscriber]++ }) }
+		subscribe := func(subscriber string) { m.Subscribe(m.ref, subscriber, false, func() { notified[subscriber]++ }) }
 		one := Content{UID: "u", ResourceVersion: "1", Immutable: true}
 		m.complete(one)
 		subscribe("v")
@@ -434,7 +496,7 @@ func TestImmutable(t *testing.T) {
 
 		time.Sleep(m.recheck/2 - 1)
 		synctest.Wait()
-		if m.started != 2 {
+		if m.starts() != 2 {
 			t.Error("read again too early")
 		}
 		time.Sleep(m.recheck/2 + 1)
@@ -484,7 +546,7 @@ func TestConcurrently(t *testing.T) {
 	for _, subscriber := range []string{"one", "two", "three"} {
 		subscribers.Go(func() {
 			for range 200 {
-				r.Subscribe(ref, subscriber, func() {})
+				r.Subscribe(ref, subscriber, false, func() {})
 				r.Wait(t.Context(), ref)
 				_, _ = r.Get(ref)
 				_, _ = r.Outage(ref)

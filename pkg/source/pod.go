@@ -26,6 +26,19 @@ func (a *API) Pod(ctx context.Context, namespace, name, uid string) (*corev1.Pod
 	return pod, err
 }
 
+// Read reads an object once, in its newest version. The error is an *Error.
+func (a *API) Read(ctx context.Context, ref Ref) (Content, error) {
+	object, err := readObject[runtime.Object](ctx, a, ref)
+	if err != nil {
+		return Content{}, err
+	}
+	content, ok := contentOf(ref.Kind, object)
+	if !ok {
+		return Content{}, a.explain(ref, errNotUnderstood)
+	}
+	return content, nil
+}
+
 func anotherPod(ref Ref) error {
 	return &Error{Ref: ref, Reason: ErrNotFound, Detail: "there is another pod of this name"}
 }

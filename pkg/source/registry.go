@@ -29,17 +29,15 @@ func newRegistry(recheck time.Duration) registry {
 // Subscribe keeps ref current for subscriber until Unsubscribe. It calls changed after each change of the result of
 // Get, including the first one, and immediately if there is a result already. changed must not block, nor call the
 // source. A second call for the same subscriber has no other effect.
-func (r *registry) Subscribe(ref Ref, subscriber string, changed func()) {
+//
+// newest: the subscriber has shown content of an earlier watch, so the first list of the watch must be consistent. An
+// object whose first list was of any version gets a new watch, and has no result until the new watch has one.
+func (r *registry) Subscribe(ref Ref, subscriber string, newest bool, changed func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	o := r.objects[ref]
-	if o == nil {
-		o = &object{
-			ref: ref, subscribers: map[string]func(){subscriber: changed}, retry: make(chan struct{}, 1),
-		}
-		r.objects[ref] = o
-		r.restart(o)
-		return
+	if o == nil || newest && !o.consistent {
+		o = r.replace(o, ref, newest)
 	}
 	_, known := o.subscribers[subscriber]
 	o.subscribers[subscriber] = changed
@@ -53,6 +51,21 @@ func (r *registry) Subscribe(ref Ref, subscriber string, changed func()) {
 	default:
 		o.retryNow() // the next attempt may be minutes away, and the new subscriber may bring the right to read
 	}
+}
+
+// replace begins to keep an object current, in place of old if that is not nil. A late event of the watch of old
+// changes nothing, because old is not in the map any more. The lock is held.
+func (r *registry) replace(old *object, ref Ref, consistent bool) *object {
+	o := &object{
+		ref: ref, consistent: consistent, subscribers: map[string]func(){}, retry: make(chan struct{}, 1),
+	}
+	if old != nil {
+		old.stop()
+		o.subscribers, o.pending = old.subscribers, old.pending
+	}
+	r.objects[ref] = o
+	r.restart(o)
+	return o
 }
 
 // Unsubscribe undoes Subscribe. After the last subscriber the watch ends and the content is forgotten.
@@ -117,18 +130,9 @@ func (r *registry) Outage(ref Ref) (since time.Time, err error) {
 	return o.outageSince, o.outage
 }
 
-// Watched returns the number of distinct objects that have subscribers.
+// Watched returns the number of objects that have subscribers.
 func (r *registry) Watched() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	distinct := len(r.objects)
-	for ref := range r.objects {
-		if ref.Newest {
-			ref.Newest = false
-			if r.objects[ref] != nil {
-				distinct--
-			}
-		}
-	}
-	return distinct
+	return len(r.objects)
 }

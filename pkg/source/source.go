@@ -5,7 +5,8 @@
 // publish request itself (FromRequest).
 //
 // API and Directory have the same methods. A subscriber (a volume) subscribes to an object, reads the last known state
-// with Get, is notified of each change, and unsubscribes. An object has one watch, however many subscribers it has.
+// with Get, is notified of each change, and unsubscribes. An object has one watch, however many subscribers it has. A
+// volume that does not follow its objects has no watch: Read reads each object once.
 package source
 
 import (
@@ -36,9 +37,6 @@ type Ref struct {
 	Kind      attributes.Kind
 	Namespace string
 	Name      string
-	// Newest requires a consistent first read instead of one served from the API server's cache. Such a Ref has a watch
-	// of its own.
-	Newest bool
 }
 
 // String returns the kind and the name for messages: Secret "namespace/name".

@@ -26,7 +26,8 @@ import (
 //  1. If a version is known, watch from that version: go to 5.
 //  2. Else request a streaming list, which is a list and a watch in one request. The first list is of any version: the
 //     API server answers at once from its cache, and the events that follow correct it. Later lists are of the newest
-//     version, because what was seen must not become older. So is the first list for Ref.Newest.
+//     version, because what was seen must not become older. So is the first list for a volume that an earlier process
+//     published: that process may have seen a newer version than the cache has.
 //  3. If the API server does not support streaming lists, get the object. If it exists, go to 1. Else watch from the
 //     most recent version: go to 5.
 //  4. After the list, the object is found or missing. A list of any version may lack the object only because the cache

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -199,7 +200,7 @@ func TestRounds(t *testing.T) {
 			})
 			ref := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
 			var notified atomic.Int64
-			api.Subscribe(ref, "v", func() { notified.Add(1) })
+			api.Subscribe(ref, "v", false, func() { notified.Add(1) })
 			testkit.Eventually(t, soon, "the last answer", func() bool { return value(&api.registry, ref) == "30" })
 			mu.Lock()
 			defer mu.Unlock()
@@ -213,8 +214,8 @@ func TestRounds(t *testing.T) {
 	}
 }
 
-// TestNewest uses an API server with an outdated cache: only a Ref with Newest gets the newest version, even of an
-// object that has a watch already.
+// TestNewest uses an API server with an outdated cache: a subscriber that asks for the newest version gets no older
+// one, even of an object that has a watch already.
 func TestNewest(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -224,62 +225,106 @@ func TestNewest(t *testing.T) {
 	}{
 		"changed":                          {false, false, "list "},
 		"deleted":                          {false, true, "list "},
-		"changed, without streaming lists": {true, false, "list , get, watch 8"},
+		"changed, without streaming lists": {true, false, "list , get, watch 9"},
 		"deleted, without streaming lists": {true, true, "list , get, watch "},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			ref := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
-			newest := ref
-			newest.Newest = true
-			var mu sync.Mutex
-			var asked []string
-			api := serve(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
-				what := askedFor(r)
-				if what == "list 0" {
-					stay(w, r, list(t, "3"))
-					return
+		for _, watched := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, watched already: %v", name, watched), func(t *testing.T) {
+				t.Parallel()
+				ref := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
+				server := &outdated{t: t, noStreaming: test.noStreaming, missing: test.missing}
+				api := serve(t, Options{}, server.ServeHTTP)
+				if watched {
+					api.Subscribe(ref, "new", false, func() {})
+					waitKnown(t, &api.registry, ref)
+					if got := value(&api.registry, ref); got != "3" {
+						t.Errorf("a new volume got %q, want the cache's version", got)
+					}
 				}
-				mu.Lock()
-				asked = append(asked, what)
-				mu.Unlock()
-				events := list(t, "9")
-				if test.missing {
-					events = bookmark(t, "9", true)
+				api.Subscribe(ref, "recovered", true, func() {
+					server.recovered.CompareAndSwap(nil, ptr.To(api.objects[ref].result.content.ResourceVersion))
+				})
+				api.Subscribe(ref, "adopted", true, func() {}) // the same list serves both
+				waitKnown(t, &api.registry, ref)
+				if c, err := api.Get(ref); test.missing != errors.Is(err, ErrNotFound) ||
+					!test.missing && (err != nil || string(c.Data["key"]) != "9") {
+					t.Errorf("the newest is %s, %v", c.Data, err)
 				}
-				switch {
-				case strings.HasPrefix(what, "watch"):
-					stay(w, r, bookmark(t, "9", false))
-				case what == "get" && test.missing:
-					refuse(t, w, apierrors.NewNotFound(schema.GroupResource{}, "a"))
-				case what == "get":
-					_, _ = w.Write(encoded(t, secretOf("8")))
-				case test.noStreaming:
-					refuse(t, w, apierrors.NewInvalid(schema.GroupKind{Kind: "ListOptions"}, "", nil))
-				default:
-					stay(w, r, events)
+				if first := server.recovered.Load(); *first == "3" {
+					t.Error("the recovered volume was notified of the cache's version")
+				}
+				testkit.Eventually(t, soon, "the requests "+test.want, func() bool { return server.consistent() == test.want })
+				if n := api.Watched(); n != 1 {
+					t.Errorf("%d objects are watched, want 1", n)
 				}
 			})
-			api.Subscribe(ref, "follows", func() {})
-			waitKnown(t, &api.registry, ref)
-			api.Subscribe(newest, "reads once", func() {})
-			waitKnown(t, &api.registry, newest)
-			if c, err := api.Get(newest); test.missing != errors.Is(err, ErrNotFound) || !test.missing && (err != nil || string(c.Data["key"]) == "3") {
-				t.Errorf("the newest is %s, %v", c.Data, err)
-			}
-			if got := value(&api.registry, ref); got != "3" {
-				t.Errorf("the Ref without Newest got %q", got)
-			}
-			testkit.Eventually(t, soon, "the requests "+test.want, func() bool {
-				mu.Lock()
-				defer mu.Unlock()
-				return strings.Join(asked, ", ") == test.want
-			})
-			api.Unsubscribe(newest, "reads once")
-			if n := api.Watched(); n != 1 {
-				t.Errorf("%d objects are watched, want 1", n)
-			}
-		})
+		}
+	}
+}
+
+// outdated is an API server whose cache has version 3 of a Secret, and whose storage has version 9 or nothing.
+type outdated struct {
+	t                    testing.TB
+	noStreaming, missing bool
+	// recovered is the first version that the recovered volume was notified of.
+	recovered atomic.Pointer[string]
+
+	mu sync.Mutex
+	// asked are the requests that are not answered from the cache.
+	asked []string
+}
+
+func (s *outdated) consistent() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Join(s.asked, ", ")
+}
+
+func (s *outdated) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	what := askedFor(r)
+	if what == "list 0" {
+		stay(w, r, list(s.t, "3"))
+		return
+	}
+	s.mu.Lock()
+	s.asked = append(s.asked, what)
+	s.mu.Unlock()
+	switch {
+	case strings.HasPrefix(what, "watch"):
+		stay(w, r, bookmark(s.t, "9", false))
+	case what == "get" && s.missing:
+		refuse(s.t, w, apierrors.NewNotFound(schema.GroupResource{}, "a"))
+	case what == "get":
+		_, _ = w.Write(encoded(s.t, secretOf("9")))
+	case s.noStreaming:
+		refuse(s.t, w, apierrors.NewInvalid(schema.GroupKind{Kind: "ListOptions"}, "", nil))
+	case s.missing:
+		stay(w, r, bookmark(s.t, "9", true))
+	default:
+		stay(w, r, list(s.t, "9"))
+	}
+}
+
+// TestRead uses the same API server.
+func TestRead(t *testing.T) {
+	t.Parallel()
+	ref := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
+	there, gone := &outdated{t: t}, &outdated{t: t, missing: true}
+	api := serve(t, Options{}, there.ServeHTTP)
+	if c, err := api.Read(t.Context(), ref); err != nil || string(c.Data["key"]) != "9" || c.UID != "u" {
+		t.Errorf("content %+v, error %v; want version 9", c, err)
+	}
+	if asked := there.consistent(); asked != "get" || api.Watched() != 0 {
+		t.Errorf("requests %q, %d watched; want one get", asked, api.Watched())
+	}
+	var e *Error
+	if _, err := serve(t, Options{}, gone.ServeHTTP).Read(t.Context(), ref); !errors.As(err, &e) ||
+		e.Reason != ErrNotFound || e.Ref != ref {
+		t.Errorf("of a missing object: error %v, want %v", err, ErrNotFound)
+	}
+	ref.Kind = attributes.ConfigMap
+	if _, err := api.Read(t.Context(), ref); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("of another kind: error %v, want %v", err, ErrUnavailable)
 	}
 }
 
@@ -316,7 +361,7 @@ func TestStall(t *testing.T) {
 			api := serve(t, Options{}, handler)
 			api.requestTimeout = 50 * time.Millisecond
 			ref := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
-			api.Subscribe(ref, "v", func() {})
+			api.Subscribe(ref, "v", false, func() {})
 			waitKnown(t, &api.registry, ref)
 			if _, err := api.Get(ref); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), errNoAnswer.Error()) {
 				t.Errorf("error %v, want %v: %v", err, ErrUnavailable, errNoAnswer)
@@ -347,7 +392,7 @@ func TestAuthorizerLag(t *testing.T) {
 			}
 			stay(w, r, list(t, "1"))
 		})
-		api.Subscribe(ref, "v", func() { notified.Add(1) })
+		api.Subscribe(ref, "v", false, func() { notified.Add(1) })
 		waitKnown(t, &api.registry, ref)
 		if got := value(&api.registry, ref); got != "1" || notified.Load() != 1 {
 			t.Errorf("%s, %d notifications; want the content as the first result", got, notified.Load())
@@ -361,7 +406,7 @@ func TestAuthorizerLag(t *testing.T) {
 			refuse(t, w, forbidden())
 		})
 		start := time.Now()
-		api.Subscribe(ref, "v", func() {})
+		api.Subscribe(ref, "v", false, func() {})
 		waitKnown(t, &api.registry, ref)
 		took := time.Since(start)
 		_, err := api.Get(ref)
@@ -380,7 +425,7 @@ func TestAuthorizerLag(t *testing.T) {
 			refuse(t, w, forbidden())
 		})
 		firstResult := make(chan int64, 1)
-		other.Subscribe(ref, "v", func() {
+		other.Subscribe(ref, "v", false, func() {
 			select {
 			case firstResult <- asked.Load():
 			default:
@@ -419,7 +464,7 @@ func TestImmutableRecheck(t *testing.T) {
 
 	api := serve(t, Options{ImmutableRecheck: time.Second}, handler)
 	var notified atomic.Int64
-	api.Subscribe(ref, "one", func() { notified.Add(1) })
+	api.Subscribe(ref, "one", false, func() { notified.Add(1) })
 	waitKnown(t, &api.registry, ref)
 	set("2")
 	testkit.Eventually(t, soon, "the recheck to find the new object", func() bool { return value(&api.registry, ref) == "2" })
@@ -433,7 +478,7 @@ func TestImmutableRecheck(t *testing.T) {
 	mu.Unlock()
 
 	api = serve(t, Options{}, handler)
-	api.Subscribe(ref, "one", func() {})
+	api.Subscribe(ref, "one", false, func() {})
 	waitKnown(t, &api.registry, ref)
 	testkit.Eventually(t, soon, "the watch to end", func() bool {
 		api.mu.Lock()
@@ -441,7 +486,7 @@ func TestImmutableRecheck(t *testing.T) {
 		return api.objects[ref].stopped
 	})
 	set("3")
-	api.Subscribe(ref, "two", func() {})
+	api.Subscribe(ref, "two", false, func() {})
 	waitKnown(t, &api.registry, ref)
 	if got := value(&api.registry, ref); got != "3" {
 		t.Errorf("a new subscriber got %s, want 3", got)

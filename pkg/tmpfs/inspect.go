@@ -5,7 +5,9 @@ package tmpfs
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -48,7 +50,8 @@ func (p *Target) Inspect() (State, error) {
 	defer unix.Close(fd)
 	var stx unix.Statx_t
 	err = unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_TYPE|unix.STATX_UID|unix.STATX_MNT_ID, &stx)
-	if isBroken(err) {
+	// The server or the device of another file system is gone (FUSE, NFS, a disk). A tmpfs has neither.
+	if mount.IsCorruptedMnt(err) {
 		return State{Exists: true, Mounted: true}, nil
 	}
 	if err != nil {
@@ -77,12 +80,6 @@ func (p *Target) Inspect() (State, error) {
 	return state, nil
 }
 
-// isBroken reports whether err says that a file system's server or device is gone (FUSE, NFS, a disk), by the rule of
-// k8s.io/mount-utils (IsCorruptedMnt). A tmpfs has neither, so the error comes from another file system.
-func isBroken(err error) bool {
-	return slices.ContainsFunc([]error{unix.ENOTCONN, unix.ESTALE, unix.EIO, unix.EHOSTDOWN}, func(e error) bool { return errors.Is(err, e) })
-}
-
 func identify(fd int) (Identity, error) {
 	fail := func(call string, err error) (Identity, error) {
 		return Identity{}, &Error{Op: "inspect", Call: call, Err: err}
@@ -109,7 +106,7 @@ func (s State) Ours() (bool, error) {
 		return false, nil
 	}
 	m, err := mountWithID(s.MountID)
-	return m.Source == Source, err
+	return m.source == Source, err
 }
 
 // IsShared reports whether mounts made below path reach the other mount namespaces of the machine: whether the mount
@@ -120,20 +117,43 @@ func IsShared(path string) (bool, error) {
 		return false, &Error{Op: "inspect", Call: "statx", Target: path, Err: err}
 	}
 	m, err := mountWithID(stx.Mnt_id)
-	return slices.ContainsFunc(m.OptionalFields, func(field string) bool { return strings.HasPrefix(field, "shared:") }), err
+	return m.shared, err
+}
+
+// mountInfo is a line of the mount table.
+type mountInfo struct {
+	source string
+	shared bool
 }
 
 // mountWithID finds a mount by its id. A path would not be enough: a mount can be hidden under others, and the order of
 // the table is not the order of the stack. The result is zero if the mount does not exist any more.
-func mountWithID(id uint64) (mount.MountInfo, error) {
-	all, err := mount.ParseMountInfo("/proc/self/mountinfo")
+//
+// It parses no line of another mount. mount.ParseMountInfo of k8s.io/mount-utils fails if one line of the table has an
+// empty source, which any program on the node can mount.
+func mountWithID(id uint64) (mountInfo, error) {
+	table, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		return mount.MountInfo{}, fmt.Errorf("read mount table: %w", err)
+		return mountInfo{}, fmt.Errorf("read mount table: %w", err)
 	}
-	for _, m := range all {
-		if uint64(m.ID) == id {
-			return m, nil
+	want := strconv.FormatUint(id, 10) + " "
+	for line := range strings.Lines(string(table)) {
+		if strings.HasPrefix(line, want) {
+			return parseMountInfo(line)
 		}
 	}
-	return mount.MountInfo{}, nil
+	return mountInfo{}, nil
+}
+
+// parseMountInfo parses a line of proc_pid_mountinfo(5): six fields, optional fields, a dash, the type, the source and
+// the options of the file system. A field may be empty. The kernel escapes a space in a field.
+func parseMountInfo(line string) (mountInfo, error) {
+	const optional = 6
+	fields := strings.Split(line, " ")
+	dash := slices.Index(fields, "-")
+	if dash < optional || len(fields) < dash+3 {
+		return mountInfo{}, fmt.Errorf("the mount table has an unreadable line: %q", line)
+	}
+	shared := slices.ContainsFunc(fields[optional:dash], func(f string) bool { return strings.HasPrefix(f, "shared:") })
+	return mountInfo{source: fields[dash+2], shared: shared}, nil
 }

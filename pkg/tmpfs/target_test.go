@@ -15,7 +15,9 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/mount-utils"
 
+	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
@@ -627,5 +629,53 @@ func TestABrokenFileSystemIsSomebodyElses(t *testing.T) {
 	}
 	if state, err := p.Inspect(); err != nil || state.Mounted {
 		t.Errorf("after unmounting it: %+v, %v", state, err)
+	}
+}
+
+// Any program on the node can mount a file system whose source is empty.
+func TestAnUnreadableLineOfTheMountTable(t *testing.T) {
+	testkit.NothingLeft(t)
+	_, strange := place(t)
+	if err := errors.Join(os.Mkdir(strange, 0o700), unix.Mount("", strange, "tmpfs", 0, "")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := mount.ParseMountInfo("/proc/self/mountinfo"); err == nil {
+		t.Fatal("the line is readable by the usual rule, so that this test shows nothing")
+	}
+	p, path, _ := publish(t, small)
+	state, err := p.Inspect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ours, err := state.Ours(); !ours || err != nil {
+		t.Errorf("ours: %v, %v", ours, err)
+	}
+	if _, err := IsShared(path); err != nil {
+		t.Error(err)
+	}
+	if state, err = open(t, strange).Inspect(); err != nil || !state.Mounted {
+		t.Errorf("the strange mount: %+v, %v", state, err)
+	}
+	if ours, err := state.Ours(); ours || err != nil {
+		t.Errorf("the strange mount is ours: %v, %v", ours, err)
+	}
+	reliability.Shown(t, "F-52", "a mount with an empty source")
+}
+
+func TestParseMountInfo(t *testing.T) {
+	for line, want := range map[string]mountInfo{
+		"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n":    {source: "/dev/root"},
+		"36 35 0:9 / /a\\040-\\040b rw shared:7 - tmpfs fsuser.csi.io rw\n":                   {source: Source, shared: true},
+		"36 35 0:9 / /mnt rw shared:7 master:1 propagate_from:2 unbindable - tmpfs  rw\n":     {shared: true},
+		"36 35 0:9 / /mnt rw - fuse.a\\040-\\040b -\\040fsuser.csi.io rw,context=\"a - b\"\n": {source: "-\\040fsuser.csi.io"},
+	} {
+		if got, err := parseMountInfo(line); got != want || err != nil {
+			t.Errorf("%q: %+v, %v; want %+v", line, got, err, want)
+		}
+	}
+	for _, line := range []string{"36 \n", "36 35 0:9 / /mnt rw tmpfs x rw\n", "36 35 0:9 / - rw tmpfs x rw\n", "36 35 0:9 / /mnt rw - tmpfs\n"} {
+		if got, err := parseMountInfo(line); err == nil || !strings.Contains(err.Error(), "36") {
+			t.Errorf("%q: %+v, %v; want an error with the line", line, got, err)
+		}
 	}
 }

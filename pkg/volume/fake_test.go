@@ -31,6 +31,8 @@ type fakeSource struct {
 	allocatableErr error
 	// calls counts the calls of each method that asks for something.
 	calls map[string]int
+	// newest are the subscriptions that asked for the newest version.
+	newest []string
 }
 
 type fakeObject struct {
@@ -52,7 +54,6 @@ func newFakeSource() *fakeSource {
 
 // object returns the object; one that the test has not set does not exist. f.mu is held.
 func (f *fakeSource) object(ref source.Ref) *fakeObject {
-	ref.Newest = false
 	o := f.objects[ref]
 	if o == nil {
 		o = &fakeObject{subscribers: map[string]func(){}, answered: make(chan struct{}), waiting: make(chan struct{})}
@@ -190,10 +191,13 @@ func (f *fakeSource) subscriptions() []string {
 	return all
 }
 
-func (f *fakeSource) Subscribe(ref source.Ref, subscriber string, changed func()) {
+func (f *fakeSource) Subscribe(ref source.Ref, subscriber string, newest bool, changed func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.calls["Subscribe"]++
+	if newest {
+		f.newest = append(f.newest, fmt.Sprintf("%s for %s", ref, subscriber))
+	}
 	o := f.object(ref)
 	o.subscribers[subscriber] = changed
 	select {
@@ -237,6 +241,28 @@ func (f *fakeSource) Get(ref source.Ref) (source.Content, error) {
 		return source.Content{}, err
 	}
 	return c, nil
+}
+
+func (f *fakeSource) Read(ctx context.Context, ref source.Ref) (source.Content, error) {
+	f.Wait(ctx, ref)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls["Read"]++
+	o := f.object(ref)
+	if o.err != nil {
+		return source.Content{}, o.err
+	}
+	return o.content, nil
+}
+
+// askedForNewest returns the subscriptions since the last call that asked for the newest version.
+func (f *fakeSource) askedForNewest() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all := f.newest
+	f.newest = nil
+	slices.Sort(all)
+	return all
 }
 
 func (f *fakeSource) Outage(ref source.Ref) (time.Time, error) {

@@ -24,6 +24,18 @@ type eventLog struct {
 	events []event.Event
 }
 
+// count is how many Events have a reason and say something.
+func (l *eventLog) count(reason, says string) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range l.events {
+		if e.Reason == reason && strings.Contains(e.Message, says) {
+			n++
+		}
+	}
+	return n
+}
+
 func (l *eventLog) record(e event.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -85,7 +85,7 @@ func TestAccess(t *testing.T) {
 	admin.create(t, binding)
 	// The next attempt may be minutes away, unless a new subscriber comes.
 	testkit.Eventually(t, soon, "the right that was given back to be noticed", func() bool {
-		api.Subscribe(ref, "another", func() {})
+		api.Subscribe(ref, "another", false, func() {})
 		defer api.Unsubscribe(ref, "another")
 		waitKnown(t, api, ref)
 		return value(api, ref) == "two"
@@ -137,7 +137,7 @@ func waitRefused(t testing.TB, config *rest.Config, name string) {
 			t.Fatal(err)
 		}
 		defer api.Close()
-		api.Subscribe(ref, subscriber, func() {})
+		api.Subscribe(ref, subscriber, false, func() {})
 		waitKnown(t, api, ref)
 		_, err = api.Get(ref)
 		return errors.Is(err, source.ErrForbidden)

@@ -149,7 +149,7 @@ func TestGone(t *testing.T) {
 			api := newAPI(t, p.Config())
 			ref := secretRef(test.object)
 			var bad atomic.Pointer[string]
-			api.Subscribe(ref, subscriber, func() {})
+			api.Subscribe(ref, subscriber, false, func() {})
 			waitKnown(t, api, ref)
 			// From here on Get may return the old content or the new, and nothing else.
 			stop := make(chan struct{})
@@ -401,7 +401,7 @@ func TestFailedConnections(t *testing.T) {
 			api := newAPI(t, config)
 			ref := secretRef("any")
 			var first atomic.Int64 // the number of requests at the first notification, which precedes the pause
-			api.Subscribe(ref, subscriber, func() { first.CompareAndSwap(0, asked.Load()) })
+			api.Subscribe(ref, subscriber, false, func() { first.CompareAndSwap(0, asked.Load()) })
 			t.Cleanup(func() { api.Unsubscribe(ref, subscriber) })
 			waitKnown(t, api, ref)
 			_, err := api.Get(ref)

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+)
+
+// published publishes volumes with names, each of a Secret of its name.
+func (h *harness) published(names ...string) (all []Request) {
+	h.t.Helper()
+	for _, name := range names {
+		h.secret(name, content{"k": "1"})
+		r := h.request(name, "secretName", name)
+		h.publish(r)
+		all = append(all, r)
+	}
+	return all
+}
+
+func TestStalledVolumesDoNotHoldUpOthers(t *testing.T) {
+	const stalled = 8
+	var log eventLog
+	h := newFakeHarness(t, func(c *Config) { c.Workers = 4; c.Events = log.record })
+	healthy := h.published("healthy")[0]
+	var held []Request
+	var release []func()
+	for i := range stalled {
+		held = append(held, h.published(fmt.Sprint("held-", i))...)
+		release = append(release, testkit.Stall(t, held[i].TargetPath))
+	}
+	h.run()
+	for i := range held {
+		h.secret(fmt.Sprint("held-", i), content{"k": "2"})
+	}
+	for i := range held {
+		h.becomesStale(held[i], "a process holds the volume's directory")
+	}
+	h.secret("healthy", content{"k": "2"})
+	h.becomes(healthy, content{"k": "2"})
+	if n := h.gauge("fsuser_stale_volumes"); n != stalled {
+		t.Errorf("%v stale volumes, want %d", n, stalled)
+	}
+	if age := h.gauge("fsuser_oldest_refresh_seconds"); age < stallAfter.Seconds() {
+		t.Errorf("the oldest refresh has been running for %v s, want at least %v", age, stallAfter)
+	}
+	if n := h.failures()["refresh stalled"]; n != stalled {
+		t.Errorf("%d failures because of a stall, want %d", n, stalled)
+	}
+	if n := log.count(reasonRefreshFailed, "a process holds the volume's directory"); n != stalled {
+		t.Errorf("%d Events about a stall, want %d", n, stalled)
+	}
+
+	// Calls for a stalled volume do not wait.
+	h.Collect()
+	h.publish(held[0])
+	if _, err := h.Usage(t.Context(), held[0].ID, held[0].TargetPath); err != nil {
+		t.Error(err)
+	}
+	h.unpublish(held[0])
+	h.absent(held[0])
+
+	for _, end := range release {
+		end()
+	}
+	for _, r := range held[1:] {
+		h.becomesCurrent(r)
+		h.shows(r, content{"k": "2"})
+	}
+	testkit.Eventually(t, patience, "an Event about each volume that is current again", func() bool {
+		return log.count(reasonRecovered, "again") == stalled-1
+	})
+	testkit.Eventually(t, patience, "no refresh to run", func() bool { return h.gauge("fsuser_oldest_refresh_seconds") == 0 })
+	reliability.Shown(t, "F-44", fmt.Sprintf("%d stalled volumes, 4 workers: another volume is refreshed; a republish, "+
+		"a collection and an unpublish end", stalled))
+}
+
+// A volume can be published again at once after a stalled volume of the same id was unpublished.
+func TestVolumeIsPublishedAgainAfterAStall(t *testing.T) {
+	h := newFakeHarness(t)
+	r := h.published("v")[0]
+	release := testkit.Stall(t, r.TargetPath)
+	h.run()
+	h.secret("v", content{"k": "2"})
+	h.becomesStale(r, "a process holds the volume's directory")
+	h.unpublish(r)
+	h.publish(r)
+	h.shows(r, content{"k": "2"})
+	h.secret("v", content{"k": "3"})
+	h.shows(r, content{"k": "3"})
+	release()
+	testkit.Eventually(t, patience, "the workers to be idle", h.idle)
+	h.present(r, content{"k": "3"})
+}
+
+func TestRunEndsAlthoughARefreshIsStalled(t *testing.T) {
+	h := newFakeHarness(t)
+	r := h.published("v")[0]
+	release := testkit.Stall(t, r.TargetPath)
+	h.run()
+	h.secret("v", content{"k": "2"})
+	h.becomesStale(r, "a process holds the volume's directory")
+	h.stop()
+	h.stop = nil
+	release()
+	testkit.Eventually(t, patience, "the refresh to end", func() bool { return h.get(r.ID).refreshingFor() == 0 })
+	h.shows(r, content{"k": "2"})
+}
+
+func TestNamespacesTakeTurns(t *testing.T) {
+	var queue turns
+	add := func(namespace, id string) { queue.Push(&volume{id: id, pod: Pod{Namespace: namespace}}) }
+	for i := range 3 {
+		add("many", fmt.Sprint("m", i))
+	}
+	add("one", "o0")
+	add("two", "t0")
+	add("two", "t1")
+	var got []string
+	for queue.Len() > 0 {
+		if len(got) == 3 {
+			add("one", "o1") // after its first turn
+		}
+		got = append(got, queue.Pop().id)
+	}
+	if want := "m0 o0 t0 m1 t1 o1 m2"; strings.Join(got, " ") != want {
+		t.Errorf("the order is %q, want %q", got, want)
+	}
+	if len(queue.waiting) != 0 || len(queue.order) != 0 {
+		t.Errorf("an empty queue remembers %v, %v", queue.waiting, queue.order)
+	}
+}
+
+// One Secret of many volumes is updated without end. The volume of another namespace waits for one refresh of each worker,
+// not for all that are queued.
+func TestAnObjectThatIsUpdatedWithoutEndDoesNotHoldUpOthers(t *testing.T) {
+	const many = 50
+	h := newFakeHarness(t, func(c *Config) { c.Workers = 1 })
+	h.secret("busy", content{"k": "0"})
+	for i := range many {
+		h.publish(h.request(fmt.Sprint("busy-", i), "secretName", "busy"))
+	}
+	victim := h.request("victim", "secretName", "quiet")
+	victim.Pod.Namespace = "other"
+	h.setPod(podOf(victim))
+	quiet := secretRef("quiet")
+	quiet.Namespace = "other"
+	h.fake.set(quiet, content{"k": "1"})
+	h.publish(victim)
+
+	// No worker runs yet: all volumes are due at the same time.
+	h.secret("busy", content{"k": "1"})
+	h.fake.set(quiet, content{"k": "2"})
+	before := 0
+	for {
+		v, _ := h.queue.Get()
+		if v.id == victim.ID {
+			must(t, h.refresh(v))
+			break
+		}
+		before++
+		h.queue.Done(v)
+	}
+	if before > 1 {
+		t.Errorf("%d volumes of the other namespace came first, want at most 1", before)
+	}
+	reliability.Shown(t, "F-49", fmt.Sprintf("%d volumes of the updated object are due; the volume of another namespace "+
+		"comes after %d of them", many, before))
+}
+
+func TestAVolumeIsWrittenAtMostOncePerInterval(t *testing.T) {
+	h := newFakeHarness(t)
+	r := h.published("v")[0]
+	h.run()
+	testkit.Eventually(t, patience, "the workers to be idle", h.idle)
+	start, writes := time.Now(), h.counts()["refresh ok"]
+	n := 1
+	for ; time.Since(start) < 3*refreshInterval; n++ {
+		h.secret("v", content{"k": fmt.Sprint(n)})
+	}
+	h.secret("v", content{"k": "last"})
+	h.becomes(r, content{"k": "last"})
+	most := int(time.Since(start)/refreshInterval) + 1
+	if got := h.counts()["refresh ok"] - writes; got > most {
+		t.Errorf("%d updates in %v made %d writes, want at most %d", n, time.Since(start), got, most)
+	}
+	reliability.Shown(t, "F-49", "updates without end make one write each 100 ms, and the last one is shown")
+}
+
+// A descriptor may be free a moment later: nothing else tells that the refresh can be repeated.
+func TestRefreshWithoutADescriptorIsRepeated(t *testing.T) {
+	h := newFakeHarness(t)
+	r := h.published("v")[0]
+	var limit unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	t.Cleanup(func() { must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)) })
+	h.secret("v", content{"k": "2"})
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: limit.Max}))
+	err := h.refreshNow(r)
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
+	isErr(t, err, unix.EMFILE)
+	must(t, h.refreshNow(r))
+	h.shows(r, content{"k": "2"})
+}
+
+// A panic in a check must not end the driver, nor the checks.
+func TestCollectionThatPanicsIsRepeated(t *testing.T) {
+	h := newFakeHarness(t, func(c *Config) { c.CollectEvery = time.Millisecond })
+	ctx, cancel := context.WithCancel(t.Context())
+	var calls atomic.Int32
+	h.repeat(ctx, func() {
+		if calls.Add(1) == 2 {
+			cancel()
+		}
+		panic(content{"the": "secret"})
+	})
+	if n := calls.Load(); n != 2 {
+		t.Errorf("%d calls, want 2", n)
+	}
+	err := safely("check", func() error { panic(content{"the": "secret"}) })
+	if err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("the error of a panic is %v", err)
+	}
+	if want := errors.New("failed"); !errors.Is(safely("check", func() error { return want }), want) {
+		t.Error("the error of a check is lost")
+	}
+}
+
+// The last request counts, and a request whose caller has given up does not.
+func TestARepublishWhoseCallerHasGivenUpChangesNothing(t *testing.T) {
+	h := newFakeHarness(t)
+	r := h.request("v")
+	h.publish(r)
+	unlock, err := h.locks.lock(t.Context(), r.ID)
+	must(t, err)
+	ctx, giveUp := context.WithCancel(t.Context())
+	old := copied(r)
+	old.Secrets = map[string]string{"k": "old"}
+	answered := make(chan error)
+	go func() { answered <- h.Publish(ctx, old) }()
+	testkit.Eventually(t, patience, "the old request to wait", func() bool { return h.locks.users(r.ID) == 2 })
+	giveUp()
+	isErr(t, <-answered, ErrLocked)
+	unlock()
+	latest := copied(r)
+	latest.Secrets = map[string]string{"k": "new"}
+	h.publish(latest)
+	h.present(r, content{"k": "new"})
+
+	// Both the lock and the end of the caller are there at once: the caller's end counts.
+	for range 100 {
+		if err := h.Publish(ctx, old); !errors.Is(err, ErrLocked) {
+			t.Fatalf("a call without a caller ended with %v", err)
+		}
+	}
+	h.settle()
+	if got := visible(t, r.TargetPath); !maps.Equal(got, content{"k": "new"}) {
+		t.Errorf("the volume shows %q", got)
+	}
+}
