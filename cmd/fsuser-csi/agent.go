@@ -121,7 +121,9 @@ func (a agent) volumes(objects volume.Source, events func(event.Event)) (*volume
 	return volume.New(volume.Config{
 		Source: objects, Records: a.records, Features: a.features, SELinuxContext: a.selinux(),
 		Limits: volume.Limits{
-			Bytes: a.maxVolumeBytes, Files: a.maxVolumeFiles, Volumes: a.maxVolumes, NodeBytes: a.maxNodeBytes, Objects: a.maxWatchedObjects,
+			Bytes: a.maxVolumeBytes, Files: a.maxVolumeFiles,
+			Volumes: a.maxVolumes, NodeBytes: a.maxNodeBytes, Objects: a.maxWatchedObjects,
+			PodShare: a.podShare, NamespaceShare: a.namespaceShare,
 		},
 		Workers: a.refreshWorkers, CollectEvery: a.collectInterval,
 		CheckTarget: a.binding.CheckTarget, Metrics: a.metrics, Events: events,

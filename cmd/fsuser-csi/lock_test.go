@@ -197,14 +197,9 @@ func TestANewDriverStartsBesideADyingOne(t *testing.T) {
 	beforeRename := pauseAt(t, armed, "projector-data-tmp-made")
 	set("stuck", "version-2")
 	goOn := beforeRename()
-	dying, ended := first.PID(), first.Ended()
-	t.Cleanup(func() {
-		select {
-		case <-ended:
-		case <-time.After(patience):
-			t.Errorf("the killed driver did not end within %v of the release", patience)
-		}
-	})
+	dying := first.PID()
+	first.Stalled = true
+	t.Cleanup(first.AwaitKilled)
 	release := testkit.Stall(t, filepath.Dir(stuck))
 	goOn()
 	testkit.Eventually(t, patience, "the rename in state D", func() bool { return hasThread(t, dying, "D", unix.SYS_RENAMEAT) })

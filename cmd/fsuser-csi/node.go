@@ -62,6 +62,8 @@ type nodeOptions struct {
 	maxVolumes        int
 	maxNodeBytes      int64
 	maxWatchedObjects int
+	podShare          int
+	namespaceShare    int
 	maxMessageBytes   int
 	maxOpenFiles      uint64
 
@@ -109,9 +111,15 @@ Linux 5.12 or later, and kubelet's root directory at the same path as on the hos
 	f.IntVar(&o.maxVolumeFiles, "max-volume-files", 2048, "maximum number of files and directories of one volume")
 	f.IntVar(&o.maxVolumes, "max-volumes", 2000, "maximum number of volumes on this node")
 	f.Int64Var(&o.maxNodeBytes, "max-node-bytes", 1<<30,
-		"maximum memory of one version of all volumes in bytes: content in whole pages, and 1.5 KiB for each file, "+
-			"directory and link")
+		"maximum memory of all volumes in bytes: one version of their files in whole pages, 1.5 KiB for each file, "+
+			"directory and link, their records, and the content of their objects, once for each volume")
 	f.IntVar(&o.maxWatchedObjects, "max-watched-objects", 4000, "maximum number of watched objects")
+	// If 110 pods, kubelet's default maximum, share the node evenly, each has less than 1 %. All pods of one namespace
+	// reach 50 % if each has ten volumes, or nineteen objects of its own.
+	f.IntVar(&o.podShare, "pod-share", 10, "maximum percentage of --max-volumes, --max-node-bytes and "+
+		"--max-watched-objects that the volumes of one pod may use; 100: no limit for one pod")
+	f.IntVar(&o.namespaceShare, "namespace-share", 50, "maximum percentage of --max-volumes, --max-node-bytes and "+
+		"--max-watched-objects that the volumes of one namespace may use; 100: no limit for one namespace")
 	f.IntVar(&o.maxMessageBytes, "max-message-bytes", 4<<20, "maximum length of a request in bytes")
 	f.Uint64Var(&o.maxOpenFiles, "max-open-files", 65536,
 		"maximum number of open file descriptors; the hard limit of the process bounds it")
@@ -218,12 +226,14 @@ func (o nodeOptions) limits(openFiles uint64) prometheus.Collector {
 	limits := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "fsuser_limit",
 		Help: "What the driver allows: bytes of a volume, its files and directories, volumes of the node, " +
-			"node_bytes (see fsuser_volume_memory_bytes), watched_objects, bytes of a request, open files.",
+			"node_bytes (see fsuser_volume_memory_bytes), watched_objects, the percentage of these three for one pod " +
+			"(pod_share) and one namespace (namespace_share), bytes of a request, open files.",
 	}, []string{"limit"})
 	for name, limit := range map[string]float64{
 		"volume_bytes": float64(o.maxVolumeBytes), "volume_files": float64(o.maxVolumeFiles),
 		"volumes": float64(o.maxVolumes), "node_bytes": float64(o.maxNodeBytes),
-		"watched_objects": float64(o.maxWatchedObjects), "message_bytes": float64(o.maxMessageBytes),
+		"watched_objects": float64(o.maxWatchedObjects), "pod_share": float64(o.podShare),
+		"namespace_share": float64(o.namespaceShare), "message_bytes": float64(o.maxMessageBytes),
 		"open_files": float64(openFiles),
 	} {
 		limits.WithLabelValues(name).Set(limit)
@@ -242,6 +252,8 @@ func (o nodeOptions) checkLimits() error {
 		{"max-volumes", int64(o.maxVolumes), 1},
 		{"max-node-bytes", o.maxNodeBytes, 1},
 		{"max-watched-objects", int64(o.maxWatchedObjects), 1},
+		{"pod-share", int64(o.podShare), 1},
+		{"namespace-share", int64(o.namespaceShare), 1},
 		{"refresh-workers", int64(o.refreshWorkers), 1},
 		// A request with a nodePublishSecretRef may be as long as a Secret.
 		{"max-message-bytes", int64(o.maxMessageBytes), 1 << 16},
@@ -251,6 +263,12 @@ func (o nodeOptions) checkLimits() error {
 		if limit.value < limit.least {
 			return fmt.Errorf("--%s is %d; it must be at least %d", limit.flag, limit.value, limit.least)
 		}
+	}
+	switch {
+	case o.podShare > 100:
+		return fmt.Errorf("--pod-share is %d; it must be at most 100 (percent)", o.podShare)
+	case o.namespaceShare > 100:
+		return fmt.Errorf("--namespace-share is %d; it must be at most 100 (percent)", o.namespaceShare)
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -126,6 +127,9 @@ type Driver struct {
 
 	// Env is added to the environment of the next process.
 	Env []string
+	// Stalled says that a stall makes a thread of the driver wait, so that the process does not end when it is killed.
+	// Then the next process starts beside it with another --http-address, and AwaitKilled waits for its end.
+	Stalled bool
 
 	t      testing.TB
 	binary string
@@ -134,6 +138,8 @@ type Driver struct {
 	cmd    *exec.Cmd
 	log    *os.File
 	ended  chan struct{}
+	// killed are the processes that were killed during a stall: their channels are closed when they have ended.
+	killed []<-chan struct{}
 }
 
 // StartDriver starts a driver and waits until it has registered. When t ends, the driver is stopped and must exit
@@ -181,6 +187,9 @@ func (d *Driver) StartAgain() {
 
 // TryStart is StartAgain for a driver that may die during its start.
 func (d *Driver) TryStart() error {
+	if d.Stalled {
+		d.http = freeAddress(d.t)
+	}
 	args := append([]string{"node", "--node-name=node-1", "--kubelet-root=" + d.Root, "--state-dir=" + d.State, "--http-address=" + d.http}, d.args...)
 	d.cmd = exec.Command(d.binary, args...)
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
@@ -199,10 +208,20 @@ func (d *Driver) TryStart() error {
 		fail(fmt.Errorf("the driver ended: %v", err))
 		close(ended)
 	}()
+	if d.Stalled {
+		var watching sync.WaitGroup
+		watching.Go(func() {
+			if within(startTimeout, func() bool { return ctx.Err() != nil || dead(cmd.Process.Pid) }) {
+				fail(errors.New("the driver was killed"))
+			}
+		})
+		defer watching.Wait()
+		defer fail(nil)
+	}
 	var err error
 	if d.Kubelet, err = kubelet.Register(ctx, d.Root); err != nil {
 		cmd.Process.Kill()
-		<-ended
+		d.awaitEnd(unix.SIGKILL)
 		d.cmd = nil
 		return errors.Join(fmt.Errorf("start the driver: %w", err), d.removeSocket())
 	}
@@ -212,9 +231,38 @@ func (d *Driver) TryStart() error {
 // Ended returns a channel that is closed when the process has ended.
 func (d *Driver) Ended() <-chan struct{} { return d.ended }
 
-// Bury cleans up after a driver that has ended by itself. Call it before the next start.
+// Dead reports whether the process has ended. A process that was killed during a stall counts, too.
+func (d *Driver) Dead() bool {
+	if d.Stalled {
+		return dead(d.PID())
+	}
+	select {
+	case <-d.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// AwaitKilled waits for the processes that were killed during a stall. Call it after the end of the stall.
+func (d *Driver) AwaitKilled() {
+	d.t.Helper()
+	for _, ended := range d.killed {
+		select {
+		case <-ended:
+		case <-time.After(startTimeout):
+			d.t.Fatalf("a killed driver did not end within %v of the end of the stall", startTimeout)
+		}
+	}
+	d.killed = nil
+}
+
+// Bury cleans up after a driver that is dead. Call it before the next start.
 func (d *Driver) Bury() {
 	d.t.Helper()
+	if d.Stalled {
+		d.killed = append(d.killed, d.ended)
+	}
 	if err := errors.Join(d.Kubelet.Close(), d.removeSocket()); err != nil {
 		d.t.Fatal(err)
 	}
@@ -290,15 +338,30 @@ func (d *Driver) signal(s os.Signal) {
 	if err := d.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		d.t.Fatal(err)
 	}
+	d.awaitEnd(s)
+}
+
+// awaitEnd waits for the end of the process, or during a stall until it is dead.
+func (d *Driver) awaitEnd(after os.Signal) {
+	d.t.Helper()
+	if d.Stalled {
+		pid := d.PID()
+		Eventually(d.t, startTimeout, "the driver to be dead", func() bool { return dead(pid) })
+		d.killed = append(d.killed, d.ended)
+		return
+	}
 	select {
 	case <-d.ended:
 	case <-time.After(startTimeout):
-		d.t.Fatalf("the driver did not end within %v of %v\n%s", startTimeout, s, d.Log())
+		d.t.Fatalf("the driver did not end within %v of %v\n%s", startTimeout, after, d.Log())
 	}
 }
 
 // PID returns the process id.
 func (d *Driver) PID() int { return d.cmd.Process.Pid }
+
+// HTTPAddress returns the value of --http-address.
+func (d *Driver) HTTPAddress() string { return d.http }
 
 // Log returns the driver's log so far.
 func (d *Driver) Log() string {

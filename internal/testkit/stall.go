@@ -8,6 +8,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 	"unsafe"
@@ -72,6 +75,44 @@ func StartStall(dir string) (release func() error, err error) {
 		return nil, fmt.Errorf("stall %s within %v: %w", dir, stallTimeout, errors.Join(err, end()))
 	}
 	return end, nil
+}
+
+// HangingThreads counts the threads of a process in D state: the kernel makes them wait, and no signal ends the wait.
+func HangingThreads(pid int) (n int, err error) {
+	stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	for _, stat := range stats {
+		b, err := os.ReadFile(stat)
+		if err != nil {
+			continue // the thread has ended
+		}
+		if _, state, _ := strings.Cut(string(b), ") "); strings.HasPrefix(state, "D") {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// dead reports whether a process has ended, or was killed and will end when the kernel lets its threads go.
+func dead(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return true
+	}
+	for line := range strings.Lines(string(b)) {
+		switch name, value, _ := strings.Cut(line, ":\t"); name {
+		case "State":
+			if value[0] == 'Z' || value[0] == 'X' {
+				return true
+			}
+		case "SigPnd":
+			pending, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
+			return err == nil && pending&(1<<(unix.SIGKILL-1)) != 0
+		}
+	}
+	return false
 }
 
 // stall lists the directory args[0] into a page of a userfaultfd, writes a byte to standard output when the kernel

@@ -8,8 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
-	"strings"
 	"testing"
 	"time"
 
@@ -54,34 +52,21 @@ func tmpfs(t *testing.T) string {
 	return dir
 }
 
-// inThread runs f in a thread of its own and returns the thread's id and a channel of the result.
-func inThread(f func() error) (tid int, result <-chan error) {
-	ids, results := make(chan int), make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		ids <- unix.Gettid()
-		results <- f()
-	}()
-	return <-ids, results
-}
-
-// state returns the kernel's letter for the state of a thread of this process.
-func state(t *testing.T, tid int) string {
-	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/stat", tid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, _ := strings.Cut(string(b), ") ")
-	return rest[:1]
+// concurrently runs f and returns a channel of the result.
+func concurrently(f func() error) (result <-chan error) {
+	results := make(chan error, 1)
+	go func() { results <- f() }()
+	return results
 }
 
 // blockedMkdir starts a mkdir in dir and returns when the kernel makes the thread wait.
 func blockedMkdir(t *testing.T, dir string) (result <-chan error) {
 	t.Helper()
-	tid, result := inThread(func() error { return unix.Mkdir(filepath.Join(dir, "new"), 0o755) })
-	testkit.Eventually(t, atOnce, "the thread of the mkdir to be in state D", func() bool { return state(t, tid) == "D" })
+	result = concurrently(func() error { return unix.Mkdir(filepath.Join(dir, "new"), 0o755) })
+	testkit.Eventually(t, atOnce, "the thread of the mkdir to be in D state", func() bool {
+		n, err := testkit.HangingThreads(os.Getpid())
+		return err == nil && n == 1
+	})
 	return result
 }
 
@@ -171,6 +156,12 @@ func TestSeveralStallsOfOneDirectoryHoldTogether(t *testing.T) {
 func TestCallsThatDoNotNeedTheLockOfAMountsRoot(t *testing.T) {
 	testkit.NothingLeft(t)
 	dir := tmpfs(t)
+	if err := os.Mkdir(filepath.Join(dir, "generation"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("generation", filepath.Join(dir, "..data")); err != nil {
+		t.Fatal(err)
+	}
 	root, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -185,6 +176,10 @@ func TestCallsThatDoNotNeedTheLockOfAMountsRoot(t *testing.T) {
 		{"openat2 of the root", func() error {
 			how := &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS}
 			return closed(unix.Openat2(unix.AT_FDCWD, dir, how))
+		}},
+		{"listing of a directory below", func() error {
+			_, err := os.ReadDir(filepath.Join(dir, "..data"))
+			return err
 		}},
 		{"statfs", func() error { return unix.Statfs(dir, new(unix.Statfs_t)) }},
 		{"fstat", func() error { return unix.Fstat(root, new(unix.Stat_t)) }},
@@ -204,8 +199,7 @@ func TestCallsThatDoNotNeedTheLockOfAMountsRoot(t *testing.T) {
 		{"rmdir of the mount point", func() error { return unix.Rmdir(dir) }},
 	} {
 		t.Run(call.name, func(t *testing.T) {
-			_, result := inThread(call.run)
-			await(t, call.name, result)
+			await(t, call.name, concurrently(call.run))
 		})
 	}
 	select {

@@ -92,10 +92,18 @@ func (p Payload) layout() (directories, names map[string]bool) {
 
 // pages is what the content of the files takes of a tmpfs, in bytes: whole pages.
 func (p Payload) pages() int64 {
-	page := int64(os.Getpagesize()) // 64 KiB on some arm64 and ppc64le
 	var bytes int64
 	for _, f := range p.Files {
-		bytes += (int64(len(f.Data)) + page - 1) / page * page
+		bytes += wholePages(len(f.Data))
 	}
 	return bytes
+}
+
+// FileMemory is what one file of a tmpfs takes of the node's memory, in bytes.
+func FileMemory(length int) int64 { return InodeBytes + wholePages(length) }
+
+// wholePages is the length of the pages that hold so many bytes.
+func wholePages(length int) int64 {
+	page := int64(os.Getpagesize()) // 64 KiB on some arm64 and ppc64le
+	return (int64(length) + page - 1) / page * page
 }

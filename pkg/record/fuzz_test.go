@@ -3,7 +3,6 @@
 package record
 
 import (
-	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -38,6 +37,9 @@ func FuzzRoundTrip(f *testing.F) {
 		}
 		if err := s.Save(v); err != nil {
 			t.Fatal(err)
+		}
+		if st, err := os.Stat(s.path(id)); err != nil || st.Size() > int64(MaxLength(v)) {
+			t.Fatalf("the file of %+v is longer than %d bytes, or %v", v, MaxLength(v), err)
 		}
 		volumes, bad, err := s.Load()
 		if err != nil {
@@ -81,7 +83,7 @@ func FuzzDecode(f *testing.F) {
 			}
 			return
 		}
-		encoded, err := json.Marshal(v)
+		encoded, err := encode(v)
 		if err != nil {
 			t.Fatalf("%q: %v", b, err)
 		}

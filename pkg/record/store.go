@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -47,16 +48,18 @@ func Open(dir string) (*Store, error) {
 		return nil, fmt.Errorf("open directory of volume records (it must not be a symbolic link): %w", err)
 	}
 	defer d.Close()
-	if err := d.Chmod(0o700); err != nil {
-		return nil, fmt.Errorf("set mode of directory of volume records: %w", err)
+	// Kubelet may have made the directory, with mode 0755.
+	if st, err := d.Stat(); err != nil || st.Mode().Perm() != 0o700 {
+		if err := errors.Join(err, d.Chmod(0o700)); err != nil {
+			return nil, fmt.Errorf("set mode of directory of volume records: %w", err)
+		}
 	}
 	return &Store{dir: dir}, nil
 }
 
 // Save writes the record of v.VolumeID; a record that was there before is replaced whole or not at all.
 func (s *Store) Save(v Volume) error {
-	v.Version = version
-	b, err := json.Marshal(v)
+	b, err := encode(v)
 	if err != nil {
 		return fmt.Errorf("encode record of volume %s: %w", v.VolumeID, err)
 	}
@@ -72,6 +75,24 @@ func (s *Store) Save(v Volume) error {
 		return errors.Join(fmt.Errorf("write record of volume %s: %w", v.VolumeID, err), remove(path+tmpSuffix))
 	}
 	return nil
+}
+
+// encode returns the file of a record. Unlike json.Marshal it does not write <, > and & as six bytes each.
+func encode(v Volume) ([]byte, error) {
+	v.Version = version
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
+}
+
+// MaxLength returns the length of the record's file. Size, Device and FSID, which are known last, count with as many
+// digits as they can have.
+func MaxLength(v Volume) int {
+	v.Size, v.Device, v.FSID = math.MaxInt64, math.MaxUint64, math.MaxUint64
+	b, _ := encode(v) // what can't be encoded can't be saved
+	return len(b)
 }
 
 // Check reports why no record can be written now. It writes a file without a name, which leaves nothing however the

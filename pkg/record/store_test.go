@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -29,7 +30,7 @@ import (
 const golden = `{"version":4,"volumeID":"csi-1","targetPath":"/pods/uid/volumes/kubernetes.io~csi/ssh/mount",` +
 	`"pod":{"namespace":"team","name":"web-0","uid":"0b5c"},` +
 	`"spec":{"volume":"ssh-keys","objects":[{"kind":"Secret","name":"ssh-keys","items":[` +
-	`{"key":"key","container":"c","divisor":"1Mi","path":"dir/\u003cpath\u003e \u0026 \"more\"","mode":292,"uid":3},` +
+	`{"key":"key","container":"c","divisor":"1Mi","path":"dir/<path> & \"more\"","mode":292,"uid":3},` +
 	`{"key":"k2","path":"p2"}],"optional":true,"mode":256},{"mode":0}],` +
 	`"uid":1000,"gid":2000,"mode":384,"defaultUser":71,"dirMode":493,"refresh":"watch",` +
 	`"paths":{"dir/a:b\n\\":{"uid":4,"gid":5,"mode":0},"p2":{}},` +
@@ -86,6 +87,25 @@ func TestOpenChangesNothingBehindALink(t *testing.T) {
 	}
 	if st, err := os.Lstat(victim); err != nil || st.Mode() != fs.ModeDir|0o755 {
 		t.Errorf("mode %v, %v", st.Mode(), err)
+	}
+}
+
+// What is known when a volume's share is reserved is enough for the length of its record.
+func TestMaxLengthIsKnownBeforeTheMountIsMade(t *testing.T) {
+	testkit.NothingLeft(t)
+	s, _ := newStore(t)
+	v := full()
+	v.Spec.Sources[0].Items[0].Path = strings.Repeat("<&>\x01", 1000)
+	early := v
+	early.Size, early.Device, early.FSID = 0, 0, 0
+	v.Size, v.Device, v.FSID = math.MaxInt64, math.MaxUint64, math.MaxUint64
+	save(t, s, v)
+	st, err := os.Stat(s.path(v.VolumeID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := MaxLength(early); int64(got) != st.Size() || got > 10000 {
+		t.Errorf("got %d bytes, the file has %d; want less than 10000", got, st.Size())
 	}
 }
 

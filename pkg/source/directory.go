@@ -94,6 +94,17 @@ func (d *Directory) Pod(_ context.Context, namespace, name, uid string) (*corev1
 	return pod, nil
 }
 
+// Read returns the content of an object that has a manifest. The error is an *Error.
+func (d *Directory) Read(_ context.Context, ref Ref) (Content, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	m, ok := d.all()[ref]
+	if !ok {
+		return Content{}, &Error{Ref: ref, Reason: ErrNotFound}
+	}
+	return m.content, nil
+}
+
 // Allocatable returns status.allocatable of the Node that has a manifest. The error is an *Error.
 func (d *Directory) Allocatable(context.Context) (corev1.ResourceList, error) {
 	n, ok := d.manifest(Ref{Kind: node}).(*corev1.Node)
@@ -198,10 +209,8 @@ func (d *Directory) all() manifests {
 
 // show sets the state of an object that has subscribers. The lock is held.
 func (d *Directory) show(o *object, all manifests) {
-	ref := o.ref
-	ref.Newest = false // each read is of the newest
 	e := event{kind: missing}
-	if m, ok := all[ref]; ok {
+	if m, ok := all[o.ref]; ok {
 		e = event{kind: found, content: m.content}
 	}
 	d.apply(o, e)

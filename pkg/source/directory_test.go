@@ -103,9 +103,6 @@ func TestManifests(t *testing.T) {
 		"a config map is not a secret": {
 			"a.yaml", manifestOf(attributes.ConfigMap, "a", "one"), Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, nil,
 		},
-		"the newest": {
-			"a.yaml", manifestOf(attributes.Secret, "a", "one"), Ref{Kind: attributes.Secret, Namespace: "default", Name: "a", Newest: true}, map[string]string{"key": "one"},
-		},
 		"another namespace is another object": {
 			"a.yaml", manifestOf(attributes.Secret, "a", "one"), Ref{Kind: attributes.Secret, Namespace: "n", Name: "a"}, nil,
 		},
@@ -119,7 +116,7 @@ func TestManifests(t *testing.T) {
 			writeFile(t, filepath.Join(dir, test.file), test.content)
 			d := newDirectory(t, dir)
 			notified := 0
-			d.Subscribe(test.ref, "v", func() { notified++ })
+			d.Subscribe(test.ref, "v", false, func() { notified++ })
 			if notified != 1 {
 				t.Errorf("%d notifications at Subscribe, want one, because the object is known", notified)
 			}
@@ -187,9 +184,9 @@ func TestDirectoryChanges(t *testing.T) {
 	d := newDirectory(t, dir)
 	a, b, c := Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, Ref{Kind: attributes.ConfigMap, Namespace: "default", Name: "b"}, Ref{Kind: attributes.Secret, Namespace: "default", Name: "c"}
 	var changesA, changesB atomic.Int64
-	d.Subscribe(a, "v", func() { changesA.Add(1) })
-	d.Subscribe(b, "v", func() { changesB.Add(1) })
-	d.Subscribe(c, "v", func() {})
+	d.Subscribe(a, "v", false, func() { changesA.Add(1) })
+	d.Subscribe(b, "v", false, func() { changesB.Add(1) })
+	d.Subscribe(c, "v", false, func() {})
 	before, err := d.Get(b)
 	if err != nil {
 		t.Fatal(err)
@@ -263,7 +260,7 @@ func TestEditInPlace(t *testing.T) {
 	d := newDirectory(t, dir)
 	ref := Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}
 	var missing, notified atomic.Int64
-	d.Subscribe(ref, "v", func() {
+	d.Subscribe(ref, "v", false, func() {
 		notified.Add(1)
 	})
 	var slowest time.Duration
@@ -301,8 +298,8 @@ func TestTwoFilesOneObject(t *testing.T) {
 	other := Ref{Kind: attributes.Secret, Namespace: "default", Name: "other"}
 	d := newDirectory(t, dir)
 	var notified atomic.Int64
-	d.Subscribe(ref, "v", func() { notified.Add(1) })
-	d.Subscribe(other, "v", func() {})
+	d.Subscribe(ref, "v", false, func() { notified.Add(1) })
+	d.Subscribe(other, "v", false, func() {})
 	for n := range 20 {
 		if got := value(&d.registry, ref); got != "two" {
 			t.Fatalf("content %q, want that of the last file", got)
@@ -321,7 +318,7 @@ func BenchmarkDirectoryUpdate(b *testing.B) {
 	writeFile(b, file, manifestOf(attributes.Secret, "a", "0"))
 	d := newDirectory(b, dir)
 	notified := make(chan struct{}, 10)
-	d.Subscribe(Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, "v", func() { notified <- struct{}{} })
+	d.Subscribe(Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, "v", false, func() { notified <- struct{}{} })
 	<-notified
 	for n := 0; b.Loop(); n++ {
 		replaceFile(b, file, manifestOf(attributes.Secret, "a", fmt.Sprint(n+1)))
@@ -371,7 +368,7 @@ func TestPodAndNodeManifests(t *testing.T) {
 		writeFile(t, file, fmt.Sprintf(pod, ""))
 		d := newDirectory(t, dir)
 		ref := Ref{Kind: attributes.Pod, Namespace: "default", Name: "p"}
-		d.Subscribe(ref, "v", func() {})
+		d.Subscribe(ref, "v", false, func() {})
 		content, err := d.Get(ref)
 		if err != nil || content.UID != "" || string(content.Data["metadata.labels['app']"]) != "web" ||
 			string(content.Data["metadata.namespace"]) != "default" {

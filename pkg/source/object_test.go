@@ -34,9 +34,16 @@ func newMachine() *machine {
 		m.started++
 		return func() { m.ended++ }
 	}
-	m.Subscribe(m.ref, "v", func() { m.notified++ })
+	m.Subscribe(m.ref, "v", false, func() { m.notified++ })
 	m.object = m.objects[m.ref]
 	return m
+}
+
+// starts returns the number of starts while a timer can start the source.
+func (m *machine) starts() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.started
 }
 
 func (m *machine) found(c Content) { m.update(m.object, event{kind: found, content: c}) }
@@ -315,42 +322,103 @@ func TestLogOfChanges(t *testing.T) {
 	}
 }
 
-// TestRetryNow adds subscribers to an object that nobody may read.
-func TestRetryNow(t *testing.T) {
+// TestRetry adds subscribers to an object, and asks for a retry.
+func TestRetry(t *testing.T) {
 	for _, test := range []struct {
-		name    string
-		state   func(*machine)
-		retries bool
+		name  string
+		state func(*machine)
+		// retries: the last request has failed. blocks: there is no content meanwhile.
+		retries, blocks bool
 	}{
-		{"nothing is known", func(*machine) {}, false},
-		{"found", func(m *machine) { m.found(Content{ResourceVersion: "1"}) }, false},
-		{"missing", (*machine).missing, false},
-		{"unavailable", func(m *machine) { m.fail(io.EOF) }, false},
-		{"refused", func(m *machine) { m.fail(forbidden()) }, true},
+		{"nothing is known", func(*machine) {}, false, true},
+		{"found", func(m *machine) { m.found(Content{ResourceVersion: "1"}) }, false, false},
+		{"missing", (*machine).missing, false, false},
+		{"found, and away", func(m *machine) {
+			m.found(Content{ResourceVersion: "1"})
+			m.update(m.object, event{kind: ended})
+			m.fail(io.EOF)
+		}, true, false},
+		{"unavailable", func(m *machine) { m.fail(io.EOF) }, true, true},
+		{"refused", func(m *machine) { m.fail(forbidden()) }, true, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			m := newMachine()
-			test.state(m)
-			blocked := m.blocked(t)
-			m.Subscribe(m.ref, "v", func() {})
-			if len(m.retry) != 0 || m.blocked(t) != blocked {
-				t.Error("a retry for an old subscriber")
-			}
-			m.Subscribe(m.ref, "two", func() {})
-			pending := m.pending
-			m.Subscribe(m.ref, "three", func() {})
-			if retries := len(m.retry) == 1; retries != test.retries || m.blocked(t) != (blocked || test.retries) {
-				t.Errorf("retry: %v, blocked: %v", retries, m.blocked(t))
-			}
-			if pending != m.pending {
-				t.Error("the second and the third subscriber wait for different results")
-			}
-			m.fail(forbidden())
-			if m.blocked(t) {
-				t.Error("still blocked after the answer")
-			}
+			synctest.Test(t, func(t *testing.T) {
+				m := newMachine()
+				test.state(m)
+				blocked := m.blocked(t)
+				check := func(what string, retries, blocks bool) {
+					t.Helper()
+					if got := len(m.retry) == 1; got != retries || m.blocked(t) != blocks {
+						t.Errorf("%s: retry: %v, blocked: %v; want %v, %v", what, got, m.blocked(t), retries, blocks)
+					}
+				}
+				time.Sleep(failureMemory - 1)
+				m.Subscribe(m.ref, "two", false, func() {})
+				check("a new subscriber, a moment after a failure", false, blocked)
+				time.Sleep(1)
+				m.Subscribe(m.ref, "v", false, func() {})
+				check("an old subscriber", false, blocked)
+				m.Subscribe(m.ref, "three", false, func() {})
+				check("a new subscriber, later", test.retries, test.blocks)
+				pending := m.pending
+				m.Subscribe(m.ref, "four", false, func() {})
+				if pending != m.pending {
+					t.Error("two new subscribers wait for different results")
+				}
+				if test.retries {
+					<-m.retry
+				}
+				m.fail(forbidden())
+				m.fail(forbidden())
+				check("after the answer", false, false)
+				m.Retry(m.ref)
+				_, err := m.Get(m.ref)
+				check("asked for", true, errors.Is(err, ErrForbidden))
+				m.Retry(Ref{}) // of an object that nobody watches
+			})
 		})
 	}
+}
+
+// TestRefusalIsRemembered lets kubelet publish a volume of a refused object again and again.
+func TestRefusalIsRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		pause := m.fail(forbidden())
+		if pause < failureMemory {
+			t.Errorf("the next request is %v after a refusal, want at least %v", pause, failureMemory)
+		}
+		m.Unsubscribe(m.ref, "v")
+		if m.Watched() != 0 {
+			t.Errorf("%d watched, want none without a subscriber", m.Watched())
+		}
+		time.Sleep(failureMemory - 1)
+		m.Subscribe(m.ref, "again", false, func() {})
+		if _, err := m.Get(m.ref); !errors.Is(err, ErrForbidden) || m.started != 1 || len(m.retry) != 0 || m.blocked(t) {
+			t.Errorf("the next attempt: error %v, %d started, %d retries; want the remembered refusal",
+				err, m.started, len(m.retry))
+		}
+		time.Sleep(failureMemory)
+		if m.Watched() != 1 || m.ended != 0 {
+			t.Errorf("%d watched, %d ended; want the new subscriber's watch to stay", m.Watched(), m.ended)
+		}
+		m.fail(forbidden())
+		m.Unsubscribe(m.ref, "again")
+		time.Sleep(failureMemory)
+		synctest.Wait()
+		if m.mu.Lock(); m.objects[m.ref] != nil || m.ended != 1 {
+			t.Errorf("%d ended, want the object forgotten after %v", m.ended, failureMemory)
+		}
+		m.mu.Unlock()
+
+		m.Subscribe(m.ref, "v", false, func() {})
+		m.object = m.objects[m.ref]
+		m.fail(io.EOF)
+		m.Unsubscribe(m.ref, "v")
+		if m.objects[m.ref] != nil {
+			t.Error("an outage is remembered")
+		}
+	})
 }
 
 // TestSubscribers subscribes to two objects of a source that learns nothing by itself.
@@ -358,7 +426,9 @@ func TestSubscribers(t *testing.T) {
 	m := newMachine()
 	other := Ref{Kind: attributes.ConfigMap, Namespace: "n", Name: "a"}
 	notified := map[string]int{}
-	subscribe := func(ref Ref, subscriber string) { m.Subscribe(ref, subscriber, func() { notified[subscriber]++ }) }
+	subscribe := func(ref Ref, subscriber string) {
+		m.Subscribe(ref, subscriber, false, func() { notified[subscriber]++ })
+	}
 
 	subscribe(m.ref, "one")
 	subscribe(m.ref, "one")
@@ -405,12 +475,65 @@ func TestSubscribers(t *testing.T) {
 	}
 }
 
+// TestNewestReplacesTheWatch asks for the newest version of an object whose list was of any version.
+func TestNewestReplacesTheWatch(t *testing.T) {
+	m := newMachine()
+	old := Content{UID: "u", ResourceVersion: "1"}
+	m.found(old)
+	before := m.object
+	notified := 0
+	m.Subscribe(m.ref, "recovered", true, func() { notified++ })
+	if m.started != 2 || m.ended != 1 || m.notified != 1 || notified != 0 {
+		t.Errorf("%d started, %d ended, %d and %d notifications; want a new watch, and nobody notified yet",
+			m.started, m.ended, m.notified, notified)
+	}
+	m.update(before, event{kind: found, content: old}) // a late event of the old watch
+	if _, err := m.Get(m.ref); !errors.Is(err, ErrUnavailable) || m.objects[m.ref].pending == nil {
+		t.Errorf("error %v; want no result before the new watch has one", err)
+	}
+	m.object = m.objects[m.ref]
+	m.found(Content{UID: "u", ResourceVersion: "2"})
+	if c, err := m.Get(m.ref); err != nil || c.ResourceVersion != "2" || m.notified != 2 || notified != 1 {
+		t.Errorf("version %q, error %v, %d and %d notifications; want both subscribers notified of version 2",
+			c.ResourceVersion, err, m.notified, notified)
+	}
+	m.Subscribe(m.ref, "adopted", true, func() {})
+	m.Subscribe(m.ref, "new", false, func() {})
+	if m.started != 2 {
+		t.Errorf("%d started, want no other watch: the list was consistent", m.started)
+	}
+}
+
+// TestNewestKeepsWaiters replaces the watch while somebody waits for its first result.
+func TestNewestKeepsWaiters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		returned := false
+		go func() {
+			m.Wait(t.Context(), m.ref)
+			returned = true
+		}()
+		synctest.Wait()
+		m.Subscribe(m.ref, "recovered", true, func() {})
+		synctest.Wait()
+		if returned {
+			t.Error("Wait returned without a result")
+		}
+		m.object = m.objects[m.ref]
+		m.found(Content{ResourceVersion: "1"})
+		synctest.Wait()
+		if !returned {
+			t.Error("Wait does not return with the result of the new watch")
+		}
+	})
+}
+
 // TestImmutable reads an object once, and again for a new subscriber or after a while.
 func TestImmutable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		notified := map[string]int{}
-		subscribe := func(subscriber string) { m.Subscribe(m.ref, subscriber, func() { notified[subscriber]++ }) }
+		subscribe := func(subscriber string) { m.Subscribe(m.ref, subscriber, false, func() { notified[subscriber]++ }) }
 		one := Content{UID: "u", ResourceVersion: "1", Immutable: true}
 		m.complete(one)
 		subscribe("v")
@@ -434,7 +557,7 @@ func TestImmutable(t *testing.T) {
 
 		time.Sleep(m.recheck/2 - 1)
 		synctest.Wait()
-		if m.started != 2 {
+		if m.starts() != 2 {
 			t.Error("read again too early")
 		}
 		time.Sleep(m.recheck/2 + 1)
@@ -484,7 +607,7 @@ func TestConcurrently(t *testing.T) {
 	for _, subscriber := range []string{"one", "two", "three"} {
 		subscribers.Go(func() {
 			for range 200 {
-				r.Subscribe(ref, subscriber, func() {})
+				r.Subscribe(ref, subscriber, false, func() {})
 				r.Wait(t.Context(), ref)
 				_, _ = r.Get(ref)
 				_, _ = r.Outage(ref)

@@ -14,8 +14,6 @@ type registry struct {
 	start func(*object) (stop func())
 	// recheck is the longest time after which an immutable object is read again.
 	recheck time.Duration
-	// authorizerLag is 0 unless the Node authorizer decides about the requests.
-	authorizerLag time.Duration
 
 	// mu guards the map and the state of its objects.
 	mu      sync.Mutex
@@ -29,17 +27,15 @@ func newRegistry(recheck time.Duration) registry {
 // Subscribe keeps ref current for subscriber until Unsubscribe. It calls changed after each change of the result of
 // Get, including the first one, and immediately if there is a result already. changed must not block, nor call the
 // source. A second call for the same subscriber has no other effect.
-func (r *registry) Subscribe(ref Ref, subscriber string, changed func()) {
+//
+// newest: the subscriber has shown content of an earlier watch, so the first list of the watch must be consistent. An
+// object whose first list was of any version gets a new watch, and has no result until the new watch has one.
+func (r *registry) Subscribe(ref Ref, subscriber string, newest bool, changed func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	o := r.objects[ref]
-	if o == nil {
-		o = &object{
-			ref: ref, subscribers: map[string]func(){subscriber: changed}, retry: make(chan struct{}, 1),
-		}
-		r.objects[ref] = o
-		r.restart(o)
-		return
+	if o == nil || newest && !o.consistent {
+		o = r.replace(o, ref, newest)
 	}
 	_, known := o.subscribers[subscriber]
 	o.subscribers[subscriber] = changed
@@ -50,12 +46,39 @@ func (r *registry) Subscribe(ref Ref, subscriber string, changed func()) {
 	case known:
 	case o.stopped:
 		r.restart(o) // the immutable object may have been deleted and created again
-	default:
-		o.retryNow() // the next attempt may be minutes away, and the new subscriber may bring the right to read
+	case time.Since(o.failed) >= failureMemory:
+		o.retryNow() // the next attempt may be minutes away
 	}
 }
 
-// Unsubscribe undoes Subscribe. After the last subscriber the watch ends and the content is forgotten.
+// Retry reads an object again at once if the last request for it has failed. If Get has no content, Wait blocks until
+// there is an answer.
+func (r *registry) Retry(ref Ref) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if o := r.objects[ref]; o != nil {
+		o.retryNow()
+	}
+}
+
+// replace begins to keep an object current, in place of old if that is not nil. A late event of the watch of old
+// changes nothing, because old is not in the map any more. The lock is held.
+func (r *registry) replace(old *object, ref Ref, consistent bool) *object {
+	o := &object{
+		ref: ref, consistent: consistent, subscribers: map[string]func(){}, retry: make(chan struct{}, 1),
+	}
+	if old != nil {
+		old.stop()
+		o.subscribers, o.pending = old.subscribers, old.pending
+	}
+	r.objects[ref] = o
+	r.restart(o)
+	return o
+}
+
+// Unsubscribe undoes Subscribe. After the last subscriber the watch ends and the content is forgotten. A refusal is
+// remembered for failureMemory, so that kubelet's next attempt to publish a volume of many refused objects makes few
+// requests.
 func (r *registry) Unsubscribe(ref Ref, subscriber string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -64,14 +87,19 @@ func (r *registry) Unsubscribe(ref Ref, subscriber string) {
 		return
 	}
 	delete(o.subscribers, subscriber)
-	if len(o.subscribers) == 0 {
-		delete(r.objects, ref)
-		o.stop()
+	if len(o.subscribers) > 0 {
+		return
 	}
+	if remembered := failureMemory - time.Since(o.failed); o.result.forbidden() && remembered > 0 {
+		time.AfterFunc(remembered, func() { r.Unsubscribe(ref, "") })
+		return
+	}
+	delete(r.objects, ref)
+	o.stop()
 }
 
 // Wait blocks until there is a result for an object that has subscribers, or ctx ends. If a new subscriber caused
-// another read of an immutable or a forbidden object, Wait blocks until that read has a result.
+// another read of an immutable object, or of one that could not be read, Wait blocks until that read has a result.
 func (r *registry) Wait(ctx context.Context, ref Ref) {
 	var pending chan struct{}
 	r.mu.Lock()
@@ -89,7 +117,10 @@ func (r *registry) Wait(ctx context.Context, ref Ref) {
 }
 
 // Get returns the last known content of an object that has subscribers. It does not wait. The error is an *Error.
-// During an outage the content remains readable. Once the API server forbids reading it, it does not.
+//
+// During an outage the content remains readable, also for a new subscriber: a pod that starts while the API server can't
+// be reached gets the last known content if the node watches the object already. Availability counts more here: Outage
+// tells of the outage as soon as it is noticed. Once the API server forbids reading the object, Get returns no content.
 func (r *registry) Get(ref Ref) (Content, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -117,18 +148,15 @@ func (r *registry) Outage(ref Ref) (since time.Time, err error) {
 	return o.outageSince, o.outage
 }
 
-// Watched returns the number of distinct objects that have subscribers.
+// Watched returns the number of objects that have subscribers.
 func (r *registry) Watched() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	distinct := len(r.objects)
-	for ref := range r.objects {
-		if ref.Newest {
-			ref.Newest = false
-			if r.objects[ref] != nil {
-				distinct--
-			}
+	watched := 0
+	for _, o := range r.objects {
+		if len(o.subscribers) > 0 {
+			watched++
 		}
 	}
-	return distinct
+	return watched
 }

@@ -5,7 +5,8 @@
 // publish request itself (FromRequest).
 //
 // API and Directory have the same methods. A subscriber (a volume) subscribes to an object, reads the last known state
-// with Get, is notified of each change, and unsubscribes. An object has one watch, however many subscribers it has.
+// with Get, is notified of each change, and unsubscribes. An object has one watch, however many subscribers it has. A
+// volume that does not follow its objects has no watch: Read reads each object once.
 package source
 
 import (
@@ -27,7 +28,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrForbidden: the API server refuses access. The object may or may not exist.
 	ErrForbidden = errors.New("forbidden")
-	// ErrUnavailable: the API server gave no usable answer. A later request may succeed.
+	// ErrUnavailable: the API server gave no usable answer, or does not know the driver (401). A later request may
+	// succeed.
 	ErrUnavailable = errors.New("can't be read now")
 )
 
@@ -36,9 +38,6 @@ type Ref struct {
 	Kind      attributes.Kind
 	Namespace string
 	Name      string
-	// Newest requires a consistent first read instead of one served from the API server's cache. Such a Ref has a watch
-	// of its own.
-	Newest bool
 }
 
 // String returns the kind and the name for messages: Secret "namespace/name".
@@ -90,6 +89,9 @@ type Error struct {
 	Detail string
 	// Number is the kernel's error number if a system call failed, else 0.
 	Number syscall.Errno
+	// Undeclared: the Node authorizer refused the object, because it knows of no pod on the node that declares the
+	// object. It learns of a new pod a moment later than kubelet.
+	Undeclared bool
 }
 
 // Error implements error.

@@ -6,7 +6,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/pem"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -26,6 +28,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 
+	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
@@ -199,7 +202,7 @@ func TestRounds(t *testing.T) {
 			})
 			ref := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
 			var notified atomic.Int64
-			api.Subscribe(ref, "v", func() { notified.Add(1) })
+			api.Subscribe(ref, "v", false, func() { notified.Add(1) })
 			testkit.Eventually(t, soon, "the last answer", func() bool { return value(&api.registry, ref) == "30" })
 			mu.Lock()
 			defer mu.Unlock()
@@ -213,8 +216,8 @@ func TestRounds(t *testing.T) {
 	}
 }
 
-// TestNewest uses an API server with an outdated cache: only a Ref with Newest gets the newest version, even of an
-// object that has a watch already.
+// TestNewest uses an API server with an outdated cache: a subscriber that asks for the newest version gets no older
+// one, even of an object that has a watch already.
 func TestNewest(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -224,62 +227,107 @@ func TestNewest(t *testing.T) {
 	}{
 		"changed":                          {false, false, "list "},
 		"deleted":                          {false, true, "list "},
-		"changed, without streaming lists": {true, false, "list , get, watch 8"},
+		"changed, without streaming lists": {true, false, "list , get, watch 9"},
 		"deleted, without streaming lists": {true, true, "list , get, watch "},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			ref := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
-			newest := ref
-			newest.Newest = true
-			var mu sync.Mutex
-			var asked []string
-			api := serve(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
-				what := askedFor(r)
-				if what == "list 0" {
-					stay(w, r, list(t, "3"))
-					return
+		for _, watched := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, watched already: %v", name, watched), func(t *testing.T) {
+				t.Parallel()
+				ref := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
+				server := &outdated{t: t, noStreaming: test.noStreaming, missing: test.missing}
+				api := serve(t, Options{}, server.ServeHTTP)
+				if watched {
+					api.Subscribe(ref, "new", false, func() {})
+					waitKnown(t, &api.registry, ref)
+					if got := value(&api.registry, ref); got != "3" {
+						t.Errorf("a new volume got %q, want the cache's version", got)
+					}
 				}
-				mu.Lock()
-				asked = append(asked, what)
-				mu.Unlock()
-				events := list(t, "9")
-				if test.missing {
-					events = bookmark(t, "9", true)
+				api.Subscribe(ref, "recovered", true, func() {
+					server.recovered.CompareAndSwap(nil, ptr.To(api.objects[ref].result.content.ResourceVersion))
+				})
+				api.Subscribe(ref, "adopted", true, func() {}) // the same list serves both
+				waitKnown(t, &api.registry, ref)
+				if c, err := api.Get(ref); test.missing != errors.Is(err, ErrNotFound) ||
+					!test.missing && (err != nil || string(c.Data["key"]) != "9") {
+					t.Errorf("the newest is %s, %v", c.Data, err)
 				}
-				switch {
-				case strings.HasPrefix(what, "watch"):
-					stay(w, r, bookmark(t, "9", false))
-				case what == "get" && test.missing:
-					refuse(t, w, apierrors.NewNotFound(schema.GroupResource{}, "a"))
-				case what == "get":
-					_, _ = w.Write(encoded(t, secretOf("8")))
-				case test.noStreaming:
-					refuse(t, w, apierrors.NewInvalid(schema.GroupKind{Kind: "ListOptions"}, "", nil))
-				default:
-					stay(w, r, events)
+				if first := server.recovered.Load(); *first == "3" {
+					t.Error("the recovered volume was notified of the cache's version")
+				}
+				testkit.Eventually(t, soon, "the requests "+test.want, func() bool { return server.consistent() == test.want })
+				if n := api.Watched(); n != 1 {
+					t.Errorf("%d objects are watched, want 1", n)
 				}
 			})
-			api.Subscribe(ref, "follows", func() {})
-			waitKnown(t, &api.registry, ref)
-			api.Subscribe(newest, "reads once", func() {})
-			waitKnown(t, &api.registry, newest)
-			if c, err := api.Get(newest); test.missing != errors.Is(err, ErrNotFound) || !test.missing && (err != nil || string(c.Data["key"]) == "3") {
-				t.Errorf("the newest is %s, %v", c.Data, err)
-			}
-			if got := value(&api.registry, ref); got != "3" {
-				t.Errorf("the Ref without Newest got %q", got)
-			}
-			testkit.Eventually(t, soon, "the requests "+test.want, func() bool {
-				mu.Lock()
-				defer mu.Unlock()
-				return strings.Join(asked, ", ") == test.want
-			})
-			api.Unsubscribe(newest, "reads once")
-			if n := api.Watched(); n != 1 {
-				t.Errorf("%d objects are watched, want 1", n)
-			}
-		})
+		}
+	}
+	reliability.Shown(t, "F-29", "a subscriber that asks for the newest, 8 times, of an outdated cache")
+}
+
+// outdated is an API server whose cache has version 3 of a Secret, and whose storage has version 9 or nothing.
+type outdated struct {
+	t                    testing.TB
+	noStreaming, missing bool
+	// recovered is the first version that the recovered volume was notified of.
+	recovered atomic.Pointer[string]
+
+	mu sync.Mutex
+	// asked are the requests that are not answered from the cache.
+	asked []string
+}
+
+func (s *outdated) consistent() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Join(s.asked, ", ")
+}
+
+func (s *outdated) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	what := askedFor(r)
+	if what == "list 0" {
+		stay(w, r, list(s.t, "3"))
+		return
+	}
+	s.mu.Lock()
+	s.asked = append(s.asked, what)
+	s.mu.Unlock()
+	switch {
+	case strings.HasPrefix(what, "watch"):
+		stay(w, r, bookmark(s.t, "9", false))
+	case what == "get" && s.missing:
+		refuse(s.t, w, apierrors.NewNotFound(schema.GroupResource{}, "a"))
+	case what == "get":
+		_, _ = w.Write(encoded(s.t, secretOf("9")))
+	case s.noStreaming:
+		refuse(s.t, w, apierrors.NewInvalid(schema.GroupKind{Kind: "ListOptions"}, "", nil))
+	case s.missing:
+		stay(w, r, bookmark(s.t, "9", true))
+	default:
+		stay(w, r, list(s.t, "9"))
+	}
+}
+
+// TestRead uses the same API server.
+func TestRead(t *testing.T) {
+	t.Parallel()
+	ref := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
+	there, gone := &outdated{t: t}, &outdated{t: t, missing: true}
+	api := serve(t, Options{}, there.ServeHTTP)
+	if c, err := api.Read(t.Context(), ref); err != nil || string(c.Data["key"]) != "9" || c.UID != "u" {
+		t.Errorf("content %+v, error %v; want version 9", c, err)
+	}
+	if asked := there.consistent(); asked != "get" || api.Watched() != 0 {
+		t.Errorf("requests %q, %d watched; want one get", asked, api.Watched())
+	}
+	var e *Error
+	if _, err := serve(t, Options{}, gone.ServeHTTP).Read(t.Context(), ref); !errors.As(err, &e) ||
+		e.Reason != ErrNotFound || e.Ref != ref {
+		t.Errorf("of a missing object: error %v, want %v", err, ErrNotFound)
+	}
+	ref.Kind = attributes.ConfigMap
+	if _, err := api.Read(t.Context(), ref); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("of another kind: error %v, want %v", err, ErrUnavailable)
 	}
 }
 
@@ -316,7 +364,7 @@ func TestStall(t *testing.T) {
 			api := serve(t, Options{}, handler)
 			api.requestTimeout = 50 * time.Millisecond
 			ref := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
-			api.Subscribe(ref, "v", func() {})
+			api.Subscribe(ref, "v", false, func() {})
 			waitKnown(t, &api.registry, ref)
 			if _, err := api.Get(ref); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), errNoAnswer.Error()) {
 				t.Errorf("error %v, want %v: %v", err, ErrUnavailable, errNoAnswer)
@@ -330,70 +378,192 @@ func TestStall(t *testing.T) {
 	}
 }
 
-// TestAuthorizerLag lets the Node authorizer not know of the pod.
-func TestAuthorizerLag(t *testing.T) {
+// TestUndeclared lets the Node authorizer not know of the pod for a moment.
+func TestUndeclared(t *testing.T) {
 	t.Parallel()
 	ref := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
-	t.Run("for a moment", func(t *testing.T) {
-		t.Parallel()
-		var asked, notified atomic.Int64
-		api := serve(t, Options{NodeName: "node-1", Impersonate: true}, func(w http.ResponseWriter, r *http.Request) {
-			if got := r.Header.Get("Impersonate-User"); got != "system:node:node-1" {
-				t.Errorf("impersonates %q", got)
+	for _, node := range []bool{true, false} {
+		t.Run(fmt.Sprintf("access node: %v", node), func(t *testing.T) {
+			t.Parallel()
+			var asked, notified atomic.Int64
+			api := serve(t, Options{NodeName: "node-1", Impersonate: node}, func(w http.ResponseWriter, r *http.Request) {
+				if got := r.Header.Get("Impersonate-User"); (got == "system:node:node-1") != node {
+					t.Errorf("impersonates %q", got)
+				}
+				if asked.Add(1) == 1 {
+					refuse(t, w, forbidden())
+					return
+				}
+				stay(w, r, list(t, "1"))
+			})
+			api.Subscribe(ref, "v", false, func() { notified.Add(1) })
+			waitKnown(t, &api.registry, ref)
+			var e *Error
+			if _, err := api.Get(ref); !errors.As(err, &e) || e.Reason != ErrForbidden || e.Undeclared != node {
+				t.Errorf("error %+v, want %v, undeclared: %v", err, ErrForbidden, node)
 			}
-			if asked.Add(1) <= 3 {
-				refuse(t, w, forbidden())
-				return
+			if asked.Load() != 1 || notified.Load() != 1 {
+				t.Errorf("%d requests, %d notifications; want the first answer as the result", asked.Load(), notified.Load())
 			}
-			stay(w, r, list(t, "1"))
-		})
-		api.Subscribe(ref, "v", func() { notified.Add(1) })
-		waitKnown(t, &api.registry, ref)
-		if got := value(&api.registry, ref); got != "1" || notified.Load() != 1 {
-			t.Errorf("%s, %d notifications; want the content as the first result", got, notified.Load())
-		}
-	})
-	t.Run("for good", func(t *testing.T) {
-		t.Parallel()
-		var asked atomic.Int64
-		api := serve(t, Options{NodeName: "node-1", Impersonate: true}, func(w http.ResponseWriter, _ *http.Request) {
-			asked.Add(1)
-			refuse(t, w, forbidden())
-		})
-		start := time.Now()
-		api.Subscribe(ref, "v", func() {})
-		waitKnown(t, &api.registry, ref)
-		took := time.Since(start)
-		_, err := api.Get(ref)
-		if !errors.Is(err, ErrForbidden) || !strings.Contains(err.Error(), "no relationship found; with access node the pod must declare") {
-			t.Errorf("error %v", err)
-		}
-		if n := asked.Load(); took < authorizerLag || n < 3 || n > 20 {
-			t.Errorf("%d requests, result after %v", n, took)
-		}
-	})
-	t.Run("not without impersonation", func(t *testing.T) {
-		t.Parallel()
-		var asked atomic.Int64
-		other := serve(t, Options{}, func(w http.ResponseWriter, _ *http.Request) {
-			asked.Add(1)
-			refuse(t, w, forbidden())
-		})
-		firstResult := make(chan int64, 1)
-		other.Subscribe(ref, "v", func() {
-			select {
-			case firstResult <- asked.Load():
-			default:
+			api.Retry(ref)
+			waitKnown(t, &api.registry, ref)
+			if got := value(&api.registry, ref); got != "1" || asked.Load() != 2 {
+				t.Errorf("after a retry: %s, %d requests", got, asked.Load())
 			}
 		})
-		waitKnown(t, &other.registry, ref)
-		if _, err := other.Get(ref); !errors.Is(err, ErrForbidden) {
-			t.Errorf("error %v", err)
+	}
+}
+
+// TestStarts subscribes to many objects at once. It counts the lists that the API server has not answered.
+func TestStarts(t *testing.T) {
+	t.Parallel()
+	const many = 5 * maxStarts
+	ref := func(n int) Ref {
+		return Ref{Kind: attributes.Secret, Namespace: "ns", Name: fmt.Sprint("a", n)}
+	}
+	var starting, most atomic.Int64
+	answer := make(chan struct{})
+	handler := func(w http.ResponseWriter, r *http.Request) {
+		n := starting.Add(1)
+		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
 		}
-		if n := <-firstResult; n != 1 {
-			t.Errorf("the result came after %d requests, want one", n)
+		select {
+		case <-answer:
+		case <-r.Context().Done():
 		}
+		starting.Add(-1)
+		stay(w, r, list(t, "1"))
+	}
+	api := serve(t, Options{}, handler)
+	for n := range many {
+		api.Subscribe(ref(n), "v", false, func() {})
+	}
+	testkit.Eventually(t, soon, "as many lists as may be started", func() bool { return starting.Load() == maxStarts })
+	close(answer)
+	for n := range many {
+		waitKnown(t, &api.registry, ref(n))
+		if got := value(&api.registry, ref(n)); got != "1" {
+			t.Errorf("%s: %s", ref(n), got)
+		}
+	}
+	if most.Load() != maxStarts {
+		t.Errorf("%d lists at a time, want at most %d", most.Load(), maxStarts)
+	}
+	testkit.Eventually(t, soon, "all to be started", func() bool { return len(api.starts) == 0 })
+
+	// An API server that answers nothing is away for all objects, also for those whose turn does not come.
+	api = serve(t, Options{}, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	api.requestTimeout = 100 * time.Millisecond
+	for n := range many {
+		api.Subscribe(ref(n), "v", false, func() {})
+	}
+	for n := range many {
+		waitKnown(t, &api.registry, ref(n))
+		if _, err := api.Get(ref(n)); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), errNoAnswer.Error()) {
+			t.Errorf("%s: error %v, want %v", ref(n), err, errNoAnswer)
+		}
+	}
+	api.Close()
+}
+
+// panicking is a decoder with a bug: it panics with what it reads, the first times.
+type panicking struct {
+	runtime.Decoder
+	times *atomic.Int64
+}
+
+func (p panicking) Decode(data []byte, gvk *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
+	if bytes.Contains(data, []byte("confidential")) && p.times.Add(-1) >= 0 {
+		panic(string(data))
+	}
+	return p.Decoder.Decode(data, gvk, into)
+}
+
+// TestPanic lets the driver have a bug in reading one object. It captures klog, so it is not parallel.
+func TestPanic(t *testing.T) {
+	log := testkit.LogOf(t, 0)
+	bad, good := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "bad"}, Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
+	api := serve(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+		secret := secretOf("1")
+		if strings.Contains(r.URL.RawQuery, "bad") {
+			secret.Data["key"] = []byte("confidential")
+		}
+		stay(w, r, append(frame(t, "ADDED", secret), bookmark(t, "1", true)...))
 	})
+	decoder := panicking{api.decoder, &atomic.Int64{}}
+	decoder.times.Store(3)
+	api.decoder = decoder
+	api.Subscribe(bad, "v", false, func() {})
+	waitKnown(t, &api.registry, bad)
+	_, err := api.Get(bad)
+	if !errors.Is(err, ErrUnavailable) || !strings.HasSuffix(err.Error(), "reading the object panicked with a string") {
+		t.Errorf("error %v, want %v, with the type of the panic", err, ErrUnavailable)
+	}
+	api.Subscribe(good, "v", false, func() {})
+	waitKnown(t, &api.registry, good)
+	if got := value(&api.registry, good); got != "1" {
+		t.Errorf("the other object: %s", got)
+	}
+	testkit.Eventually(t, soon, "the object to be read again", func() bool { return value(&api.registry, bad) == "confidential" })
+	if text := log.Text(); strings.Contains(text, "confidential") ||
+		!strings.Contains(text, `"The driver has a bug" err="reading the object panicked with a string" object="Secret \"ns/bad\""`) {
+		t.Errorf("want lines with the type of the panic, and never what was read:\n%s", text)
+	}
+	reliability.Shown(t, "F-30", "the reading of one object panics three times")
+}
+
+// TestSilence uses an HTTP/2 server that stands for a proxy whose upstream dies: the connection answers pings, and the
+// watch brings nothing any more.
+func TestSilence(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int64
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 2 {
+			t.Errorf("%s, want HTTP/2", r.Proto)
+		}
+		switch n := asked.Add(1); {
+		case n == 1:
+			stay(w, r, list(t, "3"))
+		case askedFor(r) == "watch 3":
+			stay(w, r, frame(t, "MODIFIED", secretOf("9")))
+		default:
+			stay(w, r, bookmark(t, "9", false))
+		}
+	}))
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	t.Cleanup(server.CloseClientConnections)
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	api, err := NewAPI(&rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{CAData: ca}}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(api.Close)
+	api.silence = 100 * time.Millisecond
+	ref := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
+	start := time.Now()
+	api.Subscribe(ref, "v", false, func() {})
+	testkit.Eventually(t, soon, "another watch, with what changed meanwhile", func() bool { return value(&api.registry, ref) == "9" })
+	if took := time.Since(start); took < api.silence {
+		t.Errorf("the watch ended after %v, want at least %v", took, api.silence)
+	}
+	if _, err := api.Outage(ref); err != nil {
+		t.Errorf("a silent watch counts as an outage: %v", err)
+	}
+	reliability.Shown(t, "F-50", "another watch after a silent one")
+}
+
+// TestEventsBreakTheSilence: each event and bookmark lets a watch go on.
+func TestEventsBreakTheSilence(t *testing.T) {
+	t.Parallel()
+	api := serve(t, Options{}, func(w http.ResponseWriter, r *http.Request) { stay(w, r, nil) })
+	w := &watcher{api: api, object: &object{ref: Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}}}
+	alive := 0
+	events := bytes.NewReader(append(frame(t, "MODIFIED", secretOf("4")), bookmark(t, "5", false)...))
+	if err := w.follow(events, true, func() { alive++ }); err != nil || alive != 3 {
+		t.Errorf("%d signs of life, error %v; want one of the watch and one of each event", alive, err)
+	}
 }
 
 // TestImmutableRecheck deletes an immutable object that has a subscriber, and creates it again.
@@ -419,7 +589,7 @@ func TestImmutableRecheck(t *testing.T) {
 
 	api := serve(t, Options{ImmutableRecheck: time.Second}, handler)
 	var notified atomic.Int64
-	api.Subscribe(ref, "one", func() { notified.Add(1) })
+	api.Subscribe(ref, "one", false, func() { notified.Add(1) })
 	waitKnown(t, &api.registry, ref)
 	set("2")
 	testkit.Eventually(t, soon, "the recheck to find the new object", func() bool { return value(&api.registry, ref) == "2" })
@@ -433,7 +603,7 @@ func TestImmutableRecheck(t *testing.T) {
 	mu.Unlock()
 
 	api = serve(t, Options{}, handler)
-	api.Subscribe(ref, "one", func() {})
+	api.Subscribe(ref, "one", false, func() {})
 	waitKnown(t, &api.registry, ref)
 	testkit.Eventually(t, soon, "the watch to end", func() bool {
 		api.mu.Lock()
@@ -441,7 +611,7 @@ func TestImmutableRecheck(t *testing.T) {
 		return api.objects[ref].stopped
 	})
 	set("3")
-	api.Subscribe(ref, "two", func() {})
+	api.Subscribe(ref, "two", false, func() {})
 	waitKnown(t, &api.registry, ref)
 	if got := value(&api.registry, ref); got != "3" {
 		t.Errorf("a new subscriber got %s, want 3", got)

@@ -23,6 +23,8 @@ type fakeSource struct {
 	versions int
 	// afterGet, if it is set, is called when Get has its answer, without a lock.
 	afterGet func()
+	// onRetry, if it is set, is called by Retry, without a lock.
+	onRetry func(source.Ref)
 	// pods are the answers of Pod, by namespace and name, unless podErr is set.
 	pods   map[string]*corev1.Pod
 	podErr error
@@ -31,6 +33,8 @@ type fakeSource struct {
 	allocatableErr error
 	// calls counts the calls of each method that asks for something.
 	calls map[string]int
+	// newest are the subscriptions that asked for the newest version.
+	newest []string
 }
 
 type fakeObject struct {
@@ -52,7 +56,6 @@ func newFakeSource() *fakeSource {
 
 // object returns the object; one that the test has not set does not exist. f.mu is held.
 func (f *fakeSource) object(ref source.Ref) *fakeObject {
-	ref.Newest = false
 	o := f.objects[ref]
 	if o == nil {
 		o = &fakeObject{subscribers: map[string]func(){}, answered: make(chan struct{}), waiting: make(chan struct{})}
@@ -93,6 +96,13 @@ func (f *fakeSource) setFields(r Request, version string, fields content) {
 
 func (f *fakeSource) fail(ref source.Ref, reason error) {
 	f.answer(ref, func(o *fakeObject) { o.err = &source.Error{Ref: ref, Reason: reason, Detail: "says the fake"} })
+}
+
+// refuse makes the Node authorizer refuse an object.
+func (f *fakeSource) refuse(ref source.Ref) {
+	f.answer(ref, func(o *fakeObject) {
+		o.err = &source.Error{Ref: ref, Reason: source.ErrForbidden, Detail: "no relationship found", Undeclared: true}
+	})
 }
 
 func (f *fakeSource) answer(ref source.Ref, change func(*fakeObject)) {
@@ -190,10 +200,13 @@ func (f *fakeSource) subscriptions() []string {
 	return all
 }
 
-func (f *fakeSource) Subscribe(ref source.Ref, subscriber string, changed func()) {
+func (f *fakeSource) Subscribe(ref source.Ref, subscriber string, newest bool, changed func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.calls["Subscribe"]++
+	if newest {
+		f.newest = append(f.newest, fmt.Sprintf("%s for %s", ref, subscriber))
+	}
 	o := f.object(ref)
 	o.subscribers[subscriber] = changed
 	select {
@@ -237,6 +250,38 @@ func (f *fakeSource) Get(ref source.Ref) (source.Content, error) {
 		return source.Content{}, err
 	}
 	return c, nil
+}
+
+func (f *fakeSource) Retry(ref source.Ref) {
+	f.mu.Lock()
+	f.calls["Retry"]++
+	retry := f.onRetry
+	f.mu.Unlock()
+	if retry != nil {
+		retry(ref)
+	}
+}
+
+func (f *fakeSource) Read(ctx context.Context, ref source.Ref) (source.Content, error) {
+	f.Wait(ctx, ref)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls["Read"]++
+	o := f.object(ref)
+	if o.err != nil {
+		return source.Content{}, o.err
+	}
+	return o.content, nil
+}
+
+// askedForNewest returns the subscriptions since the last call that asked for the newest version.
+func (f *fakeSource) askedForNewest() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all := f.newest
+	f.newest = nil
+	slices.Sort(all)
+	return all
 }
 
 func (f *fakeSource) Outage(ref source.Ref) (time.Time, error) {

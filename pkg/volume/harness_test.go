@@ -43,7 +43,7 @@ const (
 )
 
 // ample are limits that no test reaches by accident.
-var ample = Limits{Bytes: 4 << 20, Files: 2048, Volumes: 1000, NodeBytes: 1 << 30, Objects: 1000}
+var ample = Limits{Bytes: 4 << 20, Files: 2048, Volumes: 1000, NodeBytes: 1 << 30, Objects: 1000, PodShare: 100, NamespaceShare: 100}
 
 // harness is a node with one driver: kubelet's directories, the records, a source of objects, and a Manager.
 type harness struct {
@@ -370,7 +370,7 @@ func (h *harness) directoryHas(name string, ok func(map[string][]byte, error) bo
 	if h.directory == nil {
 		return
 	}
-	h.directory.Subscribe(secretRef(name), "the test", func() {})
+	h.directory.Subscribe(secretRef(name), "the test", false, func() {})
 	defer h.directory.Unsubscribe(secretRef(name), "the test")
 	testkit.Eventually(h.t, patience, "the directory of manifests to be read", func() bool {
 		c, err := h.directory.Get(secretRef(name))

@@ -25,12 +25,16 @@ import (
 
 // Source is where objects come from: a source.API or a source.Directory.
 type Source interface {
-	Subscribe(ref source.Ref, subscriber string, changed func())
+	Subscribe(ref source.Ref, subscriber string, newest bool, changed func())
 	Unsubscribe(ref source.Ref, subscriber string)
 	Wait(ctx context.Context, ref source.Ref)
+	// Retry reads an object again at once if the last request for it has failed. Wait waits for the answer.
+	Retry(ref source.Ref)
 	Get(ref source.Ref) (source.Content, error)
 	Outage(ref source.Ref) (since time.Time, err error)
 	Watched() int
+	// Read reads an object once, in its newest version.
+	Read(ctx context.Context, ref source.Ref) (source.Content, error)
 	// Pod reads a pod once. A pod of the name with another uid is ErrNotFound.
 	Pod(ctx context.Context, namespace, name, uid string) (*corev1.Pod, error)
 	// Allocatable reads once what this node has to give to pods.
@@ -69,9 +73,6 @@ type Manager struct {
 	queue workqueue.TypedRateLimitingInterface[*volume]
 	locks locks
 	quota *quota
-	// subscribing is held while a volume subscribes or unsubscribes, so that a count before and after shows the difference
-	// that one volume made.
-	subscribing sync.Mutex
 
 	// mu guards what follows. The lock of a volume's id is taken first.
 	mu      sync.Mutex
@@ -86,6 +87,9 @@ func New(c Config) (*Manager, error) {
 		return nil, errors.New("volume manager: Source, Records, CheckTarget and Metrics must be set")
 	}
 	l := c.Limits
+	if l.PodShare < 1 || l.PodShare > 100 || l.NamespaceShare < 1 || l.NamespaceShare > 100 {
+		return nil, errors.New("volume manager: PodShare and NamespaceShare must be from 1 to 100")
+	}
 	if l.Bytes <= 0 || l.Files <= 0 || l.Volumes <= 0 || l.NodeBytes <= 0 || l.Objects <= 0 || c.Workers <= 0 || c.CollectEvery <= 0 {
 		return nil, errors.New("volume manager: limits, Workers and CollectEvery must be greater than zero")
 	}
@@ -151,22 +155,16 @@ func (m *Manager) all() []*volume {
 }
 
 // subscribe has the volume refreshed after each change of its objects. A change that comes before the volume is
-// published does nothing: publish queues a refresh at its end. It returns how many objects were watched before, and are
-// now.
-func (m *Manager) subscribe(v *volume) (before, now int) {
-	m.subscribing.Lock()
-	defer m.subscribing.Unlock()
-	before = m.config.Source.Watched()
+// published does nothing: publish queues a refresh at its end. newest: the pod may have seen content of the objects, so
+// an older version must not come.
+func (m *Manager) subscribe(v *volume, newest bool) {
 	for _, p := range v.projections {
-		m.config.Source.Subscribe(p.ref, v.id, func() { m.queue.Add(v) })
+		m.config.Source.Subscribe(p.ref, v.id, newest, func() { m.queue.Add(v) })
 	}
-	return before, m.config.Source.Watched()
 }
 
 func (m *Manager) unsubscribe(v *volume) {
-	m.subscribing.Lock()
-	defer m.subscribing.Unlock()
-	if v.fromRequest() {
+	if !v.watches() {
 		return
 	}
 	for _, p := range v.projections {
@@ -178,7 +176,7 @@ func (m *Manager) unsubscribe(v *volume) {
 // harm: it describes a mount that is not there.
 func (m *Manager) forget(v *volume) {
 	m.unsubscribe(v)
-	m.quota.release(v.id)
+	v.share.release()
 	m.remove(v)
 	m.removeRecord(v.id)
 }
@@ -189,11 +187,16 @@ func (m *Manager) removeRecord(id string) {
 	}
 }
 
-// content returns what the volume's objects hold now. An optional object that is missing has no keys.
+// content returns what the volume's objects hold now, as last seen by their watches.
 func (m *Manager) content(v *volume) ([]projected, error) {
+	return v.contentFrom(m.config.Source.Get)
+}
+
+// contentFrom returns what the volume's objects hold, according to get. An optional object that is missing has no keys.
+func (v *volume) contentFrom(get func(source.Ref) (source.Content, error)) ([]projected, error) {
 	all := make([]projected, 0, len(v.projections))
 	for _, p := range v.projections {
-		c, err := m.config.Source.Get(p.ref)
+		c, err := get(p.ref)
 		switch {
 		case errors.Is(err, source.ErrNotFound) && p.Optional:
 			c = source.Content{}
@@ -207,8 +210,8 @@ func (m *Manager) content(v *volume) ([]projected, error) {
 	return all, nil
 }
 
-// latest returns the content that the volume has to show now: what its objects hold, or what the last request brought;
-// nil if no request came since the driver started.
+// latest returns the content that the volume has to show now: what its objects hold, or what the last republish brought;
+// nil if no republish came since the driver started.
 func (m *Manager) latest(v *volume) ([]projected, error) {
 	if !v.fromRequest() {
 		return m.content(v)

@@ -190,7 +190,7 @@ func TestMetricsNameNobody(t *testing.T) {
 	want := map[string]float64{
 		"fsuser_volumes": 2, "fsuser_watched_objects": 1, "fsuser_stale_volumes": 0, "fsuser_oldest_stale_volume_seconds": 0, "fsuser_volume_bytes": 2,
 		"fsuser_oldest_refresh_seconds": 0,
-		"fsuser_volume_memory_bytes": float64(2 * takes(1, 1)),
+		"fsuser_volume_memory_bytes":    float64(2 * takes(content{"k": "v"})),
 	}
 	if !maps.Equal(gauges, want) {
 		t.Errorf("got %v, want %v", gauges, want)

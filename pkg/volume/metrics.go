@@ -82,8 +82,9 @@ func (m *Manager) gauges() (all []prometheus.Collector) {
 	gauge("fsuser_volumes", "Volumes that are published on this node.", func() float64 { return float64(len(m.all())) })
 	gauge("fsuser_watched_objects", "Distinct Secrets, ConfigMaps and pods that are watched for the volumes of this node.",
 		func() float64 { return float64(m.config.Source.Watched()) })
-	gauge("fsuser_volume_memory_bytes", "Memory that one version of all volumes of this node takes: content in whole pages, "+
-		"and 1.5 KiB for each file, directory and link.", func() float64 { return float64(m.quota.taken()) })
+	gauge("fsuser_volume_memory_bytes", "Memory that the volumes of this node take: one version of their files in whole "+
+		"pages, 1.5 KiB for each file, directory and link, their records, and the content of their objects, once "+
+		"for each volume.", func() float64 { return float64(m.quota.taken()) })
 	gauge("fsuser_volume_bytes", "Bytes of content in the volumes of this node.", func() (sum float64) {
 		for _, v := range m.all() {
 			sum += float64(v.snapshot().size)

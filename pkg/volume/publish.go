@@ -15,6 +15,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/event"
 	"github.com/fsuser-csi/fsuser-csi/pkg/projector"
+	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
@@ -61,12 +62,17 @@ func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
 	case v != nil:
 		klog.InfoS("The mount of a published volume is gone; publishing it anew", "volume", v.id, "target", v.targetPath)
 		m.forget(v)
+		defer func() {
+			if err != nil {
+				m.put(v) // so that the next attempt knows that the pod may have seen content
+			}
+		}()
 	}
-	return m.publish(ctx, target, req)
+	return m.publish(ctx, target, req, v != nil)
 }
 
-// publish is the first publish of a volume: nothing is mounted at target.
-func (m *Manager) publish(ctx context.Context, target *tmpfs.Target, req Request) (err error) {
+// publish is the first publish of a volume, or shown: the volume was published before. Nothing is mounted at target.
+func (m *Manager) publish(ctx context.Context, target *tmpfs.Target, req Request, shown bool) (err error) {
 	if err := req.CheckContent(); err != nil {
 		return err
 	}
@@ -84,7 +90,11 @@ func (m *Manager) publish(ctx context.Context, target *tmpfs.Target, req Request
 	if err != nil {
 		return err
 	}
-	content, err := m.firstContent(ctx, v, req, &done)
+	if v.share, err = m.quota.reserve(v); err != nil {
+		return err
+	}
+	done.add(func() error { v.share.release(); return nil })
+	content, err := m.firstContent(ctx, v, req, shown, &done)
 	if err != nil {
 		return err
 	}
@@ -93,6 +103,9 @@ func (m *Manager) publish(ctx context.Context, target *tmpfs.Target, req Request
 		return err
 	}
 	if err := v.checkPaths(content, payload); err != nil {
+		return err
+	}
+	if _, err := v.share.resize(payload.Memory(), v.heldBytes(content)); err != nil {
 		return err
 	}
 	if err := m.attach(ctx, v, target, payload, &done); err != nil {
@@ -107,8 +120,6 @@ func (m *Manager) publish(ctx context.Context, target *tmpfs.Target, req Request
 	// No worker waits for a volume that is being published, so a refresh shows what came since the content was read.
 	if v.watches() {
 		m.queue.Add(v)
-	} else {
-		m.unsubscribe(v)
 	}
 	failpoint.Hit("publish-done")
 	klog.InfoS("Published", v.logFields("files", len(payload.Files))...)
@@ -165,19 +176,19 @@ func (m *Manager) readAllocatable(ctx context.Context, v *volume) error {
 	return nil
 }
 
-// firstContent is what a first publish shows: the content of the request, or that of the objects, to which the volume
-// subscribes.
-func (m *Manager) firstContent(ctx context.Context, v *volume, req Request, done *undo) ([]projected, error) {
-	if v.fromRequest() {
-		return v.request(req), nil
+// firstContent is what a publish shows: the content of the request, or that of the objects. The volume subscribes to
+// its objects if it follows them. shown: the pod may have seen content of the objects already.
+func (m *Manager) firstContent(
+	ctx context.Context, v *volume, req Request, shown bool, done *undo,
+) ([]projected, error) {
+	switch {
+	case v.fromRequest():
+		return v.contentOf(req), nil
+	case !v.watches():
+		return v.contentFrom(func(ref source.Ref) (source.Content, error) { return m.config.Source.Read(ctx, ref) })
 	}
-	before, now := m.subscribe(v)
+	m.subscribe(v, shown)
 	done.add(func() error { m.unsubscribe(v); return nil })
-	// After a restart with a lower limit too many can be watched; a volume that adds none is not to blame.
-	if now > before && now > m.config.Limits.Objects {
-		return nil, fmt.Errorf("%w: %d objects would be watched, more than the %d that may be (--max-watched-objects)",
-			ErrExhausted, now, m.config.Limits.Objects)
-	}
 	if err := failpoint.Error("publish-watching"); err != nil {
 		return nil, err
 	}
@@ -187,16 +198,43 @@ func (m *Manager) firstContent(ctx context.Context, v *volume, req Request, done
 			return nil, fmt.Errorf("wait for %s: %w", p.ref, err)
 		}
 	}
-	return m.content(v)
+	content, err := m.content(v)
+	if refused := undeclared(err); refused != nil {
+		return m.contentOfNewPod(ctx, v, refused)
+	}
+	return content, err
+}
+
+// contentOfNewPod is the content of a volume after the Node authorizer has refused one of its objects. The Node
+// authorizer learns of a pod a moment later than kubelet, and of all objects that the pod declares together with the
+// pod. So the volume waits once, until the driver may read the pod. Then each refused object is read again, and a
+// second refusal counts.
+func (m *Manager) contentOfNewPod(ctx context.Context, v *volume, refused *source.Error) ([]projected, error) {
+	if _, err := m.config.Source.Pod(ctx, v.pod.Namespace, v.pod.Name, v.pod.UID); err != nil {
+		return nil, fmt.Errorf("read the pod, which declares %s: %w", refused.Ref, err)
+	}
+	for {
+		again := refused.Ref
+		m.config.Source.Retry(again)
+		m.config.Source.Wait(ctx, again)
+		content, err := m.content(v)
+		if refused = undeclared(err); refused == nil || refused.Ref == again || ctx.Err() != nil {
+			return content, err
+		}
+	}
+}
+
+// undeclared returns the refusal of the Node authorizer that err wraps, or nil.
+func undeclared(err error) *source.Error {
+	var refused *source.Error
+	if errors.As(err, &refused) && refused.Undeclared {
+		return refused
+	}
+	return nil
 }
 
 // attach makes the mount, records the volume, and attaches the mount at target.
 func (m *Manager) attach(ctx context.Context, v *volume, target *tmpfs.Target, payload projector.Payload, done *undo) error {
-	undoReserve, err := m.quota.reserve(v.id, payload.Memory())
-	if err != nil {
-		return err
-	}
-	done.add(func() error { undoReserve(); return nil })
 	if err := target.Mkdir(); err != nil {
 		return classify(err)
 	}
@@ -263,6 +301,9 @@ func (m *Manager) republish(v *volume, req Request) error {
 	if !v.spec.SameRequest(req.Spec) || v.pod.UID != req.Pod.UID {
 		return fmt.Errorf("%w: volume %s at %s; delete the pod to publish it anew", ErrConflict, v.id, v.targetPath)
 	}
+	if v.spec.Refresh == attributes.RefreshOff {
+		return nil
+	}
 	if v.fromRequest() {
 		v.request(req)
 	}
@@ -284,11 +325,11 @@ func (m *Manager) adopt(ctx context.Context, req Request, state tmpfs.State) err
 	if err := m.config.Records.Save(v.toRecord()); err != nil {
 		klog.ErrorS(err, "An adopted volume has no record; it will be adopted again after a restart", "volume", v.id)
 	}
+	v.share = m.quota.restore(v, state)
 	m.put(v)
-	m.quota.restore(v.id, heldBy(state))
 	klog.InfoS("Adopted a mount without a record", v.logFields()...)
 	if v.watches() {
-		m.subscribe(v)
+		m.subscribe(v, true)
 	}
 	return m.republish(v, req)
 }

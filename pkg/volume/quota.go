@@ -3,80 +3,237 @@
 package volume
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 
 	"github.com/fsuser-csi/fsuser-csi/pkg/projector"
+	"github.com/fsuser-csi/fsuser-csi/pkg/record"
+	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
-// quota counts what the volumes of the node take of what they may take together. A volume has a share from before it is
-// written until it is forgotten. Safe for concurrent use.
+// errReleased: the volume was unpublished while a refresh was writing its files.
+var errReleased = errors.New("the volume is not published any more")
+
+// quota counts what the volumes of the node take, and refuses what exceeds a limit. Safe for concurrent use.
 type quota struct {
 	limits Limits
 
+	// mu guards the map, its accounts, and the shares.
 	mu sync.Mutex
-	// shares are bytes of memory by volume id, and total is their sum.
-	shares map[string]int64
-	total  int64
+	// accounts are those of the node, of each namespace and of each pod, as long as they have a volume.
+	accounts map[owner]*account
 }
 
-func newQuota(limits Limits) *quota { return &quota{limits: limits, shares: map[string]int64{}} }
+// owner is the owner of an account: a pod, a namespace (without podUID), or the node (without all).
+type owner struct {
+	// flag sets the share of the owner.
+	flag              string
+	namespace, podUID string
+}
 
-// reserve gives a volume a share of that many bytes instead of the one it has. undo gives the volume back the share
-// that it had before.
-func (q *quota) reserve(id string, bytes int64) (undo func(), err error) {
+// account is the sum of what the volumes of one owner take.
+type account struct {
+	owner owner
+	// name is the owner in messages.
+	name string
+	// percent is the part of each limit that the owner may take.
+	percent int
+
+	volumes int
+	bytes   int64
+	// objects are the watched objects, with the number of volumes that watch each.
+	objects map[source.Ref]int
+}
+
+// share is what one volume takes: itself, its watched objects, and memory. Its volume holds it from before the first
+// request for an object until the volume is forgotten.
+type share struct {
+	quota *quota
+	// accounts are those of the pod, of the namespace and of the node.
+	accounts []*account
+	// objects are the watched objects, each once.
+	objects []source.Ref
+	// record, files and content are bytes of memory: of the volume's record, of one version of its files, and of the
+	// watched objects or of the last request. An object that two volumes watch counts for each of them.
+	record, files, content int64
+	// contentUnknown: the volume was published before this process started, and its objects have not been read since.
+	contentUnknown bool
+	released       bool
+}
+
+func newQuota(limits Limits) *quota { return &quota{limits: limits, accounts: map[owner]*account{}} }
+
+// reserve returns the share of a volume that is to be published: its record and its objects.
+func (q *quota) reserve(v *volume) (*share, error) {
+	s := &share{quota: q, objects: v.watched(), record: recordMemory(v)}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	had, known := q.shares[id]
-	if !known && len(q.shares) >= q.limits.Volumes {
-		return nil, fmt.Errorf("%w: the node has %d volumes, as many as it may (--max-volumes)", ErrExhausted, len(q.shares))
-	}
-	// A volume may always shrink: after a restart with a lower limit the volumes can take too much.
-	if bytes > had && q.total-had+bytes > q.limits.NodeBytes {
-		// The message does not say what the volumes would take: that changes with each other volume, and each new message
-		// makes a new Event.
-		return nil, fmt.Errorf("%w: with these %d bytes the volumes of the node would take more than the %d that they may (--max-node-bytes)",
-			ErrExhausted, bytes, q.limits.NodeBytes)
-	}
-	q.set(id, bytes)
-	return func() {
-		if !known {
-			q.release(id)
-			return
+	s.accounts = q.accountsOf(v.pod)
+	for _, a := range s.accounts {
+		if err := a.check(q.limits, 1, s.record, s.objects); err != nil {
+			return nil, err
 		}
-		q.restore(id, had)
-	}, nil
+	}
+	s.open()
+	return s, nil
 }
 
-// restore gives a volume that exists already its share, whatever the limits are.
-func (q *quota) restore(id string, bytes int64) {
+// restore returns the share of a volume that is published already, whatever the limits are.
+func (q *quota) restore(v *volume, state tmpfs.State) *share {
+	s := &share{quota: q, objects: v.watched(), record: recordMemory(v), contentUnknown: true}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.set(id, bytes)
+	s.accounts = q.accountsOf(v.pod)
+	s.open()
+	s.set(int64(state.Usage.BytesUsed+projector.InodeBytes*state.Usage.InodesUsed), 0)
+	return s
 }
 
-func (q *quota) set(id string, bytes int64) {
-	q.total += bytes - q.shares[id]
-	q.shares[id] = bytes
-}
+// recordMemory is what the record of a volume takes of the node's memory: the directory of records is on a tmpfs.
+func recordMemory(v *volume) int64 { return projector.FileMemory(record.MaxLength(v.toRecord())) }
 
-// release ends the share of a volume.
-func (q *quota) release(id string) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.total -= q.shares[id]
-	delete(q.shares, id)
-}
-
-// taken is the sum of all shares, in bytes.
+// taken returns the bytes that the volumes of the node take.
 func (q *quota) taken() int64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.total
+	if node := q.accounts[owner{}]; node != nil {
+		return node.bytes
+	}
+	return 0
 }
 
-// heldBy is what a tmpfs takes that is there already, in bytes.
-func heldBy(state tmpfs.State) int64 {
-	return int64(state.Usage.BytesUsed + projector.InodeBytes*state.Usage.InodesUsed)
+// accountsOf returns the accounts of a pod's volumes. The pod's own comes first: what its message says does not change
+// with the volumes of other pods, and each new message makes a new Event.
+func (q *quota) accountsOf(pod Pod) (all []*account) {
+	for _, a := range []account{
+		{
+			owner: owner{"--pod-share", pod.Namespace, pod.UID}, percent: q.limits.PodShare,
+			name: fmt.Sprintf("pod %q", pod.Namespace+"/"+pod.Name),
+		},
+		{
+			owner: owner{flag: "--namespace-share", namespace: pod.Namespace}, percent: q.limits.NamespaceShare,
+			name: fmt.Sprintf("namespace %q", pod.Namespace),
+		},
+		{name: "the node", percent: 100},
+	} {
+		switch had := q.accounts[a.owner]; {
+		case a.owner != (owner{}) && a.percent == 100: // it has no share of its own
+		case had != nil:
+			all = append(all, had)
+		default:
+			a.objects = map[source.Ref]int{}
+			all = append(all, &a)
+		}
+	}
+	return all
+}
+
+// check reports what the owner may not take in addition. The message has no number that changes from attempt to
+// attempt.
+func (a *account) check(limits Limits, volumes int, bytes int64, objects []source.Ref) error {
+	added := 0
+	for _, ref := range objects {
+		if a.objects[ref] == 0 {
+			added++
+		}
+	}
+	for _, r := range []struct {
+		has, more, limit int64
+		what, flag       string
+	}{
+		{int64(a.volumes), int64(volumes), int64(limits.Volumes), "volumes", "--max-volumes"},
+		{a.bytes, bytes, limits.NodeBytes, "bytes of memory for volumes", "--max-node-bytes"},
+		{int64(len(a.objects)), int64(added), int64(limits.Objects), "watched objects", "--max-watched-objects"},
+	} {
+		most := portion(r.limit, a.percent)
+		// After a restart with a lower limit the volumes can take too much. A volume that takes no more is not to blame.
+		if r.more <= 0 || r.has+r.more <= most {
+			continue
+		}
+		rule := r.flag
+		if a.owner.flag != "" {
+			rule = fmt.Sprintf("%s: %d %% of %s=%d", a.owner.flag, a.percent, r.flag, r.limit)
+		}
+		return fmt.Errorf("%w: %s would have more than %d %s (%s)", ErrExhausted, a.name, most, r.what, rule)
+	}
+	return nil
+}
+
+// portion is so many percent of a limit, and at least one.
+func portion(limit int64, percent int) int64 {
+	p := int64(percent)
+	return max(1, limit/100*p+limit%100*p/100)
+}
+
+// resize counts a version of the volume's files, and the content that they come from, instead of what is counted. undo
+// brings back what was counted before.
+//
+// Content that is refused is not counted, although the driver holds it until the object changes again: what one pod
+// takes beyond its share must not be taken from others.
+func (s *share) resize(files, content int64) (undo func(), err error) {
+	s.quota.mu.Lock()
+	defer s.quota.mu.Unlock()
+	if s.released {
+		return nil, errReleased
+	}
+	if s.contentUnknown { // a restart with a lower limit must not make it stale
+		s.contentUnknown = false
+		s.set(s.files, content)
+	}
+	for _, a := range s.accounts {
+		if err := a.check(s.quota.limits, 0, files+content-s.files-s.content, nil); err != nil {
+			return nil, err
+		}
+	}
+	hadFiles, hadContent := s.files, s.content
+	s.set(files, content)
+	return func() {
+		s.quota.mu.Lock()
+		defer s.quota.mu.Unlock()
+		if !s.released {
+			s.set(hadFiles, hadContent)
+		}
+	}, nil
+}
+
+// release ends the share.
+func (s *share) release() {
+	s.quota.mu.Lock()
+	defer s.quota.mu.Unlock()
+	if s.released {
+		return
+	}
+	s.released = true
+	s.set(0, 0)
+	for _, a := range s.accounts {
+		for _, ref := range s.objects {
+			if a.objects[ref]--; a.objects[ref] == 0 {
+				delete(a.objects, ref)
+			}
+		}
+		a.volumes, a.bytes = a.volumes-1, a.bytes-s.record
+		if a.volumes == 0 {
+			delete(s.quota.accounts, a.owner)
+		}
+	}
+}
+
+// open counts the volume, its record and its objects. The lock is held, here and below.
+func (s *share) open() {
+	for _, a := range s.accounts {
+		s.quota.accounts[a.owner] = a
+		a.volumes, a.bytes = a.volumes+1, a.bytes+s.record
+		for _, ref := range s.objects {
+			a.objects[ref]++
+		}
+	}
+}
+
+func (s *share) set(files, content int64) {
+	for _, a := range s.accounts {
+		a.bytes += files + content - s.files - s.content
+	}
+	s.files, s.content = files, content
 }

@@ -65,10 +65,10 @@ func (m *Manager) recover(ctx context.Context, r record.Volume) error {
 		m.removeRecord(v.id)
 		return nil
 	}
+	v.share = m.quota.restore(v, state)
 	m.put(v)
-	m.quota.restore(v.id, heldBy(state))
 	if v.watches() {
-		m.subscribe(v)
+		m.subscribe(v, true)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ package volume
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -438,4 +439,44 @@ func TestCollect(t *testing.T) {
 		h.Collect()
 		h.absent(gone)
 	})
+}
+
+// What a pod has seen does not become older: a volume whose content was shown before asks for the newest version.
+func TestNewestIsAskedForAfterContentWasShown(t *testing.T) {
+	h := newFakeHarness(t)
+	h.secret("keys", content{"k": "v"})
+	r := h.request("v", "secretName", "keys")
+	newest := fmt.Sprintf("%s for %s", secretRef("keys"), r.ID)
+	asks := func(when string, want ...string) {
+		t.Helper()
+		if got := h.fake.askedForNewest(); !slices.Equal(got, want) {
+			t.Errorf("%s: the newest version was asked for by %q, want %q", when, got, want)
+		}
+	}
+	h.publish(r)
+	asks("the first publish")
+	h.restart()
+	asks("recovery", newest)
+	h.publish(r)
+	asks("a republish")
+
+	must(t, unix.Unmount(r.TargetPath, unix.MNT_DETACH))
+	h.fake.fail(secretRef("keys"), source.ErrUnavailable)
+	isErr(t, h.Publish(t.Context(), r), source.ErrUnavailable)
+	asks("a publish after the mount went away", newest)
+	h.secret("keys", content{"k": "v"})
+	h.publish(r)
+	asks("the next attempt", newest)
+
+	for _, path := range h.recordFiles() {
+		must(t, os.Remove(path))
+	}
+	h.restart()
+	h.publish(r)
+	asks("adoption", newest)
+	h.present(r, content{"k": "v"})
+	h.unpublish(r)
+	h.publish(r)
+	asks("a publish after an unpublish")
+	h.unpublish(r)
 }

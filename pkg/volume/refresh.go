@@ -53,7 +53,7 @@ func (m *Manager) show(v *volume) (err error) {
 		return nil
 	}
 	if err == nil && content == nil {
-		return nil // no request came since the driver started
+		return nil // no republish came since the driver started
 	}
 	defer m.metrics.observe(&err)(opRefresh)
 	if err != nil {
@@ -86,13 +86,13 @@ func (m *Manager) write(v *volume, content []projected) (changed bool, size int6
 	if err != nil {
 		return false, 0, err
 	}
-	undoReserve, err := m.quota.reserve(v.id, payload.Memory())
+	undo, err := v.share.resize(payload.Memory(), v.heldBytes(content))
 	if err != nil {
 		return false, 0, err
 	}
 	defer func() {
 		if err != nil {
-			undoReserve()
+			undo()
 		}
 	}()
 	clone, err := target.Clone(v.identity)

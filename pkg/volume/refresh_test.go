@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,7 +24,6 @@ import (
 
 	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
-	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
@@ -343,19 +343,27 @@ func TestVolumeThatSomebodyShrankGrowsBack(t *testing.T) {
 }
 
 // A volume that follows its objects may begin with a version from the API server's cache. A volume with refresh off would
-// keep that version.
-func TestVolumeWithRefreshOffAsksForTheNewest(t *testing.T) {
-	for _, refresh := range []attributes.Refresh{attributes.RefreshWatch, attributes.RefreshOff} {
-		v := testVolume(describe(t, threeSources(), "refresh", string(refresh)), nil)
-		if len(v.projections) != 3 {
-			t.Errorf("%d projections, want 3", len(v.projections))
-		}
-		for _, p := range v.projections {
-			if want := refresh == attributes.RefreshOff; p.ref.Newest != want {
-				t.Errorf("with refresh %s it asks for the newest %s: %v, want %v", refresh, p.ref, p.ref.Newest, want)
-			}
-		}
+// keep that version, so its objects are read once, without a watch.
+func TestVolumeWithRefreshOffReadsTheNewest(t *testing.T) {
+	h := newFakeHarness(t, func(c *Config) { c.Limits.Objects = 1 })
+	h.secret("watched", content{"k": "v"})
+	h.publish(h.request("watch", "secretName", "watched"))
+	watched := h.subscriptions()
+	h.secret("keys", content{"k": "v"})
+	missing := secretProjection("missing")
+	missing.Secret.Optional = ptr.To(true)
+	r := h.described("v", projectedVolume(secretProjection("keys"), missing), "refresh", "off")
+	h.publish(r)
+	h.present(r, content{"k": "v"})
+	if n := h.fake.called("Read"); n != 2 || !slices.Equal(h.subscriptions(), watched) {
+		t.Errorf("%d reads, subscriptions %q; want a read of each object", n, h.subscriptions())
 	}
+	h.unpublish(r)
+
+	h.fake.fail(secretRef("keys"), source.ErrForbidden)
+	before := h.snapshot()
+	isErr(t, h.Publish(t.Context(), r), source.ErrForbidden, `Secret "ns/keys"`)
+	h.unchanged(before)
 }
 
 func TestVolumeWithRefreshOffIsNeverWritten(t *testing.T) {
@@ -365,15 +373,15 @@ func TestVolumeWithRefreshOffIsNeverWritten(t *testing.T) {
 	h.publish(r)
 	h.present(r, content{"k": "as published"})
 	h.run()
-	gets := h.fake.called("Get")
+	reads := h.fake.called("Read")
 	inodes := h.snapshot()
 	h.secret("keys", content{"k": "changed"})
 	h.queue.Add(h.get(r.ID)) // somebody else's notification
 	h.publish(r)
 	testkit.Eventually(t, patience, "the workers to be idle", h.idle)
 	h.unchanged(inodes)
-	if now := h.fake.called("Get"); now != gets {
-		t.Errorf("its object was read %d times after the first publish", now-gets)
+	if now := h.fake.called("Read"); now != reads || h.fake.called("Get") != 0 {
+		t.Errorf("its object was read %d times after the first publish", now-reads)
 	}
 	if n := h.counts()["refresh ok"] + h.counts()["refresh error"]; n != 0 {
 		t.Errorf("it was refreshed %d times", n)

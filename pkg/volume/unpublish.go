@@ -29,21 +29,21 @@ func (m *Manager) Unpublish(ctx context.Context, id, targetPath string) (err err
 	if v != nil && v.targetPath != targetPath {
 		return fmt.Errorf("%w: volume %s is published at %s, not at %s; nothing was unmounted", ErrPrecondition, id, v.targetPath, targetPath)
 	}
-	if v == nil {
-		v = &volume{id: id, targetPath: targetPath}
-	} else {
+	if v != nil {
 		m.remove(v) // a refresh that fails because the mount goes away is no failure
-		defer func() {
-			if err != nil {
-				m.put(v)
-				m.queue.Add(v)
-			}
-		}()
 	}
 	if err := detach(targetPath); err != nil {
+		if v != nil {
+			m.put(v)
+			m.queue.Add(v)
+		}
 		return fmt.Errorf("unpublish volume %s: %w", id, err)
 	}
-	m.forget(v)
+	if v != nil {
+		m.forget(v)
+	} else {
+		m.removeRecord(id)
+	}
 	failpoint.Hit("unpublish-done")
 	klog.InfoS("Unpublished", "volume", id, "target", targetPath)
 	return nil

@@ -18,7 +18,9 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -79,7 +81,7 @@ func (r Request) CheckContent() error {
 		ErrInvalid, attributes.NoObject())
 }
 
-// Limits bound one volume, and all volumes of the node together.
+// Limits bound one volume, all volumes of the node together, and the part of one pod and of one namespace.
 type Limits struct {
 	// Bytes of content in one version of a volume.
 	Bytes int64
@@ -87,10 +89,14 @@ type Limits struct {
 	Files int
 	// Volumes of the node.
 	Volumes int
-	// NodeBytes is the memory that one version of all volumes takes: content in whole pages, and each inode.
+	// NodeBytes is the memory that all volumes take: one version of their files, with whole pages and inodes, their
+	// records, and the content of their objects, once for each volume.
 	NodeBytes int64
 	// Objects that are watched.
 	Objects int
+	// PodShare and NamespaceShare are the percent of Volumes, NodeBytes and Objects that the volumes of one pod, and of
+	// one namespace, may take. 100: as much as all.
+	PodShare, NamespaceShare int
 }
 
 // volume is a published volume. What it is never changes once it is published. Its lock in the Manager serialises calls,
@@ -108,12 +114,14 @@ type volume struct {
 	identity    tmpfs.Identity
 	// projections are where the content comes from, one for each source of the spec.
 	projections []projection
+	// share is what the volume takes of the node's limits. A new volume has none.
+	share *share
 
 	// mu guards what follows. It is held for no longer than it takes to read or write a field: status and metrics must
 	// not wait for work on the files.
 	mu    sync.Mutex
 	shown shown
-	// requested is the content that came with the last request, if the volume shows the content of requests.
+	// requested is the content of the last republish, if the volume shows the content of requests.
 	requested []projected
 	// refreshing is when the refresh that runs now began; zero if none runs.
 	refreshing time.Time
@@ -164,9 +172,7 @@ func (v *volume) setSpec(spec attributes.Spec) {
 	for _, s := range spec.Sources {
 		p := projection{Source: s}
 		if !spec.FromRequest() {
-			// A volume that does not follow its objects must not begin with an outdated version.
-			newest := spec.Refresh == attributes.RefreshOff
-			p.ref = source.Ref{Kind: s.Object.Kind, Namespace: v.pod.Namespace, Name: s.Object.Name, Newest: newest}
+			p.ref = source.Ref{Kind: s.Object.Kind, Namespace: v.pod.Namespace, Name: s.Object.Name}
 		}
 		if s.Object.Kind == attributes.Pod {
 			p.ref.Name = v.pod.Name
@@ -175,12 +181,16 @@ func (v *volume) setSpec(spec attributes.Spec) {
 	}
 }
 
+// contentOf returns the content of a request, for a volume that shows it.
+func (v *volume) contentOf(req Request) []projected {
+	return []projected{{v.projections[0], source.FromRequest(req.Secrets)}}
+}
+
 // request makes the content of a request the content that the volume has to show.
-func (v *volume) request(req Request) []projected {
+func (v *volume) request(req Request) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.requested = []projected{{v.projections[0], source.FromRequest(req.Secrets)}}
-	return v.requested
+	v.requested = v.contentOf(req)
 }
 
 // setRefreshing records when the refresh that runs now began; a zero time means that none runs.
@@ -219,6 +229,33 @@ func (v *volume) name() string { return filepath.Base(filepath.Dir(v.targetPath)
 
 // fromRequest reports whether kubelet sends the content along, as the data of a nodePublishSecretRef.
 func (v *volume) fromRequest() bool { return v.spec.FromRequest() }
+
+// watched returns the objects that the volume follows, each once.
+func (v *volume) watched() []source.Ref {
+	distinct := map[source.Ref]bool{}
+	for _, p := range v.projections {
+		if v.watches() {
+			distinct[p.ref] = true
+		}
+	}
+	return slices.Collect(maps.Keys(distinct))
+}
+
+// heldBytes is the length of the keys and values of content that the driver holds: of watched objects, and of the last
+// request.
+func (v *volume) heldBytes(content []projected) (sum int64) {
+	seen := map[source.Ref]bool{}
+	for _, p := range content {
+		if v.spec.Refresh == attributes.RefreshOff || seen[p.ref] {
+			continue
+		}
+		seen[p.ref] = true
+		for key, value := range p.content.Data {
+			sum += int64(len(key) + len(value))
+		}
+	}
+	return sum
+}
 
 // watches reports whether the volume follows its objects.
 func (v *volume) watches() bool {

@@ -79,29 +79,60 @@ func (a *arrivals) forget() {
 	}
 }
 
-// await waits until every volume shows the version that want gives for it, and returns when the last one did.
-func (a *arrivals) await(ctx context.Context, want func(*volume) int) (last time.Time, err error) {
-	arrived := map[int32]bool{}
-	for len(arrived) < len(a.volumes) {
+// await waits until the volumes show a version of their objects, and returns when the last of them did.
+func (a *arrivals) await(ctx context.Context, version int, volumes ...*volume) (last time.Time, err error) {
+	waiting := map[*volume]bool{}
+	for _, v := range volumes {
+		waiting[v] = true
+	}
+	for len(waiting) > 0 {
 		select {
 		case r, ok := <-a.renamed:
 			if !ok {
 				return last, fmt.Errorf("inotify: %w", a.err)
 			}
 			v := a.volumes[r.watch]
+			if !waiting[v] {
+				continue
+			}
 			b, err := os.ReadFile(v.file())
 			if err != nil {
 				return last, err
 			}
-			if isVersion(b, want(v)) {
-				arrived[r.watch] = true
-				if r.at.After(last) {
-					last = r.at
-				}
+			if isVersion(b, version) {
+				delete(waiting, v)
+				v.refreshed = r.at
+				last = latest(last, r.at)
 			}
 		case <-ctx.Done():
-			return last, fmt.Errorf("%d of %d volumes showed the new version: %w", len(arrived), len(a.volumes), context.Cause(ctx))
+			shown := len(volumes) - len(waiting)
+			return last, fmt.Errorf("%d of %d volumes showed the new version: %w", shown, len(volumes), context.Cause(ctx))
 		}
 	}
 	return last, nil
+}
+
+// refreshInterval is the least time that the driver leaves between two refreshes of one volume. It refreshes at once after
+// a longer pause.
+const refreshInterval = 100 * time.Millisecond
+
+// rest waits until the driver refreshes the volumes at once. Without it, a series of updates would measure the interval.
+func rest(ctx context.Context, volumes ...*volume) error {
+	var last time.Time
+	for _, v := range volumes {
+		last = latest(last, v.refreshed)
+	}
+	select {
+	case <-time.After(time.Until(last.Add(refreshInterval))):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }

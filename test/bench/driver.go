@@ -125,6 +125,8 @@ func (n *node) withLog(err error) error {
 type volume struct {
 	pod     kubelet.Pod
 	request *csi.NodePublishVolumeRequest
+	// refreshed is when the last refresh became visible.
+	refreshed time.Time
 }
 
 const volumeName = "keys"

@@ -3,14 +3,15 @@
 // Command bench measures the driver, and beside it, in the same run, what the kernel, the API server and others take for the
 // same work:
 //
-//	cd test/bench && go run .                  # everything, about two minutes; root
+//	cd test/bench && go run .                  # everything, about five minutes; root
 //	cd test/bench && go run . -run refresh     # the rows that match, and their yardsticks
 //	cd test/bench && go run . -quick           # every row once or twice: does the benchmark still work?
 //	cd test/bench && go run . -driver /x/old   # another build of the driver, to compare
 //
 // The driver is its real binary in a process of its own, spoken to over its socket; the API server and etcd are real
 // (test/controlplane). Kubelet is played. A goal that is missed is shown and is no error: machines differ, and the ratios to
-// the yardsticks are what counts. An operation that fails is one, and the exit code is 1.
+// the yardsticks are what counts. An operation that fails is one, and the exit code is 1. Updates of one object are more
+// than 100 ms apart, which is the least time between two refreshes of one volume.
 package main
 
 import (
@@ -25,6 +26,8 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
 // roleVariable tells a process of this program what it is. Unset: the one that somebody called.
@@ -36,6 +39,7 @@ const (
 )
 
 func main() {
+	testkit.RunHelper(nil)
 	var err error
 	switch os.Getenv(roleVariable) {
 	case roleRun:

@@ -27,6 +27,7 @@ func manyVolumes(s size, y *yardsticks) []series {
 		publishAtOnce(s.most, ms(fmt.Sprintf("%d publishes at once, distinct objects", s.most), goal{p50: 250})),
 		updateAtOnce(s.burst, ms(fmt.Sprintf("%d Secrets updated at once, %d volumes: last PUT returned -> last bytes", s.burst, s.burst), goal{p50: 200})),
 		updateShared(s.most, ms(fmt.Sprintf("one Secret in %d volumes: PUT returned -> last bytes", s.most), goal{p50: 100})),
+		refreshBesideStalled(s),
 	}
 }
 
@@ -200,7 +201,7 @@ func updateAll(ctx context.Context, e *env, volumes []*volume, secrets []*secret
 	if err := concurrently(len(secrets), 8, func(i int) error { return secrets[i].update(ctx) }); err != nil {
 		return err
 	}
-	_, err = a.await(ctx, func(*volume) int { return secrets[0].current() })
+	_, err = a.await(ctx, secrets[0].current(), volumes...)
 	return err
 }
 
@@ -243,12 +244,15 @@ func updateAtOnce(count int, took *row) series {
 		a, err := e.watchArrivals(volumes...)
 		return func(ctx context.Context) error {
 			for range e.size.bursts {
+				if err := rest(ctx, volumes...); err != nil {
+					return err
+				}
 				a.forget()
 				if err := concurrently(count, count, func(i int) error { return secrets[i].update(ctx) }); err != nil {
 					return err
 				}
 				updated := time.Now()
-				last, err := a.await(ctx, func(*volume) int { return secrets[0].current() })
+				last, err := a.await(ctx, secrets[0].current(), volumes...)
 				if err != nil {
 					return err
 				}
@@ -278,12 +282,15 @@ func updateShared(count int, took *row) series {
 		a, err := e.watchArrivals(volumes...)
 		return func(ctx context.Context) error {
 			for range e.size.bursts {
+				if err := rest(ctx, volumes...); err != nil {
+					return err
+				}
 				a.forget()
 				if err := secrets[0].update(ctx); err != nil {
 					return err
 				}
 				updated := time.Now()
-				last, err := a.await(ctx, func(*volume) int { return secrets[0].current() })
+				last, err := a.await(ctx, secrets[0].current(), volumes...)
 				if err != nil {
 					return err
 				}

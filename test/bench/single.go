@@ -242,20 +242,26 @@ func refreshOne(source objectSource, sinceStart, sinceEnd *row) series {
 		if err != nil {
 			return nil, err
 		}
-		return func(ctx context.Context) error {
-			a.forget()
-			start := time.Now()
-			if err := object.update(ctx); err != nil {
-				return err
-			}
-			updated := time.Now()
-			arrived, err := a.await(ctx, func(*volume) int { return object.current() })
-			if err != nil {
-				return err
-			}
-			sinceStart.time(arrived.Sub(start))
-			sinceEnd.time(max(0, arrived.Sub(updated)))
-			return nil
-		}, nil
+		return func(ctx context.Context) error { return a.refresh(ctx, object, v, sinceStart, sinceEnd) }, nil
 	}}
+}
+
+// refresh measures an update of the object of a volume.
+func (a *arrivals) refresh(ctx context.Context, of object, v *volume, sinceStart, sinceEnd *row) error {
+	if err := rest(ctx, v); err != nil {
+		return err
+	}
+	a.forget()
+	start := time.Now()
+	if err := of.update(ctx); err != nil {
+		return err
+	}
+	updated := time.Now()
+	arrived, err := a.await(ctx, of.current(), v)
+	if err != nil {
+		return err
+	}
+	sinceStart.time(arrived.Sub(start))
+	sinceEnd.time(max(0, arrived.Sub(updated)))
+	return nil
 }

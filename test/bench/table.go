@@ -36,9 +36,9 @@ const (
 	requests     unit = "requests"
 )
 
-// goal is what a row should reach at most: p50 and p99 in the unit of the row, and the ratio of the p50 to the p50 of the
+// goal is what a row should reach at most: p50 and p99 in the unit of the row, and the ratios of the two to those of the
 // yardstick. Zero: there is no goal.
-type goal struct{ p50, p99, ratio float64 }
+type goal struct{ p50, p99, ratio, p99Ratio float64 }
 
 // time adds a duration.
 func (r *row) time(d time.Duration) { r.add(float64(d) / float64(time.Millisecond)) }
@@ -63,32 +63,49 @@ type result struct {
 	P99       float64  `json:"p99"`
 	Yardstick string   `json:"yardstick,omitempty"`
 	Ratio     *float64 `json:"ratio,omitempty"`
-	GoalP50   float64  `json:"goalP50,omitempty"`
-	GoalP99   float64  `json:"goalP99,omitempty"`
-	GoalRatio float64  `json:"goalRatio,omitempty"`
-	Met       *bool    `json:"met,omitempty"`
-	Note      string   `json:"note,omitempty"`
+	// P99Ratio is there if the row has a goal for it.
+	P99Ratio *float64 `json:"p99Ratio,omitempty"`
+
+	GoalP50      float64 `json:"goalP50,omitempty"`
+	GoalP99      float64 `json:"goalP99,omitempty"`
+	GoalRatio    float64 `json:"goalRatio,omitempty"`
+	GoalP99Ratio float64 `json:"goalP99Ratio,omitempty"`
+	Met          *bool   `json:"met,omitempty"`
+	Note         string  `json:"note,omitempty"`
 }
 
 func (r *row) result() result {
 	res := result{
 		What: r.what, Unit: r.unit, N: len(r.samples), P50: r.percentile(50), P99: r.percentile(99),
-		GoalP50: r.goal.p50, GoalP99: r.goal.p99, GoalRatio: r.goal.ratio, Note: r.note,
+		GoalP50: r.goal.p50, GoalP99: r.goal.p99, GoalRatio: r.goal.ratio, GoalP99Ratio: r.goal.p99Ratio, Note: r.note,
 	}
 	if r.yardstick != nil {
 		res.Yardstick = r.yardstick.what
-		if y := r.yardstick.percentile(50); y > 0 {
-			ratio := res.P50 / y
-			res.Ratio = &ratio
+		res.Ratio = r.ratio(50)
+		if r.goal.p99Ratio > 0 {
+			res.P99Ratio = r.ratio(99)
 		}
 	}
 	if r.goal != (goal{}) {
-		met := (r.goal.p50 == 0 || res.P50 <= r.goal.p50) && (r.goal.p99 == 0 || res.P99 <= r.goal.p99) &&
-			(r.goal.ratio == 0 || res.Ratio != nil && *res.Ratio <= r.goal.ratio)
+		met := reached(&res.P50, r.goal.p50) && reached(&res.P99, r.goal.p99) &&
+			reached(res.Ratio, r.goal.ratio) && reached(res.P99Ratio, r.goal.p99Ratio)
 		res.Met = &met
 	}
 	return res
 }
+
+// ratio returns the ratio of a percentile to that of the yardstick, or nil if the latter is 0 or was not measured.
+func (r *row) ratio(p float64) *float64 {
+	y := r.yardstick.percentile(p)
+	if y == 0 || math.IsNaN(y) {
+		return nil
+	}
+	ratio := r.percentile(p) / y
+	return &ratio
+}
+
+// reached reports whether a value is at most what it should be. Zero: there is no goal.
+func reached(value *float64, most float64) bool { return most == 0 || value != nil && *value <= most }
 
 func results(rows []*row) []result {
 	var rs []result
@@ -146,7 +163,11 @@ func ratio(r result, numbers map[string]int) string {
 	if r.Ratio == nil {
 		return ""
 	}
-	return fmt.Sprintf("%.1f of #%d", *r.Ratio, numbers[r.Yardstick])
+	text := fmt.Sprintf("%.1f of #%d", *r.Ratio, numbers[r.Yardstick])
+	if r.P99Ratio != nil {
+		text += fmt.Sprintf(", p99 %.1f", *r.P99Ratio)
+	}
+	return text
 }
 
 func goalText(r result) string {
@@ -159,6 +180,9 @@ func goalText(r result) string {
 	}
 	if r.GoalRatio > 0 {
 		parts = append(parts, fmt.Sprintf("ratio %g", r.GoalRatio))
+	}
+	if r.GoalP99Ratio > 0 {
+		parts = append(parts, fmt.Sprintf("p99 ratio %g", r.GoalP99Ratio))
 	}
 	return strings.Join(parts, ", ")
 }

@@ -31,17 +31,45 @@ func (cp *ControlPlane) StartAPIServer(ctx context.Context) error {
 	if cp.apiServer.running() {
 		return nil
 	}
-	server, err := cp.startProcess("kube-apiserver", cp.binaries.apiServer, cp.apiServerArgs()...)
+	server, err := cp.startAPIServer(ctx, "kube-apiserver", cp.ports.apiServer, cp.EtcdAddress())
 	if err != nil {
 		return err
 	}
 	cp.apiServer = server
-	if err := cp.waitForAPIServer(ctx, server); err != nil {
-		server.kill()
-		cp.apiServer = nil
-		return err
-	}
 	return nil
+}
+
+// StartReplica starts another API server, which reaches etcd at etcdAddress: EtcdAddress, or a proxy in front of it. It
+// returns when the API server is ready. The API server runs until the returned function is called, which must be before
+// Stop. Replace the Host of a configuration of AdminConfig or UserConfig by the returned one.
+func (cp *ControlPlane) StartReplica(ctx context.Context, etcdAddress string) (host string, stop func(), err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("not done after %s", startTimeout))
+	defer cancel()
+	port, err := reservePort()
+	if err != nil {
+		return "", nil, err
+	}
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	server, err := cp.startAPIServer(ctx, "kube-apiserver-replica", port, etcdAddress)
+	if err != nil {
+		port.release()
+		return "", nil, err
+	}
+	return "https://" + port.address, func() { server.kill(); port.release() }, nil
+}
+
+// startAPIServer starts an API server and returns when it is ready. The lock is held.
+func (cp *ControlPlane) startAPIServer(ctx context.Context, name string, port port, etcdAddress string) (*process, error) {
+	server, err := cp.startProcess(name, cp.binaries.apiServer, cp.apiServerArgs(port, etcdAddress)...)
+	if err != nil {
+		return nil, err
+	}
+	if err := cp.waitForAPIServer(ctx, server, port); err != nil {
+		server.kill()
+		return nil, err
+	}
+	return server, nil
 }
 
 // StopAPIServer kills the API server as an outage would, without closing the
@@ -65,14 +93,14 @@ func (cp *ControlPlane) StopAPIServer(ctx context.Context) error {
 // in a test that stops the API server.
 func (cp *ControlPlane) Wait(ctx context.Context) error {
 	cp.mu.Lock()
-	server := cp.apiServer
+	server, etcd := cp.apiServer, cp.etcd
 	cp.mu.Unlock()
 	if server == nil {
 		return fmt.Errorf("wait for the end of the API server: %w", errNotRunning)
 	}
 	select {
-	case <-cp.etcd.exited:
-		return cp.etcd.failure()
+	case <-etcd.exited:
+		return etcd.failure()
 	case <-server.exited:
 		return server.failure()
 	case <-ctx.Done():
@@ -80,16 +108,16 @@ func (cp *ControlPlane) Wait(ctx context.Context) error {
 	}
 }
 
-func (cp *ControlPlane) apiServerArgs() []string {
+func (cp *ControlPlane) apiServerArgs(port port, etcdAddress string) []string {
 	listen, advertise, reconciler := "127.0.0.1", "127.0.0.1", "none"
 	if cp.advertise.IsValid() {
 		listen, advertise, reconciler = "0.0.0.0", cp.advertise.String(), "lease"
 	}
 	args := []string{
-		"--etcd-servers=http://" + cp.ports.etcdClient.address,
+		"--etcd-servers=http://" + etcdAddress,
 
 		"--bind-address=" + listen,
-		"--secure-port=" + cp.ports.apiServer.port(),
+		"--secure-port=" + port.port(),
 		// Otherwise it looks for an address on the default route, which a
 		// machine or a network namespace need not have.
 		"--advertise-address=" + advertise,
@@ -119,14 +147,14 @@ func (cp *ControlPlane) apiServerArgs() []string {
 
 // waitForAPIServer waits until the server is ready and, since the server makes
 // that a little later, until the namespace `default` exists.
-func (cp *ControlPlane) waitForAPIServer(ctx context.Context, server *process) error {
+func (cp *ControlPlane) waitForAPIServer(ctx context.Context, server *process, port port) error {
 	transport, err := rest.TransportFor(cp.AdminConfig())
 	if err != nil {
 		return fmt.Errorf("make a client of the API server: %w", err)
 	}
 	client := &http.Client{Transport: transport}
 	for _, path := range []string{"/readyz", "/api/v1/namespaces/default"} {
-		probe := probe{client: client, url: "https://" + cp.APIServerAddress() + path}
+		probe := probe{client: client, url: "https://" + port.address + path}
 		if err := probe.wait(ctx, server, cp.etcd); err != nil {
 			return fmt.Errorf("wait for API server: %w", err)
 		}

@@ -58,10 +58,10 @@ type ControlPlane struct {
 
 	keeper *keeper
 	ports  ports
-	etcd   *process
 
 	mu        sync.Mutex // guards what follows
-	apiServer *process   // nil: not running
+	etcd      *process
+	apiServer *process // nil: not running
 	stopped   bool
 }
 

@@ -9,17 +9,68 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"path/filepath"
+	"os"
 )
+
+// The directories of etcd's data, and of the copy that BackUpEtcd makes.
+const (
+	etcdDir       = "etcd"
+	etcdBackupDir = "etcd-backup"
+)
+
+// EtcdAddress returns etcd's host:port.
+func (cp *ControlPlane) EtcdAddress() string { return cp.ports.etcdClient.address }
+
+// BackUpEtcd copies etcd's data for RestoreEtcd. etcd is away for a moment, and the API server stays.
+func (cp *ControlPlane) BackUpEtcd(ctx context.Context) error {
+	return cp.withoutEtcd(ctx, func() error { return copyDir(cp.path(etcdBackupDir), cp.path(etcdDir)) })
+}
+
+// RestoreEtcd brings back the data of the last BackUpEtcd. etcd then gives out again the revisions that it has given out
+// since the backup. Stop the API server before, as etcd's documentation says, and start it afterwards.
+func (cp *ControlPlane) RestoreEtcd(ctx context.Context) error {
+	return cp.withoutEtcd(ctx, func() error { return copyDir(cp.path(etcdDir), cp.path(etcdBackupDir)) })
+}
+
+// AddRevisions raises etcd's revision by n, as "etcdutl snapshot restore --bump-revision" does.
+func (cp *ControlPlane) AddRevisions(ctx context.Context, n int) error {
+	for range n {
+		if err := cp.askEtcd(ctx, "put", map[string]any{"key": []byte("revisions")}, nil); err != nil {
+			return fmt.Errorf("raise etcd's revision: %w", err)
+		}
+	}
+	return nil
+}
+
+// withoutEtcd stops etcd, calls f and starts etcd again.
+func (cp *ControlPlane) withoutEtcd(ctx context.Context, f func() error) error {
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	if err := cp.etcd.killContext(ctx); err != nil {
+		return fmt.Errorf("stop etcd: %w", err)
+	}
+	if err := f(); err != nil {
+		return err
+	}
+	return cp.startEtcd(ctx)
+}
+
+// copyDir replaces a directory by a copy of another one.
+func copyDir(to, from string) error {
+	if err := os.RemoveAll(to); err != nil {
+		return err
+	}
+	return os.CopyFS(to, os.DirFS(from))
+}
 
 // startEtcd starts etcd and returns when it serves. The API server would wait
 // for etcd itself, but in steps of a second.
 func (cp *ControlPlane) startEtcd(ctx context.Context) error {
-	client := "http://" + cp.ports.etcdClient.address
+	client := "http://" + cp.EtcdAddress()
 	peer := "http://" + cp.ports.etcdPeer.address
 	etcd, err := cp.startProcess("etcd", cp.binaries.etcd,
 		"--name=etcd",
-		"--data-dir="+filepath.Join(cp.dir, "etcd"),
+		"--data-dir="+cp.path(etcdDir),
 		"--listen-client-urls="+client,
 		"--advertise-client-urls="+client,
 		"--listen-peer-urls="+peer,
@@ -61,7 +112,7 @@ func (cp *ControlPlane) askEtcd(ctx context.Context, method string, question, an
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+cp.ports.etcdClient.address+"/v3/kv/"+method, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+cp.EtcdAddress()+"/v3/kv/"+method, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}

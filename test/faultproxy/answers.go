@@ -7,8 +7,10 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"reflect"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -88,6 +90,48 @@ func TooLarge(w http.ResponseWriter, _ *http.Request) bool {
 	w.WriteHeader(http.StatusGatewayTimeout)
 	_ = json.NewEncoder(w).Encode(s)
 	return true
+}
+
+// OldCache returns a Handler that behaves like an API server whose watch cache still has an older version of an object.
+// A read of any version gets old. A list that must not be older than a newer version is refused. A watch from a newer
+// version succeeds and stays silent. A read of the newest version, and each request for another resource, go to the API
+// server.
+func (p *Proxy) OldCache(resource string, old metav1.Object) Handler {
+	return func(w http.ResponseWriter, r *http.Request) bool {
+		query := r.URL.Query()
+		version := query.Get("resourceVersion")
+		if !strings.HasSuffix(r.URL.Path, "/"+resource) || version == "" {
+			return false
+		}
+		list := query.Get("sendInitialEvents") == "true"
+		switch newer := version != "0" && version != old.GetResourceVersion(); {
+		case newer && list:
+			return TooLarge(w, r)
+		case newer || !list:
+			p.hold(w, r, nil)
+		default:
+			p.hold(w, r, append(Event("ADDED", old.(runtime.Object)), endOfList(old)...))
+		}
+		return true
+	}
+}
+
+// endOfList returns the bookmark that ends a streaming list of one object.
+func endOfList(of metav1.Object) []byte {
+	bookmark := reflect.New(reflect.TypeOf(of).Elem()).Interface().(metav1.Object)
+	bookmark.SetResourceVersion(of.GetResourceVersion())
+	bookmark.SetAnnotations(map[string]string{metav1.InitialEventsAnnotationKey: "true"})
+	return Event("BOOKMARK", bookmark.(runtime.Object))
+}
+
+// hold answers a watch with frames, and keeps it open until Say ends it or the client does.
+func (p *Proxy) hold(w http.ResponseWriter, r *http.Request, frames []byte) {
+	w.Header().Set("Content-Type", "application/vnd.kubernetes.protobuf;stream=watch")
+	_, _ = w.Write(frames)
+	_ = http.NewResponseController(w).Flush()
+	silence, end := io.Pipe()
+	defer end.Close()
+	p.relay(w, r, silence)
 }
 
 // Slow returns a Handler that delays each request and then forwards it to the API server.

@@ -3,8 +3,12 @@
 package faultproxy
 
 import (
+	"io"
+	"maps"
 	"net"
+	"slices"
 	"sync"
+	"testing"
 )
 
 // Network is a listener whose connections a test can break. Safe for concurrent use.
@@ -22,6 +26,60 @@ func newNetwork(l net.Listener) *Network {
 	healed := make(chan struct{})
 	close(healed)
 	return &Network{Listener: l, healed: healed, open: map[*connection]bool{}}
+}
+
+// NewRelay returns a Network that passes the bytes of its connections on to an address, and back. It ends with t.
+func NewRelay(t testing.TB, address string) *Network {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := newNetwork(l)
+	var running sync.WaitGroup
+	running.Go(func() {
+		for {
+			conn, err := n.Accept()
+			if err != nil {
+				return
+			}
+			running.Go(func() { pass(conn, address) })
+		}
+	})
+	t.Cleanup(func() {
+		n.Close()
+		n.closeAll()
+		running.Wait()
+	})
+	return n
+}
+
+// pass connects conn with an address, until one of both ends.
+func pass(conn net.Conn, address string) {
+	defer conn.Close()
+	upstream, err := net.Dial("tcp", address)
+	if err != nil {
+		return
+	}
+	defer upstream.Close()
+	var running sync.WaitGroup
+	running.Go(func() {
+		_, _ = io.Copy(upstream, conn)
+		upstream.Close()
+	})
+	_, _ = io.Copy(conn, upstream)
+	conn.Close()
+	running.Wait()
+}
+
+// closeAll closes all connections.
+func (n *Network) closeAll() {
+	n.mu.Lock()
+	open := slices.Collect(maps.Keys(n.open))
+	n.mu.Unlock()
+	for _, c := range open {
+		c.Close()
+	}
 }
 
 // Cut resets all connections, and each new one, until Heal.

@@ -100,16 +100,18 @@ func (c *cluster) asNode(t testing.TB) *cluster {
 // set gives an object its version n.
 func (c *cluster) set(name string, n int) {
 	c.t.Helper()
-	meta := metav1.ObjectMeta{Name: name}
-	var err error
-	if isConfigMap(name) {
-		err = set(c.client.CoreV1().ConfigMaps(c.namespace), &corev1.ConfigMap{ObjectMeta: meta, Data: data(n)})
-	} else {
-		err = set(c.client.CoreV1().Secrets(c.namespace), &corev1.Secret{ObjectMeta: meta, StringData: data(n)})
-	}
-	if err != nil {
+	if err := c.trySet(name, n); err != nil {
 		c.t.Fatal(err)
 	}
+}
+
+// trySet is set for other goroutines than the test's own.
+func (c *cluster) trySet(name string, n int) error {
+	meta := metav1.ObjectMeta{Name: name}
+	if isConfigMap(name) {
+		return set(c.client.CoreV1().ConfigMaps(c.namespace), &corev1.ConfigMap{ObjectMeta: meta, Data: data(n)})
+	}
+	return set(c.client.CoreV1().Secrets(c.namespace), &corev1.Secret{ObjectMeta: meta, StringData: data(n)})
 }
 
 func set[T any](objects interface {

@@ -38,12 +38,17 @@ type harness struct {
 	versions map[string]int
 	volumes  []mounted
 	pods     int
-	// deaths are how often the driver was killed.
-	deaths int
+	// deaths are how often the driver was killed, and deathsWith how often a volume of a form was there then.
+	deaths     int
+	deathsWith map[origin]int
+	// disturbed counts the disturbances.
+	disturbed [disturbances]int
 	// killAt is when to kill it. Zero: not at all.
 	killAt time.Time
 	// failing: a step is made to fail.
 	failing bool
+	// unsettled are the UIDs of pods whose volumes do not show the present version of their objects in a disturbance.
+	unsettled map[string]bool
 	// restarting is held while one process of the driver is replaced by the next.
 	restarting sync.Mutex
 }
@@ -65,7 +70,7 @@ func newHarness(t testing.TB, c *cluster) *harness {
 
 func newHarnessOf(t testing.TB, c *cluster, binary string) *harness {
 	t.Helper()
-	h := &harness{t: t, cluster: c, armed: t.TempDir(), versions: map[string]int{}}
+	h := &harness{t: t, cluster: c, armed: t.TempDir(), versions: map[string]int{}, unsettled: map[string]bool{}, deathsWith: map[origin]int{}}
 	h.driver = testkit.StartDriver(t, binary, "--access="+c.access, "--kubeconfig="+c.kubeconfig, "--collect-interval=50ms")
 	// The first process is not to be killed at its start: the points are given to the next.
 	h.driver.Env = []string{"FSUSER_FAILPOINTS=" + h.armed, "GORACE=atexit_sleep_ms=0"}
@@ -140,22 +145,32 @@ func (h *harness) want(o owned, object string) mounted {
 	return m
 }
 
-// drop takes the oldest pod away. The driver's right may end before its volume does.
+// wantNext adds a pod with a volume of the same form as the oldest one, which then can go: a volume of each form stays.
+func (h *harness) wantNext(object string) mounted {
+	h.t.Helper()
+	return h.want(anOwner(h.volumes[0].owned.from), object)
+}
+
+// drop takes the oldest pod away.
 func (h *harness) drop() {
 	h.t.Helper()
-	m := h.removePod()
+	h.dropPod(h.volumes[0])
+}
+
+// dropPod takes a pod away. The driver's right may end before the pod's volume does.
+func (h *harness) dropPod(m mounted) {
+	h.t.Helper()
+	h.removePod(m)
 	h.kubelet.Drop(m.pod, m.name())
 }
 
-// removePod removes the oldest pod from what should be there, and from the API server.
-func (h *harness) removePod() mounted {
+// removePod removes a pod from what should be there, and from the API server.
+func (h *harness) removePod(m mounted) {
 	h.t.Helper()
-	m := h.volumes[0]
-	h.volumes = h.volumes[1:]
+	h.volumes = slices.DeleteFunc(h.volumes, func(other mounted) bool { return other == m })
 	if h.exists(m) {
 		h.must(nodeaccess.DeletePod(context.Background(), h.cluster.client, m.pod.Namespace, m.pod.Name))
 	}
-	return m
 }
 
 // exists reports whether the API server has the pod of a volume. A volume with nodePublishSecretRef needs none.
@@ -165,29 +180,49 @@ func (h *harness) exists(m mounted) bool {
 
 func (h *harness) target(m mounted) string { return h.kubelet.Target(m.pod, m.name()) }
 
-// during does f while it keeps the driver alive: one that dies is started again.
+// during does f while it keeps the driver alive: one that dies is started again. Then f begins again, too, because a call
+// to a process that was killed during a stall is answered only after the stall. Kubelet gives it up after two minutes.
 func (h *harness) during(what string, f func(context.Context) error) {
 	h.t.Helper()
 	ctx, cancel := bounded(patience, what)
 	defer cancel()
-	done := make(chan error, 1)
-	go func() { done <- f(ctx) }()
 	for {
-		var kill <-chan time.Time
-		if !h.killAt.IsZero() {
-			kill = time.After(time.Until(h.killAt))
+		attempt, giveUp := context.WithCancel(ctx)
+		done := make(chan error, 1)
+		go func() { done <- f(attempt) }()
+		err, died := h.until(done)
+		giveUp()
+		if died {
+			<-done
+			continue
 		}
+		if err != nil {
+			h.t.Fatalf("%s: %v", what, err)
+		}
+		return
+	}
+}
+
+// until waits until done, or until the driver dies during a stall. A driver that dies is started again.
+func (h *harness) until(done <-chan error) (err error, died bool) {
+	h.t.Helper()
+	for {
 		select {
-		case <-kill:
+		case err := <-done:
+			return err, false
+		case <-time.After(time.Millisecond):
+		}
+		switch {
+		case !h.killAt.IsZero() && time.Now().After(h.killAt):
 			h.killAt = time.Time{}
 			h.restart(h.driver.Kill)
-		case err := <-done:
-			if err != nil {
-				h.t.Fatalf("%s: %v", what, err)
-			}
-			return
-		case <-h.driver.Ended():
+		case h.driver.Dead():
 			h.restart(h.driver.Bury)
+		default:
+			continue
+		}
+		if h.driver.Stalled {
+			return nil, true
 		}
 	}
 }
@@ -198,8 +233,20 @@ func (h *harness) restart(end func()) {
 	h.restarting.Lock()
 	defer h.restarting.Unlock()
 	end()
-	h.deaths++
+	h.died()
 	h.start()
+}
+
+// died counts a death.
+func (h *harness) died() {
+	h.deaths++
+	there := map[origin]bool{}
+	for _, m := range h.volumes {
+		there[m.owned.from] = true
+	}
+	for from := range there {
+		h.deathsWith[from]++
+	}
 }
 
 // start starts the driver as often as it takes.
@@ -214,7 +261,7 @@ func (h *harness) start() {
 		if attempt == 10 {
 			h.t.Fatal(err)
 		}
-		h.deaths++
+		h.died()
 	}
 }
 
@@ -224,7 +271,7 @@ func (h *harness) settle(what string) {
 	h.during(what, h.kubelet.Settle)
 }
 
-// converge waits until all volumes show the present version of their objects.
+// converge waits until all volumes but the unsettled ones show the present version of their objects.
 func (h *harness) converge(what string) {
 	h.t.Helper()
 	h.during(what, func(ctx context.Context) error {
@@ -232,21 +279,40 @@ func (h *harness) converge(what string) {
 			return err
 		}
 		for _, m := range h.volumes {
-			for {
-				version, err := readVolume(h.target(m))
-				if err == nil && version == h.versions[m.object] {
-					break
-				}
-				select {
-				case <-time.After(time.Millisecond):
-				case <-ctx.Done():
-					return fmt.Errorf("%w; volume %s of %s shows version %d of %s, not %d (%v)", context.Cause(ctx), m.name(), m.pod.Name, version, m.object,
-						h.versions[m.object], err)
-				}
+			if h.unsettled[m.pod.UID] {
+				continue
+			}
+			if err := h.awaitPresent(ctx, m); err != nil {
+				return err
 			}
 		}
 		return nil
 	})
+}
+
+// awaitPresent waits until a volume shows the present version of its object. The driver answers a publish before it has
+// written the files, so the content of nodePublishSecretRef may be lost with the process. Kubelet, which publishes all
+// volumes again every minute or two, brings it once more.
+func (h *harness) awaitPresent(ctx context.Context, m mounted) error {
+	present := h.versions[m.object]
+	for {
+		version, err := readVolume(h.target(m))
+		if err == nil && version == present {
+			return nil
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("%w; volume %s of %s shows version %d of %s, not %d (%v)",
+				context.Cause(ctx), m.name(), m.pod.Name, version, m.object, present, err)
+		}
+		if m.owned.from == byRequest {
+			h.kubelet.Push(m.pod, m.name(), data(present))
+			if err := h.kubelet.Settle(ctx); err != nil {
+				return err
+			}
+		}
+	}
 }
 
 // check fails the test unless the machine has what the volumes need, and nothing else. Some of it may be about to go.

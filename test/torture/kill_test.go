@@ -17,62 +17,34 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 )
 
-// kills kills the driver once at each of its failpoints, then at random points and at random times, while all kinds of things happen. After
-// each round everything must be as it should.
+// kills kills the driver once at each of its failpoints, then at random points and at random times, while all kinds of
+// things happen and in all disturbances. After each round everything must be as it should.
 func kills(t *testing.T, c *cluster) {
 	h := newHarness(t, c)
 	for _, object := range objects() {
 		h.set(object)
 	}
-	for i := range 4 {
-		h.want(owners()[i], objects()[i%len(objects())])
+	for i, from := range []origin{byName, byVolume, byName, byRequest} {
+		h.want(anOwner(from), objects()[i%len(objects())])
 	}
 	h.settle("publish the first volumes")
 	readers := startReaders(t, h.driver.Root)
 
 	all := points(t)
-	steps, random := all, rounds(5, 500)
+	steps, random := all, rounds(5, 400)
 	if c.access == "node" {
-		random = rounds(5, 100)
+		random = rounds(5, 80)
 		if !long() { // the other access has shown what each step leaves
 			steps = nil
 		}
 	}
-	for together := range slices.Chunk(steps, rounds(5, 1)) {
-		for _, p := range h.killAtEach(together) {
-			// Another kill kept it from being passed: once more, alone.
-			if len(h.killAtEach([]point{p})) > 0 {
-				t.Errorf("the driver was never at %s", p.name)
-			}
+	h.killAtSteps(steps, readers)
+	failing := h.failAtSteps(steps)
+	h.killAtRandom(all, random, readers)
+	for _, from := range []origin{byName, byVolume, byRequest} {
+		if n := h.deathsWith[from]; n != h.deaths {
+			t.Errorf("a volume with %q was there in %d of %d deaths", "name"+from, n, h.deaths)
 		}
-		readers.check()
-	}
-
-	// A step that fails instead of being the last one: publish, refresh and unpublish are tried again, and come to the same end.
-	failing := 0
-	h.failing = true
-	for _, p := range steps {
-		if p.fails {
-			h.arm(p.name, "error")
-			h.round()
-			if !h.disarm(p.name) {
-				t.Errorf("the driver was never at %s", p.name)
-			}
-			h.check("after an error at " + p.name)
-			failing++
-		}
-	}
-
-	h.failing = false
-
-	for enough := h.deaths + random; h.deaths < enough; {
-		p := all[rand.N(len(all))]
-		h.arm(p.name, fmt.Sprint("kill ", rand.N(6)))
-		h.killAt = time.Now().Add(rand.N(400 * time.Millisecond))
-		h.round()
-		h.disarm(p.name)
-		h.check(fmt.Sprintf("after %d kills, the last at %s and at a random time", h.deaths, p.name))
-		readers.check()
 	}
 
 	for len(h.volumes) > 0 {
@@ -82,19 +54,78 @@ func kills(t *testing.T, c *cluster) {
 	h.check("at the end")
 	reads := readers.stop()
 	if !t.Failed() {
-		reliability.Shown(t, "F-08", fmt.Sprintf("%d kills, at each of %d points and at random times; %d errors", h.deaths, len(steps), failing))
-		reliability.Shown(t, "F-35", fmt.Sprintf("%d reads of whole volumes during %d kills", reads, h.deaths))
+		reliability.Shown(t, "F-08", fmt.Sprintf("%d kills, at each of %d points and at random times; %d errors; %s",
+			h.deaths, len(steps), failing, h.shown()))
+		reliability.Shown(t, "F-35", fmt.Sprintf("%d reads of whole volumes during %d kills; %s", reads, h.deaths, h.shown()))
+	}
+}
+
+// killAtSteps kills the driver at each step: in a round with a disturbance, and beside a stalled volume.
+func (h *harness) killAtSteps(steps []point, readers *readers) {
+	h.t.Helper()
+	kinds := []disturbance{none, lag, flood}
+	for together := range slices.Chunk(steps, rounds(5, 1)) {
+		for _, p := range h.killAtEach(together, kinds[0]) {
+			// Another kill kept it from being passed: once more, alone.
+			if len(h.killAtEach([]point{p}, none)) > 0 {
+				h.t.Errorf("the driver was never at %s", p.name)
+			}
+		}
+		kinds = append(kinds[1:], kinds[0])
+		if long() {
+			h.killBesideStall(together[0])
+		}
+		readers.check()
+	}
+}
+
+// failAtSteps has a step fail instead of being the last one: publish, refresh and unpublish are tried again, and come to
+// the same end. It returns how many steps can fail.
+func (h *harness) failAtSteps(steps []point) (failing int) {
+	h.t.Helper()
+	h.failing = true
+	for _, p := range steps {
+		if p.fails {
+			h.arm(p.name, "error")
+			h.round(none)
+			if !h.disarm(p.name) {
+				h.t.Errorf("the driver was never at %s", p.name)
+			}
+			h.check("after an error at " + p.name)
+			failing++
+		}
+	}
+	h.failing = false
+	return failing
+}
+
+// killAtRandom kills the driver at least n times at random points and times, in all disturbances.
+func (h *harness) killAtRandom(points []point, n int, readers *readers) {
+	h.t.Helper()
+	enough := h.deaths + n
+	for kind := none; h.deaths < enough || kind != none; kind = (kind + 1) % disturbances {
+		p := points[rand.N(len(points))]
+		if kind == stall {
+			h.killBesideStall(p)
+		} else {
+			h.arm(p.name, fmt.Sprint("kill ", rand.N(6)))
+			h.killAt = time.Now().Add(rand.N(400 * time.Millisecond))
+			h.round(kind)
+			h.disarm(p.name)
+		}
+		h.check(fmt.Sprintf("after %d kills, the last at %s and at a random time", h.deaths, p.name))
+		readers.check()
 	}
 }
 
 // killAtEach has a round in which the driver is killed at each of some points. It returns those at which it never was.
-func (h *harness) killAtEach(points []point) (missed []point) {
+func (h *harness) killAtEach(points []point, kind disturbance) (missed []point) {
 	h.t.Helper()
 	before := h.deaths
 	for _, p := range points {
 		h.arm(p.name, "kill")
 	}
-	h.round()
+	h.round(kind)
 	for _, p := range points {
 		if !h.disarm(p.name) {
 			missed = append(missed, p)
@@ -117,13 +148,40 @@ func owners() []owned {
 	}
 }
 
-// round lets happen whatever can: pods come and go, objects change, connections break, kubelet and driver restart, and what they left is
-// tampered with.
-func (h *harness) round() {
+// anOwner returns one of the owners of volumes of a form.
+func anOwner(from origin) owned {
+	of := slices.DeleteFunc(owners(), func(o owned) bool { return o.from != from })
+	return of[rand.N(len(of))]
+}
+
+// round lets happen whatever can: pods come and go, objects change, connections break, kubelet and driver restart, and
+// what they left is tampered with.
+func (h *harness) round(kind disturbance) {
+	h.t.Helper()
+	stop := func() {}
+	if kind == flood {
+		stop = h.startFlood()
+	}
+	h.change()
+	stop()
+	h.lose()
+	if kind == lag {
+		h.restartBehindOldCache()
+	} else {
+		h.restartBoth(func() {
+			h.loseMount()
+			h.loseRecords()
+		})
+		h.converge("after restarts of driver and kubelet")
+	}
+}
+
+// change has pods come and go and objects change.
+func (h *harness) change() {
 	h.t.Helper()
 	// Objects change while volumes are there, and while they come.
 	h.set(objects()[0])
-	h.want(owners()[rand.N(len(owners()))], objects()[rand.N(len(objects()))])
+	h.wantNext(objects()[rand.N(len(objects()))])
 	h.set(objects()[1])
 	h.settle("publish a volume")
 	h.set(objects()[0])
@@ -142,9 +200,13 @@ func (h *harness) round() {
 	h.drop()
 	h.settle("unpublish a volume")
 	h.converge("after an unpublish")
+}
 
-	// A pod that kubelet has lost: its mount is gone, its directories too, and nobody calls.
-	lost := h.removePod()
+// lose has kubelet lose a pod: its mount is gone, its directories too, and nobody calls.
+func (h *harness) lose() {
+	h.t.Helper()
+	lost := h.volumes[0]
+	h.removePod(lost)
 	h.kubelet.Forget(lost.pod, lost.name())
 	h.must(unix.Unmount(h.target(lost), unix.MNT_DETACH))
 	h.must(os.RemoveAll(filepath.Join(h.driver.Root, "pods", lost.pod.UID)))
@@ -153,30 +215,38 @@ func (h *harness) round() {
 	if !h.failing { // a record that could not be removed stays until the restart
 		h.check("before the driver is stopped")
 	}
+}
 
+// restartBoth restarts the driver and kubelet, and calls meanwhile between the two processes of the driver.
+func (h *harness) restartBoth(meanwhile func()) {
+	h.t.Helper()
 	h.stop()
-	h.tamper()
+	meanwhile()
 	h.set(objects()[0])
 	h.start()
 	h.must(h.kubelet.Restart())
 	h.settle("after restarts of driver and kubelet")
 	h.must(os.RemoveAll(filepath.Join(h.driver.State, "bad")))
-	h.converge("after restarts of driver and kubelet")
 }
 
 // stop has the driver end by SIGTERM, unless it dies on the way.
 func (h *harness) stop() {
 	h.t.Helper()
 	if !h.driver.StopOrDie() {
-		h.deaths++
+		h.died()
 	}
 }
 
-// tamper does to what a driver left what can happen to it: a mount is gone, as after a reboot; a record is gone; one is not what the driver
-// wrote; one was never finished.
-func (h *harness) tamper() {
+// loseMount removes the mount of a volume, as a reboot does.
+func (h *harness) loseMount() {
 	h.t.Helper()
 	h.must(unix.Unmount(h.target(h.volumes[0]), unix.MNT_DETACH))
+}
+
+// loseRecords does to the records that a driver left what can happen to them: one is gone, one is not what the driver
+// wrote, and one was never finished.
+func (h *harness) loseRecords() {
+	h.t.Helper()
 	records := slices.DeleteFunc(h.driver.Records(), func(name string) bool { return !strings.HasSuffix(name, ".json") })
 	of := func(m mounted) string {
 		for _, name := range records {

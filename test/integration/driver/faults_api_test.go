@@ -257,6 +257,9 @@ func watchesExpire(t *testing.T, c *cluster) string {
 			t.Errorf("%s shows the same generation", name)
 		}
 	}
+	testkit.Eventually(t, converged, "the log to have each refresh", func() bool {
+		return strings.Count(d.Log(), `"Refreshed"`) >= volumes
+	})
 	m.unpublish(t)
 	if log := d.Log(); strings.Count(log, `"Refreshed"`) != volumes || strings.Contains(log, "can't be read") {
 		t.Errorf("%d refreshes, want %d and no failure", strings.Count(log, `"Refreshed"`), volumes)
@@ -582,31 +585,48 @@ func refused(t *testing.T, c *cluster, r right) string {
 func swallowed(t *testing.T, c *cluster) string {
 	c.secret(t, "f28", map[string]string{"k": "before"})
 	d, proxy := c.startBehind(t)
-	p := pod("f28")
-	dir, stop := publish(t, d, p, ssh("secretName", "f28"))
+	v := ssh("secretName", "f28")
+	p, late := pod("f28"), pod("f28-late")
+	dir, stop := publish(t, d, p, v)
 	connections := proxy.Connections()
 	proxy.Stall()
 	stalled := time.Now()
 	c.update(t, "f28", map[string]string{"k": "after"})
+	// Nothing tells the driver yet. A new pod on a node that watches the object starts with the last known content.
+	lateDir, lateStop := publish(t, d, late, v)
+	if text, err := os.ReadFile(filepath.Join(lateDir, "k")); err != nil || string(text) != "before" {
+		t.Errorf("the new pod starts with %q, %v", text, err)
+	}
 	// HTTP/2 pings: one after 30 s without a word, and 15 s for its answer (k8s.io/apimachinery/pkg/util/net).
 	testkit.Eventually(t, 90*time.Second, "the driver to give up the connection", func() bool { return proxy.Connections() > connections })
 	noticed := time.Since(stalled)
 	if noticed > 60*time.Second {
 		t.Errorf("the driver noticed after %v", noticed)
 	}
-	if torture() {
-		testkit.Eventually(t, time.Minute, "the volume to be stale", func() bool { return d.Metric("fsuser_stale_volumes") == 1 })
+	testkit.Eventually(t, time.Minute, "both volumes to be stale", func() bool { return d.Metric("fsuser_stale_volumes") == 2 })
+	for _, p := range []kubelet.Pod{p, late} {
+		if now := statusOf(t, d, p); !strings.Contains(now.Stale, "can't be read now") {
+			t.Errorf("the status of %s is %+v", p.Name, now)
+		}
 	}
-	holds(t, filepath.Join(dir, "k"), "before")
+	dirs := []string{dir, lateDir}
+	for _, dir := range dirs {
+		holds(t, filepath.Join(dir, "k"), "before")
+	}
 	proxy.Heal()
 	healed := time.Now()
-	holds(t, filepath.Join(dir, "k"), "after")
+	for _, dir := range dirs {
+		holds(t, filepath.Join(dir, "k"), "after")
+	}
 	took := time.Since(healed)
 	if took > converged {
 		t.Errorf("the files followed %v after the network was back", took)
 	}
+	testkit.Eventually(t, converged, "no volume to be stale", func() bool { return d.Metric("fsuser_stale_volumes") == 0 })
 	stop()
+	lateStop()
 	unpublish(t, d, p, "ssh")
+	unpublish(t, d, late, "ssh")
 	return fmt.Sprintf("noticed after %s, followed %s after its end", seconds(noticed), seconds(took))
 }
 

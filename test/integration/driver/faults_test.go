@@ -56,6 +56,9 @@ func TestFaults(t *testing.T) {
 		{"F-29", "an API server answers from an old cache: the files do not go back", oldReplica},
 		{"F-33", "kubelet's root directory is a symbolic link: publish, restart and unpublish work", symlinkedRoot},
 		{"F-39", "no secret leaks" + asNode, nothingLeaksAsNode},
+		{"F-43", "the driver restarts, and an API server answers from an old cache: the files do not go back", restartBehindOldCache},
+		{"F-43", "a volume is adopted, and an API server answers from an old cache: the files do not go back", adoptBehindOldCache},
+		{"F-43", "the driver restarts at another API server, which lags: the files do not go back", laggingReplica},
 	}
 	for _, fault := range faults {
 		// What becomes of a request is another matter when the Node authorizer decides.

@@ -149,7 +149,7 @@ func TestGone(t *testing.T) {
 			api := newAPI(t, p.Config())
 			ref := secretRef(test.object)
 			var bad atomic.Pointer[string]
-			api.Subscribe(ref, subscriber, func() {})
+			api.Subscribe(ref, subscriber, false, func() {})
 			waitKnown(t, api, ref)
 			// From here on Get may return the old content or the new, and nothing else.
 			stop := make(chan struct{})
@@ -227,7 +227,7 @@ func TestAnswers(t *testing.T) {
 		},
 		"400 to everything": {faultproxy.Status(400, metav1.StatusReasonBadRequest, "what?"), source.ErrUnavailable, "what?", 8}, // a get after each
 		"410 to everything": {faultproxy.Status(410, metav1.StatusReasonExpired, "too old"), source.ErrUnavailable, "too old", 4},
-		"401":               {faultproxy.Status(401, metav1.StatusReasonUnauthorized, "who?"), source.ErrForbidden, "who?", 4},
+		"401":               {faultproxy.Status(401, metav1.StatusReasonUnauthorized, "who?"), source.ErrUnavailable, "who?", 4},
 		"403":               {faultproxy.Status(403, metav1.StatusReasonForbidden, "not you"), source.ErrForbidden, "not you", 4},
 		"404":               {faultproxy.Status(404, metav1.StatusReasonNotFound, "no such path"), source.ErrUnavailable, "no such path", 4},
 		"a page of HTML": {func(w http.ResponseWriter, _ *http.Request) bool {
@@ -401,7 +401,7 @@ func TestFailedConnections(t *testing.T) {
 			api := newAPI(t, config)
 			ref := secretRef("any")
 			var first atomic.Int64 // the number of requests at the first notification, which precedes the pause
-			api.Subscribe(ref, subscriber, func() { first.CompareAndSwap(0, asked.Load()) })
+			api.Subscribe(ref, subscriber, false, func() { first.CompareAndSwap(0, asked.Load()) })
 			t.Cleanup(func() { api.Unsubscribe(ref, subscriber) })
 			waitKnown(t, api, ref)
 			_, err := api.Get(ref)

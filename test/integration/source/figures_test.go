@@ -48,7 +48,7 @@ func BenchmarkUpdate(b *testing.B) {
 	api := newAPI(b, controlPlane.AdminConfig())
 	ref := secretRef("update-figure")
 	notified := make(chan time.Time, 100)
-	api.Subscribe(ref, subscriber, func() { notified <- time.Now() })
+	api.Subscribe(ref, subscriber, false, func() { notified <- time.Now() })
 	<-notified
 	var took []time.Duration
 	for b.Loop() {
@@ -89,7 +89,7 @@ func BenchmarkFirst(b *testing.B) {
 					for n := range 200 {
 						ref := secretRef(fmt.Sprintf("first-%d", n))
 						start := time.Now()
-						api.Subscribe(ref, "first", func() {})
+						api.Subscribe(ref, "first", false, func() {})
 						waitKnown(b, api, ref)
 						took = append(took, time.Since(start))
 						if got := value(api, ref); got != "one" {
@@ -183,7 +183,7 @@ func TestFreshObjects(t *testing.T) {
 				}
 				ref := source.Ref{Kind: kind, Namespace: namespace, Name: name}
 				admin.createAtOnce(t, o)
-				api.Subscribe(ref, subscriber, func() {})
+				api.Subscribe(ref, subscriber, false, func() {})
 				waitKnown(t, api, ref)
 				_, err := api.Get(ref)
 				if errors.Is(err, source.ErrNotFound) {
@@ -274,7 +274,7 @@ func measureMany(config *rest.Config) (map[string]float64, error) {
 	// One watch, so that the connection is open and the code is loaded.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	api.Subscribe(secretRef("many-0"), "warm", func() {})
+	api.Subscribe(secretRef("many-0"), "warm", false, func() {})
 	api.Wait(ctx, secretRef("many-0"))
 	rssBefore, _, heapBefore, stackBefore := memory()
 	goroutinesBefore := runtime.NumGoroutine()
@@ -283,7 +283,7 @@ func measureMany(config *rest.Config) (map[string]float64, error) {
 	var wait sync.WaitGroup
 	for n := range many {
 		ref := secretRef(fmt.Sprintf("many-%d", n))
-		api.Subscribe(ref, subscriber, func() {})
+		api.Subscribe(ref, subscriber, false, func() {})
 		wait.Go(func() { api.Wait(ctx, ref) })
 	}
 	wait.Wait()
@@ -358,7 +358,7 @@ func TestMany(t *testing.T) {
 	config, requests := counted(controlPlane.AdminConfig())
 	api := newAPI(t, config)
 	for n := range many {
-		api.Subscribe(source.Ref{Kind: attributes.ConfigMap, Namespace: namespace, Name: fmt.Sprintf("many-%d", n)}, subscriber, func() {})
+		api.Subscribe(source.Ref{Kind: attributes.ConfigMap, Namespace: namespace, Name: fmt.Sprintf("many-%d", n)}, subscriber, false, func() {})
 	}
 	for n := range many {
 		waitKnown(t, api, source.Ref{Kind: attributes.ConfigMap, Namespace: namespace, Name: fmt.Sprintf("many-%d", n)})

@@ -183,7 +183,7 @@ func newAPI(t testing.TB, config *rest.Config) *source.API {
 func watched(t testing.TB, api *source.API, ref source.Ref) *atomic.Int64 {
 	t.Helper()
 	changes := &atomic.Int64{}
-	api.Subscribe(ref, subscriber, func() { changes.Add(1) })
+	api.Subscribe(ref, subscriber, false, func() { changes.Add(1) })
 	t.Cleanup(func() { api.Unsubscribe(ref, subscriber) })
 	waitKnown(t, api, ref)
 	return changes

@@ -145,9 +145,9 @@ func TestSubscribers(t *testing.T) {
 	api := newAPI(t, config)
 	ref := secretRef("shared")
 	var first, second atomic.Int64
-	api.Subscribe(ref, "first", func() { first.Add(1) })
+	api.Subscribe(ref, "first", false, func() { first.Add(1) })
 	waitKnown(t, api, ref)
-	api.Subscribe(ref, "second", func() { second.Add(1) })
+	api.Subscribe(ref, "second", false, func() { second.Add(1) })
 	if got := second.Load(); got != 1 {
 		t.Errorf("%d notifications of the second subscriber at Subscribe, want one, because the content was known", got)
 	}
@@ -204,7 +204,7 @@ func TestImmutable(t *testing.T) {
 		if got := value(api, ref); got != "one" {
 			t.Errorf("content %q before the new subscriber", got)
 		}
-		api.Subscribe(ref, "another", func() {})
+		api.Subscribe(ref, "another", false, func() {})
 		waitKnown(t, api, ref)
 		if got := value(api, ref); got != "two" || changes.Load() != 2 {
 			t.Errorf("content %q, %d notifications of the first subscriber; want the new content and 2", got, changes.Load())
@@ -293,7 +293,7 @@ func TestClose(t *testing.T) {
 		t.Errorf("Get after Close: error %v, want what was last seen: %v", err, source.ErrNotFound)
 	}
 	before := len(requests.all())
-	api.Subscribe(secretRef("too-late"), subscriber, func() { t.Error("a notification after Close") })
+	api.Subscribe(secretRef("too-late"), subscriber, false, func() { t.Error("a notification after Close") })
 	api.Close()
 	if _, err := api.Get(secretRef("too-late")); !errors.Is(err, source.ErrUnavailable) {
 		t.Errorf("Get of what was watched after Close: error %v, want %v", err, source.ErrUnavailable)
