@@ -14,10 +14,15 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/yaml"
 )
 
@@ -57,6 +62,7 @@ func TestValuesThatTheSchemaRefuses(t *testing.T) {
 		"fsUser.enabled=maybe", "fsUser.default=0", "validate.enabled=2", "allow.enabled=3", "allow.uids={root}", "allow.uids={-1}", "allow.uids={1-}",
 		"allow.gids={01}", "allow.secrets={a*b}", "allow.secrets={A}", "allow.configMaps=all", "validate.allow=x", "validate.templates=Audit",
 		"extraArgs={node}", "extraArgs={--max-volumes=9,--state-dir=/run/fsuser.csi.io/other}", "metrics.podMonitor.interval=soon", "noSuchValue=1", "image.name=x",
+		"networkPolicy.enabled=some", "networkPolicy.from=all", "networkPolicy.from[0].pods=x", "networkPolicy.ingress={}",
 	} {
 		if _, err := Template(t.Context(), ".", "--set", set); err == nil {
 			t.Errorf("--set %s was taken", set)
@@ -110,6 +116,7 @@ func TestContract(t *testing.T) {
 			"metrics.podMonitor.enabled=true", "metrics.podMonitor.interval=30s", "metrics.podMonitor.labels.release=p",
 			"imagePullSecrets[0].name=pull", "nodeSelector.pool=a", "podLabels.team=a", "podAnnotations.note=a", "verbosity=4", "maxUnavailable=1",
 			"extraArgs={--max-volume-bytes=1048576}", "namespace.create=true", "allow.enabled=true", "allow.secrets={tls}",
+			"networkPolicy.enabled=true", "networkPolicy.from[0].ipBlock.cidr=10.0.0.0/8",
 		}, ",")}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -354,6 +361,33 @@ func TestNamespaceLetsPrivilegedPodsIn(t *testing.T) {
 	// helm install has made the namespace before it looks at the chart, and refuses a chart that makes it again.
 	if template(t).has("Namespace") {
 		t.Error("the default makes the namespace")
+	}
+}
+
+func TestNetworkPolicy(t *testing.T) {
+	if template(t).has("NetworkPolicy") {
+		t.Error("the default has a NetworkPolicy")
+	}
+	const peer = "networkPolicy.from[0].namespaceSelector.matchLabels.team=monitoring"
+	port, tcp := intstr.FromInt32(9900), corev1.ProtocolTCP
+	for set, want := range map[string][]networkingv1.NetworkPolicyIngressRule{
+		"networkPolicy.enabled=true": nil, // no rule allows nothing, but a rule without peers would allow all
+		"networkPolicy.enabled=true,httpPort=9900," + peer: {{
+			From:  []networkingv1.NetworkPolicyPeer{{NamespaceSelector: metav1.SetAsLabelSelector(labels.Set{"team": "monitoring"})}},
+			Ports: []networkingv1.NetworkPolicyPort{{Protocol: &tcp, Port: &port}},
+		}},
+	} {
+		objects := template(t, "--set", set)
+		var ds appsv1.DaemonSet
+		objects.find(t, "DaemonSet", "fsuser-csi", &ds)
+		var policy networkingv1.NetworkPolicy
+		objects.find(t, "NetworkPolicy", "fsuser-csi", &policy)
+		spec := networkingv1.NetworkPolicySpec{
+			PodSelector: *ds.Spec.Selector, PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}, Ingress: want,
+		}
+		if policy.Namespace != Namespace || !equality.Semantic.DeepEqual(policy.Spec, spec) {
+			t.Errorf("--set %s: namespace %s, got\n%+v\nwant\n%+v", set, policy.Namespace, policy.Spec, spec)
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,8 +20,21 @@ import (
 	"k8s.io/klog/v2"
 )
 
+const (
+	// maxConnections is the maximum number of connections to --http-address. Each takes a descriptor.
+	maxConnections = 64
+	// maxScrapes is the maximum number of requests for /metrics at the same time. Others get status 503.
+	maxScrapes = 4
+	// probeInterval is the minimum time between two probes of the driver's socket. A probe takes two descriptors.
+	probeInterval = time.Second
+	probeTimeout  = 2 * time.Second
+)
+
 // serveHTTP serves /healthz (this process answers CSI calls), /readyz (kubelet has registered the driver, and volumes
 // can be published) and /metrics until stop is called. Without an address it serves nothing.
+//
+// Any pod may be able to reach the address. So connections, their time and the work for them are bounded, and a
+// connection serves one request.
 func serveHTTP(address, endpoint string, ready func() error, metrics *prometheus.Registry) (stop func(), err error) {
 	if address == "" {
 		return func() {}, nil
@@ -30,17 +44,22 @@ func serveHTTP(address, endpoint string, ready func() error, metrics *prometheus
 		return nil, err
 	}
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		return nil, fmt.Errorf("%q would serve on every address of the machine; name one, such as 127.0.0.1 or the pod's IP", address)
+		return nil, fmt.Errorf("%q would serve on every address of the machine; name one, such as 127.0.0.1 or the "+
+			"pod's IP", address)
 	}
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, err
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /healthz", answer(func(ctx context.Context) error { return probe(ctx, endpoint) }))
-	mux.Handle("GET /readyz", answer(func(context.Context) error { return ready() }))
-	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10}
+	mux.Handle("GET /healthz", answer((&health{endpoint: endpoint}).check))
+	mux.Handle("GET /readyz", answer(ready))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes}))
+	server := &http.Server{
+		Handler: mux, ConnState: new(connections).observe, MaxHeaderBytes: 16 << 10,
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second,
+	}
+	server.SetKeepAlivesEnabled(false)
 	var running sync.WaitGroup
 	running.Go(func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
@@ -58,9 +77,9 @@ func serveHTTP(address, endpoint string, ready func() error, metrics *prometheus
 	}, nil
 }
 
-func answer(check func(context.Context) error) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		if err := check(r.Context()); err != nil {
+func answer(check func() error) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		if err := check(); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
@@ -68,10 +87,71 @@ func answer(check func(context.Context) error) http.HandlerFunc {
 	}
 }
 
-// probe calls the driver through its own socket: a live process with a dead listener is not healthy. Any answer is
-// enough: an unready driver need not be restarted.
-func probe(ctx context.Context, endpoint string) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+// connections are the open connections of a server, the oldest first.
+type connections struct {
+	mu   sync.Mutex
+	open []net.Conn
+}
+
+// observe is the ConnState of the server. It closes a connection for a new one when there are maxConnections: the
+// oldest connection of the client that has the most. So clients with many connections do not keep out kubelet's probes.
+func (c *connections) observe(conn net.Conn, state http.ConnState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch state {
+	case http.StateNew:
+		if len(c.open) == maxConnections {
+			victim := c.victim()
+			victim.Close()
+			c.remove(victim)
+		}
+		c.open = append(c.open, conn)
+	case http.StateClosed:
+		c.remove(conn)
+	}
+}
+
+func (c *connections) victim() net.Conn {
+	count := map[string]int{}
+	for _, conn := range c.open {
+		count[client(conn)]++
+	}
+	return slices.MaxFunc(c.open, func(a, b net.Conn) int { return count[client(a)] - count[client(b)] })
+}
+
+func (c *connections) remove(conn net.Conn) {
+	c.open = slices.DeleteFunc(c.open, func(other net.Conn) bool { return other == conn })
+}
+
+// client is the IP address at the other end.
+func client(conn net.Conn) string {
+	host, _, _ := net.SplitHostPort(conn.RemoteAddr().String())
+	return host
+}
+
+// health is the answer of the driver's own socket: a live process with a dead listener is not healthy.
+type health struct {
+	endpoint string
+
+	mu     sync.Mutex
+	probed time.Time
+	err    error
+}
+
+// check returns the result of the last probe if it is younger than probeInterval, and else probes.
+func (h *health) check() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if time.Since(h.probed) >= probeInterval {
+		h.err = probe(h.endpoint)
+		h.probed = time.Now()
+	}
+	return h.err
+}
+
+// probe calls the driver through its socket. Any answer is enough: an unready driver need not be restarted.
+func probe(endpoint string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
 	defer cancel()
 	conn, err := grpc.NewClient("unix://"+endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {

@@ -3,13 +3,21 @@
 package main
 
 import (
-	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
 func TestAnswerOfAHealthCheck(t *testing.T) {
@@ -22,7 +30,7 @@ func TestAnswerOfAHealthCheck(t *testing.T) {
 		{errors.New("kubelet has not registered the driver"), http.StatusServiceUnavailable, "kubelet has not registered the driver"},
 	} {
 		w := httptest.NewRecorder()
-		answer(func(context.Context) error { return test.err })(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))
+		answer(func() error { return test.err })(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))
 		body, err := io.ReadAll(w.Result().Body)
 		if err != nil || w.Code != test.code || strings.TrimSpace(string(body)) != test.body {
 			t.Errorf("%v: %d %q, %v", test.err, w.Code, body, err)
@@ -42,4 +50,103 @@ func TestHealthAndMetricsAreServedAtOneAddressOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	stop()
+}
+
+// flood opens connections of many clients, which stay open until t ends. Some say nothing, some send half a request, and
+// some ask for metrics and do not read them.
+func flood(t *testing.T, address string, clients, each int) {
+	t.Helper()
+	words := []string{"", "GET /healthz HTTP/1.1\r\nHost:", "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"}
+	for i := range clients * each {
+		from := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(1+i%clients))}}
+		conn, err := from.DialContext(t.Context(), "tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		io.WriteString(conn, words[i%len(words)]) // the driver may have closed it
+	}
+}
+
+func TestAFloodOfTheHTTPAddress(t *testing.T) {
+	const clients, each, publishes = 20, 5, 20
+	testkit.NothingLeft(t)
+	manifests := t.TempDir()
+	secret := "apiVersion: v1\nkind: Secret\nmetadata: {name: keys, namespace: team}\nstringData: {k: text}\n"
+	if err := os.WriteFile(filepath.Join(manifests, "keys.yaml"), []byte(secret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// Fewer descriptors than the clients have connections.
+	d := testkit.StartDriver(t, testkit.BuildDriver(t), "--manifests="+manifests, "--max-open-files=200")
+	address := regexp.MustCompile(`"Serving health and metrics" address="(.*)"`).FindStringSubmatch(d.Log())
+	if address == nil {
+		t.Fatal("the log does not have the address")
+	}
+	for i := range publishes {
+		flood(t, address[1], clients, each)
+		p := kubelet.Pod{Namespace: "team", Name: "web", UID: fmt.Sprint("web-", i)}
+		target, err := d.Publish(t.Context(), p, kubelet.Volume{
+			Name: "v", Attributes: map[string]string{"secretName": "keys", "uid": "1000"},
+		})
+		if err != nil {
+			t.Fatalf("publish %d: %v", i+1, err)
+		}
+		if b, err := os.ReadFile(filepath.Join(target, "k")); err != nil || string(b) != "text" {
+			t.Errorf("volume %d holds %q, %v", i+1, b, err)
+		}
+		for _, path := range []string{"/healthz", "/readyz"} {
+			if status, body := d.Get(path); status != http.StatusOK {
+				t.Errorf("%s: %d %s", path, status, body)
+			}
+		}
+	}
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", d.PID()))
+	if err != nil || len(fds) > 2*maxConnections {
+		t.Errorf("%d descriptors, %v", len(fds), err)
+	}
+	reliability.Shown(t, "F-48", fmt.Sprintf("%d connections of %d clients: %d descriptors; all of %d publishes and %d probes succeed",
+		publishes*clients*each, clients, len(fds), publishes, 2*publishes))
+}
+
+// fakeConn is a connection of a client that says nothing.
+type fakeConn struct {
+	net.Conn
+	from   net.Addr
+	closed bool
+}
+
+func (c *fakeConn) RemoteAddr() net.Addr { return c.from }
+
+func (c *fakeConn) Close() error {
+	c.closed = true
+	return nil
+}
+
+func TestTheClientWithTheMostConnectionsLosesItsOldest(t *testing.T) {
+	c := new(connections)
+	connect := func(host string, port int) *fakeConn {
+		conn := &fakeConn{from: &net.TCPAddr{IP: net.ParseIP(host), Port: port}}
+		c.observe(conn, http.StateNew)
+		return conn
+	}
+	probe := connect("fd00::1", 1)
+	ended := connect("fd00::2", 1)
+	c.observe(ended, http.StateActive)
+	c.observe(ended, http.StateClosed)
+	var many []*fakeConn
+	for port := range maxConnections {
+		many = append(many, connect("fd00::3", port))
+	}
+	scrape := connect("10.0.0.4", 1)
+	if probe.closed || ended.closed || scrape.closed {
+		t.Errorf("closed: probe %v, ended %v, scrape %v", probe.closed, ended.closed, scrape.closed)
+	}
+	for i, conn := range many {
+		if oldest := i < 2; conn.closed != oldest {
+			t.Errorf("connection %d of the client with the most: closed %v", i, conn.closed)
+		}
+	}
+	if len(c.open) != maxConnections {
+		t.Errorf("%d connections, want %d", len(c.open), maxConnections)
+	}
 }

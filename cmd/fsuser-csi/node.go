@@ -114,8 +114,8 @@ Linux 5.12 or later, and kubelet's root directory at the same path as on the hos
 		"maximum memory of all volumes in bytes: one version of their files in whole pages, 1.5 KiB for each file, "+
 			"directory and link, their records, and the content of their objects, once for each volume")
 	f.IntVar(&o.maxWatchedObjects, "max-watched-objects", 4000, "maximum number of watched objects")
-	// 110 pods, kubelet's default maximum, that share the node evenly have less than 1 % each, and need 50 % only if
-	// each of them has nine volumes and eighteen objects of its own.
+	// If 110 pods, kubelet's default maximum, share the node evenly, each has less than 1 %. All pods of one namespace
+	// reach 50 % if each has ten volumes, or nineteen objects of its own.
 	f.IntVar(&o.podShare, "pod-share", 10, "maximum percentage of --max-volumes, --max-node-bytes and "+
 		"--max-watched-objects that the volumes of one pod may use; 100: no limit for one pod")
 	f.IntVar(&o.namespaceShare, "namespace-share", 50, "maximum percentage of --max-volumes, --max-node-bytes and "+

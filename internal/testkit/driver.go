@@ -128,7 +128,7 @@ type Driver struct {
 	// Env is added to the environment of the next process.
 	Env []string
 	// Stalled says that a stall makes a thread of the driver wait, so that the process does not end when it is killed.
-	// Then the next process starts beside it, and AwaitKilled waits for its end.
+	// Then the next process starts beside it with another --http-address, and AwaitKilled waits for its end.
 	Stalled bool
 
 	t      testing.TB
@@ -187,6 +187,9 @@ func (d *Driver) StartAgain() {
 
 // TryStart is StartAgain for a driver that may die during its start.
 func (d *Driver) TryStart() error {
+	if d.Stalled {
+		d.http = freeAddress(d.t)
+	}
 	args := append([]string{"node", "--node-name=node-1", "--kubelet-root=" + d.Root, "--state-dir=" + d.State, "--http-address=" + d.http}, d.args...)
 	d.cmd = exec.Command(d.binary, args...)
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
@@ -225,8 +228,21 @@ func (d *Driver) TryStart() error {
 	return nil
 }
 
-// Dead reports whether the process has ended or was killed. A killed process does not end during a stall.
-func (d *Driver) Dead() bool { return dead(d.cmd.Process.Pid) }
+// Ended returns a channel that is closed when the process has ended.
+func (d *Driver) Ended() <-chan struct{} { return d.ended }
+
+// Dead reports whether the process has ended. A process that was killed during a stall counts, too.
+func (d *Driver) Dead() bool {
+	if d.Stalled {
+		return dead(d.PID())
+	}
+	select {
+	case <-d.ended:
+		return true
+	default:
+		return false
+	}
+}
 
 // AwaitKilled waits for the processes that were killed during a stall. Call it after the end of the stall.
 func (d *Driver) AwaitKilled() {
@@ -244,7 +260,9 @@ func (d *Driver) AwaitKilled() {
 // Bury cleans up after a driver that is dead. Call it before the next start.
 func (d *Driver) Bury() {
 	d.t.Helper()
-	d.awaitEnd(unix.SIGKILL)
+	if d.Stalled {
+		d.killed = append(d.killed, d.ended)
+	}
 	if err := errors.Join(d.Kubelet.Close(), d.removeSocket()); err != nil {
 		d.t.Fatal(err)
 	}

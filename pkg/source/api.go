@@ -28,6 +28,11 @@ type API struct {
 	options Options
 	// requestTimeout is how long an answer may take.
 	requestTimeout time.Duration
+	// silence is how long a watch may bring nothing. The API server sends a bookmark each minute.
+	silence time.Duration
+	// starts has a token for each watch that is being started. Otherwise a driver that recovers 2000 volumes would start
+	// all watches at once.
+	starts chan struct{}
 	registry
 
 	ctx     context.Context
@@ -51,6 +56,8 @@ type Options struct {
 const (
 	defaultRecheck        = 10 * time.Minute
 	defaultRequestTimeout = 30 * time.Second
+	defaultSilence        = 3*time.Minute + 10*time.Second
+	maxStarts             = 32
 )
 
 // NewAPI returns a source that reads through config. It makes no request before the first Subscribe.
@@ -65,10 +72,8 @@ func NewAPI(config *rest.Config, o Options) (*API, error) {
 	}
 	a := &API{
 		client: client, decoder: protobuf.NewSerializer(scheme, scheme), options: o,
-		requestTimeout: defaultRequestTimeout, registry: newRegistry(cmp.Or(o.ImmutableRecheck, defaultRecheck)),
-	}
-	if o.Impersonate {
-		a.authorizerLag = authorizerLag
+		requestTimeout: defaultRequestTimeout, silence: defaultSilence, starts: make(chan struct{}, maxStarts),
+		registry: newRegistry(cmp.Or(o.ImmutableRecheck, defaultRecheck)),
 	}
 	a.start = a.startWatcher
 	a.ctx, a.cancel = context.WithCancel(context.Background())

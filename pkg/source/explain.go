@@ -24,7 +24,8 @@ const (
 )
 
 // explain describes a failed request for users, with a remedy against a refusal. It returns nil for a nil err. 404 is
-// ErrUnavailable here: the path of a list or a watch exists whether or not the object does.
+// ErrUnavailable here: the path of a list or a watch exists whether or not the object does. So is 401: an API server
+// that does not know the driver has denied no right.
 func (a *API) explain(ref Ref, err error) *Error {
 	if err == nil {
 		return nil
@@ -32,11 +33,9 @@ func (a *API) explain(ref Ref, err error) *Error {
 	e := &Error{Ref: ref, Reason: ErrUnavailable}
 	errors.As(err, &e.Number)
 	remedy := ""
-	switch {
-	case apierrors.IsForbidden(err):
+	if apierrors.IsForbidden(err) {
 		e.Reason, remedy = ErrForbidden, a.remedy(ref, err)
-	case apierrors.IsUnauthorized(err):
-		e.Reason = ErrForbidden
+		e.Undeclared = a.options.Impersonate && !mayNotImpersonate(err)
 	}
 	room := max(0, min(maxDetail, maxText-len(e.Error())-len(": ")-len(remedy)))
 	e.Detail = text.Shorten(text.OneLine(message(err)), room) + remedy

@@ -75,16 +75,20 @@ func TestExplain(t *testing.T) {
 			`secrets "a" is forbidden: no role; with access node the pod must declare the object: add the volume {name: x, secret: {secretName: a}} to the pod and use the attribute volume: x in place of secretName. To use secretName alone: is the declare-references policy installed, and was the pod created after it?`},
 		"a config map refused by the Node authorizer": {true, attributes.ConfigMap, refused, ErrForbidden,
 			`secrets "a" is forbidden: no role; with access node the pod must declare the object: add the volume {name: x, configMap: {name: a}} to the pod and use the attribute volume: x in place of configMapName. To use configMapName alone: is the declare-references policy installed, and was the pod created after it?`},
-		"a pod refused by the Node authorizer":  {true, attributes.Pod, refused, ErrForbidden, `secrets "a" is forbidden: no role`},
-		"not authenticated: no role would help": {false, attributes.Secret, apierrors.NewUnauthorized("who?"), ErrForbidden, "who?"},
-		"a path that does not exist":            {false, attributes.Secret, apierrors.NewNotFound(resource, "a"), ErrUnavailable, `secrets "a" not found`},
-		"any other error, in one line":          {true, attributes.Secret, errors.New("odd\nthing"), ErrUnavailable, "odd thing"},
+		"a pod refused by the Node authorizer": {true, attributes.Pod, refused, ErrForbidden, `secrets "a" is forbidden: no role`},
+		"not authenticated":                    {false, attributes.Secret, apierrors.NewUnauthorized("who?"), ErrUnavailable, "who?"},
+		"a path that does not exist":           {false, attributes.Secret, apierrors.NewNotFound(resource, "a"), ErrUnavailable, `secrets "a" not found`},
+		"any other error, in one line":         {true, attributes.Secret, errors.New("odd\nthing"), ErrUnavailable, "odd thing"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ref := Ref{Kind: test.kind, Namespace: "ns", Name: "a"}
 			e := (&API{options: Options{Impersonate: test.node}}).explain(ref, test.err)
 			if e.Ref != ref || e.Reason != test.reason || e.Detail != test.want {
 				t.Errorf("%v of %v: %q; want %v: %q", e.Reason, e.Ref, e.Detail, test.reason, test.want)
+			}
+			want := test.node && test.reason == ErrForbidden && !strings.HasSuffix(test.want, actAsNode)
+			if e.Undeclared != want {
+				t.Errorf("undeclared: %v, want %v: only the Node authorizer looks for a declaration", e.Undeclared, want)
 			}
 		})
 	}

@@ -23,10 +23,9 @@ const (
 	// recoveryMaxBackoff caps the backoff after the API server comes back and first rejects our resource version or
 	// credentials.
 	recoveryMaxBackoff = time.Second
-	// authorizerLag is how long the Node authorizer may take to learn of a new pod. authorizerLagPause is the longest
-	// pause meanwhile.
-	authorizerLag      = 2 * time.Second
-	authorizerLagPause = 300 * time.Millisecond
+	// failureMemory is how long a new subscriber gets the last failure without another request. It is the shortest pause
+	// after the refusal of an object that was never read.
+	failureMemory = 3 * recoveryMaxBackoff / 2
 	// outageThreshold is how long requests for an object must have failed before that is an outage. An API server that
 	// is replaced, or a connection that breaks, is back within seconds.
 	outageThreshold = 10 * time.Second
@@ -54,8 +53,8 @@ type object struct {
 	// seen: the API server has said at least once whether the object exists. Later reads must not be older.
 	seen bool
 
-	// requested is the time of restart or of the last retryNow.
-	requested time.Time
+	// failed is the time of the last failure.
+	failed time.Time
 	// connected is when the current watch began to work; zero between watches.
 	connected time.Time
 	// refused is the time of the first refusal; zero while the API server allows reading the object.
@@ -86,6 +85,9 @@ func (r *result) same(other *result) bool {
 // conclusive reports whether the result says if the object exists.
 func (r *result) conclusive() bool { return r != nil && (r.err == nil || r.err.Reason == ErrNotFound) }
 
+// forbidden reports whether the API server refuses the object.
+func (r *result) forbidden() bool { return r != nil && r.err != nil && r.err.Reason == ErrForbidden }
+
 // event is something that the source has learned about an object.
 type event struct {
 	kind eventKind
@@ -111,11 +113,7 @@ const (
 // update applies an event to an object, notifies the subscribers if the result changed, and returns how long to pause
 // before the next request.
 func (r *registry) update(o *object, e event) (pause time.Duration) {
-	r.mu.Lock()
-	before := o.logged
-	pause = r.apply(o, e)
-	after := o.logged
-	r.mu.Unlock()
+	before, after, pause := r.applyLocked(o, e)
 	switch {
 	case after == nil && before != nil:
 		klog.InfoS("Object can be read again", "object", o.ref.String())
@@ -125,7 +123,17 @@ func (r *registry) update(o *object, e event) (pause time.Duration) {
 	return pause
 }
 
-// apply is update without the log, for a caller that holds the lock.
+// applyLocked is update without the log. It returns the failures that are worth a line in the log, before and after. The
+// lock does not stay held after a panic.
+func (r *registry) applyLocked(o *object, e event) (before, after *Error, pause time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before = o.logged
+	pause = r.apply(o, e)
+	return before, o.logged, pause
+}
+
+// apply changes the state of an object, for a caller that holds the lock.
 func (r *registry) apply(o *object, e event) (pause time.Duration) {
 	if r.objects[o.ref] != o {
 		return 0 // the last subscriber is gone
@@ -160,9 +168,6 @@ func (o *object) connect() {
 // end records the end of a watch or of a request, and returns how long to pause.
 func (r *registry) end(o *object, e event) (pause time.Duration) {
 	now := time.Now()
-	if !o.seen && r.mayLag(e.err, o.requested) {
-		return jittered(authorizerLagPause)
-	}
 	worked := !o.connected.IsZero()
 	if worked && now.Sub(o.connected) >= backoffResetAfter {
 		o.backoff = 0
@@ -172,6 +177,9 @@ func (r *registry) end(o *object, e event) (pause time.Duration) {
 	if e.failure != nil && e.failure.Reason == ErrForbidden {
 		if o.refused.IsZero() {
 			o.refused, o.backoff = now, min(o.backoff, recoveryMaxBackoff)
+			if !o.seen {
+				o.backoff = recoveryMaxBackoff // whoever needs the object calls Retry
+			}
 		}
 		if now.Sub(o.refused) >= forbiddenSlowAfter {
 			longest = forbiddenMaxBackoff
@@ -196,7 +204,7 @@ func (o *object) fail(failure *Error, now time.Time) {
 	if o.outage == nil {
 		o.outageSince = now
 	}
-	o.outage = failure
+	o.outage, o.failed = failure, now
 	since, forbidden := o.outageSince, failure.Reason == ErrForbidden
 	if forbidden {
 		since = o.refused
@@ -227,7 +235,6 @@ func (o *object) setResult(next *result) {
 
 // block makes Wait block until the next result.
 func (o *object) block() {
-	o.requested = time.Now()
 	if o.pending == nil {
 		o.pending = make(chan struct{})
 	}
@@ -241,12 +248,15 @@ func (o *object) release() {
 	}
 }
 
-// retryNow triggers an immediate retry if the last result was Forbidden. Current waiters block until it completes.
+// retryNow triggers an immediate retry if the last request failed. Without a conclusive result, current waiters block
+// until the retry completes.
 func (o *object) retryNow() {
-	if o.result == nil || o.result.err == nil || o.result.err.Reason != ErrForbidden {
+	if o.outage == nil {
 		return
 	}
-	o.block()
+	if !o.result.conclusive() {
+		o.block()
+	}
 	select {
 	case o.retry <- struct{}{}:
 	default: // a retry is due already
@@ -274,12 +284,6 @@ func (r *registry) recheckLater(o *object) {
 		}
 	})
 	o.stop = func() { timer.Stop() }
-}
-
-// mayLag reports whether a refusal may only mean that the Node authorizer, which watches pods itself, has not heard
-// of a pod yet. since is the time of the first request.
-func (r *registry) mayLag(err error, since time.Time) bool {
-	return apierrors.IsForbidden(err) && time.Since(since) < r.authorizerLag
 }
 
 // requestedDelay is the pause that the API server asks for with a failure, within bounds.

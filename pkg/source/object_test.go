@@ -322,42 +322,103 @@ func TestLogOfChanges(t *testing.T) {
 	}
 }
 
-// TestRetryNow adds subscribers to an object that nobody may read.
-func TestRetryNow(t *testing.T) {
+// TestRetry adds subscribers to an object, and asks for a retry.
+func TestRetry(t *testing.T) {
 	for _, test := range []struct {
-		name    string
-		state   func(*machine)
-		retries bool
+		name  string
+		state func(*machine)
+		// retries: the last request has failed. blocks: there is no content meanwhile.
+		retries, blocks bool
 	}{
-		{"nothing is known", func(*machine) {}, false},
-		{"found", func(m *machine) { m.found(Content{ResourceVersion: "1"}) }, false},
-		{"missing", (*machine).missing, false},
-		{"unavailable", func(m *machine) { m.fail(io.EOF) }, false},
-		{"refused", func(m *machine) { m.fail(forbidden()) }, true},
+		{"nothing is known", func(*machine) {}, false, true},
+		{"found", func(m *machine) { m.found(Content{ResourceVersion: "1"}) }, false, false},
+		{"missing", (*machine).missing, false, false},
+		{"found, and away", func(m *machine) {
+			m.found(Content{ResourceVersion: "1"})
+			m.update(m.object, event{kind: ended})
+			m.fail(io.EOF)
+		}, true, false},
+		{"unavailable", func(m *machine) { m.fail(io.EOF) }, true, true},
+		{"refused", func(m *machine) { m.fail(forbidden()) }, true, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			m := newMachine()
-			test.state(m)
-			blocked := m.blocked(t)
-			m.Subscribe(m.ref, "v", false, func() {})
-			if len(m.retry) != 0 || m.blocked(t) != blocked {
-				t.Error("a retry for an old subscriber")
-			}
-			m.Subscribe(m.ref, "two", false, func() {})
-			pending := m.pending
-			m.Subscribe(m.ref, "three", false, func() {})
-			if retries := len(m.retry) == 1; retries != test.retries || m.blocked(t) != (blocked || test.retries) {
-				t.Errorf("retry: %v, blocked: %v", retries, m.blocked(t))
-			}
-			if pending != m.pending {
-				t.Error("the second and the third subscriber wait for different results")
-			}
-			m.fail(forbidden())
-			if m.blocked(t) {
-				t.Error("still blocked after the answer")
-			}
+			synctest.Test(t, func(t *testing.T) {
+				m := newMachine()
+				test.state(m)
+				blocked := m.blocked(t)
+				check := func(what string, retries, blocks bool) {
+					t.Helper()
+					if got := len(m.retry) == 1; got != retries || m.blocked(t) != blocks {
+						t.Errorf("%s: retry: %v, blocked: %v; want %v, %v", what, got, m.blocked(t), retries, blocks)
+					}
+				}
+				time.Sleep(failureMemory - 1)
+				m.Subscribe(m.ref, "two", false, func() {})
+				check("a new subscriber, a moment after a failure", false, blocked)
+				time.Sleep(1)
+				m.Subscribe(m.ref, "v", false, func() {})
+				check("an old subscriber", false, blocked)
+				m.Subscribe(m.ref, "three", false, func() {})
+				check("a new subscriber, later", test.retries, test.blocks)
+				pending := m.pending
+				m.Subscribe(m.ref, "four", false, func() {})
+				if pending != m.pending {
+					t.Error("two new subscribers wait for different results")
+				}
+				if test.retries {
+					<-m.retry
+				}
+				m.fail(forbidden())
+				m.fail(forbidden())
+				check("after the answer", false, false)
+				m.Retry(m.ref)
+				_, err := m.Get(m.ref)
+				check("asked for", true, errors.Is(err, ErrForbidden))
+				m.Retry(Ref{}) // of an object that nobody watches
+			})
 		})
 	}
+}
+
+// TestRefusalIsRemembered lets kubelet publish a volume of a refused object again and again.
+func TestRefusalIsRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		pause := m.fail(forbidden())
+		if pause < failureMemory {
+			t.Errorf("the next request is %v after a refusal, want at least %v", pause, failureMemory)
+		}
+		m.Unsubscribe(m.ref, "v")
+		if m.Watched() != 0 {
+			t.Errorf("%d watched, want none without a subscriber", m.Watched())
+		}
+		time.Sleep(failureMemory - 1)
+		m.Subscribe(m.ref, "again", false, func() {})
+		if _, err := m.Get(m.ref); !errors.Is(err, ErrForbidden) || m.started != 1 || len(m.retry) != 0 || m.blocked(t) {
+			t.Errorf("the next attempt: error %v, %d started, %d retries; want the remembered refusal",
+				err, m.started, len(m.retry))
+		}
+		time.Sleep(failureMemory)
+		if m.Watched() != 1 || m.ended != 0 {
+			t.Errorf("%d watched, %d ended; want the new subscriber's watch to stay", m.Watched(), m.ended)
+		}
+		m.fail(forbidden())
+		m.Unsubscribe(m.ref, "again")
+		time.Sleep(failureMemory)
+		synctest.Wait()
+		if m.mu.Lock(); m.objects[m.ref] != nil || m.ended != 1 {
+			t.Errorf("%d ended, want the object forgotten after %v", m.ended, failureMemory)
+		}
+		m.mu.Unlock()
+
+		m.Subscribe(m.ref, "v", false, func() {})
+		m.object = m.objects[m.ref]
+		m.fail(io.EOF)
+		m.Unsubscribe(m.ref, "v")
+		if m.objects[m.ref] != nil {
+			t.Error("an outage is remembered")
+		}
+	})
 }
 
 // TestSubscribers subscribes to two objects of a source that learns nothing by itself.

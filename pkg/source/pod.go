@@ -13,10 +13,20 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
+const (
+	// authorizerLag is how long the Node authorizer may take to learn of a new pod. authorizerLagPause is the longest
+	// pause between requests meanwhile.
+	authorizerLag      = 2 * time.Second
+	authorizerLagPause = 300 * time.Millisecond
+)
+
 // node is the kind of the driver's own Node object. Nobody subscribes to it.
 const node attributes.Kind = "Node"
 
 // Pod reads a pod from the API server. A pod of the same name with another uid is ErrNotFound. The error is an *Error.
+//
+// Once the Node authorizer lets the node read a pod, it lets the node read all objects that the pod declares: it adds a
+// pod together with them.
 func (a *API) Pod(ctx context.Context, namespace, name, uid string) (*corev1.Pod, error) {
 	ref := Ref{Kind: attributes.Pod, Namespace: namespace, Name: name}
 	pod, err := readObject[*corev1.Pod](ctx, a, ref)
@@ -64,20 +74,16 @@ func readObject[T runtime.Object](ctx context.Context, a *API, ref Ref) (none T,
 			}
 			return object, nil
 		}
-		if a.mayLag(err, start) && ctx.Err() == nil {
-			select {
-			case <-time.After(jittered(authorizerLagPause)):
-			case <-ctx.Done():
-			}
-			continue
-		}
 		e := a.explain(ref, err)
-		switch {
-		case apierrors.IsNotFound(err):
+		if apierrors.IsNotFound(err) {
 			e.Reason = ErrNotFound
-		case apierrors.IsUnauthorized(err): // the API server does not know the driver, so it has denied no right
-			e.Reason = ErrUnavailable
 		}
-		return none, e
+		if !e.Undeclared || time.Since(start) >= authorizerLag || ctx.Err() != nil {
+			return none, e
+		}
+		select {
+		case <-time.After(jittered(authorizerLagPause)):
+		case <-ctx.Done():
+		}
 	}
 }

@@ -14,8 +14,6 @@ type registry struct {
 	start func(*object) (stop func())
 	// recheck is the longest time after which an immutable object is read again.
 	recheck time.Duration
-	// authorizerLag is 0 unless the Node authorizer decides about the requests.
-	authorizerLag time.Duration
 
 	// mu guards the map and the state of its objects.
 	mu      sync.Mutex
@@ -48,8 +46,18 @@ func (r *registry) Subscribe(ref Ref, subscriber string, newest bool, changed fu
 	case known:
 	case o.stopped:
 		r.restart(o) // the immutable object may have been deleted and created again
-	default:
-		o.retryNow() // the next attempt may be minutes away, and the new subscriber may bring the right to read
+	case time.Since(o.failed) >= failureMemory:
+		o.retryNow() // the next attempt may be minutes away
+	}
+}
+
+// Retry reads an object again at once if the last request for it has failed. If Get has no content, Wait blocks until
+// there is an answer.
+func (r *registry) Retry(ref Ref) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if o := r.objects[ref]; o != nil {
+		o.retryNow()
 	}
 }
 
@@ -68,7 +76,9 @@ func (r *registry) replace(old *object, ref Ref, consistent bool) *object {
 	return o
 }
 
-// Unsubscribe undoes Subscribe. After the last subscriber the watch ends and the content is forgotten.
+// Unsubscribe undoes Subscribe. After the last subscriber the watch ends and the content is forgotten. A refusal is
+// remembered for failureMemory, so that kubelet's next attempt to publish a volume of many refused objects makes few
+// requests.
 func (r *registry) Unsubscribe(ref Ref, subscriber string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -77,14 +87,19 @@ func (r *registry) Unsubscribe(ref Ref, subscriber string) {
 		return
 	}
 	delete(o.subscribers, subscriber)
-	if len(o.subscribers) == 0 {
-		delete(r.objects, ref)
-		o.stop()
+	if len(o.subscribers) > 0 {
+		return
 	}
+	if remembered := failureMemory - time.Since(o.failed); o.result.forbidden() && remembered > 0 {
+		time.AfterFunc(remembered, func() { r.Unsubscribe(ref, "") })
+		return
+	}
+	delete(r.objects, ref)
+	o.stop()
 }
 
 // Wait blocks until there is a result for an object that has subscribers, or ctx ends. If a new subscriber caused
-// another read of an immutable or a forbidden object, Wait blocks until that read has a result.
+// another read of an immutable object, or of one that could not be read, Wait blocks until that read has a result.
 func (r *registry) Wait(ctx context.Context, ref Ref) {
 	var pending chan struct{}
 	r.mu.Lock()
@@ -102,7 +117,10 @@ func (r *registry) Wait(ctx context.Context, ref Ref) {
 }
 
 // Get returns the last known content of an object that has subscribers. It does not wait. The error is an *Error.
-// During an outage the content remains readable. Once the API server forbids reading it, it does not.
+//
+// During an outage the content remains readable, also for a new subscriber: a pod that starts while the API server can't
+// be reached gets the last known content if the node watches the object already. Availability counts more here: Outage
+// tells of the outage as soon as it is noticed. Once the API server forbids reading the object, Get returns no content.
 func (r *registry) Get(ref Ref) (Content, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -134,5 +152,11 @@ func (r *registry) Outage(ref Ref) (since time.Time, err error) {
 func (r *registry) Watched() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.objects)
+	watched := 0
+	for _, o := range r.objects {
+		if len(o.subscribers) > 0 {
+			watched++
+		}
+	}
+	return watched
 }

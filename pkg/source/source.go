@@ -28,7 +28,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrForbidden: the API server refuses access. The object may or may not exist.
 	ErrForbidden = errors.New("forbidden")
-	// ErrUnavailable: the API server gave no usable answer. A later request may succeed.
+	// ErrUnavailable: the API server gave no usable answer, or does not know the driver (401). A later request may
+	// succeed.
 	ErrUnavailable = errors.New("can't be read now")
 )
 
@@ -88,6 +89,9 @@ type Error struct {
 	Detail string
 	// Number is the kernel's error number if a system call failed, else 0.
 	Number syscall.Errno
+	// Undeclared: the Node authorizer refused the object, because it knows of no pod on the node that declares the
+	// object. It learns of a new pod a moment later than kubelet.
+	Undeclared bool
 }
 
 // Error implements error.

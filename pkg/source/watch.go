@@ -5,10 +5,13 @@ package source
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"runtime/debug"
 	"strconv"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 )
@@ -34,7 +38,7 @@ import (
 //     does not have it yet, so get the object then. If it exists, go to 1.
 //  5. Handle the events as they come. Each has the version to continue from.
 //  6. Stop once an immutable object has been read. The registry restarts the watcher later.
-//  7. The watch ended, as each does after five to ten minutes, or something failed. Forget the version, unless the
+//  7. The watch ended, as each does after five to ten minutes, or after three silent ones, or something failed. Forget the version, unless the
 //     failure says nothing about it (no connection, an overloaded server). Pause. Go to 1.
 //
 // A round makes at most four requests and ends with a pause, so no answer causes requests without end.
@@ -59,6 +63,8 @@ const (
 var (
 	// errRewatch: the object was found by a get. The watch has to begin at its version.
 	errRewatch = errors.New("the object needs a watch from its version")
+	// errPanic: the driver has a bug.
+	errPanic = errors.New("reading the object panicked")
 	// errComplete: the object is immutable and has been read, so a watch has no purpose.
 	errComplete = errors.New("the object is immutable")
 )
@@ -66,7 +72,7 @@ var (
 func (w *watcher) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		resumed := w.version != ""
-		err := w.round(ctx)
+		err := w.roundSafely(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -94,6 +100,18 @@ func (w *watcher) pause(ctx context.Context, d time.Duration) {
 	}
 }
 
+// roundSafely keeps a panic of one object's round from ending the driver. The next round lists the object.
+func (w *watcher) roundSafely(ctx context.Context) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			// The value could hold anything; the log and the error get its type alone.
+			err = fmt.Errorf("%w with a %T", errPanic, p)
+			klog.ErrorS(err, "The driver has a bug", "object", w.object.ref.String(), "stack", string(debug.Stack()))
+		}
+	}()
+	return w.round(ctx)
+}
+
 // round is steps 1 to 6. Without an error, the watch began and ended.
 func (w *watcher) round(ctx context.Context) error {
 	if w.version == "" {
@@ -117,8 +135,12 @@ func (w *watcher) watch(ctx context.Context, listing bool) error {
 	defer cancel(nil)
 	giveUp := time.AfterFunc(w.api.requestTimeout, func() { cancel(errNoAnswer) })
 	defer giveUp.Stop()
-	timeout := minTimeout + rand.N(minTimeout)
-	body, err := w.watchRequest(listing, timeout).Stream(ctx)
+	started, err := w.api.beginStart(ctx)
+	if err != nil {
+		return err
+	}
+	defer started()
+	body, err := w.watchRequest(listing).Stream(ctx)
 	if err != nil {
 		return causeOf(ctx, err)
 	}
@@ -129,13 +151,24 @@ func (w *watcher) watch(ctx context.Context, listing bool) error {
 		}
 	}
 	w.update(event{kind: connected})
-	// The API server ends the watch. If it does not, it is gone.
-	giveUp.Reset(timeout + w.api.requestTimeout)
-	return w.follow(body, listing)
+	started()
+	return w.follow(body, listing, func() { giveUp.Reset(w.api.silence) })
+}
+
+// beginStart waits until the watch may be started. The watch has started, or failed, when its owner calls started. A
+// second call does nothing.
+func (a *API) beginStart(ctx context.Context) (started func(), err error) {
+	select {
+	case a.starts <- struct{}{}:
+		return sync.OnceFunc(func() { <-a.starts }), nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // watchRequest returns a request for a watch of the object and of no other.
-func (w *watcher) watchRequest(listing bool, timeout time.Duration) *rest.Request {
+func (w *watcher) watchRequest(listing bool) *rest.Request {
+	timeout := minTimeout + rand.N(minTimeout)
 	request := w.api.request(w.object.ref).
 		Param("fieldSelector", fields.OneTermEqualSelector(metav1.ObjectNameField, w.object.ref.Name).String()).
 		Param("watch", "true").Param("allowWatchBookmarks", "true").
@@ -212,9 +245,11 @@ func (w *watcher) get(ctx context.Context, version string) error {
 }
 
 // follow handles the events of a watch until it ends. The end of the connection is no failure, unless it comes at
-// once and before anything else. listed: something came before.
-func (w *watcher) follow(body io.Reader, listed bool) error {
+// once and before anything else. listed: something came before. follow calls alive at first and after each event. A
+// watch that is silent for too long is ended: the connection may work although what is behind it is dead.
+func (w *watcher) follow(body io.Reader, listed bool, alive func()) error {
 	for start := time.Now(); ; listed = true {
+		alive()
 		kind, _, content, err := w.readEvent(body)
 		switch {
 		case isStatus(err), errors.Is(err, errNotUnderstood), errors.Is(err, errTooLarge):
@@ -279,7 +314,8 @@ func isPassing(err error) bool {
 		code := status.Status().Code
 		return (code == http.StatusTooManyRequests || code >= http.StatusInternalServerError) && !isExpired(err)
 	}
-	return !errors.Is(err, errNotUnderstood) && !errors.Is(err, errTooLarge) && !errors.Is(err, errBrokenOff)
+	return !errors.Is(err, errNotUnderstood) && !errors.Is(err, errTooLarge) && !errors.Is(err, errBrokenOff) &&
+		!errors.Is(err, errPanic)
 }
 
 // isExpired reports whether the API server cannot continue from a version, which is too old, or too new because etcd

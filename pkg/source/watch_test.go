@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
@@ -27,6 +28,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 
+	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
@@ -260,6 +262,7 @@ func TestNewest(t *testing.T) {
 			})
 		}
 	}
+	reliability.Shown(t, "F-29", "a subscriber that asks for the newest, 8 times, of an outdated cache")
 }
 
 // outdated is an API server whose cache has version 3 of a Secret, and whose storage has version 9 or nothing.
@@ -375,70 +378,192 @@ func TestStall(t *testing.T) {
 	}
 }
 
-// TestAuthorizerLag lets the Node authorizer not know of the pod.
-func TestAuthorizerLag(t *testing.T) {
+// TestUndeclared lets the Node authorizer not know of the pod for a moment.
+func TestUndeclared(t *testing.T) {
 	t.Parallel()
 	ref := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
-	t.Run("for a moment", func(t *testing.T) {
-		t.Parallel()
-		var asked, notified atomic.Int64
-		api := serve(t, Options{NodeName: "node-1", Impersonate: true}, func(w http.ResponseWriter, r *http.Request) {
-			if got := r.Header.Get("Impersonate-User"); got != "system:node:node-1" {
-				t.Errorf("impersonates %q", got)
+	for _, node := range []bool{true, false} {
+		t.Run(fmt.Sprintf("access node: %v", node), func(t *testing.T) {
+			t.Parallel()
+			var asked, notified atomic.Int64
+			api := serve(t, Options{NodeName: "node-1", Impersonate: node}, func(w http.ResponseWriter, r *http.Request) {
+				if got := r.Header.Get("Impersonate-User"); (got == "system:node:node-1") != node {
+					t.Errorf("impersonates %q", got)
+				}
+				if asked.Add(1) == 1 {
+					refuse(t, w, forbidden())
+					return
+				}
+				stay(w, r, list(t, "1"))
+			})
+			api.Subscribe(ref, "v", false, func() { notified.Add(1) })
+			waitKnown(t, &api.registry, ref)
+			var e *Error
+			if _, err := api.Get(ref); !errors.As(err, &e) || e.Reason != ErrForbidden || e.Undeclared != node {
+				t.Errorf("error %+v, want %v, undeclared: %v", err, ErrForbidden, node)
 			}
-			if asked.Add(1) <= 3 {
-				refuse(t, w, forbidden())
-				return
+			if asked.Load() != 1 || notified.Load() != 1 {
+				t.Errorf("%d requests, %d notifications; want the first answer as the result", asked.Load(), notified.Load())
 			}
-			stay(w, r, list(t, "1"))
-		})
-		api.Subscribe(ref, "v", false, func() { notified.Add(1) })
-		waitKnown(t, &api.registry, ref)
-		if got := value(&api.registry, ref); got != "1" || notified.Load() != 1 {
-			t.Errorf("%s, %d notifications; want the content as the first result", got, notified.Load())
-		}
-	})
-	t.Run("for good", func(t *testing.T) {
-		t.Parallel()
-		var asked atomic.Int64
-		api := serve(t, Options{NodeName: "node-1", Impersonate: true}, func(w http.ResponseWriter, _ *http.Request) {
-			asked.Add(1)
-			refuse(t, w, forbidden())
-		})
-		start := time.Now()
-		api.Subscribe(ref, "v", false, func() {})
-		waitKnown(t, &api.registry, ref)
-		took := time.Since(start)
-		_, err := api.Get(ref)
-		if !errors.Is(err, ErrForbidden) || !strings.Contains(err.Error(), "no relationship found; with access node the pod must declare") {
-			t.Errorf("error %v", err)
-		}
-		if n := asked.Load(); took < authorizerLag || n < 3 || n > 20 {
-			t.Errorf("%d requests, result after %v", n, took)
-		}
-	})
-	t.Run("not without impersonation", func(t *testing.T) {
-		t.Parallel()
-		var asked atomic.Int64
-		other := serve(t, Options{}, func(w http.ResponseWriter, _ *http.Request) {
-			asked.Add(1)
-			refuse(t, w, forbidden())
-		})
-		firstResult := make(chan int64, 1)
-		other.Subscribe(ref, "v", false, func() {
-			select {
-			case firstResult <- asked.Load():
-			default:
+			api.Retry(ref)
+			waitKnown(t, &api.registry, ref)
+			if got := value(&api.registry, ref); got != "1" || asked.Load() != 2 {
+				t.Errorf("after a retry: %s, %d requests", got, asked.Load())
 			}
 		})
-		waitKnown(t, &other.registry, ref)
-		if _, err := other.Get(ref); !errors.Is(err, ErrForbidden) {
-			t.Errorf("error %v", err)
+	}
+}
+
+// TestStarts subscribes to many objects at once. It counts the lists that the API server has not answered.
+func TestStarts(t *testing.T) {
+	t.Parallel()
+	const many = 5 * maxStarts
+	ref := func(n int) Ref {
+		return Ref{Kind: attributes.Secret, Namespace: "ns", Name: fmt.Sprint("a", n)}
+	}
+	var starting, most atomic.Int64
+	answer := make(chan struct{})
+	handler := func(w http.ResponseWriter, r *http.Request) {
+		n := starting.Add(1)
+		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
 		}
-		if n := <-firstResult; n != 1 {
-			t.Errorf("the result came after %d requests, want one", n)
+		select {
+		case <-answer:
+		case <-r.Context().Done():
 		}
+		starting.Add(-1)
+		stay(w, r, list(t, "1"))
+	}
+	api := serve(t, Options{}, handler)
+	for n := range many {
+		api.Subscribe(ref(n), "v", false, func() {})
+	}
+	testkit.Eventually(t, soon, "as many lists as may be started", func() bool { return starting.Load() == maxStarts })
+	close(answer)
+	for n := range many {
+		waitKnown(t, &api.registry, ref(n))
+		if got := value(&api.registry, ref(n)); got != "1" {
+			t.Errorf("%s: %s", ref(n), got)
+		}
+	}
+	if most.Load() != maxStarts {
+		t.Errorf("%d lists at a time, want at most %d", most.Load(), maxStarts)
+	}
+	testkit.Eventually(t, soon, "all to be started", func() bool { return len(api.starts) == 0 })
+
+	// An API server that answers nothing is away for all objects, also for those whose turn does not come.
+	api = serve(t, Options{}, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	api.requestTimeout = 100 * time.Millisecond
+	for n := range many {
+		api.Subscribe(ref(n), "v", false, func() {})
+	}
+	for n := range many {
+		waitKnown(t, &api.registry, ref(n))
+		if _, err := api.Get(ref(n)); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), errNoAnswer.Error()) {
+			t.Errorf("%s: error %v, want %v", ref(n), err, errNoAnswer)
+		}
+	}
+	api.Close()
+}
+
+// panicking is a decoder with a bug: it panics with what it reads, the first times.
+type panicking struct {
+	runtime.Decoder
+	times *atomic.Int64
+}
+
+func (p panicking) Decode(data []byte, gvk *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
+	if bytes.Contains(data, []byte("confidential")) && p.times.Add(-1) >= 0 {
+		panic(string(data))
+	}
+	return p.Decoder.Decode(data, gvk, into)
+}
+
+// TestPanic lets the driver have a bug in reading one object. It captures klog, so it is not parallel.
+func TestPanic(t *testing.T) {
+	log := testkit.LogOf(t, 0)
+	bad, good := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "bad"}, Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
+	api := serve(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+		secret := secretOf("1")
+		if strings.Contains(r.URL.RawQuery, "bad") {
+			secret.Data["key"] = []byte("confidential")
+		}
+		stay(w, r, append(frame(t, "ADDED", secret), bookmark(t, "1", true)...))
 	})
+	decoder := panicking{api.decoder, &atomic.Int64{}}
+	decoder.times.Store(3)
+	api.decoder = decoder
+	api.Subscribe(bad, "v", false, func() {})
+	waitKnown(t, &api.registry, bad)
+	_, err := api.Get(bad)
+	if !errors.Is(err, ErrUnavailable) || !strings.HasSuffix(err.Error(), "reading the object panicked with a string") {
+		t.Errorf("error %v, want %v, with the type of the panic", err, ErrUnavailable)
+	}
+	api.Subscribe(good, "v", false, func() {})
+	waitKnown(t, &api.registry, good)
+	if got := value(&api.registry, good); got != "1" {
+		t.Errorf("the other object: %s", got)
+	}
+	testkit.Eventually(t, soon, "the object to be read again", func() bool { return value(&api.registry, bad) == "confidential" })
+	if text := log.Text(); strings.Contains(text, "confidential") ||
+		!strings.Contains(text, `"The driver has a bug" err="reading the object panicked with a string" object="Secret \"ns/bad\""`) {
+		t.Errorf("want lines with the type of the panic, and never what was read:\n%s", text)
+	}
+	reliability.Shown(t, "F-30", "the reading of one object panics three times")
+}
+
+// TestSilence uses an HTTP/2 server that stands for a proxy whose upstream dies: the connection answers pings, and the
+// watch brings nothing any more.
+func TestSilence(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int64
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 2 {
+			t.Errorf("%s, want HTTP/2", r.Proto)
+		}
+		switch n := asked.Add(1); {
+		case n == 1:
+			stay(w, r, list(t, "3"))
+		case askedFor(r) == "watch 3":
+			stay(w, r, frame(t, "MODIFIED", secretOf("9")))
+		default:
+			stay(w, r, bookmark(t, "9", false))
+		}
+	}))
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	t.Cleanup(server.CloseClientConnections)
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	api, err := NewAPI(&rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{CAData: ca}}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(api.Close)
+	api.silence = 100 * time.Millisecond
+	ref := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
+	start := time.Now()
+	api.Subscribe(ref, "v", false, func() {})
+	testkit.Eventually(t, soon, "another watch, with what changed meanwhile", func() bool { return value(&api.registry, ref) == "9" })
+	if took := time.Since(start); took < api.silence {
+		t.Errorf("the watch ended after %v, want at least %v", took, api.silence)
+	}
+	if _, err := api.Outage(ref); err != nil {
+		t.Errorf("a silent watch counts as an outage: %v", err)
+	}
+	reliability.Shown(t, "F-50", "another watch after a silent one")
+}
+
+// TestEventsBreakTheSilence: each event and bookmark lets a watch go on.
+func TestEventsBreakTheSilence(t *testing.T) {
+	t.Parallel()
+	api := serve(t, Options{}, func(w http.ResponseWriter, r *http.Request) { stay(w, r, nil) })
+	w := &watcher{api: api, object: &object{ref: Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}}}
+	alive := 0
+	events := bytes.NewReader(append(frame(t, "MODIFIED", secretOf("4")), bookmark(t, "5", false)...))
+	if err := w.follow(events, true, func() { alive++ }); err != nil || alive != 3 {
+		t.Errorf("%d signs of life, error %v; want one of the watch and one of each event", alive, err)
+	}
 }
 
 // TestImmutableRecheck deletes an immutable object that has a subscriber, and creates it again.

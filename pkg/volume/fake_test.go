@@ -23,6 +23,8 @@ type fakeSource struct {
 	versions int
 	// afterGet, if it is set, is called when Get has its answer, without a lock.
 	afterGet func()
+	// onRetry, if it is set, is called by Retry, without a lock.
+	onRetry func(source.Ref)
 	// pods are the answers of Pod, by namespace and name, unless podErr is set.
 	pods   map[string]*corev1.Pod
 	podErr error
@@ -94,6 +96,13 @@ func (f *fakeSource) setFields(r Request, version string, fields content) {
 
 func (f *fakeSource) fail(ref source.Ref, reason error) {
 	f.answer(ref, func(o *fakeObject) { o.err = &source.Error{Ref: ref, Reason: reason, Detail: "says the fake"} })
+}
+
+// refuse makes the Node authorizer refuse an object.
+func (f *fakeSource) refuse(ref source.Ref) {
+	f.answer(ref, func(o *fakeObject) {
+		o.err = &source.Error{Ref: ref, Reason: source.ErrForbidden, Detail: "no relationship found", Undeclared: true}
+	})
 }
 
 func (f *fakeSource) answer(ref source.Ref, change func(*fakeObject)) {
@@ -241,6 +250,16 @@ func (f *fakeSource) Get(ref source.Ref) (source.Content, error) {
 		return source.Content{}, err
 	}
 	return c, nil
+}
+
+func (f *fakeSource) Retry(ref source.Ref) {
+	f.mu.Lock()
+	f.calls["Retry"]++
+	retry := f.onRetry
+	f.mu.Unlock()
+	if retry != nil {
+		retry(ref)
+	}
 }
 
 func (f *fakeSource) Read(ctx context.Context, ref source.Ref) (source.Content, error) {

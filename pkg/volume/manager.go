@@ -28,6 +28,8 @@ type Source interface {
 	Subscribe(ref source.Ref, subscriber string, newest bool, changed func())
 	Unsubscribe(ref source.Ref, subscriber string)
 	Wait(ctx context.Context, ref source.Ref)
+	// Retry reads an object again at once if the last request for it has failed. Wait waits for the answer.
+	Retry(ref source.Ref)
 	Get(ref source.Ref) (source.Content, error)
 	Outage(ref source.Ref) (since time.Time, err error)
 	Watched() int

@@ -198,7 +198,39 @@ func (m *Manager) firstContent(
 			return nil, fmt.Errorf("wait for %s: %w", p.ref, err)
 		}
 	}
-	return m.content(v)
+	content, err := m.content(v)
+	if refused := undeclared(err); refused != nil {
+		return m.contentOfNewPod(ctx, v, refused)
+	}
+	return content, err
+}
+
+// contentOfNewPod is the content of a volume after the Node authorizer has refused one of its objects. The Node
+// authorizer learns of a pod a moment later than kubelet, and of all objects that the pod declares together with the
+// pod. So the volume waits once, until the driver may read the pod. Then each refused object is read again, and a
+// second refusal counts.
+func (m *Manager) contentOfNewPod(ctx context.Context, v *volume, refused *source.Error) ([]projected, error) {
+	if _, err := m.config.Source.Pod(ctx, v.pod.Namespace, v.pod.Name, v.pod.UID); err != nil {
+		return nil, fmt.Errorf("read the pod, which declares %s: %w", refused.Ref, err)
+	}
+	for {
+		again := refused.Ref
+		m.config.Source.Retry(again)
+		m.config.Source.Wait(ctx, again)
+		content, err := m.content(v)
+		if refused = undeclared(err); refused == nil || refused.Ref == again || ctx.Err() != nil {
+			return content, err
+		}
+	}
+}
+
+// undeclared returns the refusal of the Node authorizer that err wraps, or nil.
+func undeclared(err error) *source.Error {
+	var refused *source.Error
+	if errors.As(err, &refused) && refused.Undeclared {
+		return refused
+	}
+	return nil
 }
 
 // attach makes the mount, records the volume, and attaches the mount at target.

@@ -228,7 +228,14 @@ func TestAShareThatIsReleasedStaysReleased(t *testing.T) {
 	v := newVolume(Request{Pod: Pod{Namespace: namespace, Name: "pod", UID: "uid"}})
 	s, err := q.reserve(v)
 	must(t, err)
+	before := q.taken()
 	undo, err := s.resize(10, 5)
+	must(t, err)
+	undo()
+	if got := q.taken(); got != before {
+		t.Errorf("%d bytes are taken, before %d", got, before)
+	}
+	undo, err = s.resize(10, 5)
 	must(t, err)
 	s.release()
 	if _, err := s.resize(20, 5); !errors.Is(err, errReleased) {
@@ -383,6 +390,9 @@ func TestAnObjectCountsWholeEvenIfOneKeyOfItIsShown(t *testing.T) {
 		t.Errorf("%d bytes are taken, want %d", got, want)
 	}
 	h.publish(fixed) // a volume that does not follow its object lets go of it
+	if n := len(h.quota.accounts[owner{}].objects); n != 1 {
+		t.Errorf("%d objects count as watched, want 1", n)
+	}
 	fixedBytes := takes(shown) - int64(len("shown")+1)
 	if got, want := h.quota.taken(), takes(shown)+held+fixedBytes; got != want {
 		t.Errorf("%d bytes are taken, want %d", got, want)

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -235,38 +234,5 @@ func TestCollectionThatPanicsIsRepeated(t *testing.T) {
 	}
 	if want := errors.New("failed"); !errors.Is(safely("check", func() error { return want }), want) {
 		t.Error("the error of a check is lost")
-	}
-}
-
-// The last request counts, and a request whose caller has given up does not.
-func TestARepublishWhoseCallerHasGivenUpChangesNothing(t *testing.T) {
-	h := newFakeHarness(t)
-	r := h.request("v")
-	h.publish(r)
-	unlock, err := h.locks.lock(t.Context(), r.ID)
-	must(t, err)
-	ctx, giveUp := context.WithCancel(t.Context())
-	old := copied(r)
-	old.Secrets = map[string]string{"k": "old"}
-	answered := make(chan error)
-	go func() { answered <- h.Publish(ctx, old) }()
-	testkit.Eventually(t, patience, "the old request to wait", func() bool { return h.locks.users(r.ID) == 2 })
-	giveUp()
-	isErr(t, <-answered, ErrLocked)
-	unlock()
-	latest := copied(r)
-	latest.Secrets = map[string]string{"k": "new"}
-	h.publish(latest)
-	h.present(r, content{"k": "new"})
-
-	// Both the lock and the end of the caller are there at once: the caller's end counts.
-	for range 100 {
-		if err := h.Publish(ctx, old); !errors.Is(err, ErrLocked) {
-			t.Fatalf("a call without a caller ended with %v", err)
-		}
-	}
-	h.settle()
-	if got := visible(t, r.TargetPath); !maps.Equal(got, content{"k": "new"}) {
-		t.Errorf("the volume shows %q", got)
 	}
 }

@@ -279,21 +279,40 @@ func (h *harness) converge(what string) {
 			return err
 		}
 		for _, m := range h.volumes {
-			for !h.unsettled[m.pod.UID] {
-				version, err := readVolume(h.target(m))
-				if err == nil && version == h.versions[m.object] {
-					break
-				}
-				select {
-				case <-time.After(time.Millisecond):
-				case <-ctx.Done():
-					return fmt.Errorf("%w; volume %s of %s shows version %d of %s, not %d (%v)", context.Cause(ctx), m.name(), m.pod.Name, version, m.object,
-						h.versions[m.object], err)
-				}
+			if h.unsettled[m.pod.UID] {
+				continue
+			}
+			if err := h.awaitPresent(ctx, m); err != nil {
+				return err
 			}
 		}
 		return nil
 	})
+}
+
+// awaitPresent waits until a volume shows the present version of its object. The driver answers a publish before it has
+// written the files, so the content of nodePublishSecretRef may be lost with the process. Kubelet, which publishes all
+// volumes again every minute or two, brings it once more.
+func (h *harness) awaitPresent(ctx context.Context, m mounted) error {
+	present := h.versions[m.object]
+	for {
+		version, err := readVolume(h.target(m))
+		if err == nil && version == present {
+			return nil
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("%w; volume %s of %s shows version %d of %s, not %d (%v)",
+				context.Cause(ctx), m.name(), m.pod.Name, version, m.object, present, err)
+		}
+		if m.owned.from == byRequest {
+			h.kubelet.Push(m.pod, m.name(), data(present))
+			if err := h.kubelet.Settle(ctx); err != nil {
+				return err
+			}
+		}
+	}
 }
 
 // check fails the test unless the machine has what the volumes need, and nothing else. Some of it may be about to go.

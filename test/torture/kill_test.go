@@ -168,7 +168,10 @@ func (h *harness) round(kind disturbance) {
 	if kind == lag {
 		h.restartBehindOldCache()
 	} else {
-		h.restartBoth(func() {})
+		h.restartBoth(func() {
+			h.loseMount()
+			h.loseRecords()
+		})
 		h.converge("after restarts of driver and kubelet")
 	}
 }
@@ -214,12 +217,10 @@ func (h *harness) lose() {
 	}
 }
 
-// restartBoth restarts the driver and kubelet. Between the two processes of the driver, what the first one left is
-// tampered with, and meanwhile is called.
+// restartBoth restarts the driver and kubelet, and calls meanwhile between the two processes of the driver.
 func (h *harness) restartBoth(meanwhile func()) {
 	h.t.Helper()
 	h.stop()
-	h.tamper()
 	meanwhile()
 	h.set(objects()[0])
 	h.start()
@@ -236,11 +237,16 @@ func (h *harness) stop() {
 	}
 }
 
-// tamper does to what a driver left what can happen to it: a mount is gone, as after a reboot; a record is gone; one is not what the driver
-// wrote; one was never finished.
-func (h *harness) tamper() {
+// loseMount removes the mount of a volume, as a reboot does.
+func (h *harness) loseMount() {
 	h.t.Helper()
 	h.must(unix.Unmount(h.target(h.volumes[0]), unix.MNT_DETACH))
+}
+
+// loseRecords does to the records that a driver left what can happen to them: one is gone, one is not what the driver
+// wrote, and one was never finished.
+func (h *harness) loseRecords() {
+	h.t.Helper()
 	records := slices.DeleteFunc(h.driver.Records(), func(name string) bool { return !strings.HasSuffix(name, ".json") })
 	of := func(m mounted) string {
 		for _, name := range records {

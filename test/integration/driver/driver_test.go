@@ -56,6 +56,7 @@ func TestDriverWithRealAPIServer(t *testing.T) {
 		{"hostile unpublishes take nothing away, harmless ones succeed", hostileUnpublish},
 		{"what is just allowed works", acceptedEdges},
 		{"more than the limits is refused", tooMuch},
+		{"one pod can't take all watches of the node", greedyPod},
 		{"without a descriptor left a call is refused, and the next one has what is freed", tooManyDescriptors},
 		{"calls that overtake each other", callsThatOvertake},
 		{"no secret leaks, at any level of the log", nothingLeaks},
@@ -169,7 +170,11 @@ func life(t *testing.T, c *cluster) {
 	}
 
 	var updates, latencies []time.Duration
+	// A volume is written at most every 100 ms.
+	pause := time.NewTicker(110 * time.Millisecond)
+	defer pause.Stop()
 	for i := 1; i <= rounds; i++ {
+		<-pause.C
 		text := fmt.Sprint("version ", i)
 		begun := time.Now()
 		c.update(t, "keys", map[string]string{"id_rsa": text})

@@ -257,6 +257,9 @@ func watchesExpire(t *testing.T, c *cluster) string {
 			t.Errorf("%s shows the same generation", name)
 		}
 	}
+	testkit.Eventually(t, converged, "the log to have each refresh", func() bool {
+		return strings.Count(d.Log(), `"Refreshed"`) >= volumes
+	})
 	m.unpublish(t)
 	if log := d.Log(); strings.Count(log, `"Refreshed"`) != volumes || strings.Contains(log, "can't be read") {
 		t.Errorf("%d refreshes, want %d and no failure", strings.Count(log, `"Refreshed"`), volumes)

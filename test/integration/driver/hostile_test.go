@@ -24,11 +24,14 @@ import (
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
+	"github.com/fsuser-csi/fsuser-csi/test/nodeaccess"
 )
 
 const hostileValue = "what-no-message-may-hold"
@@ -495,7 +498,7 @@ func acceptedEdges(t *testing.T, c *cluster) {
 
 // tooMuch is what the limits are for.
 func tooMuch(t *testing.T, c *cluster) {
-	d := c.start(t, "--max-volumes=3")
+	d := c.start(t, "--max-volumes=3", "--namespace-share=100")
 	c.secret(t, "keys", map[string]string{"a": "text"})
 	const keys = 60000 // about as many as an API server takes: the names alone are an object of 1.5 MiB
 	t.Run(fmt.Sprintf("H-087 %d keys of one byte", keys), func(t *testing.T) {
@@ -546,6 +549,71 @@ func tooMuch(t *testing.T, c *cluster) {
 		}
 	})
 	reliability.Shown(t, "F-41", fmt.Sprintf("%d keys, more than --max-volume-files; 4 volumes, more than --max-volumes", keys))
+}
+
+// greedyPod is H-127 of docs/hostile-inputs.md: a pod with 63 volumes of 64 optional Secrets that do not exist would take
+// 4032 watches, with hardly any memory.
+func greedyPod(t *testing.T, c *cluster) {
+	const volumes, objects, most = 63, 64, 400 // --pod-share is 10 % of --max-watched-objects=4000
+	volume := func(i int) kubelet.Volume {
+		name := fmt.Sprint("v-", i)
+		return kubelet.Volume{Name: name, Attributes: map[string]string{"uid": "1000", "volume": "described-" + name}}
+	}
+	var others []corev1.Volume
+	for i := range volumes {
+		var sources []corev1.VolumeProjection
+		for j := range objects {
+			missing := secretSource(fmt.Sprintf("missing-%d-%d", i, j))
+			missing.Secret.Optional = ptr.To(true)
+			sources = append(sources, missing)
+		}
+		v := volume(i)
+		others = append(others, corev1.Volume{Name: v.Attributes["volume"], VolumeSource: projectedVolume(sources...)})
+		if i > 0 { // nodeaccess.Pod adds the first one
+			csi := &corev1.CSIVolumeSource{
+				Driver: attributes.Driver, ReadOnly: ptr.To(true), VolumeAttributes: v.Attributes,
+			}
+			others = append(others, corev1.Volume{Name: v.Name, VolumeSource: corev1.VolumeSource{CSI: csi}})
+		}
+	}
+	p := c.create(t, nodeaccess.Pod("greedy", volume(0), others...))
+	d := c.start(t)
+	check := asBefore(t, d)
+	published := 0
+	for i := range volumes {
+		_, err := d.Publish(deadline(t), p, volume(i))
+		if err == nil {
+			published++
+			continue
+		}
+		if status.Code(err) != codes.ResourceExhausted ||
+			!strings.Contains(err.Error(), "--pod-share: 10 % of --max-watched-objects=4000") {
+			t.Fatalf("volume %d: %v", i, err)
+		}
+	}
+	watched := d.Metric("fsuser_watched_objects")
+	if published != most/objects || watched != most/objects*objects {
+		t.Errorf("%d volumes are published, and %v objects are watched, want %d and %d",
+			published, watched, most/objects, most/objects*objects)
+	}
+	c.secret(t, "keys", map[string]string{"a": "text"})
+	other, v := c.describe(t, projectedVolume(secretSource("keys")))
+	if _, err := d.Publish(deadline(t), other, v); err != nil {
+		t.Errorf("another pod: %v", err)
+	}
+	holds(t, filepath.Join(d.Target(other, v.Name), "a"), "text")
+	unpublish(t, d, other, v.Name)
+	for i := range volumes {
+		if err := d.Unpublish(deadline(t), p, volume(i).Name); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := d.RemovePod(p); err != nil {
+		t.Error(err)
+	}
+	check(t)
+	reliability.Shown(t, "F-46", fmt.Sprintf("a real API server: %d of %d volumes with %d missing objects each, %v watched",
+		published, volumes, objects, watched))
 }
 
 // peak is the most resident memory that the driver has had, in bytes.

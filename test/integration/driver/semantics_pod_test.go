@@ -296,12 +296,12 @@ func TestNodePublishSecretRefNeedsNoRequest(t *testing.T) {
 		}
 	}
 	republish(p, withSecret("2")) // as kubelet does each minute
-	s.stays(files{"k": "2"})
+	s.becomes(files{"k": "2"})
 	d.Kill()
 	d.StartAgain()
 	s.stays(files{"k": "2"})
 	republish(p, withSecret("3"))
-	s.stays(files{"k": "3"})
+	s.becomes(files{"k": "3"})
 	fixed := pod("fixed")
 	f := see(t, d, fixed, withSecret("1", "refresh", "off"))
 	republish(fixed, withSecret("2", "refresh", "off"))

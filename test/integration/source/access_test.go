@@ -4,6 +4,7 @@ package source_test
 
 import (
 	"errors"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
+	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
@@ -98,9 +100,48 @@ func TestUnauthorized(t *testing.T) {
 	api := newAPI(t, config)
 	ref := secretRef("any")
 	watched(t, api, ref)
-	if _, err := api.Get(ref); !errors.Is(err, source.ErrForbidden) || !strings.Contains(err.Error(), "Unauthorized") {
-		t.Errorf("error %v, want %v with the server's message", err, source.ErrForbidden)
+	if _, err := api.Get(ref); !errors.Is(err, source.ErrUnavailable) || !strings.Contains(err.Error(), "Unauthorized") {
+		t.Errorf("error %v, want %v with the server's message", err, source.ErrUnavailable)
 	}
+}
+
+// TestAuthenticationOutage lets the API server not know the driver for a while: its token has expired, or the keys are
+// being rotated.
+func TestAuthenticationOutage(t *testing.T) {
+	t.Parallel() // an outage counts after ten seconds
+	admin := newClient(t)
+	admin.create(t, secret("unknown-user", "one"))
+	t.Cleanup(func() { cleanUp(admin, secret("unknown-user", "")) })
+	p := faultproxy.NewPlain(t, controlPlane.AdminConfig())
+	api := newAPI(t, p.Config())
+	ref := secretRef("unknown-user")
+	changes := watched(t, api, ref)
+	testkit.Eventually(t, soon, "the watch", func() bool { return p.Watches() == 1 })
+
+	p.Answer(faultproxy.Status(http.StatusUnauthorized, metav1.StatusReasonUnauthorized, "Unauthorized"))
+	p.Say(nil)
+	testkit.Eventually(t, 40*time.Second, "the outage to be noticed", func() bool {
+		_, err := api.Outage(ref)
+		return errors.Is(err, source.ErrUnavailable) && strings.Contains(err.Error(), "Unauthorized")
+	})
+	api.Subscribe(ref, "new", false, func() {})
+	waitKnown(t, api, ref)
+	if got := value(api, ref); got != "one" || changes.Load() != 1 {
+		t.Errorf("in the outage: %q, %d notifications; want the last known content, and one", got, changes.Load())
+	}
+	fresh := secretRef("unknown-user-fresh")
+	watched(t, api, fresh)
+	if _, err := api.Get(fresh); !errors.Is(err, source.ErrUnavailable) {
+		t.Errorf("of an object that was never read: error %v, want %v", err, source.ErrUnavailable)
+	}
+
+	admin.update(t, secret("unknown-user", "two"))
+	p.Answer(nil)
+	waitValue(t, api, ref, 40*time.Second, "two")
+	if _, err := api.Outage(ref); err != nil {
+		t.Errorf("after the outage: %v", err)
+	}
+	reliability.Shown(t, "F-51", "the content stays readable for more than 10 s of 401, and follows afterwards")
 }
 
 func userConfig(t testing.TB, user string) *rest.Config {

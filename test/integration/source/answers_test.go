@@ -227,7 +227,7 @@ func TestAnswers(t *testing.T) {
 		},
 		"400 to everything": {faultproxy.Status(400, metav1.StatusReasonBadRequest, "what?"), source.ErrUnavailable, "what?", 8}, // a get after each
 		"410 to everything": {faultproxy.Status(410, metav1.StatusReasonExpired, "too old"), source.ErrUnavailable, "too old", 4},
-		"401":               {faultproxy.Status(401, metav1.StatusReasonUnauthorized, "who?"), source.ErrForbidden, "who?", 4},
+		"401":               {faultproxy.Status(401, metav1.StatusReasonUnauthorized, "who?"), source.ErrUnavailable, "who?", 4},
 		"403":               {faultproxy.Status(403, metav1.StatusReasonForbidden, "not you"), source.ErrForbidden, "not you", 4},
 		"404":               {faultproxy.Status(404, metav1.StatusReasonNotFound, "no such path"), source.ErrUnavailable, "no such path", 4},
 		"a page of HTML": {func(w http.ResponseWriter, _ *http.Request) bool {
