@@ -172,6 +172,27 @@ func (m *Manager) unsubscribe(v *volume) {
 	}
 }
 
+// letGo ends the subscriptions of a volume whose content exceeds a limit: content that does not count must not stay in
+// memory. The next republish, which kubelet makes each minute or two, subscribes again.
+func (m *Manager) letGo(v *volume) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.hasLetGo = v.watches()
+	m.unsubscribe(v)
+}
+
+// resubscribe ends what letGo began, and reports whether there was something to end.
+func (m *Manager) resubscribe(v *volume) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.hasLetGo {
+		return false
+	}
+	v.hasLetGo = false
+	m.subscribe(v, true)
+	return true
+}
+
 // forget drops everything that is known of a volume, and leaves its mount alone. A record that can't be removed does no
 // harm: it describes a mount that is not there.
 func (m *Manager) forget(v *volume) {

@@ -307,7 +307,9 @@ func (m *Manager) republish(v *volume, req Request) error {
 	if v.fromRequest() {
 		v.request(req)
 	}
-	m.queue.Add(v)
+	if !m.resubscribe(v) { // the answer to a new subscription queues the volume
+		m.queue.Add(v)
+	}
 	return nil
 }
 

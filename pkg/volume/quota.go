@@ -169,9 +169,6 @@ func portion(limit int64, percent int) int64 {
 
 // resize counts a version of the volume's files, and the content that they come from, instead of what is counted. undo
 // brings back what was counted before.
-//
-// Content that is refused is not counted, although the driver holds it until the object changes again: what one pod
-// takes beyond its share must not be taken from others.
 func (s *share) resize(files, content int64) (undo func(), err error) {
 	s.quota.mu.Lock()
 	defer s.quota.mu.Unlock()

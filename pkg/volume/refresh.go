@@ -19,12 +19,15 @@ import (
 
 // refresh brings the files of a volume up to its objects, or to the last request. An error means: try again later.
 func (m *Manager) refresh(v *volume) error {
-	if m.get(v.id) != v || v.spec.Refresh == attributes.RefreshOff {
+	if m.get(v.id) != v || v.spec.Refresh == attributes.RefreshOff || v.waits() {
 		return nil // unpublished, or being published: a publish queues the volume at its end
 	}
 	err := m.show(v)
 	if m.get(v.id) != v {
 		return nil // unpublished meanwhile
+	}
+	if errors.Is(err, ErrExhausted) {
+		m.letGo(v)
 	}
 	if err != nil {
 		// Not current, even if the new version is visible: the next attempt must get as far as write, which completes it.
@@ -37,11 +40,11 @@ func (m *Manager) refresh(v *volume) error {
 }
 
 // worthRetry reports whether a refresh that failed may succeed without a change of anything. If the object is the
-// reason, its next change is the time to try again; if the mount is gone, the next publish.
+// reason, its next change is the time to try again; if the mount is gone, or a limit is reached, the next publish.
 func worthRetry(err error) bool {
 	var unreadable *source.Error
 	return err != nil && !errors.Is(err, ErrPrecondition) && !errors.Is(err, tmpfs.ErrNotMounted) &&
-		!errors.Is(err, fs.ErrNotExist) && !errors.As(err, &unreadable)
+		!errors.Is(err, ErrExhausted) && !errors.Is(err, fs.ErrNotExist) && !errors.As(err, &unreadable)
 }
 
 // show makes the files of a published volume show its content, unless they do. A failure leaves the files as they are.

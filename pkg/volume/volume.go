@@ -117,12 +117,13 @@ type volume struct {
 	// share is what the volume takes of the node's limits. A new volume has none.
 	share *share
 
-	// mu guards what follows. It is held for no longer than it takes to read or write a field: status and metrics must
-	// not wait for work on the files.
+	// mu guards what follows. It is never held during work on the files, for which status and metrics must not wait.
 	mu    sync.Mutex
 	shown shown
 	// requested is the content of the last republish, if the volume shows the content of requests.
 	requested []projected
+	// hasLetGo: the volume is not subscribed to its objects, because their content exceeds a limit.
+	hasLetGo bool
 	// refreshing is when the refresh that runs now began; zero if none runs.
 	refreshing time.Time
 	// written is when the last refresh that wrote to the files ended.
@@ -222,6 +223,13 @@ func (v *volume) refreshingFor() time.Duration {
 		return 0
 	}
 	return time.Since(v.refreshing)
+}
+
+// waits reports whether the volume waits for the next republish.
+func (v *volume) waits() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.hasLetGo
 }
 
 // name is what the pod calls the volume: kubelet makes it the directory of the target.
