@@ -53,7 +53,7 @@ func Promises() []Promise {
 		{"F-32", "Mounts would not reach the pods (propagation)", "the driver does not start and says what to set"},
 		{"F-33", "Kubelet's root directory is reached through a symbolic link", "it is resolved once, at the start"},
 		{"F-34", "An object is removed between reading it and watching it", "the removal is not lost"},
-		{"F-35", "Readers look all the time while the driver is killed and restarted", "no reader ever sees two versions mixed, a partial file, a wrong owner or a wider mode"},
+		{"F-35", "Readers look all the time while the driver is killed and restarted", "no reader ever sees two versions mixed, an older version after a newer one, a partial file, a wrong owner or a wider mode"},
 		{"F-36", "A call comes late, twice or out of order: a publish after its unpublish, an unpublish of what is not there", "each call gets the answer that kubelet expects, and nothing is left after the last unpublish"},
 		{"F-37", "Somebody exchanges a part of the target path for a link, a file, a pipe or a socket while the driver works", "the volume is where kubelet asked for it, or the call fails: nothing outside of it is mounted, written or removed"},
 		{"F-38", "The driver's socket is flooded: with connections, garbage, calls, messages that never end or are too long", "kubelet's calls are served meanwhile; memory is bounded, and given back with all descriptors and goroutines"},

@@ -11,21 +11,21 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// stalledVolumes is twice the number of refreshes that a driver does at the same time.
+// stalledVolumes is twice the number of volumes that a driver refreshes at the same time.
 const stalledVolumes = 8
 
 // besideStalled measures refreshes of healthy volumes while processes hold the directories of other volumes.
 type besideStalled struct {
 	node             *node
 	arrivals         *arrivals
-	healthy, stalled held
+	healthy, stalled group
 	// without is measured before the stall, first when the refreshes of the stalled volumes have just begun, and with when
 	// all of those hang.
 	without, first, with *row
 }
 
-// held is volumes, each of an object of its own.
-type held struct {
+// group is volumes, each of an object of its own.
+type group struct {
 	secrets []*secret
 	volumes []*volume
 }
@@ -67,7 +67,7 @@ func newBesideStalled(ctx context.Context, e *env) (*besideStalled, error) {
 		return nil, err
 	}
 	for prefix, of := range map[string]struct {
-		*held
+		*group
 		n int
 	}{"healthy": {&b.healthy, e.size.burst}, "stalled": {&b.stalled, stalledVolumes}} {
 		if of.secrets, err = c.createMany(ctx, e.name(prefix), of.n); err != nil {

@@ -11,10 +11,12 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
 )
@@ -28,14 +30,14 @@ const (
 	stall
 	// lag: after a restart, the API server answers from a cache that is older than the volumes.
 	lag
-	// flood: an object is updated without end, and so are connections to the driver's sockets opened.
+	// flood: an object is updated, and connections to the driver's sockets are opened, without end.
 	flood
 	disturbances
 )
 
-// killBesideStall kills the driver at a random time, and when the next one gets to a point, while a process holds the
-// directory of a volume. A refresh of the volume hangs, and so does the end of each killed process. The next process
-// must serve the other volumes at once.
+// killBesideStall kills the driver while a process holds the directory of a volume: at once, at a random time, and at a
+// point if the driver gets there. A refresh of the volume hangs, and so does the end of each killed process. The next
+// process must serve the other volumes meanwhile.
 func (h *harness) killBesideStall(p point) {
 	h.t.Helper()
 	const object = "a"
@@ -132,8 +134,8 @@ func (c *cluster) oldCache(name string) faultproxy.Handler {
 // flooded is the object that is updated without end.
 const flooded = "flooded"
 
-// startFlood publishes a volume of an object that is updated without end, and opens connections to the driver's sockets
-// without end. After stop, the volume must show the last update.
+// startFlood publishes a volume, and updates its object and opens connections to the driver's sockets until stop is
+// called. Then the volume must show the last update.
 func (h *harness) startFlood() (stop func()) {
 	h.t.Helper()
 	h.set(flooded)
@@ -189,8 +191,23 @@ func connect(ctx context.Context, network, address string) {
 	}
 }
 
-// shown says which disturbances there were.
-func (h *harness) shown() string {
-	return fmt.Sprintf("%d times beside a stalled volume, %d behind an old cache, %d in a flood",
-		h.disturbed[stall], h.disturbed[lag], h.disturbed[flood])
+// showDisturbed reports what the kills in disturbances have shown. Each disturbance must have happened.
+func (h *harness) showDisturbed(t *testing.T) {
+	for _, shown := range []struct {
+		kind disturbance
+		ids  []string
+		what string
+	}{
+		{stall, []string{"F-44", "F-45"}, "stalls, each while the driver is killed once or more"},
+		{lag, []string{"F-43"}, "restarts, some after kills, behind an old cache"},
+		{flood, []string{"F-49"}, "floods while the driver is killed"},
+	} {
+		n := h.disturbed[shown.kind]
+		if n == 0 {
+			t.Errorf("there were no %s", shown.what)
+		}
+		for _, id := range shown.ids {
+			reliability.Shown(t, id, fmt.Sprintf("%d %s", n, shown.what))
+		}
+	}
 }

@@ -41,9 +41,9 @@ func kills(t *testing.T, c *cluster) {
 	h.killAtSteps(steps, readers)
 	failing := h.failAtSteps(steps)
 	h.killAtRandom(all, random, readers)
-	for _, from := range []origin{byName, byVolume, byRequest} {
+	for form, from := range map[string]origin{"secretName": byName, "volume": byVolume, "nodePublishSecretRef": byRequest} {
 		if n := h.deathsWith[from]; n != h.deaths {
-			t.Errorf("a volume with %q was there in %d of %d deaths", "name"+from, n, h.deaths)
+			t.Errorf("at %d of %d kills, there was no volume with %s", h.deaths-n, h.deaths, form)
 		}
 	}
 
@@ -53,11 +53,10 @@ func kills(t *testing.T, c *cluster) {
 	h.settle("unpublish everything")
 	h.check("at the end")
 	reads := readers.stop()
-	if !t.Failed() {
-		reliability.Shown(t, "F-08", fmt.Sprintf("%d kills, at each of %d points and at random times; %d errors; %s",
-			h.deaths, len(steps), failing, h.shown()))
-		reliability.Shown(t, "F-35", fmt.Sprintf("%d reads of whole volumes during %d kills; %s", reads, h.deaths, h.shown()))
-	}
+	reliability.Shown(t, "F-08", fmt.Sprintf("%d kills, at each of %d points and at random times; %d errors",
+		h.deaths, len(steps), failing))
+	reliability.Shown(t, "F-35", fmt.Sprintf("%d reads of whole volumes during %d kills", reads, h.deaths))
+	h.showDisturbed(t)
 }
 
 // killAtSteps kills the driver at each step: in a round with a disturbance, and beside a stalled volume.
