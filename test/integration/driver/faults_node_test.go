@@ -173,17 +173,23 @@ func reboot(t *testing.T, c *cluster) string {
 	return "with and without records"
 }
 
+// removeDirectory unmounts the volume of a pod and removes the pod's directory, behind the driver's back.
+func removeDirectory(t *testing.T, d *testkit.Driver, p kubelet.Pod) {
+	t.Helper()
+	if err := unix.Unmount(d.Target(p, "ssh"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(d.Root, "pods", p.UID)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func directoryRemoved(t *testing.T, c *cluster) string {
 	d := c.start(t, "--collect-interval=100ms")
 	m := c.manyVolumes(t, d, "f11", 10)
 	gone, kept := m.names[:5], m.names[5:]
 	for _, name := range gone {
-		if err := unix.Unmount(d.Target(pod(name), "ssh"), 0); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.RemoveAll(filepath.Join(d.Root, "pods", pod(name).UID)); err != nil {
-			t.Fatal(err)
-		}
+		removeDirectory(t, d, pod(name))
 	}
 	start := time.Now()
 	testkit.Eventually(t, converged, "the volumes to be forgotten", func() bool { return d.Metric("fsuser_volumes") == float64(len(kept)) })

@@ -59,6 +59,8 @@ func TestFaults(t *testing.T) {
 		{"F-43", "the driver restarts, and an API server answers from an old cache: the files do not go back", restartBehindOldCache},
 		{"F-43", "a volume is adopted, and an API server answers from an old cache: the files do not go back", adoptBehindOldCache},
 		{"F-43", "the driver restarts at another API server, which lags: the files do not go back", laggingReplica},
+		{"F-44", "processes hold eight volumes: all others go on, and the held ones are reported, unpublished and follow later", stalledVolumes},
+		{"F-44", "SIGTERM while a process holds a volume: the driver stops, and the next one takes over", stopBesideStall},
 	}
 	for _, fault := range faults {
 		// What becomes of a request is another matter when the Node authorizer decides.
