@@ -130,6 +130,8 @@ func TestRounds(t *testing.T) {
 		return func(w http.ResponseWriter) { refuse(t, w, err) }
 	}
 	expired, away := apierrors.NewResourceExpired("too old"), apierrors.NewServiceUnavailable("later")
+	tooLarge := apierrors.NewTimeoutError("Too large resource version: 3, current: 1", 0)
+	tooLarge.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseTypeResourceVersionTooLarge}}
 	unsupported := apierrors.NewInvalid(schema.GroupKind{Kind: "ListOptions"}, "", nil)
 	for name, test := range map[string]struct {
 		answers []func(http.ResponseWriter)
@@ -139,39 +141,43 @@ func TestRounds(t *testing.T) {
 		notified int64
 	}{
 		"continue from the last event, and from a bookmark": {
-			[]func(http.ResponseWriter){write(list(t, "3"), bookmark(t, "7", false)), write(frame(t, "MODIFIED", secretOf("9")))},
-			"list 0, watch 7, watch 9", 3,
+			[]func(http.ResponseWriter){write(list(t, "3"), bookmark(t, "7", false)), write(list(t, "3"), frame(t, "MODIFIED", secretOf("9")))},
+			"list 0, list 7, list 9", 3,
 		},
-		"continue from a deletion": {[]func(http.ResponseWriter){write(list(t, "3")), write(frame(t, "DELETED", secretOf("12")))}, "list 0, watch 3, watch 12", 3},
-		"a watch with nothing":     {[]func(http.ResponseWriter){write(list(t, "3")), write()}, "list 0, watch 3, list ", 2},
-		"410 in place of a watch":  {[]func(http.ResponseWriter){write(list(t, "3")), fail(expired)}, "list 0, watch 3, list ", 2},
-		"410 in a watch": {
-			[]func(http.ResponseWriter){write(list(t, "3")), write(frame(t, "ERROR", &expired.ErrStatus))}, "list 0, watch 3, list ", 2,
+		"continue from a deletion": {
+			[]func(http.ResponseWriter){write(list(t, "3")), write(list(t, "3"), frame(t, "DELETED", secretOf("12")))}, "list 0, list 3, list 12", 3,
+		},
+		"deleted between two watches": {[]func(http.ResponseWriter){write(list(t, "3")), write(bookmark(t, "12", true))}, "list 0, list 3, list 12", 3},
+		"a list with nothing":         {[]func(http.ResponseWriter){write(list(t, "3")), write()}, "list 0, list 3, list ", 2},
+		"410 in place of a list":      {[]func(http.ResponseWriter){write(list(t, "3")), fail(expired)}, "list 0, list 3, list ", 2},
+		"too large a version":         {[]func(http.ResponseWriter){write(list(t, "3")), fail(tooLarge)}, "list 0, list 3, list ", 2},
+		"410 in a list": {
+			[]func(http.ResponseWriter){write(list(t, "3")), write(frame(t, "ERROR", &expired.ErrStatus))}, "list 0, list 3, list ", 2,
 		},
 		"410 in the watch of a list": {
 			[]func(http.ResponseWriter){write(list(t, "3"), frame(t, "ERROR", &expired.ErrStatus))}, "list 0, list ", 2,
 		},
-		"503 in place of a watch": {[]func(http.ResponseWriter){write(list(t, "3")), fail(away)}, "list 0, watch 3, watch 3", 2},
-		"503 in a watch": {
-			[]func(http.ResponseWriter){write(list(t, "3")), write(frame(t, "ERROR", &away.ErrStatus))}, "list 0, watch 3, watch 3", 2,
+		"503 in place of a list": {[]func(http.ResponseWriter){write(list(t, "3")), fail(away)}, "list 0, list 3, list 3", 2},
+		"503 in a list": {
+			[]func(http.ResponseWriter){write(list(t, "3")), write(frame(t, "ERROR", &away.ErrStatus))}, "list 0, list 3, list 3", 2,
 		},
 		"503 in place of the first list": {[]func(http.ResponseWriter){fail(away)}, "list 0, list 0", 2},
-		"403 after it was read":          {[]func(http.ResponseWriter){write(list(t, "3")), fail(forbidden())}, "list 0, watch 3, list ", 2},
+		"403 after it was read":          {[]func(http.ResponseWriter){write(list(t, "3")), fail(forbidden())}, "list 0, list 3, list ", 2},
 		"403 in place of the first list": {[]func(http.ResponseWriter){fail(forbidden())}, "list 0, list 0", 2},
 		"nonsense in a watch": {
-			[]func(http.ResponseWriter){write(list(t, "3")), write(frame(t, "MODIFIED", &corev1.Pod{}))}, "list 0, watch 3, list ", 2,
+			[]func(http.ResponseWriter){write(list(t, "3"), frame(t, "MODIFIED", &corev1.Pod{}))}, "list 0, list ", 2,
 		},
 		"not in the list, but it exists": {
 			[]func(http.ResponseWriter){write(bookmark(t, "3", true)), write(encoded(t, secretOf("5")))}, "list 0, get, watch 5", 2,
 		},
 		"missing, and created": {
 			[]func(http.ResponseWriter){
-				write(bookmark(t, "3", true)), fail(apierrors.NewNotFound(schema.GroupResource{}, "a")), write(frame(t, "ADDED", secretOf("6"))),
-			}, "list 0, get, watch 3, watch 6", 3,
+				write(bookmark(t, "3", true)), fail(apierrors.NewNotFound(schema.GroupResource{}, "a")), write(list(t, "6")),
+			}, "list 0, get, list 3, list 6", 3,
 		},
 		"changed and deleted while it is listed": {
 			[]func(http.ResponseWriter){write(frame(t, "ADDED", secretOf("3")), frame(t, "MODIFIED", secretOf("4")), frame(t, "DELETED", secretOf("5")),
-				frame(t, "ADDED", secretOf("6")), bookmark(t, "7", true))}, "list 0, watch 7", 2,
+				frame(t, "ADDED", secretOf("6")), bookmark(t, "7", true))}, "list 0, list 7", 2,
 		},
 		"no streaming lists": {
 			[]func(http.ResponseWriter){fail(unsupported), write(encoded(t, secretOf("5")))}, "list 0, get, watch 5", 2,
@@ -521,13 +527,11 @@ func TestSilence(t *testing.T) {
 		if r.ProtoMajor != 2 {
 			t.Errorf("%s, want HTTP/2", r.Proto)
 		}
-		switch n := asked.Add(1); {
-		case n == 1:
+		switch asked.Add(1) {
+		case 1:
 			stay(w, r, list(t, "3"))
-		case askedFor(r) == "watch 3":
-			stay(w, r, frame(t, "MODIFIED", secretOf("9")))
 		default:
-			stay(w, r, bookmark(t, "9", false))
+			stay(w, r, list(t, "9"))
 		}
 	}))
 	server.EnableHTTP2 = true
