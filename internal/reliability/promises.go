@@ -46,7 +46,7 @@ func Promises() []Promise {
 		{"F-25", "The clock jumps", "nothing happens, except that the API server counts as away (F-02) while its certificate is not valid at that time"},
 		{"F-26", "A Secret becomes immutable and is made anew, data moves to binaryData, the type changes", "the files follow"},
 		{"F-27", "The right to read is taken away", "the files stay, a metric and an Event say why; it never counts as \"missing\""},
-		{"F-28", "The network swallows packets without an error", "the driver notices, and the files follow once it heals"},
+		{"F-28", "The network swallows packets without an error", "the driver notices within a minute, and the files follow once it heals; until it notices, a new pod starts with the last known content of an object that is watched on its node, and its volume is stale afterwards"},
 		{"F-29", "An API server answers with an older version", "the driver asks for the version that it has, or for the newest: what was shown does not become older"},
 		{"F-30", "The driver has a bug: a call, a refresh or the reading of an object panics", "the call fails, the process and all other volumes live on, no lock stays held"},
 		{"F-31", "Time: many thousand volumes come and go, objects are changed a million times", "updates that come faster than writes are merged; memory, goroutines, descriptors, mounts and records return to what they were"},

@@ -9,11 +9,15 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
 // get asks p with a connection of its own, and returns the status and the body.
@@ -89,6 +93,92 @@ func TestProxy(t *testing.T) {
 			p.Heal()
 			passes()
 		})
+	}
+}
+
+// A relay holds back bytes in a stall, passes them on afterwards, and resets its connections when it is cut.
+func TestRelay(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, r.URL.Path)
+	}))
+	t.Cleanup(server.Close)
+	relay := NewRelay(t, server.Listener.Addr().String())
+	client := &http.Client{Transport: &http.Transport{}}
+	t.Cleanup(client.CloseIdleConnections)
+	ask := func() (string, error) {
+		response, err := client.Get("http://" + relay.Addr().String() + "/path")
+		if err != nil {
+			return "", err
+		}
+		defer response.Body.Close()
+		body, err := io.ReadAll(response.Body)
+		return string(body), err
+	}
+	if body, err := ask(); body != "/path" || err != nil {
+		t.Fatalf("%q, %v", body, err)
+	}
+	relay.Stall()
+	answered := make(chan error)
+	go func() {
+		_, err := ask()
+		answered <- err
+	}()
+	select {
+	case err := <-answered:
+		t.Errorf("an answer in a stall, %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	relay.Heal()
+	if err := <-answered; err != nil {
+		t.Errorf("after the stall: %v", err)
+	}
+	relay.Cut()
+	if _, err := ask(); err == nil {
+		t.Error("an answer after a cut")
+	}
+	if n := relay.Connections(); n < 2 {
+		t.Errorf("%d connections, want that from before the cut and one more", n)
+	}
+}
+
+// A client gets the old version from the old cache, a refusal of a newer one, and the newest version from the server.
+func TestOldCache(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusTeapot)
+	}))
+	t.Cleanup(server.Close)
+	p := NewPlain(t, &rest.Config{Host: server.URL})
+	old := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: "a", ResourceVersion: "3"}, Data: map[string][]byte{"k": []byte("old")},
+	}
+	p.Answer(p.OldCache("secrets", old))
+	for _, test := range []struct {
+		query string
+		code  int
+		// old: the answer has the old version. stays: the watch goes on.
+		old, stays bool
+	}{
+		{"watch=true&sendInitialEvents=true&resourceVersion=0", http.StatusOK, true, true},
+		{"watch=true&sendInitialEvents=true&resourceVersion=3", http.StatusOK, true, true},
+		{"watch=true&sendInitialEvents=true&resourceVersion=4", http.StatusGatewayTimeout, false, false},
+		{"watch=true&resourceVersion=4", http.StatusOK, false, true},
+		{"watch=true&sendInitialEvents=true", http.StatusTeapot, false, false},
+	} {
+		response, err := http.Get(p.Config().Host + "/api/v1/namespaces/ns/secrets?" + test.query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if response.StatusCode != test.code {
+			t.Errorf("%s: %s, want %d", test.query, response.Status, test.code)
+		}
+		if test.stays {
+			testkit.Eventually(t, time.Minute, "the watch to be open, and to end", func() bool { return p.Say(nil) == 1 })
+		}
+		body, err := io.ReadAll(response.Body)
+		response.Body.Close()
+		if err != nil || strings.Contains(string(body), "old") != test.old {
+			t.Errorf("%s: %q, %v", test.query, body, err)
+		}
 	}
 }
 
