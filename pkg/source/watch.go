@@ -38,8 +38,9 @@ import (
 //     does not have it yet, so get the object then. If it exists, go to 1.
 //  5. Handle the events as they come. Each has the version to continue from.
 //  6. Stop once an immutable object has been read. The registry restarts the watcher later.
-//  7. The watch ended, as each does after five to ten minutes, or after three silent ones, or something failed. Forget the version, unless the
-//     failure says nothing about it (no connection, an overloaded server). Pause. Go to 1.
+//  7. The watch ended, as each does after five to ten minutes, or brought nothing for three minutes, or something
+//     failed. Forget the version, unless the failure says nothing about it (no connection, an overloaded server).
+//     Pause. Go to 1.
 //
 // A round makes at most four requests and ends with a pause, so no answer causes requests without end.
 type watcher struct {
