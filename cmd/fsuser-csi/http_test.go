@@ -13,7 +13,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
@@ -52,6 +56,79 @@ func TestHealthAndMetricsAreServedAtOneAddressOnly(t *testing.T) {
 	stop()
 }
 
+func TestHealthProbesSeldom(t *testing.T) {
+	known := errors.New("the result of the last probe")
+	h := &health{endpoint: filepath.Join(t.TempDir(), "nowhere.sock"), probed: time.Now().Add(time.Hour), err: known}
+	if err := h.check(); err != known {
+		t.Errorf("a fresh result: %v, want %v", err, known)
+	}
+	h.probed = time.Now().Add(-probeInterval)
+	if err := h.check(); err == nil || !strings.Contains(err.Error(), h.endpoint) || time.Since(h.probed) >= probeInterval {
+		t.Errorf("an old result: %v, probed at %v; want a new probe", err, h.probed)
+	}
+}
+
+// slowCollector is a metric that takes until release is closed.
+type slowCollector struct{ collecting, release chan struct{} }
+
+func (c slowCollector) Describe(chan<- *prometheus.Desc) {}
+
+func (c slowCollector) Collect(chan<- prometheus.Metric) {
+	c.collecting <- struct{}{}
+	<-c.release
+}
+
+func TestFewScrapesAtTheSameTime(t *testing.T) {
+	testkit.NothingLeft(t)
+	slow := slowCollector{make(chan struct{}), make(chan struct{})}
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(slow)
+	log := testkit.LogOf(t, 0)
+	stop, err := serveHTTP("127.0.0.1:0", "", nil, metrics)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	address := served(t, log.Text())
+	get := func() (status int) {
+		resp, err := http.Get("http://" + address + "/metrics")
+		if err != nil {
+			t.Error(err)
+			return 0
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	var running sync.WaitGroup
+	for range maxScrapes {
+		running.Go(func() {
+			if status := get(); status != http.StatusOK {
+				t.Errorf("a scrape: status %d", status)
+			}
+		})
+		select {
+		case <-slow.collecting:
+		case <-time.After(patience):
+			t.Fatalf("waited %v in vain for a scrape", patience)
+		}
+	}
+	if status := get(); status != http.StatusServiceUnavailable {
+		t.Errorf("one scrape too many: status %d", status)
+	}
+	close(slow.release)
+	running.Wait()
+}
+
+// served returns the address in the log of a driver.
+func served(t *testing.T, log string) (address string) {
+	t.Helper()
+	match := regexp.MustCompile(`"Serving health and metrics" address="(.*)"`).FindStringSubmatch(log)
+	if match == nil {
+		t.Fatal("the log does not have the address")
+	}
+	return match[1]
+}
+
 // flood opens connections of many clients, which stay open until t ends. Some say nothing, some send half a request, and
 // some ask for metrics and do not read them.
 func flood(t *testing.T, address string, clients, each int) {
@@ -78,12 +155,9 @@ func TestAFloodOfTheHTTPAddress(t *testing.T) {
 	}
 	// Fewer descriptors than the clients have connections.
 	d := testkit.StartDriver(t, testkit.BuildDriver(t), "--manifests="+manifests, "--max-open-files=200")
-	address := regexp.MustCompile(`"Serving health and metrics" address="(.*)"`).FindStringSubmatch(d.Log())
-	if address == nil {
-		t.Fatal("the log does not have the address")
-	}
+	address := served(t, d.Log())
 	for i := range publishes {
-		flood(t, address[1], clients, each)
+		flood(t, address, clients, each)
 		p := kubelet.Pod{Namespace: "team", Name: "web", UID: fmt.Sprint("web-", i)}
 		target, err := d.Publish(t.Context(), p, kubelet.Volume{
 			Name: "v", Attributes: map[string]string{"secretName": "keys", "uid": "1000"},

@@ -38,8 +38,8 @@ func lockAndStick(args []string) error {
 	return unix.Mkdir(filepath.Join(args[1], "new"), 0o700)
 }
 
-// hasThread reports whether a process has a thread in a state of the kernel (T is stopped, D can't be killed), and in one
-// of these system calls if there are any.
+// hasThread reports whether a process has a thread in a state of the kernel (T is stopped, D can't be killed), and in
+// one of these system calls if there are any.
 func hasThread(t *testing.T, pid int, state string, calls ...int) bool {
 	t.Helper()
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
@@ -101,7 +101,9 @@ func TestTheLockEndsWithSIGKILLAlthoughAThreadDoesNot(t *testing.T) {
 	if err := errors.Join(holder.Process.Signal(unix.SIGCONT), stdin.Close()); err != nil {
 		t.Fatal(err)
 	}
-	testkit.Eventually(t, patience, "the mkdir in state D", func() bool { return hasThread(t, pid, "D", unix.SYS_MKDIRAT) })
+	testkit.Eventually(t, patience, "the mkdir in state D", func() bool {
+		return hasThread(t, pid, "D", unix.SYS_MKDIRAT)
+	})
 	isLocked("runs")
 
 	if err := holder.Process.Kill(); err != nil {
@@ -163,7 +165,8 @@ func TestANewDriverStartsBesideADyingOne(t *testing.T) {
 	t.Setenv("FSUSER_FAILPOINTS", armed)
 	set := func(secret, version string) {
 		t.Helper()
-		text := "apiVersion: v1\nkind: Secret\nmetadata: {name: " + secret + ", namespace: team}\nstringData: {k: " + version + "}\n"
+		text := "apiVersion: v1\nkind: Secret\n" +
+			"metadata: {name: " + secret + ", namespace: team}\nstringData: {k: " + version + "}\n"
 		tmp := filepath.Join(t.TempDir(), secret)
 		if err := os.WriteFile(tmp, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -179,7 +182,9 @@ func TestANewDriverStartsBesideADyingOne(t *testing.T) {
 	publish := func(secret string) (file string) {
 		t.Helper()
 		p := kubelet.Pod{Namespace: "team", Name: secret, UID: secret + "-0001"}
-		target, err := first.Publish(t.Context(), p, kubelet.Volume{Name: "v", Attributes: map[string]string{"secretName": secret, "uid": "1000"}})
+		target, err := first.Publish(t.Context(), p, kubelet.Volume{
+			Name: "v", Attributes: map[string]string{"secretName": secret, "uid": "1000"},
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -202,7 +207,9 @@ func TestANewDriverStartsBesideADyingOne(t *testing.T) {
 	t.Cleanup(first.AwaitKilled)
 	release := testkit.Stall(t, filepath.Dir(stuck))
 	goOn()
-	testkit.Eventually(t, patience, "the rename in state D", func() bool { return hasThread(t, dying, "D", unix.SYS_RENAMEAT) })
+	testkit.Eventually(t, patience, "the rename in state D", func() bool {
+		return hasThread(t, dying, "D", unix.SYS_RENAMEAT)
+	})
 	if err := unix.Kill(dying, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}

@@ -14,10 +14,10 @@ import (
 )
 
 const (
-	// authorizerLag is how long the Node authorizer may take to learn of a new pod. authorizerLagPause is the longest
-	// pause between requests meanwhile.
-	authorizerLag      = 2 * time.Second
-	authorizerLagPause = 300 * time.Millisecond
+	// authorizerLag is how long the Node authorizer may take to learn of a new pod. The pauses between the requests
+	// meanwhile begin at minLagPause and grow, so that a pod that stays unknown makes four requests.
+	authorizerLag = 2 * time.Second
+	minLagPause   = 100 * time.Millisecond
 )
 
 // node is the kind of the driver's own Node object. Nobody subscribes to it.
@@ -65,7 +65,7 @@ func (a *API) Allocatable(ctx context.Context) (corev1.ResourceList, error) {
 // readObject gets an object once, or repeatedly while the Node authorizer may not have heard of it yet. The error is an
 // *Error.
 func readObject[T runtime.Object](ctx context.Context, a *API, ref Ref) (none T, _ error) {
-	for start := time.Now(); ; {
+	for pause := minLagPause; ; pause *= 4 {
 		answer, err := a.read(ctx, a.request(ref).Name(ref.Name))
 		if err == nil {
 			object, ok := answer.(T)
@@ -78,11 +78,11 @@ func readObject[T runtime.Object](ctx context.Context, a *API, ref Ref) (none T,
 		if apierrors.IsNotFound(err) {
 			e.Reason = ErrNotFound
 		}
-		if !e.Undeclared || time.Since(start) >= authorizerLag || ctx.Err() != nil {
+		if !e.Undeclared || pause > authorizerLag || ctx.Err() != nil {
 			return none, e
 		}
 		select {
-		case <-time.After(jittered(authorizerLagPause)):
+		case <-time.After(jittered(pause)):
 		case <-ctx.Done():
 		}
 	}

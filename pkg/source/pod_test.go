@@ -44,7 +44,7 @@ func TestPod(t *testing.T) {
 		"it is forbidden": {uid: "u", answer: func(_ int64, w http.ResponseWriter) { refuse(t, w, denied) },
 			want: ErrForbidden, says: "bind the ClusterRole fsuser-csi-reader", asked: 1},
 		"it is forbidden to the node": {node: true, uid: "u", answer: func(_ int64, w http.ResponseWriter) { refuse(t, w, denied) },
-			want: ErrForbidden, says: "no relationship found", asked: 20, atLeast: authorizerLag},
+			want: ErrForbidden, says: "no relationship found", asked: 4, atLeast: authorizerLag / 2},
 		"it is forbidden to the node at first": {node: true, uid: "u", answer: func(n int64, w http.ResponseWriter) {
 			if n <= 2 {
 				refuse(t, w, denied)

@@ -32,16 +32,16 @@ import (
 //     server answers at once from its cache, and the events that follow correct it. The first list for a volume that an
 //     earlier process published is of the newest version, because that process may have seen a newer version than the
 //     cache has. Later lists are not older than the last known version. A plain watch from that version would stay
-//     silent if etcd was restored to an earlier version, and so would a watch at an API server that lags.
+//     silent at an API server that does not have the version, because its etcd was restored or because it lags.
 //  2. If the API server does not support streaming lists, get the object. Go to 4.
 //  3. After the list, the object is found or missing. A list of any version may lack the object only because the cache
 //     does not have it yet, so get the object then. If it does not exist, go to 5.
 //  4. Watch from the version of the object, or if it does not exist from the most recent version.
 //  5. Handle the events as they come. Each has the version to continue from.
 //  6. Stop once an immutable object has been read. The registry restarts the watcher later.
-//  7. The watch ended, as each does after five to ten minutes, or was silent for three, or something failed. Forget the
-//     version, so that the next list is of the newest one, unless the failure says nothing about the version (no
-//     connection, an overloaded server). Pause. Go to 1.
+//  7. The watch ended, as each does after five to ten minutes, or brought nothing for three minutes, or something
+//     failed. Forget the version, so that the next list is of the newest one, unless the failure says nothing about the
+//     version (no connection, an overloaded server). Pause. Go to 1.
 //
 // A round makes at most three requests and ends with a pause, so no answer causes requests without end.
 type watcher struct {

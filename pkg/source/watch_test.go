@@ -478,7 +478,9 @@ type panicking struct {
 	times *atomic.Int64
 }
 
-func (p panicking) Decode(data []byte, gvk *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
+func (p panicking) Decode(
+	data []byte, gvk *schema.GroupVersionKind, into runtime.Object,
+) (runtime.Object, *schema.GroupVersionKind, error) {
 	if bytes.Contains(data, []byte("confidential")) && p.times.Add(-1) >= 0 {
 		panic(string(data))
 	}
@@ -488,7 +490,8 @@ func (p panicking) Decode(data []byte, gvk *schema.GroupVersionKind, into runtim
 // TestPanic lets the driver have a bug in reading one object. It captures klog, so it is not parallel.
 func TestPanic(t *testing.T) {
 	log := testkit.LogOf(t, 0)
-	bad, good := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "bad"}, Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
+	good := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
+	bad := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "bad"}
 	api := serve(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
 		secret := secretOf("1")
 		if strings.Contains(r.URL.RawQuery, "bad") {
@@ -510,9 +513,11 @@ func TestPanic(t *testing.T) {
 	if got := value(&api.registry, good); got != "1" {
 		t.Errorf("the other object: %s", got)
 	}
-	testkit.Eventually(t, soon, "the object to be read again", func() bool { return value(&api.registry, bad) == "confidential" })
-	if text := log.Text(); strings.Contains(text, "confidential") ||
-		!strings.Contains(text, `"The driver has a bug" err="reading the object panicked with a string" object="Secret \"ns/bad\""`) {
+	testkit.Eventually(t, soon, "the object to be read again", func() bool {
+		return value(&api.registry, bad) == "confidential"
+	})
+	line := `"The driver has a bug" err="reading the object panicked with a string" object="Secret \"ns/bad\""`
+	if text := log.Text(); strings.Contains(text, "confidential") || !strings.Contains(text, line) {
 		t.Errorf("want lines with the type of the panic, and never what was read:\n%s", text)
 	}
 	reliability.Shown(t, "F-30", "the reading of one object panics three times")
@@ -548,7 +553,9 @@ func TestSilence(t *testing.T) {
 	ref := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
 	start := time.Now()
 	api.Subscribe(ref, "v", false, func() {})
-	testkit.Eventually(t, soon, "another watch, with what changed meanwhile", func() bool { return value(&api.registry, ref) == "9" })
+	testkit.Eventually(t, soon, "another watch, with what changed meanwhile", func() bool {
+		return value(&api.registry, ref) == "9"
+	})
 	if took := time.Since(start); took < api.silence {
 		t.Errorf("the watch ended after %v, want at least %v", took, api.silence)
 	}

@@ -193,9 +193,8 @@ func (m *Manager) firstContent(
 		return nil, err
 	}
 	for _, p := range v.projections {
-		m.config.Source.Wait(ctx, p.ref)
-		if err := ctx.Err(); err != nil {
-			return nil, fmt.Errorf("wait for %s: %w", p.ref, err)
+		if err := m.wait(ctx, p.ref); err != nil {
+			return nil, err
 		}
 	}
 	content, err := m.content(v)
@@ -216,12 +215,23 @@ func (m *Manager) contentOfNewPod(ctx context.Context, v *volume, refused *sourc
 	for {
 		again := refused.Ref
 		m.config.Source.Retry(again)
-		m.config.Source.Wait(ctx, again)
+		if err := m.wait(ctx, again); err != nil {
+			return nil, err
+		}
 		content, err := m.content(v)
-		if refused = undeclared(err); refused == nil || refused.Ref == again || ctx.Err() != nil {
+		if refused = undeclared(err); refused == nil || refused.Ref == again {
 			return content, err
 		}
 	}
+}
+
+// wait waits until there is an answer about an object.
+func (m *Manager) wait(ctx context.Context, ref source.Ref) error {
+	m.config.Source.Wait(ctx, ref)
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("wait for %s: %w", ref, err)
+	}
+	return nil
 }
 
 // undeclared returns the refusal of the Node authorizer that err wraps, or nil.

@@ -226,7 +226,7 @@ func faults() []fault {
 		{name: "the deadline passes while the source hangs", attrs: secret(), want: context.DeadlineExceeded, says: []string{"wait for"},
 			prepare: func(h *harness, _ *Request) context.Context {
 				h.fake.hang(secretRef("keys"))
-				ctx, cancel := context.WithTimeout(bg(), 10*time.Millisecond)
+				ctx, cancel := context.WithTimeout(bg(), time.Second)
 				h.t.Cleanup(cancel)
 				return ctx
 			}},
