@@ -125,12 +125,12 @@ func (w *watcher) round(ctx context.Context) error {
 	if err != nil && !errors.Is(err, errRewatch) {
 		return err
 	}
-	failpoint.Hit("source-between-read-and-watch")
 	return w.watch(ctx, false)
 }
 
 // watch makes one watch request and handles its events until it ends.
 func (w *watcher) watch(ctx context.Context, listing bool) error {
+	failpoint.Hit("source-before-watch")
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	giveUp := time.AfterFunc(w.api.requestTimeout, func() { cancel(errNoAnswer) })
