@@ -123,8 +123,8 @@ func (r *registry) update(o *object, e event) (pause time.Duration) {
 	return pause
 }
 
-// applyLocked is update without the log. It returns the failures that are worth a line in the log, before and after. The
-// lock does not stay held after a panic.
+// applyLocked is update without the log. It returns the failures that are worth a line in the log, before and after.
+// The lock does not stay held after a panic.
 func (r *registry) applyLocked(o *object, e event) (before, after *Error, pause time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -178,7 +178,7 @@ func (r *registry) end(o *object, e event) (pause time.Duration) {
 		if o.refused.IsZero() {
 			o.refused, o.backoff = now, min(o.backoff, recoveryMaxBackoff)
 			if !o.seen {
-				o.backoff = recoveryMaxBackoff // whoever needs the object calls Retry
+				o.backoff = recoveryMaxBackoff // a volume that needs the object calls Retry
 			}
 		}
 		if now.Sub(o.refused) >= forbiddenSlowAfter {

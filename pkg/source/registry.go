@@ -118,9 +118,10 @@ func (r *registry) Wait(ctx context.Context, ref Ref) {
 
 // Get returns the last known content of an object that has subscribers. It does not wait. The error is an *Error.
 //
-// During an outage the content remains readable, also for a new subscriber: a pod that starts while the API server can't
-// be reached gets the last known content if the node watches the object already. Availability counts more here: Outage
-// tells of the outage as soon as it is noticed. Once the API server forbids reading the object, Get returns no content.
+// During an outage the content remains readable, also for a new subscriber: a pod that starts while the API server
+// can't be reached gets the last known content if the node watches the object already. Availability counts more here.
+// Outage tells of the outage once it is noticed. Once the API server forbids reading the object, Get returns no
+// content.
 func (r *registry) Get(ref Ref) (Content, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -3,6 +3,7 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,27 +28,28 @@ import (
 
 // watcher keeps one object current, in one goroutine. It repeats these steps:
 //
-//  1. If a version is known, watch from that version: go to 5.
-//  2. Else request a streaming list, which is a list and a watch in one request. The first list is of any version: the
-//     API server answers at once from its cache, and the events that follow correct it. Later lists are of the newest
-//     version, because what was seen must not become older. So is the first list for a volume that an earlier process
-//     published: that process may have seen a newer version than the cache has.
-//  3. If the API server does not support streaming lists, get the object. If it exists, go to 1. Else watch from the
-//     most recent version: go to 5.
-//  4. After the list, the object is found or missing. A list of any version may lack the object only because the cache
-//     does not have it yet, so get the object then. If it exists, go to 1.
+//  1. Request a streaming list, which is a list and a watch in one request. The first list is of any version: the API
+//     server answers at once from its cache, and the events that follow correct it. The first list for a volume that an
+//     earlier process published is of the newest version, because that process may have seen a newer version than the
+//     cache has. Later lists are not older than the last known version. A plain watch from that version would stay
+//     silent at an API server that does not have the version, because its etcd was restored or because it lags.
+//  2. If the API server does not support streaming lists, get the object. Go to 4.
+//  3. After the list, the object is found or missing. A list of any version may lack the object only because the cache
+//     does not have it yet, so get the object then. If it does not exist, go to 5.
+//  4. Watch from the version of the object, or if it does not exist from the most recent version.
 //  5. Handle the events as they come. Each has the version to continue from.
 //  6. Stop once an immutable object has been read. The registry restarts the watcher later.
-//  7. The watch ended, as each does after five to ten minutes, or after three silent ones, or something failed. Forget
-//     the version, unless the failure says nothing about it (no connection, an overloaded server). Pause. Go to 1.
+//  7. The watch ended, as each does after five to ten minutes, or brought nothing for three minutes, or something
+//     failed. Forget the version, so that the next list is of the newest one, unless the failure says nothing about the
+//     version (no connection, an overloaded server). Pause. Go to 1.
 //
-// A round makes at most four requests and ends with a pause, so no answer causes requests without end.
+// A round makes at most three requests and ends with a pause, so no answer causes requests without end.
 type watcher struct {
 	api    *API
 	object *object
-	// version is the one to watch from. It is empty if the object has to be listed first.
+	// version is the last known one, to continue from. It is empty if none is known.
 	version string
-	// listVersion is the version to list: anyVersion, or empty for the newest.
+	// listVersion is the version to list if none is known: anyVersion, or empty for the newest.
 	listVersion string
 }
 
@@ -114,23 +116,21 @@ func (w *watcher) roundSafely(ctx context.Context) (err error) {
 
 // round is steps 1 to 6. Without an error, the watch began and ended.
 func (w *watcher) round(ctx context.Context) error {
-	if w.version == "" {
-		err := w.watch(ctx, true)
-		if apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) { // perhaps because it is a streaming list
-			err = w.get(ctx, "")
-		} else if err == nil {
-			return nil
-		}
-		if err != nil && !errors.Is(err, errRewatch) {
-			return err
-		}
+	err := w.watch(ctx, true)
+	if apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) { // perhaps because it is a streaming list
+		err = w.get(ctx, "")
+	} else if err == nil {
+		return nil
 	}
-	failpoint.Hit("source-between-read-and-watch")
+	if err != nil && !errors.Is(err, errRewatch) {
+		return err
+	}
 	return w.watch(ctx, false)
 }
 
 // watch makes one watch request and handles its events until it ends.
 func (w *watcher) watch(ctx context.Context, listing bool) error {
+	failpoint.Hit("source-before-watch")
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	giveUp := time.AfterFunc(w.api.requestTimeout, func() { cancel(errNoAnswer) })
@@ -175,7 +175,7 @@ func (w *watcher) watchRequest(listing bool) *rest.Request {
 		Param("timeoutSeconds", strconv.Itoa(int(timeout.Seconds())))
 	version := w.version
 	if listing {
-		version = w.listVersion
+		version = cmp.Or(w.version, w.listVersion)
 		request.Param("sendInitialEvents", "true").
 			Param("resourceVersionMatch", string(metav1.ResourceVersionMatchNotOlderThan))
 	}

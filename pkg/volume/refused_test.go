@@ -15,7 +15,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
@@ -129,7 +128,8 @@ func TestRefusedObjectsMakeFewRequests(t *testing.T) {
 			if n := h.config.Source.Watched(); n != 0 {
 				t.Errorf("%d objects are watched", n)
 			}
-			reliability.Shown(t, "F-47", fmt.Sprintf("%s: %d refused objects: %d requests, then %d", test.name, objects, first, all-first))
+			reliability.Shown(t, "F-47", fmt.Sprintf("%s: %d refused objects: %d requests, then %d",
+				test.name, objects, first, all-first))
 		})
 	}
 }
@@ -148,11 +148,10 @@ func (s *refusing) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.write(w, s.pod.DeepCopy(), "Pod")
 		return
 	}
-	refusal := apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, "any", errors.New("no relationship found"))
+	secrets := schema.GroupResource{Resource: "secrets"}
+	refusal := apierrors.NewForbidden(secrets, "any", errors.New("no relationship found"))
 	w.WriteHeader(http.StatusForbidden)
-	s.write(w, &metav1.Status{
-		Status: refusal.ErrStatus.Status, Code: refusal.ErrStatus.Code, Reason: refusal.ErrStatus.Reason, Message: refusal.ErrStatus.Message,
-	}, "Status")
+	s.write(w, &refusal.ErrStatus, "Status")
 }
 
 func (s *refusing) write(w http.ResponseWriter, object runtime.Object, kind string) {

@@ -60,7 +60,9 @@ func (cp *ControlPlane) StartReplica(ctx context.Context, etcdAddress string) (h
 }
 
 // startAPIServer starts an API server and returns when it is ready. The lock is held.
-func (cp *ControlPlane) startAPIServer(ctx context.Context, name string, port port, etcdAddress string) (*process, error) {
+func (cp *ControlPlane) startAPIServer(
+	ctx context.Context, name string, port port, etcdAddress string,
+) (*process, error) {
 	server, err := cp.startProcess(name, cp.binaries.apiServer, cp.apiServerArgs(port, etcdAddress)...)
 	if err != nil {
 		return nil, err

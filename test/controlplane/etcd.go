@@ -26,8 +26,8 @@ func (cp *ControlPlane) BackUpEtcd(ctx context.Context) error {
 	return cp.withoutEtcd(ctx, func() error { return copyDir(cp.path(etcdBackupDir), cp.path(etcdDir)) })
 }
 
-// RestoreEtcd brings back the data of the last BackUpEtcd. etcd then gives out again the revisions that it has given out
-// since the backup. Stop the API server before, as etcd's documentation says, and start it afterwards.
+// RestoreEtcd brings back the data of the last BackUpEtcd. etcd then gives out again the revisions that it has given
+// out since the backup. Stop the API server before, as etcd's documentation says, and start it afterwards.
 func (cp *ControlPlane) RestoreEtcd(ctx context.Context) error {
 	return cp.withoutEtcd(ctx, func() error { return copyDir(cp.path(etcdDir), cp.path(etcdBackupDir)) })
 }
@@ -112,7 +112,8 @@ func (cp *ControlPlane) askEtcd(ctx context.Context, method string, question, an
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+cp.EtcdAddress()+"/v3/kv/"+method, bytes.NewReader(body))
+	url := "http://" + cp.EtcdAddress() + "/v3/kv/" + method
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}

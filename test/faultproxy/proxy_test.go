@@ -148,7 +148,9 @@ func TestOldCache(t *testing.T) {
 	}))
 	t.Cleanup(server.Close)
 	p := NewPlain(t, &rest.Config{Host: server.URL})
-	old := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "a", ResourceVersion: "3"}, Data: map[string][]byte{"k": []byte("old")}}
+	old := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: "a", ResourceVersion: "3"}, Data: map[string][]byte{"k": []byte("old")},
+	}
 	p.Answer(p.OldCache("secrets", old))
 	for _, test := range []struct {
 		query string

@@ -380,9 +380,9 @@ func slowRecords(t *testing.T, c *cluster) {
 	reliability.Shown(t, "F-17", fmt.Sprintf("publish, refresh and unpublish of others in %v while one record could not be written", meanwhile.Round(time.Millisecond)))
 }
 
-// removedBeforeTheWatch deletes an object while the driver has read it and does not watch it yet.
+// removedBeforeTheWatch deletes an object that the driver has read, before the driver watches the object again.
 func removedBeforeTheWatch(t *testing.T, c *cluster) {
-	const point = "source-between-read-and-watch"
+	const point = "source-before-watch"
 	h := newHarness(t, c)
 	h.set("a")
 	h.want(anyOwner, "a")

@@ -628,7 +628,7 @@ func swallowed(t *testing.T, c *cluster) string {
 	if took > converged {
 		t.Errorf("the files followed %v after the network was back", took)
 	}
-	testkit.Eventually(t, converged, "no volume to be stale", func() bool { return d.Metric("fsuser_stale_volumes") == 0 })
+	awaitStale(t, d, 0)
 	stop()
 	lateStop()
 	unpublish(t, d, p, "ssh")

@@ -44,8 +44,8 @@ func restartBehindOldCache(t *testing.T, c *cluster) string {
 	return fmt.Sprintf("restart: %d answers from the old cache", s.answers)
 }
 
-// adoptBehindOldCache restarts the driver without its records, while the cache of its API server is older than the files.
-// Another volume of the object is published from this cache first.
+// adoptBehindOldCache restarts the driver without its records, while the cache of its API server is older than the
+// files. Another volume of the object is published from this cache first.
 func adoptBehindOldCache(t *testing.T, c *cluster) string {
 	const name = "f43-adopt"
 	v := ssh("secretName", name)
@@ -117,12 +117,19 @@ func (s *shownNew) awaitRefresh(t *testing.T, p kubelet.Pod) {
 	})
 }
 
+// stays fails t if the files of a volume were written anew, or the key k has another text.
+func stays(t *testing.T, dir, text, generation string) {
+	t.Helper()
+	got, err := os.ReadFile(filepath.Join(dir, "k"))
+	if now := link(t, dir); err != nil || string(got) != text || now != generation {
+		t.Fatalf("the files went back: %q in %s, %v; want %q in %s", got, now, err, text, generation)
+	}
+}
+
 // stillNew fails t if the files went back.
 func (s *shownNew) stillNew(t *testing.T) {
 	t.Helper()
-	if text, err := os.ReadFile(filepath.Join(s.dir, "k")); err != nil || string(text) != "new" || link(t, s.dir) != s.generation {
-		t.Errorf("the files went back: %q, %v", text, err)
-	}
+	stays(t, s.dir, "new", s.generation)
 }
 
 // follow ends the old cache, and waits until the volumes show a change.
@@ -157,7 +164,8 @@ func TestRestoredEtcd(t *testing.T) {
 	}
 }
 
-// laggingReplica restarts the driver at an API server that is cut off from etcd, and whose cache is older than the files.
+// laggingReplica restarts the driver at an API server that is cut off from etcd, and whose cache is older than the
+// files.
 func laggingReplica(t *testing.T, c *cluster) string {
 	const name = "f43-replica"
 	c.secret(t, name, map[string]string{"k": "old"})
@@ -170,7 +178,9 @@ func laggingReplica(t *testing.T, c *cluster) string {
 	d := testkit.StartDriver(t, c.binary, "--access="+c.access, "--kubeconfig="+kubeconfig)
 	p, v := pod(name), ssh("secretName", name)
 	dir, stop := publish(t, d, p, v)
-	testkit.Eventually(t, converged, "the replica's cache to have the Secret", func() bool { return replica.cached(t, name) == "old" })
+	testkit.Eventually(t, converged, "the replica's cache to have the Secret", func() bool {
+		return replica.cached(t, name) == "old"
+	})
 
 	relay.Stall()
 	c.update(t, name, map[string]string{"k": "new"})
@@ -183,14 +193,8 @@ func laggingReplica(t *testing.T, c *cluster) string {
 	}
 	d.StartAgain()
 	restarted := time.Now()
-	stillNew := func() {
-		t.Helper()
-		if text, err := os.ReadFile(filepath.Join(dir, "k")); err != nil || string(text) != "new" || link(t, dir) != generation {
-			t.Fatalf("the files went back: %q, %v", text, err)
-		}
-	}
 	testkit.Eventually(t, 2*converged, "the volume to be stale, with its files", func() bool {
-		stillNew()
+		stays(t, dir, "new", generation)
 		return d.Metric("fsuser_stale_volumes") == 1
 	})
 	noticed := time.Since(restarted)
@@ -205,7 +209,7 @@ func laggingReplica(t *testing.T, c *cluster) string {
 	relay.Heal()
 	healed := time.Now()
 	testkit.Eventually(t, converged, "the volume to be current", func() bool {
-		stillNew()
+		stays(t, dir, "new", generation)
 		now := statusOf(t, d, p)
 		return now.Refreshed != nil && now.Stale == ""
 	})
@@ -215,7 +219,8 @@ func laggingReplica(t *testing.T, c *cluster) string {
 	stop()
 	unpublish(t, d, p, v.Name)
 	nothingAtAll(t, d)
-	return fmt.Sprintf("an API server that lags: stale after %s, %d requests; current %s after its end", seconds(noticed), requests, seconds(took))
+	return fmt.Sprintf("an API server that lags: stale after %s, %d requests; current %s after its end",
+		seconds(noticed), requests, seconds(took))
 }
 
 // startReplica starts another API server, which reaches etcd at an address, until t ends. It returns the cluster as
@@ -292,7 +297,7 @@ func restoredEtcd(t *testing.T, c *cluster, revisions int) string {
 	}
 	took := time.Since(back)
 	for _, d := range drivers {
-		testkit.Eventually(t, converged, "no volume to be stale", func() bool { return d.Metric("fsuser_stale_volumes") == 0 })
+		awaitStale(t, d, 0)
 	}
 	requests := proxy.Asked() - asked
 	if requests > 20*volumes {
@@ -306,7 +311,16 @@ func restoredEtcd(t *testing.T, c *cluster, revisions int) string {
 	for _, d := range drivers {
 		nothingAtAll(t, d)
 	}
-	return fmt.Sprintf("etcd restored under %d volumes: all as old as etcd %s after the API server was ready, %d requests", 2*volumes, seconds(took), requests)
+	return fmt.Sprintf("etcd restored under %d volumes: all as old as etcd %s after the API server was ready, %d requests",
+		2*volumes, seconds(took), requests)
+}
+
+// awaitStale waits until n volumes are stale.
+func awaitStale(t *testing.T, d *testkit.Driver, n int) {
+	t.Helper()
+	testkit.Eventually(t, converged, fmt.Sprintf("%d volumes to be stale", n), func() bool {
+		return d.Metric("fsuser_stale_volumes") == float64(n)
+	})
 }
 
 // statusOf returns what the driver reports about the volume of a pod.

@@ -32,7 +32,7 @@ func stalledVolumes(t *testing.T, c *cluster) string {
 	}
 	begun := time.Now()
 	held.update(t, "after")
-	testkit.Eventually(t, converged, "the held volumes to be stale", func() bool { return d.Metric("fsuser_stale_volumes") == stalled })
+	awaitStale(t, d, stalled)
 	told := time.Since(begun)
 
 	// All others go on.
@@ -88,7 +88,7 @@ func stalledVolumes(t *testing.T, c *cluster) string {
 	begun = time.Now()
 	held.names = held.names[1:]
 	held.show(t, converged, "after")
-	testkit.Eventually(t, converged, "no volume to be stale", func() bool { return d.Metric("fsuser_stale_volumes") == 0 })
+	awaitStale(t, d, 0)
 	current := time.Since(begun)
 	for _, name := range held.names {
 		c.event(t, held.pods[name], "VolumeRefreshRecovered")
@@ -111,7 +111,7 @@ func stopBesideStall(t *testing.T, c *cluster) string {
 	}
 	release := testkit.Stall(t, target)
 	c.update(t, "f44-stop", map[string]string{"k": "between"})
-	testkit.Eventually(t, converged, "the volume to be stale", func() bool { return d.Metric("fsuser_stale_volumes") == 1 })
+	awaitStale(t, d, 1)
 
 	d.Stalled = true // the process can't end before its thread does
 	begun := time.Now()
