@@ -81,7 +81,7 @@ func newBesideStalled(ctx context.Context, e *env) (*besideStalled, error) {
 	return &b, err
 }
 
-// turn measures each healthy volume without stalled volumes and beside them. The stalled volumes are current in the end.
+// turn measures each healthy volume without stalled volumes and beside them, and waits until the latter are current.
 func (b *besideStalled) turn(ctx context.Context) error {
 	if err := b.refreshAll(ctx, b.without); err != nil {
 		return err

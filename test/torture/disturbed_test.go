@@ -85,8 +85,8 @@ func (h *harness) killBesideStall(p point) {
 	h.disturbed[stall]++
 }
 
-// restartBehindOldCache restarts driver and kubelet while the API server's cache is older than what the volumes show. No
-// mount goes, because a volume without a mount may begin with any version.
+// restartBehindOldCache restarts driver and kubelet while the API server's cache is older than what the volumes show.
+// No mount goes, because a volume without a mount may begin with any version.
 func (h *harness) restartBehindOldCache() {
 	h.t.Helper()
 	handlers := map[string]faultproxy.Handler{}
