@@ -28,7 +28,7 @@ func Promises() []Promise {
 		{"F-07", "Keys come, go and are renamed", "files change in one step; a reader sees one version whole; a required key that is missing keeps the last good version"},
 		{"F-08", "The driver is killed (SIGKILL), at any step of publish, refresh, unpublish and recovery", "the next process finishes or undoes the step: no mount, generation, directory, record, watch or descriptor is left over"},
 		{"F-09", "The driver is told to stop (SIGTERM) while it works", "calls under way end, mounts stay, the exit code is 0, and a socket of the next instance is left alone"},
-		{"F-10", "The node reboots: mounts and records are gone, directories are left", "republish makes the volume anew, unpublish succeeds"},
+		{"F-10", "The node reboots: mounts and records are gone, directories are left", "republish makes the volume anew, from the newest version of its objects; unpublish succeeds"},
 		{"F-11", "Unpublish never comes", "a volume whose directory kubelet has removed is forgotten, with its watch and record"},
 		{"F-12", "Kubelet restarts and publishes all volumes again", "each publish succeeds, and each volume keeps its one mount"},
 		{"F-13", "Publish and unpublish of one volume race; a caller gives up while its call goes on", "the calls run one after the other; what was answered last is what is there"},

@@ -62,16 +62,12 @@ func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
 	case v != nil:
 		klog.InfoS("The mount of a published volume is gone; publishing it anew", "volume", v.id, "target", v.targetPath)
 		m.forget(v)
-		defer func() {
-			if err != nil {
-				m.put(v) // so that the next attempt knows that the pod may have seen content
-			}
-		}()
 	}
-	return m.publish(ctx, target, req, v != nil)
+	// A directory that is there is left from a mount that went away, for example with a reboot.
+	return m.publish(ctx, target, req, v != nil || state.Exists)
 }
 
-// publish is the first publish of a volume, or shown: the volume was published before. Nothing is mounted at target.
+// publish is a publish while nothing is mounted at target. shown: the pod may have seen content of the volume.
 func (m *Manager) publish(ctx context.Context, target *tmpfs.Target, req Request, shown bool) (err error) {
 	if err := req.CheckContent(); err != nil {
 		return err
