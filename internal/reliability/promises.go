@@ -68,7 +68,7 @@ func Promises() []Promise {
 		{"F-47", "The API server refuses the objects of a volume, as many as a volume may have", "each object is asked for once; kubelet's next attempts make a few requests, until a moment has passed"},
 		{"F-48", "`--http-address` is flooded: with idle connections, unfinished requests, requests for metrics", "`/healthz` answers, and kubelet's calls are served meanwhile; the connections are bounded, and the oldest is closed for a new one"},
 		{"F-49", "One object is updated without end, and many volumes show it", "a volume is written at most every 100 ms, and the last update is shown; namespaces take turns, so a volume of another namespace waits for one refresh of each worker"},
-		{"F-50", "A connection to the API server answers pings while nothing comes through it", "a watch that brings neither an event nor a bookmark for three minutes is made anew"},
+		{"F-50", "A connection to the API server answers pings while nothing comes through it", "a watch that brings neither an event nor a bookmark for three minutes is made anew, through a new connection"},
 		{"F-51", "The API server does not know the driver any more (401)", "this counts as an outage: the files stay, new pods of a watched object start, and nothing is taken for a denied right"},
 		{"F-52", "A line of the node's mount table is unreadable (a mount with an empty source)", "the driver starts, and recognizes its own mounts; it reads the lines of those alone"},
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/connrotation"
 )
 
 // API reads objects of an API server. Each object has a watch of its own with a field selector on metadata.name: the
@@ -30,6 +32,8 @@ type API struct {
 	requestTimeout time.Duration
 	// silence is how long a watch may bring nothing. The API server sends a bookmark each minute.
 	silence time.Duration
+	// reconnect closes all connections: a connection may answer pings although the API server behind it is dead.
+	reconnect func()
 	// starts has a token for each watch that is being started. Otherwise a driver that recovers 2000 volumes would start
 	// all watches at once.
 	starts chan struct{}
@@ -57,6 +61,7 @@ const (
 	defaultRecheck        = 10 * time.Minute
 	defaultRequestTimeout = 30 * time.Second
 	defaultSilence        = 3*time.Minute + 10*time.Second
+	dialTimeout           = 30 * time.Second
 	maxStarts             = 32
 )
 
@@ -66,12 +71,15 @@ func NewAPI(config *rest.Config, o Options) (*API, error) {
 	if o.Impersonate {
 		c.Impersonate = rest.ImpersonationConfig{UserName: "system:node:" + o.NodeName}
 	}
+	dialer := connrotation.NewDialer((&net.Dialer{Timeout: dialTimeout}).DialContext)
+	c.Dial = dialer.DialContext
 	client, scheme, err := newClient(c)
 	if err != nil {
 		return nil, err
 	}
 	a := &API{
-		client: client, decoder: protobuf.NewSerializer(scheme, scheme), options: o,
+		reconnect: dialer.CloseAll,
+		client:    client, decoder: protobuf.NewSerializer(scheme, scheme), options: o,
 		requestTimeout: defaultRequestTimeout, silence: defaultSilence, starts: make(chan struct{}, maxStarts),
 		registry: newRegistry(cmp.Or(o.ImmutableRecheck, defaultRecheck)),
 	}

@@ -152,7 +152,11 @@ func (w *watcher) watch(ctx context.Context, listing bool) error {
 	}
 	w.update(event{kind: connected})
 	started()
-	return w.follow(body, listing, func() { giveUp.Reset(w.api.silence) })
+	err = w.follow(body, listing, func() { giveUp.Reset(w.api.silence) })
+	if errors.Is(context.Cause(ctx), errNoAnswer) {
+		w.api.reconnect()
+	}
+	return err
 }
 
 // beginStart waits until the watch may be started. The watch has started, or failed, when its owner calls started. A
@@ -246,7 +250,8 @@ func (w *watcher) get(ctx context.Context, version string) error {
 
 // follow handles the events of a watch until it ends. The end of the connection is no failure, unless it comes at
 // once and before anything else. listed: something came before. follow calls alive at first and after each event. A
-// watch that is silent for too long is ended: the connection may work although what is behind it is dead.
+// watch that is silent for too long is ended, with its connection: the connection may work although what is behind it is
+// dead.
 func (w *watcher) follow(body io.Reader, listed bool, alive func()) error {
 	for start := time.Now(); ; listed = true {
 		alive()

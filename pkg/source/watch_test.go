@@ -528,10 +528,12 @@ func TestPanic(t *testing.T) {
 func TestSilence(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Int64
+	var connections sync.Map
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ProtoMajor != 2 {
 			t.Errorf("%s, want HTTP/2", r.Proto)
 		}
+		connections.Store(r.RemoteAddr, true)
 		switch asked.Add(1) {
 		case 1:
 			stay(w, r, list(t, "3"))
@@ -562,7 +564,12 @@ func TestSilence(t *testing.T) {
 	if _, err := api.Outage(ref); err != nil {
 		t.Errorf("a silent watch counts as an outage: %v", err)
 	}
-	reliability.Shown(t, "F-50", "another watch after a silent one")
+	n := 0
+	connections.Range(func(any, any) bool { n++; return true })
+	if n < 2 {
+		t.Error("the new watch uses the connection of the silent one")
+	}
+	reliability.Shown(t, "F-50", "another watch, by another connection, after a silent one")
 }
 
 // TestEventsBreakTheSilence: each event and bookmark lets a watch go on.
