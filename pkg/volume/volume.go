@@ -208,11 +208,11 @@ func (v *volume) wrote() {
 	v.written = time.Now()
 }
 
-// untilRefresh is how long the next refresh has to wait; zero or less if it need not.
-func (v *volume) untilRefresh() time.Duration {
+// lastWritten is when the last refresh that wrote to the files ended; zero if none did.
+func (v *volume) lastWritten() time.Time {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return time.Until(v.written.Add(refreshInterval))
+	return v.written
 }
 
 // refreshingFor is how long the refresh that runs now has been running; 0 if none runs.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -82,7 +83,7 @@ func (m *Manager) refreshAll(ctx context.Context, running *sync.WaitGroup) {
 // refreshNext refreshes a volume that came from the queue. It calls free when the refresh stalls.
 func (m *Manager) refreshNext(v *volume, free func()) {
 	defer m.queue.Done(v)
-	if wait := v.untilRefresh(); wait > 0 {
+	if wait := time.Until(v.lastWritten().Add(refreshInterval)); wait > 0 {
 		m.queue.AddAfter(v, wait)
 		return
 	}
@@ -131,8 +132,9 @@ func newQueue() workqueue.TypedRateLimitingInterface[*volume] {
 		})
 }
 
-// turns is the order in which volumes are refreshed: the namespaces take turns, so that one with many volumes does not
-// hold up another. The volumes of a namespace keep the order in which they came. The workqueue serialises the calls.
+// turns is the order in which volumes are refreshed. The namespaces take turns, and of a namespace the volume that was
+// written longest ago comes first. So neither a namespace with many volumes nor an object that is updated without end
+// holds up another volume. The workqueue serialises the calls.
 type turns struct {
 	// order has the namespaces with waiting volumes; the next one to take its turn comes first.
 	order   []string
@@ -157,11 +159,18 @@ func (t *turns) Push(v *volume) {
 func (t *turns) Pop() *volume {
 	namespace := t.order[0]
 	t.order = t.order[1:]
-	v, rest := t.waiting[namespace][0], t.waiting[namespace][1:]
-	if len(rest) == 0 {
+	all := t.waiting[namespace]
+	first, longestAgo := 0, all[0].lastWritten()
+	for i, v := range all {
+		if written := v.lastWritten(); written.Before(longestAgo) {
+			first, longestAgo = i, written
+		}
+	}
+	v := all[first]
+	t.waiting[namespace] = slices.Delete(all, first, first+1)
+	if len(all) == 1 {
 		delete(t.waiting, namespace)
 	} else {
-		t.waiting[namespace] = rest
 		t.order = append(t.order, namespace)
 	}
 	t.length--
