@@ -195,6 +195,17 @@ func (s *share) resize(files, content int64) (undo func(), err error) {
 	}, nil
 }
 
+// volumes is how many volumes of the node watch the object of the share that most watch; 1 if it has none.
+func (s *share) volumes() int {
+	s.quota.mu.Lock()
+	defer s.quota.mu.Unlock()
+	most, node := 1, s.accounts[len(s.accounts)-1]
+	for _, ref := range s.objects {
+		most = max(most, node.objects[ref])
+	}
+	return most
+}
+
 // release ends the share.
 func (s *share) release() {
 	s.quota.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"time"
 
 	"k8s.io/klog/v2"
 
@@ -62,7 +63,8 @@ func (m *Manager) show(v *volume) (err error) {
 	if err != nil {
 		return err
 	}
-	defer v.wrote()
+	begun := time.Now()
+	defer func() { v.wrote(refreshInterval(time.Since(begun), v.share.volumes())) }()
 	changed, size, err := m.write(v, content)
 	if err != nil {
 		return err

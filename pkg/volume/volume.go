@@ -126,8 +126,8 @@ type volume struct {
 	hasLetGo bool
 	// refreshing is when the refresh that runs now began; zero if none runs.
 	refreshing time.Time
-	// written is when the last refresh that wrote to the files ended.
-	written time.Time
+	// written is when the last refresh that wrote to the files ended, and notBefore when the next one may begin.
+	written, notBefore time.Time
 }
 
 // projection is a source of the spec and the object that it projects. Without an object, the content comes with
@@ -201,11 +201,19 @@ func (v *volume) setRefreshing(since time.Time) {
 	v.refreshing = since
 }
 
-// wrote records that a refresh wrote to the files.
-func (v *volume) wrote() {
+// wrote records that a refresh wrote to the files, and how long the next one has to wait.
+func (v *volume) wrote(interval time.Duration) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.written = time.Now()
+	v.notBefore = v.written.Add(interval)
+}
+
+// untilRefresh is how long the next refresh has to wait; zero or less if it need not.
+func (v *volume) untilRefresh() time.Duration {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return time.Until(v.notBefore)
 }
 
 // lastWritten is when the last refresh that wrote to the files ended; zero if none did.

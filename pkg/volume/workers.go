@@ -20,9 +20,13 @@ const (
 	// whose page fault waits for a slow file system holds the directory's lock, and no signal ends the wait of a writer. A
 	// directory delegation (F_SETDELEG of fcntl(2), Linux 6.19) holds a writer for 45 seconds.
 	stallAfter = time.Second
-	// refreshInterval is the shortest time between two refreshes that write to one volume. The first change after a
-	// pause is shown at once.
-	refreshInterval = 100 * time.Millisecond
+	// minRefreshInterval is the shortest time between two refreshes that write to one volume, and maxRefreshInterval the
+	// longest time that a volume has to wait. The first change after a pause is shown at once.
+	minRefreshInterval = 100 * time.Millisecond
+	maxRefreshInterval = 10 * time.Second
+	// refreshPause is how many times longer than the refreshes of an object's volumes the pause after them is: an object
+	// that is updated without end takes a fifth of a CPU.
+	refreshPause = 4
 	// stopTimeout is how long Run waits at its end for work that the kernel does not return from.
 	stopTimeout = 2 * time.Second
 )
@@ -83,7 +87,7 @@ func (m *Manager) refreshAll(ctx context.Context, running *sync.WaitGroup) {
 // refreshNext refreshes a volume that came from the queue. It calls free when the refresh stalls.
 func (m *Manager) refreshNext(v *volume, free func()) {
 	defer m.queue.Done(v)
-	if wait := time.Until(v.lastWritten().Add(refreshInterval)); wait > 0 {
+	if wait := v.untilRefresh(); wait > 0 {
 		m.queue.AddAfter(v, wait)
 		return
 	}
@@ -107,6 +111,15 @@ func (m *Manager) refreshNext(v *volume, free func()) {
 	} else {
 		m.queue.Forget(v)
 	}
+}
+
+// refreshInterval is how long a volume has to wait for its next refresh after one that took so long. Each of the volumes
+// that show the same object takes that long.
+func refreshInterval(took time.Duration, volumes int) time.Duration {
+	if took >= stallAfter {
+		return minRefreshInterval // a stall takes no CPU
+	}
+	return min(max(minRefreshInterval, refreshPause*took*time.Duration(volumes)), maxRefreshInterval)
 }
 
 // safely keeps a panic in work on one volume, or on all, from ending the driver: the panic becomes an error.

@@ -183,16 +183,53 @@ func TestAVolumeIsWrittenAtMostOncePerInterval(t *testing.T) {
 	testkit.Eventually(t, patience, "the workers to be idle", h.idle)
 	start, writes := time.Now(), h.counts()["refresh ok"]
 	n := 1
-	for ; time.Since(start) < 3*refreshInterval; n++ {
+	for ; time.Since(start) < 3*minRefreshInterval; n++ {
 		h.secret("v", content{"k": fmt.Sprint(n)})
 	}
 	h.secret("v", content{"k": "last"})
 	h.becomes(r, content{"k": "last"})
-	most := int(time.Since(start)/refreshInterval) + 1
+	most := int(time.Since(start)/minRefreshInterval) + 1
 	if got := h.counts()["refresh ok"] - writes; got > most {
 		t.Errorf("%d updates in %v made %d writes, want at most %d", n, time.Since(start), got, most)
 	}
 	reliability.Shown(t, "F-49", "updates without end make one write each 100 ms, and the last one is shown")
+}
+
+func TestRefreshInterval(t *testing.T) {
+	for _, test := range []struct {
+		took    time.Duration
+		volumes int
+		want    time.Duration
+	}{
+		{time.Millisecond, 1, minRefreshInterval},
+		{25 * time.Millisecond, 1, minRefreshInterval},
+		{50 * time.Millisecond, 1, 200 * time.Millisecond},
+		{5 * time.Millisecond, 200, 4 * time.Second},
+		{time.Millisecond, 2000, 8 * time.Second},
+		{900 * time.Millisecond, 2000, maxRefreshInterval},
+		{stallAfter, 1, minRefreshInterval}, // a stall takes no CPU
+		{time.Hour, 2000, minRefreshInterval},
+	} {
+		if got := refreshInterval(test.took, test.volumes); got != test.want {
+			t.Errorf("after a refresh that took %v, of one of %d volumes: %v, want %v", test.took, test.volumes, got, test.want)
+		}
+	}
+}
+
+// All volumes that show an object count, whatever pod they belong to.
+func TestTheVolumesOfAnObjectAreCounted(t *testing.T) {
+	h := newFakeHarness(t)
+	h.secret("shared", content{"k": "1"})
+	for i := range 3 {
+		h.publish(h.request(fmt.Sprint("v", i), "secretName", "shared"))
+	}
+	own := h.published("own")[0]
+	if got := h.get("csi-v0").share.volumes(); got != 3 {
+		t.Errorf("%d volumes show the shared Secret, want 3", got)
+	}
+	if got := h.get(own.ID).share.volumes(); got != 1 {
+		t.Errorf("%d volumes show a Secret of one volume, want 1", got)
+	}
 }
 
 // A descriptor may be free a moment later: nothing else tells that the refresh can be repeated.

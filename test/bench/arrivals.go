@@ -112,18 +112,22 @@ func (a *arrivals) await(ctx context.Context, version int, volumes ...*volume) (
 	return last, nil
 }
 
-// refreshInterval is the least time that the driver leaves between two refreshes of one volume. It refreshes at once after
-// a longer pause.
-const refreshInterval = 100 * time.Millisecond
+const (
+	// refreshInterval is the least time that the driver leaves between two refreshes of one volume. It refreshes at once
+	// after a longer pause.
+	refreshInterval = 100 * time.Millisecond
+	// sharedInterval is longer than the time that the driver leaves between two refreshes of the volumes of one object.
+	sharedInterval = 5 * time.Second
+)
 
 // rest waits until the driver refreshes the volumes at once. Without it, a series of updates would measure the interval.
-func rest(ctx context.Context, volumes ...*volume) error {
+func rest(ctx context.Context, interval time.Duration, volumes ...*volume) error {
 	var last time.Time
 	for _, v := range volumes {
 		last = latest(last, v.refreshed)
 	}
 	select {
-	case <-time.After(time.Until(last.Add(refreshInterval))):
+	case <-time.After(time.Until(last.Add(interval))):
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)

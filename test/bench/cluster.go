@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -127,10 +128,17 @@ type secret struct {
 	*cluster
 	name    string
 	version int
+	// padding is the content of another key, which does not change.
+	padding []byte
 }
 
 func (c *cluster) create(ctx context.Context, name string) (*secret, error) {
-	s := &secret{cluster: c, name: name}
+	return c.createPadded(ctx, name, 0)
+}
+
+// createPadded creates a Secret with so many bytes in another key.
+func (c *cluster) createPadded(ctx context.Context, name string, padding int) (*secret, error) {
+	s := &secret{cluster: c, name: name, padding: bytes.Repeat([]byte("x"), padding)}
 	_, err := c.secrets.Create(ctx, s.object(0), metav1.CreateOptions{})
 	return s, err
 }
@@ -145,7 +153,11 @@ func (c *cluster) createMany(ctx context.Context, prefix string, n int) ([]*secr
 }
 
 func (s *secret) object(version int) *corev1.Secret {
-	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: s.name}, Data: content(version)}
+	data := content(version)
+	if len(s.padding) > 0 {
+		data["padding"] = s.padding
+	}
+	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: s.name}, Data: data}
 }
 
 func (s *secret) objectName() string { return s.name }

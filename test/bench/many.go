@@ -28,6 +28,7 @@ func manyVolumes(s size, y *yardsticks) []series {
 		updateAtOnce(s.burst, ms(fmt.Sprintf("%d Secrets updated at once, %d volumes: last PUT returned -> last bytes", s.burst, s.burst), goal{p50: 200})),
 		updateShared(s.most, ms(fmt.Sprintf("one Secret in %d volumes: PUT returned -> last bytes", s.most), goal{p50: 100})),
 		refreshBesideStalled(s),
+		refreshInFlood(s),
 	}
 }
 
@@ -244,7 +245,7 @@ func updateAtOnce(count int, took *row) series {
 		a, err := e.watchArrivals(volumes...)
 		return func(ctx context.Context) error {
 			for range e.size.bursts {
-				if err := rest(ctx, volumes...); err != nil {
+				if err := rest(ctx, refreshInterval, volumes...); err != nil {
 					return err
 				}
 				a.forget()
@@ -282,7 +283,7 @@ func updateShared(count int, took *row) series {
 		a, err := e.watchArrivals(volumes...)
 		return func(ctx context.Context) error {
 			for range e.size.bursts {
-				if err := rest(ctx, volumes...); err != nil {
+				if err := rest(ctx, sharedInterval, volumes...); err != nil {
 					return err
 				}
 				a.forget()

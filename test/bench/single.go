@@ -248,7 +248,7 @@ func refreshOne(source objectSource, sinceStart, sinceEnd *row) series {
 
 // refresh measures an update of the object of a volume.
 func (a *arrivals) refresh(ctx context.Context, of object, v *volume, sinceStart, sinceEnd *row) error {
-	if err := rest(ctx, v); err != nil {
+	if err := rest(ctx, refreshInterval, v); err != nil {
 		return err
 	}
 	a.forget()

@@ -12,14 +12,16 @@ type size struct {
 	held, most int
 	// burst is the smaller number of things that happen at once; most the larger.
 	burst int
+	// flooded is how many volumes show one object that is updated without end.
+	flooded int
 	// bursts is how often something happens to many at once.
 	bursts int
 }
 
 func full(n int) size {
-	return size{goals: true, steps: n, batch: 10, held: 300, most: 500, burst: 100, bursts: 5}
+	return size{goals: true, steps: n, batch: 10, held: 300, most: 500, burst: 100, flooded: 200, bursts: 5}
 }
 
 func small() size {
-	return size{steps: 2, batch: 2, held: 4, most: 8, burst: 3, bursts: 1}
+	return size{steps: 2, batch: 2, held: 4, most: 8, burst: 3, flooded: 2, bursts: 1}
 }

@@ -395,7 +395,7 @@ func answersLeakNothing(t *testing.T, c *cluster) {
 	for kind, body := range map[string][]byte{
 		"application/vnd.kubernetes.protobuf": faultproxy.Encoded(object()), "application/json": inJSON, "text/plain": []byte(secret.make("in an answer's text")),
 	} {
-		for code, want := range map[int]codes.Code{500: codes.Unavailable, 502: codes.Unavailable, 401: codes.PermissionDenied, 403: codes.PermissionDenied} {
+		for code, want := range map[int]codes.Code{500: codes.Unavailable, 502: codes.Unavailable, 401: codes.Unavailable, 403: codes.PermissionDenied} {
 			proxy.Answer(func(w http.ResponseWriter, r *http.Request) bool {
 				w.Header().Set("Content-Type", kind)
 				w.WriteHeader(code)
