@@ -64,7 +64,7 @@ func (m *Manager) show(v *volume) (err error) {
 		return err
 	}
 	begun := time.Now()
-	defer func() { v.wrote(refreshInterval(time.Since(begun), v.share.volumes())) }()
+	defer func() { v.wrote(time.Since(begun), v.share.volumes()) }()
 	changed, size, err := m.write(v, content)
 	if err != nil {
 		return err

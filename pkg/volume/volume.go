@@ -128,6 +128,8 @@ type volume struct {
 	refreshing time.Time
 	// written is when the last refresh that wrote to the files ended, and notBefore when the next one may begin.
 	written, notBefore time.Time
+	// took is how long that refresh took.
+	took time.Duration
 }
 
 // projection is a source of the spec and the object that it projects. Without an object, the content comes with
@@ -201,12 +203,14 @@ func (v *volume) setRefreshing(since time.Time) {
 	v.refreshing = since
 }
 
-// wrote records that a refresh wrote to the files, and how long the next one has to wait.
-func (v *volume) wrote(interval time.Duration) {
+// wrote records that a refresh wrote to the files, how long it took, and of how many volumes of the same object. The
+// shorter of the last two refreshes counts: one that was slow by chance must not delay the next.
+func (v *volume) wrote(took time.Duration, volumes int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.written = time.Now()
-	v.notBefore = v.written.Add(interval)
+	v.notBefore = v.written.Add(refreshInterval(min(took, v.took), volumes))
+	v.took = took
 }
 
 // untilRefresh is how long the next refresh has to wait; zero or less if it need not.

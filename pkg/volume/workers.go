@@ -24,9 +24,9 @@ const (
 	// longest time that a volume has to wait. The first change after a pause is shown at once.
 	minRefreshInterval = 100 * time.Millisecond
 	maxRefreshInterval = 10 * time.Second
-	// refreshPause is how many times longer than the refreshes of an object's volumes the pause after them is: an object
-	// that is updated without end takes a fifth of a CPU.
-	refreshPause = 4
+	// refreshPause is how many times longer than the refreshes of an object's volumes the interval between them is: an
+	// object that is updated without end takes at most half of a CPU.
+	refreshPause = 2
 	// stopTimeout is how long Run waits at its end for work that the kernel does not return from.
 	stopTimeout = 2 * time.Second
 )

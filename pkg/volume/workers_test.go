@@ -202,10 +202,10 @@ func TestRefreshInterval(t *testing.T) {
 		want    time.Duration
 	}{
 		{time.Millisecond, 1, minRefreshInterval},
-		{25 * time.Millisecond, 1, minRefreshInterval},
-		{50 * time.Millisecond, 1, 200 * time.Millisecond},
-		{5 * time.Millisecond, 200, 4 * time.Second},
-		{time.Millisecond, 2000, 8 * time.Second},
+		{50 * time.Millisecond, 1, minRefreshInterval},
+		{100 * time.Millisecond, 1, 200 * time.Millisecond},
+		{5 * time.Millisecond, 200, 2 * time.Second},
+		{time.Millisecond, 2000, 4 * time.Second},
 		{900 * time.Millisecond, 2000, maxRefreshInterval},
 		{stallAfter, 1, minRefreshInterval}, // a stall takes no CPU
 		{time.Hour, 2000, minRefreshInterval},
