@@ -102,7 +102,7 @@ func (m *Manager) gauges() (all []prometheus.Collector) {
 			return oldest
 		})
 	gauge("fsuser_oldest_refresh_seconds", "How long the refresh that has been running longest has been running; 0 if none "+
-		"runs. More than a second means that a process holds the volume's directory.", func() (oldest float64) {
+		"runs. More than a second probably means that a process holds the volume's directory.", func() (oldest float64) {
 		for _, v := range m.all() {
 			oldest = max(oldest, v.refreshingFor().Seconds())
 		}

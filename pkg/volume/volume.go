@@ -47,9 +47,9 @@ var (
 	ErrUnknown = errors.New("no such volume")
 	// ErrLocked: another call for the volume was under way until the context ended.
 	ErrLocked = errors.New("another call for this volume is under way")
-	// errStalled: a refresh does not return from the kernel.
-	errStalled = errors.New("the kernel does not let the driver write: a process holds the volume's directory, such as one " +
-		"that lists the directory into memory that a slow file system has to fill; the refresh goes on when that process does")
+	// errStalled: a refresh does not end.
+	errStalled = errors.New("a refresh has been running for more than a second; probably a process holds the volume's " +
+		"directory, such as one that lists the directory into memory that a slow file system has to fill; end that process")
 	// ErrLeftover: a failed call leaves something of the volume. The caller must see to it that Unpublish is called.
 	ErrLeftover = errors.New("something of the volume is left")
 )
