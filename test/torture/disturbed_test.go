@@ -86,7 +86,7 @@ func (h *harness) killBesideStall(p point) {
 }
 
 // restartBehindOldCache restarts driver and kubelet while the API server's cache is older than what the volumes show.
-// No mount goes, because a volume without a mount may begin with any version.
+// No mount goes in this round.
 func (h *harness) restartBehindOldCache() {
 	h.t.Helper()
 	handlers := map[string]faultproxy.Handler{}
