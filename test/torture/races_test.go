@@ -369,6 +369,10 @@ func slowRecords(t *testing.T, c *cluster) {
 	if err := <-done; status.Code(err) != codes.DeadlineExceeded {
 		t.Errorf("a publish that took too long: %v", err)
 	}
+	// An answer on the same connection shows that the driver knows of the end of the call.
+	if _, err := h.driver.NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{}); err != nil {
+		t.Error(err)
+	}
 	resume()
 	testkit.Eventually(t, patience, "the roll-back of a publish that took too long", func() bool {
 		_, err := os.Lstat(r.target)
