@@ -373,7 +373,9 @@ func TestNetworkPolicy(t *testing.T) {
 	for set, want := range map[string][]networkingv1.NetworkPolicyIngressRule{
 		"networkPolicy.enabled=true": nil, // no rule allows nothing, but a rule without peers would allow all
 		"networkPolicy.enabled=true,httpPort=9900," + peer: {{
-			From:  []networkingv1.NetworkPolicyPeer{{NamespaceSelector: metav1.SetAsLabelSelector(labels.Set{"team": "monitoring"})}},
+			From: []networkingv1.NetworkPolicyPeer{
+				{NamespaceSelector: metav1.SetAsLabelSelector(labels.Set{"team": "monitoring"})},
+			},
 			Ports: []networkingv1.NetworkPolicyPort{{Protocol: &tcp, Port: &port}},
 		}},
 	} {

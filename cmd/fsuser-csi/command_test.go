@@ -83,7 +83,10 @@ func TestWhatIsWrongAtTheStartIsSaidInOneLine(t *testing.T) {
 		{"less than no volumes", node("--max-volumes=-1"), []string{"--max-volumes is -1; it must be at least 1"}},
 		{"no share of a pod", node("--pod-share=0"), []string{"--pod-share is 0; it must be at least 1"}},
 		{"more than the node for a pod", node("--pod-share=101"), []string{"--pod-share is 101; it must be at most 100"}},
-		{"more than the node for a namespace", node("--namespace-share=200"), []string{"--namespace-share is 200; it must be at most 100"}},
+		{
+			"more than the node for a namespace", node("--namespace-share=200"),
+			[]string{"--namespace-share is 200; it must be at most 100"},
+		},
 		{"too few descriptors", node("--max-open-files=1"), []string{"--max-open-files is 1; it must be at least 64"}},
 		{"no pause", node("--collect-interval=0"), []string{"--collect-interval is 0s"}},
 		{"records below the working directory", node("--state-dir=records"), []string{"--state-dir", `"records"`, "absolute"}},

@@ -63,7 +63,8 @@ func TestHealthProbesSeldom(t *testing.T) {
 		t.Errorf("a fresh result: %v, want %v", err, known)
 	}
 	h.probed = time.Now().Add(-probeInterval)
-	if err := h.check(); err == nil || !strings.Contains(err.Error(), h.endpoint) || time.Since(h.probed) >= probeInterval {
+	err := h.check()
+	if err == nil || !strings.Contains(err.Error(), h.endpoint) || time.Since(h.probed) >= probeInterval {
 		t.Errorf("an old result: %v, probed at %v; want a new probe", err, h.probed)
 	}
 }
@@ -129,8 +130,8 @@ func served(t *testing.T, log string) (address string) {
 	return match[1]
 }
 
-// flood opens connections of many clients, which stay open until t ends. Some say nothing, some send half a request, and
-// some ask for metrics and do not read them.
+// flood opens connections of many clients, which stay open until t ends. Some say nothing, some send half a request,
+// and some ask for metrics and do not read them.
 func flood(t *testing.T, address string, clients, each int) {
 	t.Helper()
 	words := []string{"", "GET /healthz HTTP/1.1\r\nHost:", "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"}
@@ -178,7 +179,8 @@ func TestAFloodOfTheHTTPAddress(t *testing.T) {
 	if err != nil || len(fds) > 2*maxConnections {
 		t.Errorf("%d descriptors, %v", len(fds), err)
 	}
-	reliability.Shown(t, "F-48", fmt.Sprintf("%d connections of %d clients: %d descriptors; all of %d publishes and %d probes succeed",
+	reliability.Shown(t, "F-48", fmt.Sprintf(
+		"%d connections of %d clients: %d descriptors; all of %d publishes and %d probes succeed",
 		publishes*clients*each, clients, len(fds), publishes, 2*publishes))
 }
 

@@ -141,7 +141,7 @@ func (m *Manager) put(v *volume) {
 	m.volumes[v.id] = v
 }
 
-// remove has the Manager know the volume no more: it is not refreshed, and not reported.
+// remove removes the volume from the Manager, which then neither refreshes nor reports it.
 func (m *Manager) remove(v *volume) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -172,23 +172,23 @@ func (m *Manager) unsubscribe(v *volume) {
 	}
 }
 
-// letGo ends the subscriptions of a volume whose content exceeds a limit: content that does not count must not stay in
-// memory. The next republish, which kubelet makes each minute or two, subscribes again.
-func (m *Manager) letGo(v *volume) {
+// pause ends the subscriptions of a volume whose content exceeds a limit: content that does not count must not stay in
+// memory. The next republish, which kubelet makes each minute or two, resumes the volume.
+func (m *Manager) pause(v *volume) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.hasLetGo = v.watches()
+	v.paused = v.watches()
 	m.unsubscribe(v)
 }
 
-// resubscribe ends what letGo began, and reports whether there was something to end.
-func (m *Manager) resubscribe(v *volume) bool {
+// resume subscribes a paused volume to its objects again, and reports whether the volume was paused.
+func (m *Manager) resume(v *volume) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if !v.hasLetGo {
+	if !v.paused {
 		return false
 	}
-	v.hasLetGo = false
+	v.paused = false
 	m.subscribe(v, true)
 	return true
 }

@@ -67,7 +67,8 @@ func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
 	return m.publish(ctx, target, req, v != nil || state.Exists)
 }
 
-// publish is a publish while nothing is mounted at target. shown: the pod may have seen content of the volume.
+// publish publishes a volume while nothing is mounted at its target. shown: the pod may have seen content of the
+// volume.
 func (m *Manager) publish(ctx context.Context, target *tmpfs.Target, req Request, shown bool) (err error) {
 	if err := req.CheckContent(); err != nil {
 		return err
@@ -313,7 +314,7 @@ func (m *Manager) republish(v *volume, req Request) error {
 	if v.fromRequest() {
 		v.request(req)
 	}
-	if !m.resubscribe(v) { // the answer to a new subscription queues the volume
+	if !m.resume(v) { // the answer to a new subscription queues the volume
 		m.queue.Add(v)
 	}
 	return nil

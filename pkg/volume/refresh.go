@@ -20,15 +20,15 @@ import (
 
 // refresh brings the files of a volume up to its objects, or to the last request. An error means: try again later.
 func (m *Manager) refresh(v *volume) error {
-	if m.get(v.id) != v || v.spec.Refresh == attributes.RefreshOff || v.waits() {
-		return nil // unpublished, or being published: a publish queues the volume at its end
+	if m.get(v.id) != v || v.spec.Refresh == attributes.RefreshOff || v.isPaused() {
+		return nil // unpublished, being published (a publish queues the volume at its end), or not to be refreshed now
 	}
 	err := m.show(v)
 	if m.get(v.id) != v {
 		return nil // unpublished meanwhile
 	}
 	if errors.Is(err, ErrExhausted) {
-		m.letGo(v)
+		m.pause(v)
 	}
 	if err != nil {
 		// Not current, even if the new version is visible: the next attempt must get as far as write, which completes it.

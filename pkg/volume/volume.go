@@ -99,8 +99,8 @@ type Limits struct {
 	PodShare, NamespaceShare int
 }
 
-// volume is a published volume. What it is never changes once it is published. Its lock in the Manager serialises calls,
-// and the queue serialises work on its files.
+// volume is a published volume. What it is never changes once it is published. Its lock in the Manager serialises
+// calls, and the queue serialises work on its files.
 type volume struct {
 	id         string
 	targetPath string
@@ -122,8 +122,9 @@ type volume struct {
 	shown shown
 	// requested is the content of the last republish, if the volume shows the content of requests.
 	requested []projected
-	// hasLetGo: the volume is not subscribed to its objects, because their content exceeds a limit.
-	hasLetGo bool
+	// paused: the content of the objects exceeds a limit, and the volume is not subscribed to them until the next
+	// republish.
+	paused bool
 	// refreshing is when the refresh that runs now began; zero if none runs.
 	refreshing time.Time
 	// written is when the last refresh that wrote to the files ended, and notBefore when the next one may begin.
@@ -237,11 +238,11 @@ func (v *volume) refreshingFor() time.Duration {
 	return time.Since(v.refreshing)
 }
 
-// waits reports whether the volume waits for the next republish.
-func (v *volume) waits() bool {
+// isPaused reports whether the volume waits for the next republish.
+func (v *volume) isPaused() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.hasLetGo
+	return v.paused
 }
 
 // name is what the pod calls the volume: kubelet makes it the directory of the target.

@@ -49,7 +49,7 @@ func (m *Manager) Run(ctx context.Context) {
 	select {
 	case <-ended:
 	case <-time.After(stopTimeout):
-		klog.InfoS("Stopped although work on a volume has not ended; it ends with the process")
+		klog.InfoS("Stopped although work on a volume has not ended; the work ends with the process")
 	}
 }
 

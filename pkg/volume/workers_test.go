@@ -29,6 +29,17 @@ func (h *harness) published(names ...string) (all []Request) {
 	return all
 }
 
+// stalled publishes a volume, holds its directory, and lets a refresh of the volume stall.
+func (h *harness) stalled() (r Request, release func()) {
+	h.t.Helper()
+	r = h.published("v")[0]
+	release = testkit.Stall(h.t, r.TargetPath)
+	h.run()
+	h.secret("v", content{"k": "2"})
+	h.becomesStale(r, "a process holds the volume's directory")
+	return r, release
+}
+
 func TestStalledVolumesDoNotHoldUpOthers(t *testing.T) {
 	const stalled = 8
 	var log eventLog
@@ -89,11 +100,7 @@ func TestStalledVolumesDoNotHoldUpOthers(t *testing.T) {
 // A volume can be published again at once after a stalled volume of the same id was unpublished.
 func TestVolumeIsPublishedAgainAfterAStall(t *testing.T) {
 	h := newFakeHarness(t)
-	r := h.published("v")[0]
-	release := testkit.Stall(t, r.TargetPath)
-	h.run()
-	h.secret("v", content{"k": "2"})
-	h.becomesStale(r, "a process holds the volume's directory")
+	r, release := h.stalled()
 	h.unpublish(r)
 	h.publish(r)
 	h.shows(r, content{"k": "2"})
@@ -106,11 +113,7 @@ func TestVolumeIsPublishedAgainAfterAStall(t *testing.T) {
 
 func TestRunEndsAlthoughARefreshIsStalled(t *testing.T) {
 	h := newFakeHarness(t)
-	r := h.published("v")[0]
-	release := testkit.Stall(t, r.TargetPath)
-	h.run()
-	h.secret("v", content{"k": "2"})
-	h.becomesStale(r, "a process holds the volume's directory")
+	r, release := h.stalled()
 	h.stop()
 	h.stop = nil
 	release()
@@ -173,7 +176,8 @@ func TestAnObjectThatIsUpdatedWithoutEndDoesNotHoldUpOthers(t *testing.T) {
 	}
 	must(t, h.refresh(v))
 	h.shows(victim, content{"k": "2"})
-	reliability.Shown(t, "F-49", fmt.Sprintf("%d volumes of the updated object are due; the volume of another object comes first", many))
+	reliability.Shown(t, "F-49", fmt.Sprintf("%d volumes of the updated object are due; the volume of another object "+
+		"comes first", many))
 }
 
 func TestAVolumeIsWrittenAtMostOncePerInterval(t *testing.T) {
