@@ -5,9 +5,11 @@
 package cluster
 
 import (
+	"fmt"
 	"io"
 	"path/filepath"
 
+	"github.com/fsuser-csi/fsuser-csi/test/cluster/supervisor"
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
 )
 
@@ -20,6 +22,8 @@ type Options struct {
 	Detach bool
 	// Progress receives a line for each step. Nil: nobody does.
 	Progress io.Writer
+	// Nodes is how many nodes there are. 0: one.
+	Nodes int
 	// Images are tars to import, beside pause and busybox, before the node is
 	// Ready. Import does it later.
 	Images []string
@@ -43,6 +47,12 @@ func DefaultRunDir() (string, error) {
 
 // withDefaults sets what is left open, and makes paths absolute.
 func (o Options) withDefaults() (_ Options, err error) {
+	if o.Nodes == 0 {
+		o.Nodes = 1
+	}
+	if o.Nodes < 1 || o.Nodes > int(supervisor.MaxNodes) {
+		return Options{}, fmt.Errorf("a cluster of %d nodes: have 1 to %d", o.Nodes, supervisor.MaxNodes)
+	}
 	if o.Progress == nil {
 		o.Progress = io.Discard
 	}

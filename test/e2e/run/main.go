@@ -43,6 +43,7 @@ const (
 
 type options struct {
 	tests, save, runDir string
+	nodes               int
 	keep                bool
 }
 
@@ -51,6 +52,7 @@ func main() {
 	flag.StringVar(&o.tests, "run", "", "run only the tests that match this `pattern`, as with go test -run")
 	flag.StringVar(&o.save, "save", "", "write tars of the images to this `folder`, and do nothing else")
 	flag.StringVar(&o.runDir, "cluster", "", "`folder` of the cluster (default: e2e in the cache folder)")
+	flag.IntVar(&o.nodes, "nodes", 1, "`number` of nodes of the cluster; with more than one the tests of several nodes run, too")
 	flag.BoolVar(&o.keep, "keep", false, "use the cluster that runs in the folder, or start it, and leave it running")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -89,7 +91,7 @@ func (o options) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	c, end, err := setup.Cluster(ctx, cluster.Options{RunDir: o.runDir}, o.keep, tars...)
+	c, end, err := setup.Cluster(ctx, cluster.Options{RunDir: o.runDir, Nodes: o.nodes}, o.keep, tars...)
 	if err != nil {
 		return err
 	}
