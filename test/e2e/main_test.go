@@ -24,6 +24,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/fsuser-csi/fsuser-csi/test/cluster"
 )
 
 const (
@@ -48,8 +50,10 @@ var (
 	image, podImage string
 	// clusterDir is the run directory of a cluster that the tests started; empty for any other cluster.
 	clusterDir string
-	// nodeName is the node under test: all pods run there.
+	// nodeName is the node under test: all pods run there, but for those of testNodes.
 	nodeName string
+	// nodes are those of the tests' own cluster.
+	nodes []*cluster.Node
 )
 
 func TestMain(m *testing.M) {
@@ -88,7 +92,15 @@ func connect() (err error) {
 			return fmt.Errorf("%s is not set; run the tests with: go run ./test/e2e/run", name)
 		}
 	}
-	clusterDir = os.Getenv("CLUSTER_DIR")
+	if clusterDir = os.Getenv("CLUSTER_DIR"); clusterDir != "" {
+		own, err := cluster.Open(clusterDir)
+		if err != nil {
+			return err
+		}
+		if nodes, err = own.Nodes(); err != nil {
+			return err
+		}
+	}
 	if config, err = clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG")); err != nil {
 		return fmt.Errorf("KUBECONFIG: %w", err)
 	}
@@ -96,11 +108,11 @@ func connect() (err error) {
 	if client, err = kubernetes.NewForConfig(config); err != nil {
 		return err
 	}
-	nodes, err := client.CoreV1().Nodes().List(suite, metav1.ListOptions{})
+	all, err := client.CoreV1().Nodes().List(suite, metav1.ListOptions{})
 	if err != nil {
 		return err
 	}
-	for _, n := range nodes.Items {
+	for _, n := range all.Items {
 		if !n.Spec.Unschedulable && len(n.Spec.Taints) == 0 {
 			nodeName = n.Name
 			return nil

@@ -6,22 +6,30 @@ package e2e
 
 import "testing"
 
+type part struct {
+	name string
+	run  func(*testing.T)
+}
+
 // TestE2E is one test, because a cluster takes a while to start. Parts that run in parallel come first, then parts that
 // stop the driver or kubelet, then parts that install the driver again. Each part can run alone: -run TestE2E/volumes.
 func TestE2E(t *testing.T) {
-	for _, part := range []struct {
-		name string
-		run  func(*testing.T)
-	}{
+	severalNodes := part{"several nodes", testNodes}
+	if len(nodes) < 2 {
+		t.Log("The tests of several nodes are not part of this run. They take a cluster of the tests' own: make e2e NODES=3")
+		severalNodes.run = nil
+	}
+	for _, part := range []part{
 		{"volumes", testVolumes},
 		{"compared with Kubernetes", testCompare},
 		{"the driver is away", testDriverAway},
 		{"a hundred pods", testManyPods},
 		{"access", testAccess},
+		severalNodes,
 		{"uninstall", testUninstall},
 		{"helm", testHelm},
 	} {
-		if !t.Run(part.name, part.run) && suite.Err() != nil {
+		if part.run != nil && !t.Run(part.name, part.run) && suite.Err() != nil {
 			t.Fatal("interrupted")
 		}
 	}
