@@ -73,7 +73,7 @@ func Template(ctx context.Context, dir string, args ...string) ([]byte, error) {
 }
 
 func helm(ctx context.Context, args ...string) ([]byte, error) {
-	path, err := tools.Path("helm")
+	path, err := tools.Path(tools.Newest(), "helm")
 	if err != nil {
 		return nil, err
 	}

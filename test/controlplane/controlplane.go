@@ -3,6 +3,7 @@
 package controlplane
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +39,9 @@ type Options struct {
 	Advertise netip.Addr
 	// Port is the port of the API server. With 0, Start uses a free port.
 	Port int
+	// Kubernetes is the release of the API server. The zero value is the
+	// newest.
+	Kubernetes tools.Kubernetes
 	// ExtraArgs are passed to kube-apiserver after the arguments of this
 	// package: a repeated flag overrides the earlier one, and a flag with a
 	// list extends it.
@@ -85,6 +89,7 @@ func Start(ctx context.Context, o Options) (_ *ControlPlane, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("not done after %s", startTimeout))
 	defer cancel()
 
+	o.Kubernetes = cmp.Or(o.Kubernetes, tools.Newest())
 	cp := &ControlPlane{advertise: o.Advertise, extraArgs: o.ExtraArgs}
 	if o.Log != nil {
 		cp.log = &lockedWriter{w: o.Log}
@@ -95,10 +100,10 @@ func Start(ctx context.Context, o Options) (_ *ControlPlane, err error) {
 			err = fmt.Errorf("start control plane: %w", err)
 		}
 	}()
-	if cp.binaries.etcd, err = tools.Path("etcd"); err != nil {
+	if cp.binaries.etcd, err = tools.Path(o.Kubernetes, "etcd"); err != nil {
 		return nil, err
 	}
-	if cp.binaries.apiServer, err = tools.Path("kube-apiserver"); err != nil {
+	if cp.binaries.apiServer, err = tools.Path(o.Kubernetes, "kube-apiserver"); err != nil {
 		return nil, err
 	}
 	if cp.dir, cp.removeDir, err = makeDir(o.Dir); err != nil {

@@ -73,6 +73,10 @@ func (o options) run(ctx context.Context) (err error) {
 		}
 		return test(ctx, o.tests, os.Environ())
 	}
+	version, err := tools.FromEnvironment()
+	if err != nil {
+		return err
+	}
 	cache, err := tools.Cache()
 	if err != nil {
 		return err
@@ -89,7 +93,7 @@ func (o options) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	c, end, err := setup.Cluster(ctx, cluster.Options{RunDir: o.runDir}, o.keep, tars...)
+	c, end, err := setup.Cluster(ctx, cluster.Options{RunDir: o.runDir, Kubernetes: version}, o.keep, tars...)
 	if err != nil {
 		return err
 	}
