@@ -146,8 +146,8 @@ func lineWith(text, word string) string {
 // testUninstall uninstalls the driver in the documented order, and installs the driver again.
 func testUninstall(t *testing.T) {
 	nothingLeft(t) // steps 1 and 2: no pod uses it
-	for _, m := range []string{manifestNode, manifestNamespaces, manifestCluster} {
-		if m != manifestNode {
+	for _, m := range manifests() {
+		if m != installedFirst {
 			if err := install(suite, m); err != nil {
 				t.Fatal(err)
 			}
@@ -157,20 +157,26 @@ func testUninstall(t *testing.T) {
 		}
 		notInstalled(t)
 	}
-	if err := install(suite, manifestNode); err != nil {
+	if err := install(suite, installedFirst); err != nil {
 		t.Fatal(err)
 	}
 	n := newNamespace(t)
 	n.secret("s", "key", "v1")
 	n.run(onePod("again", `secretName: s`))
 	n.delete("again")
-	if err := uninstall(suite, manifestNode); err != nil {
+	if err := uninstall(suite, installedFirst); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // everything lists the kinds of objects that the chart makes.
-const everything = "daemonset,serviceaccount,clusterrole,clusterrolebinding,csidriver,mutatingadmissionpolicy,mutatingadmissionpolicybinding,pods"
+func everything() string {
+	kinds := "daemonset,serviceaccount,clusterrole,clusterrolebinding,csidriver,validatingadmissionpolicy,validatingadmissionpolicybinding,pods"
+	if !before136() {
+		kinds += ",mutatingadmissionpolicy,mutatingadmissionpolicybinding"
+	}
+	return kinds
+}
 
 func notInstalled(t *testing.T) {
 	t.Helper()
@@ -178,7 +184,7 @@ func notInstalled(t *testing.T) {
 	until(t, "kubelet to deregister the driver", "csinodes", "", nodeName, &storagev1.CSINode{}, func(e watch.Event) (bool, error) {
 		return !slices.ContainsFunc(e.Object.(*storagev1.CSINode).Spec.Drivers, func(d storagev1.CSINodeDriver) bool { return d.Name == driverName }), nil
 	})
-	out, err := kubectl(suite, "", "get", everything, "-A", "-l", "app.kubernetes.io/name=fsuser-csi", "-o", "name")
+	out, err := kubectl(suite, "", "get", everything(), "-A", "-l", "app.kubernetes.io/name=fsuser-csi", "-o", "name")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,28 +197,37 @@ func notInstalled(t *testing.T) {
 	}
 }
 
-// testHelm installs, changes and uninstalls the chart.
+// testHelm installs the chart with the version's first kind of access, changes to the second, and uninstalls.
 func testHelm(t *testing.T) {
 	if _, err := exec.LookPath("helm"); err != nil {
 		t.Skip("there is no helm in PATH")
 	}
+	if before136() {
+		t.Run("what the version lacks is refused with the remedy", testOldKubernetes)
+	}
 	repository, tag := image[:strings.LastIndexByte(image, ':')], image[strings.LastIndexByte(image, ':')+1:]
-	set := []string{chart, "--namespace", driverNamespace, "--set", "image.repository=" + repository, "--set", "image.tag=" + tag}
-	helm(t, append([]string{"install", "fsuser-csi", "--create-namespace"}, set...)...)
+	do := func(manifest, what string, args ...string) {
+		t.Helper()
+		helm(t, append([]string{what, "fsuser-csi", chart, "--namespace", driverNamespace,
+			"--set", "image.repository=" + repository + ",image.tag=" + tag + ",access=" + accessOf(manifest)}, args...)...)
+	}
+	do(manifests()[0], "install", "--create-namespace")
 	uninstalled := false
 	t.Cleanup(func() {
 		if !uninstalled {
 			helm(t, "uninstall", "fsuser-csi", "--namespace", driverNamespace, "--wait")
 		}
 	})
-	installed(t, true)
+	installed(t, manifests()[0])
 	n := newNamespace(t)
 	n.secret("s", "key", "v1")
 	n.run(watchingPod("helm", `secretName: s`))
 	n.expect("helm", "", show("/v/key"), "1000:0 400\nv1")
-	helm(t, append([]string{"upgrade", "fsuser-csi", "--set", "access=namespaces"}, set...)...)
-	installed(t, false)
-	consent(n)
+	do(manifests()[1], "upgrade")
+	installed(t, manifests()[1])
+	if manifests()[1] == manifestNamespaces {
+		consent(n)
+	}
 	n.changeSecret("s", "key", "v2")
 	n.waitSaid("helm", "/v/key v2")
 	n.delete("helm")
@@ -224,12 +239,12 @@ func testHelm(t *testing.T) {
 	}
 }
 
-func installed(t *testing.T, declared bool) {
+func installed(t *testing.T, manifest string) {
 	t.Helper()
 	if err := rolledOut(suite); err != nil {
 		t.Fatal(err)
 	}
-	if err := waitForPolicies(suite, mutation{completed: true, declared: declared}); err != nil {
+	if err := waitForPolicies(suite, effect(manifest)); err != nil {
 		t.Fatal(err)
 	}
 }
