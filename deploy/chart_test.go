@@ -95,6 +95,12 @@ func TestOldKubernetes(t *testing.T) {
 	if remedy := "--set access=namespaces"; err == nil || !strings.Contains(err.Error(), remedy) {
 		t.Errorf("Kubernetes 1.35: error %v; want the remedy %s", err, remedy)
 	}
+	for _, version := range []string{"1.34.9", "v1.34.3-gke.100"} {
+		_, err := Template(t.Context(), ".", "--kube-version", version, "--set", "access=namespaces")
+		if want := "chart requires kubeVersion: >=1.35.0-0"; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Kubernetes %s: error %v; want %s", version, err, want)
+		}
+	}
 	// Vendors' versions have suffixes.
 	if _, err := Template(t.Context(), ".", "--kube-version", "v1.36.2-gke.100"); err != nil {
 		t.Error(err)

@@ -47,7 +47,8 @@ Kubernetes 1.35, because no test ran there.
 	}
 	d.WriteString(`
 A row counts the tests and their groups. The first row of each version has, beside the tests of the
-other rows, those that change the access, uninstall the driver, and use Helm. The rows "none" have
+other rows, those that start a hundred pods at once, change the access, try what a stolen token can
+read, uninstall the driver, and use Helm. The rows "none" have
 the test of ` + "`nodePublishSecretRef`" + `, whose namespace has no RoleBinding for the driver. The last row is the
 upgrade from an older driver to this one and back ([upgrade](operations.md#upgrade-and-downgrade)).
 
