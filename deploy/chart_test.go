@@ -211,8 +211,12 @@ func checkDaemonSet(t *testing.T, objects objects) {
 	for _, e := range c.Env {
 		env[e.Name] = e.ValueFrom.FieldRef.FieldPath
 	}
-	if env["NODE_NAME"] != "spec.nodeName" || env["POD_IP"] != "status.podIP" {
-		t.Errorf("env is %v", env)
+	wantEnv := map[string]string{
+		"NODE_NAME": "spec.nodeName", "POD_IP": "status.podIP",
+		"POD_NAMESPACE": "metadata.namespace", "POD_NAME": "metadata.name", "POD_UID": "metadata.uid",
+	}
+	if !maps.Equal(env, wantEnv) {
+		t.Errorf("env is %v, want %v", env, wantEnv)
 	}
 	if address := "--http-address=[$(POD_IP)]:9808"; !slices.Contains(c.Args, address) || c.Ports[0].ContainerPort != 9808 {
 		t.Errorf("args %q have no %s", c.Args, address)
