@@ -88,7 +88,7 @@ manifests: control-plane ## Render deploy/*.yaml from the chart
 	$(GO) run ./deploy/manifests
 
 # The name in the manifests.
-IMAGE ?= fsuser-csi/fsuser-csi:$(shell sed -n 's/^appVersion: //p' deploy/chart/Chart.yaml)
+IMAGE ?= localhost/fsuser-csi:$(shell sed -n 's/^appVersion: //p' deploy/chart/Chart.yaml)
 image: build ## Pack the driver into bin/fsuser-csi-image.tar, without a container engine
 	$(GO) run ./deploy/image -o bin/fsuser-csi-image.tar -tag $(IMAGE) -version $(VERSION) bin/fsuser-csi
 

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -58,6 +59,8 @@ func TestValuesThatTheSchemaRefuses(t *testing.T) {
 		"kubeletRoot=var/lib/kubelet", "kubeletRoot=/var/lib/kubelet/", "kubeletRoot=/", "kubeletRoot=/var/../etc", "kubeletRoot=/var//lib",
 		"kubeletRoot=/a:b", "kubeletRoot=/" + strings.Repeat("k", 60),
 		"image.digest=sha256:12", "image.digest=latest", "image.pullPolicy=Sometimes", "image.repository=", "image.tag=a/b",
+		"image.repository=a:1", "image.repository=/a", "image.registry=", "image.registry=docker", "image.registry=example.com/", "image.registry=a.b/c",
+		"image.registry=null",
 		"verbosity=6", "verbosity=high", "httpPort=0", "maxUnavailable=0", "maxUnavailable=0%", "maxUnavailable=many",
 		"fsUser.enabled=maybe", "fsUser.default=0", "validate.enabled=2", "allow.enabled=3", "allow.uids={root}", "allow.uids={-1}", "allow.uids={1-}",
 		"allow.gids={01}", "allow.secrets={a*b}", "allow.secrets={A}", "allow.configMaps=all", "validate.allow=x", "validate.templates=Audit",
@@ -208,8 +211,12 @@ func checkDaemonSet(t *testing.T, objects objects) {
 	for _, e := range c.Env {
 		env[e.Name] = e.ValueFrom.FieldRef.FieldPath
 	}
-	if env["NODE_NAME"] != "spec.nodeName" || env["POD_IP"] != "status.podIP" {
-		t.Errorf("env is %v", env)
+	wantEnv := map[string]string{
+		"NODE_NAME": "spec.nodeName", "POD_IP": "status.podIP",
+		"POD_NAMESPACE": "metadata.namespace", "POD_NAME": "metadata.name", "POD_UID": "metadata.uid",
+	}
+	if !maps.Equal(env, wantEnv) {
+		t.Errorf("env is %v, want %v", env, wantEnv)
 	}
 	if address := "--http-address=[$(POD_IP)]:9808"; !slices.Contains(c.Args, address) || c.Ports[0].ContainerPort != 9808 {
 		t.Errorf("args %q have no %s", c.Args, address)
@@ -304,16 +311,43 @@ func checkRules(t *testing.T, objects objects) {
 func TestImage(t *testing.T) {
 	const digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 	for set, want := range map[string]string{
-		"image.pullPolicy=Always":            "fsuser-csi/fsuser-csi:" + appVersion(t),
-		"image.repository=example.com/a":     "example.com/a:" + appVersion(t),
-		"image.tag=2.0":                      "fsuser-csi/fsuser-csi:2.0",
-		"image.digest=" + digest:             "fsuser-csi/fsuser-csi@" + digest,
-		"image.tag=x,image.digest=" + digest: "fsuser-csi/fsuser-csi@" + digest,
+		"image.pullPolicy=Always":                      "localhost/fsuser-csi:" + appVersion(t),
+		"image.registry=example.com":                   "example.com/fsuser-csi:" + appVersion(t),
+		"image.registry=ghcr.io,image.repository=me/a": "ghcr.io/me/a:" + appVersion(t),
+		"image.registry=registry:5000,image.tag=2.0":   "registry:5000/fsuser-csi:2.0",
+		"image.digest=" + digest:                       "localhost/fsuser-csi@" + digest,
+		"image.tag=x,image.digest=" + digest:           "localhost/fsuser-csi@" + digest,
 	} {
 		var ds appsv1.DaemonSet
 		template(t, "--set", set).find(t, "DaemonSet", "fsuser-csi", &ds)
 		if got := ds.Spec.Template.Spec.Containers[0].Image; got != want {
 			t.Errorf("--set %s: image %s, want %s", set, got, want)
+		}
+	}
+}
+
+// The sed commands of the page make a manifest as the chart would make it with the values.
+func TestReadmeChangesTheManifest(t *testing.T) {
+	for page, set := range map[string]string{
+		"README.md": "image.registry=registry.example.com",
+	} {
+		content, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		commands := regexp.MustCompile(`(?m)^(sed .*) \| kubectl apply -f -$`).FindAllSubmatch(content, -1)
+		if len(commands) != 1 {
+			t.Fatalf("%s has %d sed commands, want one", page, len(commands))
+		}
+		cmd := exec.CommandContext(t.Context(), "sh", "-c", string(commands[0][1]))
+		cmd.Dir = ".."
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%s: %v", cmd, err)
+		}
+		got, want := parse(t, out), template(t, "--set", "namespace.create=true,"+set)
+		if !equality.Semantic.DeepEqual(got.all, want.all) {
+			t.Errorf("%s: sed makes\n%s\n--set %s makes\n%s", page, encode(t, got.all), set, encode(t, want.all))
 		}
 	}
 }

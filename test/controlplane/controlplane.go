@@ -42,6 +42,9 @@ type Options struct {
 	// Kubernetes is the release of the API server. The zero value is the
 	// newest.
 	Kubernetes tools.Kubernetes
+	// AuthorizationMode is the API server's --authorization-mode. The empty
+	// string means Node,RBAC. ExtraArgs could only extend the list.
+	AuthorizationMode string
 	// ExtraArgs are passed to kube-apiserver after the arguments of this
 	// package: a repeated flag overrides the earlier one, and a flag with a
 	// list extends it.
@@ -54,6 +57,7 @@ type ControlPlane struct {
 	dir       string
 	removeDir bool
 	advertise netip.Addr
+	authorize string
 	extraArgs []string
 	log       io.Writer // nil: files in dir
 	binaries  binaries
@@ -90,7 +94,9 @@ func Start(ctx context.Context, o Options) (_ *ControlPlane, err error) {
 	defer cancel()
 
 	o.Kubernetes = cmp.Or(o.Kubernetes, tools.Newest())
-	cp := &ControlPlane{advertise: o.Advertise, extraArgs: o.ExtraArgs}
+	cp := &ControlPlane{
+		advertise: o.Advertise, authorize: cmp.Or(o.AuthorizationMode, "Node,RBAC"), extraArgs: o.ExtraArgs,
+	}
 	if o.Log != nil {
 		cp.log = &lockedWriter{w: o.Log}
 	}

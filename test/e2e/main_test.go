@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,6 +24,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/fsuser-csi/fsuser-csi/deploy"
 )
 
 const (
@@ -157,8 +158,6 @@ func cleanUp(ctx context.Context) error {
 	return errors.Join(failed...)
 }
 
-var imageLine = regexp.MustCompile(`image: "fsuser-csi/fsuser-csi:[^"]*"`)
-
 // uncheckedLabel marks namespaces in which no policy refuses pods: their tests show what the driver itself refuses.
 const uncheckedLabel = "e2e.fsuser.csi.io/unchecked"
 
@@ -172,14 +171,15 @@ func manifest(ctx context.Context, path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if n := len(imageLine.FindAllString(content, -1)); n != 1 {
-		return "", fmt.Errorf("%s names the driver's image %d times, want once", path, n)
+	withImage, err := deploy.WithImage([]byte(content), image)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
 	}
 	if n := strings.Count(content, refuses); n != 1 {
 		return "", fmt.Errorf("%s binds the policy that refuses pods %d times, want once", path, n)
 	}
-	text := strings.Replace(content, refuses, refuses+"    namespaceSelector: {matchExpressions: [{key: "+uncheckedLabel+", operator: DoesNotExist}]}\n", 1)
-	return imageLine.ReplaceAllLiteralString(text, "image: "+image), nil
+	except := "    namespaceSelector: {matchExpressions: [{key: " + uncheckedLabel + ", operator: DoesNotExist}]}\n"
+	return strings.Replace(string(withImage), refuses, refuses+except, 1), nil
 }
 
 // install does what deploy/README.md says, and waits until the policies are in effect.

@@ -73,12 +73,12 @@ func statusOutput(t *testing.T, format string) string {
 
 func statusOf(t *testing.T, n namespace, pod string) status.Volume {
 	t.Helper()
-	var all []status.Volume
+	var node status.Node
 	text := statusOutput(t, "json")
-	if err := json.Unmarshal([]byte(text), &all); err != nil {
+	if err := json.Unmarshal([]byte(text), &node); err != nil {
 		t.Fatalf("%v in\n%s", err, text)
 	}
-	for _, s := range all {
+	for _, s := range node.Volumes {
 		if s.PodNamespace == n.name && s.PodName == pod {
 			return s
 		}
@@ -113,16 +113,26 @@ func testKubectlStatus(t *testing.T) {
 	n.secret("s", "key", "v1")
 	n.run(onePod("one", `secretName: s`))
 	n.run(onePod("two", `secretName: s, uid: "7"`))
-	var all []status.NodeVolume
+	var nodes []status.Node
+	var all []status.Volume
 	text := fsuser("-n", n.name, "-o", "json")
-	if err := json.Unmarshal([]byte(text), &all); err != nil || len(all) != 2 {
+	err := json.Unmarshal([]byte(text), &nodes)
+	for _, node := range nodes {
+		if node.Access == nil || !node.Access.Ready {
+			t.Errorf("node %s has access %+v, want ready", node.Node, node.Access)
+		}
+		if node.Node == nodeName {
+			all = node.Volumes
+		}
+	}
+	if err != nil || len(all) != 2 {
 		t.Fatalf("error %v, %d volumes, want 2, in\n%s", err, len(all), text)
 	}
 	for i, want := range []struct {
 		pod string
 		uid uint32
 	}{{"one", 1000}, {"two", 7}} {
-		if v := all[i]; v.Node != nodeName || v.PodNamespace != n.name || v.PodName != want.pod || v.UID != want.uid || v.Stale != "" {
+		if v := all[i]; v.PodNamespace != n.name || v.PodName != want.pod || v.UID != want.uid || v.Stale != "" {
 			t.Errorf("volume %d is %+v, want that of pod %s on node %s with uid %d", i, v, want.pod, nodeName, want.uid)
 		}
 	}
