@@ -58,8 +58,11 @@ func TestUpgrade(t *testing.T) {
 			t.Logf("objects of the cluster that the older manifest does not have: %s", strings.Join(slices.DeleteFunc(objects, func(o string) bool {
 				return slices.Contains(ofOlder, o)
 			}), ", "))
+			status := statusOutput(t, "table")
 			for pod := range f.containers {
-				statusOf(t, f.namespace, pod) // the driver has found the record of the volume
+				if lineWith(status, f.name+"/"+pod) == "" {
+					t.Errorf("the driver has not found the volume of pod %s:\n%s", pod, status)
+				}
 				f.expect(pod, "", show("/v/key"), fmt.Sprintf("1000:0 400\nv%d", f.version))
 			}
 			f.changeKinds()
