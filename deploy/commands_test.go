@@ -36,7 +36,7 @@ func TestSedCommands(t *testing.T) {
 
 // The helm commands of the documents make a DaemonSet that fits the contract with kubelet.
 func TestHelmCommands(t *testing.T) {
-	path, err := tools.Path("helm")
+	path, err := tools.Path(tools.Newest(), "helm")
 	if err != nil {
 		t.Fatal(err)
 	}
