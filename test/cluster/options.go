@@ -5,6 +5,7 @@
 package cluster
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -22,6 +23,8 @@ type Options struct {
 	Detach bool
 	// Progress receives a line for each step. Nil: nobody does.
 	Progress io.Writer
+	// Kubernetes is the release of the cluster's Kubernetes. The zero value is the newest.
+	Kubernetes tools.Kubernetes
 	// Nodes is how many nodes there are. 0: one.
 	Nodes int
 	// Images are tars to import, beside pause and busybox, before the node is
@@ -56,6 +59,7 @@ func (o Options) withDefaults() (_ Options, err error) {
 	if o.Progress == nil {
 		o.Progress = io.Discard
 	}
+	o.Kubernetes = cmp.Or(o.Kubernetes, tools.Newest())
 	if o.RunDir == "" {
 		if o.RunDir, err = DefaultRunDir(); err != nil {
 			return Options{}, err

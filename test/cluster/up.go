@@ -94,7 +94,7 @@ func prepare(ctx context.Context, o *Options) (supervisor.Spec, error) {
 	if err := installPackages(ctx, o.Progress); err != nil {
 		return supervisor.Spec{}, err
 	}
-	if err := buildTools(ctx, o.Progress); err != nil {
+	if err := buildTools(ctx, o.Kubernetes, o.Progress); err != nil {
 		return supervisor.Spec{}, err
 	}
 	if o.Program == "" {
@@ -110,6 +110,7 @@ func prepare(ctx context.Context, o *Options) (supervisor.Spec, error) {
 		RunDir:        o.RunDir,
 		CacheDir:      cache,
 		Images:        append(images, o.Images...),
+		Kubernetes:    o.Kubernetes,
 		APIServerArgs: o.APIServerArgs,
 		KubeletArgs:   o.KubeletArgs,
 		Nodes:         supervisor.Number(o.Nodes),

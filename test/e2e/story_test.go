@@ -6,30 +6,30 @@ package e2e
 
 import "testing"
 
-type part struct {
-	name string
-	run  func(*testing.T)
-}
-
 // TestE2E is one test, because a cluster takes a while to start. Parts that run in parallel come first, then parts that
 // stop the driver or kubelet, then parts that install the driver again. Each part can run alone: -run TestE2E/volumes.
+// With another kind of access than the version's first, the parts do not run that go through every kind of access
+// themselves, or do not depend on the access.
 func TestE2E(t *testing.T) {
-	severalNodes := part{"several nodes", testNodes}
 	if len(nodes) < 2 {
 		t.Log("The tests of several nodes are not part of this run. They take a cluster of the tests' own: make e2e NODES=3")
-		severalNodes.run = nil
 	}
-	for _, part := range []part{
-		{"volumes", testVolumes},
-		{"compared with Kubernetes", testCompare},
-		{"the driver is away", testDriverAway},
-		{"a hundred pods", testManyPods},
-		{"access", testAccess},
-		severalNodes,
-		{"uninstall", testUninstall},
-		{"helm", testHelm},
+	first := installedFirst == manifests()[0]
+	for _, part := range []struct {
+		name string
+		run  func(*testing.T)
+		runs bool
+	}{
+		{"volumes", testVolumes, true},
+		{"compared with Kubernetes", testCompare, true},
+		{"the driver is away", testDriverAway, true},
+		{"a hundred pods", testManyPods, first},
+		{"access", testAccess, first},
+		{"several nodes", testNodes, first && len(nodes) > 1},
+		{"uninstall", testUninstall, first},
+		{"helm", testHelm, first},
 	} {
-		if part.run != nil && !t.Run(part.name, part.run) && suite.Err() != nil {
+		if part.runs && !t.Run(part.name, part.run) && suite.Err() != nil {
 			t.Fatal("interrupted")
 		}
 	}

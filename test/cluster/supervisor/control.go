@@ -93,11 +93,12 @@ func (n *controlNode) startControlPlane(ctx context.Context, listener net.Listen
 		return fmt.Errorf("make the log of the control plane: %w", err)
 	}
 	control, err := controlplane.Start(ctx, controlplane.Options{
-		Dir:       n.paths.Data("control-plane"),
-		Advertise: netip.MustParseAddr(firstNode.Address()),
-		Port:      n.spec.APIServerPort,
-		Log:       log,
-		ExtraArgs: n.spec.APIServerArgs,
+		Dir:        n.paths.Data("control-plane"),
+		Advertise:  netip.MustParseAddr(firstNode.Address()),
+		Port:       n.spec.APIServerPort,
+		Log:        log,
+		Kubernetes: n.spec.Kubernetes,
+		ExtraArgs:  n.spec.APIServerArgs,
 	})
 	if err != nil {
 		return err

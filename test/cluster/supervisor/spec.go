@@ -8,18 +8,21 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+
+	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
 )
 
 // Spec says what to run. It travels to each process as JSON, in its arguments.
 type Spec struct {
-	RunDir        string   `json:"runDir"`   // absolute
-	CacheDir      string   `json:"cacheDir"` // of package tools, absolute
-	Images        []string `json:"images"`   // docker-archive tars to import before kubelet starts
-	APIServerArgs []string `json:"apiServerArgs,omitempty"`
-	KubeletArgs   []string `json:"kubeletArgs,omitempty"`
-	APIServerPort int      `json:"apiServerPort,omitempty"` // chosen by keep
-	Nodes         Number   `json:"nodes"`                   // how many
-	Node          Number   `json:"node,omitempty"`          // that the process is for; 0: the whole cluster
+	RunDir        string           `json:"runDir"`   // absolute
+	CacheDir      string           `json:"cacheDir"` // of package tools, absolute
+	Images        []string         `json:"images"`   // docker-archive tars to import before kubelet starts
+	Kubernetes    tools.Kubernetes `json:"kubernetes"`
+	APIServerArgs []string         `json:"apiServerArgs,omitempty"`
+	KubeletArgs   []string         `json:"kubeletArgs,omitempty"`
+	APIServerPort int              `json:"apiServerPort,omitempty"` // chosen by keep
+	Nodes         Number           `json:"nodes"`                   // how many
+	Node          Number           `json:"node,omitempty"`          // that the process is for; 0: the whole cluster
 }
 
 // ParseSpec reads what String wrote.
