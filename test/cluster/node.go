@@ -182,8 +182,9 @@ func (n *Node) Boot(ctx context.Context, kubeletArgs ...string) error {
 	spec := state.Spec
 	spec.Node = n.number
 	spec.KubeletArgs = append(spec.KubeletArgs[:len(spec.KubeletArgs):len(spec.KubeletArgs)], kubeletArgs...)
-	// The node gets the machine's mounts, not the first node's.
-	cmd, err := n.cluster.enter(ctx, n.paths(), []string{state.Program, "boot", spec.String()}, "--net", "--pid", "--ipc", "--uts")
+	// The cluster's own program, in the machine's mount namespace: the node gets the machine's mounts, not the first node's.
+	program := fmt.Sprintf("/proc/%d/exe", state.InitPID)
+	cmd, err := n.cluster.enter(ctx, n.paths(), []string{program, "boot", spec.String()}, "--net", "--pid", "--ipc", "--uts")
 	if err != nil {
 		return err
 	}

@@ -5,7 +5,6 @@
 package supervisor
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,7 +14,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"syscall"
-	"time"
 
 	"k8s.io/client-go/tools/clientcmd"
 )
@@ -24,9 +22,9 @@ import (
 // machine's mount namespace and otherwise in the cluster's namespaces, so that
 // process 1 of the cluster inherits process 1 of the node, and the kernel ends
 // the node with the cluster.
-func Boot(spec Spec) error {
-	paths := Paths(spec.RunDir).Node(spec.Node)
-	if _, err := os.Stat(paths.State()); err == nil {
+func Boot(spec Spec) (err error) {
+	state := Paths(spec.RunDir).Node(spec.Node).State()
+	if _, err := os.Stat(state); err == nil {
 		return fmt.Errorf("boot %s: the node is on", spec.Node.Name())
 	}
 	if err := makeNodeFolder(spec); err != nil {
@@ -37,29 +35,36 @@ func Boot(spec Spec) error {
 		return err
 	}
 	defer progress.Close()
-	if err := plugIn(spec.Node, pid); err != nil {
-		network.Close()
-		return errors.Join(err, syscall.Kill(pid, syscall.SIGKILL))
+	defer func() {
+		if err != nil {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // fails only if it has ended
+			_ = os.Remove(state)                   // fails only if it is not there
+		}
+	}()
+	err = errors.Join(plugIn(spec.Node, pid), network.Close())
+	if err != nil {
+		return err
 	}
-	network.Close()
-	if err := (State{InitPID: pid, Spec: spec}).write(paths.State()); err != nil {
-		return errors.Join(err, syscall.Kill(pid, syscall.SIGKILL))
+	if err := (State{InitPID: pid, Spec: spec}).write(state); err != nil {
+		return err
 	}
-	lines := bufio.NewScanner(progress)
-	for lines.Scan() {
+	return awaitReady(progress, spec.Node)
+}
+
+// awaitReady reads the messages of a node until the node is Ready or has failed.
+func awaitReady(progress io.Reader, node Number) error {
+	for messages := json.NewDecoder(progress); ; {
 		var message Message
-		if err := json.Unmarshal(lines.Bytes(), &message); err != nil {
-			return fmt.Errorf("read the progress of %s: %w", spec.Node.Name(), err)
+		if err := messages.Decode(&message); err != nil {
+			return fmt.Errorf("read the progress of %s, which has ended: %w", node.Name(), err)
 		}
-		if message.Ready {
+		switch {
+		case message.Ready:
 			return nil
-		}
-		if message.Error != "" {
+		case message.Error != "":
 			return errors.New(message.Error)
 		}
-		fmt.Println(message.Step)
 	}
-	return errors.Join(fmt.Errorf("%s ended without a message", spec.Node.Name()), lines.Err())
 }
 
 // makeNodeFolder makes the node's folder, whose logs are in the cluster's
@@ -79,10 +84,6 @@ func makeNodeFolder(spec Spec) error {
 // startFurtherInit starts process 1 of the node's namespaces. The node waits
 // until network is closed.
 func startFurtherInit(spec Spec) (progress, network *os.File, pid int, err error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, nil, 0, fmt.Errorf("find own program: %w", err)
-	}
 	log, err := os.OpenFile(filepath.Join(Paths(spec.RunDir).Logs(), "supervisor.log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
 		return nil, nil, 0, fmt.Errorf("open the log of the node: %w", err)
@@ -128,11 +129,10 @@ func runFurtherNode(spec Spec) error {
 	network := inherited(networkFD, "network")
 	n := newNode(spec)
 	return n.runUntilFailure(func(ctx context.Context) error {
-		begin := time.Now()
 		if _, err := io.ReadAll(network); err != nil {
 			return fmt.Errorf("wait for the network: %w", err)
 		}
-		if err := inOrder(
+		return inOrder(
 			n.makeFolders,
 			n.setUpMounts,
 			n.setUpNetwork,
@@ -143,11 +143,7 @@ func runFurtherNode(spec Spec) error {
 			n.startKubelet,
 			n.startProxy,
 			func() error { return n.waitFurtherReady(ctx) },
-		); err != nil {
-			return err
-		}
-		n.report.step(begin, "node %s is Ready", n.number.Name())
-		return nil
+		)
 	})
 }
 

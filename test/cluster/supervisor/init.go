@@ -16,10 +16,6 @@ import (
 // are. It returns when node has ended, and by its own end the kernel ends
 // everything else.
 func Init(spec Spec) error {
-	self, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("find own program: %w", err)
-	}
 	fds := []int{progressFD, aliveFD, lockFD, listenerFD}
 	if spec.Node > firstNode {
 		fds = []int{progressFD, networkFD}

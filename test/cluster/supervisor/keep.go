@@ -33,6 +33,9 @@ const (
 // namespaces are those of the cluster, and again those of each further node.
 const namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
 
+// self is the program of the process, also when another was compiled meanwhile.
+const self = "/proc/self/exe"
+
 // Detach is what keep reads from aliveFD when the cluster shall outlive the
 // process that started it.
 const Detach = "detach\n"
@@ -98,10 +101,6 @@ func keep(spec Spec, alive io.Reader) (err error) {
 
 // startInit starts process 1 of the namespaces.
 func startInit(spec Spec, paths Paths, lock *os.File, listener *net.TCPListener) (ended <-chan error, kill func(), err error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, nil, fmt.Errorf("find own program: %w", err)
-	}
 	socket, err := listener.File()
 	if err != nil {
 		return nil, nil, fmt.Errorf("get the listener's socket: %w", err)
@@ -127,7 +126,7 @@ func startInit(spec Spec, paths Paths, lock *os.File, listener *net.TCPListener)
 		done <- err
 	}()
 	kill = func() { _ = cmd.Process.Kill() } // fails only if it has ended
-	if err := (State{InitPID: cmd.Process.Pid, Program: self, Spec: spec}).write(paths.State()); err != nil {
+	if err := (State{InitPID: cmd.Process.Pid, Spec: spec}).write(paths.State()); err != nil {
 		kill()
 		<-done
 		return nil, nil, err

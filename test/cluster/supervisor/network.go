@@ -6,7 +6,6 @@ package supervisor
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"strconv"
@@ -24,11 +23,7 @@ const uplink = "node0"
 // services would not work.
 func plugIn(node Number, pid int) error {
 	// What an earlier boot left goes away with its namespace, but not at once.
-	if _, err := net.InterfaceByName(node.port()); err == nil {
-		if err := ip("link delete " + node.port()); err != nil {
-			return err
-		}
-	}
+	_ = ip("link delete " + node.port()) // if it is not gone, the next command fails
 	return ip(append(
 		[]string{"link add " + node.port() + " type veth peer name " + uplink + " netns " + strconv.Itoa(pid)},
 		node.Connect()...,

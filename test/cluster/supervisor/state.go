@@ -17,8 +17,6 @@ type State struct {
 	// InitPID is the process id of process 1 of the namespaces: on the machine,
 	// or for a further node in the cluster's PID namespace.
 	InitPID int `json:"initPID"`
-	// Program is the path of the command fsuser-cluster that runs it.
-	Program string `json:"program"`
 	// Spec says what runs.
 	Spec Spec `json:"spec"`
 }
