@@ -28,6 +28,7 @@ func testNodes(t *testing.T) {
 		{"a node reboots", testReboot},
 		{"a node is lost and returns", testLostNode},
 		{"two API servers disagree", testReplica},
+		{"a new node waits for the driver", testStartupTaint},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s.t = t // the pods report to this subtest

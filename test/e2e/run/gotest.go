@@ -24,7 +24,7 @@ import (
 )
 
 const (
-	testTimeout = 25 * time.Minute
+	testTimeout = 35 * time.Minute
 	endTimeout  = 2 * time.Minute // of tests that are interrupted
 )
 
