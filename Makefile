@@ -12,7 +12,7 @@ TEST_MODULES := test/sanity test/bench test/kustomize
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture bench bench-once control-plane manifests image e2e conformance gallery examples cluster-up cluster-down cluster-shell cluster-test prerequisites clean
+.PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture bench bench-once control-plane manifests image e2e versions conformance gallery examples cluster-up cluster-down cluster-shell cluster-test prerequisites clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -111,8 +111,12 @@ cluster-test: prerequisites ## Prove that the cluster works and leaves nothing (
 	$(GO) test -tags cluster -count=1 -timeout=60m ./test/cluster/proof
 
 E2E ?=
-e2e: prerequisites ## Run the end-to-end tests on a real one-node Kubernetes (root), or on yours: KUBECONFIG, IMAGE, POD_IMAGE
+e2e: prerequisites ## Run the end-to-end tests on a real one-node Kubernetes of KUBERNETES=1.35, 1.36 or 1.37 with ACCESS=node, namespaces or cluster (root), or on yours: KUBECONFIG, IMAGE, POD_IMAGE
 	$(GO) run ./test/e2e/run $(if $(E2E),-run '$(E2E)')
+
+versions: prerequisites ## Run them with each version of Kubernetes and each kind of access, upgrade and downgrade the driver, and write docs/kubernetes-versions.md (root)
+	@rm -rf .cache/versions
+	$(GO) run ./test/e2e/run -versions
 
 gallery: prerequisites ## Show real programs with their keys on a real cluster, and write docs/gallery.md (root)
 	$(GO) run ./test/gallery/run

@@ -98,6 +98,12 @@ func TestOldKubernetes(t *testing.T) {
 	if remedy := "--set access=namespaces"; err == nil || !strings.Contains(err.Error(), remedy) {
 		t.Errorf("Kubernetes 1.35: error %v; want the remedy %s", err, remedy)
 	}
+	for _, version := range []string{"1.34.9", "v1.34.3-gke.100"} {
+		_, err := Template(t.Context(), ".", "--kube-version", version, "--set", "access=namespaces")
+		if want := "chart requires kubeVersion: >=1.35.0-0"; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Kubernetes %s: error %v; want %s", version, err, want)
+		}
+	}
 	// Vendors' versions have suffixes.
 	if _, err := Template(t.Context(), ".", "--kube-version", "v1.36.2-gke.100"); err != nil {
 		t.Error(err)
@@ -206,8 +212,12 @@ func checkDaemonSet(t *testing.T, objects objects) {
 	for _, e := range c.Env {
 		env[e.Name] = e.ValueFrom.FieldRef.FieldPath
 	}
-	if env["NODE_NAME"] != "spec.nodeName" || env["POD_IP"] != "status.podIP" {
-		t.Errorf("env is %v", env)
+	wantEnv := map[string]string{
+		"NODE_NAME": "spec.nodeName", "POD_IP": "status.podIP",
+		"POD_NAMESPACE": "metadata.namespace", "POD_NAME": "metadata.name", "POD_UID": "metadata.uid",
+	}
+	if !maps.Equal(env, wantEnv) {
+		t.Errorf("env is %v, want %v", env, wantEnv)
 	}
 	if address := "--http-address=[$(POD_IP)]:9808"; !slices.Contains(c.Args, address) || c.Ports[0].ContainerPort != 9808 {
 		t.Errorf("args %q have no %s", c.Args, address)

@@ -36,14 +36,14 @@ func TestSedCommands(t *testing.T) {
 
 // The helm commands of the documents make a DaemonSet that fits the contract with kubelet.
 func TestHelmCommands(t *testing.T) {
-	path, err := tools.Path("helm")
+	path, err := tools.Path(tools.Newest(), "helm")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for page, want := range map[string]int{"README.md": 1, "../README.md": 1, platformsPage: 7} {
+	for page, least := range map[string]int{"README.md": 1, "../README.md": 1, platformsPage: 7} {
 		commands := find(t, page, `(?m)^helm install ((?:.*\\\n)*.*)$`)
-		if len(commands) != want {
-			t.Errorf("%s has %d helm commands, want %d", page, len(commands), want)
+		if len(commands) < least {
+			t.Errorf("%s has %d helm commands, want at least %d; has their form changed?", page, len(commands), least)
 		}
 		for _, command := range commands {
 			checkDaemonSet(t, parse(t, shell(t, path+" template --kube-version "+oldest+" "+command)))

@@ -84,7 +84,7 @@ func WithImage(manifest []byte, image string) ([]byte, error) {
 }
 
 func helm(ctx context.Context, args ...string) ([]byte, error) {
-	path, err := tools.Path("helm")
+	path, err := tools.Path(tools.Newest(), "helm")
 	if err != nil {
 		return nil, err
 	}

@@ -53,7 +53,7 @@ func newStatusCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "status [POD]",
-		Short: "Show the volumes of all nodes, and why a volume is stale",
+		Short: "Show the volumes of all nodes, why a volume is stale, and why a driver's access does not work",
 		Long: `status asks the drivers of all nodes for their volumes, by running "fsuser-csi status" in the driver's pods.
 You need the rights to list these pods and to exec into them.
 
@@ -105,30 +105,35 @@ func (q statusQuery) run(ctx context.Context, config *rest.Config, out, errOut i
 			driverLabel)
 	}
 	answers, errs := cluster.ask(ctx, drivers)
-	volumes := []status.NodeVolume{}
-	silent := 0
+	nodes := []status.Node{}
 	for i, driver := range drivers {
 		if errs[i] != nil {
-			silent++
 			fmt.Fprintf(errOut, "node %s: pod %s/%s: %v\n", driver.Spec.NodeName, driver.Namespace, driver.Name, errs[i])
+			continue
 		}
-		for _, v := range answers[i] {
-			if (q.namespace == "" || v.PodNamespace == q.namespace) && (q.pod == "" || v.PodName == q.pod) {
-				volumes = append(volumes, status.NodeVolume{Node: driver.Spec.NodeName, Volume: v})
-			}
-		}
+		answers[i].Volumes = slices.DeleteFunc(answers[i].Volumes, q.hides)
+		nodes = append(nodes, answers[i])
 	}
 	if q.output == "json" {
-		encoder := json.NewEncoder(out)
-		encoder.SetIndent("", "  ")
-		err = encoder.Encode(volumes)
+		err = printJSON(out, nodes)
 	} else {
-		err = status.NodesTable(out, volumes, time.Now())
+		err = status.Table(out, nodes, time.Now())
 	}
-	if err == nil && silent > 0 {
+	if silent := len(drivers) - len(nodes); err == nil && silent > 0 {
 		return problems("%s of %d did not answer", count(silent, "driver"), len(drivers))
 	}
 	return err
+}
+
+func (q statusQuery) hides(v status.Volume) bool {
+	return q.namespace != "" && v.PodNamespace != q.namespace || q.pod != "" && v.PodName != q.pod
+}
+
+func printJSON(out io.Writer, value any) error {
+	encoder := json.NewEncoder(out)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(value)
 }
 
 // cluster is a client of an API server, for pods alone.
@@ -161,9 +166,9 @@ func (c *cluster) drivers(ctx context.Context, namespace string) ([]corev1.Pod, 
 	return pods.Items, err
 }
 
-// ask asks several drivers at the same time for their volumes.
-func (c *cluster) ask(ctx context.Context, drivers []corev1.Pod) (answers [][]status.Volume, errs []error) {
-	answers, errs = make([][]status.Volume, len(drivers)), make([]error, len(drivers))
+// ask asks several drivers at the same time for their status.
+func (c *cluster) ask(ctx context.Context, drivers []corev1.Pod) (answers []status.Node, errs []error) {
+	answers, errs = make([]status.Node, len(drivers)), make([]error, len(drivers))
 	free := make(chan struct{}, maxQuestions)
 	var running sync.WaitGroup
 	for i := range drivers {
@@ -180,26 +185,25 @@ func (c *cluster) ask(ctx context.Context, drivers []corev1.Pod) (answers [][]st
 }
 
 // status runs the driver's own status command in its pod.
-func (c *cluster) status(ctx context.Context, driver *corev1.Pod) ([]status.Volume, error) {
+func (c *cluster) status(ctx context.Context, driver *corev1.Pod) (node status.Node, err error) {
 	if driver.Status.Phase != corev1.PodRunning {
-		return nil, fmt.Errorf("it is %s, not Running", driver.Status.Phase)
+		return node, fmt.Errorf("it is %s, not Running", driver.Status.Phase)
 	}
 	exec, err := c.executor(driver, "/fsuser-csi", "status", "-o", "json")
 	if err != nil {
-		return nil, err
+		return node, err
 	}
 	var stdout, stderr bytes.Buffer
 	if err := exec.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &stdout, Stderr: &stderr}); err != nil {
 		if text := strings.TrimSpace(stderr.String()); text != "" {
-			return nil, fmt.Errorf("%w: %s", err, text)
+			return node, fmt.Errorf("%w: %s", err, text)
 		}
-		return nil, err
+		return node, err
 	}
-	var volumes []status.Volume
-	if err := json.Unmarshal(stdout.Bytes(), &volumes); err != nil {
-		return nil, fmt.Errorf("read its answer: %w", err)
+	if err := json.Unmarshal(stdout.Bytes(), &node); err != nil {
+		return node, fmt.Errorf("read its answer (is the plugin as new as the driver?): %w", err)
 	}
-	return volumes, nil
+	return node, nil
 }
 
 // executor runs a command over WebSocket, and over SPDY where an API server or a proxy knows no WebSocket, as kubectl

@@ -5,6 +5,7 @@
 package cluster
 
 import (
+	"cmp"
 	"io"
 	"path/filepath"
 
@@ -20,6 +21,8 @@ type Options struct {
 	Detach bool
 	// Progress receives a line for each step. Nil: nobody does.
 	Progress io.Writer
+	// Kubernetes is the release of the cluster's Kubernetes. The zero value is the newest.
+	Kubernetes tools.Kubernetes
 	// Images are tars to import, beside pause and busybox, before the node is
 	// Ready. Import does it later.
 	Images []string
@@ -46,6 +49,7 @@ func (o Options) withDefaults() (_ Options, err error) {
 	if o.Progress == nil {
 		o.Progress = io.Discard
 	}
+	o.Kubernetes = cmp.Or(o.Kubernetes, tools.Newest())
 	if o.RunDir == "" {
 		if o.RunDir, err = DefaultRunDir(); err != nil {
 			return Options{}, err

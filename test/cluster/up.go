@@ -62,7 +62,7 @@ func prepare(ctx context.Context, o *Options) (supervisor.Spec, error) {
 	if err := installPackages(ctx, o.Progress); err != nil {
 		return supervisor.Spec{}, err
 	}
-	if err := buildTools(ctx, o.Progress); err != nil {
+	if err := buildTools(ctx, o.Kubernetes, o.Progress); err != nil {
 		return supervisor.Spec{}, err
 	}
 	if o.Program == "" {
@@ -78,6 +78,7 @@ func prepare(ctx context.Context, o *Options) (supervisor.Spec, error) {
 		RunDir:        o.RunDir,
 		CacheDir:      cache,
 		Images:        append(images, o.Images...),
+		Kubernetes:    o.Kubernetes,
 		APIServerArgs: o.APIServerArgs,
 		KubeletArgs:   o.KubeletArgs,
 	}, nil

@@ -34,6 +34,11 @@ func DriverImage(ctx context.Context, dir, name string) (tar string, err error) 
 	if err != nil {
 		return "", err
 	}
+	return DriverImageOf(ctx, repository, dir, name)
+}
+
+// DriverImageOf is DriverImage for the tree in another folder.
+func DriverImageOf(ctx context.Context, repository, dir, name string) (tar string, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return "", err
 	}

@@ -18,7 +18,11 @@ import (
 
 func up(ctx context.Context, runDir string) error {
 	begin := time.Now()
-	c, err := cluster.Up(ctx, cluster.Options{RunDir: runDir, Detach: true, Progress: os.Stdout})
+	version, err := tools.FromEnvironment()
+	if err != nil {
+		return err
+	}
+	c, err := cluster.Up(ctx, cluster.Options{RunDir: runDir, Kubernetes: version, Detach: true, Progress: os.Stdout})
 	if err != nil {
 		return err
 	}

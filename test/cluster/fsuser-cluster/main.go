@@ -10,6 +10,7 @@
 //	fsuser-cluster import <tar>...     import images
 //	fsuser-cluster unpack <deb>...     unpack Debian packages, print the folder
 //
+// The environment variable KUBERNETES chooses the minor version of the cluster's Kubernetes, for example 1.35.
 // `-run <folder>` before the word names another run folder than .cache/cluster.
 // The words keep, init and node are for the cluster's own processes.
 package main

@@ -36,7 +36,7 @@ type component struct {
 
 // run starts a component, and starts it again whenever it ends.
 func (n *node) run(name string, args ...string) error {
-	path, err := tools.Path(name)
+	path, err := tools.Path(n.spec.Kubernetes, name)
 	if err != nil {
 		return err
 	}

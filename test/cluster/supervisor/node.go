@@ -105,11 +105,12 @@ func (n *node) startControlPlane(ctx context.Context, listener net.Listener) err
 		return fmt.Errorf("make the log of the control plane: %w", err)
 	}
 	control, err := controlplane.Start(ctx, controlplane.Options{
-		Dir:       n.paths.Data("control-plane"),
-		Advertise: netip.MustParseAddr(NodeAddress),
-		Port:      n.spec.APIServerPort,
-		Log:       log,
-		ExtraArgs: n.spec.APIServerArgs,
+		Dir:        n.paths.Data("control-plane"),
+		Advertise:  netip.MustParseAddr(NodeAddress),
+		Port:       n.spec.APIServerPort,
+		Log:        log,
+		Kubernetes: n.spec.Kubernetes,
+		ExtraArgs:  n.spec.APIServerArgs,
 	})
 	if err != nil {
 		return err

@@ -28,7 +28,7 @@ const socketInterval = 50 * time.Millisecond
 // startRuntime starts containerd and imports the first images.
 func (n *node) startRuntime(ctx context.Context) error {
 	begin := time.Now()
-	for _, tool := range tools.OfCluster() {
+	for _, tool := range tools.OfCluster(n.spec.Kubernetes) {
 		path, err := tool.Binary()
 		if err != nil {
 			return err

@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+
+	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
 )
 
 // NodeName is the name of the only node.
@@ -18,12 +20,13 @@ const NodeAddress = "10.0.0.1"
 
 // Spec says what to run. It travels to each process as JSON, in its arguments.
 type Spec struct {
-	RunDir        string   `json:"runDir"`   // absolute
-	CacheDir      string   `json:"cacheDir"` // of package tools, absolute
-	Images        []string `json:"images"`   // docker-archive tars to import before kubelet starts
-	APIServerArgs []string `json:"apiServerArgs,omitempty"`
-	KubeletArgs   []string `json:"kubeletArgs,omitempty"`
-	APIServerPort int      `json:"apiServerPort,omitempty"` // chosen by keep
+	RunDir        string           `json:"runDir"`   // absolute
+	CacheDir      string           `json:"cacheDir"` // of package tools, absolute
+	Images        []string         `json:"images"`   // docker-archive tars to import before kubelet starts
+	Kubernetes    tools.Kubernetes `json:"kubernetes"`
+	APIServerArgs []string         `json:"apiServerArgs,omitempty"`
+	KubeletArgs   []string         `json:"kubeletArgs,omitempty"`
+	APIServerPort int              `json:"apiServerPort,omitempty"` // chosen by keep
 }
 
 // ParseSpec reads what String wrote.
