@@ -66,6 +66,25 @@ func TestQuotaOfTheDocument(t *testing.T) {
 	}
 }
 
+// A row of the table of platforms names the command that tested the platform, or its section names what was read.
+func TestPlatformRows(t *testing.T) {
+	rows := find(t, platformsPage, `(?m)^\| ([^-p].*) \|$`)
+	if len(rows) < 13 {
+		t.Errorf("%s has %d platforms; has the form of the table changed?", platformsPage, len(rows))
+	}
+	tested, read := regexp.MustCompile("\\| tested: `[^`]+`$"), regexp.MustCompile(`^\[(.+?)\]\(#.*\| read$`)
+	for _, row := range rows {
+		if tested.MatchString(row) {
+			continue
+		}
+		if m := read.FindStringSubmatch(row); m == nil {
+			t.Errorf("neither tested nor read: %s", row)
+		} else if len(find(t, platformsPage, `(?m)^## (`+m[1]+`)\n(?:[^#\n].*\n|\n)*?Read: `)) != 1 {
+			t.Errorf("no section says what was read about %s", m[1])
+		}
+	}
+}
+
 // find returns the first group of each match in a page.
 func find(t *testing.T, page, pattern string) (groups []string) {
 	t.Helper()
