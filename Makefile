@@ -98,8 +98,10 @@ CLUSTER := .cache/bin/fsuser-cluster/fsuser-cluster
 $(CLUSTER):
 	@$(GO) build -o $@ ./test/cluster/fsuser-cluster
 
-cluster-up: prerequisites $(CLUSTER) ## Start a real one-node Kubernetes, built from Go modules (root)
-	@$(CLUSTER) up
+# The number of nodes of the test cluster.
+NODES ?= 1
+cluster-up: prerequisites $(CLUSTER) ## Start a real Kubernetes of NODES nodes, built from Go modules (root)
+	@$(CLUSTER) -nodes $(NODES) up
 
 cluster-down: $(CLUSTER) ## Stop it, and leave nothing (root)
 	@$(CLUSTER) down
@@ -111,8 +113,8 @@ cluster-test: prerequisites ## Prove that the cluster works and leaves nothing (
 	$(GO) test -tags cluster -count=1 -timeout=60m ./test/cluster/proof
 
 E2E ?=
-e2e: prerequisites ## Run the end-to-end tests on a real one-node Kubernetes of KUBERNETES=1.35, 1.36 or 1.37 with ACCESS=node, namespaces or cluster (root), or on yours: KUBECONFIG, IMAGE, POD_IMAGE
-	$(GO) run ./test/e2e/run $(if $(E2E),-run '$(E2E)')
+e2e: prerequisites ## Run the end-to-end tests on a real Kubernetes of NODES nodes, of KUBERNETES=1.35, 1.36 or 1.37, with ACCESS=node, namespaces or cluster (root), or on yours: KUBECONFIG, IMAGE, POD_IMAGE
+	$(GO) run ./test/e2e/run -nodes $(NODES) $(if $(E2E),-run '$(E2E)')
 
 versions: prerequisites ## Run them with each version of Kubernetes and each kind of access, upgrade and downgrade the driver, and write docs/kubernetes-versions.md (root)
 	@rm -rf .cache/versions

@@ -108,8 +108,8 @@ func (a agent) source() (objects, error) {
 }
 
 // accessCheck is the configuration of the check of the driver's access. With access node, the driver reads its own pod
-// as it reads other pods. With access service-account, RBAC may allow pods only in namespaces that have consented, which
-// the driver can't know. So the driver reads its Node, which RBAC allows with each installation.
+// as it reads other pods. With access service-account, RBAC may allow pods only in namespaces that have consented,
+// which the driver can't know. So the driver reads its Node, which RBAC allows with each installation.
 func (a agent) accessCheck(objects volume.Source, events func(event.Event)) access.Config {
 	pod := ownPod()
 	c := access.Config{Events: events, Pod: pod}

@@ -7,6 +7,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -183,8 +184,20 @@ func allowed(t *testing.T, who string, attempts ...attempt) {
 	}
 }
 
+// checkCluster: the plugin's check finds that the installed driver works.
+func checkCluster(t *testing.T) {
+	t.Helper()
+	ctx, cancel := within(t, soon, "kubectl fsuser check")
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "go", "run", "../../cmd/kubectl-fsuser", "check").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "The installed driver works.") {
+		t.Errorf("kubectl fsuser check: %v\n%s", err, out)
+	}
+}
+
 func nodeAccess(t *testing.T, node nodeShell) {
 	node.t = t
+	checkCluster(t)
 	n, other := newNamespace(t), newNamespace(t)
 	for _, ns := range []namespace{n, other} {
 		ns.t = t
@@ -275,6 +288,7 @@ func withoutPolicy(n namespace) {
 
 func namespacesAccess(t *testing.T, node nodeShell) {
 	node.t = t
+	checkCluster(t)
 	n, other := withoutConsent(t), withoutConsent(t)
 	n.secret("s", "key", "v1")
 	n.configMap("s", "key", "v1")
@@ -308,6 +322,7 @@ func namespacesAccess(t *testing.T, node nodeShell) {
 
 func clusterAccess(t *testing.T, node nodeShell) {
 	node.t = t
+	checkCluster(t)
 	n := newNamespace(t)
 	n.secret("s", "key", "v1")
 	n.configMap("s", "key", "v1")

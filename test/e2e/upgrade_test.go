@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,6 +25,8 @@ const (
 	// olderCommit is of the driver that TestUpgrade upgrades. There is no release yet.
 	olderCommit = "84327c8eb7d5fa56fb304fe584b03a2fa754eadf"
 	olderImage  = "fsuser.test/fsuser-csi:older"
+	// ref ends the names of pods with nodePublishSecretRef.
+	ref = "-ref"
 )
 
 // TestUpgrade replaces an older driver by this one, and this one by the older one, as deploy/README.md says, while pods
@@ -38,7 +41,7 @@ func TestUpgrade(t *testing.T) {
 		t.Fatal(err)
 	}
 	notInstalled(t)
-	replaceDriver(t, older, olderImage)
+	ofOlder := replaceDriver(t, older, olderImage)
 	f := &fleet{namespace: newNamespace(t), node: newNodeShell(t), version: 1, containers: map[string]string{}}
 	f.secret("s", "key", "v1")
 	f.configMap("c", "key", "v1")
@@ -51,8 +54,15 @@ func TestUpgrade(t *testing.T) {
 		t.Run(step.name, func(t *testing.T) {
 			f.t, f.node.t = t, t
 			mounts := f.node.do(mountsOfVolumes)
-			replaceDriver(t, step.manifest, step.image)
+			objects := replaceDriver(t, step.manifest, step.image)
+			t.Logf("objects of the cluster that the older manifest does not have: %s", strings.Join(slices.DeleteFunc(objects, func(o string) bool {
+				return slices.Contains(ofOlder, o)
+			}), ", "))
+			status := statusOutput(t, "table")
 			for pod := range f.containers {
+				if lineWith(status, f.name+"/"+pod) == "" {
+					t.Errorf("the driver has not found the volume of pod %s:\n%s", pod, status)
+				}
 				f.expect(pod, "", show("/v/key"), fmt.Sprintf("1000:0 400\nv%d", f.version))
 			}
 			f.changeKinds()
@@ -80,7 +90,7 @@ func (f *fleet) addKinds(prefix string) {
 		onePod(prefix+"-secret", "secretName: s, "+attributes),
 		onePod(prefix+"-configmap", "configMapName: c, "+attributes),
 		describedPod(prefix+"-volume", "secret: {secretName: s}", attributes),
-		withCSI(onePod(prefix+"-ref", attributes), "nodePublishSecretRef: {name: s}"),
+		withCSI(onePod(prefix+ref, attributes), "nodePublishSecretRef: {name: s}"),
 	} {
 		started := f.run(watching(pod))
 		f.containers[started.Name] = started.Status.ContainerStatuses[0].ContainerID
@@ -98,15 +108,18 @@ func (f *fleet) changeKinds() {
 		f.t.Fatal(err)
 	}
 	for pod := range f.containers {
-		f.touch(pod)
+		if strings.HasSuffix(pod, ref) {
+			f.touch(pod)
+		}
 	}
 }
 
 // mountsOfVolumes prints the id, device and path of the mount of each volume of the driver.
 const mountsOfVolumes = `awk '/kubernetes.io~csi.*\/mount/ {print $1, $3, $5}' /proc/1/mountinfo | sort`
 
-// replaceDriver applies a manifest, and waits until the pods of this image have replaced those of another.
-func replaceDriver(t *testing.T, manifest, image string) {
+// replaceDriver applies a manifest, waits until the pods of this image have replaced those of another, and returns the
+// names of all objects of the driver but its pods.
+func replaceDriver(t *testing.T, manifest, image string) []string {
 	t.Helper()
 	if _, err := kubectl(suite, manifest, "apply", "-f", "-"); err != nil {
 		t.Fatal(err)
@@ -124,7 +137,7 @@ func replaceDriver(t *testing.T, manifest, image string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("the objects of the driver are now:\n%s", out)
+	return slices.DeleteFunc(strings.Fields(out), func(o string) bool { return strings.HasPrefix(o, "pod/") })
 }
 
 // olderManifest builds the driver of olderCommit from the history of the repository, imports its image into the cluster,

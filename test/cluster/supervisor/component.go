@@ -44,7 +44,7 @@ func (n *node) run(name string, args ...string) error {
 	if err != nil {
 		return fmt.Errorf("open the log of %s: %w", name, err)
 	}
-	c := component{name: name, path: path, args: args, log: log, pid: filepath.Join(n.paths.PIDs(), name), env: Environment(n.spec.RunDir)}
+	c := component{name: name, path: path, args: args, log: log, pid: filepath.Join(n.paths.PIDs(), name), env: Environment(n.paths)}
 	cmd, err := c.start()
 	if err != nil {
 		return err

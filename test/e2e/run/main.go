@@ -37,6 +37,7 @@ const (
 
 type options struct {
 	tests, save, runDir string
+	nodes               int
 	keep                bool
 	versions            bool
 }
@@ -46,6 +47,7 @@ func main() {
 	flag.StringVar(&o.tests, "run", "TestE2E", "run only the tests that match this `pattern`, as with go test -run")
 	flag.StringVar(&o.save, "save", "", "write tars of the images to this `folder`, and do nothing else")
 	flag.StringVar(&o.runDir, "cluster", "", "`folder` of the cluster (default: e2e in the cache folder)")
+	flag.IntVar(&o.nodes, "nodes", 1, "`number` of nodes of the cluster; with more than one the tests of several nodes run, too")
 	flag.BoolVar(&o.keep, "keep", false, "use the cluster that runs in the folder, or start it, and leave it running")
 	flag.BoolVar(&o.versions, "versions", false, "run the tests with each version of Kubernetes and each kind of access, as far as they are not done, and write "+page)
 	flag.Parse()
@@ -100,7 +102,7 @@ func (o options) runInCluster(ctx context.Context, k tools.Kubernetes, access st
 	if err != nil {
 		return nil, err
 	}
-	c, end, err := setup.Cluster(ctx, cluster.Options{RunDir: o.runDir, Kubernetes: k}, o.keep, tars...)
+	c, end, err := setup.Cluster(ctx, cluster.Options{RunDir: o.runDir, Kubernetes: k, Nodes: o.nodes}, o.keep, tars...)
 	if err != nil {
 		return nil, err
 	}
