@@ -12,7 +12,7 @@ TEST_MODULES := test/sanity test/bench test/kustomize
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture bench bench-once control-plane manifests image e2e conformance gallery examples cluster-up cluster-down cluster-shell cluster-test vm prerequisites clean
+.PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture bench bench-once control-plane manifests image e2e versions conformance gallery examples cluster-up cluster-down cluster-shell cluster-test vm prerequisites clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,7 +89,7 @@ manifests: control-plane ## Render deploy/*.yaml from the chart
 	$(GO) run ./deploy/manifests
 
 # The name in the manifests.
-IMAGE ?= fsuser-csi/fsuser-csi:$(shell sed -n 's/^appVersion: //p' deploy/chart/Chart.yaml)
+IMAGE ?= localhost/fsuser-csi:$(shell sed -n 's/^appVersion: //p' deploy/chart/Chart.yaml)
 image: build ## Pack the driver into bin/fsuser-csi-image.tar, without a container engine
 	$(GO) run ./deploy/image -o bin/fsuser-csi-image.tar -tag $(IMAGE) -version $(VERSION) bin/fsuser-csi
 
@@ -99,8 +99,10 @@ CLUSTER := .cache/bin/fsuser-cluster/fsuser-cluster
 $(CLUSTER):
 	@$(GO) build -o $@ ./test/cluster/fsuser-cluster
 
-cluster-up: prerequisites $(CLUSTER) ## Start a real one-node Kubernetes, built from Go modules (root)
-	@$(CLUSTER) up
+# The number of nodes of the test cluster.
+NODES ?= 1
+cluster-up: prerequisites $(CLUSTER) ## Start a real Kubernetes of NODES nodes, built from Go modules (root)
+	@$(CLUSTER) -nodes $(NODES) up
 
 cluster-down: $(CLUSTER) ## Stop it, and leave nothing (root)
 	@$(CLUSTER) down
@@ -112,8 +114,12 @@ cluster-test: prerequisites ## Prove that the cluster works and leaves nothing (
 	$(GO) test -tags cluster -count=1 -timeout=60m ./test/cluster/proof
 
 E2E ?=
-e2e: prerequisites ## Run the end-to-end tests on a real one-node Kubernetes (root), or on yours: KUBECONFIG, IMAGE, POD_IMAGE
-	$(GO) run ./test/e2e/run $(if $(E2E),-run '$(E2E)')
+e2e: prerequisites ## Run the end-to-end tests on a real Kubernetes of NODES nodes, of KUBERNETES=1.35, 1.36 or 1.37, with ACCESS=node, namespaces or cluster (root), or on yours: KUBECONFIG, IMAGE, POD_IMAGE
+	$(GO) run ./test/e2e/run -nodes $(NODES) $(if $(E2E),-run '$(E2E)')
+
+versions: prerequisites ## Run them with each version of Kubernetes and each kind of access, upgrade and downgrade the driver, and write docs/kubernetes-versions.md (root)
+	@rm -rf .cache/versions
+	$(GO) run ./test/e2e/run -versions
 
 gallery: prerequisites ## Show real programs with their keys on a real cluster, and write docs/gallery.md (root)
 	$(GO) run ./test/gallery/run

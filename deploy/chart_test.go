@@ -58,10 +58,13 @@ func TestValuesThatTheSchemaRefuses(t *testing.T) {
 		"kubeletRoot=var/lib/kubelet", "kubeletRoot=/var/lib/kubelet/", "kubeletRoot=/", "kubeletRoot=/var/../etc", "kubeletRoot=/var//lib",
 		"kubeletRoot=/a:b", "kubeletRoot=/" + strings.Repeat("k", 60),
 		"image.digest=sha256:12", "image.digest=latest", "image.pullPolicy=Sometimes", "image.repository=", "image.tag=a/b",
+		"image.repository=a:1", "image.repository=/a", "image.registry=", "image.registry=docker", "image.registry=example.com/", "image.registry=a.b/c",
+		"image.registry=null",
 		"verbosity=6", "verbosity=high", "httpPort=0", "maxUnavailable=0", "maxUnavailable=0%", "maxUnavailable=many",
 		"fsUser.enabled=maybe", "fsUser.default=0", "validate.enabled=2", "allow.enabled=3", "allow.uids={root}", "allow.uids={-1}", "allow.uids={1-}",
 		"allow.gids={01}", "allow.secrets={a*b}", "allow.secrets={A}", "allow.configMaps=all", "validate.allow=x", "validate.templates=Audit",
 		"extraArgs={node}", "extraArgs={--max-volumes=9,--state-dir=/run/fsuser.csi.io/other}", "metrics.podMonitor.interval=soon", "noSuchValue=1", "image.name=x",
+		"resourceQuota.enabled=maybe", "resourceQuota.pods=5", "openshift.securityContextConstraint=privileged", "openshift.enabled=true",
 		"networkPolicy.enabled=some", "networkPolicy.from=all", "networkPolicy.from[0].pods=x", "networkPolicy.ingress={}",
 	} {
 		if _, err := Template(t.Context(), ".", "--set", set); err == nil {
@@ -95,6 +98,12 @@ func TestOldKubernetes(t *testing.T) {
 	if remedy := "--set access=namespaces"; err == nil || !strings.Contains(err.Error(), remedy) {
 		t.Errorf("Kubernetes 1.35: error %v; want the remedy %s", err, remedy)
 	}
+	for _, version := range []string{"1.34.9", "v1.34.3-gke.100"} {
+		_, err := Template(t.Context(), ".", "--kube-version", version, "--set", "access=namespaces")
+		if want := "chart requires kubeVersion: >=1.35.0-0"; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Kubernetes %s: error %v; want %s", version, err, want)
+		}
+	}
 	// Vendors' versions have suffixes.
 	if _, err := Template(t.Context(), ".", "--kube-version", "v1.36.2-gke.100"); err != nil {
 		t.Error(err)
@@ -117,6 +126,7 @@ func TestContract(t *testing.T) {
 			"imagePullSecrets[0].name=pull", "nodeSelector.pool=a", "podLabels.team=a", "podAnnotations.note=a", "verbosity=4", "maxUnavailable=1",
 			"extraArgs={--max-volume-bytes=1048576}", "namespace.create=true", "allow.enabled=true", "allow.secrets={tls}",
 			"networkPolicy.enabled=true", "networkPolicy.from[0].ipBlock.cidr=10.0.0.0/8",
+			"resourceQuota.enabled=true", "openshift.securityContextConstraint=true",
 		}, ",")}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -202,8 +212,12 @@ func checkDaemonSet(t *testing.T, objects objects) {
 	for _, e := range c.Env {
 		env[e.Name] = e.ValueFrom.FieldRef.FieldPath
 	}
-	if env["NODE_NAME"] != "spec.nodeName" || env["POD_IP"] != "status.podIP" {
-		t.Errorf("env is %v", env)
+	wantEnv := map[string]string{
+		"NODE_NAME": "spec.nodeName", "POD_IP": "status.podIP",
+		"POD_NAMESPACE": "metadata.namespace", "POD_NAME": "metadata.name", "POD_UID": "metadata.uid",
+	}
+	if !maps.Equal(env, wantEnv) {
+		t.Errorf("env is %v, want %v", env, wantEnv)
 	}
 	if address := "--http-address=[$(POD_IP)]:9808"; !slices.Contains(c.Args, address) || c.Ports[0].ContainerPort != 9808 {
 		t.Errorf("args %q have no %s", c.Args, address)
@@ -254,7 +268,7 @@ func checkRules(t *testing.T, objects objects) {
 	access := objects.access(t)
 	var bound []string
 	for _, o := range objects.all {
-		if o.GetKind() == "RoleBinding" {
+		if o.GetKind() == "RoleBinding" && o.GetName() != "fsuser-csi-privileged" {
 			t.Errorf("RoleBinding %s: namespaces consent by themselves", o.GetName())
 		}
 		if o.GetKind() == "ClusterRoleBinding" {
@@ -298,11 +312,12 @@ func checkRules(t *testing.T, objects objects) {
 func TestImage(t *testing.T) {
 	const digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 	for set, want := range map[string]string{
-		"image.pullPolicy=Always":            "fsuser-csi/fsuser-csi:" + appVersion(t),
-		"image.repository=example.com/a":     "example.com/a:" + appVersion(t),
-		"image.tag=2.0":                      "fsuser-csi/fsuser-csi:2.0",
-		"image.digest=" + digest:             "fsuser-csi/fsuser-csi@" + digest,
-		"image.tag=x,image.digest=" + digest: "fsuser-csi/fsuser-csi@" + digest,
+		"image.pullPolicy=Always":                      "localhost/fsuser-csi:" + appVersion(t),
+		"image.registry=example.com":                   "example.com/fsuser-csi:" + appVersion(t),
+		"image.registry=ghcr.io,image.repository=me/a": "ghcr.io/me/a:" + appVersion(t),
+		"image.registry=registry:5000,image.tag=2.0":   "registry:5000/fsuser-csi:2.0",
+		"image.digest=" + digest:                       "localhost/fsuser-csi@" + digest,
+		"image.tag=x,image.digest=" + digest:           "localhost/fsuser-csi@" + digest,
 	} {
 		var ds appsv1.DaemonSet
 		template(t, "--set", set).find(t, "DaemonSet", "fsuser-csi", &ds)
@@ -357,6 +372,9 @@ func TestNamespaceLetsPrivilegedPodsIn(t *testing.T) {
 		if got := ns.Labels["pod-security.kubernetes.io/"+mode]; got != "privileged" {
 			t.Errorf("%s is %q", mode, got)
 		}
+	}
+	if got := ns.Labels["security.openshift.io/scc.podSecurityLabelSync"]; got != "false" {
+		t.Errorf("podSecurityLabelSync is %q: OpenShift would set labels of its own", got)
 	}
 	// helm install has made the namespace before it looks at the chart, and refuses a chart that makes it again.
 	if template(t).has("Namespace") {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
@@ -72,8 +73,18 @@ func Template(ctx context.Context, dir string, args ...string) ([]byte, error) {
 	}, args...)...)
 }
 
+var imageLine = regexp.MustCompile(`(?m)^( *image: )"localhost/fsuser-csi:[^"]*"$`)
+
+// WithImage returns the manifest with another image of the driver, as people make it with sed or kustomize.
+func WithImage(manifest []byte, image string) ([]byte, error) {
+	if n := len(imageLine.FindAll(manifest, -1)); n != 1 {
+		return nil, fmt.Errorf("the manifest names the driver's image %d times, want once", n)
+	}
+	return imageLine.ReplaceAll(manifest, fmt.Appendf(nil, "${1}%q", image)), nil
+}
+
 func helm(ctx context.Context, args ...string) ([]byte, error) {
-	path, err := tools.Path("helm")
+	path, err := tools.Path(tools.Newest(), "helm")
 	if err != nil {
 		return nil, err
 	}

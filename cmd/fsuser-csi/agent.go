@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime/debug"
 	"sync"
@@ -15,10 +16,12 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
+	"github.com/fsuser-csi/fsuser-csi/pkg/access"
 	"github.com/fsuser-csi/fsuser-csi/pkg/driver"
 	"github.com/fsuser-csi/fsuser-csi/pkg/event"
 	"github.com/fsuser-csi/fsuser-csi/pkg/record"
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
+	"github.com/fsuser-csi/fsuser-csi/pkg/status"
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
 )
@@ -54,7 +57,13 @@ func (a agent) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	stopStatus, err := serveStatus(a.stateDir, volumes.Status)
+	checker := access.New(a.accessCheck(objects, events))
+	if err := a.metrics.Register(checker); err != nil {
+		return err
+	}
+	stopStatus, err := serveStatus(a.stateDir, func() status.Node {
+		return status.Node{Node: a.nodeName, Access: checker.Status(), Volumes: volumes.Status()}
+	})
 	if err != nil {
 		return fmt.Errorf("--state-dir: %w", err)
 	}
@@ -69,6 +78,7 @@ func (a agent) run(ctx context.Context) error {
 	var running sync.WaitGroup
 	running.Go(func() { volumes.Run(ctx) })
 	running.Go(func() { runEvents(ctx) })
+	running.Go(func() { checker.Run(ctx) })
 	defer running.Wait()
 	defer stop()
 
@@ -95,6 +105,37 @@ func (a agent) source() (objects, error) {
 		return nil, err
 	}
 	return source.NewAPI(config, source.Options{NodeName: a.nodeName, Impersonate: a.access == accessNode})
+}
+
+// accessCheck is the configuration of the check of the driver's access. With access node, the driver reads its own pod
+// as it reads other pods. With access service-account, RBAC may allow pods only in namespaces that have consented,
+// which the driver can't know. So the driver reads its Node, which RBAC allows with each installation.
+func (a agent) accessCheck(objects volume.Source, events func(event.Event)) access.Config {
+	pod := ownPod()
+	c := access.Config{Events: events, Pod: pod}
+	switch {
+	case a.manifests != "":
+	case a.access == accessNode && pod != (event.Pod{}):
+		c.Read = func(ctx context.Context) error {
+			_, err := objects.Pod(ctx, pod.Namespace, pod.Name, pod.UID)
+			return err
+		}
+	case a.access == accessServiceAccount && a.nodeName != "":
+		c.Read = func(ctx context.Context) error {
+			_, err := objects.Allocatable(ctx)
+			return err
+		}
+	}
+	return c
+}
+
+// ownPod is the driver's own pod, as the DaemonSet's environment variables name it; empty if one of them is not set.
+func ownPod() event.Pod {
+	pod := event.Pod{Namespace: os.Getenv("POD_NAMESPACE"), Name: os.Getenv("POD_NAME"), UID: os.Getenv("POD_UID")}
+	if pod.Namespace == "" || pod.Name == "" || pod.UID == "" {
+		return event.Pod{}
+	}
+	return pod
 }
 
 // events returns where volumes hand over Events, and the function that writes them until its context ends. The driver

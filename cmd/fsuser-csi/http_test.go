@@ -81,7 +81,7 @@ func (c slowCollector) Collect(chan<- prometheus.Metric) {
 
 func TestFewScrapesAtTheSameTime(t *testing.T) {
 	testkit.NothingLeft(t)
-	slow := slowCollector{make(chan struct{}), make(chan struct{})}
+	slow := slowCollector{make(chan struct{}, maxScrapes+1), make(chan struct{})}
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(slow)
 	log := testkit.LogOf(t, 0)
@@ -91,8 +91,9 @@ func TestFewScrapesAtTheSameTime(t *testing.T) {
 	}
 	defer stop()
 	address := served(t, log.Text())
+	client := http.Client{Timeout: patience}
 	get := func() (status int) {
-		resp, err := http.Get("http://" + address + "/metrics")
+		resp, err := client.Get("http://" + address + "/metrics")
 		if err != nil {
 			t.Error(err)
 			return 0

@@ -28,8 +28,8 @@ func newStatusCommand() *cobra.Command {
 	var stateDir, output string
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show the volumes of this node, and why a volume is stale",
-		Long: `status asks the driver on this node for its volumes and their state. In a cluster:
+		Short: "Show the volumes of this node, why a volume is stale, and why the driver's access does not work",
+		Long: `status asks the driver on this node for its access, its volumes and their state. In a cluster:
 
   kubectl -n fsuser-csi exec ds/fsuser-csi -- /fsuser-csi status`,
 		Args: cobra.NoArgs,
@@ -37,16 +37,16 @@ func newStatusCommand() *cobra.Command {
 			if output != "table" && output != "json" {
 				return fmt.Errorf(`--output is %q; it must be "table" or "json"`, output)
 			}
-			volumes, err := askStatus(cmd.Context(), filepath.Join(stateDir, statusSocket))
+			node, err := askStatus(cmd.Context(), filepath.Join(stateDir, statusSocket))
 			if err != nil {
 				return fmt.Errorf("ask the driver (is it running, and is --state-dir the same?): %w", err)
 			}
 			if output == "json" {
 				encoder := json.NewEncoder(cmd.OutOrStdout())
 				encoder.SetIndent("", "  ")
-				return encoder.Encode(volumes)
+				return encoder.Encode(node)
 			}
-			return status.Table(cmd.OutOrStdout(), volumes, time.Now())
+			return status.Table(cmd.OutOrStdout(), []status.Node{node}, time.Now())
 		},
 	}
 	f := cmd.Flags()
@@ -55,7 +55,7 @@ func newStatusCommand() *cobra.Command {
 	return cmd
 }
 
-func askStatus(ctx context.Context, socket string) ([]status.Volume, error) {
+func askStatus(ctx context.Context, socket string) (node status.Node, err error) {
 	client := http.Client{
 		Timeout: 10 * time.Second,
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -63,35 +63,33 @@ func askStatus(ctx context.Context, socket string) ([]status.Volume, error) {
 		}},
 	}
 	defer client.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://driver/volumes", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://driver/status", nil)
 	if err != nil {
-		return nil, err
+		return node, err
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, errors.Unwrap(err)
+		return node, errors.Unwrap(err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("it answers %s", resp.Status)
+		return node, fmt.Errorf("it answers %s", resp.Status)
 	}
-	var volumes []status.Volume
-	// Not in the return statement, which would not define the order of decoding and of reading volumes.
-	err = json.NewDecoder(resp.Body).Decode(&volumes)
-	return volumes, err
+	err = json.NewDecoder(resp.Body).Decode(&node)
+	return node, err
 }
 
 // serveStatus answers "fsuser-csi status" on a socket in stateDir until stop is called.
-func serveStatus(stateDir string, volumes func() []status.Volume) (stop func(), err error) {
+func serveStatus(stateDir string, node func() status.Node) (stop func(), err error) {
 	path := filepath.Join(stateDir, statusSocket)
 	listener, err := driver.Listen(path)
 	if err != nil {
 		return nil, err
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /volumes", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		if err := json.NewEncoder(w).Encode(volumes()); err != nil {
+		if err := json.NewEncoder(w).Encode(node()); err != nil {
 			klog.V(2).ErrorS(err, "Status not sent")
 		}
 	})

@@ -33,8 +33,9 @@ func statuses(now time.Time) []status.Volume {
 func TestStatusOnTheSocket(t *testing.T) {
 	testkit.NothingLeft(t)
 	dir := t.TempDir()
-	want := statuses(time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC))
-	stop, err := serveStatus(dir, func() []status.Volume { return want })
+	now := time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)
+	want := status.Node{Node: "node-1", Access: &status.Access{Reason: "forbidden", Since: now}, Volumes: statuses(now)}
+	stop, err := serveStatus(dir, func() status.Node { return want })
 	if err != nil {
 		t.Fatal(err)
 	}

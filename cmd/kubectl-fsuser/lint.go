@@ -3,7 +3,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 
@@ -83,10 +82,7 @@ func (r *lintReport) add(result lint.Result) {
 
 func (r *lintReport) print(out io.Writer, output string) error {
 	if output == "json" {
-		encoder := json.NewEncoder(out)
-		encoder.SetEscapeHTML(false)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(r)
+		return printJSON(out, r)
 	}
 	for _, p := range r.Problems {
 		if _, err := fmt.Fprintln(out, p); err != nil {

@@ -51,7 +51,7 @@ func newCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "kubectl-fsuser",
 		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl fsuser"},
-		Short:         "Check and convert manifests for fsuser.csi.io, and show its volumes",
+		Short:         "Check clusters and manifests for fsuser.csi.io, convert manifests, and show volumes",
 		Version:       buildVersion(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -59,7 +59,7 @@ func newCommand() *cobra.Command {
 		// With it a word that is no command is an error; without, cobra would print the help and succeed.
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(newLintCommand(), newConvertCommand(), newStatusCommand())
+	root.AddCommand(newLintCommand(), newConvertCommand(), newStatusCommand(), newCheckCommand())
 	return root
 }
 

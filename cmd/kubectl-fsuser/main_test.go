@@ -361,6 +361,9 @@ func TestCompletionAndVersion(t *testing.T) {
 	if got := tool(t, dir, "", "__complete", "li"); got.code != 0 || !strings.HasPrefix(got.stdout, "lint\t") {
 		t.Errorf("completion of li: %+v", got)
 	}
+	if got := tool(t, dir, "", "__complete", "ch"); got.code != 0 || !strings.HasPrefix(got.stdout, "check\t") {
+		t.Errorf("completion of ch: %+v", got)
+	}
 	if got := tool(t, dir, "", "completion", "bash"); got.code != 0 || !strings.Contains(got.stdout, "kubectl-fsuser") {
 		t.Errorf("completion bash: %d %s", got.code, got.stderr)
 	}
@@ -369,6 +372,11 @@ func TestCompletionAndVersion(t *testing.T) {
 	}
 	if got := tool(t, dir, "", "convert", "--help"); !strings.Contains(got.stdout, "kubectl fsuser convert [flags]") {
 		t.Errorf("help: %+v", got)
+	}
+	for _, args := range [][]string{{"check", "now"}, {"check", "-o", "yaml"}, {"check", "--kubeconfig", "/nowhere"}} {
+		if got := tool(t, dir, "", args...); got.code != 2 || got.stdout != "" || !strings.HasPrefix(got.stderr, "Error: ") {
+			t.Errorf("%q: %+v", args, got)
+		}
 	}
 	if got := tool(t, dir, "", "lnit"); got.code != 2 || !strings.Contains(got.stderr, `unknown command "lnit"`) {
 		t.Errorf("an unknown command: %+v", got)

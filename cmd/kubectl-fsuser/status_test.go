@@ -28,7 +28,7 @@ import (
 type fakeCluster struct {
 	t             *testing.T
 	pods          []corev1.Pod
-	answers       map[string][]status.Volume // by pod; a pod without one fails
+	answers       map[string]status.Node // by pod; a pod without one fails
 	withWebSocket bool
 
 	mu       sync.Mutex
@@ -124,14 +124,14 @@ func (c *fakeCluster) execSPDY(w http.ResponseWriter, r *http.Request) {
 
 // answer is what the driver's status command does.
 func (c *fakeCluster) answer(pod string, stdout, stderr, result io.Writer) {
-	volumes, ok := c.answers[pod]
+	node, ok := c.answers[pod]
 	if !ok {
 		io.WriteString(stderr, "Error: ask the driver: connection refused\n")
 		json.NewEncoder(result).Encode(metav1.Status{Status: metav1.StatusFailure, Message: "command terminated with non-zero exit code", Reason: "NonZeroExitCode",
 			Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: "ExitCode", Message: "1"}}}})
 		return
 	}
-	json.NewEncoder(stdout).Encode(volumes)
+	json.NewEncoder(stdout).Encode(node)
 	json.NewEncoder(result).Encode(metav1.Status{Status: metav1.StatusSuccess})
 }
 
@@ -151,17 +151,24 @@ func TestStatus(t *testing.T) {
 					driverPodOn("node-2", "fsuser-csi", "driver-b", corev1.PodRunning), driverPodOn("node-1", "fsuser-csi", "driver-a", corev1.PodRunning),
 					driverPodOn("node-3", "elsewhere", "driver-c", corev1.PodRunning), driverPodOn("node-4", "elsewhere", "driver-d", corev1.PodPending),
 				},
-				answers: map[string][]status.Volume{
-					"driver-a": {volumeOf("other", "x"), volumeOf("team", "web-1")}, "driver-b": {volumeOf("team", "web-2")},
+				answers: map[string]status.Node{
+					"driver-a": {
+						Node: "node-1", Access: &status.Access{Ready: true},
+						Volumes: []status.Volume{volumeOf("other", "x"), volumeOf("team", "web-1")},
+					},
+					"driver-b": {
+						Node: "node-2", Access: &status.Access{Reason: "forbidden"}, Volumes: []status.Volume{volumeOf("team", "web-2")},
+					},
 				},
 			}
 			kubeconfig := cluster.start()
 			const (
-				header = "NODE    POD         VOLUME  OBJECT    OWNER   MODE  VERSION  REFRESHED  STATE\n"
-				other  = "node-1  other/x     v       Secret/s  1000:5  0400  7        -          current\n"
-				web1   = "node-1  team/web-1  v       Secret/s  1000:5  0400  7        -          current\n"
-				web2   = "node-2  team/web-2  v       Secret/s  1000:5  0400  7        -          current\n"
-				silent = "node node-3: pod elsewhere/driver-c: command terminated with exit code 1: Error: ask the driver: connection refused\n" +
+				header  = "NODE    POD         VOLUME  OBJECT    OWNER   MODE  VERSION  REFRESHED  STATE\n"
+				other   = "node-1  other/x     v       Secret/s  1000:5  0400  7        -          current\n"
+				web1    = "node-1  team/web-1  v       Secret/s  1000:5  0400  7        -          current\n"
+				web2    = "node-2  team/web-2  v       Secret/s  1000:5  0400  7        -          current\n"
+				refused = "node node-2: the driver's access has not worked for 2562047h47m16.854775807s: forbidden\n" // since the zero time
+				silent  = "node node-3: pod elsewhere/driver-c: command terminated with exit code 1: Error: ask the driver: connection refused\n" +
 					"node node-4: pod elsewhere/driver-d: it is Pending, not Running\nError: 2 drivers of 4 did not answer\n"
 			)
 			narrow := func(table string) string {
@@ -172,13 +179,13 @@ func TestStatus(t *testing.T) {
 				code           int
 				stdout, stderr string
 			}{
-				{"-A", 1, header + other + web1 + web2, silent},
-				{"", 1, header + web1 + web2, silent},
-				{"--driver-namespace fsuser-csi", 0, header + web1 + web2, ""},
-				{"--driver-namespace fsuser-csi web-2", 0, header + web2, ""},
-				{"--driver-namespace fsuser-csi pod/web-2", 0, header + web2, ""},
-				{"--driver-namespace fsuser-csi -n other", 0, narrow(header + other), ""},
-				{"--driver-namespace fsuser-csi --context other", 0, narrow(header + other), ""},
+				{"-A", 1, refused + header + other + web1 + web2, silent},
+				{"", 1, refused + header + web1 + web2, silent},
+				{"--driver-namespace fsuser-csi", 0, refused + header + web1 + web2, ""},
+				{"--driver-namespace fsuser-csi web-2", 0, refused + header + web2, ""},
+				{"--driver-namespace fsuser-csi pod/web-2", 0, refused + header + web2, ""},
+				{"--driver-namespace fsuser-csi -n other", 0, narrow(refused + header + other), ""},
+				{"--driver-namespace fsuser-csi --context other", 0, narrow(refused + header + other), ""},
 				{"--driver-namespace nowhere", 2, "", "Error: no pod has the label app.kubernetes.io/name=fsuser-csi: the driver is not installed, or not in --driver-namespace\n"},
 				{"-o yaml", 2, "", "Error: --output is \"yaml\"; it must be \"table\" or \"json\"\n"},
 				{"--context nowhere", 2, "", "Error: context \"nowhere\" does not exist\n"},
@@ -188,9 +195,11 @@ func TestStatus(t *testing.T) {
 					t.Errorf("status %s: %d\n%s%s\nwant %d\n%s%s", test.args, got.code, got.stdout, got.stderr, test.code, test.stdout, test.stderr)
 				}
 			}
-			got := tool(t, t.TempDir(), "", "status", "--kubeconfig", kubeconfig, "-A", "--driver-namespace", "fsuser-csi", "-o", "json")
-			var volumes []status.NodeVolume
-			if err := json.Unmarshal([]byte(got.stdout), &volumes); err != nil || len(volumes) != 3 || volumes[2].Node != "node-2" || volumes[2].PodName != "web-2" {
+			got := tool(t, t.TempDir(), "", "status", "--kubeconfig", kubeconfig, "--driver-namespace", "fsuser-csi", "-o", "json", "web-2")
+			var nodes []status.Node
+			if err := json.Unmarshal([]byte(got.stdout), &nodes); err != nil || len(nodes) != 2 ||
+				nodes[0].Node != "node-1" || !nodes[0].Access.Ready || len(nodes[0].Volumes) != 0 ||
+				nodes[1].Node != "node-2" || nodes[1].Access.Ready || len(nodes[1].Volumes) != 1 || nodes[1].Volumes[0].PodName != "web-2" {
 				t.Errorf("as JSON: %v\n%s%s", err, got.stdout, got.stderr)
 			}
 			cluster.mu.Lock()

@@ -4,7 +4,7 @@
 // tar archive that `docker load`, `podman load`, `ctr images import`, `kind load image-archive` and skopeo read. The same input gives the
 // same bytes.
 //
-//	go run ./deploy/image -o bin/fsuser-csi-image.tar -tag fsuser-csi/fsuser-csi:1.2.3 bin/fsuser-csi
+//	go run ./deploy/image -o bin/fsuser-csi-image.tar -tag example.com/fsuser-csi:1.2.3 bin/fsuser-csi
 //
 // With binaries for several architectures the archive is an OCI layout with an index of them, which all of these but docker without
 // its containerd store read.

@@ -2,7 +2,7 @@
 
 // Package event writes Events about pods (kubectl describe pod shows them).
 //
-// Events of one reason about one volume share an Event object with a count. The last Event that was recorded about a
+// Events of one reason about one volume of a pod share an Event object with a count. The last Event that was recorded about a
 // volume is the last one that is written: a pause between writes delays it, and drops only Events that it replaces.
 // Writing is best effort: an Event that can't be written is dropped and counted, and never tried again. client-go has a
 // recorder that does more, but links half of the OpenAPI libraries (docs/decisions/0006-own-event-recorder.md).
@@ -56,10 +56,11 @@ const (
 	Warning = corev1.EventTypeWarning
 )
 
-// Event is something that happened to a volume of a pod.
+// Event is something that happened to a volume of a pod, or to the driver's own pod.
 type Event struct {
 	Pod Pod
-	// Volume is the name of the volume in the pod. It is not written: Events about one volume replace each other.
+	// Volume is the name of the volume in the pod, and empty in an Event about the driver. It is not written: Events about
+	// one volume replace each other.
 	Volume string
 	Type   Type
 	// Reason is a CamelCase word for machines, Message a sentence for people. Neither has a value of an object.

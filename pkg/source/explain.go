@@ -42,6 +42,9 @@ func (a *API) explain(ref Ref, err error) *Error {
 	return e
 }
 
+// otherwise is the remedy in a cluster where access node can't work.
+const otherwise = "otherwise install with --set access=namespaces"
+
 // remedy says what helps if ref is forbidden.
 func (a *API) remedy(ref Ref, refusal error) string {
 	if !a.options.Impersonate {
@@ -49,7 +52,7 @@ func (a *API) remedy(ref Ref, refusal error) string {
 	}
 	if mayNotImpersonate(refusal) {
 		return "; the driver may not act as its node: access node needs Kubernetes 1.36 or later, " +
-			"and the driver's ClusterRole fsuser-csi-node with its ClusterRoleBinding"
+			"and the driver's ClusterRole fsuser-csi-node with its ClusterRoleBinding; " + otherwise
 	}
 	volume, attribute := "", ""
 	switch ref.Kind {
@@ -57,8 +60,11 @@ func (a *API) remedy(ref Ref, refusal error) string {
 		volume, attribute = fmt.Sprintf("secret: {secretName: %s}", ref.Name), "secretName"
 	case attributes.ConfigMap:
 		volume, attribute = fmt.Sprintf("configMap: {name: %s}", ref.Name), "configMapName"
-	default:
-		return "" // no pod has to declare itself or its node
+	default: // no pod has to declare itself or its node
+		if strings.Contains(message(refusal), "no relationship found between node") {
+			return "" // by the Node authorizer
+		}
+		return "; access node needs the Node authorizer (--authorization-mode of the API server); " + otherwise
 	}
 	return fmt.Sprintf("; with access node the pod must declare the object: add the volume {name: x, %s} to the pod "+
 		"and use the attribute volume: x in place of %s. To use %[2]s alone: "+

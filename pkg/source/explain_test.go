@@ -46,10 +46,11 @@ func TestMessage(t *testing.T) {
 func TestExplain(t *testing.T) {
 	resource := schema.GroupResource{Resource: "secrets"}
 	refused := apierrors.NewForbidden(resource, "a", errors.New("no\nrole"))
+	byNode := apierrors.NewForbidden(resource, "a", errors.New("no relationship found between node 'n' and this object"))
 	by := func(user string) error {
 		return apierrors.NewForbidden(resource, "a", fmt.Errorf("User %q cannot list it", user))
 	}
-	const actAsNode = "; the driver may not act as its node: access node needs Kubernetes 1.36 or later, and the driver's ClusterRole fsuser-csi-node with its ClusterRoleBinding"
+	const actAsNode = "; the driver may not act as its node: access node needs Kubernetes 1.36 or later, and the driver's ClusterRole fsuser-csi-node with its ClusterRoleBinding; otherwise install with --set access=namespaces"
 	for name, test := range map[string]struct {
 		node   bool
 		kind   attributes.Kind
@@ -75,10 +76,13 @@ func TestExplain(t *testing.T) {
 			`secrets "a" is forbidden: no role; with access node the pod must declare the object: add the volume {name: x, secret: {secretName: a}} to the pod and use the attribute volume: x in place of secretName. To use secretName alone: is the declare-references policy installed, and was the pod created after it?`},
 		"a config map refused by the Node authorizer": {true, attributes.ConfigMap, refused, ErrForbidden,
 			`secrets "a" is forbidden: no role; with access node the pod must declare the object: add the volume {name: x, configMap: {name: a}} to the pod and use the attribute volume: x in place of configMapName. To use configMapName alone: is the declare-references policy installed, and was the pod created after it?`},
-		"a pod refused by the Node authorizer": {true, attributes.Pod, refused, ErrForbidden, `secrets "a" is forbidden: no role`},
-		"not authenticated":                    {false, attributes.Secret, apierrors.NewUnauthorized("who?"), ErrUnavailable, "who?"},
-		"a path that does not exist":           {false, attributes.Secret, apierrors.NewNotFound(resource, "a"), ErrUnavailable, `secrets "a" not found`},
-		"any other error, in one line":         {true, attributes.Secret, errors.New("odd\nthing"), ErrUnavailable, "odd thing"},
+		"a pod refused by the Node authorizer": {true, attributes.Pod, byNode, ErrForbidden,
+			`secrets "a" is forbidden: no relationship found between node 'n' and this object`},
+		"a pod refused without the Node authorizer": {true, attributes.Pod, refused, ErrForbidden,
+			`secrets "a" is forbidden: no role; access node needs the Node authorizer (--authorization-mode of the API server); otherwise install with --set access=namespaces`},
+		"not authenticated":            {false, attributes.Secret, apierrors.NewUnauthorized("who?"), ErrUnavailable, "who?"},
+		"a path that does not exist":   {false, attributes.Secret, apierrors.NewNotFound(resource, "a"), ErrUnavailable, `secrets "a" not found`},
+		"any other error, in one line": {true, attributes.Secret, errors.New("odd\nthing"), ErrUnavailable, "odd thing"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ref := Ref{Kind: test.kind, Namespace: "ns", Name: "a"}

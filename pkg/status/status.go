@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package status is what a driver reports about its volumes: the driver writes it, and "fsuser-csi status" and
-// "kubectl fsuser status" show it.
+// Package status is what a driver reports about itself and its volumes: the driver writes it, and "fsuser-csi status"
+// and "kubectl fsuser status" show it.
 package status
 
 import (
@@ -11,6 +11,24 @@ import (
 	"text/tabwriter"
 	"time"
 )
+
+// Node is what the driver of a node reports.
+type Node struct {
+	// Node is the node's name.
+	Node string `json:"node"`
+	// Access is absent if it is not known, and without an API server.
+	Access  *Access  `json:"access,omitempty"`
+	Volumes []Volume `json:"volumes"`
+}
+
+// Access is whether the API server lets the driver read objects.
+type Access struct {
+	Ready bool `json:"ready"`
+	// Reason is why the access does not work, with the remedy. It is absent if Ready.
+	Reason string `json:"reason,omitempty"`
+	// Since is when Ready changed last.
+	Since time.Time `json:"since"`
+}
 
 // Volume is a published volume.
 type Volume struct {
@@ -38,35 +56,24 @@ type Volume struct {
 	StaleSince *time.Time `json:"staleSince,omitempty"`
 }
 
-// NodeVolume is a volume with the node of its pod.
-type NodeVolume struct {
-	Node string `json:"node"`
-	Volume
-}
+const header = "NODE\tPOD\tVOLUME\tOBJECT\tOWNER\tMODE\tVERSION\tREFRESHED\tSTATE"
 
-const header = "POD\tVOLUME\tOBJECT\tOWNER\tMODE\tVERSION\tREFRESHED\tSTATE"
-
-// Table prints the volumes of one node.
-func Table(out io.Writer, volumes []Volume, now time.Time) error {
-	w := newTable(out)
+// Table prints the volumes of nodes, after a line for each node whose access does not work.
+func Table(out io.Writer, nodes []Node, now time.Time) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	for _, n := range nodes {
+		if a := n.Access; a != nil && !a.Ready {
+			fmt.Fprintf(w, "node %s: the driver's access has not worked for %s: %s\n", n.Node, age(now, &a.Since), a.Reason)
+		}
+	}
 	fmt.Fprintln(w, header)
-	for _, v := range volumes {
-		fmt.Fprintln(w, row(v, now))
+	for _, n := range nodes {
+		for _, v := range n.Volumes {
+			fmt.Fprintln(w, n.Node+"\t"+row(v, now))
+		}
 	}
 	return w.Flush()
 }
-
-// NodesTable prints the volumes of several nodes.
-func NodesTable(out io.Writer, volumes []NodeVolume, now time.Time) error {
-	w := newTable(out)
-	fmt.Fprintln(w, "NODE\t"+header)
-	for _, v := range volumes {
-		fmt.Fprintln(w, v.Node+"\t"+row(v.Volume, now))
-	}
-	return w.Flush()
-}
-
-func newTable(out io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(out, 0, 8, 2, ' ', 0) }
 
 func row(v Volume, now time.Time) string {
 	state := "current"

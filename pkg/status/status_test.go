@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-func TestTables(t *testing.T) {
+func TestTable(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	before := now.Add(-90 * time.Second)
 	volumes := []Volume{
@@ -16,25 +16,22 @@ func TestTables(t *testing.T) {
 		{PodNamespace: "ns", PodName: "b", Volume: "v", Object: "Secret/s,Pod", Mode: "0644", Refresh: "off"},
 		{PodNamespace: "ns", PodName: "c", Volume: "v", Object: "ConfigMap/c", Mode: "0444", Refresh: "watch", Stale: "forbidden", StaleSince: &before},
 	}
-	var one, all strings.Builder
-	if err := Table(&one, volumes, now); err != nil {
+	nodes := []Node{
+		{Node: "node-1", Access: &Access{Ready: true, Since: before}, Volumes: volumes[:2]},
+		{Node: "n", Access: &Access{Reason: "forbidden; do this", Since: before}, Volumes: volumes[2:]},
+		{Node: "node-3", Volumes: nil},
+	}
+	var got strings.Builder
+	if err := Table(&got, nodes, now); err != nil {
 		t.Fatal(err)
 	}
-	want := `POD   VOLUME  OBJECT        OWNER  MODE  VERSION  REFRESHED  STATE
-ns/a  v       Secret/s      1:2    0400  7        1m30s      current
-ns/b  v       Secret/s,Pod  0:0    0644  -        -          fixed
-ns/c  v       ConfigMap/c   0:0    0444  -        -          stale for 1m30s: forbidden
+	want := `node n: the driver's access has not worked for 1m30s: forbidden; do this
+NODE    POD   VOLUME  OBJECT        OWNER  MODE  VERSION  REFRESHED  STATE
+node-1  ns/a  v       Secret/s      1:2    0400  7        1m30s      current
+node-1  ns/b  v       Secret/s,Pod  0:0    0644  -        -          fixed
+n       ns/c  v       ConfigMap/c   0:0    0444  -        -          stale for 1m30s: forbidden
 `
-	if one.String() != want {
-		t.Errorf("the table is\n%swant\n%s", one.String(), want)
-	}
-	if err := NodesTable(&all, []NodeVolume{{"node-1", volumes[0]}}, now); err != nil {
-		t.Fatal(err)
-	}
-	want = `NODE    POD   VOLUME  OBJECT    OWNER  MODE  VERSION  REFRESHED  STATE
-node-1  ns/a  v       Secret/s  1:2    0400  7        1m30s      current
-`
-	if all.String() != want {
-		t.Errorf("the table of nodes is\n%swant\n%s", all.String(), want)
+	if got.String() != want {
+		t.Errorf("the table is\n%swant\n%s", got.String(), want)
 	}
 }

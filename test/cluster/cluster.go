@@ -9,17 +9,14 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/supervisor"
 )
 
 // What a cluster has inside.
 const (
-	NodeName    = supervisor.NodeName
+	NodeName    = "node"                 // of the first node
 	KubeletRoot = supervisor.KubeletRoot // seen by Command
 )
 
@@ -74,33 +71,35 @@ func (c *Cluster) Logs() string { return supervisor.Paths(c.runDir).Logs() }
 // Bin returns a folder with kubectl, helm, ctr and the rest.
 func (c *Cluster) Bin() string { return supervisor.Paths(c.runDir).Bin() }
 
-// Command returns a command that runs in the cluster's namespaces: kubelet's
-// mounts, the node's network, with kubectl, ctr and helm in PATH and
-// configured. It dies with the cluster.
+// Command returns a command that runs on the first node, as [Node.Command].
 func (c *Cluster) Command(ctx context.Context, name string, args ...string) (*exec.Cmd, error) {
-	state, err := supervisor.ReadState(c.runDir)
-	if err != nil {
-		return nil, err
-	}
-	enter := []string{
-		"--target=" + strconv.Itoa(state.InitPID), "--mount", "--net", "--pid", "--ipc", "--uts", "--",
-		// nsenter's own PATH is not that of the command.
-		"env", "--", name,
-	}
-	cmd := exec.CommandContext(ctx, "nsenter", append(enter, args...)...)
-	cmd.Env = supervisor.Environment(c.runDir)
-	cmd.WaitDelay = 10 * time.Second
-	return cmd, nil
+	return c.first().Command(ctx, name, args...)
 }
 
-// Run runs a command inside, as Command, and returns what it printed. The error
-// has what it printed to standard error.
+// Run runs a command on the first node, as [Node.Run].
 func (c *Cluster) Run(ctx context.Context, name string, args ...string) (string, error) {
-	cmd, err := c.Command(ctx, name, args...)
+	return c.first().Run(ctx, name, args...)
+}
+
+// Kill kills a program of the first node, as [Node.Kill], or kube-scheduler or
+// kube-controller-manager.
+func (c *Cluster) Kill(ctx context.Context, program string) error {
+	return c.first().Kill(ctx, program)
+}
+
+// Import makes the image of a docker-archive tar, as package images builds them,
+// known to all nodes.
+func (c *Cluster) Import(ctx context.Context, tar string) error {
+	nodes, err := c.Nodes()
 	if err != nil {
-		return "", err
+		return err
 	}
-	return output(cmd, name, args)
+	for _, node := range nodes {
+		if err := node.importImage(ctx, tar); err != nil {
+			return fmt.Errorf("import image %s on %s: %w", tar, node.Name(), err)
+		}
+	}
+	return nil
 }
 
 func output(cmd *exec.Cmd, name string, args []string) (string, error) {
@@ -111,38 +110,4 @@ func output(cmd *exec.Cmd, name string, args []string) (string, error) {
 		return string(stdout), fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
 	}
 	return string(stdout), nil
-}
-
-// Import makes the image of a docker-archive tar, as package images builds them,
-// known to the node.
-func (c *Cluster) Import(ctx context.Context, tar string) error {
-	file, err := os.Open(tar)
-	if err != nil {
-		return fmt.Errorf("import image: %w", err)
-	}
-	defer file.Close()
-	args := supervisor.ImportArgs("-") // the path need not exist inside
-	cmd, err := c.Command(ctx, "ctr", args...)
-	if err != nil {
-		return fmt.Errorf("import image: %w", err)
-	}
-	cmd.Stdin = file
-	if _, err := output(cmd, "ctr", args); err != nil {
-		return fmt.Errorf("import image %s: %w", tar, err)
-	}
-	return nil
-}
-
-// Kill kills one of the programs that are kept running: kubelet, containerd,
-// kube-proxy, kube-scheduler, kube-controller-manager. It is started again half
-// a second later; Kill does not wait for that.
-func (c *Cluster) Kill(ctx context.Context, program string) error {
-	pid, err := os.ReadFile(filepath.Join(supervisor.Paths(c.runDir).PIDs(), program))
-	if err != nil {
-		return fmt.Errorf("kill %s: %w", program, err)
-	}
-	if _, err := c.Run(ctx, "kill", "-KILL", strings.TrimSpace(string(pid))); err != nil {
-		return fmt.Errorf("kill %s: %w", program, err)
-	}
-	return nil
 }

@@ -5,9 +5,12 @@
 package cluster
 
 import (
+	"cmp"
+	"fmt"
 	"io"
 	"path/filepath"
 
+	"github.com/fsuser-csi/fsuser-csi/test/cluster/supervisor"
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
 )
 
@@ -20,6 +23,10 @@ type Options struct {
 	Detach bool
 	// Progress receives a line for each step. Nil: nobody does.
 	Progress io.Writer
+	// Kubernetes is the release of the cluster's Kubernetes. The zero value is the newest.
+	Kubernetes tools.Kubernetes
+	// Nodes is how many nodes there are. 0: one.
+	Nodes int
 	// Images are tars to import, beside pause and busybox, before the node is
 	// Ready. Import does it later.
 	Images []string
@@ -43,9 +50,16 @@ func DefaultRunDir() (string, error) {
 
 // withDefaults sets what is left open, and makes paths absolute.
 func (o Options) withDefaults() (_ Options, err error) {
+	if o.Nodes == 0 {
+		o.Nodes = 1
+	}
+	if o.Nodes < 1 || o.Nodes > int(supervisor.MaxNodes) {
+		return Options{}, fmt.Errorf("a cluster of %d nodes: have 1 to %d", o.Nodes, supervisor.MaxNodes)
+	}
 	if o.Progress == nil {
 		o.Progress = io.Discard
 	}
+	o.Kubernetes = cmp.Or(o.Kubernetes, tools.Newest())
 	if o.RunDir == "" {
 		if o.RunDir, err = DefaultRunDir(); err != nil {
 			return Options{}, err

@@ -18,10 +18,10 @@ import (
 )
 
 // buildTools compiles those tools that are missing, with a line for each.
-func buildTools(ctx context.Context, progress io.Writer) error {
+func buildTools(ctx context.Context, k tools.Kubernetes, progress io.Writer) error {
 	var missing []string
-	for _, tool := range tools.OfCluster() {
-		if _, err := tools.Path(tool.Name); err != nil {
+	for _, tool := range tools.OfCluster(k) {
+		if _, err := tools.Path(k, tool.Name); err != nil {
 			missing = append(missing, tool.Name)
 		}
 	}
@@ -32,6 +32,7 @@ func buildTools(ctx context.Context, progress io.Writer) error {
 	if err != nil {
 		return err
 	}
+	cmd.Env = append(os.Environ(), tools.KubernetesEnv+"="+k.Minor())
 	cmd.Stdout, cmd.Stderr = progress, progress
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("compile %d programs: %w", len(missing), err)

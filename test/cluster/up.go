@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -50,7 +51,38 @@ func Up(ctx context.Context, o Options) (_ *Cluster, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return start(ctx, o, spec)
+	c, err := start(ctx, o, spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.bootFurther(ctx, o.Progress); err != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+		defer cancel()
+		return nil, errors.Join(err, c.Down(ctx))
+	}
+	return c, nil
+}
+
+// bootFurther boots all nodes but the first, which is Ready.
+func (c *Cluster) bootFurther(ctx context.Context, progress io.Writer) error {
+	nodes, err := c.Nodes()
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	failed := make([]error, len(nodes))
+	var group sync.WaitGroup
+	for i, node := range nodes[1:] {
+		group.Go(func() { failed[i] = node.Boot(ctx) })
+	}
+	group.Wait()
+	if err := errors.Join(failed...); err != nil {
+		return err
+	}
+	if len(nodes) > 1 {
+		fmt.Fprintf(progress, "%d further nodes are Ready (%.1f s)\n", len(nodes)-1, time.Since(begin).Seconds())
+	}
+	return nil
 }
 
 // prepare makes all that does not run yet: programs and images.
@@ -62,7 +94,7 @@ func prepare(ctx context.Context, o *Options) (supervisor.Spec, error) {
 	if err := installPackages(ctx, o.Progress); err != nil {
 		return supervisor.Spec{}, err
 	}
-	if err := buildTools(ctx, o.Progress); err != nil {
+	if err := buildTools(ctx, o.Kubernetes, o.Progress); err != nil {
 		return supervisor.Spec{}, err
 	}
 	if o.Program == "" {
@@ -78,8 +110,10 @@ func prepare(ctx context.Context, o *Options) (supervisor.Spec, error) {
 		RunDir:        o.RunDir,
 		CacheDir:      cache,
 		Images:        append(images, o.Images...),
+		Kubernetes:    o.Kubernetes,
 		APIServerArgs: o.APIServerArgs,
 		KubeletArgs:   o.KubeletArgs,
+		Nodes:         supervisor.Number(o.Nodes),
 	}, nil
 }
 

@@ -34,11 +34,11 @@ type programs struct {
 
 func findPrograms() (p programs, err error) {
 	for name, path := range map[string]*string{"ginkgo": &p.ginkgo, "e2e.test": &p.tests, "agnhost": &p.agnhost} {
-		if *path, err = tools.Path(name); err != nil {
+		if *path, err = tools.Path(tools.Newest(), name); err != nil {
 			return programs{}, err
 		}
 	}
-	kubectl, err := tools.Lookup("kubectl")
+	kubectl, err := tools.Lookup(tools.Newest(), "kubectl")
 	if err != nil {
 		return programs{}, err
 	}

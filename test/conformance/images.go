@@ -47,7 +47,7 @@ func askedFor(ctx context.Context, p programs) (testImages, error) {
 
 // agnhostVersion reads the version of agnhost from the tests' module.
 func agnhostVersion(ctx context.Context) (string, error) {
-	tool, err := tools.Lookup("agnhost")
+	tool, err := tools.Lookup(tools.Newest(), "agnhost")
 	if err != nil {
 		return "", err
 	}

@@ -138,7 +138,7 @@ func (cp *ControlPlane) apiServerArgs(port port, etcdAddress string) []string {
 		"--service-account-key-file=" + cp.path(serviceAccountPublicFile),
 		"--service-account-signing-key-file=" + cp.path(serviceAccountKeyFile),
 
-		"--authorization-mode=Node,RBAC",
+		"--authorization-mode=" + cp.authorize,
 		"--enable-admission-plugins=NodeRestriction",
 		"--allow-privileged=true", // node drivers are
 

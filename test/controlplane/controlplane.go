@@ -3,6 +3,7 @@
 package controlplane
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +39,12 @@ type Options struct {
 	Advertise netip.Addr
 	// Port is the port of the API server. With 0, Start uses a free port.
 	Port int
+	// Kubernetes is the release of the API server. The zero value is the
+	// newest.
+	Kubernetes tools.Kubernetes
+	// AuthorizationMode is the API server's --authorization-mode. The empty
+	// string means Node,RBAC. ExtraArgs could only extend the list.
+	AuthorizationMode string
 	// ExtraArgs are passed to kube-apiserver after the arguments of this
 	// package: a repeated flag overrides the earlier one, and a flag with a
 	// list extends it.
@@ -50,6 +57,7 @@ type ControlPlane struct {
 	dir       string
 	removeDir bool
 	advertise netip.Addr
+	authorize string
 	extraArgs []string
 	log       io.Writer // nil: files in dir
 	binaries  binaries
@@ -85,7 +93,10 @@ func Start(ctx context.Context, o Options) (_ *ControlPlane, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("not done after %s", startTimeout))
 	defer cancel()
 
-	cp := &ControlPlane{advertise: o.Advertise, extraArgs: o.ExtraArgs}
+	o.Kubernetes = cmp.Or(o.Kubernetes, tools.Newest())
+	cp := &ControlPlane{
+		advertise: o.Advertise, authorize: cmp.Or(o.AuthorizationMode, "Node,RBAC"), extraArgs: o.ExtraArgs,
+	}
 	if o.Log != nil {
 		cp.log = &lockedWriter{w: o.Log}
 	}
@@ -95,10 +106,10 @@ func Start(ctx context.Context, o Options) (_ *ControlPlane, err error) {
 			err = fmt.Errorf("start control plane: %w", err)
 		}
 	}()
-	if cp.binaries.etcd, err = tools.Path("etcd"); err != nil {
+	if cp.binaries.etcd, err = tools.Path(o.Kubernetes, "etcd"); err != nil {
 		return nil, err
 	}
-	if cp.binaries.apiServer, err = tools.Path("kube-apiserver"); err != nil {
+	if cp.binaries.apiServer, err = tools.Path(o.Kubernetes, "kube-apiserver"); err != nil {
 		return nil, err
 	}
 	if cp.dir, cp.removeDir, err = makeDir(o.Dir); err != nil {

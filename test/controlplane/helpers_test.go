@@ -36,7 +36,7 @@ func testContext(t *testing.T) context.Context {
 func requireBinaries(t *testing.T) {
 	t.Helper()
 	for _, name := range []string{"etcd", "kube-apiserver"} {
-		if _, err := tools.Path(name); err != nil {
+		if _, err := tools.Path(tools.Newest(), name); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -7,6 +7,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -25,9 +26,14 @@ func testAccess(t *testing.T) {
 	long.secret("s", "key", "v1")
 	long.run(watchingPod("old", `secretName: s`))
 	node := newNodeShell(t)
-	t.Run("node", func(t *testing.T) { nodeAccess(t, node) })
+	t.Run("node", func(t *testing.T) {
+		since136(t, ConstrainedImpersonation)
+		nodeAccess(t, node)
+	})
 	t.Run("namespaces", func(t *testing.T) {
-		change(t, manifestNamespaces, []string{"delete", "clusterrolebinding,clusterrole", "fsuser-csi-node"})
+		if installedFirst == manifestNode {
+			change(t, manifestNamespaces, []string{"delete", "clusterrolebinding,clusterrole", "fsuser-csi-node"})
+		}
 		long.expect("old", "", "cat /v/key", "v1")
 		namespacesAccess(t, node)
 	})
@@ -39,7 +45,16 @@ func testAccess(t *testing.T) {
 		clusterAccess(t, node)
 	})
 	t.Run("namespaces are walls, even then", walls)
+	if before136() {
+		t.Run("back to namespaces", func(t *testing.T) {
+			change(t, manifestNamespaces, []string{"delete", "clusterrolebinding", "fsuser-csi-danger-cluster-wide-secrets"})
+			long.t = t
+			long.changeSecret("s", "key", "v3") // its namespace has consented
+			long.waitSaid("old", "/v/key v3")
+		})
+	}
 	t.Run("back to node", func(t *testing.T) {
+		since136(t, ConstrainedImpersonation)
 		n := newNamespace(t)
 		n.secret("s", "key", "v1")
 		n.run(watchingPod("undeclared", `secretName: s`))
@@ -70,7 +85,7 @@ func change(t *testing.T, manifest string, deletions ...[]string) {
 	if err := rolledOut(suite); err != nil {
 		t.Fatal(err)
 	}
-	if err := waitForPolicies(suite, mutation{completed: true, declared: manifest == manifestNode}); err != nil {
+	if err := waitForPolicies(suite, effect(manifest)); err != nil {
 		t.Fatal(err)
 	}
 	if args := strings.Join(driverPod(t).Spec.Containers[0].Args, " "); args == strings.Join(old.Spec.Containers[0].Args, " ") && (manifest == manifestNode) != strings.Contains(args, "--access=node") {
@@ -169,8 +184,20 @@ func allowed(t *testing.T, who string, attempts ...attempt) {
 	}
 }
 
+// checkCluster: the plugin's check finds that the installed driver works.
+func checkCluster(t *testing.T) {
+	t.Helper()
+	ctx, cancel := within(t, soon, "kubectl fsuser check")
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "go", "run", "../../cmd/kubectl-fsuser", "check").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "The installed driver works.") {
+		t.Errorf("kubectl fsuser check: %v\n%s", err, out)
+	}
+}
+
 func nodeAccess(t *testing.T, node nodeShell) {
 	node.t = t
+	checkCluster(t)
 	n, other := newNamespace(t), newNamespace(t)
 	for _, ns := range []namespace{n, other} {
 		ns.t = t
@@ -261,7 +288,8 @@ func withoutPolicy(n namespace) {
 
 func namespacesAccess(t *testing.T, node nodeShell) {
 	node.t = t
-	n, other := newNamespace(t), newNamespace(t)
+	checkCluster(t)
+	n, other := withoutConsent(t), withoutConsent(t)
 	n.secret("s", "key", "v1")
 	n.configMap("s", "key", "v1")
 	other.secret("s", "key", "v1")
@@ -294,6 +322,7 @@ func namespacesAccess(t *testing.T, node nodeShell) {
 
 func clusterAccess(t *testing.T, node nodeShell) {
 	node.t = t
+	checkCluster(t)
 	n := newNamespace(t)
 	n.secret("s", "key", "v1")
 	n.configMap("s", "key", "v1")

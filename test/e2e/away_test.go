@@ -318,15 +318,21 @@ func nothingLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	node := newNodeShell(t)
-	// Kubelet removes the directories of a pod some seconds after the API server removed the pod.
-	script := "for i in $(seq 30); do left=$(" + volumesOnNode + "); test -z \"$left\" && break; sleep 1; done; echo \"$left\""
-	if left := node.do(script); left != "" {
-		t.Errorf("30 s later there is left on the node:\n%s", left)
-	}
+	noTraces(node)
 	// The next call of nothingLeft would wait for this pod.
 	ctx, cancel := context.WithTimeout(suite, time.Minute)
 	defer cancel()
 	if err := client.CoreV1().Pods(node.name).Delete(ctx, "node", metav1.DeleteOptions{}); err != nil {
 		t.Error(err)
+	}
+}
+
+// noTraces waits until the node has no trace of a volume. Kubelet removes the directories of a pod some seconds after
+// the API server removed the pod.
+func noTraces(node nodeShell) {
+	node.t.Helper()
+	script := "for i in $(seq 30); do left=$(" + volumesOnNode + "); test -z \"$left\" && break; sleep 1; done; echo \"$left\""
+	if left := node.do(script); left != "" {
+		node.t.Errorf("30 s later there is left on the node:\n%s", left)
 	}
 }

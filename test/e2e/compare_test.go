@@ -77,6 +77,7 @@ type difference struct {
 
 // testCompare makes all pods at once, in a namespace for Kubernetes and one for the driver.
 func testCompare(t *testing.T) {
+	since136(t, "the policy fs-user ("+MutatingPolicies+")")
 	applyFSUser(t)
 	kubernetes, driver := newNamespace(t), newNamespace(t)
 	begin := time.Now()

@@ -38,8 +38,19 @@ type namespace struct {
 	t    *testing.T
 }
 
-// newNamespace makes a namespace with more labels, written key=value.
+// newNamespace makes a namespace with more labels, written key=value. The namespace has consented if the tests began
+// with access namespaces.
 func newNamespace(t *testing.T, labels ...string) namespace {
+	t.Helper()
+	n := withoutConsent(t, labels...)
+	if installedFirst == manifestNamespaces {
+		consent(n)
+	}
+	return n
+}
+
+// withoutConsent makes a namespace whose objects the driver may not read with access namespaces.
+func withoutConsent(t *testing.T, labels ...string) namespace {
 	t.Helper()
 	meta := metav1.ObjectMeta{GenerateName: "e2e-", Labels: map[string]string{testLabel: ""}}
 	for _, label := range labels {
@@ -146,6 +157,7 @@ func finish(spec *corev1.PodSpec) {
 			spec.Containers[i].Image = podImage
 		}
 	}
+	complete(spec)
 	spec.NodeSelector = map[string]string{corev1.LabelHostname: nodeName}
 	if spec.TerminationGracePeriodSeconds == nil {
 		grace := int64(5)
@@ -161,6 +173,7 @@ func (n namespace) create(manifest string) *corev1.Pod {
 
 func (n namespace) createPod(pod *corev1.Pod) *corev1.Pod {
 	n.t.Helper()
+	complete(&pod.Spec)
 	made, err := client.CoreV1().Pods(n.name).Create(suite, pod, metav1.CreateOptions{})
 	if err != nil {
 		n.t.Fatal(err)

@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,9 +20,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/fsuser-csi/fsuser-csi/deploy"
 )
 
 const (
@@ -50,6 +52,10 @@ var (
 	clusterDir string
 	// nodeName is the node under test: all pods run there.
 	nodeName string
+	// server is the version of the API server.
+	server *version.Version
+	// installedFirst is the manifest with which the tests begin.
+	installedFirst string
 )
 
 func TestMain(m *testing.M) {
@@ -68,6 +74,9 @@ func runAll(m *testing.M) (code int, err error) {
 	if err := connect(); err != nil {
 		return 1, err
 	}
+	if installedFirst, err = chooseAccess(); err != nil {
+		return 1, err
+	}
 	if err := refuseInstalled(); err != nil {
 		return 1, err
 	}
@@ -76,7 +85,7 @@ func runAll(m *testing.M) (code int, err error) {
 		defer cancel()
 		err = errors.Join(err, cleanUp(ctx))
 	}()
-	if err := install(suite, manifestNode); err != nil {
+	if err := install(suite, installedFirst); err != nil {
 		return 1, err
 	}
 	return m.Run(), nil
@@ -94,6 +103,9 @@ func connect() (err error) {
 	}
 	config.QPS, config.Burst = -1, -1
 	if client, err = kubernetes.NewForConfig(config); err != nil {
+		return err
+	}
+	if err := findServer(); err != nil {
 		return err
 	}
 	nodes, err := client.CoreV1().Nodes().List(suite, metav1.ListOptions{})
@@ -136,16 +148,15 @@ func cleanUp(ctx context.Context) error {
 	if _, err := kubectl(ctx, "", "wait", "--for=delete", "namespace", "-l", testLabel, "--timeout=90s"); err != nil && !strings.Contains(err.Error(), "no matching resources") {
 		failed = append(failed, err)
 	}
-	if _, err := kubectl(ctx, "", "delete", "--ignore-not-found", "-f", manifestFSUser); err != nil {
+	if !before136() {
+		_, err := kubectl(ctx, "", "delete", "--ignore-not-found", "-f", manifestFSUser)
 		failed = append(failed, err)
 	}
-	for _, manifest := range []string{manifestCluster, manifestNamespaces, manifestNode} {
+	for _, manifest := range manifests() {
 		failed = append(failed, uninstall(ctx, manifest))
 	}
 	return errors.Join(failed...)
 }
-
-var imageLine = regexp.MustCompile(`image: "fsuser-csi/fsuser-csi:[^"]*"`)
 
 // uncheckedLabel marks namespaces in which no policy refuses pods: their tests show what the driver itself refuses.
 const uncheckedLabel = "e2e.fsuser.csi.io/unchecked"
@@ -155,19 +166,20 @@ const refuses = "  policyName: attributes.fsuser.csi.io\n  validationActions: [D
 
 // manifest is a shipped manifest with the image replaced, as a user does with kustomize or sed, and with an exception
 // for namespaces that have the uncheckedLabel.
-func manifest(path string) (string, error) {
-	content, err := os.ReadFile(path)
+func manifest(ctx context.Context, path string) (string, error) {
+	content, err := shipped(ctx, path)
 	if err != nil {
 		return "", err
 	}
-	if n := len(imageLine.FindAll(content, -1)); n != 1 {
-		return "", fmt.Errorf("%s names the driver's image %d times, want once", path, n)
+	withImage, err := deploy.WithImage([]byte(content), image)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
 	}
-	if n := strings.Count(string(content), refuses); n != 1 {
+	if n := strings.Count(content, refuses); n != 1 {
 		return "", fmt.Errorf("%s binds the policy that refuses pods %d times, want once", path, n)
 	}
-	text := strings.Replace(string(content), refuses, refuses+"    namespaceSelector: {matchExpressions: [{key: "+uncheckedLabel+", operator: DoesNotExist}]}\n", 1)
-	return imageLine.ReplaceAllLiteralString(text, "image: "+image), nil
+	except := "    namespaceSelector: {matchExpressions: [{key: " + uncheckedLabel + ", operator: DoesNotExist}]}\n"
+	return strings.Replace(string(withImage), refuses, refuses+except, 1), nil
 }
 
 // install does what deploy/README.md says, and waits until the policies are in effect.
@@ -178,11 +190,11 @@ func install(ctx context.Context, path string) error {
 	if err := rolledOut(ctx); err != nil {
 		return err
 	}
-	return waitForPolicies(ctx, mutation{completed: true, declared: path == manifestNode})
+	return waitForPolicies(ctx, effect(path))
 }
 
 func apply(ctx context.Context, path string) error {
-	objects, err := manifest(path)
+	objects, err := manifest(ctx, path)
 	if err != nil {
 		return err
 	}
@@ -259,7 +271,7 @@ func probePolicies(ctx context.Context) (seen mutation, err error) {
 }
 
 func uninstall(ctx context.Context, path string) error {
-	objects, err := manifest(path)
+	objects, err := manifest(ctx, path)
 	if err != nil {
 		return err
 	}

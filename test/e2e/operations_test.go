@@ -73,12 +73,12 @@ func statusOutput(t *testing.T, format string) string {
 
 func statusOf(t *testing.T, n namespace, pod string) status.Volume {
 	t.Helper()
-	var all []status.Volume
+	var node status.Node
 	text := statusOutput(t, "json")
-	if err := json.Unmarshal([]byte(text), &all); err != nil {
+	if err := json.Unmarshal([]byte(text), &node); err != nil {
 		t.Fatalf("%v in\n%s", err, text)
 	}
-	for _, s := range all {
+	for _, s := range node.Volumes {
 		if s.PodNamespace == n.name && s.PodName == pod {
 			return s
 		}
@@ -113,16 +113,26 @@ func testKubectlStatus(t *testing.T) {
 	n.secret("s", "key", "v1")
 	n.run(onePod("one", `secretName: s`))
 	n.run(onePod("two", `secretName: s, uid: "7"`))
-	var all []status.NodeVolume
+	var nodes []status.Node
+	var all []status.Volume
 	text := fsuser("-n", n.name, "-o", "json")
-	if err := json.Unmarshal([]byte(text), &all); err != nil || len(all) != 2 {
+	err := json.Unmarshal([]byte(text), &nodes)
+	for _, node := range nodes {
+		if node.Access == nil || !node.Access.Ready {
+			t.Errorf("node %s has access %+v, want ready", node.Node, node.Access)
+		}
+		if node.Node == nodeName {
+			all = node.Volumes
+		}
+	}
+	if err != nil || len(all) != 2 {
 		t.Fatalf("error %v, %d volumes, want 2, in\n%s", err, len(all), text)
 	}
 	for i, want := range []struct {
 		pod string
 		uid uint32
 	}{{"one", 1000}, {"two", 7}} {
-		if v := all[i]; v.Node != nodeName || v.PodNamespace != n.name || v.PodName != want.pod || v.UID != want.uid || v.Stale != "" {
+		if v := all[i]; v.PodNamespace != n.name || v.PodName != want.pod || v.UID != want.uid || v.Stale != "" {
 			t.Errorf("volume %d is %+v, want that of pod %s on node %s with uid %d", i, v, want.pod, nodeName, want.uid)
 		}
 	}
@@ -146,8 +156,8 @@ func lineWith(text, word string) string {
 // testUninstall uninstalls the driver in the documented order, and installs the driver again.
 func testUninstall(t *testing.T) {
 	nothingLeft(t) // steps 1 and 2: no pod uses it
-	for _, m := range []string{manifestNode, manifestNamespaces, manifestCluster} {
-		if m != manifestNode {
+	for _, m := range manifests() {
+		if m != installedFirst {
 			if err := install(suite, m); err != nil {
 				t.Fatal(err)
 			}
@@ -157,20 +167,26 @@ func testUninstall(t *testing.T) {
 		}
 		notInstalled(t)
 	}
-	if err := install(suite, manifestNode); err != nil {
+	if err := install(suite, installedFirst); err != nil {
 		t.Fatal(err)
 	}
 	n := newNamespace(t)
 	n.secret("s", "key", "v1")
 	n.run(onePod("again", `secretName: s`))
 	n.delete("again")
-	if err := uninstall(suite, manifestNode); err != nil {
+	if err := uninstall(suite, installedFirst); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // everything lists the kinds of objects that the chart makes.
-const everything = "daemonset,serviceaccount,clusterrole,clusterrolebinding,csidriver,mutatingadmissionpolicy,mutatingadmissionpolicybinding,pods"
+func everything() string {
+	kinds := "daemonset,serviceaccount,clusterrole,clusterrolebinding,csidriver,validatingadmissionpolicy,validatingadmissionpolicybinding,pods"
+	if !before136() {
+		kinds += ",mutatingadmissionpolicy,mutatingadmissionpolicybinding"
+	}
+	return kinds
+}
 
 func notInstalled(t *testing.T) {
 	t.Helper()
@@ -178,7 +194,7 @@ func notInstalled(t *testing.T) {
 	until(t, "kubelet to deregister the driver", "csinodes", "", nodeName, &storagev1.CSINode{}, func(e watch.Event) (bool, error) {
 		return !slices.ContainsFunc(e.Object.(*storagev1.CSINode).Spec.Drivers, func(d storagev1.CSINodeDriver) bool { return d.Name == driverName }), nil
 	})
-	out, err := kubectl(suite, "", "get", everything, "-A", "-l", "app.kubernetes.io/name=fsuser-csi", "-o", "name")
+	out, err := kubectl(suite, "", "get", everything(), "-A", "-l", "app.kubernetes.io/name=fsuser-csi", "-o", "name")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,28 +207,37 @@ func notInstalled(t *testing.T) {
 	}
 }
 
-// testHelm installs, changes and uninstalls the chart.
+// testHelm installs the chart with the version's first kind of access, changes to the second, and uninstalls.
 func testHelm(t *testing.T) {
 	if _, err := exec.LookPath("helm"); err != nil {
 		t.Skip("there is no helm in PATH")
 	}
+	if before136() {
+		t.Run("what the version lacks is refused with the remedy", testOldKubernetes)
+	}
 	repository, tag := image[:strings.LastIndexByte(image, ':')], image[strings.LastIndexByte(image, ':')+1:]
-	set := []string{chart, "--namespace", driverNamespace, "--set", "image.repository=" + repository, "--set", "image.tag=" + tag}
-	helm(t, append([]string{"install", "fsuser-csi", "--create-namespace"}, set...)...)
+	do := func(manifest, what string, args ...string) {
+		t.Helper()
+		helm(t, append([]string{what, "fsuser-csi", chart, "--namespace", driverNamespace,
+			"--set", "image.repository=" + repository + ",image.tag=" + tag + ",access=" + accessOf(manifest)}, args...)...)
+	}
+	do(manifests()[0], "install", "--create-namespace")
 	uninstalled := false
 	t.Cleanup(func() {
 		if !uninstalled {
 			helm(t, "uninstall", "fsuser-csi", "--namespace", driverNamespace, "--wait")
 		}
 	})
-	installed(t, true)
+	installed(t, manifests()[0])
 	n := newNamespace(t)
 	n.secret("s", "key", "v1")
 	n.run(watchingPod("helm", `secretName: s`))
 	n.expect("helm", "", show("/v/key"), "1000:0 400\nv1")
-	helm(t, append([]string{"upgrade", "fsuser-csi", "--set", "access=namespaces"}, set...)...)
-	installed(t, false)
-	consent(n)
+	do(manifests()[1], "upgrade")
+	installed(t, manifests()[1])
+	if manifests()[1] == manifestNamespaces {
+		consent(n)
+	}
 	n.changeSecret("s", "key", "v2")
 	n.waitSaid("helm", "/v/key v2")
 	n.delete("helm")
@@ -224,12 +249,12 @@ func testHelm(t *testing.T) {
 	}
 }
 
-func installed(t *testing.T, declared bool) {
+func installed(t *testing.T, manifest string) {
 	t.Helper()
 	if err := rolledOut(suite); err != nil {
 		t.Fatal(err)
 	}
-	if err := waitForPolicies(suite, mutation{completed: true, declared: declared}); err != nil {
+	if err := waitForPolicies(suite, effect(manifest)); err != nil {
 		t.Fatal(err)
 	}
 }

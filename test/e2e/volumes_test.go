@@ -208,7 +208,7 @@ func testOptional(t *testing.T) {
 // files without uid would belong to root, although the pod has a runAsUser.
 func testNodePublishSecretRef(t *testing.T) {
 	t.Parallel()
-	n := newNamespace(t)
+	n := withoutConsent(t)
 	n.secret("ref", "key", "v1")
 	n.run(withCSI(watchingPod("ref", `uid: "1000"`), "nodePublishSecretRef: {name: ref}"))
 	n.expect("ref", "", show("/v/key"), "1000:0 400\nv1")

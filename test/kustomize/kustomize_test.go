@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package kustomize tests that what convert writes works with kustomize. It is a module of its own, so that kustomize is
-// not in the driver's go.mod.
+// Package kustomize tests that kustomize works with what convert writes, and with the driver's manifest. It is a module of
+// its own, so that kustomize is not in the driver's go.mod.
 package kustomize
 
 import (
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 
 	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/api/resmap"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 	"sigs.k8s.io/yaml"
 
@@ -97,6 +100,36 @@ func TestNamesFollow(t *testing.T) {
 	}
 }
 
+// The kustomization in deploy/README.md gives the driver another image.
+func TestImageOfTheDriver(t *testing.T) {
+	readme, err := os.ReadFile("../../deploy/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := regexp.MustCompile("(?s)```yaml\n(resources: .*?)```").FindSubmatch(readme)
+	if block == nil {
+		t.Fatal("deploy/README.md has no kustomization")
+	}
+	manifest, err := os.ReadFile("../../deploy/fsuser-csi.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fs := filesys.MakeFsInMemory()
+	for name, content := range map[string][]byte{"fsuser-csi.yaml": manifest, "kustomization.yaml": block[1]} {
+		if err := fs.WriteFile(name, content); err != nil {
+			t.Fatal(err)
+		}
+	}
+	resources, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(fs, ".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	image := podSpec(t, resources, "DaemonSet").Containers[0].Image
+	if !strings.HasPrefix(image, "registry.example.com/fsuser-csi:") {
+		t.Errorf("the image is %s", image)
+	}
+}
+
 // build is the pod that kustomize makes of a base.
 func build(t *testing.T, deployment string) *corev1.PodSpec {
 	t.Helper()
@@ -110,8 +143,14 @@ func build(t *testing.T, deployment string) *corev1.PodSpec {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return podSpec(t, resources, "Deployment")
+}
+
+// podSpec is the pod of the first object of this kind.
+func podSpec(t *testing.T, resources resmap.ResMap, kind string) *corev1.PodSpec {
+	t.Helper()
 	for _, r := range resources.Resources() {
-		if r.GetKind() != "Deployment" {
+		if r.GetKind() != kind {
 			continue
 		}
 		text, err := r.AsYAML()
@@ -128,6 +167,6 @@ func build(t *testing.T, deployment string) *corev1.PodSpec {
 		}
 		return &built.Spec.Template.Spec
 	}
-	t.Fatal("kustomize built no Deployment")
+	t.Fatalf("kustomize built no %s", kind)
 	return nil
 }

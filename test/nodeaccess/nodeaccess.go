@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -47,11 +48,7 @@ const (
 // Install applies deploy/fsuser-csi.yaml, creates the Node and a namespace for pods, and waits until the policy declares
 // the objects of pods in the namespace.
 func Install(ctx context.Context, cp *controlplane.ControlPlane, admin kubernetes.Interface, namespace string) error {
-	repository, err := tools.Repository()
-	if err != nil {
-		return err
-	}
-	if err := apply(ctx, cp, filepath.Join(repository, "deploy", "fsuser-csi.yaml")); err != nil {
+	if err := apply(ctx, cp, func(string) bool { return true }); err != nil {
 		return err
 	}
 	if err := MakeNode(ctx, admin); err != nil {
@@ -61,6 +58,16 @@ func Install(ctx context.Context, cp *controlplane.ControlPlane, admin kubernete
 		return err
 	}
 	return awaitPolicy(ctx, admin, namespace)
+}
+
+// InstallRights applies the objects of deploy/fsuser-csi.yaml that give the driver its rights, and creates the Node. An
+// API server on which access node can't work has these kinds of objects, too.
+func InstallRights(ctx context.Context, cp *controlplane.ControlPlane, admin kubernetes.Interface) error {
+	rights := []string{"Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding"}
+	if err := apply(ctx, cp, func(kind string) bool { return slices.Contains(rights, kind) }); err != nil {
+		return err
+	}
+	return MakeNode(ctx, admin)
 }
 
 // Allocatable is the node's status.allocatable.
@@ -103,7 +110,13 @@ func MakeServiceAccount(ctx context.Context, admin kubernetes.Interface, namespa
 	return err
 }
 
-func apply(ctx context.Context, cp *controlplane.ControlPlane, path string) error {
+// apply creates the objects of deploy/fsuser-csi.yaml that are of a wanted kind.
+func apply(ctx context.Context, cp *controlplane.ControlPlane, wanted func(kind string) bool) error {
+	repository, err := tools.Repository()
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(repository, "deploy", "fsuser-csi.yaml")
 	client, err := dynamic.NewForConfig(cp.AdminConfig())
 	if err != nil {
 		return err
@@ -120,7 +133,7 @@ func apply(ctx context.Context, cp *controlplane.ControlPlane, path string) erro
 		} else if err != nil {
 			return fmt.Errorf("read %s: %w", path, err)
 		}
-		if len(object.Object) == 0 { // the comment at its head
+		if len(object.Object) == 0 || !wanted(object.GetKind()) { // empty: the comment at its head
 			continue
 		}
 		resource, _ := meta.UnsafeGuessKindToResource(object.GroupVersionKind())

@@ -51,7 +51,7 @@ func packages(t *testing.T) map[string]goPackage {
 
 func TestImportsPointOneWay(t *testing.T) {
 	allowed := map[string][]string{
-		"cmd/fsuser-csi":     {"pkg/confine", "pkg/driver", "pkg/event", "pkg/record", "pkg/source", "pkg/status", "pkg/tmpfs", "pkg/volume"},
+		"cmd/fsuser-csi":     {"pkg/access", "pkg/confine", "pkg/driver", "pkg/event", "pkg/record", "pkg/source", "pkg/status", "pkg/tmpfs", "pkg/volume"},
 		"cmd/kubectl-fsuser": {"pkg/attributes", "pkg/convert", "pkg/lint", "pkg/manifest", "pkg/status"},
 		"pkg/driver":         {"internal/failpoint", "pkg/attributes", "pkg/source", "pkg/tmpfs", "pkg/volume"},
 		"pkg/volume":         {"internal/failpoint", "pkg/attributes", "pkg/event", "pkg/projector", "pkg/record", "pkg/source", "pkg/status", "pkg/tmpfs"},
@@ -62,6 +62,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		"pkg/status":         {},
 		"pkg/source":         {"internal/failpoint", "internal/text", "pkg/attributes"},
 		"pkg/event":          {"internal/text"},
+		"pkg/access":         {"pkg/event", "pkg/source", "pkg/status"},
 		"pkg/confine":        {},
 		"pkg/projector":      {"internal/failpoint"},
 		"pkg/tmpfs":          {"internal/failpoint"},

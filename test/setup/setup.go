@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 
@@ -35,6 +34,11 @@ func DriverImage(ctx context.Context, dir, name string) (tar string, err error) 
 	if err != nil {
 		return "", err
 	}
+	return DriverImageOf(ctx, repository, dir, name)
+}
+
+// DriverImageOf is DriverImage for the tree in another folder.
+func DriverImageOf(ctx context.Context, repository, dir, name string) (tar string, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return "", err
 	}
@@ -95,8 +99,6 @@ func upOrOpen(ctx context.Context, o cluster.Options, keep bool) (*cluster.Clust
 	return cluster.Up(ctx, o)
 }
 
-var imageLine = regexp.MustCompile(`image: "fsuser-csi/fsuser-csi:[^"]*"`)
-
 // Install applies manifests of the folder deploy, the first of which has the driver, and returns when the driver's pods are
 // ready. The image is that of DriverImage. Install restarts pods of an earlier run, because the content of the image may have
 // changed.
@@ -109,13 +111,12 @@ func Install(ctx context.Context, c *cluster.Cluster, image string, manifests ..
 	}
 	for i, name := range manifests {
 		content, err := os.ReadFile(filepath.Join(repository, "deploy", name))
+		if err == nil && i == 0 {
+			content, err = deploy.WithImage(content, image)
+		}
 		if err != nil {
-			return fmt.Errorf("install the driver: %w", err)
+			return fmt.Errorf("install the driver: %s: %w", name, err)
 		}
-		if n := len(imageLine.FindAll(content, -1)); i == 0 && n != 1 {
-			return fmt.Errorf("install the driver: %s names its image %d times, want once", name, n)
-		}
-		content = imageLine.ReplaceAllLiteral(content, []byte(`image: "`+image+`"`))
 		if err := Apply(ctx, c, string(content)); err != nil {
 			return fmt.Errorf("install the driver: %s: %w", name, err)
 		}

@@ -5,8 +5,10 @@
 //
 //	go run ./test/cluster/build kube-apiserver etcd
 //
-// It builds only what is missing, prints one line for each, and is safe to
-// interrupt and to run twice at once.
+// The environment variable KUBERNETES chooses another minor version of
+// Kubernetes than the newest, for example 1.35. The command builds only what is
+// missing, prints one line for each, and is safe to interrupt and to run twice
+// at once.
 package main
 
 import (
@@ -30,16 +32,20 @@ func main() {
 }
 
 func run(ctx context.Context, names []string) error {
+	version, err := tools.FromEnvironment()
+	if err != nil {
+		return err
+	}
 	if len(names) == 0 {
 		var known []string
-		for _, t := range tools.All() {
+		for _, t := range tools.All(version) {
 			known = append(known, t.Name)
 		}
 		return fmt.Errorf("name the tools to build, of: %s", strings.Join(known, ", "))
 	}
 	wanted := make([]tools.Tool, len(names))
 	for i, name := range names {
-		t, err := tools.Lookup(name)
+		t, err := tools.Lookup(version, name)
 		if err != nil {
 			return err
 		}

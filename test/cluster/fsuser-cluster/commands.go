@@ -16,9 +16,14 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
 )
 
-func up(ctx context.Context, runDir string) error {
+func up(ctx context.Context, runDir string, nodes int) error {
 	begin := time.Now()
-	c, err := cluster.Up(ctx, cluster.Options{RunDir: runDir, Detach: true, Progress: os.Stdout})
+	version, err := tools.FromEnvironment()
+	if err != nil {
+		return err
+	}
+	o := cluster.Options{RunDir: runDir, Kubernetes: version, Nodes: nodes, Detach: true, Progress: os.Stdout}
+	c, err := cluster.Up(ctx, o)
 	if err != nil {
 		return err
 	}

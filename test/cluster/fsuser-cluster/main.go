@@ -10,8 +10,10 @@
 //	fsuser-cluster import <tar>...     import images
 //	fsuser-cluster unpack <deb>...     unpack Debian packages, print the folder
 //
+// The environment variable KUBERNETES chooses the minor version of the cluster's Kubernetes, for example 1.35.
 // `-run <folder>` before the word names another run folder than .cache/cluster.
-// The words keep, init and node are for the cluster's own processes.
+// `-nodes <number>` before up says how many nodes the cluster has. The words
+// keep, init, node and boot are for the cluster's own processes.
 package main
 
 import (
@@ -31,10 +33,11 @@ import (
 func main() {
 	flags := flag.NewFlagSet("fsuser-cluster", flag.ExitOnError)
 	runDir := flags.String("run", "", "`folder` of the cluster (default: cluster in the cache folder)")
+	nodes := flags.Int("nodes", 1, "`number` of nodes of the cluster")
 	_ = flags.Parse(os.Args[1:]) // exits itself
 	err := errUsage
 	if flags.NArg() > 0 {
-		err = do(*runDir, flags.Arg(0), flags.Args()[1:])
+		err = do(*runDir, *nodes, flags.Arg(0), flags.Args()[1:])
 	}
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() > 0 && flags.Arg(0) == "shell" {
 		os.Exit(exit.ExitCode())
@@ -47,9 +50,9 @@ func main() {
 
 var errUsage = errors.New("say one of: up, down, shell [command...], import <tar>..., unpack <package>...")
 
-func do(runDir, word string, args []string) error {
+func do(runDir string, nodes int, word string, args []string) error {
 	switch word {
-	case "keep", "init", "node":
+	case "keep", "init", "node", "boot":
 		return supervise(word, args)
 	case "shell":
 		return shell(runDir, args)
@@ -58,7 +61,7 @@ func do(runDir, word string, args []string) error {
 	defer stop()
 	switch word {
 	case "up":
-		return up(ctx, runDir)
+		return up(ctx, runDir, nodes)
 	case "down":
 		return cluster.Down(ctx, runDir)
 	case "import":
@@ -83,6 +86,8 @@ func supervise(word string, args []string) error {
 		return supervisor.Keep(spec)
 	case "init":
 		return supervisor.Init(spec)
+	case "boot":
+		return supervisor.Boot(spec)
 	default:
 		return supervisor.Node(spec)
 	}

@@ -23,9 +23,14 @@ const (
 	eachTimeout = time.Minute
 )
 
-// up starts a cluster in a folder of its own, which ends with the test. The
+// up starts a cluster of one node in a folder of its own, which ends with the test. The
 // folder is in the cache, since temporary ones may be on a tmpfs.
 func up(t *testing.T, name string) *cluster.Cluster {
+	t.Helper()
+	return upNodes(t, name, 1)
+}
+
+func upNodes(t *testing.T, name string, nodes int) *cluster.Cluster {
 	t.Helper()
 	cache, err := tools.Cache()
 	if err != nil {
@@ -35,7 +40,7 @@ func up(t *testing.T, name string) *cluster.Cluster {
 	ctx, cancel := context.WithTimeoutCause(t.Context(), upTimeout, fmt.Errorf("not up after %s", upTimeout))
 	defer cancel()
 	begin := time.Now()
-	c, err := cluster.Up(ctx, cluster.Options{RunDir: runDir, Progress: t.Output()})
+	c, err := cluster.Up(ctx, cluster.Options{RunDir: runDir, Nodes: nodes, Progress: t.Output()})
 	if err != nil {
 		t.Fatal(err)
 	}

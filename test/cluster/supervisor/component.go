@@ -36,7 +36,7 @@ type component struct {
 
 // run starts a component, and starts it again whenever it ends.
 func (n *node) run(name string, args ...string) error {
-	path, err := tools.Path(name)
+	path, err := tools.Path(n.spec.Kubernetes, name)
 	if err != nil {
 		return err
 	}
@@ -44,7 +44,7 @@ func (n *node) run(name string, args ...string) error {
 	if err != nil {
 		return fmt.Errorf("open the log of %s: %w", name, err)
 	}
-	c := component{name: name, path: path, args: args, log: log, pid: filepath.Join(n.paths.PIDs(), name), env: Environment(n.spec.RunDir)}
+	c := component{name: name, path: path, args: args, log: log, pid: filepath.Join(n.paths.PIDs(), name), env: Environment(n.paths)}
 	cmd, err := c.start()
 	if err != nil {
 		return err

@@ -4,10 +4,9 @@ package supervisor
 
 import "os"
 
-// Environment is that of every program inside the namespaces: the tools in
-// PATH, a client configuration for each, and caches that are not the user's.
-func Environment(runDir string) []string {
-	paths := Paths(runDir)
+// Environment is that of every program inside the namespaces of a node: the
+// tools in PATH, a client configuration, and caches that are not the user's.
+func Environment(paths Paths) []string {
 	env := []string{
 		"PATH=" + paths.Bin() + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME=" + paths.Data("home"),

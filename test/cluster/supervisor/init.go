@@ -11,16 +11,21 @@ import (
 	"syscall"
 )
 
-// Init is process 1 of the cluster's namespaces. It starts node and waits for
-// it and for every orphan, as the shims of containers are. It returns when node
-// has ended, and by its own end the kernel ends everything else.
+// Init is process 1 of the cluster's namespaces, or of a further node's. It
+// starts node and waits for it and for every orphan, as the shims of containers
+// are. It returns when node has ended, and by its own end the kernel ends
+// everything else.
 func Init(spec Spec) error {
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find own program: %w", err)
 	}
+	fds := []int{progressFD, aliveFD, lockFD, listenerFD}
+	if spec.Node > firstNode {
+		fds = []int{progressFD, networkFD}
+	}
 	files := []*os.File{os.Stdin, os.Stdout, os.Stderr}
-	for _, fd := range []int{progressFD, aliveFD, lockFD, listenerFD} {
+	for _, fd := range fds {
 		files = append(files, inherited(fd, "inherited"))
 	}
 	node, err := os.StartProcess(self, []string{self, "node", spec.String()}, &os.ProcAttr{Env: os.Environ(), Files: files})
@@ -29,8 +34,10 @@ func Init(spec Spec) error {
 	}
 	// node shall have the only copies, but for the lock, which is to be held
 	// until here, too, all is over.
-	for _, file := range []*os.File{files[progressFD], files[aliveFD], files[listenerFD]} {
-		file.Close()
+	for _, fd := range fds {
+		if fd != lockFD {
+			files[fd].Close()
+		}
 	}
 	for {
 		var status syscall.WaitStatus

@@ -26,7 +26,12 @@ const (
 	aliveFD    = 4 // to read: its end means that the cluster has to end
 	lockFD     = 5 // init and node: the lock of the run folder
 	listenerFD = 6 // init and node: the API server's port on the machine
+
+	networkFD = 4 // a further node, to read: its end means that the node's interface is there
 )
+
+// namespaces are those of the cluster, and again those of each further node.
+const namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
 
 // Detach is what keep reads from aliveFD when the cluster shall outlive the
 // process that started it.
@@ -110,9 +115,7 @@ func startInit(spec Spec, paths Paths, lock *os.File, listener *net.TCPListener)
 	cmd := exec.Command(self, "init", spec.String())
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.ExtraFiles = []*os.File{inherited(progressFD, "progress"), aliveRead, lock, socket}
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
-	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: namespaces}
 	if err := cmd.Start(); err != nil {
 		aliveWrite.Close()
 		return nil, nil, fmt.Errorf("start process 1 of new namespaces: %w", err)
@@ -124,7 +127,7 @@ func startInit(spec Spec, paths Paths, lock *os.File, listener *net.TCPListener)
 		done <- err
 	}()
 	kill = func() { _ = cmd.Process.Kill() } // fails only if it has ended
-	if err := (State{InitPID: cmd.Process.Pid}).write(paths.State()); err != nil {
+	if err := (State{InitPID: cmd.Process.Pid, Program: self, Spec: spec}).write(paths.State()); err != nil {
 		kill()
 		<-done
 		return nil, nil, err

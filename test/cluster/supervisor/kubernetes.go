@@ -4,36 +4,88 @@
 
 package supervisor
 
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+)
+
 // volumePlugins: the default, below /usr, would be made there.
 const volumePlugins = KubeletRoot + "/volume-plugins"
 
-// startKubernetes starts what needs the API server, in any order: each waits
-// for what it needs.
-func (n *node) startKubernetes() error {
-	kubeconfigs := make(map[string]string)
-	for name, groups := range map[string][]string{
-		"system:kube-scheduler":          nil,
-		"system:kube-controller-manager": nil,
-		"system:kube-proxy":              nil,
-		"system:node:" + NodeName:        {"system:nodes"},
-	} {
-		config, err := n.control.UserConfig(name, groups...)
-		if err != nil {
+// A node is lost when its kubelet has been silent for lostSeconds, which are
+// fewer than by default. kubelet renews its lease after a quarter of
+// leaseSeconds.
+const (
+	leaseSeconds = 12
+	lostSeconds  = 20
+)
+
+// writeCredentials writes what the kubelet and kube-proxy of each node, and the
+// commands of tests on the node, reach the API server with.
+func (n *controlNode) writeCredentials() error {
+	for number := firstNode; number <= n.spec.Nodes; number++ {
+		paths := n.paths.Node(number)
+		if err := os.MkdirAll(paths.Data("config"), 0o755); err != nil {
+			return fmt.Errorf("make folder of the node: %w", err)
+		}
+		admin := n.control.AdminConfig()
+		if err := os.WriteFile(paths.clientCA(), admin.CAData, 0o600); err != nil {
+			return fmt.Errorf("write credentials: %w", err)
+		}
+		node := "system:node:" + number.Name()
+		if err := errors.Join(
+			n.writeUser(paths.kubeletConfig(), number, node, "system:nodes"),
+			n.writeUser(paths.proxyConfig(), number, "system:kube-proxy"),
+		); err != nil {
 			return err
 		}
-		kubeconfigs[name] = n.paths.Data("config", name+".kubeconfig")
-		if err := n.control.Kubeconfig(kubeconfigs[name], config); err != nil {
-			return err
+		if number > firstNode {
+			admin.Host = n.hostFor(number)
+			if err := n.control.Kubeconfig(paths.Kubeconfig(), admin); err != nil {
+				return err
+			}
 		}
 	}
-	if err := n.startKubelet(kubeconfigs["system:node:"+NodeName]); err != nil {
+	return nil
+}
+
+// writeUser writes the configuration of a client on a node.
+func (n *controlNode) writeUser(path string, number Number, user string, groups ...string) error {
+	config, err := n.control.UserConfig(user, groups...)
+	if err != nil {
 		return err
+	}
+	config.Host = n.hostFor(number)
+	return n.control.Kubeconfig(path, config)
+}
+
+// hostFor is where a node reaches the API server.
+func (n *controlNode) hostFor(number Number) string {
+	if number == firstNode {
+		return n.control.AdminConfig().Host
+	}
+	return fmt.Sprintf("https://%s:%d", firstNode.Address(), n.spec.APIServerPort)
+}
+
+// startControllers starts the scheduler and the controller manager, in any
+// order: each waits for what it needs.
+func (n *controlNode) startControllers() error {
+	kubeconfigs := make(map[string]string)
+	for _, name := range []string{"system:kube-scheduler", "system:kube-controller-manager"} {
+		kubeconfigs[name] = n.paths.Data("config", name+".kubeconfig")
+		if err := n.writeUser(kubeconfigs[name], firstNode, name); err != nil {
+			return err
+		}
 	}
 	if err := n.run("kube-controller-manager",
 		"--kubeconfig="+kubeconfigs["system:kube-controller-manager"],
 		"--bind-address=127.0.0.1",
 		"--leader-elect=false",
 		"--use-service-account-credentials",
+		"--node-monitor-period=2s",
+		"--node-monitor-grace-period="+strconv.Itoa(lostSeconds)+"s",
 		"--service-account-private-key-file="+n.control.ServiceAccountKeyFile(),
 		"--root-ca-file="+n.control.CAFile(),
 		"--flex-volume-plugin-dir="+volumePlugins,
@@ -41,25 +93,22 @@ func (n *node) startKubernetes() error {
 	); err != nil {
 		return err
 	}
-	if err := n.run("kube-scheduler",
+	return n.run("kube-scheduler",
 		"--kubeconfig="+kubeconfigs["system:kube-scheduler"],
 		"--bind-address=127.0.0.1",
 		"--leader-elect=false",
 		"--profiling=false",
-	); err != nil {
-		return err
-	}
-	return n.startProxy(kubeconfigs["system:kube-proxy"])
+	)
 }
 
-func (n *node) startProxy(kubeconfig string) error {
+func (n *node) startProxy() error {
 	config := n.paths.Data("config", "kube-proxy.yaml")
 	// Limits of connection tracking are the machine's, so they are left alone.
 	if err := n.writeConfig(config, `apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 mode: iptables
-hostnameOverride: `+NodeName+`
-clusterCIDR: `+podRange+`
+hostnameOverride: `+n.number.Name()+`
+clusterCIDR: `+podRanges+`
 oomScoreAdj: 0
 conntrack:
   maxPerCore: 0
@@ -69,7 +118,7 @@ conntrack:
 iptables:
   minSyncPeriod: 100ms
 clientConnection:
-  kubeconfig: `+kubeconfig+`
+  kubeconfig: `+n.paths.proxyConfig()+`
 `); err != nil {
 		return err
 	}
@@ -78,7 +127,7 @@ clientConnection:
 
 // startKubelet starts kubelet. It takes cgroup v1, swap and a full disk, since
 // the machine is what it is; and has no DNS server to give to pods.
-func (n *node) startKubelet(kubeconfig string) error {
+func (n *node) startKubelet() error {
 	resolv := n.paths.Data("config", "resolv.conf")
 	if err := n.writeConfig(resolv, "# no name server\n"); err != nil {
 		return err
@@ -89,11 +138,12 @@ kind: KubeletConfiguration
 authentication:
   anonymous: {enabled: false}
   webhook: {enabled: true}
-  x509: {clientCAFile: `+n.control.CAFile()+`}
+  x509: {clientCAFile: `+n.paths.clientCA()+`}
 authorization: {mode: Webhook}
 containerRuntimeEndpoint: unix://`+containerdSocket+`
 cgroupDriver: cgroupfs
-cgroupRoot: /`+n.paths.Cgroup()+`
+cgroupRoot: /`+n.cgroup()+`
+nodeLeaseDurationSeconds: `+strconv.Itoa(leaseSeconds)+`
 failCgroupV1: false
 failSwapOn: false
 enforceNodeAllocatable: []
@@ -113,9 +163,9 @@ evictionHard:
 	}
 	args := []string{
 		"--config=" + config,
-		"--kubeconfig=" + kubeconfig,
-		"--hostname-override=" + NodeName,
-		"--node-ip=" + NodeAddress,
+		"--kubeconfig=" + n.paths.kubeletConfig(),
+		"--hostname-override=" + n.number.Name(),
+		"--node-ip=" + n.number.Address(),
 		"--root-dir=" + KubeletRoot,
 		"--v=2",
 	}

@@ -33,7 +33,7 @@ func (n *node) setUpMounts() error {
 	m.mount("", "/", "", unix.MS_REC|unix.MS_SHARED, "")
 	m.mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 
-	kept := m.keep(string(n.paths), n.spec.CacheDir)
+	kept := m.keep(n.spec.RunDir, n.spec.CacheDir)
 	m.mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755")
 	m.dirs(own+"/var", own+"/work", own+"/proc", own+"/cgroup", own+"/sysctl", "/run/lock", "/run/tmp")
 	m.mount("overlay", "/var", "overlay", 0, "lowerdir=/var,upperdir="+own+"/var,workdir="+own+"/work")

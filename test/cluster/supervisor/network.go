@@ -6,35 +6,85 @@ package supervisor
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-const podRange = "10.244.0.0/24"
+// uplink is the interface that has the node's address.
+const uplink = "node0"
+
+// plugIn connects the network namespace of a process, a further node's, to the
+// first node's, which is the router between all nodes. A bridge would show
+// packets between nodes to the first node's connection tracking twice, and
+// services would not work.
+func plugIn(node Number, pid int) error {
+	// What an earlier boot left goes away with its namespace, but not at once.
+	if _, err := net.InterfaceByName(node.port()); err == nil {
+		if err := ip("link delete " + node.port()); err != nil {
+			return err
+		}
+	}
+	return ip(append(
+		[]string{"link add " + node.port() + " type veth peer name " + uplink + " netns " + strconv.Itoa(pid)},
+		node.Connect()...,
+	)...)
+}
+
+// Connect returns the commands of ip that connect a further node, on the first
+// node. They have to be repeated after those of Disconnect.
+func (n Number) Connect() []string {
+	return []string{
+		"link set " + n.port() + " up",
+		"route add " + n.Address() + " dev " + n.port(),
+		"route add " + n.podRange() + " via " + n.Address(),
+	}
+}
+
+// Disconnect returns the commands of ip that cut a further node off.
+func (n Number) Disconnect() []string { return []string{"link set " + n.port() + " down"} }
+
+// ip runs commands of ip.
+func ip(commands ...string) error {
+	ip := exec.Command("ip", "-batch", "-")
+	ip.Stdin = strings.NewReader(strings.Join(commands, "\n"))
+	if output, err := ip.CombinedOutput(); err != nil {
+		return fmt.Errorf("set up the network with ip: %w\n%s", err, output)
+	}
+	return nil
+}
 
 // setUpNetwork gives the network namespace, which has no way out, one address,
 // and a default route, without which services could not be routed.
 func (n *node) setUpNetwork() error {
-	ip := exec.Command("ip", "-batch", "-")
-	ip.Stdin = strings.NewReader(strings.Join([]string{
-		"link set lo up",
+	commands := []string{
 		// Pods need veth anyway; not every kernel has dummy interfaces.
-		"link add node0 type veth peer name node0-peer",
+		"link add " + uplink + " type veth peer name node0-peer",
 		"link set node0-peer up",
-		"address add " + NodeAddress + "/24 dev node0",
-		"link set node0 up",
-		"route add default dev node0",
-	}, "\n"))
-	if output, err := ip.CombinedOutput(); err != nil {
-		return fmt.Errorf("set up the network with ip: %w\n%s", err, output)
+		"address add " + n.number.Address() + "/24 dev " + uplink,
+		"link set " + uplink + " up",
+		"route add default dev " + uplink,
+	}
+	if n.number > firstNode {
+		commands = []string{
+			"address add " + n.number.Address() + " dev " + uplink,
+			"link set " + uplink + " up",
+			"route add " + firstNode.Address() + " dev " + uplink,
+			"route add default via " + firstNode.Address(),
+		}
+	}
+	commands = append(commands, "link set lo up")
+	if err := ip(commands...); err != nil {
+		return err
 	}
 	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644); err != nil {
 		return fmt.Errorf("let packets of pods through: %w", err)
 	}
-	if err := unix.Sethostname([]byte(NodeName)); err != nil {
+	if err := unix.Sethostname([]byte(n.number.Name())); err != nil {
 		return fmt.Errorf("set the host name: %w", err)
 	}
 	// A bridge is enough for the pods of one node; kube-proxy does the services.
@@ -49,7 +99,7 @@ func (n *node) setUpNetwork() error {
     "hairpinMode": true,
     "ipam": {
       "type": "host-local",
-      "ranges": [[{"subnet": "`+podRange+`"}]],
+      "ranges": [[{"subnet": "`+n.number.podRange()+`"}]],
       "routes": [{"dst": "0.0.0.0/0"}]
     }
   }]

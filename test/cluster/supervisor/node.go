@@ -8,119 +8,68 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
-
-	"github.com/fsuser-csi/fsuser-csi/test/controlplane"
 )
 
 // startTimeout bounds a start. It takes about 15 seconds on an idle machine.
 const startTimeout = 5 * time.Minute
 
-// node is what the process of that name knows.
+// node is what the process of that name knows of its node.
 type node struct {
-	spec    Spec
-	paths   Paths
-	report  *reporter
-	life    context.Context         // of the cluster
-	fail    context.CancelCauseFunc // ends it
-	control *controlplane.ControlPlane
+	spec   Spec
+	number Number
+	paths  Paths // of the node
+	report *reporter
+	life   context.Context         // of the node
+	fail   context.CancelCauseFunc // ends it
 }
 
-// Node prepares the namespaces it is in, runs the cluster, and never returns
-// without an error: it ends when keep does or when the cluster cannot go on.
+// Node runs the node that the namespaces are for. It never returns without an
+// error.
 func Node(spec Spec) error {
-	report := &reporter{out: inherited(progressFD, "progress")}
-	alive := inherited(aliveFD, "alive")
-	_ = inherited(lockFD, "lock") // held to the end
-	listener, err := net.FileListener(inherited(listenerFD, "listener"))
-	if err != nil {
-		return fmt.Errorf("use the listener: %w", err)
+	if spec.Node > firstNode {
+		return runFurtherNode(spec)
 	}
-	ctx, fail := context.WithCancelCause(context.Background())
-	go func() {
-		_, _ = io.ReadAll(alive)
-		fail(errKeepEnded)
-	}()
-	n := &node{spec: spec, paths: Paths(spec.RunDir), report: report, life: ctx, fail: fail}
-	if err := n.start(ctx, listener); err != nil {
-		report.send(Message{Error: err.Error()})
-		fail(err)
-	} else {
-		report.send(Message{Ready: true})
-	}
-	<-ctx.Done()
-	cause := context.Cause(ctx)
-	if !errors.Is(cause, errKeepEnded) {
-		return cause // keep cleans up
-	}
-	// Every process that this one may kill but itself: all but init.
-	if err := syscall.Kill(-1, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return fmt.Errorf("kill all: %w", err)
-	}
-	return errors.Join(cause, n.detach(), cleanWithin(cleanTimeout, spec.RunDir))
+	return runControlNode(spec)
 }
 
-var errKeepEnded = errors.New("the keep process ended")
+func newNode(spec Spec) node {
+	life, fail := context.WithCancelCause(context.Background())
+	number := max(spec.Node, firstNode)
+	return node{
+		spec:   spec,
+		number: number,
+		paths:  Paths(spec.RunDir).Node(number),
+		report: &reporter{out: inherited(progressFD, "progress")},
+		life:   life,
+		fail:   fail,
+	}
+}
 
-func (n *node) start(ctx context.Context, listener net.Listener) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("not done after %s", startTimeout))
+// runUntilFailure starts the node, reports that, and returns why the node ends.
+func (n *node) runUntilFailure(start func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(n.life, startTimeout, fmt.Errorf("not done after %s", startTimeout))
 	defer cancel()
-	begin := time.Now()
-	for _, step := range []func() error{n.makeFolders, n.setUpMounts, n.setUpNetwork, func() error { return makeCgroups(n.paths.Cgroup()) }} {
-		if err := step(); err != nil {
+	if err := start(ctx); err != nil {
+		n.report.send(Message{Error: err.Error()})
+		n.fail(err)
+	} else {
+		n.report.send(Message{Ready: true})
+	}
+	<-n.life.Done()
+	return context.Cause(n.life)
+}
+
+// inOrder calls the functions until one returns an error.
+func inOrder(functions ...func() error) error {
+	for _, function := range functions {
+		if err := function(); err != nil {
 			return err
 		}
 	}
-	n.report.step(begin, "namespaces: mounts, network, cgroup %s", n.paths.Cgroup())
-
-	// containerd knows nothing of the API server and the other way round.
-	if err := inParallel(
-		func() error { return n.startRuntime(ctx) },
-		func() error { return n.startControlPlane(ctx, listener) },
-	); err != nil {
-		return err
-	}
-	begin = time.Now()
-	if err := n.startKubernetes(); err != nil {
-		return err
-	}
-	if err := n.waitReady(ctx); err != nil {
-		return err
-	}
-	n.report.step(begin, "scheduler, controller manager, kube-proxy, kubelet: node %s is Ready", NodeName)
-	return nil
-}
-
-func (n *node) startControlPlane(ctx context.Context, listener net.Listener) error {
-	begin := time.Now()
-	log, err := os.Create(filepath.Join(n.paths.Logs(), "control-plane.log"))
-	if err != nil {
-		return fmt.Errorf("make the log of the control plane: %w", err)
-	}
-	control, err := controlplane.Start(ctx, controlplane.Options{
-		Dir:       n.paths.Data("control-plane"),
-		Advertise: netip.MustParseAddr(NodeAddress),
-		Port:      n.spec.APIServerPort,
-		Log:       log,
-		ExtraArgs: n.spec.APIServerArgs,
-	})
-	if err != nil {
-		return err
-	}
-	n.control = control
-	go func() { n.fail(control.Wait(n.life)) }()
-	go forward(listener, control.APIServerAddress())
-	if err := control.Kubeconfig(n.paths.Kubeconfig(), control.AdminConfig()); err != nil {
-		return err
-	}
-	n.report.step(begin, "etcd and API server, on the machine at %s", control.APIServerAddress())
 	return nil
 }
 
@@ -135,6 +84,15 @@ func inParallel(functions ...func() error) error {
 	return errors.Join(errs...)
 }
 
+// cgroup is the name of the parent of all cgroups of the node.
+func (n *node) cgroup() string {
+	cluster := Paths(n.spec.RunDir).Cgroup()
+	if n.number == firstNode {
+		return cluster
+	}
+	return filepath.Join(cluster, n.number.Name())
+}
+
 func (n *node) makeFolders() error {
 	for _, dir := range []string{
 		n.paths.Bin(), n.paths.Logs(), n.paths.PIDs(),
@@ -142,7 +100,7 @@ func (n *node) makeFolders() error {
 		n.paths.Data("kubelet"), n.paths.Data("pod-logs"), n.paths.Data("home"), n.paths.Data("config"),
 	} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return fmt.Errorf("make folder of the cluster: %w", err)
+			return fmt.Errorf("make folder of the node: %w", err)
 		}
 	}
 	return nil

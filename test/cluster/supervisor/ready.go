@@ -10,11 +10,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 )
 
 // readyInterval is between two looks at what is not ready yet.
@@ -28,20 +30,37 @@ type condition struct {
 
 // waitReady waits until a pod can be made, scheduled, started and reach the
 // API server by its service.
-func (n *node) waitReady(ctx context.Context) error {
+func (n *controlNode) waitReady(ctx context.Context) error {
 	client, err := kubernetes.NewForConfig(n.control.AdminConfig())
 	if err != nil {
 		return fmt.Errorf("make a client of the API server: %w", err)
 	}
-	for _, c := range []condition{
-		{"the scheduler", healthy("https://127.0.0.1:10259/healthz")},
-		{"the service account default of the namespace default", func(ctx context.Context) error {
+	if err := waitAll(ctx,
+		condition{"the scheduler", healthy("https://127.0.0.1:10259/healthz")},
+		condition{"the service account default of the namespace default", func(ctx context.Context) error {
 			_, err := client.CoreV1().ServiceAccounts(metav1.NamespaceDefault).Get(ctx, "default", metav1.GetOptions{})
 			return err
 		}},
-		{"the rules of kube-proxy", healthy("http://127.0.0.1:10256/healthz")},
-		{"the node to be Ready", func(ctx context.Context) error { return nodeReady(ctx, client) }},
-	} {
+	); err != nil {
+		return err
+	}
+	return n.waitNodeReady(ctx, n.control.AdminConfig())
+}
+
+// waitNodeReady waits until a pod on the node can be started and reach services.
+func (n *node) waitNodeReady(ctx context.Context, config *rest.Config) error {
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return fmt.Errorf("make a client of the API server: %w", err)
+	}
+	return waitAll(ctx,
+		condition{"the rules of kube-proxy", healthy("http://127.0.0.1:10256/healthz")},
+		condition{"the node to be Ready", func(ctx context.Context) error { return nodeReady(ctx, client, n.number.Name()) }},
+	)
+}
+
+func waitAll(ctx context.Context, conditions ...condition) error {
+	for _, c := range conditions {
 		if err := c.wait(ctx); err != nil {
 			return err
 		}
@@ -91,14 +110,15 @@ func healthy(url string) func(context.Context) error {
 	}
 }
 
-func nodeReady(ctx context.Context, client kubernetes.Interface) error {
-	node, err := client.CoreV1().Nodes().Get(ctx, NodeName, metav1.GetOptions{})
+// nodeReady ignores taints that the node registered with, which are not Kubernetes' own.
+func nodeReady(ctx context.Context, client kubernetes.Interface, name string) error {
+	node, err := client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
 		return err
 	}
 	for _, taint := range node.Spec.Taints {
-		if taint.Effect == corev1.TaintEffectNoSchedule {
-			return fmt.Errorf("node %s has the taint %s", NodeName, taint.Key)
+		if taint.Effect == corev1.TaintEffectNoSchedule && strings.HasPrefix(taint.Key, "node.kubernetes.io/") {
+			return fmt.Errorf("node %s has the taint %s", name, taint.Key)
 		}
 	}
 	for _, condition := range node.Status.Conditions {
@@ -106,8 +126,8 @@ func nodeReady(ctx context.Context, client kubernetes.Interface) error {
 			if condition.Status == corev1.ConditionTrue {
 				return nil
 			}
-			return fmt.Errorf("node %s is not Ready: %s", NodeName, condition.Message)
+			return fmt.Errorf("node %s is not Ready: %s", name, condition.Message)
 		}
 	}
-	return fmt.Errorf("node %s has no condition Ready", NodeName)
+	return fmt.Errorf("node %s has no condition Ready", name)
 }

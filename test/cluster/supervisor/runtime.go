@@ -6,7 +6,9 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -28,12 +30,13 @@ const socketInterval = 50 * time.Millisecond
 // startRuntime starts containerd and imports the first images.
 func (n *node) startRuntime(ctx context.Context) error {
 	begin := time.Now()
-	for _, tool := range tools.OfCluster() {
+	for _, tool := range tools.OfCluster(n.spec.Kubernetes) {
 		path, err := tool.Binary()
 		if err != nil {
 			return err
 		}
-		if err := os.Symlink(path, filepath.Join(n.paths.Bin(), tool.Name)); err != nil {
+		// After a reboot it is there.
+		if err := os.Symlink(path, filepath.Join(n.paths.Bin(), tool.Name)); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("link programs: %w", err)
 		}
 	}
@@ -49,7 +52,7 @@ func (n *node) startRuntime(ctx context.Context) error {
 	}
 	for _, tar := range n.spec.Images {
 		ctr := exec.CommandContext(ctx, filepath.Join(n.paths.Bin(), "ctr"), ImportArgs(tar)...)
-		ctr.Env = Environment(n.spec.RunDir)
+		ctr.Env = Environment(n.paths)
 		if output, err := ctr.CombinedOutput(); err != nil {
 			return fmt.Errorf("import %s: %w\n%s", tar, err, output)
 		}

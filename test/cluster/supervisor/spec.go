@@ -8,22 +8,21 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+
+	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
 )
-
-// NodeName is the name of the only node.
-const NodeName = "node"
-
-// NodeAddress is the node's address inside the network namespace.
-const NodeAddress = "10.0.0.1"
 
 // Spec says what to run. It travels to each process as JSON, in its arguments.
 type Spec struct {
-	RunDir        string   `json:"runDir"`   // absolute
-	CacheDir      string   `json:"cacheDir"` // of package tools, absolute
-	Images        []string `json:"images"`   // docker-archive tars to import before kubelet starts
-	APIServerArgs []string `json:"apiServerArgs,omitempty"`
-	KubeletArgs   []string `json:"kubeletArgs,omitempty"`
-	APIServerPort int      `json:"apiServerPort,omitempty"` // chosen by keep
+	RunDir        string           `json:"runDir"`   // absolute
+	CacheDir      string           `json:"cacheDir"` // of package tools, absolute
+	Images        []string         `json:"images"`   // docker-archive tars to import before kubelet starts
+	Kubernetes    tools.Kubernetes `json:"kubernetes"`
+	APIServerArgs []string         `json:"apiServerArgs,omitempty"`
+	KubeletArgs   []string         `json:"kubeletArgs,omitempty"`
+	APIServerPort int              `json:"apiServerPort,omitempty"` // chosen by keep
+	Nodes         Number           `json:"nodes"`                   // how many
+	Node          Number           `json:"node,omitempty"`          // that the process is for; 0: the whole cluster
 }
 
 // ParseSpec reads what String wrote.
@@ -70,8 +69,24 @@ func (p Paths) Data(elements ...string) string {
 	return p.join(append([]string{"data"}, elements...)...)
 }
 
+// Node is the folder of a node. It has the same names as the cluster's folder,
+// which is that of the first node too.
+func (p Paths) Node(node Number) Paths {
+	if node <= firstNode {
+		return p
+	}
+	return Paths(p.Data(node.Name()))
+}
+
 // PIDs has a file for each component with its process id in the PID namespace.
 func (p Paths) PIDs() string { return p.Data("pids") }
+
+// clientCA is the certificate authority of the API server's clients.
+func (p Paths) clientCA() string { return p.Data("config", "ca.crt") }
+
+// kubeletConfig and proxyConfig are the credentials of the node's programs.
+func (p Paths) kubeletConfig() string { return p.Data("config", "kubelet.kubeconfig") }
+func (p Paths) proxyConfig() string   { return p.Data("config", "kube-proxy.kubeconfig") }
 
 // Cgroup is the name of the parent of all cgroups of the cluster. It depends
 // on the folder alone, so that what a crash leaves is found again.

@@ -12,11 +12,15 @@ import (
 	"os"
 )
 
-// State says how to reach a running cluster.
+// State says how to reach a running cluster, or a further node of the cluster.
 type State struct {
-	// InitPID is the process id, on the machine, of process 1 of the cluster's
-	// namespaces.
+	// InitPID is the process id of process 1 of the namespaces: on the machine,
+	// or for a further node in the cluster's PID namespace.
 	InitPID int `json:"initPID"`
+	// Program is the path of the command fsuser-cluster that runs it.
+	Program string `json:"program"`
+	// Spec says what runs.
+	Spec Spec `json:"spec"`
 }
 
 // ErrNotRunning says that no cluster runs in the folder.
@@ -36,13 +40,20 @@ func ReadState(runDir string) (State, error) {
 	if !errors.Is(err, errLocked) {
 		return State{}, err
 	}
-	text, err := os.ReadFile(Paths(runDir).State())
-	if err != nil {
+	state, err := readState(Paths(runDir).State())
+	if errors.Is(err, fs.ErrNotExist) {
 		return State{}, fmt.Errorf("look for the cluster of %s, which is starting or ending: %w", runDir, err)
 	}
-	var state State
+	return state, err
+}
+
+func readState(path string) (state State, err error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return State{}, fmt.Errorf("read state: %w", err)
+	}
 	if err := json.Unmarshal(text, &state); err != nil {
-		return State{}, fmt.Errorf("parse %s: %w", Paths(runDir).State(), err)
+		return State{}, fmt.Errorf("parse %s: %w", path, err)
 	}
 	return state, nil
 }

@@ -13,10 +13,11 @@ import (
 
 const rootModule = "github.com/fsuser-csi/fsuser-csi"
 
-// Path returns the path of the built binary of the tool of that name. It is an
-// error if the binary has not been built; the error says how to.
-func Path(name string) (string, error) {
-	t, err := Lookup(name)
+// Path returns the path of the built binary of the tool of that name, for a
+// cluster of this Kubernetes. It is an error if the binary has not been built;
+// the error says how to.
+func Path(k Kubernetes, name string) (string, error) {
+	t, err := Lookup(k, name)
 	if err != nil {
 		return "", err
 	}
@@ -25,7 +26,7 @@ func Path(name string) (string, error) {
 		return "", err
 	}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("%s %s is not built (no %s): run: make %s", t.Name, t.Version, path, t.Target)
+		return "", fmt.Errorf("%s %s is not built (no %s): run: make %s%s", t.Name, t.Version, path, t.Target, k.makeArgument())
 	} else if err != nil {
 		return "", fmt.Errorf("find %s: %w", t.Name, err)
 	}

@@ -4,7 +4,7 @@
 // once built: a table of [Tool] values and the path of each one's binary.
 //
 // The programs are built from Go modules, never downloaded. Each Tool is a
-// `tool` of a small module of its own beside this package (../kubernetes,
+// `tool` of a small module of its own beside this package (../kubernetes/1.37,
 // ../etcd), so that the dependency graph of a cluster program and the driver's
 // never mix, and ../build compiles it into a cache folder that git ignores:
 //
@@ -38,9 +38,9 @@ type Tool struct {
 	Cost    string   // what the first build takes; later ones find Go's build cache warm
 }
 
-// Lookup returns the tool of that name.
-func Lookup(name string) (Tool, error) {
-	all := All()
+// Lookup returns the tool of that name, for a cluster of this Kubernetes.
+func Lookup(k Kubernetes, name string) (Tool, error) {
+	all := All(k)
 	names := make([]string, len(all))
 	for i, t := range all {
 		if t.Name == name {

@@ -11,29 +11,25 @@ import (
 )
 
 func TestTableAgreesWithModules(t *testing.T) {
-	for _, tool := range All() {
-		t.Run(tool.Name, func(t *testing.T) {
-			dir, err := tool.ModuleDir()
-			if err != nil {
-				t.Fatal(err)
-			}
-			mod, err := os.ReadFile(filepath.Join(dir, "go.mod"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			required := regexp.MustCompile(`(?m)^(require)?\s+` + regexp.QuoteMeta(tool.Module+" "+tool.Version) + `( //.*)?$`)
-			if !required.Match(mod) {
-				t.Errorf("%s/go.mod does not require %s %s", tool.Dir, tool.Module, tool.Version)
-			}
-			if listed := regexp.MustCompile(`(?m)^(tool)?\s+` + regexp.QuoteMeta(tool.Package) + `$`); !listed.Match(mod) {
-				t.Errorf("%s/go.mod has no tool line for %s", tool.Dir, tool.Package)
-			}
-		})
+	for _, k := range Versions() {
+		for _, tool := range All(k) {
+			t.Run(tool.Name+" "+tool.Version, func(t *testing.T) {
+				mod := readModule(t, tool)
+				required := regexp.MustCompile(`(?m)^(require)?\s+` + regexp.QuoteMeta(tool.Module+" "+tool.Version) + `( //.*)?$`)
+				if !required.MatchString(mod) {
+					t.Errorf("%s/go.mod does not require %s %s", tool.Dir, tool.Module, tool.Version)
+				}
+				if listed := regexp.MustCompile(`(?m)^(tool)?\s+` + regexp.QuoteMeta(tool.Package) + `$`); !listed.MatchString(mod) {
+					t.Errorf("%s/go.mod has no tool line for %s", tool.Dir, tool.Package)
+				}
+			})
+		}
 	}
 }
 
-func TestKubernetesStagingVersions(t *testing.T) {
-	dir, err := Tool{Dir: "kubernetes"}.ModuleDir()
+func readModule(t *testing.T, tool Tool) string {
+	t.Helper()
+	dir, err := tool.ModuleDir()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,15 +37,36 @@ func TestKubernetesStagingVersions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Kubernetes v1.x.y publishes its staging modules as v0.x.y.
-	want := "v0." + strings.TrimPrefix(kubernetesVersion, "v1.")
-	replaces := regexp.MustCompile(`=> (k8s\.io/\S+) (\S+)`).FindAllStringSubmatch(string(mod), -1)
-	if len(replaces) == 0 {
-		t.Fatal("kubernetes/go.mod replaces no staging module")
+	return string(mod)
+}
+
+func TestKubernetesStagingVersions(t *testing.T) {
+	for _, k := range Versions() {
+		// Kubernetes v1.x.y publishes its staging modules as v0.x.y.
+		want := "v0." + strings.TrimPrefix(k.Version, "v1.")
+		replaces := regexp.MustCompile(`=> (k8s\.io/\S+) (\S+)`).FindAllStringSubmatch(readModule(t, Tool{Dir: k.dir()}), -1)
+		if len(replaces) == 0 {
+			t.Errorf("%s/go.mod replaces no staging module", k.dir())
+		}
+		for _, r := range replaces {
+			if r[2] != want {
+				t.Errorf("%s/go.mod replaces %s with %s, want %s", k.dir(), r[1], r[2], want)
+			}
+		}
 	}
-	for _, r := range replaces {
-		if r[2] != want {
-			t.Errorf("kubernetes/go.mod replaces %s with %s, want %s", r[1], r[2], want)
+}
+
+func TestFromEnvironment(t *testing.T) {
+	for value, want := range map[string]string{"": Newest().Version, "1.35": "v1.35.4", "1.37": "v1.37.2"} {
+		t.Setenv(KubernetesEnv, value)
+		if k, err := FromEnvironment(); err != nil || k.Version != want {
+			t.Errorf("%s=%s chooses %v, error %v, want %s", KubernetesEnv, value, k, err, want)
+		}
+	}
+	for _, value := range []string{"1.34", "1.3", "v1.37", "1.37.2"} {
+		t.Setenv(KubernetesEnv, value)
+		if k, err := FromEnvironment(); err == nil || !strings.Contains(err.Error(), "want one of 1.35, 1.36, 1.37") {
+			t.Errorf("%s=%s chooses %v, error %v, want one that lists the versions", KubernetesEnv, value, k, err)
 		}
 	}
 }
@@ -58,9 +75,14 @@ func TestPath(t *testing.T) {
 	cache := t.TempDir()
 	t.Setenv("FSUSER_CACHE", cache)
 
-	_, err := Path("etcd")
+	_, err := Path(Newest(), "etcd")
 	if err == nil || !strings.HasSuffix(err.Error(), "run: make control-plane") {
 		t.Errorf("Path of a tool that is not built: error %v, want one that names the make target", err)
+	}
+
+	_, err = Path(Versions()[0], "kubelet")
+	if err == nil || !strings.HasSuffix(err.Error(), "run: make cluster-up KUBERNETES=1.35") {
+		t.Errorf("Path of a tool that is not built: error %v, want one that names the version", err)
 	}
 
 	want := filepath.Join(cache, "bin", "etcd-"+etcdVersion, "etcd")
@@ -70,11 +92,11 @@ func TestPath(t *testing.T) {
 	if err := os.WriteFile(want, nil, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := Path("etcd"); err != nil || got != want {
+	if got, err := Path(Newest(), "etcd"); err != nil || got != want {
 		t.Errorf("Path of a built tool = %q, %v, want %q", got, err, want)
 	}
 
-	if _, err := Path("no-such-tool"); err == nil || !strings.Contains(err.Error(), "kube-apiserver, etcd") {
+	if _, err := Path(Newest(), "no-such-tool"); err == nil || !strings.Contains(err.Error(), "kube-apiserver, etcd") {
 		t.Errorf("Path of an unknown tool: error %v, want one that lists the tools", err)
 	}
 }
@@ -85,11 +107,11 @@ func TestBinaryIsInTheRepository(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tool, err := Lookup("kube-apiserver")
+	tool, err := Lookup(Newest(), "kube-apiserver")
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := filepath.Join(root, ".cache", "bin", "kube-apiserver-"+kubernetesVersion, "kube-apiserver")
+	want := filepath.Join(root, ".cache", "bin", "kube-apiserver-"+Newest().Version, "kube-apiserver")
 	if got, err := tool.Binary(); err != nil || got != want {
 		t.Errorf("Binary() = %q, %v, want %q", got, err, want)
 	}

@@ -332,16 +332,16 @@ func statusOf(t *testing.T, d *testkit.Driver, p kubelet.Pod) status.Volume {
 			return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(d.State, "status.sock"))
 		},
 	}}
-	response, err := client.Get("http://driver/volumes")
+	response, err := client.Get("http://driver/status")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
-	var volumes []status.Volume
-	if err := json.NewDecoder(response.Body).Decode(&volumes); err != nil {
+	var node status.Node
+	if err := json.NewDecoder(response.Body).Decode(&node); err != nil {
 		t.Fatal(err)
 	}
-	for _, v := range volumes {
+	for _, v := range node.Volumes {
 		if v.PodUID == p.UID {
 			return v
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -306,8 +307,13 @@ func TestNodePublishSecretRefNeedsNoRequest(t *testing.T) {
 	f := see(t, d, fixed, withSecret("1", "refresh", "off"))
 	republish(fixed, withSecret("2", "refresh", "off"))
 	f.stays(files{"k": "1"})
-	if n := proxy.Asked() - before; n != 0 {
-		t.Errorf("the driver made %d requests: %v", n, proxy.Requests()[before:])
+	requests := func() []faultproxy.Request {
+		return slices.DeleteFunc(slices.Clone(proxy.Requests()[before:]), func(r faultproxy.Request) bool {
+			return r.URL.Path == "/api/v1/nodes/"+nodeaccess.Node // the check of the driver's access
+		})
+	}
+	if all := requests(); len(all) != 0 {
+		t.Errorf("the driver made %d requests: %v", len(all), all)
 	}
 	// Without uid the files belong to root: the driver does not read the pod.
 	rootless := withSecret("1")
@@ -315,7 +321,7 @@ func TestNodePublishSecretRefNeedsNoRequest(t *testing.T) {
 	if got := withOwnerAndMode(see(t, d, pod("no-uid"), rootless), "k"); got != "-0400 0:0" {
 		t.Errorf("the file is %s", got)
 	}
-	for _, r := range proxy.Requests()[before:] {
+	for _, r := range requests() {
 		if !strings.HasSuffix(r.URL.Path, "/events") {
 			t.Errorf("the driver asked for %s", r.URL)
 		}

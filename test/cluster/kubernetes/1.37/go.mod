@@ -1,6 +1,7 @@
-// The Kubernetes binaries of the test cluster. A module of its own, so that
-// their dependency graph never meets the driver's. Built by ../build.
-module github.com/fsuser-csi/fsuser-csi/test/cluster/kubernetes
+// The Kubernetes 1.37 programs of the test cluster, and Kubernetes' own tests of
+// the newest version, for ../../../conformance. A module of its own, so that
+// their dependency graph never meets the driver's. Built by ../../build.
+module github.com/fsuser-csi/fsuser-csi/test/cluster/kubernetes/1.37
 
 go 1.26.0
 

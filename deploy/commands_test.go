@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package deploy
+
+import (
+	"os"
+	"os/exec"
+	"regexp"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+
+	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
+)
+
+// platformsPage describes the installation on each platform.
+const platformsPage = "../docs/platforms.md"
+
+// The sed commands of the documents change a manifest as values of the chart do.
+func TestSedCommands(t *testing.T) {
+	for page, set := range map[string]string{
+		"README.md":   "image.registry=registry.example.com",
+		platformsPage: "kubeletRoot=/var/lib/k0s/kubelet",
+	} {
+		commands := find(t, page, `(?m)^(sed .*) \|\s+kubectl apply -f -$`)
+		if len(commands) != 1 {
+			t.Fatalf("%s has %d sed commands, want one", page, len(commands))
+		}
+		got, want := parse(t, shell(t, commands[0])), template(t, "--set", "namespace.create=true,"+set)
+		if !equality.Semantic.DeepEqual(got.all, want.all) {
+			t.Errorf("%s: sed makes\n%s\n--set %s makes\n%s", page, encode(t, got.all), set, encode(t, want.all))
+		}
+	}
+}
+
+// The helm commands of the documents make a DaemonSet that fits the contract with kubelet.
+func TestHelmCommands(t *testing.T) {
+	path, err := tools.Path(tools.Newest(), "helm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for page, want := range map[string]int{"README.md": 1, "../README.md": 1, platformsPage: 7} {
+		commands := find(t, page, `(?m)^helm install ((?:.*\\\n)*.*)$`)
+		if len(commands) != want {
+			t.Errorf("%s has %d helm commands, want %d", page, len(commands), want)
+		}
+		for _, command := range commands {
+			checkDaemonSet(t, parse(t, shell(t, path+" template --kube-version "+oldest+" "+command)))
+		}
+	}
+}
+
+// The ResourceQuota of the document is that of the chart.
+func TestQuotaOfTheDocument(t *testing.T) {
+	blocks := find(t, platformsPage, "(?ms)^```yaml\n(apiVersion: v1\nkind: ResourceQuota\n.*?)```")
+	if len(blocks) != 1 {
+		t.Fatalf("%s has %d ResourceQuotas, want one", platformsPage, len(blocks))
+	}
+	var got, want corev1.ResourceQuota
+	parse(t, []byte(blocks[0])).find(t, "ResourceQuota", "fsuser-csi", &got)
+	template(t, "--set", "resourceQuota.enabled=true").find(t, "ResourceQuota", "fsuser-csi", &want)
+	want.Labels = nil
+	if !equality.Semantic.DeepEqual(got, want) {
+		t.Errorf("the document has\n%s\nthe chart\n%s", encode(t, got), encode(t, want))
+	}
+}
+
+// find returns the first group of each match in a page.
+func find(t *testing.T, page, pattern string) (groups []string) {
+	t.Helper()
+	content, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, match := range regexp.MustCompile(pattern).FindAllSubmatch(content, -1) {
+		groups = append(groups, string(match[1]))
+	}
+	return groups
+}
+
+// shell runs a command at the root of the repository, where the documents are read.
+func shell(t *testing.T, command string) []byte {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", command)
+	cmd.Dir, cmd.Stderr = "..", t.Output()
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s: %v", command, err)
+	}
+	return out
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package supervisor
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// Boot starts a further node and returns when the node is Ready. It runs in the
+// machine's mount namespace and otherwise in the cluster's namespaces, so that
+// process 1 of the cluster inherits process 1 of the node, and the kernel ends
+// the node with the cluster.
+func Boot(spec Spec) error {
+	paths := Paths(spec.RunDir).Node(spec.Node)
+	if _, err := os.Stat(paths.State()); err == nil {
+		return fmt.Errorf("boot %s: the node is on", spec.Node.Name())
+	}
+	if err := makeNodeFolder(spec); err != nil {
+		return err
+	}
+	progress, network, pid, err := startFurtherInit(spec)
+	if err != nil {
+		return err
+	}
+	defer progress.Close()
+	if err := plugIn(spec.Node, pid); err != nil {
+		network.Close()
+		return errors.Join(err, syscall.Kill(pid, syscall.SIGKILL))
+	}
+	network.Close()
+	if err := (State{InitPID: pid, Spec: spec}).write(paths.State()); err != nil {
+		return errors.Join(err, syscall.Kill(pid, syscall.SIGKILL))
+	}
+	lines := bufio.NewScanner(progress)
+	for lines.Scan() {
+		var message Message
+		if err := json.Unmarshal(lines.Bytes(), &message); err != nil {
+			return fmt.Errorf("read the progress of %s: %w", spec.Node.Name(), err)
+		}
+		if message.Ready {
+			return nil
+		}
+		if message.Error != "" {
+			return errors.New(message.Error)
+		}
+		fmt.Println(message.Step)
+	}
+	return errors.Join(fmt.Errorf("%s ended without a message", spec.Node.Name()), lines.Err())
+}
+
+// makeNodeFolder makes the node's folder, whose logs are in the cluster's
+// folder of logs.
+func makeNodeFolder(spec Spec) error {
+	cluster := Paths(spec.RunDir)
+	logs := filepath.Join(cluster.Logs(), spec.Node.Name())
+	if err := os.MkdirAll(logs, 0o755); err != nil {
+		return fmt.Errorf("make folder of the node: %w", err)
+	}
+	if err := os.Symlink(logs, cluster.Node(spec.Node).Logs()); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("make folder of the node: %w", err)
+	}
+	return nil
+}
+
+// startFurtherInit starts process 1 of the node's namespaces. The node waits
+// until network is closed.
+func startFurtherInit(spec Spec) (progress, network *os.File, pid int, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, nil, 0, fmt.Errorf("find own program: %w", err)
+	}
+	log, err := os.OpenFile(filepath.Join(Paths(spec.RunDir).Logs(), "supervisor.log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	if err != nil {
+		return nil, nil, 0, fmt.Errorf("open the log of the node: %w", err)
+	}
+	defer log.Close()
+	progress, progressWrite, err := os.Pipe()
+	if err != nil {
+		return nil, nil, 0, fmt.Errorf("make pipe: %w", err)
+	}
+	defer progressWrite.Close()
+	networkRead, network, err := os.Pipe()
+	if err != nil {
+		progress.Close()
+		return nil, nil, 0, fmt.Errorf("make pipe: %w", err)
+	}
+	defer networkRead.Close()
+	cmd := exec.Command(self, "init", spec.String())
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = []*os.File{progressWrite, networkRead}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: namespaces, Setsid: true}
+	if err := cmd.Start(); err != nil {
+		progress.Close()
+		network.Close()
+		return nil, nil, 0, fmt.Errorf("start process 1 of new namespaces: %w", err)
+	}
+	return progress, network, cmd.Process.Pid, nil
+}
+
+// ReadNodeState returns the state of a further node, which is that of its last
+// boot. The error is fs.ErrNotExist while the node is off.
+func ReadNodeState(runDir string, node Number) (State, error) {
+	return readState(Paths(runDir).Node(node).State())
+}
+
+// RemoveNodeState notes that the node is off.
+func RemoveNodeState(runDir string, node Number) error {
+	return os.Remove(Paths(runDir).Node(node).State())
+}
+
+// runFurtherNode runs what a node has beside the control plane, until that
+// cannot go on.
+func runFurtherNode(spec Spec) error {
+	network := inherited(networkFD, "network")
+	n := newNode(spec)
+	return n.runUntilFailure(func(ctx context.Context) error {
+		begin := time.Now()
+		if _, err := io.ReadAll(network); err != nil {
+			return fmt.Errorf("wait for the network: %w", err)
+		}
+		if err := inOrder(
+			n.makeFolders,
+			n.setUpMounts,
+			n.setUpNetwork,
+			func() error { return makeCgroups(n.cgroup()) },
+			func() error { return n.startRuntime(ctx) },
+			n.startKubelet,
+			n.startProxy,
+			func() error { return n.waitFurtherReady(ctx) },
+		); err != nil {
+			return err
+		}
+		n.report.step(begin, "node %s is Ready", n.number.Name())
+		return nil
+	})
+}
+
+func (n *node) waitFurtherReady(ctx context.Context) error {
+	config, err := clientcmd.BuildConfigFromFlags("", n.paths.kubeletConfig())
+	if err != nil {
+		return fmt.Errorf("make a client of the API server: %w", err)
+	}
+	return n.waitNodeReady(ctx, config)
+}
