@@ -120,12 +120,12 @@ func (s *spread) awaitStale(driver, pod string) {
 	ctx, cancel := within(s.t, soon, "the volume of "+pod+" to be stale")
 	defer cancel()
 	for {
-		var volumes []status.Volume
+		var node status.Node
 		text, err := kubectl(ctx, "", "-n", driverNamespace, "exec", driver, "--", "/fsuser-csi", "status", "-o", "json")
 		if err == nil {
-			err = json.Unmarshal([]byte(text), &volumes)
+			err = json.Unmarshal([]byte(text), &node)
 		}
-		for _, v := range volumes {
+		for _, v := range node.Volumes {
 			if v.PodNamespace == s.name && v.PodName == pod && v.Stale != "" {
 				s.t.Logf("stale: %s", v.Stale)
 				return
