@@ -418,10 +418,10 @@ func TestErrorsOfRealCalls(t *testing.T) {
 		"seal of what is closed":     {gone.Seal(), "seal tmpfs: mount_setattr(ro,nosuid,nodev,noexec): bad file descriptor"},
 		"grow of what is closed":     {gone.Grow(small.Limits, false), "grow tmpfs: fstatfs: bad file descriptor"},
 		"identity of what is closed": {func() error { _, err := gone.Identity(); return err }(), "inspect tmpfs: fstat: bad file descriptor"},
-		"create with a size that is none": {func() error {
-			_, err := Create(Options{Limits: Limits{Bytes: 1<<64 - 1, Inodes: 1<<64 - 1}})
+		"create with a context that is none": {func() error {
+			_, err := Create(Options{Limits: small.Limits, SELinuxContext: "none"})
 			return err
-		}(), "create tmpfs: fsconfig(nr_inodes=18446744073709551615): invalid argument"},
+		}(), "create tmpfs: fsconfig(context=none): invalid argument"},
 	} {
 		var e *Error
 		if !errors.As(c.err, &e) || c.err.Error() != c.want {

@@ -222,11 +222,13 @@ func testHelm(t *testing.T) {
 	if before136() {
 		t.Run("what the version lacks is refused with the remedy", testOldKubernetes)
 	}
-	repository, tag := image[:strings.LastIndexByte(image, ':')], image[strings.LastIndexByte(image, ':')+1:]
+	registry, path, _ := strings.Cut(image, "/")
+	repository, tag, _ := strings.Cut(path, ":")
 	do := func(manifest, what string, args ...string) {
 		t.Helper()
 		helm(t, append([]string{what, "fsuser-csi", chart, "--namespace", driverNamespace,
-			"--set", "image.repository=" + repository + ",image.tag=" + tag + ",access=" + accessOf(manifest)}, args...)...)
+			"--set", "image.registry=" + registry + ",image.repository=" + repository + ",image.tag=" + tag,
+			"--set", "access=" + accessOf(manifest)}, args...)...)
 	}
 	do(manifests()[0], "install", "--create-namespace")
 	uninstalled := false
