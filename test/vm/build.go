@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,7 +37,8 @@ const (
 
 // build fetches and builds what a machine consists of.
 func (r *runner) build(ctx context.Context, m machine) (built, error) {
-	b := built{machine: m, binaries: filepath.Join(r.cache, "bin-"+m.arch), initramfs: filepath.Join(r.cache, m.name+".cpio")}
+	b := built{machine: m, binaries: filepath.Join(r.cache, "bin-"+m.arch)}
+	b.initramfs = filepath.Join(r.cache, m.name+".cpio")
 	packages, err := openRelease(ctx, r.cache, m.suite, m.arch)
 	if err != nil {
 		return b, err
@@ -79,7 +81,9 @@ func (r *runner) build(ctx context.Context, m machine) (built, error) {
 
 // compile builds the programs for the machine's architecture, statically.
 func (r *runner) compile(ctx context.Context, b built) error {
-	goBuild := func(args ...string) error {
+	goBuild := func(dir, program string, verb ...string) error {
+		args := slices.Concat([]string{"-C", dir}, verb,
+			[]string{"-trimpath", "-tags", "grpcnotrace,vm", "-ldflags", "-s -w", "-o", program, "."})
 		cmd := exec.CommandContext(ctx, "go", args...)
 		cmd.Dir, cmd.Env = r.repository, append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+b.arch)
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -87,17 +91,14 @@ func (r *runner) compile(ctx context.Context, b built) error {
 		}
 		return nil
 	}
-	options := []string{"-trimpath", "-tags", "grpcnotrace,vm", "-ldflags", "-s -w"}
-	err := errors.Join(
-		goBuild(append(append([]string{"build"}, options...), "-o", filepath.Join(b.binaries, "init"), "./test/vm/init")...),
-		goBuild(append(append([]string{"build"}, options...), "-o", filepath.Join(b.binaries, "driver"), "./cmd/fsuser-csi")...))
+	err := errors.Join(goBuild("test/vm/init", filepath.Join(b.binaries, "init"), "build"),
+		goBuild("cmd/fsuser-csi", filepath.Join(b.binaries, "driver"), "build"))
 	for _, p := range b.programs {
-		what := []string{"build"}
+		verb := []string{"build"}
 		if p.isTest() {
-			what = []string{"test", "-c"}
+			verb = []string{"test", "-c"}
 		}
-		args := append([]string{"-C", p.dir}, what...)
-		err = errors.Join(err, goBuild(append(append(args, options...), "-o", p.binary(b.binaries), ".")...))
+		err = errors.Join(err, goBuild(p.dir, p.binary(b.binaries), verb...))
 	}
 	return err
 }
@@ -121,7 +122,8 @@ func plan(b built) guest.Plan {
 		dir := filepath.Join("/repository", program.dir)
 		args := []string{filepath.Join(dir, "program")}
 		if program.isTest() {
-			args = append(args, "-test.v", "-test.timeout="+(programTimeout-time.Minute).String(), "-test.skip="+b.skipPattern(program))
+			timeout := programTimeout - time.Minute // the test prints where it waits
+			args = append(args, "-test.v", "-test.timeout="+timeout.String(), "-test.skip="+b.skipPattern(program))
 		} else {
 			args = append(args, guest.Driver)
 		}

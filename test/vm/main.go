@@ -30,7 +30,8 @@ import (
 )
 
 func main() {
-	names := flag.String("run", "", "run only these machines, separated by commas; the page has the last results of the others")
+	names := flag.String("run", "",
+		"run only these `machines`, separated by commas, and take the last results of the others")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, *names)
@@ -69,7 +70,11 @@ func run(ctx context.Context, names string) error {
 	}
 	var failed error
 	for _, m := range chosen {
-		if err := r.run(ctx, m); err != nil {
+		err := r.run(ctx, m)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("%s (console: %s):\n%w", m.name, r.log(m), err))
 		}
 	}
@@ -134,7 +139,8 @@ func (r *runner) run(ctx context.Context, m machine) error {
 	}
 	result := &result{machine: m, Version: b.version, KVM: slices.Contains(accelerator, "kvm"), Ran: map[string]counts{}}
 	fmt.Printf("%s: running, with %s\n", m.name, accelerator[1])
-	ctx, cancel := context.WithTimeoutCause(ctx, machineTimeout, fmt.Errorf("the machine took longer than %v", machineTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, machineTimeout,
+		fmt.Errorf("the machine took longer than %v", machineTimeout))
 	defer cancel()
 	start := time.Now()
 	err = boot(ctx, b, accelerator, r.log(m), result.line)

@@ -50,7 +50,8 @@ tests that are excluded are [listed](#excluded-tests). The consoles are in ` + "
 func page(results []*result) string {
 	var d strings.Builder
 	d.WriteString(introduction)
-	d.WriteString("| machine | kernel | page | `noswap` | SELinux | passed tests, without subtests |\n|---|---|---:|---|---|---|\n")
+	d.WriteString("| machine | kernel | page | `noswap` | SELinux | passed tests, without subtests |\n")
+	d.WriteString("|---|---|---:|---|---|---|\n")
 	for _, r := range results {
 		fmt.Fprintf(&d, "| %s | %s, %s (Debian %s) | %d KiB | %s | %s | %s |\n", r.machine.name, r.Facts.Kernel,
 			r.Facts.Machine, r.Version, r.Facts.PageSize>>10, yesNo(r.Facts.NoSwap), r.selinux(), r.outcome())

@@ -31,7 +31,8 @@ type hardware struct {
 
 func hardwareOf(arch string) hardware {
 	if arch == "arm64" {
-		return hardware{"qemu-system-aarch64", "qemu-system-arm", []string{"-machine", "virt", "-cpu", "cortex-a76"}, "ttyAMA0"}
+		return hardware{"qemu-system-aarch64", "qemu-system-arm", []string{"-machine", "virt", "-cpu", "cortex-a76"},
+			"ttyAMA0"}
 	}
 	return hardware{"qemu-system-x86_64", "qemu-system-x86", nil, "ttyS0"}
 }
@@ -43,8 +44,8 @@ const kvmTimeout = 30 * time.Second
 func boot(ctx context.Context, b built, accelerator []string, log string, line func(string)) (err error) {
 	h := hardwareOf(b.arch)
 	args := append(h.args[:len(h.args):len(h.args)], accelerator...)
-	args = append(args, "-smp", "2", "-m", "3G", "-display", "none", "-monitor", "none", "-serial", "stdio", "-nic", "none",
-		"-no-reboot", "-kernel", b.kernel, "-initrd", b.initramfs,
+	args = append(args, "-smp", "2", "-m", "3G", "-display", "none", "-monitor", "none", "-serial", "stdio",
+		"-nic", "none", "-no-reboot", "-kernel", b.kernel, "-initrd", b.initramfs,
 		"-append", fmt.Sprintf("console=%s loglevel=1 panic=-1 %s", h.console, b.commandLine))
 	out, err := os.Create(log)
 	if err != nil {

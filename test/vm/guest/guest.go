@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package guest is the language between make vm and its virtual machines: the plan that a machine gets in its initramfs,
-// and the reports that the machine writes to its console, between the output of the programs.
+// Package guest is the language between make vm and its virtual machines: the plan that a machine gets in its
+// initramfs, and the reports that the machine writes to its console, between the output of the programs.
 package guest
 
 import (

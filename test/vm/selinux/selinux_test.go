@@ -102,14 +102,24 @@ func hideSELinux(t *testing.T) {
 	}
 }
 
-// startDriver starts a driver in the domain of privileged containers.
-func startDriver(t *testing.T, args ...string) *testkit.Driver {
+// writeManifest writes a manifest as an editor does: to another name first.
+func writeManifest(t *testing.T, dir, name, text string) {
 	t.Helper()
-	manifests := t.TempDir()
-	secret := "apiVersion: v1\nkind: Secret\nmetadata: {name: keys, namespace: default}\nstringData: {key: " + content + "}\n"
-	if err := os.WriteFile(filepath.Join(manifests, "secret.yaml"), []byte(secret), 0o600); err != nil {
+	hidden := filepath.Join(dir, "."+name)
+	err := os.WriteFile(hidden, []byte(text), 0o600)
+	if err := errors.Join(err, os.Rename(hidden, filepath.Join(dir, name))); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// secretOf is the manifest of the Secret that the tests have.
+func secretOf(data string) string {
+	return "apiVersion: v1\nkind: Secret\nmetadata: {name: keys, namespace: default}\nstringData: {" + data + "}\n"
+}
+
+// startDriver starts a driver in the domain of privileged containers.
+func startDriver(t *testing.T, manifests string, args ...string) *testkit.Driver {
+	t.Helper()
 	// The domain of the next program that this thread starts.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -128,14 +138,14 @@ func startDriver(t *testing.T, args ...string) *testkit.Driver {
 	return d
 }
 
-// published publishes a volume and returns the path of its file in a container.
-func published(t *testing.T, d *testkit.Driver) string {
+var pod = kubelet.Pod{Namespace: "default", Name: "p", UID: "6f0a3c1e-0000-4000-8000-000000000001"}
+
+// publish publishes a volume of the pod, which is unpublished when t ends.
+func publish(t *testing.T, d *testkit.Driver, attributes map[string]string) (target string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
-	pod := kubelet.Pod{Namespace: "default", Name: "p", UID: "6f0a3c1e-0000-4000-8000-000000000001"}
-	volume := kubelet.Volume{Name: "v", Attributes: map[string]string{"secretName": "keys", "uid": "0", "mode": "0444"}}
-	target, err := d.Publish(ctx, pod, volume)
+	target, err := d.Publish(ctx, pod, kubelet.Volume{Name: "v", Attributes: attributes})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,9 +154,7 @@ func published(t *testing.T, d *testkit.Driver) string {
 			t.Error(err)
 		}
 	})
-	t.Setenv("TMPDIR", "/") // whose directories a container may search
-	dir, _ := testkit.AsContainer(t, target)
-	return filepath.Join(dir, "key")
+	return target
 }
 
 func TestAContainerReadsAVolumeWithItsLabelAndNoOther(t *testing.T) {
@@ -161,7 +169,13 @@ func TestAContainerReadsAVolumeWithItsLabelAndNoOther(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			hideSELinux(t)
 			testkit.NothingLeft(t)
-			path := published(t, startDriver(t, test.args...))
+			manifests := t.TempDir()
+			writeManifest(t, manifests, "secret.yaml", secretOf("key: "+content))
+			d := startDriver(t, manifests, test.args...)
+			target := publish(t, d, map[string]string{"secretName": "keys", "uid": "0", "mode": "0444"})
+			t.Setenv("TMPDIR", "/") // whose directories a container may search
+			dir, _ := testkit.AsContainer(t, target)
+			path := filepath.Join(dir, "key")
 			got := readIn(t, containerDomain, path)
 			if got.Label == "" { // getxattr needs the permission getattr, which the container lacks
 				got.Label = readIn(t, driverDomain, path).Label
@@ -193,7 +207,9 @@ func TestAContextThatThePolicyDoesNotHaveIsRefusedAtTheStart(t *testing.T) {
 	const context = "system_u:object_r:ephemeral_t:s0" // of Talos
 	out, err := exec.CommandContext(t.Context(), testkit.BuildDriver(t), "node", "--node-name=n", "--kubelet-root="+root,
 		"--state-dir="+t.TempDir(), "--manifests="+t.TempDir(), "--selinux-context="+context).CombinedOutput()
-	for _, want := range []string{"--selinux-context: ", "this node's SELinux policy refuses the context", "context=" + context} {
+	for _, want := range []string{
+		"--selinux-context: ", "this node's SELinux policy refuses the context", "context=" + context,
+	} {
 		if err == nil || !strings.Contains(string(out), want) {
 			t.Errorf("the driver says %q (%v), want %q", out, err, want)
 		}
@@ -201,4 +217,34 @@ func TestAContextThatThePolicyDoesNotHaveIsRefusedAtTheStart(t *testing.T) {
 	if strings.Count(string(out), "\n") != 1 {
 		t.Errorf("more than a line: %s", out)
 	}
+}
+
+// The labels of files count as inodes of the tmpfs. They must not take the room of the next version.
+func TestAVolumeWithoutContextHasRoomForItsLabels(t *testing.T) {
+	hideSELinux(t)
+	testkit.NothingLeft(t)
+	const files = 200
+	secret := func(version string) string {
+		var data strings.Builder
+		for n := range files {
+			fmt.Fprintf(&data, "k%d: %s, ", n, version)
+		}
+		return secretOf(data.String())
+	}
+	var items strings.Builder
+	for n := range files {
+		fmt.Fprintf(&items, "{key: k%d, path: dir/k%[1]d}, ", n)
+	}
+	manifests := t.TempDir()
+	writeManifest(t, manifests, "secret.yaml", secret("first"))
+	writeManifest(t, manifests, "pod.yaml", fmt.Sprintf("apiVersion: v1\nkind: Pod\n"+
+		"metadata: {name: %s, namespace: %s, uid: %s}\nspec:\n  containers: [{name: c}]\n  volumes:\n"+
+		"  - {name: keys, secret: {secretName: keys, items: [%s]}}\n", pod.Name, pod.Namespace, pod.UID, items.String()))
+	d := startDriver(t, manifests, "--selinux-context=")
+	target := publish(t, d, map[string]string{"volume": "keys", "uid": "0"})
+	writeManifest(t, manifests, "secret.yaml", secret("second"))
+	testkit.Eventually(t, 2*time.Minute, "the second version", func() bool {
+		b, err := os.ReadFile(filepath.Join(target, "dir", "k0"))
+		return err == nil && string(b) == "second"
+	})
 }
