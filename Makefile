@@ -12,7 +12,7 @@ TEST_MODULES := test/sanity test/bench test/kustomize
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture bench bench-once control-plane manifests image e2e versions conformance gallery examples cluster-up cluster-down cluster-shell cluster-test prerequisites clean
+.PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture bench bench-once control-plane manifests image e2e versions conformance gallery examples cluster-up cluster-down cluster-shell cluster-test vm prerequisites clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,7 @@ lint: ## Check formatting and vet every module
 	$(GO) vet -tags $(TAGS) ./...
 	$(GO) vet -tags '$(TAGS) failpoints' ./cmd/... ./internal/... ./pkg/...
 	$(GO) vet -tags '$(TAGS) e2e cluster' ./test/e2e/... ./test/gallery/... ./test/cluster/...
+	$(GO) vet -tags '$(TAGS) vm' ./test/vm/...
 	@for m in $(TEST_MODULES); do echo "$(GO) vet $$m"; $(GO) -C $$m vet -tags $(TAGS) ./... || exit 1; done
 
 # -p 2: several of these packages start an API server each. -count=1: some build the driver, whose sources the cache of results does not know of.
@@ -129,6 +130,9 @@ examples: ## Write examples/ from the gallery's table of programs
 conformance: prerequisites ## Run Kubernetes' own tests of its volumes and of CSI drivers on this driver, and write docs/conformance.md (root)
 	@$(GO) run ./test/cluster/build ginkgo e2e.test agnhost
 	$(GO) run ./test/conformance
+
+vm: prerequisites ## Run the tests of the kernel parts, the driver and the demo in virtual machines with other kernels, and write docs/kernels.md (root)
+	$(GO) run ./test/vm $(if $(VM),-run '$(VM)')
 
 prerequisites:
 	@test "$$(id -u)" = 0 || { echo "the tests mount and change owners: run them as root (sudo make ...)"; exit 1; }

@@ -65,7 +65,7 @@ func TestValuesThatTheSchemaRefuses(t *testing.T) {
 		"allow.gids={01}", "allow.secrets={a*b}", "allow.secrets={A}", "allow.configMaps=all", "validate.allow=x", "validate.templates=Audit",
 		"extraArgs={node}", "extraArgs={--max-volumes=9,--state-dir=/run/fsuser.csi.io/other}", "metrics.podMonitor.interval=soon", "noSuchValue=1", "image.name=x",
 		"resourceQuota.enabled=maybe", "resourceQuota.pods=5", "openshift.securityContextConstraint=privileged", "openshift.enabled=true",
-		"networkPolicy.enabled=some", "networkPolicy.from=all", "networkPolicy.from[0].pods=x", "networkPolicy.ingress={}",
+		"selinux.context=container_file_t", "selinux.context=a:b:c:s0 d", "selinux.label=a:b:c", "networkPolicy.enabled=some", "networkPolicy.from=all", "networkPolicy.from[0].pods=x", "networkPolicy.ingress={}",
 	} {
 		if _, err := Template(t.Context(), ".", "--set", set); err == nil {
 			t.Errorf("--set %s was taken", set)
@@ -379,6 +379,25 @@ func TestNamespaceLetsPrivilegedPodsIn(t *testing.T) {
 	// helm install has made the namespace before it looks at the chart, and refuses a chart that makes it again.
 	if template(t).has("Namespace") {
 		t.Error("the default makes the namespace")
+	}
+}
+
+func TestSELinuxContext(t *testing.T) {
+	const talos = "system_u:object_r:ephemeral_t:s0"
+	for set, want := range map[string][]string{
+		"selinux.context=null": nil, "selinux.context=": {"--selinux-context="}, "selinux.context=" + talos: {"--selinux-context=" + talos},
+	} {
+		var ds appsv1.DaemonSet
+		template(t, "--set", set).find(t, "DaemonSet", "fsuser-csi", &ds)
+		var got []string
+		for _, arg := range ds.Spec.Template.Spec.Containers[0].Args {
+			if strings.HasPrefix(arg, "--selinux-context") {
+				got = append(got, arg)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("--set %s: got %q, want %q", set, got, want)
+		}
 	}
 }
 

@@ -162,6 +162,9 @@ func (o nodeOptions) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("self-test: %w", err)
 	}
+	if err := checkSELinuxContext(features, o.selinuxContext); err != nil {
+		return fmt.Errorf("--selinux-context: %w", err)
+	}
 	records, err := record.Open(o.stateDir)
 	if err != nil {
 		return fmt.Errorf("--state-dir: %w", err)
@@ -293,6 +296,20 @@ func selfTest(binding driver.Binding) (tmpfs.Features, error) {
 			"mount --make-rshared <mount point>", binding.PodsDir())
 	}
 	return features, nil
+}
+
+// checkSELinuxContext mounts a file system with the context, nowhere. The kernel refuses a context that the node's policy
+// does not have.
+func checkSELinuxContext(features tmpfs.Features, context string) error {
+	if !features.SELinux || context == "" {
+		return nil
+	}
+	d, err := tmpfs.Create(tmpfs.Options{Limits: tmpfs.Limits{Bytes: 1 << 12, Inodes: 1}, SELinuxContext: context})
+	if err != nil {
+		return fmt.Errorf("this node's SELinux policy refuses the context; set the context of files that containers may "+
+			"read (on Talos: system_u:object_r:ephemeral_t:s0): %w", err)
+	}
+	return d.Close()
 }
 
 // noSwap returns the metric that shows whether the kernel keeps the volumes out of swap.

@@ -574,9 +574,10 @@ func TestSaveOverLeftOvers(t *testing.T) {
 // A failed save leaves the old record, and nothing else.
 func TestSaveFails(t *testing.T) {
 	big := full()
-	for i := range 1000 {
+	for i := range 1000 { // 100 KB, more than four pages of 16 KiB
 		big.Spec.Sources[0].Items = append(big.Spec.Sources[0].Items, Item{Key: "key", Path: strings.Repeat("p", 100) + fmt.Sprint(i)})
 	}
+	fourPages := fmt.Sprint("size=", 4*os.Getpagesize())
 	for name, c := range map[string]struct {
 		options string
 		break_  func(t *testing.T, dir string)
@@ -584,8 +585,8 @@ func TestSaveFails(t *testing.T) {
 		// check is what Check says: it needs less room than a large record.
 		check error
 	}{
-		"no room for the bytes": {"size=16k", func(*testing.T, string) {}, unix.ENOSPC, nil},
-		"no room at all": {"size=16k", func(t *testing.T, dir string) {
+		"no room for the bytes": {fourPages, func(*testing.T, string) {}, unix.ENOSPC, nil},
+		"no room at all": {fourPages, func(t *testing.T, dir string) {
 			os.WriteFile(filepath.Join(dir, "filler"), make([]byte, 1<<20), 0o600)
 		}, unix.ENOSPC, unix.ENOSPC},
 		"no inode": {"nr_inodes=5", func(t *testing.T, dir string) {

@@ -58,7 +58,8 @@ func TestCreateSealAttach(t *testing.T) {
 					t.Errorf("no option %s: %s", want, m.wholeForLog)
 				}
 			}
-			pages := (o.Bytes + 4095) / 4096 * 4096
+			page := uint64(os.Getpagesize())
+			pages := (o.Bytes + page - 1) / page * page
 			if m.fsType != "tmpfs" || m.source != "fsuser.csi.io" || u64(t, m.superOption("size")) != pages || u64(t, m.superOption("nr_inodes")) != o.Inodes ||
 				slices.Contains(m.super, "noswap") != o.NoSwap || m.superOption("mode") != "700" || !slices.Contains(m.super, "rw") {
 				t.Errorf("%s", m.wholeForLog)
@@ -85,8 +86,9 @@ func TestCreateSealAttach(t *testing.T) {
 
 func TestLimitsHold(t *testing.T) {
 	testkit.NothingLeft(t)
-	d := create(t, Options{Limits: Limits{Bytes: 8192, Inodes: 4}})
-	if err := put(d, "big", strings.Repeat("x", 8193)); !errors.Is(err, unix.ENOSPC) {
+	bytes := 2 * os.Getpagesize()
+	d := create(t, Options{Limits: Limits{Bytes: uint64(bytes), Inodes: 4}})
+	if err := put(d, "big", strings.Repeat("x", bytes+1)); !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("more bytes than size: %v", err)
 	}
 	if err := errors.Join(put(d, "b", ""), put(d, "c", "")); err != nil {
@@ -418,10 +420,10 @@ func TestErrorsOfRealCalls(t *testing.T) {
 		"seal of what is closed":     {gone.Seal(), "seal tmpfs: mount_setattr(ro,nosuid,nodev,noexec): bad file descriptor"},
 		"grow of what is closed":     {gone.Grow(small.Limits, false), "grow tmpfs: fstatfs: bad file descriptor"},
 		"identity of what is closed": {func() error { _, err := gone.Identity(); return err }(), "inspect tmpfs: fstat: bad file descriptor"},
-		"create with a size that is none": {func() error {
-			_, err := Create(Options{Limits: Limits{Bytes: 1<<64 - 1, Inodes: 1<<64 - 1}})
+		"create with a context that is none": {func() error {
+			_, err := Create(Options{Limits: small.Limits, SELinuxContext: "none"})
 			return err
-		}(), "create tmpfs: fsconfig(nr_inodes=18446744073709551615): invalid argument"},
+		}(), "create tmpfs: fsconfig(context=none): invalid argument"},
 	} {
 		var e *Error
 		if !errors.As(c.err, &e) || c.err.Error() != c.want {

@@ -3,8 +3,11 @@
 package tmpfs
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,7 +16,7 @@ import (
 type Features struct {
 	// NoSwap: tmpfs has the option noswap (Linux 6.4, and not in a user namespace).
 	NoSwap bool
-	// SELinux is enabled (selinuxfs is mounted where it belongs).
+	// SELinux is enabled and has a policy.
 	SELinux bool
 }
 
@@ -45,12 +48,23 @@ func Probe() (Features, error) {
 		return Features{}, missing("open_tree(2) with OPEN_TREE_CLONE (Linux 5.2 and CAP_SYS_ADMIN)", err)
 	}
 	defer unix.Close(clone)
-	return Features{NoSwap: noSwap, SELinux: selinuxEnabled()}, nil
+	selinux, err := selinuxEnabled()
+	if err != nil {
+		return Features{}, fmt.Errorf("find out whether SELinux is enabled: %w", err)
+	}
+	return Features{NoSwap: noSwap, SELinux: selinux}, nil
 }
 
-func selinuxEnabled() bool {
-	var st unix.Statfs_t
-	return unix.Statfs("/sys/fs/selinux", &st) == nil && int64(st.Type) == unix.SELINUX_MAGIC
+// selinuxEnabled reports whether SELinux is enabled and has a policy. It reads /proc, because a container may not have
+// /sys/fs/selinux. The kernel registers selinuxfs only if SELinux is enabled at boot. Without a policy (SELINUX=disabled
+// in /etc/selinux/config), the context of every process is "kernel", and a mount with context= fails.
+func selinuxEnabled() (bool, error) {
+	filesystems, err := os.ReadFile("/proc/filesystems")
+	if err != nil || !strings.Contains(string(filesystems), "\tselinuxfs\n") {
+		return false, err
+	}
+	context, err := os.ReadFile("/proc/self/attr/current")
+	return string(bytes.TrimRight(context, "\x00\n")) != "kernel", err
 }
 
 func missing(what string, err error) error {

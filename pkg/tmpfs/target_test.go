@@ -456,15 +456,18 @@ func TestInspect(t *testing.T) {
 func TestUsage(t *testing.T) {
 	testkit.NothingLeft(t)
 	p, _ := place(t)
-	d := create(t, Options{Limits: Limits{Bytes: 10 * 4096, Inodes: 20}})
-	mustPut(t, d, "two pages", strings.Repeat("x", 5000))
+	page := uint64(os.Getpagesize())
+	d := create(t, Options{Limits: Limits{Bytes: 10 * page, Inodes: 20}})
+	mustPut(t, d, "two pages", strings.Repeat("x", os.Getpagesize()+1))
 	mustPut(t, d, "one page", "x")
 	mustPut(t, d, "none", "")
 	if err := errors.Join(p.Mkdir(), d.Seal(), d.Attach(p)); err != nil {
 		t.Fatal(err)
 	}
 	state, err := p.Inspect()
-	got, want := state.Usage, Usage{BytesTotal: 10 * 4096, BytesUsed: 3 * 4096, BytesFree: 7 * 4096, InodesTotal: 20, InodesUsed: 4, InodesFree: 16}
+	got, want := state.Usage, Usage{
+		BytesTotal: 10 * page, BytesUsed: 3 * page, BytesFree: 7 * page, InodesTotal: 20, InodesUsed: 4, InodesFree: 16,
+	}
 	if err != nil || got != want {
 		t.Errorf("got %+v, want %+v; %v", got, want, err)
 	}

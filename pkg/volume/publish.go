@@ -274,7 +274,7 @@ func (m *Manager) attach(ctx context.Context, v *volume, target *tmpfs.Target, p
 // build returns a detached, sealed mount that holds the payload.
 func (m *Manager) build(payload projector.Payload) (*tmpfs.DetachedMount, error) {
 	mount, err := tmpfs.Create(tmpfs.Options{
-		Limits: limitsOf(payload), NoSwap: m.config.Features.NoSwap, SELinuxContext: m.config.SELinuxContext,
+		Limits: m.limitsOf(payload), NoSwap: m.config.Features.NoSwap, SELinuxContext: m.config.SELinuxContext,
 	})
 	if err != nil {
 		return nil, err
@@ -297,8 +297,13 @@ func (m *Manager) build(payload projector.Payload) (*tmpfs.DetachedMount, error)
 }
 
 // limitsOf are the limits of a tmpfs that is to hold the payload.
-func limitsOf(payload projector.Payload) tmpfs.Limits {
+func (m *Manager) limitsOf(payload projector.Payload) tmpfs.Limits {
 	bytes, inodes := payload.Room()
+	if m.config.Features.SELinux && m.config.SELinuxContext == "" {
+		// Without context=, each file has a label of its own. Since Linux 6.6, tmpfs counts the labels as inodes, too: about
+		// ten as one (simple_xattr_space in fs/xattr.c, BOGO_INODE_SIZE in mm/shmem.c).
+		inodes += inodes / 4
+	}
 	return tmpfs.Limits{Bytes: bytes, Inodes: inodes}
 }
 

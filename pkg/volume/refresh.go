@@ -109,7 +109,7 @@ func (m *Manager) write(v *volume, content []projected) (changed bool, size int6
 	if err := failpoint.Error("refresh-cloned"); err != nil {
 		return false, 0, err
 	}
-	if err := clone.Grow(limitsOf(payload), m.config.Features.NoSwap); err != nil {
+	if err := clone.Grow(m.limitsOf(payload), m.config.Features.NoSwap); err != nil {
 		return false, 0, err
 	}
 	changed, err = projector.Write(clone.Dir(), payload)

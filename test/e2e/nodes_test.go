@@ -21,7 +21,7 @@ func testNodes(t *testing.T) {
 		name string
 		run  func(*spread)
 	}{
-		{"a node's token reads what its own pods declare", testNodeTokens},
+		{"each node's token reads what its pods declare", testNodeTokens},
 		{"a rolling update", testRollingUpdate},
 		{"a node is drained", testDrain},
 		{"a node is cut off", testCutOff},
