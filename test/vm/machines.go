@@ -25,15 +25,14 @@ type machine struct {
 func machines() []machine {
 	tmpfs, demo := programs("pkg/tmpfs"), programs("test/demo")
 	some := slices.Concat(tmpfs, programs("pkg/confine", "pkg/record", "test/vm/cgroup"), demo)
-	more := slices.Concat(some, programs("pkg/projector", "test/sanity"))
-	all := slices.Concat(more, programs("pkg/volume", "cmd/fsuser-csi"))
+	all := slices.Concat(some, programs("pkg/projector", "test/sanity", "pkg/volume", "cmd/fsuser-csi"))
 	const selinux = "security=selinux enforcing=1"
 	return []machine{
 		{name: "debian-11", suite: "bullseye", arch: "amd64", kernel: "linux-image-cloud-amd64", programs: nil,
 			lacks: "mount_setattr(2) (Linux 5.12)"},
 		{name: "debian-12", suite: "bookworm", arch: "amd64", kernel: "linux-image-cloud-amd64", programs: all},
 		{name: "debian-13", suite: "trixie", arch: "amd64", kernel: "linux-image-cloud-amd64", programs: some},
-		{name: "debian-sid", suite: "sid", arch: "amd64", kernel: "linux-image-cloud-amd64", programs: more},
+		{name: "debian-sid", suite: "sid", arch: "amd64", kernel: "linux-image-cloud-amd64", programs: some},
 		{name: "selinux", suite: "trixie", arch: "amd64", kernel: "linux-image-cloud-amd64", commandLine: selinux,
 			policy: true, programs: programs("test/vm/selinux")},
 		// As with SELINUX=disabled in /etc/selinux/config.

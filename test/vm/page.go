@@ -42,8 +42,9 @@ const introduction = `# Kernels
 
 ` + "`make vm`" + ` (Linux, root) starts virtual machines with kernels of Debian packages, and runs the tests of
 the driver's kernel parts, the driver, and the demo in them. QEMU emulates a machine if KVM does not
-work or the architecture is another one. The run fails, and this page stays as it was, if a test fails, is skipped or is missing. The
-tests that are excluded are [listed](#excluded-tests). The consoles are in ` + "`.cache/vm`" + `.
+work or the architecture is another one. The run fails, and this page stays as it was, if a test
+fails, is skipped or is missing. The tests that are excluded are [listed](#excluded-tests). The
+consoles are in ` + "`.cache/vm`" + `.
 
 `
 
