@@ -205,7 +205,7 @@ func (c *checked) install(t *testing.T) *fakeCluster {
 	}
 	c.patchDaemonSet(t, 1)
 	node := &fakeCluster{t: t, answers: map[string]status.Node{}}
-	node.answers["driver"] = status.Node{Node: nodeaccess.Node, Access: &status.Access{Ready: true}}
+	node.setAnswer("driver", status.Node{Node: nodeaccess.Node, Access: &status.Access{Ready: true}})
 	c.makeNode(t, node)
 	pod := nodeaccess.Pod("driver", kubelet.Volume{})
 	pod.Labels = map[string]string{"app.kubernetes.io/name": "fsuser-csi"}
@@ -336,7 +336,7 @@ func must(t *testing.T, err error) {
 func (c *checked) damage(t *testing.T, node *fakeCluster) {
 	t.Helper()
 	ctx, now := t.Context(), metav1.DeleteOptions{}
-	node.answers["driver"] = status.Node{Access: &status.Access{Reason: "forbidden; do this"}}
+	node.setAnswer("driver", status.Node{Access: &status.Access{Reason: "forbidden; do this"}})
 	c.patchDaemonSet(t, 0)
 	bindings := c.AdmissionregistrationV1().ValidatingAdmissionPolicyBindings()
 	must(t, bindings.Delete(ctx, "attributes.fsuser.csi.io", now))
@@ -378,7 +378,7 @@ func (c *checked) expectDamage(t *testing.T) {
 func (c *checked) moreDamage(t *testing.T, node *fakeCluster) {
 	t.Helper()
 	ctx, now := t.Context(), metav1.DeleteOptions{}
-	node.answers["driver"] = status.Node{}
+	node.setAnswer("driver", status.Node{})
 	c.makeQuota(t, nodeaccess.System)
 	must(t, c.AdmissionregistrationV1().MutatingAdmissionPolicies().Delete(ctx, "declare-references.fsuser.csi.io", now))
 	must(t, c.StorageV1().CSIDrivers().Delete(ctx, driverName, now))

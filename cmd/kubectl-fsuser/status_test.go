@@ -28,10 +28,10 @@ import (
 type fakeCluster struct {
 	t             *testing.T
 	pods          []corev1.Pod
-	answers       map[string]status.Node // by pod; a pod without one fails
 	withWebSocket bool
 
 	mu       sync.Mutex
+	answers  map[string]status.Node // by pod; a pod without one fails
 	commands []string
 }
 
@@ -122,9 +122,18 @@ func (c *fakeCluster) execSPDY(w http.ResponseWriter, r *http.Request) {
 	<-conn.CloseChan()
 }
 
+// setAnswer sets the answer of one pod.
+func (c *fakeCluster) setAnswer(pod string, node status.Node) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.answers[pod] = node
+}
+
 // answer is what the driver's status command does.
 func (c *fakeCluster) answer(pod string, stdout, stderr, result io.Writer) {
+	c.mu.Lock()
 	node, ok := c.answers[pod]
+	c.mu.Unlock()
 	if !ok {
 		io.WriteString(stderr, "Error: ask the driver: connection refused\n")
 		json.NewEncoder(result).Encode(metav1.Status{Status: metav1.StatusFailure, Message: "command terminated with non-zero exit code", Reason: "NonZeroExitCode",

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,16 +22,42 @@ import (
 
 // server answers the reads of a Checker.
 type server struct {
+	mu     sync.Mutex
 	answer error
 	reads  int
 	events []event.Event
 }
 
+func (s *server) read(context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reads++
+	return s.answer
+}
+
+func (s *server) record(e event.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.events = append(s.events, e)
+}
+
+func (s *server) recorded() []event.Event {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.events)
+}
+
+func (s *server) answers(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answer = err
+}
+
 func (s *server) start(t *testing.T) *Checker {
 	t.Helper()
 	c := New(Config{
-		Read:   func(context.Context) error { s.reads++; return s.answer },
-		Events: func(e event.Event) { s.events = append(s.events, e) },
+		Read:   s.read,
+		Events: s.record,
 		Pod:    event.Pod{Namespace: "fsuser-csi", Name: "driver", UID: "u"},
 	})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -46,6 +73,8 @@ func (s *server) after(t *testing.T, d time.Duration, reads int) {
 	t.Helper()
 	time.Sleep(d)
 	synctest.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.reads != reads {
 		t.Fatalf("%d reads, want %d", s.reads, reads)
 	}
@@ -102,8 +131,8 @@ func TestTheAccessWorksAndIsCheckedEachTenMinutes(t *testing.T) {
 		if !c.Status().Since.Equal(since) {
 			t.Error("the access has worked since another time")
 		}
-		if len(s.events) != 0 || lines(log, "access works") != 1 {
-			t.Errorf("Events %+v, log\n%s", s.events, log.Text())
+		if events := s.recorded(); len(events) != 0 || lines(log, "access works") != 1 {
+			t.Errorf("Events %+v, log\n%s", events, log.Text())
 		}
 	})
 }
@@ -112,7 +141,7 @@ func TestARefusalIsConfirmedAndTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := testkit.LogOf(t, 0)
 		s := server{answer: refusal("do this")}
-		reason := s.answer.Error()
+		reason := refusal("do this").Error()
 		c := s.start(t)
 		shows(t, c, "absent", "")
 		s.after(t, 10*time.Second, 2)
@@ -121,31 +150,33 @@ func TestARefusalIsConfirmedAndTold(t *testing.T) {
 		s.after(t, time.Minute, 3)
 		s.after(t, time.Minute, 4)
 		shows(t, c, "0", reason)
-		if len(s.events) != 3 {
-			t.Errorf("%d Events of 3 checks: %+v", len(s.events), s.events)
+		events := s.recorded()
+		if len(events) != 3 {
+			t.Fatalf("%d Events of 3 checks: %+v", len(events), events)
 		}
 		want := event.Event{
 			Pod: event.Pod{Namespace: "fsuser-csi", Name: "driver", UID: "u"}, Type: event.Warning, Reason: "AccessNotReady",
 			Message: "the driver's access does not work: " + reason,
 		}
-		if s.events[0] != want {
-			t.Errorf("the Event is %+v, want %+v", s.events[0], want)
+		if events[0] != want {
+			t.Errorf("the Event is %+v, want %+v", events[0], want)
 		}
 		if lines(log, "do this") != 1 {
 			t.Errorf("the log does not have the reason once:\n%s", log.Text())
 		}
 
-		s.answer = refusal("do that")
+		s.answers(refusal("do that"))
 		s.after(t, time.Minute, 5)
-		shows(t, c, "0", s.answer.Error())
+		shows(t, c, "0", refusal("do that").Error())
 		if !c.Status().Since.Equal(since) || lines(log, "do that") != 1 {
 			t.Errorf("another reason: since %v, want %v; log\n%s", c.Status().Since, since, log.Text())
 		}
 
-		s.answer = nil
+		s.answers(nil)
 		s.after(t, time.Minute, 6)
 		shows(t, c, "1", "")
-		if e := s.events[len(s.events)-1]; e.Type != event.Normal || e.Reason != "AccessReady" {
+		events = s.recorded()
+		if e := events[len(events)-1]; e.Type != event.Normal || e.Reason != "AccessReady" {
 			t.Errorf("the last Event is %+v", e)
 		}
 	})
@@ -157,21 +188,21 @@ func TestASingleRefusalIsNoResult(t *testing.T) {
 		testkit.LogOf(t, 0)
 		var s server
 		c := s.start(t)
-		s.answer = refusal("not yet")
+		s.answers(refusal("not yet"))
 		s.after(t, 10*time.Minute, 2)
 		shows(t, c, "1", "")
-		s.answer = nil
+		s.answers(nil)
 		s.after(t, 10*time.Second, 3)
 		shows(t, c, "1", "")
-		s.answer = refusal("no")
+		s.answers(refusal("no"))
 		s.after(t, 10*time.Minute, 4)
-		s.answer = outage()
+		s.answers(outage())
 		s.after(t, 10*time.Second, 5)
-		s.answer = refusal("no")
+		s.answers(refusal("no"))
 		s.after(t, time.Minute, 6)
 		shows(t, c, "1", "") // the check before was not refused
-		if len(s.events) != 0 {
-			t.Errorf("Events %+v", s.events)
+		if events := s.recorded(); len(events) != 0 {
+			t.Errorf("Events %+v", events)
 		}
 	})
 }
@@ -187,18 +218,18 @@ func TestAnOutageIsNoResult(t *testing.T) {
 			shows(t, c, "absent", "")
 			s.after(t, time.Minute, 2)
 			shows(t, c, "absent", "")
-			s.answer = nil
+			s.answers(nil)
 			s.after(t, time.Minute, 3)
 			shows(t, c, "1", "")
-			s.answer = failure
+			s.answers(failure)
 			s.after(t, 10*time.Minute, 4)
 			shows(t, c, "1", "")
-			s.answer = refusal("no")
+			s.answers(refusal("no"))
 			s.after(t, time.Minute, 5)
 			s.after(t, 10*time.Second, 6)
-			shows(t, c, "0", s.answer.Error())
-			refused := s.answer.Error()
-			s.answer = failure
+			refused := refusal("no").Error()
+			shows(t, c, "0", refused)
+			s.answers(failure)
 			s.after(t, time.Minute, 7)
 			shows(t, c, "0", refused)
 		})

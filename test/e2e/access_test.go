@@ -187,9 +187,10 @@ func allowed(t *testing.T, who string, attempts ...attempt) {
 // checkCluster: the plugin's check finds that the installed driver works.
 func checkCluster(t *testing.T) {
 	t.Helper()
+	plugin := buildPlugin(t)
 	ctx, cancel := within(t, soon, "kubectl fsuser check")
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "go", "run", "../../cmd/kubectl-fsuser", "check").CombinedOutput()
+	out, err := exec.CommandContext(ctx, plugin, "check").CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "The installed driver works.") {
 		t.Errorf("kubectl fsuser check: %v\n%s", err, out)
 	}

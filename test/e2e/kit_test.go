@@ -29,8 +29,9 @@ import (
 // testLabel marks the namespaces of the tests.
 const testLabel = "fsuser-csi-e2e"
 
-// soon bounds a single wait: until a pod starts on a busy node, a line appears, or a pod is gone.
-const soon = 2 * time.Minute
+// soon bounds a single wait: until a pod starts on a busy node, a line appears, or a pod is gone. Kubelet waits at most
+// 2 minutes and 2 seconds before it tries a failed mount again.
+const soon = 4 * time.Minute
 
 // namespace belongs to a test and is deleted at its end.
 type namespace struct {

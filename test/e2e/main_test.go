@@ -26,6 +26,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/fsuser-csi/fsuser-csi/deploy"
+	"github.com/fsuser-csi/fsuser-csi/test/cluster"
 )
 
 const (
@@ -50,12 +51,14 @@ var (
 	image, podImage string
 	// clusterDir is the run directory of a cluster that the tests started; empty for any other cluster.
 	clusterDir string
-	// nodeName is the node under test: all pods run there.
+	// nodeName is the node under test: all pods run there, but for those of testNodes.
 	nodeName string
 	// server is the version of the API server.
 	server *version.Version
 	// installedFirst is the manifest with which the tests begin.
 	installedFirst string
+	// nodes are those of the tests' own cluster.
+	nodes []*cluster.Node
 )
 
 func TestMain(m *testing.M) {
@@ -97,7 +100,15 @@ func connect() (err error) {
 			return fmt.Errorf("%s is not set; run the tests with: go run ./test/e2e/run", name)
 		}
 	}
-	clusterDir = os.Getenv("CLUSTER_DIR")
+	if clusterDir = os.Getenv("CLUSTER_DIR"); clusterDir != "" {
+		own, err := cluster.Open(clusterDir)
+		if err != nil {
+			return err
+		}
+		if nodes, err = own.Nodes(); err != nil {
+			return err
+		}
+	}
 	if config, err = clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG")); err != nil {
 		return fmt.Errorf("KUBECONFIG: %w", err)
 	}
@@ -108,11 +119,11 @@ func connect() (err error) {
 	if err := findServer(); err != nil {
 		return err
 	}
-	nodes, err := client.CoreV1().Nodes().List(suite, metav1.ListOptions{})
+	all, err := client.CoreV1().Nodes().List(suite, metav1.ListOptions{})
 	if err != nil {
 		return err
 	}
-	for _, n := range nodes.Items {
+	for _, n := range all.Items {
 		if !n.Spec.Unschedulable && len(n.Spec.Taints) == 0 {
 			nodeName = n.Name
 			return nil

@@ -87,14 +87,21 @@ func statusOf(t *testing.T, n namespace, pod string) status.Volume {
 	return status.Volume{}
 }
 
-// testKubectlStatus installs the plugin as a user does, in a directory of PATH, and asks the drivers of all nodes.
-func testKubectlStatus(t *testing.T) {
-	t.Parallel()
-	bin := t.TempDir()
-	build := exec.CommandContext(suite, "go", "build", "-o", filepath.Join(bin, "kubectl-fsuser"), "../../cmd/kubectl-fsuser")
+// buildPlugin returns the path of the plugin.
+func buildPlugin(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "kubectl-fsuser")
+	build := exec.CommandContext(suite, "go", "build", "-o", path, "../../cmd/kubectl-fsuser")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build kubectl-fsuser: %v\n%s", err, out)
 	}
+	return path
+}
+
+// testKubectlStatus installs the plugin as a user does, in a directory of PATH, and asks the drivers of all nodes.
+func testKubectlStatus(t *testing.T) {
+	t.Parallel()
+	bin := filepath.Dir(buildPlugin(t))
 	fsuser := func(args ...string) string {
 		t.Helper()
 		ctx, cancel := within(t, soon, "kubectl fsuser status")
@@ -215,11 +222,13 @@ func testHelm(t *testing.T) {
 	if before136() {
 		t.Run("what the version lacks is refused with the remedy", testOldKubernetes)
 	}
-	repository, tag := image[:strings.LastIndexByte(image, ':')], image[strings.LastIndexByte(image, ':')+1:]
+	registry, path, _ := strings.Cut(image, "/")
+	repository, tag, _ := strings.Cut(path, ":")
 	do := func(manifest, what string, args ...string) {
 		t.Helper()
 		helm(t, append([]string{what, "fsuser-csi", chart, "--namespace", driverNamespace,
-			"--set", "image.repository=" + repository + ",image.tag=" + tag + ",access=" + accessOf(manifest)}, args...)...)
+			"--set", "image.registry=" + registry + ",image.repository=" + repository + ",image.tag=" + tag,
+			"--set", "access=" + accessOf(manifest)}, args...)...)
 	}
 	do(manifests()[0], "install", "--create-namespace")
 	uninstalled := false

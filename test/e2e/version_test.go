@@ -59,8 +59,8 @@ func chooseAccess() (string, error) {
 	return manifests()[i], nil
 }
 
-// shipped returns a manifest as a user gets it. An older Kubernetes does not take the shipped files: docs say to let
-// helm make the manifest for the version.
+// shipped returns a manifest as a user gets it: the file next to the chart or, before 1.36, what Helm renders for the
+// version (deploy/README.md).
 func shipped(ctx context.Context, path string) (string, error) {
 	if !before136() {
 		content, err := os.ReadFile(path)
@@ -77,12 +77,12 @@ func shipped(ctx context.Context, path string) (string, error) {
 	return string(content), nil
 }
 
-// effect is what the policies do with the manifest's kind of access.
+// effect is what the policies of a manifest do to a pod.
 func effect(manifest string) mutation {
 	return mutation{completed: !before136(), declared: !before136() && manifest == manifestNode}
 }
 
-// complete sets csi.readOnly as users have to where no policy does it.
+// complete sets csi.readOnly, as users do where no policy sets it.
 func complete(spec *corev1.PodSpec) {
 	if !before136() {
 		return
@@ -95,17 +95,18 @@ func complete(spec *corev1.PodSpec) {
 	}
 }
 
-// testOldKubernetes: what an old server lacks is said at the installation, with the remedy, and nothing is installed.
+// testOldKubernetes: the installation of a part that the server's version lacks fails, with the remedy or the version in
+// the message.
 func testOldKubernetes(t *testing.T) {
-	out, err := exec.CommandContext(suite, "helm", "install", "fsuser-csi", chart, "--namespace", driverNamespace).CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "--set access=namespaces") {
-		t.Errorf("helm install of access node: error %v, want one with the remedy --set access=namespaces:\n%s", err, out)
-	}
-	t.Logf("helm install is told: %s", out)
-	out, err = exec.CommandContext(suite, "helm", "install", "fsuser-csi", chart, "--namespace", driverNamespace,
-		"--set", "access=namespaces,fsUser.enabled=true").CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "fsUser.enabled needs Kubernetes 1.36") {
-		t.Errorf("helm install of fsUser: error %v, want one that says which version it needs:\n%s", err, out)
+	for values, want := range map[string]string{
+		"access=node":                           "--set access=namespaces",
+		"access=namespaces,fsUser.enabled=true": "fsUser.enabled needs Kubernetes 1.36",
+	} {
+		out, err := exec.CommandContext(suite, "helm", "install", "fsuser-csi", chart, "--namespace", driverNamespace, "--set", values).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), want) {
+			t.Errorf("helm install --set %s: error %v, want one with %q:\n%s", values, err, want, out)
+		}
+		t.Logf("helm install --set %s prints: %s", values, out)
 	}
 	files, err := filepath.Glob("../../deploy/fsuser-csi*.yaml")
 	if err != nil {

@@ -136,6 +136,8 @@ func runFurtherNode(spec Spec) error {
 			n.makeFolders,
 			n.setUpMounts,
 			n.setUpNetwork,
+			// A reboot leaves no cgroups. kubelet would look for what runs in them.
+			func() error { return removeCgroups(ctx, n.cgroup()) },
 			func() error { return makeCgroups(n.cgroup()) },
 			func() error { return n.startRuntime(ctx) },
 			n.startKubelet,

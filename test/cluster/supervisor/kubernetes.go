@@ -19,7 +19,7 @@ const volumePlugins = KubeletRoot + "/volume-plugins"
 // leaseSeconds.
 const (
 	leaseSeconds = 12
-	lostSeconds  = 20
+	lostSeconds  = 30
 )
 
 // writeCredentials writes what the kubelet and kube-proxy of each node, and the

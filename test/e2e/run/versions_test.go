@@ -31,10 +31,10 @@ func TestCheck(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, test := range map[string]struct{ output, want string }{
-		"a test that the version lacks":          {oldest, ""},
-		"a test that is skipped for a good deal": {oldest + noHelm, "TestE2E/helm: skip"},
-		"a test that fails":                      {oldest + failure, "TestE2E/helm: fail"},
-		"no test":                                {"", "no test passed"},
+		"a test that the version lacks":             {oldest, ""},
+		"a test that is skipped for another reason": {oldest + noHelm, "TestE2E/helm: skip"},
+		"a test that fails":                         {oldest + failure, "TestE2E/helm: fail"},
+		"no test":                                   {"", "no test passed"},
 	} {
 		j := all[0]
 		if j.Results, err = follow(strings.NewReader(test.output)); err != nil {
