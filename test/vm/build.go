@@ -43,16 +43,16 @@ func (r *runner) build(ctx context.Context, m machine) (built, error) {
 	if err != nil {
 		return b, err
 	}
-	root, version, err := packages.kernel(ctx, m.kernel)
+	kernel, version, err := packages.kernel(ctx, m.kernel)
 	if err != nil {
 		return b, err
 	}
 	b.version = version
-	if b.kernel, err = single(root, "boot/vmlinuz-*"); err != nil {
+	if b.kernel, err = single("vmlinuz*", kernel...); err != nil {
 		return b, err
 	}
 	// The tests have a FUSE file system whose server is dead. Some kernels have FUSE built in.
-	b.modules, err = find(root, "fuse/fuse.ko*")
+	b.modules, err = find("fuse.ko*", kernel...)
 	if err != nil {
 		return b, err
 	}
@@ -66,11 +66,11 @@ func (r *runner) build(ctx context.Context, m machine) (built, error) {
 			return b, err
 		}
 	}
-	root, _, err = packages.fetch(ctx, "busybox-static")
+	busybox, _, err := packages.fetch(ctx, "busybox-static")
 	if err != nil {
 		return b, err
 	}
-	if b.busybox, err = single(root, "bin/busybox"); err != nil {
+	if b.busybox, err = single("busybox", filepath.Join(busybox, "usr/bin"), filepath.Join(busybox, "bin")); err != nil {
 		return b, err
 	}
 	if err := r.compile(ctx, b); err != nil {
@@ -167,26 +167,34 @@ func (r *runner) pack(path string, b built, plan guest.Plan) error {
 	return errors.Join(i.close(), out.Close())
 }
 
-// find returns the regular files below root whose names, with that of their directory, match a pattern.
-func find(root, pattern string) (found []string, err error) {
-	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
+// find returns the regular files below roots whose names match a pattern. A root that is missing has none.
+func find(pattern string, roots ...string) (found []string, err error) {
+	for _, root := range roots {
+		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			switch {
+			case errors.Is(err, fs.ErrNotExist):
+				return nil
+			case err != nil || !d.Type().IsRegular():
+				return err
+			}
+			matches, err := filepath.Match(pattern, d.Name())
+			if matches {
+				found = append(found, path)
+			}
 			return err
+		})
+		if err != nil {
+			return nil, err
 		}
-		matches, err := filepath.Match(pattern, filepath.Join(filepath.Base(filepath.Dir(path)), d.Name()))
-		if matches {
-			found = append(found, path)
-		}
-		return err
-	})
-	return found, err
+	}
+	return found, nil
 }
 
 // single is find for one file.
-func single(root, pattern string) (string, error) {
-	found, err := find(root, pattern)
+func single(pattern string, roots ...string) (string, error) {
+	found, err := find(pattern, roots...)
 	if err == nil && len(found) != 1 {
-		err = fmt.Errorf("%d files below %s are named %s, want 1: %q", len(found), root, pattern, found)
+		err = fmt.Errorf("%d files below %q are named %s, want 1: %q", len(found), roots, pattern, found)
 	}
 	return strings.Join(found, ""), err
 }

@@ -106,21 +106,38 @@ func (r *release) fetch(ctx context.Context, name string) (root, version string,
 	return root, strings.TrimSpace(version), err
 }
 
-// kernel fetches the package with the kernel that the package name, for example linux-image-amd64, depends on.
-func (r *release) kernel(ctx context.Context, name string) (root, version string, err error) {
+// kernel fetches the kernel that the package name, for example linux-image-amd64, depends on. Since Debian 14 a kernel is
+// more than one package.
+func (r *release) kernel(ctx context.Context, name string) (roots []string, version string, err error) {
+	images, err := r.dependencies(ctx, name, `linux-image-[0-9][^ ,]*`)
+	if err == nil && len(images) != 1 {
+		err = fmt.Errorf("%s depends on the kernels %q, want 1", name, images)
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	parts, err := r.dependencies(ctx, images[0], `linux-(binary|modules)-[^ ,]*`)
+	if err != nil {
+		return nil, "", err
+	}
+	for _, part := range append(parts, images[0]) {
+		root, v, err := r.fetch(ctx, part)
+		if err != nil {
+			return nil, "", err
+		}
+		roots, version = append(roots, root), v
+	}
+	return roots, version, nil
+}
+
+// dependencies returns the packages that a package depends on and whose names match a pattern.
+func (r *release) dependencies(ctx context.Context, name, pattern string) ([]string, error) {
 	deb, err := r.download(ctx, name)
 	if err != nil {
-		return "", "", err
+		return nil, err
 	}
 	depends, err := output(ctx, "dpkg-deb", "-f", deb, "Depends")
-	if err != nil {
-		return "", "", err
-	}
-	image := regexp.MustCompile(`linux-image-[0-9][^ ,]*`).FindString(depends)
-	if image == "" {
-		return "", "", fmt.Errorf("%s depends on no kernel: %s", name, depends)
-	}
-	return r.fetch(ctx, image)
+	return regexp.MustCompile(pattern).FindAllString(depends, -1), err
 }
 
 // download returns the file of a package.

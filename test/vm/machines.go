@@ -23,25 +23,22 @@ type machine struct {
 }
 
 func machines() []machine {
-	tmpfs, demo := programs("pkg/tmpfs"), programs("test/demo")
-	some := slices.Concat(tmpfs, programs("pkg/confine", "pkg/record", "test/vm/cgroup"), demo)
-	more := slices.Concat(some, programs("pkg/projector", "test/sanity"))
-	all := slices.Concat(more, programs("pkg/volume", "cmd/fsuser-csi"))
+	some := programs("pkg/tmpfs", "pkg/confine", "pkg/record", "test/vm/cgroup", "test/demo")
+	all := slices.Concat(some, programs("pkg/projector", "test/sanity", "pkg/volume", "cmd/fsuser-csi"))
 	const selinux = "security=selinux enforcing=1"
 	return []machine{
 		{name: "debian-11", suite: "bullseye", arch: "amd64", kernel: "linux-image-cloud-amd64", programs: nil,
 			lacks: "mount_setattr(2) (Linux 5.12)"},
 		{name: "debian-12", suite: "bookworm", arch: "amd64", kernel: "linux-image-cloud-amd64", programs: all},
 		{name: "debian-13", suite: "trixie", arch: "amd64", kernel: "linux-image-cloud-amd64", programs: some},
-		{name: "debian-sid", suite: "sid", arch: "amd64", kernel: "linux-image-cloud-amd64", programs: more},
+		{name: "debian-sid", suite: "sid", arch: "amd64", kernel: "linux-image-cloud-amd64", programs: some},
 		{name: "selinux", suite: "trixie", arch: "amd64", kernel: "linux-image-cloud-amd64", commandLine: selinux,
-			policy: true, programs: programs("test/vm/selinux")},
+			policy: true, programs: programs("test/vm/selinux", "pkg/tmpfs", "test/demo")},
 		// As with SELINUX=disabled in /etc/selinux/config.
 		{name: "selinux-without-policy", suite: "trixie", arch: "amd64", kernel: "linux-image-cloud-amd64",
-			commandLine: selinux, programs: demo},
+			commandLine: selinux, programs: programs("test/demo")},
 		{name: "arm64", suite: "bookworm", arch: "arm64", kernel: "linux-image-cloud-arm64", programs: some},
-		{name: "arm64-16k", suite: "trixie", arch: "arm64", kernel: "linux-image-arm64-16k",
-			programs: some},
+		{name: "arm64-16k", suite: "trixie", arch: "arm64", kernel: "linux-image-arm64-16k", programs: some},
 	}
 }
 

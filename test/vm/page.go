@@ -41,9 +41,10 @@ const introduction = `# Kernels
 <!-- Written by go run ./test/vm from what the machines reported. Do not edit. -->
 
 ` + "`make vm`" + ` (Linux, root) starts virtual machines with kernels of Debian packages, and runs the tests of
-the driver's kernel parts, the driver, and the demo in them. QEMU emulates the machines where KVM does
-not work. The run fails, and this page stays as it was, if a test fails, is skipped or is missing. The
-tests that are excluded are [listed](#excluded-tests). The consoles are in ` + "`.cache/vm`" + `.
+the driver's kernel parts, the driver, and the demo in them. QEMU emulates a machine if KVM does not
+work or the architecture is another one. The run fails, and this page stays as it was, if a test
+fails, is skipped or is missing. The tests that are excluded are [listed](#excluded-tests). The
+consoles are in ` + "`.cache/vm`" + `.
 
 `
 
@@ -82,7 +83,7 @@ func (r *result) selinux() string {
 // outcome has the number of tests that passed, by program.
 func (r *result) outcome() string {
 	if r.machine.lacks != "" {
-		return "the driver refuses to start: " + r.Facts.Missing
+		return "the driver's self-test fails: " + r.Facts.Missing
 	}
 	var passed []string
 	for _, p := range r.machine.programs {
@@ -97,8 +98,11 @@ func (r *result) outcome() string {
 
 // oldest says what is known of the oldest kernel that the driver works with.
 func oldest(results []*result) string {
-	works, refused := "", ""
+	works, refused, kvm := "", "", 0
 	for _, r := range results {
+		if r.KVM {
+			kvm++
+		}
 		switch {
 		case r.machine.lacks != "":
 			refused = r.Facts.Kernel
@@ -106,11 +110,11 @@ func oldest(results []*result) string {
 			works = r.Facts.Kernel
 		}
 	}
-	return fmt.Sprintf(`The oldest kernel with which the tests pass here is %s. With %s the driver does not
-start. The system calls that it needs are in Linux 5.12 and later; kernels between these two were not
-tested. All machines have cgroup v2 with the memory controller, and the mount API of descriptors
-(`+"`fsopen`, `fsmount`, `move_mount`, `open_tree`"+`).
-`, works, refused)
+	return fmt.Sprintf(`The oldest kernel with which the tests passed is %s. With %s the self-test of the
+driver fails, and the driver does not start without it. The system calls that the driver needs are in
+Linux 5.12 and later; no kernel between these two was tested. All machines had cgroup v2 with the
+memory controller. KVM ran %d of the %d machines; the others were emulated.
+`, works, refused, kvm, len(results))
 }
 
 // writeSeen lists what tests saw.
