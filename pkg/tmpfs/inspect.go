@@ -50,8 +50,9 @@ func (p *Target) Inspect() (State, error) {
 	defer unix.Close(fd)
 	var stx unix.Statx_t
 	err = unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_TYPE|unix.STATX_UID|unix.STATX_MNT_ID, &stx)
-	// The server or the device of another file system is gone (FUSE, NFS, a disk). A tmpfs has neither.
-	if mount.IsCorruptedMnt(err) {
+	// The server or the device of another file system is gone (FUSE, NFS, a disk). A tmpfs has neither. Linux 7.2 returns
+	// ECONNREFUSED for a FUSE server that died before its first answer.
+	if mount.IsCorruptedMnt(err) || errors.Is(err, unix.ECONNREFUSED) {
 		return State{Exists: true, Mounted: true}, nil
 	}
 	if err != nil {
