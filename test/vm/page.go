@@ -110,10 +110,10 @@ func oldest(results []*result) string {
 			works = r.Facts.Kernel
 		}
 	}
-	return fmt.Sprintf(`The oldest kernel with which the tests passed is %s. With %s the self-test of the
-driver fails, and the driver does not start without it. The system calls that the driver needs are in
-Linux 5.12 and later; no kernel between these two was tested. All machines had cgroup v2 with the
-memory controller. KVM ran %d of the %d machines; the others were emulated.
+	return fmt.Sprintf(`The oldest kernel with which the tests passed is %s. With %s
+the self-test with which the driver starts fails. The driver needs the system calls of Linux 5.12; no
+kernel between these two was tested. All machines had cgroup v2 with the memory controller. KVM ran
+%d of the %d machines; the others were emulated.
 `, works, refused, kvm, len(results))
 }
 
@@ -133,7 +133,7 @@ func writeExclusions(d *strings.Builder) {
 		fmt.Fprintf(d, "| `%s` of `%s` | %s | %s |\n", e.test, e.dir, cmp.Or(e.machine, "all"), e.reason)
 	}
 	d.WriteString(`
-The tests in ` + "`test/integration`" + ` do not run in the machines: they start an API server, which needs more than
-an emulated machine gives.
+The tests in ` + "`test/integration`" + ` do not run in the machines: they start an API server,
+which needs more than an emulated machine gives.
 `)
 }
