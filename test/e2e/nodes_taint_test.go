@@ -28,7 +28,7 @@ import (
 
 const (
 	startupTaint         = "fsuser.csi.io/agent-not-ready"
-	startupTaintManifest = "../../examples/startup-taint.yaml"
+	startupTaintManifest = "../../deploy/startup-taint.yaml"
 	kubectlImage         = "fsuser.test/kubectl:1"
 )
 
