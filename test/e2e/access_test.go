@@ -98,7 +98,7 @@ func testLeastPower(t *testing.T) {
 	t.Parallel()
 	n := newNodeShell(t)
 	driverPod(t)
-	got := n.do("cat /proc/" + driverPID + `/task/*/status | grep -E '^(Cap|NoNewPrivs|Seccomp:)' | tr -d '\t' | sort -u`)
+	got := n.do("cat /proc/" + driverPID() + `/task/*/status | grep -E '^(Cap|NoNewPrivs|Seccomp:)' | tr -d '\t' | sort -u`)
 	const want = "CapAmb:0000000000000000\nCapBnd:000000000020000b\nCapEff:000000000020000b\nCapInh:0000000000000000\nCapPrm:000000000020000b\nNoNewPrivs:1\nSeccomp:2"
 	if got != want {
 		t.Errorf("the threads of the driver have\n%s\nwant\n%s", got, want)
@@ -109,7 +109,7 @@ func testLeastPower(t *testing.T) {
 func stolen(n nodeShell) string {
 	n.t.Helper()
 	driverPod(n.t)
-	token := n.do("cat /proc/" + driverPID + "/root/var/run/secrets/kubernetes.io/serviceaccount/token")
+	token := n.do("cat /proc/" + driverPID() + "/root/var/run/secrets/kubernetes.io/serviceaccount/token")
 	if strings.Count(token, ".") != 2 {
 		n.t.Fatalf("that is no token: %d bytes", len(token))
 	}

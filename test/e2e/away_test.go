@@ -186,7 +186,7 @@ func (f *fleet) restartDriver() {
 func (f *fleet) killDriver() {
 	before := driverPod(f.t)
 	id := before.Status.ContainerStatuses[0].ContainerID
-	f.node.do("kill -9 " + driverPID)
+	f.node.do("kill -9 " + driverPID())
 	f.change()
 	until(f.t, "the driver to run again", "pods", driverNamespace, before.Name, &corev1.Pod{}, func(e watch.Event) (bool, error) {
 		p := e.Object.(*corev1.Pod)

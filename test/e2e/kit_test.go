@@ -474,8 +474,13 @@ func (n nodeShell) do(script string) string {
 	return n.sh("node", "", script)
 }
 
-// driverPID is shell code for the driver's process id. A "fsuser-csi status" of another test has the same process name.
-const driverPID = `$(for p in $(pidof fsuser-csi); do tr '\0' '\n' < /proc/$p/cmdline | grep -qx node && echo $p; done 2>/dev/null)`
+// driverPID returns shell code for the process id of the driver on the node under test. A "fsuser-csi status" of another
+// test has the same process name, and the first node of the tests' own cluster sees the processes of all nodes.
+func driverPID() string {
+	return `$(for p in $(pidof fsuser-csi); do
+		tr '\0' '\n' < /proc/$p/cmdline | grep -qx node && tr '\0' '\n' < /proc/$p/environ | grep -qx NODE_NAME=` + nodeName + ` && echo $p
+	done 2>/dev/null)`
+}
 
 // driverPod waits for a ready pod of the driver on the node under test that has none of these uids, and returns the
 // pod.

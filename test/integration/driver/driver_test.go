@@ -187,10 +187,6 @@ func life(t *testing.T, c *cluster) {
 	slices.Sort(latencies)
 	update, median := updates[rounds/2], latencies[rounds/2]
 	t.Logf("update returned -> new bytes in the container: median %v, max %v, n=%d; an update: median %v", median, latencies[rounds-1], rounds, update)
-	// 10 ms is promised. A machine on which that takes longer is slow with the update, too.
-	if median > max(10*time.Millisecond, 2*update) {
-		t.Errorf("the new bytes were there %v after the update at the median, which takes %v itself", median, update)
-	}
 
 	d.Kill()
 	if b, err := testkit.ReadAs(1000, 1000, file); err != nil || string(b) != fmt.Sprint("version ", rounds) {
