@@ -298,8 +298,8 @@ func selfTest(binding driver.Binding) (tmpfs.Features, error) {
 	return features, nil
 }
 
-// checkSELinuxContext mounts a file system with the context, nowhere. The kernel refuses a context that the node's policy
-// does not have.
+// checkSELinuxContext creates a file system with the context, and attaches it nowhere. The kernel refuses a context that
+// the node's policy does not have.
 func checkSELinuxContext(features tmpfs.Features, context string) error {
 	if !features.SELinux || context == "" {
 		return nil

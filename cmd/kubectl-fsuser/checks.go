@@ -140,7 +140,8 @@ func checkImpersonation(ctx context.Context, i *inspection) finding {
 }
 
 // checkNodeAuthorizer asks what a node may do. The node and the Secret need not exist: the Node authorizer lets any
-// node read the Node of its own name, and has a reason of its own for refusing a Secret that no pod on the node declares.
+// node read the Node of its own name, and gives a reason of its own when it refuses a Secret that no pod on the node
+// declares.
 func checkNodeAuthorizer(ctx context.Context, i *inspection) finding {
 	const node = "fsuser-csi-check"
 	asNode := func(resource authorizationv1.ResourceAttributes) authorizationv1.SubjectAccessReviewSpec {

@@ -2,8 +2,9 @@
 
 // Package event writes Events about pods (kubectl describe pod shows them).
 //
-// Events of one reason about one volume of a pod share an Event object with a count. The last Event that was recorded about a
-// volume is the last one that is written: a pause between writes delays it, and drops only Events that it replaces.
+// Events of one reason about one volume of a pod share an Event object with a count. The last Event that was recorded
+// about a volume is the last one that is written: a pause between writes delays it, and drops only Events that it
+// replaces.
 // Writing is best effort: an Event that can't be written is dropped and counted, and never tried again. client-go has a
 // recorder that does more, but links half of the OpenAPI libraries (docs/decisions/0006-own-event-recorder.md).
 package event

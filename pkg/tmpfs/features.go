@@ -56,8 +56,8 @@ func Probe() (Features, error) {
 }
 
 // selinuxEnabled reports whether SELinux is enabled and has a policy. It reads /proc, because a container may not have
-// /sys/fs/selinux. The kernel registers selinuxfs only if SELinux is enabled at boot. Without a policy (SELINUX=disabled
-// in /etc/selinux/config), the context of every process is "kernel", and a mount with context= fails.
+// /sys/fs/selinux. The kernel registers selinuxfs only if SELinux is enabled at boot. Without a policy
+// (SELINUX=disabled in /etc/selinux/config), the context of every process is "kernel", and a mount with context= fails.
 func selinuxEnabled() (bool, error) {
 	filesystems, err := os.ReadFile("/proc/filesystems")
 	if err != nil || !strings.Contains(string(filesystems), "\tselinuxfs\n") {

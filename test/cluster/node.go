@@ -69,7 +69,9 @@ func (n *Node) Command(ctx context.Context, name string, args ...string) (*exec.
 }
 
 // enter returns a command that runs in namespaces of the cluster.
-func (c *Cluster) enter(ctx context.Context, paths supervisor.Paths, command []string, namespaces ...string) (*exec.Cmd, error) {
+func (c *Cluster) enter(
+	ctx context.Context, paths supervisor.Paths, command []string, namespaces ...string,
+) (*exec.Cmd, error) {
 	state, err := supervisor.ReadState(c.runDir)
 	if err != nil {
 		return nil, err
@@ -182,9 +184,11 @@ func (n *Node) Boot(ctx context.Context, kubeletArgs ...string) error {
 	spec := state.Spec
 	spec.Node = n.number
 	spec.KubeletArgs = append(spec.KubeletArgs[:len(spec.KubeletArgs):len(spec.KubeletArgs)], kubeletArgs...)
-	// The cluster's own program, in the machine's mount namespace: the node gets the machine's mounts, not the first node's.
+	// The cluster's own program, in the machine's mount namespace: the node gets the mounts of the machine, not those of
+	// the first node.
 	program := fmt.Sprintf("/proc/%d/exe", state.InitPID)
-	cmd, err := n.cluster.enter(ctx, n.paths(), []string{program, "boot", spec.String()}, "--net", "--pid", "--ipc", "--uts")
+	boot := []string{program, "boot", spec.String()}
+	cmd, err := n.cluster.enter(ctx, n.paths(), boot, "--net", "--pid", "--ipc", "--uts")
 	if err != nil {
 		return err
 	}

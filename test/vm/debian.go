@@ -106,8 +106,8 @@ func (r *release) fetch(ctx context.Context, name string) (root, version string,
 	return root, strings.TrimSpace(version), err
 }
 
-// kernel fetches the kernel that the package name, for example linux-image-amd64, depends on. Since Debian 14 a kernel is
-// more than one package.
+// kernel fetches the kernel that the package name, for example linux-image-amd64, depends on. Since Debian 14 a kernel
+// is more than one package.
 func (r *release) kernel(ctx context.Context, name string) (roots []string, version string, err error) {
 	images, err := r.dependencies(ctx, name, `linux-image-[0-9][^ ,]*`)
 	if err == nil && len(images) != 1 {

@@ -44,7 +44,9 @@ func (n *node) run(name string, args ...string) error {
 	if err != nil {
 		return fmt.Errorf("open the log of %s: %w", name, err)
 	}
-	c := component{name: name, path: path, args: args, log: log, pid: filepath.Join(n.paths.PIDs(), name), env: Environment(n.paths)}
+	c := component{
+		name: name, path: path, args: args, log: log, pid: filepath.Join(n.paths.PIDs(), name), env: Environment(n.paths),
+	}
 	cmd, err := c.start()
 	if err != nil {
 		return err

@@ -84,7 +84,8 @@ func makeNodeFolder(spec Spec) error {
 // startFurtherInit starts process 1 of the node's namespaces. The node waits
 // until network is closed.
 func startFurtherInit(spec Spec) (progress, network *os.File, pid int, err error) {
-	log, err := os.OpenFile(filepath.Join(Paths(spec.RunDir).Logs(), "supervisor.log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	path := filepath.Join(Paths(spec.RunDir).Logs(), "supervisor.log")
+	log, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
 		return nil, nil, 0, fmt.Errorf("open the log of the node: %w", err)
 	}

@@ -26,7 +26,8 @@ func Path(k Kubernetes, name string) (string, error) {
 		return "", err
 	}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("%s %s is not built (no %s): run: make %s%s", t.Name, t.Version, path, t.Target, k.makeArgument())
+		return "", fmt.Errorf("%s %s is not built (no %s): run: make %s%s",
+			t.Name, t.Version, path, t.Target, k.makeArgument())
 	} else if err != nil {
 		return "", fmt.Errorf("find %s: %w", t.Name, err)
 	}

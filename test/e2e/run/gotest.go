@@ -64,7 +64,8 @@ func test(ctx context.Context, pattern string, env []string) (results, error) {
 	}
 	begin := time.Now()
 	// The tests have to clean up after an interrupt. `go test` would not pass the interrupt on to them.
-	tests := exec.CommandContext(ctx, binary, "-test.v=test2json", "-test.parallel=8", "-test.timeout="+testTimeout.String(), "-test.run="+pattern)
+	tests := exec.CommandContext(ctx, binary, "-test.v=test2json", "-test.parallel=8",
+		"-test.timeout="+testTimeout.String(), "-test.run="+pattern)
 	tests.Dir, tests.Env, tests.Stderr = strings.TrimSpace(string(source)), env, os.Stderr
 	tests.Cancel = func() error { return tests.Process.Signal(os.Interrupt) }
 	tests.WaitDelay = endTimeout

@@ -2,13 +2,13 @@
 
 //go:build linux
 
-// Command run runs the end-to-end tests of package e2e: it builds the driver and its image, starts a cluster, runs the tests,
-// prints their results, and ends the cluster, also after a failure or Ctrl-C. Package e2e describes how to choose another
-// version of Kubernetes and another kind of access, and how to use an existing cluster.
+// Command run runs the end-to-end tests of package e2e: it builds the driver and its image, starts a cluster, runs the
+// tests, prints their results, and ends the cluster, also after a failure or Ctrl-C. Package e2e describes how to choose
+// another version of Kubernetes and another kind of access, and how to use an existing cluster.
 //
 // With -versions the command runs the tests with each version and each kind of access, and the upgrade test, and writes
-// docs/kubernetes-versions.md. The results of the tests that pass stay in the cache folder, so that an interrupted command
-// goes on where it ended; `make versions` begins anew.
+// docs/kubernetes-versions.md. The results of the tests that pass stay in the cache folder, so that an interrupted
+// command goes on where it ended; `make versions` begins anew.
 package main
 
 import (
