@@ -298,7 +298,7 @@ func selfTest(binding driver.Binding) (tmpfs.Features, error) {
 	return features, nil
 }
 
-// checkSELinuxContext creates a file system with the context, and attaches it nowhere. The kernel refuses a context that
+// checkSELinuxContext creates a file system with the context, and does not attach it. The kernel refuses a context that
 // the node's policy does not have.
 func checkSELinuxContext(features tmpfs.Features, context string) error {
 	if !features.SELinux || context == "" {

@@ -270,7 +270,7 @@ func checkCSIDriver(_ context.Context, i *inspection) finding {
 	d := i.csiDriver
 	switch {
 	case apierrors.IsNotFound(i.csiDriverErr):
-		return isNot("the cluster has no CSIDriver "+driverName+"", installAgain)
+		return isNot("the cluster has no CSIDriver "+driverName, installAgain)
 	case i.csiDriverErr != nil:
 		return notKnown(i.csiDriverErr, "get csidrivers.storage.k8s.io")
 	case d.Spec.PodInfoOnMount == nil || !*d.Spec.PodInfoOnMount:

@@ -172,12 +172,14 @@ func TestStatus(t *testing.T) {
 			}
 			kubeconfig := cluster.start()
 			const (
-				header  = "NODE    POD         VOLUME  OBJECT    OWNER   MODE  VERSION  REFRESHED  STATE\n"
-				other   = "node-1  other/x     v       Secret/s  1000:5  0400  7        -          current\n"
-				web1    = "node-1  team/web-1  v       Secret/s  1000:5  0400  7        -          current\n"
-				web2    = "node-2  team/web-2  v       Secret/s  1000:5  0400  7        -          current\n"
-				refused = "node node-2: the driver's access has not worked for 2562047h47m16.854775807s: forbidden\n" // since the zero time
-				silent  = "node node-3: pod elsewhere/driver-c: command terminated with exit code 1: Error: ask the driver: connection refused\n" +
+				header = "NODE    POD         VOLUME  OBJECT    OWNER   MODE  VERSION  REFRESHED  STATE\n"
+				other  = "node-1  other/x     v       Secret/s  1000:5  0400  7        -          current\n"
+				web1   = "node-1  team/web-1  v       Secret/s  1000:5  0400  7        -          current\n"
+				web2   = "node-2  team/web-2  v       Secret/s  1000:5  0400  7        -          current\n"
+				// Since the zero time.
+				refused = "node node-2: the driver's access has not worked for 2562047h47m16.854775807s: forbidden\n"
+				silent  = "node node-3: pod elsewhere/driver-c: command terminated with exit code 1: " +
+					"Error: ask the driver: connection refused\n" +
 					"node node-4: pod elsewhere/driver-d: it is Pending, not Running\nError: 2 drivers of 4 did not answer\n"
 			)
 			narrow := func(table string) string {
@@ -204,11 +206,13 @@ func TestStatus(t *testing.T) {
 					t.Errorf("status %s: %d\n%s%s\nwant %d\n%s%s", test.args, got.code, got.stdout, got.stderr, test.code, test.stdout, test.stderr)
 				}
 			}
-			got := tool(t, t.TempDir(), "", "status", "--kubeconfig", kubeconfig, "--driver-namespace", "fsuser-csi", "-o", "json", "web-2")
+			got := tool(t, t.TempDir(), "", "status", "--kubeconfig", kubeconfig, "--driver-namespace", "fsuser-csi",
+				"-o", "json", "web-2")
 			var nodes []status.Node
 			if err := json.Unmarshal([]byte(got.stdout), &nodes); err != nil || len(nodes) != 2 ||
 				nodes[0].Node != "node-1" || !nodes[0].Access.Ready || len(nodes[0].Volumes) != 0 ||
-				nodes[1].Node != "node-2" || nodes[1].Access.Ready || len(nodes[1].Volumes) != 1 || nodes[1].Volumes[0].PodName != "web-2" {
+				nodes[1].Node != "node-2" || nodes[1].Access.Ready || len(nodes[1].Volumes) != 1 ||
+				nodes[1].Volumes[0].PodName != "web-2" {
 				t.Errorf("as JSON: %v\n%s%s", err, got.stdout, got.stderr)
 			}
 			cluster.mu.Lock()

@@ -19,9 +19,7 @@ import (
 
 // testNodeTokens tries the token of each node's driver on what the pods of each node declare.
 func testNodeTokens(s *spread) {
-	if installedFirst != manifestNode {
-		s.t.Skip("the driver does not act as its node")
-	}
+	since136(s.t, ConstrainedImpersonation)
 	n := newNamespace(s.t)
 	for _, node := range nodes {
 		n.secret("of-"+node.Name(), "key", "v1")
