@@ -111,7 +111,7 @@ func (c *Checker) works() {
 	}
 	klog.InfoS("The driver's access works")
 	if before != nil {
-		c.tell(event.Normal, reasonReady, "the driver's access works again")
+		c.record(event.Normal, reasonReady, "the driver's access works again")
 	}
 }
 
@@ -120,7 +120,7 @@ func (c *Checker) fails(err error) {
 	if _, changed := c.set(status.Access{Reason: err.Error()}); changed {
 		klog.ErrorS(err, "The driver's access does not work; volumes of this node can't be published or refreshed")
 	}
-	c.tell(event.Warning, reasonNotReady, "the driver's access does not work: "+err.Error())
+	c.record(event.Warning, reasonNotReady, "the driver's access does not work: "+err.Error())
 }
 
 // set replaces the result if readiness or reason have changed.
@@ -139,7 +139,7 @@ func (c *Checker) set(next status.Access) (before *status.Access, changed bool) 
 	return before, true
 }
 
-func (c *Checker) tell(kind event.Type, reason, message string) {
+func (c *Checker) record(kind event.Type, reason, message string) {
 	if c.config.Events != nil && c.config.Pod != (event.Pod{}) {
 		c.config.Events(event.Event{Pod: c.config.Pod, Type: kind, Reason: reason, Message: message})
 	}

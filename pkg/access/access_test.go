@@ -137,7 +137,7 @@ func TestTheAccessWorksAndIsCheckedEachTenMinutes(t *testing.T) {
 	})
 }
 
-func TestARefusalIsConfirmedAndTold(t *testing.T) {
+func TestARefusalIsConfirmedAndReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := testkit.LogOf(t, 0)
 		s := server{answer: refusal("do this")}
