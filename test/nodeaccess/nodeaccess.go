@@ -51,7 +51,7 @@ func Install(ctx context.Context, cp *controlplane.ControlPlane, admin kubernete
 	if err := apply(ctx, cp, func(string) bool { return true }); err != nil {
 		return err
 	}
-	if err := MakeNode(ctx, admin); err != nil {
+	if err := MakeNode(ctx, admin, Node); err != nil {
 		return err
 	}
 	if err := MakeNamespace(ctx, admin, namespace); err != nil {
@@ -67,7 +67,7 @@ func InstallRights(ctx context.Context, cp *controlplane.ControlPlane, admin kub
 	if err := apply(ctx, cp, func(kind string) bool { return slices.Contains(rights, kind) }); err != nil {
 		return err
 	}
-	return MakeNode(ctx, admin)
+	return MakeNode(ctx, admin, Node)
 }
 
 // Allocatable is the node's status.allocatable.
@@ -78,10 +78,10 @@ func Allocatable() corev1.ResourceList {
 	}
 }
 
-// MakeNode creates the Node with its allocatable, if the cluster does not have it.
-func MakeNode(ctx context.Context, admin kubernetes.Interface) error {
+// MakeNode creates a Node with its allocatable, if the cluster does not have it.
+func MakeNode(ctx context.Context, admin kubernetes.Interface, name string) error {
 	nodes := admin.CoreV1().Nodes()
-	node, err := nodes.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: Node}}, metav1.CreateOptions{})
+	node, err := nodes.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
 		return nil
 	}
@@ -173,14 +173,22 @@ func Config(ctx context.Context, cp *controlplane.ControlPlane, admin kubernetes
 			return nil, err
 		}
 	}
-	driver := Pod(serviceAccount, kubelet.Volume{})
-	driver.Spec.ServiceAccountName, driver.Spec.Volumes, driver.Spec.Containers[0].VolumeMounts = serviceAccount, nil, nil
+	return ConfigOn(ctx, cp, admin, serviceAccount, Node, serviceAccount)
+}
+
+// ConfigOn is Config for a pod with a name on a node, and for a service account that exists.
+func ConfigOn(
+	ctx context.Context, cp *controlplane.ControlPlane, admin kubernetes.Interface, serviceAccount, node, name string,
+) (*rest.Config, error) {
+	driver := Pod(name, kubelet.Volume{})
+	driver.Spec.NodeName, driver.Spec.ServiceAccountName = node, serviceAccount
+	driver.Spec.Volumes, driver.Spec.Containers[0].VolumeMounts = nil, nil
 	pod, err := admin.CoreV1().Pods(System).Create(ctx, driver, metav1.CreateOptions{})
 	if err != nil {
 		return nil, err
 	}
 	day := int64(24 * 60 * 60)
-	token, err := accounts.CreateToken(ctx, serviceAccount, &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
+	token, err := admin.CoreV1().ServiceAccounts(System).CreateToken(ctx, serviceAccount, &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
 		ExpirationSeconds: &day,
 		BoundObjectRef:    &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID},
 	}}, metav1.CreateOptions{})
