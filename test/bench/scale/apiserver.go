@@ -15,17 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// memory is what a process holds, in bytes.
+// memory is what the API server holds, in bytes.
 type memory struct {
-	// live is the heap and the stacks after a garbage collection, resident the resident memory.
-	live, resident float64
+	// heap and stacks are in use after a garbage collection.
+	heap, stacks float64
+	resident     float64
 }
 
-func (m memory) minus(other memory) memory {
-	return memory{m.live - other.live, m.resident - other.resident}
-}
-
-// settle collects garbage until the live memory of the API server stays the same, and returns the memory.
+// settle collects garbage until the memory in use of the API server stays the same, and returns the memory.
 func (c *cluster) settle(ctx context.Context) (last memory, err error) {
 	const same, patience = 512 << 10, 30 * time.Second
 	for start := time.Now(); ; {
@@ -33,7 +30,7 @@ func (c *cluster) settle(ctx context.Context) (last memory, err error) {
 		if err != nil {
 			return memory{}, err
 		}
-		if diff := now.live - last.live; diff > -same && diff < same || time.Since(start) > patience {
+		if diff := now.heap + now.stacks - last.heap - last.stacks; diff > -same && diff < same || time.Since(start) > patience {
 			return now, nil
 		}
 		last = now
@@ -51,12 +48,11 @@ func (c *cluster) memory(ctx context.Context) (m memory, err error) {
 		return m, err
 	}
 	for line := range strings.Lines(string(text)) {
-		var n float64
-		for _, field := range []string{"# HeapAlloc = %g", "# Stack = %g"} {
-			if found, _ := fmt.Sscanf(line, field, &n); found == 1 {
-				m.live += n
-			}
-		}
+		_, _ = fmt.Sscanf(line, "# HeapAlloc = %g", &m.heap) // other lines do not match
+		_, _ = fmt.Sscanf(line, "# Stack = %g", &m.stacks)
+	}
+	if m.heap == 0 || m.stacks == 0 {
+		return m, errors.New("the API server's heap profile has no statistics")
 	}
 	m.resident, err = residentMemory(c.APIServerPID())
 	return m, err

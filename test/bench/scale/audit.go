@@ -4,14 +4,15 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -47,30 +48,32 @@ type request struct {
 	node     string // the user as whom the request was made, if it is known, and otherwise the node of the token
 	verb     string
 	resource string
-	// object is the request without its parameters that change from one to the next.
-	object string
-	code   int
+	object   string
+	code     int
+	// timeout is the parameter timeoutSeconds, or 0 without it.
+	timeout float64
 
 	received, started, completed time.Time
 }
 
-// auditLog reads the audit log from an offset on.
+// auditLog is the part of the audit log since a mark.
 type auditLog struct {
 	path   string
 	offset int64
+	parsed auditParser
 }
 
-// mark makes the next read begin at the end of the log.
+// mark forgets the log so far.
 func (l *auditLog) mark() error {
 	info, err := os.Stat(l.path)
 	if err != nil {
 		return err
 	}
-	l.offset = info.Size()
+	l.offset, l.parsed = info.Size(), auditParser{}
 	return nil
 }
 
-// requests returns the requests since mark.
+// requests returns the requests since the mark.
 func (l *auditLog) requests() (requests, error) {
 	f, err := os.Open(l.path)
 	if err != nil {
@@ -80,40 +83,51 @@ func (l *auditLog) requests() (requests, error) {
 	if _, err := f.Seek(l.offset, io.SeekStart); err != nil {
 		return nil, err
 	}
-	return parseAudit(f)
+	read, err := l.parsed.parse(f)
+	l.offset += read
+	return l.parsed.requests, err
 }
 
-// parseAudit returns the requests whose beginning the log has. The last line may be incomplete, because the API server
-// is writing it. The API server writes in the order of the stages of a request, and not in the order of their times.
-func parseAudit(r io.Reader) (requests, error) {
-	byID := map[string]*request{}
-	var order []string
+// auditParser has the requests whose beginning it has read. The API server writes the stages of a request in their
+// order, and the stages of different requests in any order.
+type auditParser struct {
+	byID map[string]*request
+	requests
+}
+
+// parse reads lines and returns their length. It leaves out an incomplete line at the end, which the API server is
+// writing.
+func (a *auditParser) parse(r io.Reader) (length int64, err error) {
 	reader := bufio.NewReaderSize(r, 1<<20)
-	for number := 1; ; number++ {
+	for {
 		line, err := reader.ReadBytes('\n')
 		if errors.Is(err, io.EOF) {
-			break
+			return length, nil
 		}
 		if err != nil {
-			return nil, err
+			return length, err
 		}
 		var e auditEvent
-		if err := json.Unmarshal(bytes.TrimSpace(line), &e); err != nil {
-			return nil, fmt.Errorf("audit log, line %d: %w", number, err)
+		if err := json.Unmarshal(line, &e); err != nil {
+			return length, fmt.Errorf("read the audit log: %w: %s", err, line)
 		}
-		if e.Stage == stageReceived {
-			byID[e.AuditID] = &request{received: e.RequestReceivedTimestamp}
-			order = append(order, e.AuditID)
-		}
-		if q := byID[e.AuditID]; q != nil {
-			q.add(e)
-		}
+		length += int64(len(line))
+		a.add(e)
 	}
-	all := make(requests, 0, len(order))
-	for _, id := range order {
-		all = append(all, byID[id])
+}
+
+func (a *auditParser) add(e auditEvent) {
+	if a.byID == nil {
+		a.byID = map[string]*request{}
 	}
-	return all, nil
+	if e.Stage == stageReceived {
+		q := &request{received: e.RequestReceivedTimestamp}
+		a.byID[e.AuditID] = q
+		a.requests = append(a.requests, q)
+	}
+	if q := a.byID[e.AuditID]; q != nil {
+		q.add(e)
+	}
 }
 
 // The stages of an audit event. A Panic ends a request as ResponseComplete does.
@@ -137,6 +151,9 @@ func (q *request) add(e auditEvent) {
 	if e.ObjectRef != nil {
 		q.resource, q.object = e.ObjectRef.Resource, e.ObjectRef.Name
 	}
+	if uri, err := url.Parse(e.RequestURI); err == nil {
+		q.timeout, _ = strconv.ParseFloat(uri.Query().Get("timeoutSeconds"), 64) // 0 if there is none
+	}
 	if e.ResponseStatus != nil {
 		q.code = e.ResponseStatus.Code
 	}
@@ -159,11 +176,6 @@ func (all requests) where(ok func(*request) bool) (some requests) {
 		}
 	}
 	return some
-}
-
-// since leaves out the requests before a time.
-func (all requests) since(t time.Time) requests {
-	return all.where(func(q *request) bool { return !q.received.Before(t) })
 }
 
 func (all requests) watches() requests {

@@ -30,12 +30,34 @@ type size struct {
 	// perPod is the number of volumes of a pod, sample the number of Secrets of a node that prove that watches are
 	// current.
 	perPod, sample int
-	// hold is how long the watches are held.
-	hold time.Duration
+	// idle and hold are how long the CPU time is measured before the watches and with them.
+	idle, hold time.Duration
+	// outage is how long the API server is away.
+	outage time.Duration
+	// window is how long heartbeats are measured after a return and during a restart.
+	window time.Duration
+	// updates is how often the shared Secret is updated.
+	updates int
+	// renew is how long renewals are counted, with other numbers of nodes and watches.
+	renew                    time.Duration
+	renewNodes, renewWatches int
 }
 
-func full() size  { return size{nodes: 50, watches: 100, perPod: 10, sample: 5, hold: time.Minute} }
-func small() size { return size{nodes: 5, watches: 20, perPod: 10, sample: 5, hold: 2 * time.Second} }
+func full() size {
+	return size{
+		nodes: 50, watches: 100, perPod: 10, sample: 5, idle: 30 * time.Second, hold: time.Minute,
+		outage: 30 * time.Second, window: 15 * time.Second, updates: 15,
+		renew: 45 * time.Second, renewNodes: 5, renewWatches: 20,
+	}
+}
+
+func small() size {
+	return size{
+		nodes: 5, watches: 20, perPod: 10, sample: 5, idle: time.Second, hold: time.Second,
+		outage: 3 * time.Second, window: 3 * time.Second, updates: 3,
+		renew: 35 * time.Second, renewNodes: 2, renewWatches: 10,
+	}
+}
 
 // count is the number of watches of all nodes.
 func (s size) count() int { return s.nodes * s.watches }
@@ -114,23 +136,28 @@ type cluster struct {
 	version int
 	// pods are the created pods by node.
 	pods [][]*corev1.Pod
+	// drivers and kubelets are the configurations of the clients by node.
+	drivers, kubelets []*rest.Config
 }
 
 // startCluster starts a control plane and creates the objects and the credentials of all nodes.
-func startCluster(ctx context.Context, s size, dir string, args ...string) (_ *cluster, err error) {
+func startCluster(ctx context.Context, s size, dir string) (_ *cluster, err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	c := &cluster{size: s, dir: dir, audit: filepath.Join(dir, "audit.log"), pods: make([][]*corev1.Pod, s.nodes)}
+	c := &cluster{
+		size: s, dir: dir, audit: filepath.Join(dir, "audit.log"), pods: make([][]*corev1.Pod, s.nodes),
+		drivers: make([]*rest.Config, s.nodes), kubelets: make([]*rest.Config, s.nodes),
+	}
 	policy := filepath.Join(dir, "audit.yaml")
 	if err := os.WriteFile(policy, []byte(auditPolicy), 0o600); err != nil {
 		return nil, err
 	}
 	c.ControlPlane, err = controlplane.Start(ctx, controlplane.Options{
 		Dir: filepath.Join(dir, "cp"),
-		ExtraArgs: append([]string{
+		ExtraArgs: []string{
 			"--profiling=true", "--audit-policy-file=" + policy, "--audit-log-path=" + c.audit, "--audit-log-maxsize=10000",
-		}, args...),
+		},
 	})
 	if err != nil {
 		return nil, err
@@ -139,6 +166,9 @@ func startCluster(ctx context.Context, s size, dir string, args ...string) (_ *c
 	config.ContentType = runtime.ContentTypeProtobuf
 	if c.admin, err = kubernetes.NewForConfig(config); err == nil {
 		err = c.createObjects(ctx)
+	}
+	if err == nil {
+		err = c.writeConfigs("https://" + c.APIServerAddress())
 	}
 	if err != nil {
 		c.Stop()
@@ -159,7 +189,7 @@ func (c *cluster) createObjects(ctx context.Context) error {
 	return c.size.eachNode(func(node int) error { return c.createNode(ctx, node) })
 }
 
-func (c *cluster) createNode(ctx context.Context, node int) error {
+func (c *cluster) createNode(ctx context.Context, node int) (err error) {
 	if err := nodeaccess.MakeNode(ctx, c.admin, nodeName(node)); err != nil {
 		return err
 	}
@@ -175,17 +205,24 @@ func (c *cluster) createNode(ctx context.Context, node int) error {
 		}
 		c.pods[node] = append(c.pods[node], created)
 	}
-	driver, err := nodeaccess.ConfigOn(ctx, c.ControlPlane, c.admin, nodeaccess.ServiceAccount, nodeName(node), nodeName(node))
-	if err != nil {
+	if c.drivers[node], err = nodeaccess.ConfigOn(
+		ctx, c.ControlPlane, c.admin, nodeaccess.ServiceAccount, nodeName(node), nodeName(node)); err != nil {
 		return err
 	}
-	kubelet, err := c.UserConfig("system:node:"+nodeName(node), "system:nodes")
-	if err != nil {
-		return err
-	}
-	for path, config := range map[string]*rest.Config{driverConfig(c.dir, node): driver, kubeletConfig(c.dir, node): kubelet} {
-		if err := c.Kubeconfig(path, config); err != nil {
-			return err
+	c.kubelets[node], err = c.UserConfig("system:node:"+nodeName(node), "system:nodes")
+	return err
+}
+
+// writeConfigs writes the files with the clients' configurations. The clients reach the API server at host.
+func (c *cluster) writeConfigs(host string) error {
+	for node := range c.size.nodes {
+		for path, config := range map[string]*rest.Config{
+			driverConfig(c.dir, node): c.drivers[node], kubeletConfig(c.dir, node): c.kubelets[node],
+		} {
+			config.Host = host
+			if err := c.Kubeconfig(path, config); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

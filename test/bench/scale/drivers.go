@@ -22,6 +22,7 @@ import (
 type drivers struct {
 	cluster *cluster
 	binary  string
+	args    []string
 	nodes   []*driverNode
 }
 
@@ -35,8 +36,8 @@ type driverNode struct {
 	ended     chan error
 }
 
-func newDrivers(c *cluster, binary string) (*drivers, error) {
-	d := &drivers{cluster: c, binary: binary}
+func newDrivers(c *cluster, binary string, args ...string) (*drivers, error) {
+	d := &drivers{cluster: c, binary: binary, args: args}
 	for i := range c.size.nodes {
 		n := &driverNode{index: i, root: filepath.Join(c.dir, fmt.Sprintf("n%d", i)), namespace: newMountNamespace()}
 		d.nodes = append(d.nodes, n)
@@ -61,21 +62,34 @@ func (n *driverNode) prepare() error {
 	return nil
 }
 
-func (d *drivers) name() string { return "driver" }
+func (d *drivers) name() string { return driverName }
 
-// start starts the drivers of some nodes and waits until they have registered.
-func (d *drivers) start(ctx context.Context, nodes []int) error {
-	return concurrently(len(nodes), 8, func(i int) error { return d.nodes[nodes[i]].start(ctx, d.binary, d.cluster.dir) })
+// start starts the drivers and waits until they have registered.
+func (d *drivers) start(ctx context.Context) error { return d.startSome(ctx, d.cluster.size.all()) }
+
+func (d *drivers) startSome(ctx context.Context, nodes []int) error {
+	return concurrently(len(nodes), len(nodes), func(i int) error {
+		return d.nodes[nodes[i]].start(ctx, d)
+	})
 }
 
-func (n *driverNode) start(ctx context.Context, binary, dir string) error {
+// restart ends drivers and starts them again. They take over the volumes that they find.
+func (d *drivers) restart(ctx context.Context, nodes []int) error {
+	if err := d.stop(nodes); err != nil {
+		return err
+	}
+	return d.startSome(ctx, nodes)
+}
+
+func (n *driverNode) start(ctx context.Context, d *drivers) error {
 	log, err := os.OpenFile(n.root+".log", os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command(binary, "node", "--node-name="+nodeName(n.index), "--kubelet-root="+n.root,
-		"--state-dir="+n.root+".state", "--access=node", "--kubeconfig="+driverConfig(dir, n.index))
+	args := []string{"node", "--node-name=" + nodeName(n.index), "--kubelet-root=" + n.root,
+		"--state-dir=" + n.root + ".state", "--access=node", "--kubeconfig=" + driverConfig(d.cluster.dir, n.index)}
+	cmd := exec.Command(d.binary, append(args, d.args...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	if err := n.namespace.do(cmd.Start); err != nil {
@@ -196,11 +210,7 @@ func (n *driverNode) awaitFile(ctx context.Context, path, want string) error {
 
 // close ends all drivers. Their mounts end with the mount namespaces.
 func (d *drivers) close() error {
-	all := make([]int, len(d.nodes))
-	for i := range all {
-		all[i] = i
-	}
-	err := d.stop(all)
+	err := concurrently(len(d.nodes), len(d.nodes), func(i int) error { return d.nodes[i].stop() })
 	for _, n := range d.nodes {
 		n.namespace.close()
 		err = errors.Join(err, os.RemoveAll(n.root), os.RemoveAll(n.root+".state"))

@@ -4,7 +4,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"time"
 )
 
@@ -14,14 +17,14 @@ func (p *phases) hold(ctx context.Context) error {
 	if err := p.restartAPIServer(ctx); err != nil {
 		return err
 	}
-	if err := p.fleet.start(ctx, p.size.all()); err != nil {
+	if err := p.fleet.start(ctx); err != nil {
 		return err
 	}
-	idle, err := p.settle(ctx)
+	idleMemory, err := p.settle(ctx)
 	if err != nil {
 		return err
 	}
-	idleCPU, err := p.cpuWhile(func() error { return sleep(ctx, p.size.hold) })
+	idle, err := p.rates(ctx, p.size.idle)
 	if err != nil {
 		return err
 	}
@@ -35,9 +38,9 @@ func (p *phases) hold(ctx context.Context) error {
 		return err
 	}
 	p.add(startSeconds, time.Since(start).Seconds())
-	p.add(startCPU, cpu.Seconds()*1000/float64(p.size.count()))
+	p.add(startMillis, cpu.Seconds()*1000/float64(p.size.count()))
 	progress("%s: hold", p.fleet.name())
-	held, err := p.settle(ctx)
+	heldMemory, err := p.settle(ctx)
 	if err != nil {
 		return err
 	}
@@ -52,16 +55,70 @@ func (p *phases) hold(ctx context.Context) error {
 		return fmt.Errorf("%d watches are open, want %d", opened, p.size.count())
 	}
 	p.add(startRequests, float64(len(all))/float64(p.size.count()))
-	per := held.minus(idle)
-	p.add(liveMemory, per.live/float64(p.size.count())/1024)
-	p.add(residentSize, per.resident/float64(p.size.count())/1024)
-	holdCPU, err := p.cpuWhile(func() error { return sleep(ctx, p.size.hold) })
+	p.addMemory(heldMemory, idleMemory)
+	p.addLifetime(all)
+	held, err := p.rates(ctx, p.size.hold)
 	if err != nil {
 		return err
 	}
-	perWatchAndHour := (holdCPU - idleCPU).Seconds() / float64(p.size.count()) * float64(time.Hour) / float64(p.size.hold)
-	p.add(holdSeconds, perWatchAndHour*1000)
+	p.add(holdMillis, (held.millis-idle.millis)/float64(p.size.count()))
+	p.add(holdBytes, (held.bytes-idle.bytes)/float64(p.size.count()))
 	return nil
+}
+
+// rates are the CPU time of the API server and the bytes on the loopback interface in an hour.
+type rates struct{ millis, bytes float64 }
+
+func (p *phases) rates(ctx context.Context, d time.Duration) (r rates, err error) {
+	before, err := loopbackBytes()
+	if err != nil {
+		return r, err
+	}
+	cpu, err := p.cpuWhile(func() error { return sleep(ctx, d) })
+	if err != nil {
+		return r, err
+	}
+	after, err := loopbackBytes()
+	return rates{cpu.Seconds() * 1000 / d.Hours(), (after - before) / d.Hours()}, err
+}
+
+// loopbackBytes is how many bytes the loopback interface of this network namespace has received so far.
+func loopbackBytes() (n float64, err error) {
+	text, err := os.ReadFile("/proc/self/net/dev")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if _, err := fmt.Sscanf(line, " lo: %g", &n); err == nil {
+			return n, nil
+		}
+	}
+	return 0, errors.New("there is no loopback interface")
+}
+
+func (p *phases) addMemory(held, idle memory) {
+	kib := 1024 * float64(p.size.count())
+	p.add(heapKiB, (held.heap-idle.heap)/kib)
+	p.add(stacksKiB, (held.stacks-idle.stacks)/kib)
+	p.add(liveKiB, (held.heap+held.stacks-idle.heap-idle.stacks)/kib)
+	p.add(residentKiB, (held.resident-idle.resident)/kib)
+}
+
+// defaultLifetime is the mean duration of a watch without timeoutSeconds: --min-request-timeout is half an hour, and
+// the API server takes a random duration from this to twice this.
+const defaultLifetime = 45 * time.Minute
+
+// addLifetime adds the mean duration that the watches of the fleet would have.
+func (p *phases) addLifetime(all requests) {
+	var sum float64
+	watches := all.watches()
+	for _, q := range watches {
+		if q.timeout == 0 {
+			q.timeout = defaultLifetime.Seconds()
+		}
+		sum += q.timeout
+	}
+	p.add(lifetimeMinutes, sum/60/float64(len(watches)))
 }
 
 // cpuWhile returns the CPU time of the API server during f.

@@ -50,8 +50,8 @@ type kubeletTask struct {
 	Nodes   []int
 	Pods    [][]*corev1.Pod
 	Secrets [][]string
-	// Watch is the range of timeoutSeconds in place of kubelet's 1800 to 3600. It is empty to keep kubelet's.
-	Watch [2]int
+	// Watch is the longest duration of a watch in place of kubelet's, which is an hour. It is 0 to keep kubelet's.
+	Watch time.Duration
 }
 
 // tenths splits the nodes into at most ten groups.
@@ -63,7 +63,7 @@ func (s size) tenths() (groups [][]int) {
 	return slices.Collect(slices.Chunk(nodes, max(1, s.nodes/10)))
 }
 
-func newKubelets(c *cluster, watch [2]int) *kubelets {
+func newKubelets(c *cluster, watch time.Duration) *kubelets {
 	k := &kubelets{cluster: c}
 	for _, nodes := range c.size.tenths() {
 		task := kubeletTask{Dir: c.dir, Nodes: nodes, Watch: watch}
@@ -76,7 +76,7 @@ func newKubelets(c *cluster, watch [2]int) *kubelets {
 	return k
 }
 
-func (k *kubelets) name() string { return "kubelet" }
+func (k *kubelets) name() string { return kubeletName }
 
 // ofNodes are the groups of some nodes: nodes come and go in whole groups.
 func (k *kubelets) ofNodes(nodes []int) (groups []*kubeletGroup) {
@@ -88,10 +88,22 @@ func (k *kubelets) ofNodes(nodes []int) (groups []*kubeletGroup) {
 	return groups
 }
 
-// start starts the managers of some nodes. After the first watch, they watch the objects of their pods again.
-func (k *kubelets) start(_ context.Context, nodes []int) error {
-	groups := k.ofNodes(nodes)
-	return concurrently(len(groups), len(groups), func(i int) error { return groups[i].start() })
+// start starts the managers. They watch nothing before watch.
+func (k *kubelets) start(context.Context) error { return eachGroup(k.groups, (*kubeletGroup).start) }
+
+// restart kills managers and starts them again with their pods. Kubelet does not end its watches in order, either.
+func (k *kubelets) restart(_ context.Context, nodes []int) error {
+	return eachGroup(k.ofNodes(nodes), func(g *kubeletGroup) error {
+		g.stop()
+		if err := g.start(); err != nil {
+			return err
+		}
+		return g.ask("watch", "")
+	})
+}
+
+func eachGroup(groups []*kubeletGroup, f func(*kubeletGroup) error) error {
+	return concurrently(len(groups), len(groups), func(i int) error { return f(groups[i]) })
 }
 
 func (g *kubeletGroup) start() (err error) {
@@ -140,14 +152,6 @@ func (g *kubeletGroup) ask(command, argument string) error {
 	return nil
 }
 
-// stop kills the processes of some nodes. Kubelet does not end its watches in order, either.
-func (k *kubelets) stop(nodes []int) error {
-	for _, g := range k.ofNodes(nodes) {
-		g.stop()
-	}
-	return nil
-}
-
 func (g *kubeletGroup) stop() {
 	if !g.running {
 		return
@@ -159,25 +163,22 @@ func (g *kubeletGroup) stop() {
 
 // watch registers the pods and fetches their objects.
 func (k *kubelets) watch(context.Context) error {
-	return concurrently(len(k.groups), len(k.groups), func(i int) error { return k.groups[i].ask("watch", "") })
+	return eachGroup(k.groups, func(g *kubeletGroup) error { return g.ask("watch", "") })
 }
 
 // await waits until the managers have a version of some Secrets of each node.
 func (k *kubelets) await(_ context.Context, version int, secrets func(node int) []string) error {
-	return concurrently(len(k.groups), len(k.groups), func(i int) error {
+	return eachGroup(k.groups, func(g *kubeletGroup) error {
 		var names []string
-		for _, node := range k.groups[i].task.Nodes {
+		for _, node := range g.task.Nodes {
 			names = append(names, strings.Join(secrets(node), ","))
 		}
-		return k.groups[i].ask("await", strconv.Itoa(version)+" "+strings.Join(names, " "))
+		return g.ask("await", strconv.Itoa(version)+" "+strings.Join(names, " "))
 	})
 }
 
 func (k *kubelets) close() error {
-	for _, g := range k.groups {
-		g.stop()
-	}
-	return nil
+	return eachGroup(k.groups, func(g *kubeletGroup) error { g.stop(); return nil })
 }
 
 // serveKubelets is the process of a kubeletGroup.
@@ -228,7 +229,7 @@ func newManager(task kubeletTask, node int) (secret.Manager, error) {
 	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	config.QPS, config.Burst = 50, 100
 	config.UserAgent = "kubelet/v1.37.2 (linux/amd64) kubernetes/0123456"
-	if task.Watch[0] > 0 {
+	if task.Watch > 0 {
 		config.Wrap(func(next http.RoundTripper) http.RoundTripper { return shorten{next, task.Watch} })
 	}
 	client, err := kubernetes.NewForConfig(config)
@@ -244,13 +245,14 @@ const syncFrequency = time.Minute
 // shorten replaces timeoutSeconds, so that a run of minutes sees watches end.
 type shorten struct {
 	next  http.RoundTripper
-	watch [2]int
+	watch time.Duration
 }
 
 func (s shorten) RoundTrip(request *http.Request) (*http.Response, error) {
 	query := request.URL.Query()
 	if query.Get("timeoutSeconds") != "" {
-		query.Set("timeoutSeconds", strconv.Itoa(s.watch[0]+rand.N(s.watch[1]-s.watch[0])))
+		duration := s.watch/2 + rand.N(s.watch/2)
+		query.Set("timeoutSeconds", strconv.Itoa(int(duration.Seconds())))
 		request = request.Clone(request.Context())
 		request.URL.RawQuery = query.Encode()
 	}

@@ -144,6 +144,7 @@ func run() (err error) {
 		return err
 	}
 	r.took = time.Since(start)
+	r.derive()
 	if err := r.print(os.Stdout); err != nil {
 		return err
 	}

@@ -16,13 +16,14 @@ const pollInterval = 10 * time.Millisecond
 // fleet is what watches the objects of all nodes.
 type fleet interface {
 	name() string
-	// start starts the clients of some nodes. Clients that have watched objects watch them again.
-	start(ctx context.Context, nodes []int) error
-	stop(nodes []int) error
+	// start starts the clients of all nodes.
+	start(ctx context.Context) error
 	// watch makes the clients of all nodes watch their objects, and returns when each has its objects.
 	watch(ctx context.Context) error
 	// await waits until the clients have a version of some Secrets of each node.
 	await(ctx context.Context, version int, secrets func(node int) []string) error
+	// restart restarts the clients of some nodes, which watch their objects again.
+	restart(ctx context.Context, nodes []int) error
 	close() error
 }
 
@@ -33,44 +34,44 @@ func measure(ctx context.Context, o options, s size, dir string, r *results) err
 		return err
 	}
 	defer c.Stop()
+	h, err := newHeartbeats(ctx, c)
+	if err != nil {
+		return err
+	}
 	for _, make := range []func() (fleet, error){
-		func() (fleet, error) { return newKubelets(c, [2]int{}), nil },
+		func() (fleet, error) { return newKubelets(c, 0), nil },
 		func() (fleet, error) { return newDrivers(c, o.driver) },
 	} {
 		f, err := make()
 		if err != nil {
 			return err
 		}
-		p := &phases{cluster: c, fleet: f, options: o, log: auditLog{path: c.audit}, results: r}
+		p := &phases{cluster: c, fleet: f, options: o, log: auditLog{path: c.audit}, results: r, heartbeats: h}
 		if err := errors.Join(p.run(ctx), f.close()); err != nil {
 			return fmt.Errorf("%s: %w", f.name(), err)
 		}
 	}
-	return nil
+	c.Stop()
+	return renew(ctx, o, s, dir, r)
 }
 
 // phases measure one fleet.
 type phases struct {
 	*cluster
-	fleet   fleet
-	options options
-	log     auditLog
-	results *results
+	fleet      fleet
+	options    options
+	log        auditLog
+	results    *results
+	heartbeats *heartbeats
 }
 
-func (p *phases) add(what measure_, value float64) { p.results.add(what, p.fleet.name(), value) }
-
 func (p *phases) run(ctx context.Context) error {
-	for _, step := range []struct {
-		name string
-		run  func(context.Context) error
-	}{{"hold", p.hold}} {
-		if p.options.only != "" && p.options.only != step.name {
-			continue
-		}
-		if err := step.run(ctx); err != nil {
-			return fmt.Errorf("%s: %w", step.name, err)
+	for _, phase := range []func(context.Context) error{p.hold, p.shared, p.restart, p.rolling, p.storm} {
+		if err := phase(ctx); err != nil {
+			return err
 		}
 	}
 	return nil
 }
+
+func (p *phases) add(m measurement, value float64) { p.results.add(m, p.fleet.name(), value) }
