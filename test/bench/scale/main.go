@@ -59,15 +59,13 @@ type options struct {
 	driver string
 	page   string
 	keep   string
-	only   string
 }
 
 func parseFlags() (o options, err error) {
 	flag.BoolVar(&o.quick, "quick", false, "small numbers: each step runs, and the figures mean nothing")
 	flag.StringVar(&o.driver, "driver", "", "the `path` of the driver's binary")
-	flag.StringVar(&o.page, "page", "", "write the page with the results to this `file`")
-	flag.StringVar(&o.keep, "keep", "", "copy the API server's heap profiles and the audit log to this `directory`")
-	flag.StringVar(&o.only, "only", "", "run only this `step`: hold, storm, restart or renew")
+	flag.StringVar(&o.page, "page", "", "write the page with the results to this `file`, without -quick")
+	flag.StringVar(&o.keep, "keep", "", "write the API server's profiles to this `directory`")
 	flag.Parse()
 	if flag.NArg() > 0 || o.driver == "" {
 		return o, errors.New("it takes no arguments but flags, and it needs -driver")
@@ -148,7 +146,7 @@ func run() (err error) {
 	if err := r.print(os.Stdout); err != nil {
 		return err
 	}
-	if o.page != "" {
+	if o.page != "" && !o.quick {
 		if err := r.writePage(o.page); err != nil {
 			return err
 		}

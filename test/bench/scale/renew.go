@@ -15,7 +15,7 @@ import (
 )
 
 // renewal is the longest duration of a watch in the run, and half of it the shortest. It is an hour by default.
-const renewal = 30 * time.Second
+const renewal = 20 * time.Second
 
 // renew lets the watches of both fleets end in order, again and again, and counts the requests and the bytes.
 //

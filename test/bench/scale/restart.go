@@ -69,31 +69,3 @@ func (p *phases) restarting(ctx context.Context, groups [][]int, m restartMeasur
 	p.addObserved(seen, start, m.waiting, m.lease, m.status)
 	return nil
 }
-
-// shared updates the Secret that each node shows, again and again, and measures until the last node has it.
-func (p *phases) shared(ctx context.Context) error {
-	progress("%s: update a Secret of all nodes", p.fleet.name())
-	var total time.Duration
-	for range p.size.updates {
-		var seen time.Duration
-		cpu, err := p.cpuWhile(func() error {
-			start := time.Now()
-			if err := p.updateShared(ctx); err != nil {
-				return err
-			}
-			err := p.fleet.await(ctx, p.version, func(int) []string { return []string{sharedSecret} })
-			seen = time.Since(start)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		p.add(sharedMillis, seen.Seconds()*1000)
-		total += cpu
-		if err := sleep(ctx, 150*time.Millisecond); err != nil { // a volume is refreshed at most every 100 ms
-			return err
-		}
-	}
-	p.add(sharedCPUMillis, total.Seconds()*1000/float64(p.size.updates))
-	return nil
-}

@@ -52,6 +52,7 @@ const (
 	stormStatus    measurement = "storm status"
 
 	sharedMillis    measurement = "shared"
+	sharedByMany    measurement = "shared by many"
 	sharedCPUMillis measurement = "shared CPU"
 
 	restartSeconds  measurement = "restart seconds"
@@ -238,6 +239,8 @@ func (r *results) tables() []table {
 		{"A Secret that a pod on each node shows is updated", []row{
 			{what: "update sent until the last node has it", of: sharedMillis, unit: "ms", slack: 10},
 			{what: "API server CPU of an update", of: sharedCPUMillis, unit: "ms", slack: 2},
+			{what: fmt.Sprintf("%d volumes show it: update sent until the last has it", r.size.nodes*r.size.sharedVolumes),
+				of: sharedByMany, unit: "ms", info: true},
 		}},
 		{"All clients restart at once", restart(restartSeconds, restartRequests, restartFailed, restartMillis,
 			restartPeakNode, restartPeakAll, restartWaiting, restartLease, restartStatus)},
@@ -280,5 +283,3 @@ func (r *results) verdict() error {
 	}
 	return errors.Join(errs...)
 }
-
-func (r *results) writePage(path string) error { return nil }
