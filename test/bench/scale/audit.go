@@ -193,6 +193,15 @@ func (all requests) failed() int {
 	}))
 }
 
+// codes counts the answers by their code, for the progress of the run.
+func (all requests) codes() map[int]int {
+	codes := map[int]int{}
+	for _, q := range all {
+		codes[q.code]++
+	}
+	return codes
+}
+
 // opened are the times at which the first successful watch of each object of each node began.
 func (all requests) opened() (times []time.Time) {
 	seen := map[[2]string]bool{}

@@ -190,10 +190,10 @@ func TestWorse(t *testing.T) {
 
 func TestWaits(t *testing.T) {
 	h := heartbeats{}
-	h.beats[leases] = []beat{{at(0), at(50)}, {at(80), at(130)}, {at(150), at(160)}, {at(400), at(410)}}
-	// The window begins at 100 and ends at 300.
-	got := fmt.Sprint(h.waits(leases, at(100), 200*time.Millisecond))
-	if got != "[30 10]" {
-		t.Errorf("the heartbeats waited %s ms, want [30 10]", got)
+	h.beats[leases] = []beat{{at(0), at(50)}, {at(80), at(130)}, {at(150), at(160)}, {at(200), at(1300)}, {at(400), at(410)}, {at(1100), at(1200)}}
+	// The window is from 100 to 1,100. Heartbeats are due each 500 ms.
+	got := fmt.Sprint(h.waits(leases, at(100), time.Second))
+	if got != "[30 10 1100 600 10]" {
+		t.Errorf("the heartbeats waited %s ms, want [30 10 1100 600 10]", got)
 	}
 }

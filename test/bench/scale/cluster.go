@@ -46,7 +46,7 @@ type size struct {
 func full() size {
 	return size{
 		nodes: 50, watches: 100, perPod: 10, sample: 5, idle: 20 * time.Second, hold: time.Minute,
-		outage: 30 * time.Second, window: 15 * time.Second, updates: 15, sharedVolumes: 100,
+		outage: 30 * time.Second, window: 15 * time.Second, updates: 40, sharedVolumes: 100,
 		renew: 30 * time.Second, renewNodes: 5, renewWatches: 20,
 	}
 }

@@ -59,13 +59,16 @@ type options struct {
 	driver string
 	page   string
 	keep   string
+	phase  string
 }
 
 func parseFlags() (o options, err error) {
 	flag.BoolVar(&o.quick, "quick", false, "small numbers: each step runs, and the figures mean nothing")
 	flag.StringVar(&o.driver, "driver", "", "the `path` of the driver's binary")
-	flag.StringVar(&o.page, "page", "", "write the page with the results to this `file`, without -quick")
+	flag.StringVar(&o.page, "page", "", "write the page with the results to this `file`, without -quick and -phase")
 	flag.StringVar(&o.keep, "keep", "", "write the API server's profiles to this `directory`")
+	flag.StringVar(&o.phase, "phase", "", "run only this `phase`, after the watches have begun, and write no page: "+
+		"hold, shared, restart, rolling, storm or renew")
 	flag.Parse()
 	if flag.NArg() > 0 || o.driver == "" {
 		return o, errors.New("it takes no arguments but flags, and it needs -driver")
@@ -137,6 +140,9 @@ func run() (err error) {
 	if o.quick {
 		size = small()
 	}
+	if !o.wanted("hold") {
+		size.idle, size.hold = time.Second, time.Second
+	}
 	r := &results{size: size, machine: machine()}
 	if err := measure(ctx, o, size, dir, r); err != nil {
 		return err
@@ -146,7 +152,7 @@ func run() (err error) {
 	if err := r.print(os.Stdout); err != nil {
 		return err
 	}
-	if o.page != "" && !o.quick {
+	if o.page != "" && !o.quick && o.phase == "" {
 		if err := r.writePage(o.page); err != nil {
 			return err
 		}
@@ -190,6 +196,9 @@ func loopbackUp() error {
 	request.SetUint16(unix.IFF_UP)
 	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request)
 }
+
+// wanted reports whether a phase runs.
+func (o options) wanted(phase string) bool { return o.phase == "" || o.phase == phase }
 
 // keepFile copies a file of the run to the directory of -keep.
 func (o options) keepFile(name string, content []byte) error {

@@ -52,6 +52,9 @@ func measure(ctx context.Context, o options, s size, dir string, r *results) err
 		}
 	}
 	c.Stop()
+	if !o.wanted("renew") {
+		return nil
+	}
 	return renew(ctx, o, s, dir, r)
 }
 
@@ -66,9 +69,16 @@ type phases struct {
 }
 
 func (p *phases) run(ctx context.Context) error {
-	for _, phase := range []func(context.Context) error{p.hold, p.shared, p.restart, p.rolling, p.storm} {
-		if err := phase(ctx); err != nil {
-			return err
+	for _, phase := range []struct {
+		name string
+		run  func(context.Context) error
+	}{{"hold", p.hold}, {"shared", p.shared}, {"restart", p.restart}, {"rolling", p.rolling}, {"storm", p.storm}} {
+		// The first phase makes the watches of the others.
+		if phase.name != "hold" && !p.options.wanted(phase.name) {
+			continue
+		}
+		if err := phase.run(ctx); err != nil {
+			return fmt.Errorf("%s: %w", phase.name, err)
 		}
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -141,9 +142,14 @@ func (h *heartbeats) run(ctx context.Context) {
 func (n *heartbeatNode) renew(ctx context.Context) error {
 	now := metav1.NowMicro()
 	n.lease.Spec.RenewTime = &now
-	lease, err := n.client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Update(ctx, n.lease, metav1.UpdateOptions{})
+	leases := n.client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
+	lease, err := leases.Update(ctx, n.lease, metav1.UpdateOptions{})
 	if err == nil {
 		n.lease = lease
+	} else if apierrors.IsConflict(err) { // the API server was killed after an update and before its answer
+		if lease, getErr := leases.Get(ctx, n.lease.Name, metav1.GetOptions{}); getErr == nil {
+			n.lease = lease
+		}
 	}
 	return err
 }
@@ -155,15 +161,17 @@ func (n *heartbeatNode) report(ctx context.Context) error {
 	return err
 }
 
-// waits are how many milliseconds the heartbeats of a kind waited that began in a window. A heartbeat that began before
-// waited from the beginning of the window on. Windows of the same length compare a short storm with a long one.
+// waits are how many milliseconds the heartbeats of a kind waited that were due in a window. One that began before waited
+// from the beginning of the window on. While one waits, its successors are due at each interval and wait with it:
+// otherwise a long wait would count less than many short ones. Windows of the same length compare a short storm with a
+// long one.
 func (h *heartbeats) waits(kind int, since time.Time, window time.Duration) (waits []float64) {
 	for _, b := range h.beats[kind] {
 		if b.start.Before(since) {
 			b.start = since
 		}
-		if b.end.After(b.start) && b.start.Sub(since) < window {
-			waits = append(waits, b.end.Sub(b.start).Seconds()*1000)
+		for due := b.start; due.Before(b.end) && due.Sub(since) < window; due = due.Add(heartbeatInterval) {
+			waits = append(waits, b.end.Sub(due).Seconds()*1000)
 		}
 	}
 	return waits

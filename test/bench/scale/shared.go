@@ -13,31 +13,31 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 )
 
+// updateInterval is the time between two updates of the shared Secret. A volume is refreshed at most every 100 ms.
+const updateInterval = 300 * time.Millisecond
+
 // shared updates the Secret that each node shows, again and again, and measures until the last node has it.
 func (p *phases) shared(ctx context.Context) error {
 	progress("%s: update a Secret of all nodes", p.fleet.name())
-	var total time.Duration
-	for range p.size.updates {
-		var seen time.Duration
-		cpu, err := p.cpuWhile(func() error {
+	cpu, err := p.cpuWhile(func() error {
+		for range p.size.updates {
+			next := time.After(updateInterval)
 			start := time.Now()
 			if err := p.updateShared(ctx); err != nil {
 				return err
 			}
-			err := p.fleet.await(ctx, p.version, func(int) []string { return []string{sharedSecret} })
-			seen = time.Since(start)
-			return err
-		})
-		if err != nil {
-			return err
+			if err := p.fleet.await(ctx, p.version, func(int) []string { return []string{sharedSecret} }); err != nil {
+				return err
+			}
+			p.add(sharedMillis, time.Since(start).Seconds()*1000)
+			<-next
 		}
-		p.add(sharedMillis, seen.Seconds()*1000)
-		total += cpu
-		if err := sleep(ctx, 150*time.Millisecond); err != nil { // a volume is refreshed at most every 100 ms
-			return err
-		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	p.add(sharedCPUMillis, total.Seconds()*1000/float64(p.size.updates))
+	p.add(sharedCPUMillis, cpu.Seconds()*1000/float64(p.size.updates))
 	if d, ok := p.fleet.(*drivers); ok {
 		return p.sharedByMany(ctx, d)
 	}

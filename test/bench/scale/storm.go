@@ -60,6 +60,7 @@ func (p *phases) storm(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	progress("%s: answers by code: %v", p.fleet.name(), all.codes())
 	p.add(stormSeconds, max(0, current.Sub(listening).Seconds()))
 	p.add(stormRequests, float64(len(all))/float64(p.size.count()))
 	p.add(stormFailed, float64(all.failed()))
