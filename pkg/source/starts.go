@@ -55,7 +55,7 @@ func newStarts(answered func()) *starts {
 }
 
 // begin waits until a watch may be started. The caller calls end with the outcome, which is nil or the reason why the
-// API server did not start the watch. Only the first call counts. The error of begin is the failure of a probe, or
+// API server did not start the watch. The error of begin is the failure of a probe, or
 // why ctx has ended.
 func (s *starts) begin(ctx context.Context) (end func(error), err error) {
 	for {
@@ -68,16 +68,11 @@ func (s *starts) begin(ctx context.Context) (end func(error), err error) {
 			return nil, err
 		}
 		if s.isNext(p) {
-			return onlyOnce(func(err error) { s.end(p, err) }), nil
+			return func(err error) { s.end(p, err) }, nil
 		}
 		<-s.slots // an outage has begun or ended meanwhile
 		p.release()
 	}
-}
-
-func onlyOnce(f func(error)) func(error) {
-	var once sync.Once
-	return func(err error) { once.Do(func() { f(err) }) }
 }
 
 // probe returns the probe that the caller makes, or nil if there is no outage. If another watch makes the probe, the
