@@ -167,6 +167,11 @@ type shown struct {
 	staleEventSent bool
 }
 
+// shows reports whether the files are known to show content.
+func (s shown) shows(content []projected) bool {
+	return s.versions != nil && slices.EqualFunc(content, s.versions, projected.sameVersion)
+}
+
 func newVolume(req Request) *volume {
 	v := &volume{id: req.ID, targetPath: req.TargetPath, pod: req.Pod, mountGroup: req.MountGroup}
 	v.setSpec(req.Spec)
