@@ -24,7 +24,7 @@ type Run struct {
 	Volumes        int
 	Length, WarmUp time.Duration
 	Series         []*Series
-	// Verdicts are those of Judge.
+	// Verdicts are those of Judge. A series with too few samples has none.
 	Verdicts map[*Series]Verdict
 	Events   []Event
 	Counts   []Count

@@ -28,14 +28,14 @@ func newSamples() samples {
 	return samples{
 		rss:         &soak.Series{Name: "resident memory", Unit: "MiB", Percent: 3},
 		anonymous:   &soak.Series{Name: "anonymous memory", Unit: "MiB", Percent: 3},
-		heap:        &soak.Series{Name: "Go heap at which the next collection begins", Unit: "MiB", Percent: 3},
+		heap:        &soak.Series{Name: "Go heap at the next collection", Unit: "MiB", Percent: 3},
 		goroutines:  &soak.Series{Name: "goroutines", Items: 3},
 		descriptors: &soak.Series{Name: "open descriptors", Items: 2},
 		mounts:      &soak.Series{Name: "mounts", Items: 1},
 		records:     &soak.Series{Name: "records", Items: 1},
 		watches:     &soak.Series{Name: "watches at the API server", Items: 3},
 		rate:        &soak.Series{Name: "requests to the API server", Unit: "per second", Percent: 10},
-		latency:     &soak.Series{Name: "update returned until readers see it, median", Unit: "ms", Percent: 20},
+		latency:     &soak.Series{Name: "update until readers see it, median", Unit: "ms", Items: 1},
 	}
 }
 

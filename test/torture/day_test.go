@@ -140,7 +140,9 @@ func (d *day) begin() {
 	d.started = time.Now()
 	d.samples = newSamples()
 	d.audit.read(d.t)
-	d.samples.requests, d.samples.at = d.audit.requests, d.started
+	d.audit.requests, d.audit.watches, d.audit.renewals = 0, 0, 0
+	clear(d.audit.refused)
+	d.samples.at = d.started
 }
 
 // activity happens first, and then again and again.
@@ -201,14 +203,22 @@ func (d *day) update() {
 	d.latencies = append(d.latencies, time.Since(updated))
 }
 
-// await waits until the volumes of an object show its present version.
+// await waits until the volumes of an object show its present version. It reads without a pause at first, so that the time
+// is exact.
 func (d *day) await(object string) {
 	ctx, cancel := bounded(patience, "show the new version of "+object)
 	defer cancel()
 	for _, m := range d.volumes {
-		if m.object == object {
-			d.must(d.awaitPresent(ctx, m))
+		if m.object != object {
+			continue
 		}
+		shown := func() bool {
+			version, err := readVolume(d.target(m))
+			return err == nil && version == d.versions[object]
+		}
+		for begun := time.Now(); !shown() && time.Since(begun) < 5*time.Millisecond; {
+		}
+		d.must(d.awaitPresent(ctx, m))
 	}
 }
 
@@ -320,9 +330,10 @@ func (d *day) end(before usage) {
 	d.counts["times that a reader read a volume"] = d.readers.stop()
 }
 
-// asBefore waits until the driver has no more than before the first volume, but for a connection to the API server.
+// asBefore waits until the driver has no more than before the first volume, except for a connection to the API server. The
+// driver closes connections that it has not used for 90 s.
 func (d *day) asBefore(before usage) {
-	ctx, cancel := bounded(patience, "let go of what the volumes needed")
+	ctx, cancel := bounded(3*time.Minute, "let go of what the volumes needed")
 	defer cancel()
 	for {
 		after := measure(d.t, d.driver)
@@ -334,7 +345,7 @@ func (d *day) asBefore(before usage) {
 		select {
 		case <-ctx.Done():
 			d.t.Fatalf("%v: before the first volume: %v; after the last: %v", context.Cause(ctx), before, after)
-		case <-time.After(10 * time.Millisecond):
+		case <-time.After(time.Second):
 		}
 	}
 }
@@ -345,10 +356,12 @@ func (d *day) write() {
 	d.run.Machine, err = reliability.ThisMachine(d.started)
 	d.must(err)
 	d.run.Series = d.samples.series()
-	if d.run.Length >= soak.Shortest {
-		for _, problem := range d.run.Judge() {
-			d.t.Error(problem)
+	for _, problem := range d.run.Judge() {
+		if d.run.Length < soak.Shortest {
+			d.t.Logf("not counted, because the run is short: %v", problem)
+			continue
 		}
+		d.t.Error(problem)
 	}
 	d.run.Counts = d.table()
 	root, err := tools.Repository()
@@ -373,7 +386,9 @@ func (d *day) write() {
 
 func (d *day) table() (counts []soak.Count) {
 	for _, a := range d.activities() {
-		counts = append(counts, soak.Count{What: a.what, N: d.counts[a.what], Day: a.day})
+		if a.day != "" {
+			counts = append(counts, soak.Count{What: a.what, N: d.counts[a.what], Day: a.day})
+		}
 	}
 	counts = append(counts,
 		soak.Count{What: "watches that the driver started", N: d.audit.watches},
