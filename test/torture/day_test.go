@@ -33,9 +33,8 @@ const (
 	heldVolumes = 300
 	// passing is the number of pods that are there for a short time, once the first have come.
 	passing = 5
-	// watchSeconds is the API server's --min-request-timeout. Without a wish of the client, a watch lasts one to two times
-	// as long: for a watch of 30 to 60 minutes, 75 to 150 s.
-	watchSeconds = 75
+	// watchDuration is a 24th of the hour that a watch lasts at most.
+	watchDuration = 150 * time.Second
 	// tokenLife is the shortest life that the API server gives a token.
 	tokenLife = 10 * time.Minute
 )
@@ -84,8 +83,7 @@ func newDay(t *testing.T, length time.Duration) *day {
 	}
 	var flags []string
 	d.audit, flags = newAuditLog(t)
-	cp := controlplane.StartForTest(t, controlplane.Options{ExtraArgs: append(flags,
-		fmt.Sprint("--min-request-timeout=", watchSeconds), "--goaway-chance=0.001")})
+	cp := controlplane.StartForTest(t, controlplane.Options{ExtraArgs: append(flags, "--goaway-chance=0.001")})
 	config := cp.AdminConfig()
 	config.QPS = -1
 	client, err := kubernetes.NewForConfig(config)
@@ -107,7 +105,7 @@ func newDay(t *testing.T, length time.Duration) *day {
 	d.must(cp.Kubeconfig(c.kubeconfig, config))
 	testkit.NothingLeft(t)
 
-	d.harness = newHarnessOf(t, c, c.plain, "--collect-interval=1m")
+	d.harness = newHarnessOf(t, c, c.plain, "--collect-interval=1m", fmt.Sprint("--watch-duration=", watchDuration))
 	d.driver.Stop()
 	d.driver.Env = []string{
 		"POD_NAMESPACE=" + d.driverPod.Namespace, "POD_NAME=" + d.driverPod.Name, "POD_UID=" + string(d.driverPod.UID),
