@@ -171,7 +171,8 @@ func testRotation(ctx context.Context, t *testing.T, cp *ControlPlane) {
 		t.Fatal(err)
 	}
 	secret.StringData = map[string]string{"key": "two"}
-	if err := admin.Put().Namespace(secret.Namespace).Resource("secrets").Name(secret.Name).Body(secret).Do(ctx).Error(); err != nil {
+	put := admin.Put().Namespace(secret.Namespace).Resource("secrets").Name(secret.Name).Body(secret)
+	if err := put.Do(ctx).Error(); err != nil {
 		t.Fatal(err)
 	}
 	if event := nextEvent(ctx, t, events); event.Type != watch.Modified {

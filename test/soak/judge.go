@@ -102,10 +102,11 @@ func blockMeans(samples []Sample, warmUp, length time.Duration) ([]Sample, error
 	}
 	means := make([]Sample, blocks)
 	for i := range means {
+		begin := warmUp + time.Duration(i)*size
 		if counts[i] == 0 {
-			return nil, fmt.Errorf("no sample between %v and %v", warmUp+time.Duration(i)*size, warmUp+time.Duration(i+1)*size)
+			return nil, fmt.Errorf("no sample between %v and %v", begin, begin+size)
 		}
-		means[i] = Sample{warmUp + size/2 + time.Duration(i)*size, sums[i] / counts[i]}
+		means[i] = Sample{begin + size/2, sums[i] / counts[i]}
 	}
 	return means, nil
 }

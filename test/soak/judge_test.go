@@ -93,7 +93,9 @@ func TestJudgeIgnoresTheWarmUpAndDisturbances(t *testing.T) {
 // TestJudgeIsNotSureOfNoise: growth within the bound is not enough if the noise could hide more.
 func TestJudgeIsNotSureOfNoise(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 1))
-	s := synthetic(Series{Name: "items", Items: 6}, func(time.Duration) float64 { return 320 + 100*random.NormFloat64() })
+	s := synthetic(Series{Name: "items", Items: 6}, func(time.Duration) float64 {
+		return 320 + 100*random.NormFloat64()
+	})
 	if v := judged(t, s); v.Flat() || v.Growth > v.Bound || v.Low > 0 {
 		t.Errorf("noise that could hide growth is judged as %+v", v)
 	}

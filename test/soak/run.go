@@ -48,7 +48,8 @@ func (r *Run) Judge() (problems []error) {
 		}
 		r.Verdicts[s] = v
 		if !v.Flat() {
-			problems = append(problems, fmt.Errorf("%s: the level is %s, and the growth is %s (95 %%: %s to %s), more than %s",
+			problems = append(problems, fmt.Errorf(
+				"%s: the level is %s, and the growth is %s (95 %%: %s to %s); the bound of the growth is %s",
 				s.Name, number(v.Level), number(v.Growth), number(v.Low), number(v.High), number(v.Bound)))
 		}
 	}

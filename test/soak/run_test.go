@@ -129,7 +129,8 @@ func TestAxis(t *testing.T) {
 
 func TestNumber(t *testing.T) {
 	for value, want := range map[float64]string{
-		0: "0", 12345: "12345", 123.46: "123", 12.345: "12.3", 1.5: "1.5", 0.012345: "0.0123", -0.5: "-0.5", 99.99: "100",
+		0: "0", 12345: "12345", 123.46: "123", 12.345: "12.3", 1.5: "1.5", 0.012345: "0.0123", -0.5: "-0.5",
+		99.99: "100",
 	} {
 		if got := number(value); got != want {
 			t.Errorf("%v is written as %s, not as %s", value, got, want)

@@ -149,8 +149,8 @@ func (r *Run) panel(s *Series) panel {
 	return p
 }
 
-// axis returns the lowest value of an axis and the distance of its ticks. The axis spans at least a fifth of the greatest
-// value, so that noise does not look like change.
+// axis returns the lowest value of an axis and the distance of its ticks. The axis spans at least a fifth of the
+// greatest value, so that noise does not look like change.
 func axis(low, high float64) (bottom, step float64) {
 	if low > 0.8*high {
 		middle := (low + high) / 2

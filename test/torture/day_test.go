@@ -6,6 +6,7 @@ package torture
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -57,8 +59,12 @@ type day struct {
 	// connections are those that the driver has had to the API server, by their local port.
 	connections map[string]bool
 	latencies   []time.Duration
-	counts      map[string]int
 	samples     samples
+	// counts says how often each activity happened, failures how often a call of kubelet failed, and reads how often a
+	// reader read a volume.
+	counts   map[string]int
+	failures atomic.Int64
+	reads    int
 }
 
 // TestDay is "make soak". FSUSER_SOAK is the length.
@@ -81,39 +87,48 @@ func newDay(t *testing.T, length time.Duration) *day {
 		run: &soak.Run{Volumes: heldVolumes, Length: length, WarmUp: length / 10}, counts: map[string]int{},
 		connections: map[string]bool{}, tokenDir: t.TempDir(),
 	}
+	c := d.startCluster(t)
+	testkit.NothingLeft(t)
+	d.harness = newHarnessOf(t, c, c.plain, "--collect-interval=1m", fmt.Sprint("--watch-duration=", watchDuration))
+	d.driver.Stop()
+	d.driver.Env = []string{
+		"POD_NAMESPACE=" + d.driverPod.Namespace, "POD_NAME=" + d.driverPod.Name,
+		"POD_UID=" + string(d.driverPod.UID),
+	}
+	d.driver.StartAgain()
+	failed := d.kubelet.Failed
+	d.kubelet.Failed = func(call string, err error) {
+		d.failures.Add(1)
+		failed(call, err)
+	}
+	d.readers = startReaders(t, d.driver.Root, 200*time.Millisecond)
+	return d
+}
+
+// startCluster starts an API server that writes down the requests of the driver, and makes the driver's pod and token.
+func (d *day) startCluster(t *testing.T) *cluster {
 	var flags []string
 	d.audit, flags = newAuditLog(t)
 	cp := controlplane.StartForTest(t, controlplane.Options{ExtraArgs: append(flags, "--goaway-chance=0.001")})
 	config := cp.AdminConfig()
-	config.QPS = -1
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := &cluster{
-		t: t, plain: testkit.BuildDriverWithoutRace(t), controlPlane: cp, client: client, access: "node", namespace: "day",
-		kubeconfig: filepath.Join(t.TempDir(), "kubeconfig"),
+		t: t, plain: testkit.BuildDriverWithoutRace(t), controlPlane: cp, client: client,
+		access: "node", namespace: "day", kubeconfig: filepath.Join(t.TempDir(), "kubeconfig"),
 	}
+	d.harness = &harness{t: t, cluster: c}
 	ctx, cancel := bounded(patience, "let the driver act as its node")
 	defer cancel()
-	d.harness = &harness{t: t, cluster: c}
 	d.must(nodeaccess.Install(ctx, cp, client, c.namespace))
 	d.driverPod, err = nodeaccess.CreateDriverPod(ctx, client, nodeaccess.ServiceAccount)
 	d.must(err)
 	d.rotateToken()
 	config.BearerToken, config.BearerTokenFile = "", filepath.Join(d.tokenDir, "token")
 	d.must(cp.Kubeconfig(c.kubeconfig, config))
-	testkit.NothingLeft(t)
-
-	d.harness = newHarnessOf(t, c, c.plain, "--collect-interval=1m", fmt.Sprint("--watch-duration=", watchDuration))
-	d.driver.Stop()
-	d.driver.Env = []string{
-		"POD_NAMESPACE=" + d.driverPod.Namespace, "POD_NAME=" + d.driverPod.Name, "POD_UID=" + string(d.driverPod.UID),
-	}
-	d.driver.StartAgain()
-	d.kubelet.Failed = func(call string, err error) { d.counts["calls of kubelet that failed"]++; t.Logf("%s: %v", call, err) }
-	d.readers = startReaders(t, d.driver.Root, 200*time.Millisecond)
-	return d
+	return c
 }
 
 // begin publishes the held volumes. The versions of the objects begin apart, so that the sum of their lengths stays the
@@ -143,11 +158,11 @@ func (d *day) begin() {
 	d.samples.at = d.started
 }
 
-// activity happens first, and then again and again.
+// activity is what happens next, and then again and again.
 type activity struct {
-	what         string
-	first, every time.Duration
-	do           func()
+	what        string
+	next, every time.Duration
+	do          func()
 	// day is how often it happens in a day.
 	day string
 }
@@ -168,26 +183,20 @@ func (d *day) activities() []activity {
 	}
 }
 
-// live does each activity at its times until the end.
+// live does each activity at its times until the end. What is late is not made up for.
 func (d *day) live() {
 	activities := d.activities()
-	for {
-		next := slices.MinFunc(activities, func(a, b activity) int { return int(a.first - b.first) })
-		if next.first > d.run.Length {
+	for !d.t.Failed() {
+		slices.SortFunc(activities, func(a, b activity) int { return cmp.Compare(a.next, b.next) })
+		a := &activities[0]
+		if a.next > d.run.Length {
 			return
 		}
-		time.Sleep(time.Until(d.started.Add(next.first)))
-		next.do()
-		d.counts[next.what]++
-		if d.readers.check(); d.t.Failed() {
-			return
-		}
-		for i := range activities {
-			if activities[i].what == next.what {
-				// What was late is not made up for.
-				activities[i].first = max(activities[i].first+activities[i].every, time.Since(d.started)-activities[i].every)
-			}
-		}
+		time.Sleep(time.Until(d.started.Add(a.next)))
+		a.do()
+		d.counts[a.what]++
+		a.next = max(a.next+a.every, time.Since(d.started)-a.every)
+		d.readers.check()
 	}
 }
 
@@ -201,8 +210,8 @@ func (d *day) update() {
 	d.latencies = append(d.latencies, time.Since(updated))
 }
 
-// await waits until the volumes of an object show its present version. It reads without a pause at first, so that the time
-// is exact.
+// await waits until the volumes of an object show its present version. It reads without a pause at first, so that the
+// time is exact.
 func (d *day) await(object string) {
 	ctx, cancel := bounded(patience, "show the new version of "+object)
 	defer cancel()
@@ -325,11 +334,11 @@ func (d *day) end(before usage) {
 	if d.deaths > 0 {
 		d.t.Errorf("the driver ended %d times", d.deaths)
 	}
-	d.counts["times that a reader read a volume"] = d.readers.stop()
+	d.reads = d.readers.stop()
 }
 
-// asBefore waits until the driver has no more than before the first volume, except for a connection to the API server. The
-// driver closes connections that it has not used for 90 s.
+// asBefore waits until the driver has no more than before the first volume, except for a connection to the API server.
+// The driver closes connections that it has not used for 90 s.
 func (d *day) asBefore(before usage) {
 	ctx, cancel := bounded(3*time.Minute, "let go of what the volumes needed")
 	defer cancel()
@@ -399,10 +408,10 @@ func (d *day) table() (counts []soak.Count) {
 			What: fmt.Sprintf("requests of the driver with status %d", code), N: d.audit.refused[code],
 		})
 	}
-	for _, what := range []string{"calls of kubelet that failed", "times that a reader read a volume"} {
-		counts = append(counts, soak.Count{What: what, N: d.counts[what]})
-	}
-	return counts
+	return append(counts,
+		soak.Count{What: "calls of kubelet that failed, and were made again", N: int(d.failures.Load())},
+		soak.Count{What: "times that a reader read a volume", N: d.reads},
+	)
 }
 
 // connected returns the local ports of the driver's connections to the API server.
@@ -411,6 +420,7 @@ func (d *day) connected() (ports []string) {
 	var number int
 	_, err := fmt.Sscan(apiPort, &number)
 	d.must(err)
+	remote := fmt.Sprintf(":%04X", number)
 	sockets := map[string]bool{}
 	dir := fmt.Sprintf("/proc/%d/fd", d.driver.PID())
 	descriptors, err := list(dir)
@@ -426,7 +436,7 @@ func (d *day) connected() (ports []string) {
 			// sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode
 			const established = "01"
 			f := strings.Fields(line)
-			if f[3] == established && strings.HasSuffix(f[2], fmt.Sprintf(":%04X", number)) && sockets[f[9]] {
+			if f[3] == established && strings.HasSuffix(f[2], remote) && sockets[f[9]] {
 				_, port, _ := strings.Cut(f[1], ":")
 				ports = append(ports, port)
 			}
