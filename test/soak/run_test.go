@@ -37,7 +37,7 @@ func TestPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"| restarts | 3 | one in 8 hours |\n\n", "1h, 300 volumes",
+		"| restarts | 3 | one in 8 hours |\n\n", "1h. 300 volumes",
 		"| leaking | 33 | 60 | 60 to 60 | 3 | no |\n", "| 2 % | yes |\n",
 	} {
 		if !strings.Contains(page.String(), want) {

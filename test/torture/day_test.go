@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -60,11 +61,9 @@ type day struct {
 	connections map[string]bool
 	latencies   []time.Duration
 	samples     samples
-	// counts says how often each activity happened, failures how often a call of kubelet failed, and reads how often a
-	// reader read a volume.
+	// counts says how often each activity happened, and failures how often a call of kubelet failed.
 	counts   map[string]int
 	failures atomic.Int64
-	reads    int
 }
 
 // TestDay is "make soak". FSUSER_SOAK is the length.
@@ -77,6 +76,7 @@ func TestDay(t *testing.T) {
 	before := measure(t, d.driver)
 	d.begin()
 	d.live()
+	d.count()
 	d.end(before)
 	d.write()
 }
@@ -153,7 +153,7 @@ func (d *day) begin() {
 	d.started = time.Now()
 	d.samples = newSamples()
 	d.audit.read(d.t)
-	d.audit.requests, d.audit.watches, d.audit.renewals = 0, 0, 0
+	d.audit.requests, d.audit.renewals = 0, 0
 	clear(d.audit.refused)
 	d.samples.at = d.started
 }
@@ -170,13 +170,13 @@ type activity struct {
 func (d *day) activities() []activity {
 	part := d.run.Length / 60
 	return []activity{
-		{"updates of an object", 0, 500 * time.Millisecond, d.update, "one of each object in an hour"},
-		{"pods that came", 0, 2500 * time.Millisecond, d.arrive, "one a minute"},
-		{"times that kubelet published every volume again", time.Second, time.Minute, d.republish,
-			"one a minute, also in this run"},
+		{"updates of an object", 0, 500 * time.Millisecond, d.update, "each object once an hour"},
+		{"pods that came, and went after 12 s", 0, 2500 * time.Millisecond, d.arrive, "one a minute"},
+		{"publishes of every volume again, by kubelet", time.Second, time.Minute, d.republish,
+			"one a minute; not compressed"},
 		{"compactions of etcd", 0, 12500 * time.Millisecond, d.compact, "one in 5 minutes"},
 		{"rotations of the driver's token", 2 * time.Minute, 2 * time.Minute, d.rotateToken,
-			"one in 48 minutes, when a token of an hour has a fifth of its life left"},
+			"one in 48 minutes, after four fifths of the token's hour"},
 		{"rotations of the API server's certificate", 6 * part, 15 * part, d.rotateCertificate, "one in 6 hours"},
 		{"restarts of the API server", 3 * part, 20 * part, d.restartAPIServer, "one in 8 hours"},
 		{"samples", 0, 5 * time.Second, d.sample, ""},
@@ -319,6 +319,26 @@ func (d *day) happened(kind soak.EventKind) {
 	}
 }
 
+// count puts into the run how often what happened.
+func (d *day) count() {
+	d.audit.read(d.t)
+	add := func(what string, n int, day string) {
+		d.run.Counts = append(d.run.Counts, soak.Count{What: what, N: n, Day: day})
+	}
+	for _, a := range d.activities() {
+		if a.day != "" {
+			add(a.what, d.counts[a.what], a.day)
+		}
+	}
+	add("renewals of a watch after its time", d.audit.renewals, "each watch after 30 to 60 minutes")
+	add("requests of the driver to the API server, all", d.audit.requests, "")
+	for _, code := range slices.Sorted(maps.Keys(d.audit.refused)) {
+		add(fmt.Sprintf("requests of the driver that got status %d", code), d.audit.refused[code], "")
+	}
+	add("connections of the driver to the API server", len(d.connections), "")
+	add("calls of kubelet that failed, and were made again", int(d.failures.Load()), "")
+}
+
 // end has all pods go, and checks that nothing is left.
 func (d *day) end(before usage) {
 	for len(d.volumes) > 0 {
@@ -334,7 +354,7 @@ func (d *day) end(before usage) {
 	if d.deaths > 0 {
 		d.t.Errorf("the driver ended %d times", d.deaths)
 	}
-	d.reads = d.readers.stop()
+	d.run.Counts = append(d.run.Counts, soak.Count{What: "times that a reader read a volume", N: d.readers.stop()})
 }
 
 // asBefore waits until the driver has no more than before the first volume, except for a connection to the API server.
@@ -370,7 +390,6 @@ func (d *day) write() {
 		}
 		d.t.Error(problem)
 	}
-	d.run.Counts = d.table()
 	root, err := tools.Repository()
 	d.must(err)
 	dirs := []string{filepath.Join(root, ".cache", "soak")}
@@ -389,29 +408,6 @@ func (d *day) write() {
 		}
 		d.t.Logf("wrote %s", filepath.Join(dir, "soak.md"))
 	}
-}
-
-func (d *day) table() (counts []soak.Count) {
-	for _, a := range d.activities() {
-		if a.day != "" {
-			counts = append(counts, soak.Count{What: a.what, N: d.counts[a.what], Day: a.day})
-		}
-	}
-	counts = append(counts,
-		soak.Count{What: "watches that the driver started", N: d.audit.watches},
-		soak.Count{What: "watches that had lasted a minute or more when they ended", N: d.audit.renewals,
-			Day: "each watch is renewed after 30 to 60 minutes"},
-		soak.Count{What: "connections of the driver to the API server", N: len(d.connections)},
-	)
-	for _, code := range d.audit.refusals() {
-		counts = append(counts, soak.Count{
-			What: fmt.Sprintf("requests of the driver with status %d", code), N: d.audit.refused[code],
-		})
-	}
-	return append(counts,
-		soak.Count{What: "calls of kubelet that failed, and were made again", N: int(d.failures.Load())},
-		soak.Count{What: "times that a reader read a volume", N: d.reads},
-	)
 }
 
 // connected returns the local ports of the driver's connections to the API server.
