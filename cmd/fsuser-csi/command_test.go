@@ -88,6 +88,10 @@ func TestWhatIsWrongAtTheStartIsSaidInOneLine(t *testing.T) {
 			[]string{"--namespace-share is 200; it must be at most 100"},
 		},
 		{"too few descriptors", node("--max-open-files=1"), []string{"--max-open-files is 1; it must be at least 64"}},
+		{
+			"a flood of watches", node("--watch-duration=1s"),
+			[]string{"--watch-duration is 1s; it must be at least 10s"},
+		},
 		{"no pause", node("--collect-interval=0"), []string{"--collect-interval is 0s"}},
 		{"records below the working directory", node("--state-dir=records"), []string{"--state-dir", `"records"`, "absolute"}},
 		{"a socket in a directory that is not there", node("--endpoint=" + state + "/nowhere/csi.sock"), []string{state + "/nowhere", "is not there", "--kubelet-root"}},

@@ -174,6 +174,9 @@ func (r *registry) end(o *object, e event) (pause time.Duration) {
 	}
 	o.connected = time.Time{}
 	longest := maxBackoff
+	if isOutage(e.err) {
+		longest = maxProbePause
+	}
 	if e.failure != nil && e.failure.Reason == ErrForbidden {
 		if o.refused.IsZero() {
 			o.refused, o.backoff = now, min(o.backoff, recoveryMaxBackoff)
