@@ -104,14 +104,17 @@ func (w *watcher) pause(ctx context.Context, d time.Duration) {
 
 // roundSafely keeps a panic of one object's round from ending the driver. The next round lists the object.
 func (w *watcher) roundSafely(ctx context.Context) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			// The value could hold anything; the log and the error get its type alone.
-			err = fmt.Errorf("%w with a %T", errPanic, p)
-			klog.ErrorS(err, "The driver has a bug", "object", w.object.ref.String(), "stack", string(debug.Stack()))
-		}
-	}()
+	defer recovered(&err, "object", w.object.ref.String())
 	return w.round(ctx)
+}
+
+// recovered turns a panic into an error, and logs it with a name of what was read. It has to be deferred.
+func recovered(err *error, key, name string) {
+	if p := recover(); p != nil {
+		// The value could hold anything; the log and the error get its type alone.
+		*err = fmt.Errorf("%w with a %T", errPanic, p)
+		klog.ErrorS(*err, "The driver has a bug", key, name, "stack", string(debug.Stack()))
+	}
 }
 
 // round is steps 1 to 6, or 4 to 6 of a watch that is resumed. Without an error, the watch began and ended.
