@@ -205,12 +205,28 @@ func (c *cluster) createNode(ctx context.Context, node int) (err error) {
 		}
 		c.pods[node] = append(c.pods[node], created)
 	}
-	if c.drivers[node], err = nodeaccess.ConfigOn(
-		ctx, c.ControlPlane, c.admin, nodeaccess.ServiceAccount, nodeName(node), nodeName(node)); err != nil {
+	if c.drivers[node], err = c.driverOn(ctx, node); err != nil {
 		return err
 	}
 	c.kubelets[node], err = c.UserConfig("system:node:"+nodeName(node), "system:nodes")
 	return err
+}
+
+// driverOn creates a pod of the driver on a node, and returns a configuration with a token that is bound to the pod.
+func (c *cluster) driverOn(ctx context.Context, node int) (*rest.Config, error) {
+	pod, err := c.admin.CoreV1().Pods(nodeaccess.System).Create(ctx, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: nodeName(node)},
+		Spec: corev1.PodSpec{
+			NodeName: nodeName(node), ServiceAccountName: nodeaccess.ServiceAccount,
+			AutomountServiceAccountToken: new(false), Containers: []corev1.Container{{Name: "c", Image: "none"}},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return nil, err
+	}
+	config := c.AdminConfig()
+	config.BearerToken, err = nodeaccess.Token(ctx, c.admin, pod, 24*time.Hour)
+	return config, err
 }
 
 // writeConfigs writes the files with the clients' configurations. The clients reach the API server at host.
