@@ -5,8 +5,8 @@ package main
 import (
 	"context"
 	"errors"
-	"math"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"strconv"

@@ -84,7 +84,7 @@ func TestAuditLog(t *testing.T) {
 		stage("b", "RequestReceived", 0, kubeletUser))
 	later := stage("a", "ResponseStarted", 5, impersonated+ok)
 	write(later[:40])
-	read := func() requests {
+	read := func() requestLog {
 		t.Helper()
 		all, err := log.requests()
 		if err != nil {
@@ -126,7 +126,7 @@ func TestPeaks(t *testing.T) {
 		}
 		return q
 	}
-	all := requests{
+	all := requestLog{
 		watch("a", "1", 0, 10, 500), // a started watch goes on, and is not under way
 		watch("a", "2", 20, 30, 0),
 		watch("a", "3", 25, 0, 28), // it failed

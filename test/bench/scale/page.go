@@ -84,10 +84,10 @@ type model struct {
 
 // Assumptions of the model.
 const (
-	leaseInterval     = 10 * time.Second // kubelet's, by default
-	bookmarkInterval  = time.Minute
-	consentLifetime   = 7*time.Minute + 30*time.Second // access namespaces and cluster: 5 to 10 minutes
-	garbage           = 2                              // garbage between two collections doubles the heap (GOGC=100)
+	leaseInterval    = 10 * time.Second // kubelet's, by default
+	bookmarkInterval = time.Minute
+	consentLifetime  = 7*time.Minute + 30*time.Second // access namespaces and cluster: 5 to 10 minutes
+	garbage          = 2                              // garbage between two collections doubles the heap (GOGC=100)
 )
 
 // Model has the rows of the model.
