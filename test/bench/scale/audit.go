@@ -254,9 +254,7 @@ func overlap(intervals []interval) (most int) {
 	}
 	var edges []edge
 	for _, i := range intervals {
-		if i.start.Before(i.end) {
-			edges = append(edges, edge{i.start, 1}, edge{i.end, -1})
-		}
+		edges = append(edges, edge{i.start, 1}, edge{i.end, -1})
 	}
 	slices.SortFunc(edges, func(a, b edge) int {
 		if order := a.at.Compare(b.at); order != 0 {

@@ -56,7 +56,7 @@ func stage(id, stage string, ms int, rest string) string {
 const (
 	kubeletUser  = `"user":{"username":"system:node:node-1","groups":["system:nodes"]},`
 	driverUser   = `"user":{"username":"system:serviceaccount:a:b","extra":{"` + tokenNode + `":["node-2"]}},`
-	impersonated = driverUser + `"impersonatedUser":{"username":"system:node:node-2","groups":["system:nodes"]},`
+	impersonated = `"user":{"username":"system:serviceaccount:a:b"},"impersonatedUser":{"username":"system:node:node-3","groups":["system:nodes"]},`
 	ok           = `"responseStatus":{"metadata":{},"code":200},`
 	tooMany      = `"responseStatus":{"metadata":{},"code":429},`
 )
@@ -96,14 +96,15 @@ func TestAuditLog(t *testing.T) {
 	if len(all) != 2 || all[0].node != "node-2" || all[1].node != "node-1" || !all[0].started.IsZero() {
 		t.Fatalf("the requests are %+v, and should be one of each node, not answered yet", all)
 	}
-	write(later[40:] + stage("b", "ResponseComplete", 7, kubeletUser+tooMany) +
+	write(later[40:] + stage("b", "ResponseStarted", 6, kubeletUser+tooMany) +
+		stage("b", "ResponseComplete", 7, kubeletUser+tooMany) +
 		stage("c", "RequestReceived", 0, kubeletUser) + stage("c", "Panic", 9, kubeletUser) + stage("a", "ResponseComplete", 900, impersonated+ok))
 	all = read()
 	if len(all) != 3 {
 		t.Fatalf("%d requests, want 3", len(all))
 	}
 	a := all[0]
-	if a.node != "node-2" || a.verb != "watch" || a.resource != "secrets" || a.object != "s-a" || a.code != 200 ||
+	if a.node != "node-3" || a.verb != "watch" || a.resource != "secrets" || a.object != "s-a" || a.code != 200 ||
 		a.timeout != 1800 || !a.started.Equal(at(5)) || !a.completed.Equal(at(900)) {
 		t.Errorf("the request is %+v", *a)
 	}
