@@ -42,9 +42,11 @@ func rubyGems() program {
 		works:      `- app@example\.org`,
 		attributes: map[string]string{"mode": "0600"},
 		attempts: []attempt{
-			{mode: 0o644, says: `(?s)Your gem push credentials file located at:.*has file permissions of 0644 but 0600 is required`},
+			{mode: 0o644,
+				says: `(?s)Your gem push credentials file located at:.*has file permissions of 0644 but 0600 is required`},
 			{mode: 0o600, says: `Failed to load \S+ due to permissions problem`},
-			{mode: 0o600, fsGroup: true, says: `(?s)Your gem push credentials file located at:.*has file permissions of 0640 but 0600 is required`},
+			{mode: 0o600, fsGroup: true,
+				says: `(?s)Your gem push credentials file located at:.*has file permissions of 0640 but 0600 is required`},
 		},
 		example: example{
 			name:    "rubygems",

@@ -41,9 +41,10 @@ func munged() program {
 	return program{
 		name:     "munged, munge.key",
 		packages: []string{"munge"},
-		checks:   "The key belongs to the daemon's user, nobody else can read it, and it is no symbolic link: name it through `..data`.",
-		forge:    `mungekey --create --keyfile=$V/munge.key`,
-		mount:    "/keys",
+		checks: "The key belongs to the daemon's user, nobody else can read it, and it is no symbolic link: name it " +
+			"through `..data`.",
+		forge: `mungekey --create --keyfile=$V/munge.key`,
+		mount: "/keys",
 		script: `
 mkdir -m 755 /tmp/munge && cd /tmp/munge
 munged --key-file=/keys/..data/munge.key --socket=$PWD/socket --pid-file=$PWD/pid --log-file=$PWD/log --seed-file=$PWD/seed

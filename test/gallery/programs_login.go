@@ -15,9 +15,10 @@ func openSSHServer() program {
 	return program{
 		name:     "OpenSSH server, authorized_keys",
 		packages: []string{"openssh-server", "openssh-client"},
-		checks:   "`StrictModes`: each directory on the path belongs to the user or root, and nobody else can write to it. An in-tree volume is a directory of mode 1777.",
-		forge:    sshdForge,
-		mount:    "/home/app/.ssh",
+		checks: "`StrictModes`: each directory on the path belongs to the user or root, and nobody else can write to it. " +
+			"An in-tree volume is a directory of mode 1777.",
+		forge: sshdForge,
+		mount: "/home/app/.ssh",
 		script: `
 umask 077
 echo "$CLIENT_KEY" >/tmp/client
@@ -52,9 +53,10 @@ func dropbearServer() program {
 	return program{
 		name:     "Dropbear server, authorized_keys",
 		packages: []string{"dropbear-bin", "openssh-client"},
-		checks:   "Each directory on the path belongs to the user or root, and nobody else can write to it, as with `StrictModes` of OpenSSH.",
-		forge:    sshdForge,
-		mount:    "/home/app/.ssh",
+		checks: "Each directory on the path belongs to the user or root, and nobody else can write to it, as with " +
+			"`StrictModes` of OpenSSH.",
+		forge: sshdForge,
+		mount: "/home/app/.ssh",
 		script: `
 umask 077
 echo "$CLIENT_KEY" >/tmp/client
@@ -119,9 +121,10 @@ ssh -p 2222 -i /keys/id_ed25519 -o BatchMode=yes -o StrictHostKeyChecking=no -o 
 
 func sudo() program {
 	return program{
-		name:       "sudo, sudoers.d",
-		packages:   []string{"sudo"},
-		checks:     "The directory belongs to root, and nobody else can write to it. An in-tree volume is a directory of mode 1777.",
+		name:     "sudo, sudoers.d",
+		packages: []string{"sudo"},
+		checks: "The directory belongs to root, and nobody else can write to it. An in-tree volume is a directory of " +
+			"mode 1777.",
 		forge:      `echo 'app ALL=(root) NOPASSWD: /usr/bin/id' >$V/app`,
 		mount:      "/etc/sudoers.d",
 		script:     `echo "sudo made me $(sudo --non-interactive /usr/bin/id -un)" && sudo --non-interactive /usr/bin/id -un`,
