@@ -192,6 +192,24 @@ func TestNamespacesTakeTurns(t *testing.T) {
 	}
 }
 
+// A volume is locked while it is subscribed again, and a subscription puts it into the queue.
+func TestTheQueueNeedsNoLockOfAVolume(t *testing.T) {
+	var queue turns
+	v := &volume{id: "v"}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	popped := make(chan *volume, 1)
+	go func() {
+		queue.Push(v)
+		popped <- queue.Pop()
+	}()
+	select {
+	case <-popped:
+	case <-time.After(patience):
+		t.Fatal("the queue waits for the lock of a volume")
+	}
+}
+
 // One Secret of many volumes is updated without end. A volume that was written longer ago comes first, whatever is
 // queued before it.
 func TestAnObjectThatIsUpdatedWithoutEndDoesNotHoldUpOthers(t *testing.T) {

@@ -5,5 +5,5 @@
 // old cache, or an object is updated without end. Readers look at the volumes all the time.
 //
 // Without FSUSER_TORTURE in the environment, each test makes a few rounds, as a part of "make test". In "make torture", each
-// test makes all rounds.
+// test makes all rounds. TestDay, with the build tag soak, is "make soak".
 package torture

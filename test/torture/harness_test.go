@@ -68,10 +68,11 @@ func newHarness(t testing.TB, c *cluster) *harness {
 	return newHarnessOf(t, c, c.binary)
 }
 
-func newHarnessOf(t testing.TB, c *cluster, binary string) *harness {
+func newHarnessOf(t testing.TB, c *cluster, binary string, args ...string) *harness {
 	t.Helper()
 	h := &harness{t: t, cluster: c, armed: t.TempDir(), versions: map[string]int{}, unsettled: map[string]bool{}, deathsWith: map[origin]int{}}
-	h.driver = testkit.StartDriver(t, binary, "--access="+c.access, "--kubeconfig="+c.kubeconfig, "--collect-interval=50ms")
+	args = append([]string{"--access=" + c.access, "--kubeconfig=" + c.kubeconfig, "--collect-interval=50ms"}, args...)
+	h.driver = testkit.StartDriver(t, binary, args...)
 	// The first process is not to be killed at its start: the points are given to the next.
 	h.driver.Env = []string{"FSUSER_FAILPOINTS=" + h.armed, "GORACE=atexit_sleep_ms=0"}
 	h.driver.Kill()

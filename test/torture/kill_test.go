@@ -28,7 +28,7 @@ func kills(t *testing.T, c *cluster) {
 		h.want(anOwner(from), objects()[i%len(objects())])
 	}
 	h.settle("publish the first volumes")
-	readers := startReaders(t, h.driver.Root)
+	readers := startReaders(t, h.driver.Root, 2*time.Millisecond)
 
 	all := points(t)
 	steps, random := all, rounds(5, 400)

@@ -33,9 +33,10 @@ type readers struct {
 	totals string
 }
 
-func startReaders(t testing.TB, root string) *readers {
+// startReaders starts the process, which pauses after it has read all volumes.
+func startReaders(t testing.TB, root string, pause time.Duration) *readers {
 	t.Helper()
-	r := &readers{t: t, cmd: testkit.Helper(t, false, "reader", root), ended: make(chan struct{})}
+	r := &readers{t: t, cmd: testkit.Helper(t, false, "reader", root, pause.String()), ended: make(chan struct{})}
 	stdin, err := r.cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -102,13 +103,17 @@ func readerMain(args []string) error {
 		_, _ = io.Copy(io.Discard, os.Stdin) // it ends when the test does
 		close(stop)
 	}()
+	pause, err := time.ParseDuration(args[1])
+	if err != nil {
+		return err
+	}
 	reads, latest := 0, map[string]int{}
 	for {
 		select {
 		case <-stop:
 			fmt.Println("total", reads)
 			return nil
-		case <-time.After(2 * time.Millisecond): // the driver wants some of the machine too
+		case <-time.After(pause): // the driver wants some of the machine too
 		}
 		targets, err := filepath.Glob(filepath.Join(args[0], "pods", "*", "volumes", "kubernetes.io~csi", "u*", "mount"))
 		if err != nil {

@@ -29,7 +29,7 @@ const soaked = 200
 // soakManifests takes its objects from a file, which a million updates do not wear out.
 func soakManifests(t *testing.T, c *cluster) {
 	manifests := t.TempDir()
-	soak(t, c, []string{"--manifests=" + manifests}, "a directory of manifests", rounds(20, 5000), rounds(200, 10000), func(n int) error {
+	longLife(t, c, []string{"--manifests=" + manifests}, "a directory of manifests", rounds(20, 5000), rounds(200, 10000), func(n int) error {
 		var file bytes.Buffer
 		for i := range soaked {
 			fmt.Fprintf(&file, "---\napiVersion: v1\nkind: Secret\nmetadata: {name: %s}\nstringData: {key: %q}\n", soakSecret(i), soakText(n))
@@ -46,7 +46,7 @@ func soakManifests(t *testing.T, c *cluster) {
 func soakAPI(t *testing.T, c *cluster) {
 	args := []string{"--access=service-account", "--kubeconfig=" + c.kubeconfig}
 	secrets := c.client.CoreV1().Secrets(namespace)
-	soak(t, c, args, "the API server", rounds(2, 200), rounds(50, 1000), func(n int) error {
+	longLife(t, c, args, "the API server", rounds(2, 200), rounds(50, 1000), func(n int) error {
 		failed := make(chan error, soaked)
 		var all sync.WaitGroup
 		slots := make(chan struct{}, 8)
@@ -74,9 +74,9 @@ func soakSecret(i int) string { return fmt.Sprint("soak-", i) }
 
 func soakText(n int) string { return fmt.Sprint("version ", n) }
 
-// soak has volumes come and go, cycles times, while the objects of others are updated, all of them sweeps times. Then all must be as it was.
+// longLife has volumes come and go, cycles times, while the objects of others are updated, all of them sweeps times. Then all must be as it was.
 // set gives all objects a version.
-func soak(t *testing.T, c *cluster, args []string, source string, sweeps, cycles int, set func(int) error) {
+func longLife(t *testing.T, c *cluster, args []string, source string, sweeps, cycles int, set func(int) error) {
 	if err := set(0); err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +208,7 @@ func (u usage) String() string {
 	return fmt.Sprintf("%.0f goroutines, %.0f descriptors, %d mounts, %d records, %d MiB", u.goroutines, u.descriptors, u.mounts, u.records, u.memory>>20)
 }
 
-func measure(t *testing.T, d *testkit.Driver) usage {
+func measure(t testing.TB, d *testkit.Driver) usage {
 	t.Helper()
 	return usage{
 		goroutines: d.Metric("go_goroutines"), descriptors: d.Metric("process_open_fds"),
@@ -218,7 +218,7 @@ func measure(t *testing.T, d *testkit.Driver) usage {
 }
 
 // refreshes counts the refreshes that wrote something.
-func refreshes(t *testing.T, d *testkit.Driver) (n float64) {
+func refreshes(t testing.TB, d *testkit.Driver) (n float64) {
 	t.Helper()
 	_, metrics := d.Get("/metrics")
 	for line := range strings.Lines(metrics) {
