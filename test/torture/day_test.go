@@ -59,7 +59,7 @@ type day struct {
 	passers []mounted
 	// connections are those that the driver has had to the API server, by their local port.
 	connections map[string]bool
-	latencies   []time.Duration
+	refreshes   []refresh
 	samples     samples
 	// counts says how often each activity happened, and failures how often a call of kubelet failed.
 	counts   map[string]int
@@ -204,10 +204,11 @@ func (d *day) live() {
 func (d *day) update() {
 	object := d.objects[d.updates%len(d.objects)]
 	d.updates++
+	begun := time.Now()
 	d.set(object)
 	updated := time.Now()
 	d.await(object)
-	d.latencies = append(d.latencies, time.Since(updated))
+	d.refreshes = append(d.refreshes, refresh{update: updated.Sub(begun), shown: time.Since(updated)})
 }
 
 // await waits until the volumes of an object show its present version. It reads without a pause at first, so that the
