@@ -130,7 +130,7 @@ func (r *Run) panel(s *Series) panel {
 	high = s.usual()
 	bottom, step := axis(low, high)
 	top := bottom
-	for ; top < high || top == bottom; top += step {
+	for ; top <= high; top += step {
 	}
 	y := func(value float64) float64 {
 		return math.Round(10*plotHeight*(1-(min(max(value, bottom), top)-bottom)/(top-bottom))) / 10
@@ -143,7 +143,7 @@ func (r *Run) panel(s *Series) panel {
 		fmt.Fprintf(&points, "%v,%v ", r.x(sample.At), y(sample.Value))
 	}
 	p.Points = strings.TrimSpace(points.String())
-	if v, ok := r.Verdicts[s]; ok {
+	if v := r.Verdicts[s]; v != nil {
 		for _, end := range v.Line {
 			p.Line = append(p.Line, r.x(end.At), y(end.Value))
 		}
@@ -166,11 +166,11 @@ func (s *Series) usual() float64 {
 // greatest value, so that noise does not look like change.
 func axis(low, high float64) (bottom, step float64) {
 	switch {
+	case high < 10, low < 0.5*high:
+		low = 0
 	case low > 0.8*high:
 		middle := (low + high) / 2
 		low, high = middle-0.1*high, middle+0.1*high
-	case low < 0.5*high:
-		low = 0
 	}
 	span := max(high-low, 1e-3)
 	step = math.Pow(10, math.Floor(math.Log10(span)))
