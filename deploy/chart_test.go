@@ -66,6 +66,8 @@ func TestValuesThatTheSchemaRefuses(t *testing.T) {
 		"extraArgs={node}", "extraArgs={--max-volumes=9,--state-dir=/run/fsuser.csi.io/other}", "metrics.podMonitor.interval=soon", "noSuchValue=1", "image.name=x",
 		"resourceQuota.enabled=maybe", "resourceQuota.pods=5", "openshift.securityContextConstraint=privileged", "openshift.enabled=true",
 		"selinux.context=container_file_t", "selinux.context=a:b:c:s0 d", "selinux.label=a:b:c", "networkPolicy.enabled=some", "networkPolicy.from=all", "networkPolicy.from[0].pods=x", "networkPolicy.ingress={}",
+		"flowSchema.enabled=some", "flowSchema.priorityLevel=", "flowSchema.priorityLevel=null",
+		"flowSchema.priorityLevel=exempt", "flowSchema.priorityLevel=A", "flowSchema.precedence=1",
 	} {
 		if _, err := Template(t.Context(), ".", "--set", set); err == nil {
 			t.Errorf("--set %s was taken", set)

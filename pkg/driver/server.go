@@ -67,6 +67,10 @@ func (d *Driver) serve(serving *sync.WaitGroup, fatal context.CancelCauseFunc, p
 		grpc.ConnectionTimeout(3*time.Second),
 		grpc.MaxConcurrentStreams(1000),
 		grpc.MaxRecvMsgSize(d.MaxMessageBytes),
+		// gRPC's default. If the size were not set, the server would measure the bandwidth with a ping in each call.
+		grpc.StaticStreamWindowSize(64<<10),
+		// A goroutine that stays keeps its stack. The stack of a new one is copied several times until a publish fits.
+		grpc.NumStreamWorkers(2),
 	)
 	register(observed{server, d})
 	serving.Go(func() {

@@ -12,27 +12,29 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 )
 
-// clean removes every reserved name but ..data and the current generation: a ..data_tmp and generations of a
-// writer that was killed. A revoked secret would stay readable in them, and they hold memory.
-func clean(dir directory, current string) error {
+// clean removes every reserved name but ..data and the current generation, and returns all other names in the
+// directory. It removes a ..data_tmp and the generations of a writer that was killed. A revoked secret would stay
+// readable in them, and they hold memory.
+func clean(dir directory, current string) (visible []string, err error) {
 	names, err := dir.names()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, name := range names {
-		if !strings.HasPrefix(name, reservedPrefix) || name == current {
-			continue
-		}
-		// A ..data that names no generation of ours is removed too: it may be a directory, over which no link
-		// can be renamed.
-		if name == dataLink && current != "" {
-			continue
-		}
-		if err := removeTree(dir, name); err != nil {
-			return err
+		switch {
+		case !strings.HasPrefix(name, reservedPrefix):
+			visible = append(visible, name)
+		case name == current:
+		case name == dataLink && current != "":
+			// A ..data that names no generation of ours is removed too: it may be a directory, over which no link can be
+			// renamed.
+		default:
+			if err := removeTree(dir, name); err != nil {
+				return nil, err
+			}
 		}
 	}
-	return nil
+	return visible, nil
 }
 
 // removeTree removes the file, link or directory called name, and all below it. It descends by descriptors

@@ -4,8 +4,6 @@ package projector
 
 import (
 	"bytes"
-	"io"
-	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -56,8 +54,7 @@ func sameFile(dir directory, name string, f *File) bool {
 	if err != nil {
 		return false
 	}
-	file := os.NewFile(uintptr(fd), name)
-	defer file.Close()
+	defer unix.Close(fd)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return false
@@ -68,8 +65,8 @@ func sameFile(dir directory, name string, f *File) bool {
 	rest := f.Data
 	buf := make([]byte, min(len(rest), 32<<10))
 	for len(rest) > 0 {
-		n, err := io.ReadFull(file, buf[:min(len(rest), len(buf))])
-		if err != nil || !bytes.Equal(buf[:n], rest[:n]) {
+		n, err := unix.Read(fd, buf[:min(len(rest), len(buf))])
+		if err != nil || n == 0 || !bytes.Equal(buf[:n], rest[:n]) {
 			return false
 		}
 		rest = rest[n:]

@@ -110,13 +110,14 @@ func Write(root int, p Payload) (changed bool, err error) {
 		_ = removeTree(dir, dataLinkTmp) // clean reports the error
 	}
 	current := currentGeneration(dir)
-	if err := clean(dir, current); err != nil {
+	visible, err := clean(dir, current)
+	if err != nil {
 		return false, fmt.Errorf("remove what an earlier writer left: %w", err)
 	}
 
 	// (4)
 	if current != "" && sameGeneration(dir, current, tree, p) {
-		return false, show(dir, tree, mountPoints, p) // (7)
+		return false, show(dir, visible, tree, mountPoints, p) // (7)
 	}
 
 	// (5)
@@ -133,7 +134,7 @@ func Write(root int, p Payload) (changed bool, err error) {
 
 	failpoint.Hit("projector-data-renamed")
 	// (7)
-	if err := show(dir, tree, mountPoints, p); err != nil {
+	if err := show(dir, visible, tree, mountPoints, p); err != nil {
 		return true, err
 	}
 	failpoint.Hit("projector-links-made")
@@ -147,11 +148,12 @@ func Write(root int, p Payload) (changed bool, err error) {
 }
 
 // show makes the root directory agree with the payload: its owner and mode, the visible links and the mount points.
-func show(dir directory, tree, mountPoints *node, p Payload) error {
+// visible are the names in it that are not reserved.
+func show(dir directory, visible []string, tree, mountPoints *node, p Payload) error {
 	if err := dir.own(p.UID, p.GID, p.DirMode); err != nil {
 		return fmt.Errorf("set owner and mode of volume directory: %w", err)
 	}
-	if err := link(dir, tree, mountPoints, p); err != nil {
+	if err := link(dir, visible, tree, mountPoints, p); err != nil {
 		return fmt.Errorf("make visible links: %w", err)
 	}
 	if err := makeDirectories(dir, mountPoints, p); err != nil {

@@ -5,9 +5,6 @@ package projector
 import (
 	"errors"
 	"fmt"
-	"os"
-	"strings"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
@@ -65,29 +62,28 @@ func writeFile(dir directory, name string, f *File) error {
 	if err != nil {
 		return fmt.Errorf("create: %w", err)
 	}
-	file := os.NewFile(uintptr(fd), name)
-	defer file.Close()
+	defer unix.Close(fd)
 	if err := failpoint.Error("projector-file-made"); err != nil {
 		return err
 	}
-	if _, err := file.Write(f.Data); err != nil {
-		return err
+	for rest := f.Data; len(rest) > 0; {
+		n, err := unix.Write(fd, rest)
+		if err != nil {
+			return fmt.Errorf("write: %w", err)
+		}
+		rest = rest[n:]
 	}
 	return own(fd, f.UID, f.GID, f.Mode)
 }
 
-// link makes the user-visible names agree with the tree: name -> ..data/name for each first path component.
-func link(dir directory, tree, mountPoints *node, p Payload) error {
-	present, err := dir.names()
-	if err != nil {
-		return fmt.Errorf("list volume directory: %w", err)
-	}
-	right := make(map[string]bool, len(present))
+// link makes the user-visible names agree with the tree: name -> ..data/name for each first path component. visible are
+// the names that are there.
+func link(dir directory, visible []string, tree, mountPoints *node, p Payload) error {
+	right := make(map[string]bool, len(visible))
 	var stale []string
-	for _, name := range present {
+	for _, name := range visible {
 		switch {
-		case strings.HasPrefix(name, reservedPrefix), mountPoints.children[name] != nil:
-			// ..data, the generations and the mount points.
+		case mountPoints.children[name] != nil:
 		case tree.children[name] == nil:
 			stale = append(stale, name)
 		default:

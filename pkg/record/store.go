@@ -71,7 +71,7 @@ func (s *Store) Save(v Volume) error {
 	if err := failpoint.Error("record-tmp-written"); err != nil {
 		return errors.Join(err, remove(path+tmpSuffix))
 	}
-	if err := os.Rename(path+tmpSuffix, path); err != nil {
+	if err := unix.Rename(path+tmpSuffix, path); err != nil {
 		return errors.Join(fmt.Errorf("write record of volume %s: %w", v.VolumeID, err), remove(path+tmpSuffix))
 	}
 	return nil
@@ -115,11 +115,13 @@ func (s *Store) Check() error {
 // write makes a file, or none if it fails. It does not sync: /run has no disk, and a power cut that destroys a record
 // also destroys the tmpfs that the record describes.
 func write(path string, b []byte) error {
-	if err := remove(path); err != nil {
-		return err
+	f, err := create(path)
+	if errors.Is(err, fs.ErrExist) { // a killed writer left it
+		if err := remove(path); err != nil {
+			return err
+		}
+		f, err = create(path)
 	}
-	// O_EXCL: the file is new and has this mode; nobody put it there before.
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
@@ -129,6 +131,16 @@ func write(path string, b []byte) error {
 		return errors.Join(err, remove(path))
 	}
 	return nil
+}
+
+// create makes a file. With O_EXCL the file is new and has this mode; nobody put it there before. os.OpenFile would make
+// five more system calls, for Go's network poller.
+func create(path string) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
 }
 
 // Remove removes the record of a volume. A missing record is no error.

@@ -83,11 +83,10 @@ func NewAPI(config *rest.Config, o Options) (*API, error) {
 	a := &API{
 		reconnect: dialer.CloseAll,
 		client:    client, decoder: protobuf.NewSerializer(scheme, scheme), options: o,
-		requestTimeout: defaultRequestTimeout, silence: defaultSilence,
+		requestTimeout: defaultRequestTimeout, silence: defaultSilence, starts: newStarts(),
 		registry: newRegistry(o.WatchDuration),
 	}
 	a.start = a.startWatcher
-	a.starts = newStarts(a.retryOutages)
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	return a, nil
 }

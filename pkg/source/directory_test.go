@@ -13,6 +13,9 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
@@ -397,3 +400,31 @@ func TestPodAndNodeManifests(t *testing.T) {
 		}
 	})
 }
+
+// TestPanicInManifest lets the driver have a bug in reading one manifest. It captures klog, so it is not parallel.
+func TestPanicInManifest(t *testing.T) {
+	log := testkit.LogOf(t, 0)
+	scheme := runtime.NewScheme()
+	scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Secret{})
+	scheme.AddKnownTypeWithName(corev1.SchemeGroupVersion.WithKind("ConfigMap"), &panickingObject{})
+	d := &Directory{path: t.TempDir(), scheme: scheme, registry: newRegistry(0)}
+	writeFile(t, filepath.Join(d.path, "bad.yaml"), manifestOf(attributes.ConfigMap, "bad", "confidential"))
+	writeFile(t, filepath.Join(d.path, "good.yaml"), manifestOf(attributes.Secret, "good", "1"))
+	const want = "manifest bad.yaml: reading the object panicked with a string"
+	if err := d.read(); err == nil || err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
+	}
+	ref := Ref{Kind: attributes.Secret, Namespace: "default", Name: "good"}
+	if content, err := d.Read(t.Context(), ref); err != nil || string(content.Data["key"]) != "1" {
+		t.Errorf("the other manifest: %v, %v", content, err)
+	}
+	line := `"The driver has a bug" err="reading the object panicked with a string" file=`
+	if text := log.Text(); strings.Contains(text, "confidential") || !strings.Contains(text, line) {
+		t.Errorf("want a line with the type of the panic, and never what was read:\n%s", text)
+	}
+}
+
+// panickingObject panics with what it is decoded from.
+type panickingObject struct{ corev1.ConfigMap }
+
+func (*panickingObject) UnmarshalJSON(data []byte) error { panic(string(data)) }

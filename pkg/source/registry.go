@@ -61,17 +61,6 @@ func (r *registry) Retry(ref Ref) {
 	}
 }
 
-// retryOutages reads each object again at once whose last request has failed because of an outage.
-func (r *registry) retryOutages() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, o := range r.objects {
-		if o.outage != nil && o.outage.Reason == ErrUnavailable {
-			o.retryNow()
-		}
-	}
-}
-
 // replace begins to keep an object current, in place of old if that is not nil. A late event of the watch of old
 // changes nothing, because old is not in the map any more. The lock is held.
 func (r *registry) replace(old *object, ref Ref, consistent bool) *object {

@@ -18,20 +18,21 @@ const (
 	maxStarts = 16
 	// maxProbePause is the longest pause between two requests of a driver during an outage.
 	maxProbePause = 5 * time.Second
+	// maxProbeWait is how long a watch waits for a pause to end. If the pause takes longer, the watch fails at once.
+	maxProbeWait = time.Second
 )
 
 // starts decides when a watch may be started. At most maxStarts are being started at the same time.
 //
-// A failure that concerns all objects (isOutage) begins an outage, in which one request at a time is a probe. The other
-// watches wait for the probe, and its failure is theirs too. So a driver with a thousand watches makes as few requests
-// to an API server that is away as a driver with one. The first answer ends the outage.
+// A failure that concerns all objects (isOutage) begins an outage, in which one request at a time is a probe, with a
+// pause before each. The failure of the probe is the failure of the other watches too. So a driver with a thousand
+// watches makes as few requests to an API server that is away as a driver with one. The first answer ends the outage.
+// The watches then start after their own pauses, which spreads them over maxOutagePause.
 //
 // It is safe for concurrent use.
 type starts struct {
 	// slots has a token for each watch that is being started.
 	slots chan struct{}
-	// answered is called when an outage ends.
-	answered func()
 
 	mu sync.Mutex
 	// next is the probe that the API server has to answer; nil without an outage.
@@ -43,6 +44,8 @@ type starts struct {
 
 // probe is a request that shows whether an outage has ended.
 type probe struct {
+	// outage is the failure that the probe follows.
+	outage error
 	// owner has a token while a watch makes the request.
 	owner chan struct{}
 	// done is closed when the request has an answer, or has failed with err.
@@ -50,13 +53,10 @@ type probe struct {
 	err  error
 }
 
-func newStarts(answered func()) *starts {
-	return &starts{slots: make(chan struct{}, maxStarts), answered: answered}
-}
+func newStarts() *starts { return &starts{slots: make(chan struct{}, maxStarts)} }
 
 // begin waits until a watch may be started. The caller calls end with the outcome, which is nil or the reason why the
-// API server did not start the watch. Only the first call counts. The error of begin is the failure of a probe, or
-// why ctx has ended.
+// API server did not start the watch. The error of begin is the failure of a probe, or why ctx has ended.
 func (s *starts) begin(ctx context.Context) (end func(error), err error) {
 	for {
 		p, err := s.probe(ctx)
@@ -68,26 +68,24 @@ func (s *starts) begin(ctx context.Context) (end func(error), err error) {
 			return nil, err
 		}
 		if s.isNext(p) {
-			return onlyOnce(func(err error) { s.end(p, err) }), nil
+			return func(err error) { s.end(p, err) }, nil
 		}
 		<-s.slots // an outage has begun or ended meanwhile
 		p.release()
 	}
 }
 
-func onlyOnce(f func(error)) func(error) {
-	var once sync.Once
-	return func(err error) { once.Do(func() { f(err) }) }
-}
-
-// probe returns the probe that the caller makes, or nil if there is no outage. If another watch makes the probe, the
-// error is the failure of the probe.
+// probe returns the probe that the caller makes, or nil if there is no outage. If another watch makes the probe, or the
+// pause is long, the error is the failure of the last probe.
 func (s *starts) probe(ctx context.Context) (*probe, error) {
 	s.mu.Lock()
-	p := s.next
+	p, pause := s.next, time.Until(s.notBefore)
 	s.mu.Unlock()
-	if p == nil {
+	switch {
+	case p == nil:
 		return nil, nil
+	case pause > maxProbeWait:
+		return nil, p.outage
 	}
 	select {
 	case p.owner <- struct{}{}:
@@ -153,7 +151,7 @@ func (s *starts) fail(p *probe, err error) {
 	}
 	s.backoff = min(max(minBackoff, 3*s.backoff), maxProbePause)
 	s.notBefore = time.Now().Add(max(jittered(s.backoff), requestedDelay(err)))
-	s.next = &probe{owner: make(chan struct{}, 1), done: make(chan struct{})}
+	s.next = &probe{outage: err, owner: make(chan struct{}, 1), done: make(chan struct{})}
 	if p != nil {
 		p.err = err
 		close(p.done)
@@ -163,13 +161,11 @@ func (s *starts) fail(p *probe, err error) {
 // recover ends an outage. A pause that the API server has asked for goes on.
 func (s *starts) recover() {
 	s.mu.Lock()
-	p := s.next
-	s.next, s.backoff = nil, 0
-	s.mu.Unlock()
-	if p != nil {
-		close(p.done)
-		s.answered()
+	defer s.mu.Unlock()
+	if s.next != nil {
+		close(s.next.done)
 	}
+	s.next, s.backoff = nil, 0
 }
 
 // isOutage reports whether a failure concerns the API server, or the way to it, rather than a single object.

@@ -104,14 +104,17 @@ func (w *watcher) pause(ctx context.Context, d time.Duration) {
 
 // roundSafely keeps a panic of one object's round from ending the driver. The next round lists the object.
 func (w *watcher) roundSafely(ctx context.Context) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			// The value could hold anything; the log and the error get its type alone.
-			err = fmt.Errorf("%w with a %T", errPanic, p)
-			klog.ErrorS(err, "The driver has a bug", "object", w.object.ref.String(), "stack", string(debug.Stack()))
-		}
-	}()
+	defer recovered(&err, "object", w.object.ref.String())
 	return w.round(ctx)
+}
+
+// recovered turns a panic into an error, and logs it with a name of what was read. It has to be deferred.
+func recovered(err *error, key, name string) {
+	if p := recover(); p != nil {
+		// The value could hold anything; the log and the error get its type alone.
+		*err = fmt.Errorf("%w with a %T", errPanic, p)
+		klog.ErrorS(*err, "The driver has a bug", key, name, "stack", string(debug.Stack()))
+	}
 }
 
 // round is steps 1 to 6, or 4 to 6 of a watch that is resumed. Without an error, the watch began and ended.
@@ -132,47 +135,53 @@ func (w *watcher) round(ctx context.Context) error {
 }
 
 // watch makes one watch request and handles its events until it ends.
-func (w *watcher) watch(ctx context.Context, listing bool) (err error) {
+func (w *watcher) watch(ctx context.Context, listing bool) error {
 	failpoint.Hit("source-before-watch")
 	w.resume = false
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	giveUp := time.AfterFunc(w.api.requestTimeout, func() { cancel(errNoAnswer) })
 	defer giveUp.Stop()
-	end, err := w.api.starts.begin(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { end(err) }()
-	start, seconds := time.Now(), int(jittered(w.api.options.WatchDuration).Seconds())
-	body, err := w.watchRequest(listing, seconds).Stream(ctx)
+	start, duration := time.Now(), jittered(w.api.options.WatchDuration)
+	body, err := w.start(ctx, listing, duration)
 	if err != nil {
 		return causeOf(ctx, err)
 	}
 	defer body.Close()
-	if listing {
-		if err := w.readList(ctx, body); err != nil {
-			return causeOf(ctx, err)
-		}
-	}
 	w.update(event{kind: connected})
-	end(nil)
 	err = w.follow(body, listing, func() { giveUp.Reset(w.api.silence) })
 	if errors.Is(context.Cause(ctx), errNoAnswer) {
 		w.api.reconnect()
 		return err
 	}
-	w.resume = err == nil && time.Since(start) >= time.Duration(seconds)*time.Second
+	w.resume = err == nil && time.Since(start) > duration-time.Second // the request has whole seconds
 	return err
 }
 
-// watchRequest returns a request for a watch of the object and of no other, which the API server ends after so many
-// seconds.
-func (w *watcher) watchRequest(listing bool, seconds int) *rest.Request {
+// start starts a watch once its turn has come, and reads the list at its beginning.
+func (w *watcher) start(ctx context.Context, listing bool, duration time.Duration) (body io.ReadCloser, err error) {
+	end, err := w.api.starts.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { end(causeOf(ctx, err)) }()
+	body, err = w.watchRequest(listing, duration).Stream(ctx)
+	if err != nil || !listing {
+		return body, err
+	}
+	if err := w.readList(ctx, body); err != nil {
+		body.Close()
+		return nil, err
+	}
+	return body, nil
+}
+
+// watchRequest returns a request for a watch of the object and of no other.
+func (w *watcher) watchRequest(listing bool, duration time.Duration) *rest.Request {
 	request := w.api.request(w.object.ref).
 		Param("fieldSelector", fields.OneTermEqualSelector(metav1.ObjectNameField, w.object.ref.Name).String()).
 		Param("watch", "true").Param("allowWatchBookmarks", "true").
-		Param("timeoutSeconds", strconv.Itoa(seconds))
+		Param("timeoutSeconds", strconv.Itoa(int(duration.Seconds())))
 	version := w.version
 	if listing {
 		version = cmp.Or(w.version, w.listVersion)

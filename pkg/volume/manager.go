@@ -155,11 +155,23 @@ func (m *Manager) all() []*volume {
 }
 
 // subscribe has the volume refreshed after each change of its objects. A change that comes before the volume is
-// published does nothing: publish queues a refresh at its end. newest: the pod may have seen content of the objects, so
-// an older version must not come.
+// published does nothing: publish calls queueIfChanged at its end. newest: the pod may have seen content of the objects,
+// so an older version must not come.
 func (m *Manager) subscribe(v *volume, newest bool) {
+	changed := func() {
+		if m.get(v.id) == v {
+			m.queue.Add(v)
+		}
+	}
 	for _, p := range v.projections {
-		m.config.Source.Subscribe(p.ref, v.id, newest, func() { m.queue.Add(v) })
+		m.config.Source.Subscribe(p.ref, v.id, newest, changed)
+	}
+}
+
+// queueIfChanged has the volume refreshed if its objects have changed since its files were written.
+func (m *Manager) queueIfChanged(v *volume) {
+	if now, err := m.content(v); err != nil || !v.snapshot().shows(now) {
+		m.queue.Add(v)
 	}
 }
 

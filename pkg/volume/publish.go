@@ -114,9 +114,8 @@ func (m *Manager) publish(ctx context.Context, target *tmpfs.Target, req Request
 	if ownerUnknown != "" { // only now: kubelet tries a failed publish again, and the pod may say by then
 		m.tell(v, event.Warning, reasonOwnerUnknown, "the files of volume %q belong to root: %s; set uid in volumeAttributes", v.name(), ownerUnknown)
 	}
-	// No worker waits for a volume that is being published, so a refresh shows what came since the content was read.
 	if v.watches() {
-		m.queue.Add(v)
+		m.queueIfChanged(v)
 	}
 	failpoint.Hit("publish-done")
 	klog.InfoS("Published", v.logFields("files", len(payload.Files))...)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -21,7 +20,7 @@ import (
 // refresh brings the files of a volume up to its objects, or to the last request. An error means: try again later.
 func (m *Manager) refresh(v *volume) error {
 	if m.get(v.id) != v || v.spec.Refresh == attributes.RefreshOff || v.isPaused() {
-		return nil // unpublished, being published (a publish queues the volume at its end), or not to be refreshed now
+		return nil // unpublished, or not to be refreshed now
 	}
 	err := m.show(v)
 	if m.get(v.id) != v {
@@ -52,7 +51,7 @@ func worthRetry(err error) bool {
 func (m *Manager) show(v *volume) (err error) {
 	content, err := m.latest(v)
 	now := v.snapshot()
-	if err == nil && now.versions != nil && slices.EqualFunc(content, now.versions, projected.sameVersion) {
+	if err == nil && now.shows(content) {
 		m.current(v, content, now.size)
 		return nil
 	}

@@ -23,6 +23,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/utils/ptr"
@@ -116,6 +117,9 @@ type volume struct {
 	projections []projection
 	// share is what the volume takes of the node's limits. A new volume has none.
 	share *share
+	// written is when the last refresh that wrote to the files ended; nil if none did. Guarded by no lock: the queue reads
+	// it with its own lock, which a subscription takes while mu is held.
+	written atomic.Pointer[time.Time]
 
 	// mu guards what follows. It is never held during work on the files, for which status and metrics must not wait.
 	mu    sync.Mutex
@@ -127,10 +131,9 @@ type volume struct {
 	paused bool
 	// refreshing is when the refresh that runs now began; zero if none runs.
 	refreshing time.Time
-	// written is when the last refresh that wrote to the files ended, and notBefore when the next one may begin.
-	written, notBefore time.Time
-	// took is how long that refresh took.
-	took time.Duration
+	// notBefore is when the next refresh that writes to the files may begin, and took how long the last one took.
+	notBefore time.Time
+	took      time.Duration
 }
 
 // projection is a source of the spec and the object that it projects. Without an object, the content comes with
@@ -162,6 +165,11 @@ type shown struct {
 	staleSince time.Time
 	// staleEventSent: an Event says that the volume is stale.
 	staleEventSent bool
+}
+
+// shows reports whether the files are known to show content.
+func (s shown) shows(content []projected) bool {
+	return s.versions != nil && slices.EqualFunc(content, s.versions, projected.sameVersion)
 }
 
 func newVolume(req Request) *volume {
@@ -209,8 +217,9 @@ func (v *volume) setRefreshing(since time.Time) {
 func (v *volume) wrote(took time.Duration, volumes int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.written = time.Now()
-	v.notBefore = v.written.Add(refreshInterval(min(took, v.took), volumes))
+	now := time.Now()
+	v.written.Store(&now)
+	v.notBefore = now.Add(refreshInterval(min(took, v.took), volumes))
 	v.took = took
 }
 
@@ -222,11 +231,7 @@ func (v *volume) untilRefresh() time.Duration {
 }
 
 // lastWritten is when the last refresh that wrote to the files ended; zero if none did.
-func (v *volume) lastWritten() time.Time {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.written
-}
+func (v *volume) lastWritten() time.Time { return ptr.Deref(v.written.Load(), time.Time{}) }
 
 // refreshingFor is how long the refresh that runs now has been running; 0 if none runs.
 func (v *volume) refreshingFor() time.Duration {
