@@ -12,7 +12,7 @@ TEST_MODULES := test/sanity test/bench test/kustomize
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture soak bench bench-once control-plane manifests image e2e versions conformance gallery examples cluster-up cluster-down cluster-shell cluster-test vm prerequisites clean
+.PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture soak bench bench-once scale control-plane manifests image e2e versions conformance gallery examples cluster-up cluster-down cluster-shell cluster-test vm prerequisites clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,11 @@ bench: prerequisites control-plane ## Measure, and compare with the design's goa
 
 bench-once: control-plane
 	cd test/bench && $(GO) run -tags $(TAGS) . -quick
+	cd test/bench && $(GO) test -count=1 -tags $(TAGS) ./scale
+
+# FLAGS=-quick: small numbers, to see that all steps work. It writes no page.
+scale: build prerequisites control-plane ## Compare what 50 drivers and 50 kubelets cost an API server, and write docs/scale.md (root)
+	cd test/bench && $(GO) run -tags $(TAGS) ./scale -driver ../../bin/fsuser-csi -page ../../docs/scale.md $(FLAGS)
 
 control-plane: ## Build kube-apiserver, etcd and helm from their Go modules, once
 	@$(GO) run ./test/cluster/build kube-apiserver etcd helm
