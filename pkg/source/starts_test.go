@@ -95,7 +95,8 @@ func TestProbePauses(t *testing.T) {
 func TestAnswerEndsOutage(t *testing.T) {
 	refused := apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, "a", nil)
 	broken := apierrors.NewInternalError(errors.New("of this object"))
-	for name, answer := range map[string]error{"a watch": nil, "403": refused, "500": broken, "nonsense": errNotUnderstood} {
+	for name, answer := range map[string]error{"a watch": nil, "403": refused, "500": broken,
+		"nonsense": errNotUnderstood} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newStarts()

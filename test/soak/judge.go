@@ -19,7 +19,10 @@ type Sample struct {
 type Series struct {
 	Name, Unit     string
 	Items, Percent float64
-	Samples        []Sample
+	// Memory of a Go program grows between collections, so the minimum of a part of the run counts. A leak raises the
+	// minimum, too. Of other series, the mean counts.
+	Memory  bool
+	Samples []Sample
 }
 
 // Add adds a sample.
@@ -52,23 +55,23 @@ type Verdict struct {
 // Flat reports whether the series grows by no more than its bound. High decides: noise can't hide growth.
 func (v Verdict) Flat() bool { return v.High <= v.Bound }
 
-// blocks is the number of parts into which the time after the warm-up is divided. The slope is that of the means of the
-// parts: samples that follow each other at once depend on each other, and a confidence interval of them would be too
-// narrow.
+// blocks is the number of parts into which the time after the warm-up is divided. The slope is that of the values of
+// the parts: samples that follow each other at once depend on each other, and a confidence interval of them would be
+// too narrow.
 const blocks = 36
 
 // Judge estimates the growth of a series by the Theil-Sen estimator: the slope is the median of the slopes between each
 // two blocks, so that some blocks with a disturbance, such as a restart of the API server, do not move the slope. The
 // confidence interval is Sen's, from the variance of Kendall's tau.
 func Judge(s *Series, warmUp, length time.Duration) (Verdict, error) {
-	means, err := blockMeans(s.Samples, warmUp, length)
+	parts, err := divide(s, warmUp, length)
 	if err != nil {
 		return Verdict{}, fmt.Errorf("judge %s: %w", s.Name, err)
 	}
 	var slopes, values []float64
-	for i, a := range means {
+	for i, a := range parts {
 		values = append(values, a.Value)
-		for _, b := range means[:i] {
+		for _, b := range parts[:i] {
 			slopes = append(slopes, (a.Value-b.Value)/(a.At-b.At).Seconds())
 		}
 	}
@@ -84,41 +87,51 @@ func Judge(s *Series, warmUp, length time.Duration) (Verdict, error) {
 		Low: rank((pairs-margin)/2 - 1), High: rank((pairs + margin) / 2),
 	}
 	v.Bound = s.Items + s.Percent/100*v.Level
-	v.Line = fit(means, v.Growth/length.Seconds(), warmUp, length)
+	v.Line = fit(parts, v.Growth/length.Seconds(), warmUp, length)
 	return v, nil
 }
 
-// blockMeans returns the mean of each block, at the middle of the block.
-func blockMeans(samples []Sample, warmUp, length time.Duration) ([]Sample, error) {
-	var sums, counts [blocks]float64
+// divide returns the value of each block, at the middle of the block.
+func divide(s *Series, warmUp, length time.Duration) ([]Sample, error) {
+	var values [blocks][]float64
 	size := (length - warmUp) / blocks
-	for _, s := range samples {
-		if s.At < warmUp || s.At > length {
-			continue
+	for _, sample := range s.Samples {
+		if sample.At >= warmUp && sample.At <= length {
+			block := min(int((sample.At-warmUp)/size), blocks-1)
+			values[block] = append(values[block], sample.Value)
 		}
-		block := min(int((s.At-warmUp)/size), blocks-1)
-		sums[block] += s.Value
-		counts[block]++
 	}
-	means := make([]Sample, blocks)
-	for i := range means {
+	parts := make([]Sample, blocks)
+	for i, v := range values {
 		begin := warmUp + time.Duration(i)*size
-		if counts[i] == 0 {
+		switch {
+		case len(v) == 0:
 			return nil, fmt.Errorf("no sample between %v and %v", begin, begin+size)
+		case s.Memory:
+			parts[i] = Sample{begin + size/2, slices.Min(v)}
+		default:
+			parts[i] = Sample{begin + size/2, mean(v)}
 		}
-		means[i] = Sample{begin + size/2, sums[i] / counts[i]}
 	}
-	return means, nil
+	return parts, nil
 }
 
 // fit returns the line with this slope for which as many blocks are above as below.
-func fit(means []Sample, slope float64, from, to time.Duration) [2]Sample {
+func fit(parts []Sample, slope float64, from, to time.Duration) [2]Sample {
 	var rest []float64
-	for _, m := range means {
-		rest = append(rest, m.Value-slope*m.At.Seconds())
+	for _, p := range parts {
+		rest = append(rest, p.Value-slope*p.At.Seconds())
 	}
 	at := func(t time.Duration) Sample { return Sample{t, median(rest) + slope*t.Seconds()} }
 	return [2]Sample{at(from), at(to)}
+}
+
+func mean(values []float64) float64 {
+	sum := 0.0
+	for _, v := range values {
+		sum += v
+	}
+	return sum / float64(len(values))
 }
 
 func median(values []float64) float64 {

@@ -25,7 +25,7 @@ type Run struct {
 	Length, WarmUp time.Duration
 	Series         []*Series
 	// Verdicts are those of Judge. A series with too few samples has none.
-	Verdicts map[*Series]Verdict
+	Verdicts map[*Series]*Verdict `json:"-"`
 	Events   []Event
 	Counts   []Count
 }
@@ -39,14 +39,14 @@ type Count struct {
 
 // Judge judges each series, and returns what is not flat.
 func (r *Run) Judge() (problems []error) {
-	r.Verdicts = map[*Series]Verdict{}
+	r.Verdicts = map[*Series]*Verdict{}
 	for _, s := range r.Series {
 		v, err := Judge(s, r.WarmUp, r.Length)
 		if err != nil {
 			problems = append(problems, err)
 			continue
 		}
-		r.Verdicts[s] = v
+		r.Verdicts[s] = &v
 		if !v.Flat() {
 			problems = append(problems, fmt.Errorf(
 				"%s: the level is %s, and the growth is %s (95 %%: %s to %s); the bound of the growth is %s",

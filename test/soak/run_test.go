@@ -46,6 +46,23 @@ func TestPage(t *testing.T) {
 	}
 }
 
+// TestPageOfAShortRun: a series with too few samples is not judged, and so not called flat.
+func TestPageOfAShortRun(t *testing.T) {
+	s := &Series{Name: "short"}
+	s.Add(0, 1)
+	r := &Run{Length: time.Minute, Series: []*Series{s}}
+	if problems := r.Judge(); len(problems) != 1 {
+		t.Errorf("the problems are %v, want one", problems)
+	}
+	var page bytes.Buffer
+	if err := r.WritePage(&page); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(page.String(), "| short |") {
+		t.Errorf("the page judges a series with one sample:\n%s", &page)
+	}
+}
+
 // TestGraph reads the graph as XML, and looks for what it must show of each series.
 func TestGraph(t *testing.T) {
 	r := anHour(t)
@@ -118,6 +135,7 @@ func TestAxis(t *testing.T) {
 		{49, 52, 45, 5},
 		{0, 60, 0, 20},
 		{0.2, 2.6, 0, 1},
+		{4, 4, 0, 1},
 		{0, 0, 0, 0.0005},
 	} {
 		if bottom, step := axis(test.low, test.high); bottom != test.bottom || step != test.step {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"text/template"
@@ -35,7 +36,7 @@ const (
 	panelHeight = 150
 	headHeight  = 62
 	plotLeft    = 64
-	plotRight   = 16
+	plotRight   = 28
 	plotTop     = 30
 	plotBottom  = 28
 	plotWidth   = panelWidth - plotLeft - plotRight
@@ -126,12 +127,13 @@ func (r *Run) panel(s *Series) panel {
 	if s.Unit != "" {
 		p.Title += ", " + s.Unit
 	}
+	high = s.usual()
 	bottom, step := axis(low, high)
 	top := bottom
-	for ; top < high || top == bottom; top += step {
+	for ; top <= high; top += step {
 	}
 	y := func(value float64) float64 {
-		return math.Round(10*plotHeight*(1-(value-bottom)/(top-bottom))) / 10
+		return math.Round(10*plotHeight*(1-(min(max(value, bottom), top)-bottom)/(top-bottom))) / 10
 	}
 	for at := bottom; at <= top+step/2; at += step {
 		p.Ticks = append(p.Ticks, tick{y(at), number(at)})
@@ -141,22 +143,34 @@ func (r *Run) panel(s *Series) panel {
 		fmt.Fprintf(&points, "%v,%v ", r.x(sample.At), y(sample.Value))
 	}
 	p.Points = strings.TrimSpace(points.String())
-	if v, ok := r.Verdicts[s]; ok {
+	if v := r.Verdicts[s]; v != nil {
 		for _, end := range v.Line {
-			p.Line = append(p.Line, r.x(end.At), y(min(max(end.Value, bottom), top)))
+			p.Line = append(p.Line, r.x(end.At), y(end.Value))
 		}
 	}
 	return p
 }
 
+// usual is the greatest value without the greatest hundredth of the values, which may be peaks that would flatten the
+// rest of the plot. The plot cuts them off, and its title has their maximum.
+func (s *Series) usual() float64 {
+	var values []float64
+	for _, sample := range s.Samples {
+		values = append(values, sample.Value)
+	}
+	slices.Sort(values)
+	return values[len(values)-1-len(values)/100]
+}
+
 // axis returns the lowest value of an axis and the distance of its ticks. The axis spans at least a fifth of the
 // greatest value, so that noise does not look like change.
 func axis(low, high float64) (bottom, step float64) {
-	if low > 0.8*high {
+	switch {
+	case high < 10, low < 0.5*high:
+		low = 0
+	case low > 0.8*high:
 		middle := (low + high) / 2
 		low, high = middle-0.1*high, middle+0.1*high
-	} else {
-		low = 0
 	}
 	span := max(high-low, 1e-3)
 	step = math.Pow(10, math.Floor(math.Log10(span)))

@@ -18,30 +18,36 @@ import (
 
 // samples are the series of a run.
 type samples struct {
-	rss, anonymous, heap, goroutines, descriptors, mounts, records, watches, rate, latency *soak.Series
+	rss, anonymous, heap, goroutines, descriptors, connections *soak.Series
+	mounts, records, watches, rate, latency, ratio             *soak.Series
 	// requests is the number of the driver's requests at the last sample, which was at at.
 	requests int
 	at       time.Time
 }
 
 func newSamples() samples {
+	memory := func(name string) *soak.Series {
+		return &soak.Series{Name: name, Unit: "MiB", Percent: 4, Memory: true}
+	}
 	return samples{
-		rss:         &soak.Series{Name: "resident memory", Unit: "MiB", Percent: 3},
-		anonymous:   &soak.Series{Name: "anonymous memory", Unit: "MiB", Percent: 3},
-		heap:        &soak.Series{Name: "Go heap at the next collection", Unit: "MiB", Percent: 3},
+		rss: memory("resident memory"), anonymous: memory("anonymous memory"),
+		heap:        memory("Go heap at the next collection"),
 		goroutines:  &soak.Series{Name: "goroutines", Items: 3},
-		descriptors: &soak.Series{Name: "open descriptors", Items: 2},
+		descriptors: &soak.Series{Name: "open descriptors", Items: 3},
+		connections: &soak.Series{Name: "connections to the API server", Items: 3},
 		mounts:      &soak.Series{Name: "mounts", Items: 1},
 		records:     &soak.Series{Name: "records", Items: 1},
 		watches:     &soak.Series{Name: "watches at the API server", Items: 3},
-		rate:        &soak.Series{Name: "requests to the API server", Unit: "per second", Percent: 10},
-		latency:     &soak.Series{Name: "update until readers see it, median", Unit: "ms", Items: 1},
+		rate:        &soak.Series{Name: "requests to the API server", Unit: "per second", Percent: 20},
+		latency:     &soak.Series{Name: "update until readers see it", Unit: "ms", Items: 2},
+		ratio:       &soak.Series{Name: "the same, per duration of the update", Items: 0.2},
 	}
 }
 
 func (s *samples) series() []*soak.Series {
 	return []*soak.Series{
-		s.rss, s.anonymous, s.heap, s.goroutines, s.descriptors, s.watches, s.mounts, s.records, s.rate, s.latency,
+		s.rss, s.anonymous, s.heap, s.goroutines, s.descriptors, s.connections, s.watches, s.rate, s.mounts, s.records,
+		s.latency, s.ratio,
 	}
 }
 
@@ -65,14 +71,34 @@ func (d *day) sample() {
 		s.rate.Add(at, float64(d.audit.requests-s.requests)/since.Seconds())
 		s.requests, s.at = d.audit.requests, now
 	}
-	if n := len(d.latencies); n > 0 {
-		slices.Sort(d.latencies)
-		s.latency.Add(at, d.latencies[n/2].Seconds()*1000)
-		d.latencies = nil
+	if n := len(d.refreshes); n > 0 {
+		s.latency.Add(at, middle(d.refreshes, refresh.milliseconds))
+		s.ratio.Add(at, middle(d.refreshes, refresh.ratio))
+		d.refreshes = nil
 	}
-	for _, port := range d.connected() {
+	connected := d.connected()
+	s.connections.Add(at, float64(len(connected)))
+	for _, port := range connected {
 		d.connections[port] = true
 	}
+}
+
+// refresh is how long an update of an object took, and how long it then was until all volumes showed the new version.
+type refresh struct{ update, shown time.Duration }
+
+func (r refresh) milliseconds() float64 { return r.shown.Seconds() * 1000 }
+
+// ratio compares with the duration of the update, which also depends on the load of the machine.
+func (r refresh) ratio() float64 { return r.shown.Seconds() / r.update.Seconds() }
+
+// middle returns the median of a value of refreshes.
+func middle(refreshes []refresh, value func(refresh) float64) float64 {
+	var values []float64
+	for _, r := range refreshes {
+		values = append(values, value(r))
+	}
+	slices.Sort(values)
+	return values[len(values)/2]
 }
 
 // memory returns the driver's resident memory, and how much of it is anonymous, in MiB.

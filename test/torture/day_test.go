@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -59,7 +60,7 @@ type day struct {
 	passers []mounted
 	// connections are those that the driver has had to the API server, by their local port.
 	connections map[string]bool
-	latencies   []time.Duration
+	refreshes   []refresh
 	samples     samples
 	// counts says how often each activity happened, and failures how often a call of kubelet failed.
 	counts   map[string]int
@@ -204,10 +205,11 @@ func (d *day) live() {
 func (d *day) update() {
 	object := d.objects[d.updates%len(d.objects)]
 	d.updates++
+	begun := time.Now()
 	d.set(object)
 	updated := time.Now()
 	d.await(object)
-	d.latencies = append(d.latencies, time.Since(updated))
+	d.refreshes = append(d.refreshes, refresh{update: updated.Sub(begun), shown: time.Since(updated)})
 }
 
 // await waits until the volumes of an object show its present version. It reads without a pause at first, so that the
@@ -377,7 +379,8 @@ func (d *day) asBefore(before usage) {
 	}
 }
 
-// write judges the run, and writes the page and the graph: into docs if all is well, and always into .cache/soak.
+// write judges the run, and writes the page and the graph: into docs if all is well, and always, with the samples, into
+// .cache/soak.
 func (d *day) write() {
 	var err error
 	d.run.Machine, err = reliability.ThisMachine(d.started)
@@ -392,22 +395,27 @@ func (d *day) write() {
 	}
 	root, err := tools.Repository()
 	d.must(err)
-	dirs := []string{filepath.Join(root, ".cache", "soak")}
+	cache := filepath.Join(root, ".cache", "soak")
+	d.must(os.MkdirAll(cache, 0o755))
+	all, err := json.Marshal(d.run)
+	d.must(err)
+	d.must(os.WriteFile(filepath.Join(cache, "run.json"), all, 0o644))
+	d.writePage(cache)
 	if !d.t.Failed() && d.run.Length >= soak.Shortest {
-		dirs = append(dirs, filepath.Join(root, "docs"))
+		d.writePage(filepath.Join(root, "docs"))
 	}
-	for _, dir := range dirs {
-		d.must(os.MkdirAll(dir, 0o755))
-		for name, write := range map[string]func(io.Writer) error{
-			"soak.md":  d.run.WritePage,
-			"soak.svg": func(w io.Writer) error { return soak.WriteGraph(w, d.run) },
-		} {
-			var file bytes.Buffer
-			d.must(write(&file))
-			d.must(os.WriteFile(filepath.Join(dir, name), file.Bytes(), 0o644))
-		}
-		d.t.Logf("wrote %s", filepath.Join(dir, "soak.md"))
+}
+
+func (d *day) writePage(dir string) {
+	for name, write := range map[string]func(io.Writer) error{
+		"soak.md":  d.run.WritePage,
+		"soak.svg": func(w io.Writer) error { return soak.WriteGraph(w, d.run) },
+	} {
+		var file bytes.Buffer
+		d.must(write(&file))
+		d.must(os.WriteFile(filepath.Join(dir, name), file.Bytes(), 0o644))
 	}
+	d.t.Logf("wrote %s", filepath.Join(dir, "soak.md"))
 }
 
 // connected returns the local ports of the driver's connections to the API server.
