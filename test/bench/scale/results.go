@@ -218,7 +218,7 @@ func (r *results) tables() []table {
 			{what: "traffic per watch and hour, with bookmarks and renewals (computed)", of: bytesPerHour, unit: "KiB",
 				slack: 0.5},
 		}},
-		{fmt.Sprintf("The API server is killed and away for %v", r.size.outage), append([]row{
+		{"The API server is killed and away for " + inSeconds(r.size.outage), append([]row{
 			{what: "refused connections per node and second", of: outageAttempts, unit: "/s"},
 		}, event(storm)...)},
 		{"A Secret that a pod on each node shows is updated", []row{
