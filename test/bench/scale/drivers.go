@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -196,7 +197,8 @@ func (n *driverNode) awaitFile(ctx context.Context, path, want string) error {
 	for {
 		var content []byte
 		err := n.namespace.do(func() (err error) { content, err = os.ReadFile(path); return err })
-		if err != nil {
+		// A path that leads through the link to the old generation ends when the generation is removed.
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		if string(content) == want {
