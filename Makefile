@@ -5,7 +5,8 @@ GO ?= go
 # Without tracing grpc does not link html/template: 4 MB less.
 TAGS := grpcnotrace
 # Functions begin at each 16th byte, as on arm64, not each 32nd: 180 KB less.
-BUILD := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags "-s -w -funcalign=16 -X main.version=$(VERSION)"
+# Nothing is inlined in Kubernetes' modules, most of whose code is for types that the driver never reads: 600 KB less.
+BUILD := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -gcflags=k8s.io/...=-l -ldflags "-s -w -funcalign=16 -X main.version=$(VERSION)"
 # Modules of their own, so that what only tests need is not in the driver's go.mod.
 TEST_MODULES := test/sanity test/bench test/kustomize
 

@@ -233,8 +233,8 @@ func TestNames(t *testing.T) {
 func TestDriverInImage(t *testing.T) {
 	dir := t.TempDir()
 	binary := filepath.Join(dir, "driver")
-	cmd := exec.Command("go", "build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w -funcalign=16", "-o",
-		binary, "../../cmd/fsuser-csi")
+	cmd := exec.Command("go", "build", "-trimpath", "-tags", "grpcnotrace", "-gcflags=k8s.io/...=-l",
+		"-ldflags", "-s -w -funcalign=16", "-o", binary, "../../cmd/fsuser-csi")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

@@ -51,8 +51,8 @@ func DriverImageOf(ctx context.Context, repository, dir, name string) (tar strin
 	}
 	binary, tar := filepath.Join(dir, "fsuser-csi"), filepath.Join(dir, "fsuser-csi.tar")
 	for _, args := range [][]string{
-		{"build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w -funcalign=16 -X main.version=" + version,
-			"-o", binary, "./cmd/fsuser-csi"},
+		{"build", "-trimpath", "-tags", "grpcnotrace", "-gcflags=k8s.io/...=-l",
+			"-ldflags", "-s -w -funcalign=16 -X main.version=" + version, "-o", binary, "./cmd/fsuser-csi"},
 		{"run", "./deploy/image", "-o", tar, "-tag", name, binary},
 	} {
 		cmd := exec.CommandContext(ctx, "go", args...)
