@@ -11,7 +11,7 @@ COPY Makefile ./
 COPY cmd cmd
 COPY internal internal
 COPY pkg pkg
-RUN GOOS=$TARGETOS GOARCH=$TARGETARCH make BIN=/out VERSION=$VERSION /out/fsuser-csi
+RUN GOOS=$TARGETOS GOARCH=$TARGETARCH make BIN= VERSION=$VERSION /fsuser-csi
 
 FROM scratch
 ARG VERSION=devel
@@ -20,6 +20,6 @@ LABEL org.opencontainers.image.title="fsuser-csi" \
       org.opencontainers.image.source="https://github.com/fsuser-csi/fsuser-csi" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="$VERSION"
-COPY --from=build /out/fsuser-csi /fsuser-csi
+COPY --from=build /fsuser-csi /fsuser-csi
 ENTRYPOINT ["/fsuser-csi"]
 CMD ["node"]
