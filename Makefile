@@ -13,7 +13,7 @@ TEST_MODULES := test/sanity test/bench test/kustomize
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture bench bench-once control-plane manifests image e2e versions conformance gallery examples cluster-up cluster-down cluster-shell cluster-test vm prerequisites clean
+.PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture soak bench bench-once scale control-plane manifests image e2e versions conformance gallery examples cluster-up cluster-down cluster-shell cluster-test vm prerequisites clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,7 @@ lint: ## Check formatting and vet every module
 	$(GO) vet -tags '$(TAGS) failpoints' ./cmd/... ./internal/... ./pkg/...
 	$(GO) vet -tags '$(TAGS) e2e cluster' ./test/e2e/... ./test/gallery/... ./test/cluster/...
 	$(GO) vet -tags '$(TAGS) vm' ./test/vm/...
+	$(GO) vet -tags '$(TAGS) soak' ./test/torture/...
 	@for m in $(TEST_MODULES); do echo "$(GO) vet $$m"; $(GO) -C $$m vet -tags $(TAGS) ./... || exit 1; done
 
 # -p 2: several of these packages start an API server each. -count=1: some build the driver, whose sources the cache of results does not know of.
@@ -77,11 +78,21 @@ torture: prerequisites control-plane ## Kill, starve and soak the driver for the
 	FSUSER_TORTURE=1 FSUSER_RELIABILITY=$(CURDIR)/.cache/reliability $(GO) test -race -count=1 -tags $(TAGS) -p 1 -timeout 60m $(SHOWING)
 	$(GO) run ./internal/reliability/page -started $(STARTED) .cache/reliability
 
+SOAK ?= 1h
+soak: prerequisites control-plane build ## Run the driver for SOAK with what a day brings, 24 times as often, and write docs/soak.md (root)
+	FSUSER_SOAK=$(SOAK) FSUSER_TEST_DRIVER=$(CURDIR)/bin/fsuser-csi \
+		$(GO) test -count=1 -tags '$(TAGS) soak' -run '^TestDay$$' -timeout 0 -v ./test/torture
+
 bench: prerequisites control-plane ## Measure, and compare with the design's goals (root)
 	cd test/bench && $(GO) run -tags $(TAGS) .
 
 bench-once: control-plane
 	cd test/bench && $(GO) run -tags $(TAGS) . -quick
+	cd test/bench && $(GO) test -count=1 -tags $(TAGS) ./scale
+
+# FLAGS=-quick: small numbers, to see that all steps work. It writes no page.
+scale: build prerequisites control-plane ## Compare what 50 drivers and 50 kubelets cost an API server, and write docs/scale.md (root)
+	cd test/bench && $(GO) run -tags $(TAGS) ./scale -driver ../../bin/fsuser-csi -page ../../docs/scale.md $(FLAGS)
 
 control-plane: ## Build kube-apiserver, etcd and helm from their Go modules, once
 	@$(GO) run ./test/cluster/build kube-apiserver etcd helm

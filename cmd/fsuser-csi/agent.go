@@ -104,7 +104,9 @@ func (a agent) source() (objects, error) {
 	if err != nil {
 		return nil, err
 	}
-	return source.NewAPI(config, source.Options{NodeName: a.nodeName, Impersonate: a.access == accessNode})
+	return source.NewAPI(config, source.Options{
+		NodeName: a.nodeName, Impersonate: a.access == accessNode, WatchDuration: a.watchDuration,
+	})
 }
 
 // accessCheck is the configuration of the check of the driver's access. With access node, the driver reads its own pod

@@ -40,6 +40,9 @@ const (
 	accessServiceAccount = "service-account"
 )
 
+// minWatchDuration is the least --watch-duration. A shorter one could flood the API server.
+const minWatchDuration = 10 * time.Second
+
 // nodeOptions are the flags of "fsuser-csi node".
 type nodeOptions struct {
 	nodeName        string
@@ -56,6 +59,7 @@ type nodeOptions struct {
 	maxVolumeBytes  int64
 	maxVolumeFiles  int
 	refreshWorkers  int
+	watchDuration   time.Duration
 	collectInterval time.Duration
 	seccomp         bool
 
@@ -95,6 +99,9 @@ Linux 5.12 or later, and kubelet's root directory at the same path as on the hos
 	f.StringVar(&o.access, "access", accessNode,
 		"identity that reads the objects: \"node\" (this node, by constrained impersonation: only objects that its pods "+
 			"declare) or \"service-account\" (objects that RBAC allows)")
+	f.DurationVar(&o.watchDuration, "watch-duration", 0,
+		"longest duration of a watch of an object, and longest time after which an immutable object is read again; the "+
+			"API server checks the rights again at the end (default: 1h with --access=node, else 10m)")
 	f.StringVar(&o.kubeconfig, "kubeconfig", "",
 		"kubeconfig file for the API server (default: the pod's service account)")
 	f.StringVar(&o.manifests, "manifests", "",
@@ -190,6 +197,8 @@ func (o nodeOptions) check() error {
 	case o.manifests == "" && o.access == accessNode && o.nodeName == "":
 		return fmt.Errorf("--access=%s needs the name of the node; set --node-name (in a DaemonSet: from spec.nodeName)",
 			accessNode)
+	case o.watchDuration != 0 && o.watchDuration < minWatchDuration:
+		return fmt.Errorf("--watch-duration is %v; it must be at least %v", o.watchDuration, minWatchDuration)
 	case o.collectInterval <= 0:
 		return fmt.Errorf("--collect-interval is %v; it must be greater than 0s", o.collectInterval)
 	case !filepath.IsAbs(o.stateDir):

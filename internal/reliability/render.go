@@ -6,9 +6,12 @@ import (
 	_ "embed"
 	"fmt"
 	"io"
+	"runtime"
 	"strings"
 	"text/template"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 //go:embed page.md.tmpl
@@ -20,6 +23,19 @@ type Machine struct {
 	CPUs             int
 	// Took is how long the tests ran.
 	Took time.Duration
+}
+
+// ThisMachine describes the machine on which tests ran that began at a time.
+func ThisMachine(started time.Time) (Machine, error) {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return Machine{}, err
+	}
+	release, _, _ := strings.Cut(unix.ByteSliceToString(name.Release[:]), "-") // what follows names who built it
+	return Machine{
+		Kernel: release, Go: runtime.Version(), CPUs: runtime.NumCPU(), Date: time.Now().UTC().Format(time.DateOnly),
+		Took: time.Since(started),
+	}, nil
 }
 
 // Minutes is how long the tests ran, in whole minutes.

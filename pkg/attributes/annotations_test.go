@@ -78,8 +78,8 @@ func TestParseID(t *testing.T) {
 func TestDefaultModeIsWhatParseFillsIn(t *testing.T) {
 	for kind, key := range map[Kind]string{Secret: "secretName", ConfigMap: "configMapName"} {
 		spec, errs := Parse(map[string]string{key: "a"}, false)
-		if len(errs) > 0 || spec.Sources[0].Mode != DefaultMode(kind) {
-			t.Errorf("%s: %v, %v; want %04o", kind, spec, errs, DefaultMode(kind))
+		if len(errs) > 0 || spec.Sources[0].Mode != defaultModeOf(kind) {
+			t.Errorf("%s: %v, %v; want %04o", kind, spec, errs, defaultModeOf(kind))
 		}
 	}
 }

@@ -21,9 +21,9 @@ const (
 	defaultDirMode    uint32 = 0o755
 )
 
-// DefaultMode is the mode of the files of an object of this kind when the volume gives none: 0400 for a Secret, else
+// defaultModeOf is the mode of the files of an object of this kind when the volume gives none: 0400 for a Secret, else
 // 0444.
-func DefaultMode(kind Kind) uint32 {
+func defaultModeOf(kind Kind) uint32 {
 	if kind == Secret || kind == "" {
 		return defaultSecretMode
 	}
@@ -170,7 +170,7 @@ func (p *parser) origin() {
 	if p.spec.Volume != "" {
 		return
 	}
-	source := Source{Object: p.object, Mode: DefaultMode(p.object.Kind)}
+	source := Source{Object: p.object, Mode: defaultModeOf(p.object.Kind)}
 	if p.optional != nil {
 		source.Optional = *p.optional
 	}

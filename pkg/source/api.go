@@ -34,9 +34,7 @@ type API struct {
 	silence time.Duration
 	// reconnect closes all connections: a connection may answer pings although the API server behind it is dead.
 	reconnect func()
-	// starts has a token for each watch that is being started. Otherwise a driver that recovers 2000 volumes would start
-	// all watches at once.
-	starts chan struct{}
+	starts    *starts
 	registry
 
 	ctx     context.Context
@@ -52,17 +50,21 @@ type Options struct {
 	// authorizer decides about each object. The token of a service account that is bound to a pod on the node permits
 	// this.
 	Impersonate bool
-	// ImmutableRecheck is the longest time after which an immutable object is read again, because it can be deleted and
-	// created again. 0 means ten minutes.
-	ImmutableRecheck time.Duration
+	// WatchDuration is the longest duration of a watch. After between half of it and all of it, the driver makes another
+	// request, for which the API server checks the rights again. An immutable object is not watched, but read again
+	// after that time, because it can be deleted and created again. 0 means the default of the kind of access: an hour
+	// with Impersonate, as kubelet's watches, because the node may read an object for as long as its pods declare it. Ten
+	// minutes without, because the owner of a namespace can withdraw the RoleBinding.
+	WatchDuration time.Duration
 }
 
 const (
-	defaultRecheck        = 10 * time.Minute
+	nodeWatchDuration           = time.Hour
+	serviceAccountWatchDuration = 10 * time.Minute
+
 	defaultRequestTimeout = 30 * time.Second
 	defaultSilence        = 3*time.Minute + 10*time.Second
 	dialTimeout           = 30 * time.Second
-	maxStarts             = 32
 )
 
 // NewAPI returns a source that reads through config. It makes no request before the first Subscribe.
@@ -73,6 +75,7 @@ func NewAPI(config *rest.Config, o Options) (*API, error) {
 	}
 	dialer := connrotation.NewDialer((&net.Dialer{Timeout: dialTimeout}).DialContext)
 	c.Dial = dialer.DialContext
+	o.WatchDuration = cmp.Or(o.WatchDuration, defaultWatchDuration(o.Impersonate))
 	client, scheme, err := newClient(c)
 	if err != nil {
 		return nil, err
@@ -80,12 +83,19 @@ func NewAPI(config *rest.Config, o Options) (*API, error) {
 	a := &API{
 		reconnect: dialer.CloseAll,
 		client:    client, decoder: protobuf.NewSerializer(scheme, scheme), options: o,
-		requestTimeout: defaultRequestTimeout, silence: defaultSilence, starts: make(chan struct{}, maxStarts),
-		registry: newRegistry(cmp.Or(o.ImmutableRecheck, defaultRecheck)),
+		requestTimeout: defaultRequestTimeout, silence: defaultSilence, starts: newStarts(),
+		registry: newRegistry(o.WatchDuration),
 	}
 	a.start = a.startWatcher
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	return a, nil
+}
+
+func defaultWatchDuration(impersonate bool) time.Duration {
+	if impersonate {
+		return nodeWatchDuration
+	}
+	return serviceAccountWatchDuration
 }
 
 // Close ends all watches and waits for their goroutines. Nothing is watched afterwards.

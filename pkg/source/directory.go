@@ -216,8 +216,10 @@ func (d *Directory) show(o *object, all manifests) {
 	d.apply(o, e)
 }
 
-// parseFile returns the objects of a file of YAML or JSON documents. It ignores other kinds.
-func (d *Directory) parseFile(path string) (manifests, error) {
+// parseFile returns the objects of a file of YAML or JSON documents. It ignores other kinds. A panic in reading one file
+// does not end the driver.
+func (d *Directory) parseFile(path string) (_ manifests, err error) {
+	defer recovered(&err, "file", path)
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err

@@ -240,11 +240,12 @@ func TestBackoff(t *testing.T) {
 			t.Errorf("%s: %v, want %v to %v", what, got, least, most)
 		}
 	}
-	failure := errors.New("away")
+	failure := apierrors.NewInternalError(errors.New("of this object"))
 	for n, most := range []time.Duration{100, 300, 900, 2700, 8100, 15000, 15000} {
 		most *= time.Millisecond
 		within(fmt.Sprintf("pause %d", n+1), m.fail(failure), most/2, most)
 	}
+	within("away", m.fail(errors.New("away")), maxOutagePause/2, maxOutagePause)
 	m.backoff = maxBackoff
 	for n, most := range []time.Duration{3, 9, 15, 15, 45, 135, 300, 300} {
 		if n == 4 {
@@ -253,7 +254,7 @@ func TestBackoff(t *testing.T) {
 		most *= time.Second
 		within(fmt.Sprintf("refused %d", n+1), m.fail(forbidden()), most/2, most)
 	}
-	within("away, after that", m.fail(failure), maxBackoff/2, maxBackoff)
+	within("a failure, after that", m.fail(failure), maxBackoff/2, maxBackoff)
 	within("refused again", m.fail(forbidden()), 3*maxBackoff/2, 3*maxBackoff)
 	m.connected()
 	within("refused anew", m.fail(forbidden()), 3*recoveryMaxBackoff/2, 3*recoveryMaxBackoff)

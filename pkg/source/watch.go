@@ -8,11 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"runtime/debug"
 	"strconv"
-	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -39,9 +37,11 @@ import (
 //  4. Watch from the version of the object, or if it does not exist from the most recent version.
 //  5. Handle the events as they come. Each has the version to continue from.
 //  6. Stop once an immutable object has been read. The registry restarts the watcher later.
-//  7. The watch ended, as each does after five to ten minutes, or brought nothing for three minutes, or something
-//     failed. Forget the version, so that the next list is of the newest one, unless the failure says nothing about the
-//     version (no connection, an overloaded server). Pause. Go to 1.
+//  7. The watch lasted for its time. The API server still has its version, which a bookmark has just brought. Pause, and
+//     go to 4.
+//  8. The watch ended earlier, or brought nothing for three minutes, or something failed. Forget the version, so that the
+//     next list is of the newest one, unless the failure says nothing about the version (no connection, an overloaded
+//     server). Pause. Go to 1.
 //
 // A round makes at most three requests and ends with a pause, so no answer causes requests without end.
 type watcher struct {
@@ -51,11 +51,11 @@ type watcher struct {
 	version string
 	// listVersion is the version to list if none is known: anyVersion, or empty for the newest.
 	listVersion string
+	// resume: the last watch lasted for its time, so the next one needs no list.
+	resume bool
 }
 
 const (
-	// A watch lasts for minTimeout to twice that.
-	minTimeout = 5 * time.Minute
 	// tooShort is the duration of a watch in which nothing can have happened.
 	tooShort = time.Second
 	// anyVersion is the resource version for a read from the API server's cache.
@@ -104,18 +104,24 @@ func (w *watcher) pause(ctx context.Context, d time.Duration) {
 
 // roundSafely keeps a panic of one object's round from ending the driver. The next round lists the object.
 func (w *watcher) roundSafely(ctx context.Context) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			// The value could hold anything; the log and the error get its type alone.
-			err = fmt.Errorf("%w with a %T", errPanic, p)
-			klog.ErrorS(err, "The driver has a bug", "object", w.object.ref.String(), "stack", string(debug.Stack()))
-		}
-	}()
+	defer recovered(&err, "object", w.object.ref.String())
 	return w.round(ctx)
 }
 
-// round is steps 1 to 6. Without an error, the watch began and ended.
+// recovered turns a panic into an error, and logs it with a name of what was read. It has to be deferred.
+func recovered(err *error, key, name string) {
+	if p := recover(); p != nil {
+		// The value could hold anything; the log and the error get its type alone.
+		*err = fmt.Errorf("%w with a %T", errPanic, p)
+		klog.ErrorS(*err, "The driver has a bug", key, name, "stack", string(debug.Stack()))
+	}
+}
+
+// round is steps 1 to 6, or 4 to 6 of a watch that is resumed. Without an error, the watch began and ended.
 func (w *watcher) round(ctx context.Context) error {
+	if w.resume {
+		return w.watch(ctx, false)
+	}
 	err := w.watch(ctx, true)
 	if apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) { // perhaps because it is a streaming list
 		err = w.get(ctx, "")
@@ -131,52 +137,51 @@ func (w *watcher) round(ctx context.Context) error {
 // watch makes one watch request and handles its events until it ends.
 func (w *watcher) watch(ctx context.Context, listing bool) error {
 	failpoint.Hit("source-before-watch")
+	w.resume = false
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	giveUp := time.AfterFunc(w.api.requestTimeout, func() { cancel(errNoAnswer) })
 	defer giveUp.Stop()
-	started, err := w.api.beginStart(ctx)
-	if err != nil {
-		return err
-	}
-	defer started()
-	body, err := w.watchRequest(listing).Stream(ctx)
+	start, duration := time.Now(), jittered(w.api.options.WatchDuration)
+	body, err := w.start(ctx, listing, duration)
 	if err != nil {
 		return causeOf(ctx, err)
 	}
 	defer body.Close()
-	if listing {
-		if err := w.readList(ctx, body); err != nil {
-			return causeOf(ctx, err)
-		}
-	}
 	w.update(event{kind: connected})
-	started()
 	err = w.follow(body, listing, func() { giveUp.Reset(w.api.silence) })
 	if errors.Is(context.Cause(ctx), errNoAnswer) {
 		w.api.reconnect()
+		return err
 	}
+	w.resume = err == nil && time.Since(start) > duration-time.Second // the request has whole seconds
 	return err
 }
 
-// beginStart waits until the watch may be started. The watch has started, or failed, when its owner calls started. A
-// second call does nothing.
-func (a *API) beginStart(ctx context.Context) (started func(), err error) {
-	select {
-	case a.starts <- struct{}{}:
-		return sync.OnceFunc(func() { <-a.starts }), nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+// start starts a watch once its turn has come, and reads the list at its beginning.
+func (w *watcher) start(ctx context.Context, listing bool, duration time.Duration) (body io.ReadCloser, err error) {
+	end, err := w.api.starts.begin(ctx)
+	if err != nil {
+		return nil, err
 	}
+	defer func() { end(causeOf(ctx, err)) }()
+	body, err = w.watchRequest(listing, duration).Stream(ctx)
+	if err != nil || !listing {
+		return body, err
+	}
+	if err := w.readList(ctx, body); err != nil {
+		body.Close()
+		return nil, err
+	}
+	return body, nil
 }
 
 // watchRequest returns a request for a watch of the object and of no other.
-func (w *watcher) watchRequest(listing bool) *rest.Request {
-	timeout := minTimeout + rand.N(minTimeout)
+func (w *watcher) watchRequest(listing bool, duration time.Duration) *rest.Request {
 	request := w.api.request(w.object.ref).
 		Param("fieldSelector", fields.OneTermEqualSelector(metav1.ObjectNameField, w.object.ref.Name).String()).
 		Param("watch", "true").Param("allowWatchBookmarks", "true").
-		Param("timeoutSeconds", strconv.Itoa(int(timeout.Seconds())))
+		Param("timeoutSeconds", strconv.Itoa(int(duration.Seconds())))
 	version := w.version
 	if listing {
 		version = cmp.Or(w.version, w.listVersion)

@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"reflect"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -141,34 +142,42 @@ func TestRounds(t *testing.T) {
 		notified int64
 	}{
 		"continue from the last event, and from a bookmark": {
-			[]func(http.ResponseWriter){write(list(t, "3"), bookmark(t, "7", false)), write(list(t, "3"), frame(t, "MODIFIED", secretOf("9")))},
+			[]func(http.ResponseWriter){write(list(t, "3"), bookmark(t, "7", false)),
+				write(list(t, "3"), frame(t, "MODIFIED", secretOf("9")))},
 			"list 0, list 7, list 9", 3,
 		},
 		"continue from a deletion": {
-			[]func(http.ResponseWriter){write(list(t, "3")), write(list(t, "3"), frame(t, "DELETED", secretOf("12")))}, "list 0, list 3, list 12", 3,
+			[]func(http.ResponseWriter){write(list(t, "3")), write(list(t, "3"), frame(t, "DELETED", secretOf("12")))},
+			"list 0, list 3, list 12", 3,
 		},
-		"deleted between two watches": {[]func(http.ResponseWriter){write(list(t, "3")), write(bookmark(t, "12", true))}, "list 0, list 3, list 12", 3},
-		"a list with nothing":         {[]func(http.ResponseWriter){write(list(t, "3")), write()}, "list 0, list 3, list ", 2},
-		"410 in place of a list":      {[]func(http.ResponseWriter){write(list(t, "3")), fail(expired)}, "list 0, list 3, list ", 2},
-		"too large a version":         {[]func(http.ResponseWriter){write(list(t, "3")), fail(tooLarge)}, "list 0, list 3, list ", 2},
+		"deleted between two watches": {[]func(http.ResponseWriter){write(list(t, "3")), write(bookmark(t, "12", true))},
+			"list 0, list 3, list 12", 3},
+		"a list with nothing": {[]func(http.ResponseWriter){write(list(t, "3")), write()}, "list 0, list 3, list ", 2},
+		"410 in place of a list": {[]func(http.ResponseWriter){write(list(t, "3")), fail(expired)}, "list 0, list 3, list ",
+			2},
+		"too large a version": {[]func(http.ResponseWriter){write(list(t, "3")), fail(tooLarge)}, "list 0, list 3, list ", 2},
 		"410 in a list": {
-			[]func(http.ResponseWriter){write(list(t, "3")), write(frame(t, "ERROR", &expired.ErrStatus))}, "list 0, list 3, list ", 2,
+			[]func(http.ResponseWriter){write(list(t, "3")), write(frame(t, "ERROR", &expired.ErrStatus))},
+			"list 0, list 3, list ", 2,
 		},
 		"410 in the watch of a list": {
 			[]func(http.ResponseWriter){write(list(t, "3"), frame(t, "ERROR", &expired.ErrStatus))}, "list 0, list ", 2,
 		},
 		"503 in place of a list": {[]func(http.ResponseWriter){write(list(t, "3")), fail(away)}, "list 0, list 3, list 3", 2},
 		"503 in a list": {
-			[]func(http.ResponseWriter){write(list(t, "3")), write(frame(t, "ERROR", &away.ErrStatus))}, "list 0, list 3, list 3", 2,
+			[]func(http.ResponseWriter){write(list(t, "3")), write(frame(t, "ERROR", &away.ErrStatus))},
+			"list 0, list 3, list 3", 2,
 		},
 		"503 in place of the first list": {[]func(http.ResponseWriter){fail(away)}, "list 0, list 0", 2},
-		"403 after it was read":          {[]func(http.ResponseWriter){write(list(t, "3")), fail(forbidden())}, "list 0, list 3, list ", 2},
+		"403 after it was read": {[]func(http.ResponseWriter){write(list(t, "3")), fail(forbidden())},
+			"list 0, list 3, list ", 2},
 		"403 in place of the first list": {[]func(http.ResponseWriter){fail(forbidden())}, "list 0, list 0", 2},
 		"nonsense in a watch": {
 			[]func(http.ResponseWriter){write(list(t, "3"), frame(t, "MODIFIED", &corev1.Pod{}))}, "list 0, list ", 2,
 		},
 		"not in the list, but it exists": {
-			[]func(http.ResponseWriter){write(bookmark(t, "3", true)), write(encoded(t, secretOf("5")))}, "list 0, get, watch 5", 2,
+			[]func(http.ResponseWriter){write(bookmark(t, "3", true)), write(encoded(t, secretOf("5")))}, "list 0, get, watch 5",
+			2,
 		},
 		"missing, and created": {
 			[]func(http.ResponseWriter){
@@ -176,7 +185,8 @@ func TestRounds(t *testing.T) {
 			}, "list 0, get, list 3, list 6", 3,
 		},
 		"changed and deleted while it is listed": {
-			[]func(http.ResponseWriter){write(frame(t, "ADDED", secretOf("3")), frame(t, "MODIFIED", secretOf("4")), frame(t, "DELETED", secretOf("5")),
+			[]func(http.ResponseWriter){write(frame(t, "ADDED", secretOf("3")), frame(t, "MODIFIED", secretOf("4")),
+				frame(t, "DELETED", secretOf("5")),
 				frame(t, "ADDED", secretOf("6")), bookmark(t, "7", true))}, "list 0, list 7", 2,
 		},
 		"no streaming lists": {
@@ -357,7 +367,9 @@ func TestStall(t *testing.T) {
 		"no answer":                 func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
 		"an answer without content": func(w http.ResponseWriter, r *http.Request) { stay(w, r, nil) },
 		"half an event":             func(w http.ResponseWriter, r *http.Request) { stay(w, r, list(t, "1")[:50]) },
-		"a list without an end":     func(w http.ResponseWriter, r *http.Request) { stay(w, r, frame(t, "ADDED", secretOf("1"))) },
+		"a list without an end": func(w http.ResponseWriter, r *http.Request) {
+			stay(w, r, frame(t, "ADDED", secretOf("1")))
+		},
 		"no answer to the get after the list": func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Query().Has("watch") {
 				stay(w, r, bookmark(t, "1", true))
@@ -455,7 +467,7 @@ func TestStarts(t *testing.T) {
 	if most.Load() != maxStarts {
 		t.Errorf("%d lists at a time, want at most %d", most.Load(), maxStarts)
 	}
-	testkit.Eventually(t, soon, "all to be started", func() bool { return len(api.starts) == 0 })
+	testkit.Eventually(t, soon, "all to be started", func() bool { return len(api.starts.slots) == 0 })
 
 	// An API server that answers nothing is away for all objects, also for those whose turn does not come.
 	api = serve(t, Options{}, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
@@ -470,6 +482,82 @@ func TestStarts(t *testing.T) {
 		}
 	}
 	api.Close()
+}
+
+// TestOutageOfManyObjects: the number of requests to an API server that is away does not depend on the number of
+// objects, and all objects are read again once it is back.
+func TestOutageOfManyObjects(t *testing.T) {
+	t.Parallel()
+	const many = 20 * maxStarts
+	ref := func(n int) Ref {
+		return Ref{Kind: attributes.Secret, Namespace: "ns", Name: fmt.Sprint("a", n)}
+	}
+	var asked atomic.Int64
+	var back atomic.Bool
+	api := serve(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+		if back.Load() {
+			stay(w, r, list(t, "1"))
+			return
+		}
+		asked.Add(1)
+		refuse(t, w, apierrors.NewServiceUnavailable("later"))
+	})
+	for n := range many {
+		api.Subscribe(ref(n), "v", false, func() {})
+	}
+	for n := range many {
+		waitKnown(t, &api.registry, ref(n))
+		if _, err := api.Get(ref(n)); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "later") {
+			t.Errorf("%s: error %v, want %v", ref(n), err, ErrUnavailable)
+		}
+	}
+	if n := asked.Load(); n > many/4 {
+		t.Errorf("%d requests for %d objects", n, many)
+	}
+	back.Store(true)
+	for n := range many {
+		testkit.Eventually(t, maxOutagePause+soon, "the content of all objects",
+			func() bool { return value(&api.registry, ref(n)) == "1" })
+	}
+}
+
+// TestResume ends watches after their time, and earlier. Only the first need no list.
+func TestResume(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var asked []string
+	api := serve(t, Options{WatchDuration: 2 * time.Second}, func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		asked = append(asked, askedFor(r))
+		n := len(asked)
+		mu.Unlock()
+		switch n {
+		case 1, 2:
+			data := list(t, "3")
+			if n == 2 {
+				data = nil
+			}
+			_, _ = w.Write(append(data, bookmark(t, fmt.Sprint(6+n), false)...))
+			_ = http.NewResponseController(w).Flush()
+			seconds, err := strconv.Atoi(r.URL.Query().Get("timeoutSeconds"))
+			if err != nil || seconds != 1 {
+				t.Errorf("timeoutSeconds %d, %v; want 1, between half of the duration and all of it", seconds, err)
+			}
+			time.Sleep(time.Duration(seconds) * time.Second) // as the API server does
+		case 3: // the end comes too early
+			_, _ = w.Write(bookmark(t, "9", false))
+		default:
+			stay(w, r, list(t, "30"))
+		}
+	})
+	ref := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
+	api.Subscribe(ref, "v", false, func() {})
+	testkit.Eventually(t, soon, "the last answer", func() bool { return value(&api.registry, ref) == "30" })
+	mu.Lock()
+	defer mu.Unlock()
+	if got, want := strings.Join(asked, ", "), "list 0, watch 7, watch 8, list 9"; got != want {
+		t.Errorf("asked for %q, want %q", got, want)
+	}
 }
 
 // panicking is a decoder with a bug: it panics with what it reads, the first times.
@@ -605,12 +693,13 @@ func TestImmutableRecheck(t *testing.T) {
 		stay(w, r, append(frame(t, "ADDED", s), bookmark(t, s.ResourceVersion, true)...))
 	}
 
-	api := serve(t, Options{ImmutableRecheck: time.Second}, handler)
+	api := serve(t, Options{WatchDuration: 2 * time.Second}, handler)
 	var notified atomic.Int64
 	api.Subscribe(ref, "one", false, func() { notified.Add(1) })
 	waitKnown(t, &api.registry, ref)
 	set("2")
-	testkit.Eventually(t, soon, "the recheck to find the new object", func() bool { return value(&api.registry, ref) == "2" })
+	testkit.Eventually(t, soon, "the recheck to find the new object",
+		func() bool { return value(&api.registry, ref) == "2" })
 	if notified.Load() != 2 {
 		t.Errorf("%d notifications, want 2", notified.Load())
 	}

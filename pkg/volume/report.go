@@ -58,8 +58,8 @@ func (m *Manager) current(v *volume, content []projected, size int64) {
 // stale records that the files are not known to be current, and why. One reason makes one Event.
 func (m *Manager) stale(v *volume, reason error) {
 	m.metrics.failed(opRefresh, reason)
-	// An outage concerns all volumes at once, and the owner of the pod could change nothing.
-	sendEvent := !errors.Is(reason, source.ErrUnavailable)
+	// An outage concerns all volumes at once, and the owner of the pod could change nothing. tellStalled tells of a stall.
+	sendEvent := !errors.Is(reason, source.ErrUnavailable) && !errors.Is(reason, errStalled)
 	v.mu.Lock()
 	was := v.shown
 	v.shown.stale = reason
@@ -80,6 +80,23 @@ func (m *Manager) stale(v *volume, reason error) {
 	if errors.Is(reason, source.ErrNotFound) {
 		why = reasonObjectMissing
 	}
+	m.tellStale(v, why, reason)
+}
+
+// tellStalled sends the Event about a refresh that has stalled, unless the refresh has ended.
+func (m *Manager) tellStalled(v *volume) {
+	if m.get(v.id) != v {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock() // after the Event, so that an Event about the end of the stall comes later
+	if errors.Is(v.shown.stale, errStalled) {
+		v.shown.staleEventSent = true
+		m.tellStale(v, reasonRefreshFailed, errStalled)
+	}
+}
+
+func (m *Manager) tellStale(v *volume, why string, reason error) {
 	m.tell(v, event.Warning, why, "the files of volume %q stay as they are: %v", v.name(), reason)
 }
 

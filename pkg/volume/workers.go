@@ -20,6 +20,9 @@ const (
 	// whose page fault waits for a slow file system holds the directory's lock, and no signal ends the wait of a writer. A
 	// directory delegation (F_SETDELEG of fcntl(2), Linux 6.19) holds a writer for 45 seconds.
 	stallAfter = time.Second
+	// stalledEventAfter is how long a refresh may run before the pod gets an Event about a process that holds the
+	// directory: on an overloaded machine, a refresh can take longer than stallAfter without one.
+	stalledEventAfter = 10 * time.Second
 	// minRefreshInterval is the shortest time between two refreshes that write to one volume, and maxRefreshInterval the
 	// longest time that a volume has to wait. The first change after a pause is shown at once.
 	minRefreshInterval = 100 * time.Millisecond
@@ -100,7 +103,9 @@ func (m *Manager) refreshNext(v *volume, free func()) {
 			m.stale(v, errStalled)
 		}
 	})
+	told := time.AfterFunc(stalledEventAfter, func() { m.tellStalled(v) })
 	err := safely("refresh volume "+v.id, func() error { return m.refresh(v) })
+	told.Stop()
 	v.setRefreshing(time.Time{})
 	if !stalled.Stop() {
 		<-reported

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -69,9 +70,9 @@ func TestStalledVolumesDoNotHoldUpOthers(t *testing.T) {
 	if n := h.failures()["refresh stalled"]; n != stalled {
 		t.Errorf("%d failures because of a stall, want %d", n, stalled)
 	}
-	if n := log.count(reasonRefreshFailed, "a process holds the volume's directory"); n != stalled {
-		t.Errorf("%d Events about a stall, want %d", n, stalled)
-	}
+	testkit.Eventually(t, patience, "an Event about each stall", func() bool {
+		return log.count(reasonRefreshFailed, "a process holds the volume's directory") == stalled
+	})
 
 	// Calls for a stalled volume do not wait.
 	h.Collect()
@@ -92,9 +93,56 @@ func TestStalledVolumesDoNotHoldUpOthers(t *testing.T) {
 	testkit.Eventually(t, patience, "an Event about each volume that is current again", func() bool {
 		return log.count(reasonRecovered, "again") == stalled-1
 	})
-	testkit.Eventually(t, patience, "no refresh to run", func() bool { return h.gauge("fsuser_oldest_refresh_seconds") == 0 })
+	testkit.Eventually(t, patience, "no refresh to run",
+		func() bool { return h.gauge("fsuser_oldest_refresh_seconds") == 0 })
 	reliability.Shown(t, "F-44", fmt.Sprintf("%d stalled volumes, 4 workers: another volume is refreshed; a republish, "+
 		"a collection and an unpublish end", stalled))
+}
+
+// An overloaded machine can make a refresh slow. The volume is stale then, but only a longer stall gets an Event.
+func TestAStallGetsAnEventAfterAWhile(t *testing.T) {
+	const moment = time.Millisecond
+	for _, test := range []struct {
+		name   string
+		stalls []time.Duration // one after the other
+		stale  string
+		events string // during the last stall, and at its end
+	}{
+		{"not yet stalled", []time.Duration{stallAfter - moment}, "", ""},
+		{"stalled", []time.Duration{stallAfter + moment}, errStalled.Error(), ""},
+		{"not yet an Event", []time.Duration{stalledEventAfter - moment}, errStalled.Error(), ""},
+		{"two stalls", []time.Duration{stalledEventAfter - 2*stallAfter, 3 * stallAfter}, errStalled.Error(), ""},
+		{"an Event", []time.Duration{stalledEventAfter + moment}, errStalled.Error(),
+			"Warning VolumeRefreshFailed; Normal VolumeRefreshRecovered"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h, log := eventHarness(t)
+				r := h.published("v")[0]
+				h.run()
+				synctest.Wait()
+				log.take(t, r, "") // about the owner
+				var stale, events string
+				for i, lasts := range test.stalls {
+					release := make(chan struct{})
+					h.fake.setAfterGet(func() { <-release })
+					h.secret("v", content{"k": fmt.Sprint("new ", i)})
+					time.Sleep(lasts)
+					synctest.Wait()
+					stale, events = h.statusOf(r).Stale, log.take(t, r, "a process holds the volume's directory")
+					close(release)
+					h.shows(r, content{"k": fmt.Sprint("new ", i)})
+					h.becomesCurrent(r)
+				}
+				if atLast := log.take(t, r, "again"); events+atLast != "" {
+					events += "; " + atLast
+				}
+				if stale != test.stale || events != test.events {
+					t.Errorf("stale because of %q, Events %q; want %q and %q", stale, events, test.stale, test.events)
+				}
+			})
+		})
+	}
 }
 
 // A volume can be published again at once after a stalled volume of the same id was unpublished.

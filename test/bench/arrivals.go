@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// arrivals tells when a new version of a volume became visible at its target: when ..data was renamed, which inotify tells in the
-// target itself. Looking again and again would take a CPU away from what is measured.
+// arrivals tells when a new version of a volume became visible at its target: when ..data was renamed, which inotify
+// tells in the target itself. Looking again and again would take a CPU away from what is measured.
 type arrivals struct {
 	inotify *os.File
 	volumes map[int32]*volume
@@ -34,7 +34,10 @@ func (e *env) watchArrivals(volumes ...*volume) (*arrivals, error) {
 	if err != nil {
 		return nil, fmt.Errorf("inotify: %w", err)
 	}
-	a := &arrivals{inotify: os.NewFile(uintptr(fd), "inotify"), volumes: map[int32]*volume{}, renamed: make(chan arrival, 4*len(volumes)+100)}
+	a := &arrivals{
+		inotify: os.NewFile(uintptr(fd), "inotify"), volumes: map[int32]*volume{},
+		renamed: make(chan arrival, 4*len(volumes)+100),
+	}
 	e.onClose(func() error { a.close(); return nil })
 	for _, v := range volumes {
 		watch, err := unix.InotifyAddWatch(fd, v.request.GetTargetPath(), unix.IN_MOVED_TO)
@@ -120,7 +123,8 @@ const (
 	sharedInterval = 5 * time.Second
 )
 
-// rest waits until the driver refreshes the volumes at once. Without it, a series of updates would measure the interval.
+// rest waits until the driver refreshes the volumes at once. Without it, a series of updates would measure the
+// interval.
 func rest(ctx context.Context, interval time.Duration, volumes ...*volume) error {
 	var last time.Time
 	for _, v := range volumes {

@@ -6,14 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -22,15 +19,13 @@ import (
 
 // bindServer is the least that a CSI node driver can do: it binds one directory to each target. It writes nothing.
 type bindServer struct {
-	csi.UnimplementedNodeServer
+	noCapabilities
 	dir string
 }
 
-func (bindServer) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {
-	return &csi.NodeGetCapabilitiesResponse{}, nil
-}
-
-func (s bindServer) NodePublishVolume(_ context.Context, req *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
+func (s bindServer) NodePublishVolume(
+	_ context.Context, req *csi.NodePublishVolumeRequest,
+) (*csi.NodePublishVolumeResponse, error) {
 	if err := os.Mkdir(req.GetTargetPath(), 0o750); err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
@@ -40,7 +35,9 @@ func (s bindServer) NodePublishVolume(_ context.Context, req *csi.NodePublishVol
 	return &csi.NodePublishVolumeResponse{}, nil
 }
 
-func (bindServer) NodeUnpublishVolume(_ context.Context, req *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
+func (bindServer) NodeUnpublishVolume(
+	_ context.Context, req *csi.NodeUnpublishVolumeRequest,
+) (*csi.NodeUnpublishVolumeResponse, error) {
 	if err := unix.Unmount(req.GetTargetPath(), 0); err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
@@ -50,49 +47,8 @@ func (bindServer) NodeUnpublishVolume(_ context.Context, req *csi.NodeUnpublishV
 	return &csi.NodeUnpublishVolumeResponse{}, nil
 }
 
-// serveBinds is the role of a process of this program.
-func serveBinds(socket, dir string) error {
-	listener, err := net.Listen("unix", socket)
-	if err != nil {
-		return err
-	}
-	server := grpc.NewServer()
-	csi.RegisterNodeServer(server, bindServer{dir: dir})
-	return server.Serve(listener)
-}
-
-// bindNode starts a bindServer in a process of its own, the first time.
-func (e *env) bindNode(ctx context.Context) (*node, error) {
-	return e.binds.get(func() (*node, error) {
-		root, err := e.newDir("binds")
-		if err != nil {
-			return nil, err
-		}
-		if err := kubelet.MakeRoot(root); err != nil {
-			return nil, err
-		}
-		n := &node{env: e, root: root, endpoint: filepath.Join(root, "plugins", "csi.sock")}
-		cmd := self(roleBind, n.endpoint, filepath.Join(root, "plugins"))
-		cmd.Stderr = os.Stderr
-		if err := cmd.Start(); err != nil {
-			return nil, err
-		}
-		e.onClose(func() error {
-			_ = cmd.Process.Kill() // it has nothing to clean up
-			_ = cmd.Wait()
-			return nil
-		})
-		if n.Kubelet, err = kubelet.Connect(root, n.endpoint); err != nil {
-			return nil, err
-		}
-		e.onClose(n.Kubelet.Close)
-		_, err = n.NodeGetCapabilities(ctx, &csi.NodeGetCapabilitiesRequest{}, grpc.WaitForReady(true))
-		return n, err
-	})
-}
-
 func (y *yardsticks) runBind(ctx context.Context, e *env) (step, error) {
-	n, err := e.bindNode(ctx)
+	n, err := e.peerNode(ctx, bindOnly)
 	if err != nil {
 		return nil, err
 	}
@@ -100,14 +56,15 @@ func (y *yardsticks) runBind(ctx context.Context, e *env) (step, error) {
 }
 
 func (y *yardsticks) runBindAsKubelet(ctx context.Context, e *env) (step, error) {
-	n, err := e.bindNode(ctx)
+	n, err := e.peerNode(ctx, bindOnly)
 	if err != nil {
 		return nil, err
 	}
 	return func(ctx context.Context) error { return n.asKubelet(ctx, "", y.bindKubelet) }, nil
 }
 
-// asKubelet publishes as kubelet does: two questions for the driver's capabilities and then the publish, each over a new connection.
+// asKubelet publishes as kubelet does: it asks for the driver's capabilities twice and then publishes, each over a new
+// connection.
 func (n *node) asKubelet(ctx context.Context, object string, took *row) error {
 	v, err := n.prepare(object)
 	if err != nil {

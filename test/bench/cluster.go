@@ -49,7 +49,10 @@ func (e *env) newCluster(ctx context.Context) (*cluster, error) {
 		if err != nil {
 			return nil, err
 		}
-		c := &cluster{client: client, secrets: client.CoreV1().Secrets(namespace), kubeconfig: filepath.Join(e.dir, "kubeconfig")}
+		c := &cluster{
+			client: client, secrets: client.CoreV1().Secrets(namespace),
+			kubeconfig: filepath.Join(e.dir, "kubeconfig"),
+		}
 		const user = "system:serviceaccount:fsuser-csi:fsuser-csi"
 		if err := c.allow(ctx, user); err != nil {
 			return nil, err
@@ -71,7 +74,9 @@ func (c *cluster) allow(ctx context.Context, user string) error {
 	const name = "fsuser-csi"
 	role := &rbacv1.Role{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"secrets", "pods"}, Verbs: []string{"get", "list", "watch"}}},
+		Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{""}, Resources: []string{"secrets", "pods"}, Verbs: []string{"get", "list", "watch"}},
+		},
 	}
 	if _, err := c.client.RbacV1().Roles(namespace).Create(ctx, role, metav1.CreateOptions{}); err != nil {
 		return err
@@ -216,7 +221,8 @@ func (s *secret) watch(e *env) (<-chan seen, error) {
 
 var requestCount = regexp.MustCompile(`^apiserver_request_total\{(.*)\} (\S+)$`)
 
-// reads is how many requests to read Secrets, ConfigMaps or pods the API server has answered. A watch counts when it ends.
+// reads is how many requests to read Secrets, ConfigMaps or pods the API server has answered. A watch counts when it
+// ends.
 func (c *cluster) reads(ctx context.Context) (int, error) {
 	metrics, err := c.client.CoreV1().RESTClient().Get().AbsPath("/metrics").DoRaw(ctx)
 	if err != nil {
@@ -225,7 +231,8 @@ func (c *cluster) reads(ctx context.Context) (int, error) {
 	total := 0
 	for line := range strings.Lines(string(metrics)) {
 		m := requestCount.FindStringSubmatch(strings.TrimSpace(line))
-		if m == nil || !hasLabel(m[1], "verb", "GET", "LIST", "WATCH") || !hasLabel(m[1], "resource", "secrets", "configmaps", "pods") {
+		if m == nil || !hasLabel(m[1], "verb", "GET", "LIST", "WATCH") ||
+			!hasLabel(m[1], "resource", "secrets", "configmaps", "pods") {
 			continue
 		}
 		n, err := strconv.ParseFloat(m[2], 64)

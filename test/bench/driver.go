@@ -19,11 +19,13 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 )
 
-// driverBinary builds the driver as its image has it, the first time. Not this module's versions of its dependencies: its own.
+// driverBinary builds the driver as its image has it, the first time. Not this module's versions of its dependencies:
+// its own.
 func (e *env) driverBinary(ctx context.Context) (string, error) {
 	return e.binary.get(func() (string, error) {
 		path := filepath.Join(e.dir, "fsuser-csi")
-		root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/fsuser-csi/fsuser-csi").Output()
+		const module = "github.com/fsuser-csi/fsuser-csi"
+		root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", module).Output()
 		if err != nil {
 			return "", fmt.Errorf("find the driver's source: %w", err)
 		}
@@ -73,7 +75,8 @@ func (e *env) startNode(ctx context.Context, args ...string) (*node, error) {
 	if err := kubelet.MakeRoot(root); err != nil {
 		return nil, err
 	}
-	n := &node{env: e, root: root, endpoint: filepath.Join(root, "plugins", "fsuser.csi.io", "csi.sock"), log: root + ".log"}
+	socket := filepath.Join(root, "plugins", "fsuser.csi.io", "csi.sock")
+	n := &node{env: e, root: root, endpoint: socket, log: root + ".log"}
 	// To a file, as under a kubelet: what nobody reads would stop the driver.
 	log, err := os.Create(n.log)
 	if err != nil {
@@ -149,7 +152,9 @@ func (n *node) prepareOf(pod kubelet.Pod, of kubelet.Volume) (*volume, error) {
 
 // owned are the attributes of a volume with owner and mode, and one more.
 func owned(key, value string) map[string]string {
-	return map[string]string{key: value, "uid": strconv.Itoa(owner), "gid": strconv.Itoa(owner), "mode": fmt.Sprintf("%#o", fileMode)}
+	return map[string]string{
+		key: value, "uid": strconv.Itoa(owner), "gid": strconv.Itoa(owner), "mode": fmt.Sprintf("%#o", fileMode),
+	}
 }
 
 func (n *node) publish(ctx context.Context, object string) (*volume, error) {
@@ -221,7 +226,9 @@ func (n *node) measure(ctx context.Context, v *volume, publish, unpublish *row) 
 	}
 	publish.time(time.Since(start))
 	start = time.Now()
-	_, err := n.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: v.request.GetVolumeId(), TargetPath: v.request.GetTargetPath()})
+	_, err := n.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{
+		VolumeId: v.request.GetVolumeId(), TargetPath: v.request.GetTargetPath(),
+	})
 	if err != nil {
 		return err
 	}

@@ -14,17 +14,18 @@ import (
 // env is what the benchmarks share. Its parts are made when the first one needs them.
 type env struct {
 	size size
-	// dir lies on a mount with shared propagation, as kubelet's root directory does. All that is written and mounted is below it.
-	// run is a tmpfs in it, as /run is one.
+	// dir lies on a mount with shared propagation, as kubelet's root directory does. All that is written and mounted is
+	// below it. run is a tmpfs in it, as /run is one.
 	dir, run string
 
 	binary  lazy[string]
 	cluster lazy[*cluster]
-	// api and manifests are drivers with an API server and a directory of manifests; binds is the server that only binds.
+	// api and manifests are drivers with an API server and a directory of manifests.
 	api       lazy[*node]
 	manifests lazy[*node]
-	binds     lazy[*node]
 	crowd     lazy[*crowd]
+	// peers are the other drivers that were started.
+	peers map[peer]*node
 
 	undo []func() error
 	// last numbers what needs a name of its own.
@@ -37,7 +38,7 @@ func newEnv(s size) (*env, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &env{size: s, dir: dir, run: filepath.Join(dir, "run")}
+	e := &env{size: s, dir: dir, run: filepath.Join(dir, "run"), peers: map[peer]*node{}}
 	e.onClose(func() error { return os.RemoveAll(dir) })
 	if err := e.share(); err != nil {
 		return nil, errors.Join(err, e.close())

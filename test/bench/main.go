@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command bench measures the driver, and beside it, in the same run, what the kernel, the API server and others take for the
-// same work:
+// Command bench measures the driver. In the same run it measures what the kernel, the API server, kubelet and other
+// drivers take for the same work:
 //
 //	cd test/bench && go run .                  # everything, about five minutes; root
 //	cd test/bench && go run . -run refresh     # the rows that match, and their yardsticks
 //	cd test/bench && go run . -quick           # every row once or twice: does the benchmark still work?
 //	cd test/bench && go run . -driver /x/old   # another build of the driver, to compare
 //
-// The driver is its real binary in a process of its own, spoken to over its socket; the API server and etcd are real
-// (test/controlplane). Kubelet is played. A goal that is missed is shown and is no error: machines differ, and the ratios to
-// the yardsticks are what counts. An operation that fails is one, and the exit code is 1. Updates of one object are more
-// than 100 ms apart, which is the least time between two refreshes of one volume.
+// The driver is its real binary in a process of its own, which the benchmark calls over its socket, as kubelet would.
+// The API server and etcd are real (test/controlplane). A missed goal is shown and is no error: machines differ, and
+// the ratios to the yardsticks are what counts. A failed operation is an error, and the exit code is 1. Updates of one
+// object are more than 100 ms apart, which is the minimum interval between two refreshes of one volume.
 package main
 
 import (
@@ -35,7 +35,7 @@ const roleVariable = "FSUSER_BENCH_ROLE"
 
 const (
 	roleRun  = "run"
-	roleBind = "bind"
+	rolePeer = "peer"
 )
 
 func main() {
@@ -44,8 +44,8 @@ func main() {
 	switch os.Getenv(roleVariable) {
 	case roleRun:
 		err = run()
-	case roleBind:
-		err = serveBinds(os.Args[1], os.Args[2])
+	case rolePeer:
+		err = servePeer(peer(os.Args[1]), os.Args[2], os.Args[3])
 	default:
 		err = inMountNamespace()
 		var exit *exec.ExitError
@@ -59,7 +59,8 @@ func main() {
 	}
 }
 
-// inMountNamespace runs this program again in a private mount namespace: whatever happens to it, no mount stays on the machine.
+// inMountNamespace runs this program again in a private mount namespace: whatever happens to it, no mount stays on the
+// machine.
 func inMountNamespace() error {
 	if os.Geteuid() != 0 {
 		return errors.New("it mounts and changes owners; run it as root")

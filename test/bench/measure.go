@@ -26,8 +26,8 @@ const stepTimeout = 2 * time.Minute
 
 // measure runs all series of which a row is wanted and returns their rows.
 //
-// Single operations take turns, a few at a time, so that the machine's noise hits all of them alike. What happens to many volumes
-// at once comes afterwards, one series after the other: it would be the noise.
+// Single operations take turns, a few at a time, so that the machine's noise hits all of them alike. What happens to
+// many volumes at once comes afterwards, one series after the other: it would be the noise.
 func measure(ctx context.Context, e *env, wanted *regexp.Regexp) ([]*row, error) {
 	y := newYardsticks()
 	single := append(y.series(), singleVolume(e.size, y)...)
@@ -89,7 +89,7 @@ func measure(ctx context.Context, e *env, wanted *regexp.Regexp) ([]*row, error)
 	return rows, nil
 }
 
-// choose tells which series have a row that is wanted, or that is the yardstick of one.
+// choose tells which series have a row that is wanted, or that such a row is compared with.
 func choose(all []series, wanted *regexp.Regexp) func(series) bool {
 	needed := map[*row]bool{}
 	for _, s := range all {
@@ -97,6 +97,9 @@ func choose(all []series, wanted *regexp.Regexp) func(series) bool {
 			if wanted.MatchString(r.what) {
 				needed[r] = true
 				needed[r.yardstick] = true
+				for _, p := range r.peers {
+					needed[p] = true
+				}
 			}
 		}
 	}

@@ -22,7 +22,9 @@ type row struct {
 	unit unit
 	// yardstick is what the p50 is set against; nil: nothing comparable.
 	yardstick *row
-	goal      goal
+	// peers are what others take for the same; the ratios to them follow that to the yardstick.
+	peers []*row
+	goal  goal
 	// note says what is not a figure of its own.
 	note    string
 	samples []float64
@@ -36,7 +38,7 @@ const (
 	requests     unit = "requests"
 )
 
-// goal is what a row should reach at most: p50 and p99 in the unit of the row, and the ratios of the two to those of the
+// goal is what a row should reach at most: p50 and p99 in the unit of the row, and the ratios of both to those of the
 // yardstick. Zero: there is no goal.
 type goal struct{ p50, p99, ratio, p99Ratio float64 }
 
@@ -63,6 +65,8 @@ type result struct {
 	P99       float64  `json:"p99"`
 	Yardstick string   `json:"yardstick,omitempty"`
 	Ratio     *float64 `json:"ratio,omitempty"`
+	// Peers are the ratios of the p50 to those of other rows.
+	Peers []peerRatio `json:"peers,omitempty"`
 	// P99Ratio is there if the row has a goal for it.
 	P99Ratio *float64 `json:"p99Ratio,omitempty"`
 
@@ -74,6 +78,12 @@ type result struct {
 	Note         string  `json:"note,omitempty"`
 }
 
+// peerRatio is the ratio to the p50 of a row that others take.
+type peerRatio struct {
+	What  string   `json:"what"`
+	Ratio *float64 `json:"ratio"`
+}
+
 func (r *row) result() result {
 	res := result{
 		What: r.what, Unit: r.unit, N: len(r.samples), P50: r.percentile(50), P99: r.percentile(99),
@@ -81,10 +91,13 @@ func (r *row) result() result {
 	}
 	if r.yardstick != nil {
 		res.Yardstick = r.yardstick.what
-		res.Ratio = r.ratio(50)
+		res.Ratio = r.ratio(r.yardstick, 50)
 		if r.goal.p99Ratio > 0 {
-			res.P99Ratio = r.ratio(99)
+			res.P99Ratio = r.ratio(r.yardstick, 99)
 		}
+	}
+	for _, p := range r.peers {
+		res.Peers = append(res.Peers, peerRatio{p.what, r.ratio(p, 50)})
 	}
 	if r.goal != (goal{}) {
 		met := reached(&res.P50, r.goal.p50) && reached(&res.P99, r.goal.p99) &&
@@ -94,9 +107,9 @@ func (r *row) result() result {
 	return res
 }
 
-// ratio returns the ratio of a percentile to that of the yardstick, or nil if the latter is 0 or was not measured.
-func (r *row) ratio(p float64) *float64 {
-	y := r.yardstick.percentile(p)
+// ratio returns the ratio of a percentile to that of another row, or nil if the latter is 0 or was not measured.
+func (r *row) ratio(to *row, p float64) *float64 {
+	y := to.percentile(p)
 	if y == 0 || math.IsNaN(y) {
 		return nil
 	}
@@ -125,12 +138,15 @@ func printJSON(w io.Writer, rows []*row) error {
 func printTable(w io.Writer, rows []*row) error {
 	numbers := map[string]int{}
 	for _, r := range rows {
-		if r.yardstick != nil {
-			numbers[r.yardstick.what] = 0
+		for _, y := range append(r.peers, r.yardstick) {
+			if y != nil {
+				numbers[y.what] = 0
+			}
 		}
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "%s\n3 keys, 4 KiB, owner and mode set, unless a row says otherwise. \"1.5 of #2\": the p50 is 1.5 times that of yardstick #2.\n\n", machine())
+	fmt.Fprintf(w, "%s\n3 keys, 4 KiB, owner and mode set, unless a row says otherwise. "+
+		"\"1.5 of #2\": the p50 is 1.5 times that of yardstick #2.\n\n", machine())
 	fmt.Fprintln(table, "what\tn\tp50\tp99\tratio\tgoal\tmet\t")
 	last := 0
 	for _, r := range results(rows) {
@@ -160,14 +176,27 @@ func figure(v float64, u unit) string {
 }
 
 func ratio(r result, numbers map[string]int) string {
-	if r.Ratio == nil {
-		return ""
+	var parts []string
+	if r.Ratio != nil {
+		parts = append(parts, ratioTo(*r.Ratio, numbers[r.Yardstick]))
 	}
-	text := fmt.Sprintf("%.1f of #%d", *r.Ratio, numbers[r.Yardstick])
 	if r.P99Ratio != nil {
-		text += fmt.Sprintf(", p99 %.1f", *r.P99Ratio)
+		parts = append(parts, fmt.Sprintf("p99 %.1f", *r.P99Ratio))
 	}
-	return text
+	for _, p := range r.Peers {
+		if p.Ratio != nil {
+			parts = append(parts, ratioTo(*p.Ratio, numbers[p.What]))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// ratioTo prints a ratio with two significant digits.
+func ratioTo(ratio float64, number int) string {
+	if ratio < 1 {
+		return fmt.Sprintf("%.2f of #%d", ratio, number)
+	}
+	return fmt.Sprintf("%.1f of #%d", ratio, number)
 }
 
 func goalText(r result) string {

@@ -22,12 +22,17 @@ type yardsticks struct {
 	classic, detached, packages, exec, first, changed, unchanged *row
 	get, update, event                                           *row
 	bind, unbind, bindKubelet                                    *row
+	spiffePublish, storePublish, storeChanged                    *row
+	kubeletSetUp, kubeletUnchanged, kubeletChanged               *row
 }
 
 func newYardsticks() *yardsticks {
 	var y yardsticks
 	y.classic = &row{what: "bare system calls, classic: mount tmpfs, write, own, link, bind ro", unit: milliseconds}
-	y.detached = &row{what: "bare system calls, detached: fsopen, write, own, link, seal, move_mount", unit: milliseconds, yardstick: y.classic}
+	y.detached = &row{
+		what: "bare system calls, detached: fsopen, write, own, link, seal, move_mount",
+		unit: milliseconds, yardstick: y.classic,
+	}
 	y.packages = &row{what: "pkg/tmpfs and pkg/projector alone, the same", unit: milliseconds, yardstick: y.detached}
 	y.exec = &row{what: "exec of mount (mount-utils), the same", unit: milliseconds, yardstick: y.classic}
 	y.first = &row{what: "AtomicWriter alone, first", unit: milliseconds}
@@ -36,9 +41,15 @@ func newYardsticks() *yardsticks {
 	y.get = &row{what: "API: GET of a Secret, warm connection, protobuf", unit: milliseconds}
 	y.update = &row{what: "API: PUT of a Secret, the same", unit: milliseconds}
 	y.event = &row{what: "API: PUT returned -> event of a bare watch", unit: milliseconds}
-	y.bind = &row{what: "bind mount over a gRPC socket (what spiffe-csi does)", unit: milliseconds}
+	y.bind = &row{what: "bind mount over a gRPC socket", unit: milliseconds}
 	y.unbind = &row{what: "unmount over a gRPC socket", unit: milliseconds}
 	y.bindKubelet = &row{what: "bind mount over a gRPC socket, as kubelet: 3 calls, a connection each", unit: milliseconds}
+	y.spiffePublish = &row{what: "spiffe-csi's steps: publish", unit: milliseconds}
+	y.storePublish = &row{what: "secrets-store's steps, without API request: publish", unit: milliseconds}
+	y.storeChanged = &row{what: "secrets-store's steps, without API request: republish, changed", unit: milliseconds}
+	y.kubeletSetUp = &row{what: "kubelet's Secret volume: SetUp, Secret already watched", unit: milliseconds}
+	y.kubeletUnchanged = &row{what: "kubelet's Secret volume: SetUp again, nothing changed", unit: milliseconds}
+	y.kubeletChanged = &row{what: "kubelet's Secret volume: SetUp again, changed", unit: milliseconds}
 	return &y
 }
 
@@ -53,6 +64,9 @@ func (y *yardsticks) series() []series {
 		{[]*row{y.update, y.event}, y.runUpdate},
 		{[]*row{y.bind, y.unbind}, y.runBind},
 		{[]*row{y.bindKubelet}, y.runBindAsKubelet},
+		{[]*row{y.spiffePublish}, y.runSpiffe},
+		{[]*row{y.storePublish, y.storeChanged}, y.runSecretsStore},
+		{[]*row{y.kubeletSetUp, y.kubeletUnchanged, y.kubeletChanged}, y.runInKubelet},
 	}
 }
 
@@ -134,7 +148,8 @@ func (y *yardsticks) runDetached(_ context.Context, e *env) (step, error) {
 		if err := writeBareAt(mnt); err != nil {
 			return err
 		}
-		if err := unix.MountSetattr(mnt, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		readOnly := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+		if err := unix.MountSetattr(mnt, "", unix.AT_EMPTY_PATH, readOnly); err != nil {
 			return err
 		}
 		return unix.MoveMount(mnt, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)

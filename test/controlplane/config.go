@@ -46,8 +46,9 @@ func (cp *ControlPlane) config() *rest.Config {
 }
 
 // Kubeconfig writes a configuration of AdminConfig or UserConfig to a file of
-// mode 0600 that needs no other file: the driver's --kubeconfig. A changed Host
-// is kept. Rate limits are not part of such a file.
+// mode 0600: the driver's --kubeconfig. The file needs no other file unless the
+// configuration has a BearerTokenFile. A changed Host is kept. Rate limits are
+// not part of such a file.
 func (*ControlPlane) Kubeconfig(path string, cfg *rest.Config) error {
 	const name = "test"
 	err := clientcmd.WriteToFile(clientcmdapi.Config{
@@ -58,6 +59,7 @@ func (*ControlPlane) Kubeconfig(path string, cfg *rest.Config) error {
 		}},
 		AuthInfos: map[string]*clientcmdapi.AuthInfo{name: {
 			Token:                 cfg.BearerToken,
+			TokenFile:             cfg.BearerTokenFile,
 			ClientCertificateData: cfg.CertData,
 			ClientKeyData:         cfg.KeyData,
 		}},

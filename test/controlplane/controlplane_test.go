@@ -3,6 +3,7 @@
 package controlplane
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -92,6 +93,7 @@ func TestControlPlane(t *testing.T) {
 		}
 	})
 	t.Run("a kubeconfig is enough to connect", func(t *testing.T) { testKubeconfig(ctx, t, cp) })
+	t.Run("a watch outlives the serving certificate", func(t *testing.T) { testRotation(ctx, t, cp) })
 	t.Run("the API server comes back after an outage", func(t *testing.T) { testOutage(ctx, t, cp) })
 	t.Run("stopping leaves nothing", func(t *testing.T) { testStop(ctx, t, cp) })
 }
@@ -123,8 +125,15 @@ func testRole(ctx context.Context, t *testing.T, cp *ControlPlane) {
 }
 
 func testKubeconfig(ctx context.Context, t *testing.T, cp *ControlPlane) {
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte(cp.token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	withFile := cp.config()
+	withFile.BearerTokenFile = file
 	for name, config := range map[string]*rest.Config{
 		"token":       cp.AdminConfig(),
+		"token file":  withFile,
 		"certificate": userConfig(t, cp, reader),
 	} {
 		path := filepath.Join(t.TempDir(), name)
@@ -141,6 +150,36 @@ func testKubeconfig(ctx context.Context, t *testing.T, cp *ControlPlane) {
 	}
 }
 
+func testRotation(ctx context.Context, t *testing.T, cp *ControlPlane) {
+	admin := coreClient(t, cp.AdminConfig())
+	createSecret(ctx, t, admin, "rotated", "one")
+	events := watchSecret(ctx, t, admin, "rotated", "")
+	nextEvent(ctx, t, events)
+	before, err := cp.servedCertificate(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cp.RotateServingCertificate(ctx); err != nil {
+		t.Fatal(err)
+	}
+	after, err := cp.servedCertificate(ctx)
+	if err != nil || bytes.Equal(after, before) {
+		t.Errorf("a new connection gets the old certificate, or %v", err)
+	}
+	secret, err := getSecret(ctx, coreClient(t, cp.AdminConfig()), "rotated")
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret.StringData = map[string]string{"key": "two"}
+	put := admin.Put().Namespace(secret.Namespace).Resource("secrets").Name(secret.Name).Body(secret)
+	if err := put.Do(ctx).Error(); err != nil {
+		t.Fatal(err)
+	}
+	if event := nextEvent(ctx, t, events); event.Type != watch.Modified {
+		t.Errorf("the watch from before the rotation saw %s %v, want MODIFIED", event.Type, event.Object)
+	}
+}
+
 func testOutage(ctx context.Context, t *testing.T, cp *ControlPlane) {
 	address := cp.APIServerAddress()
 	admin := coreClient(t, cp.AdminConfig())
@@ -153,7 +192,8 @@ func testOutage(ctx context.Context, t *testing.T, cp *ControlPlane) {
 	}
 	for range events { // the watch ends
 	}
-	if _, err := getSecret(ctx, admin, secretName); err == nil || apierrors.ReasonForError(err) != metav1.StatusReasonUnknown {
+	if _, err := getSecret(ctx, admin, secretName); err == nil ||
+		apierrors.ReasonForError(err) != metav1.StatusReasonUnknown {
 		t.Errorf("get secret in the outage: error %v, want one of the connection", err)
 	}
 

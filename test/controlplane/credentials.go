@@ -3,11 +3,17 @@
 package controlplane
 
 import (
+	"bytes"
+	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 // The files in Dir that the API server reads.
@@ -43,17 +49,7 @@ func (cp *ControlPlane) writeCredentials() (err error) {
 	if cp.pki, err = newPKI(); err != nil {
 		return err
 	}
-	addresses := []net.IP{net.IPv4(127, 0, 0, 1), net.ParseIP(serviceIP)}
-	if cp.advertise.IsValid() {
-		addresses = append(addresses, cp.advertise.AsSlice())
-	}
-	serving, err := cp.pki.serving(
-		[]string{
-			"localhost",
-			"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local",
-		},
-		addresses,
-	)
+	serving, err := cp.newServingPair()
 	if err != nil {
 		return err
 	}
@@ -90,4 +86,71 @@ func (cp *ControlPlane) writeCredentials() (err error) {
 		}
 	}
 	return nil
+}
+
+// newServingPair makes a certificate of the API server, and its key.
+func (cp *ControlPlane) newServingPair() (keyPair, error) {
+	addresses := []net.IP{net.IPv4(127, 0, 0, 1), net.ParseIP(serviceIP)}
+	if cp.advertise.IsValid() {
+		addresses = append(addresses, cp.advertise.AsSlice())
+	}
+	names := []string{
+		"localhost",
+		"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local",
+	}
+	return cp.pki.serving(names, addresses)
+}
+
+// RotateServingCertificate replaces the certificate and the key of the API
+// server, as a renewal by the same authority does. It returns when new
+// connections get the new certificate. Existing connections continue.
+func (cp *ControlPlane) RotateServingCertificate(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("not done after %s", startTimeout))
+	defer cancel()
+	pair, err := cp.newServingPair()
+	if err != nil {
+		return err
+	}
+	// While only one file is new, the API server keeps the pair that it has.
+	for name, content := range map[string][]byte{servingKeyFile: pair.key, servingCertFile: pair.cert} {
+		if err := replaceFile(cp.path(name), content); err != nil {
+			return fmt.Errorf("write the API server's new certificate: %w", err)
+		}
+	}
+	block, _ := pem.Decode(pair.cert)
+	ticker := time.NewTicker(probeInterval)
+	defer ticker.Stop()
+	for {
+		served, err := cp.servedCertificate(ctx)
+		if err == nil && bytes.Equal(served, block.Bytes) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait until the API server serves its new certificate: %w (%w)", context.Cause(ctx), err)
+		case <-ticker.C:
+		}
+	}
+}
+
+// servedCertificate returns the certificate that a new connection gets.
+func (cp *ControlPlane) servedCertificate(ctx context.Context) ([]byte, error) {
+	roots := x509.NewCertPool()
+	roots.AddCert(cp.pki.cert)
+	dialer := tls.Dialer{Config: &tls.Config{RootCAs: roots}}
+	conn, err := dialer.DialContext(ctx, "tcp", cp.APIServerAddress())
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	return conn.(*tls.Conn).ConnectionState().PeerCertificates[0].Raw, nil
+}
+
+// replaceFile gives a file new content in one step.
+func replaceFile(path string, content []byte) error {
+	next := path + ".new"
+	if err := os.WriteFile(next, content, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(next, path)
 }

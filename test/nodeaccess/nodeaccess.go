@@ -51,7 +51,7 @@ func Install(ctx context.Context, cp *controlplane.ControlPlane, admin kubernete
 	if err := apply(ctx, cp, func(string) bool { return true }); err != nil {
 		return err
 	}
-	if err := MakeNode(ctx, admin); err != nil {
+	if err := MakeNode(ctx, admin, Node); err != nil {
 		return err
 	}
 	if err := MakeNamespace(ctx, admin, namespace); err != nil {
@@ -67,7 +67,7 @@ func InstallRights(ctx context.Context, cp *controlplane.ControlPlane, admin kub
 	if err := apply(ctx, cp, func(kind string) bool { return slices.Contains(rights, kind) }); err != nil {
 		return err
 	}
-	return MakeNode(ctx, admin)
+	return MakeNode(ctx, admin, Node)
 }
 
 // Allocatable is the node's status.allocatable.
@@ -78,10 +78,10 @@ func Allocatable() corev1.ResourceList {
 	}
 }
 
-// MakeNode creates the Node with its allocatable, if the cluster does not have it.
-func MakeNode(ctx context.Context, admin kubernetes.Interface) error {
+// MakeNode creates a Node with its allocatable, if the cluster does not have it.
+func MakeNode(ctx context.Context, admin kubernetes.Interface, name string) error {
 	nodes := admin.CoreV1().Nodes()
-	node, err := nodes.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: Node}}, metav1.CreateOptions{})
+	node, err := nodes.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
 		return nil
 	}
@@ -166,30 +166,45 @@ func awaitPolicy(ctx context.Context, admin kubernetes.Interface, namespace stri
 // Config creates a pod of the driver on the node, as the DaemonSet would, and returns its client configuration, with a
 // token of the service account that is bound to the pod. If the service account is not the manifest's, Config creates it,
 // without any right.
-func Config(ctx context.Context, cp *controlplane.ControlPlane, admin kubernetes.Interface, serviceAccount string) (*rest.Config, error) {
-	accounts := admin.CoreV1().ServiceAccounts(System)
+func Config(
+	ctx context.Context, cp *controlplane.ControlPlane, admin kubernetes.Interface, serviceAccount string,
+) (*rest.Config, error) {
 	if serviceAccount != ServiceAccount {
-		if _, err := accounts.Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: serviceAccount}}, metav1.CreateOptions{}); err != nil {
+		account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: serviceAccount}}
+		if _, err := admin.CoreV1().ServiceAccounts(System).Create(ctx, account, metav1.CreateOptions{}); err != nil {
 			return nil, err
 		}
 	}
-	driver := Pod(serviceAccount, kubelet.Volume{})
-	driver.Spec.ServiceAccountName, driver.Spec.Volumes, driver.Spec.Containers[0].VolumeMounts = serviceAccount, nil, nil
-	pod, err := admin.CoreV1().Pods(System).Create(ctx, driver, metav1.CreateOptions{})
-	if err != nil {
-		return nil, err
-	}
-	day := int64(24 * 60 * 60)
-	token, err := accounts.CreateToken(ctx, serviceAccount, &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
-		ExpirationSeconds: &day,
-		BoundObjectRef:    &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID},
-	}}, metav1.CreateOptions{})
+	pod, err := CreateDriverPod(ctx, admin, serviceAccount)
 	if err != nil {
 		return nil, err
 	}
 	config := cp.AdminConfig()
-	config.BearerToken = token.Status.Token
-	return config, nil
+	config.BearerToken, err = Token(ctx, admin, pod, 24*time.Hour)
+	return config, err
+}
+
+// CreateDriverPod creates a pod of the driver on the node, as the DaemonSet would.
+func CreateDriverPod(ctx context.Context, admin kubernetes.Interface, serviceAccount string) (*corev1.Pod, error) {
+	pod := Pod(serviceAccount, kubelet.Volume{})
+	pod.Spec.ServiceAccountName, pod.Spec.Volumes, pod.Spec.Containers[0].VolumeMounts = serviceAccount, nil, nil
+	return admin.CoreV1().Pods(System).Create(ctx, pod, metav1.CreateOptions{})
+}
+
+// Token returns a new token of a pod's service account, bound to the pod, as kubelet requests it.
+func Token(ctx context.Context, admin kubernetes.Interface, pod *corev1.Pod, life time.Duration) (string, error) {
+	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
+		ExpirationSeconds: ptr.To(int64(life.Seconds())),
+		BoundObjectRef: &authenticationv1.BoundObjectReference{
+			APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID,
+		},
+	}}
+	accounts := admin.CoreV1().ServiceAccounts(pod.Namespace)
+	token, err := accounts.CreateToken(ctx, pod.Spec.ServiceAccountName, request, metav1.CreateOptions{})
+	if err != nil {
+		return "", err
+	}
+	return token.Status.Token, nil
 }
 
 // CreatePod creates a pod. If its volume names an object itself, the policy adds what declares the object.

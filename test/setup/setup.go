@@ -2,8 +2,8 @@
 
 //go:build linux
 
-// Package setup starts a cluster and installs the driver of this tree, for the commands that run tests in a cluster of their
-// own.
+// Package setup starts a cluster and installs the driver of this tree, for the commands that run tests in a cluster of
+// their own.
 package setup
 
 import (
@@ -27,8 +27,8 @@ const (
 	downTimeout    = 2 * time.Minute
 )
 
-// DriverImage builds the driver of this tree and writes a tar of its image to dir. The tag of the image's name is also the
-// driver's version.
+// DriverImage builds the driver of this tree and writes a tar of its image to dir. The tag of the image's name is also
+// the driver's version.
 func DriverImage(ctx context.Context, dir, name string) (tar string, err error) {
 	repository, err := tools.Repository()
 	if err != nil {
@@ -65,9 +65,11 @@ func DriverImageOf(ctx context.Context, repository, dir, name string) (tar strin
 	return tar, nil
 }
 
-// Cluster starts a cluster and imports tars of images. With keep, Cluster reuses the cluster that an earlier run left in the
-// run folder, and end leaves the cluster running. Otherwise end ends the cluster, also after the end of ctx.
-func Cluster(ctx context.Context, o cluster.Options, keep bool, tars ...string) (c *cluster.Cluster, end func() error, err error) {
+// Cluster starts a cluster and imports tars of images. With keep, Cluster reuses the cluster that an earlier run left
+// in the run folder, and end leaves the cluster running. Otherwise end ends the cluster, also after the end of ctx.
+func Cluster(
+	ctx context.Context, o cluster.Options, keep bool, tars ...string,
+) (c *cluster.Cluster, end func() error, err error) {
 	if c, err = upOrOpen(ctx, o, keep); err != nil {
 		return nil, nil, err
 	}
@@ -99,9 +101,9 @@ func upOrOpen(ctx context.Context, o cluster.Options, keep bool) (*cluster.Clust
 	return cluster.Up(ctx, o)
 }
 
-// Install applies manifests of the folder deploy, the first of which has the driver, and returns when the driver's pods are
-// ready. The image is that of DriverImage. Install restarts pods of an earlier run, because the content of the image may have
-// changed.
+// Install applies manifests of the folder deploy, the first of which has the driver, and returns when the driver's pods
+// are ready. The image is that of DriverImage. Install restarts pods of an earlier run, because the content of the
+// image may have changed.
 func Install(ctx context.Context, c *cluster.Cluster, image string, manifests ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, installTimeout)
 	defer cancel()

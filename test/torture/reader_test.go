@@ -21,8 +21,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// readers is a process that reads all volumes all the time, as programs do that read atomically: one open of ..data, and all files through
-// it. What it finds wrong it says at once.
+// readers is a process that reads all volumes all the time, as programs do that read atomically: one open of ..data,
+// and all files through it. What it finds wrong it says at once.
 type readers struct {
 	t      testing.TB
 	cmd    *exec.Cmd
@@ -33,9 +33,10 @@ type readers struct {
 	totals string
 }
 
-func startReaders(t testing.TB, root string) *readers {
+// startReaders starts the process, which pauses after it has read all volumes.
+func startReaders(t testing.TB, root string, pause time.Duration) *readers {
 	t.Helper()
-	r := &readers{t: t, cmd: testkit.Helper(t, false, "reader", root), ended: make(chan struct{})}
+	r := &readers{t: t, cmd: testkit.Helper(t, false, "reader", root, pause.String()), ended: make(chan struct{})}
 	stdin, err := r.cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -102,13 +103,17 @@ func readerMain(args []string) error {
 		_, _ = io.Copy(io.Discard, os.Stdin) // it ends when the test does
 		close(stop)
 	}()
+	pause, err := time.ParseDuration(args[1])
+	if err != nil {
+		return err
+	}
 	reads, latest := 0, map[string]int{}
 	for {
 		select {
 		case <-stop:
 			fmt.Println("total", reads)
 			return nil
-		case <-time.After(2 * time.Millisecond): // the driver wants some of the machine too
+		case <-time.After(pause): // the driver wants some of the machine too
 		}
 		targets, err := filepath.Glob(filepath.Join(args[0], "pods", "*", "volumes", "kubernetes.io~csi", "u*", "mount"))
 		if err != nil {
@@ -145,7 +150,8 @@ func readVolume(target string) (version int, err error) {
 	}
 	defer unix.Close(root)
 	var stx unix.Statx_t
-	if err := unix.Statx(root, "", unix.AT_EMPTY_PATH, 0, &stx); err != nil || stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+	if err := unix.Statx(root, "", unix.AT_EMPTY_PATH, 0, &stx); err != nil ||
+		stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
 		return 0, errNothing
 	}
 	for range 1000 {
@@ -157,7 +163,8 @@ func readVolume(target string) (version int, err error) {
 	return 0, err
 }
 
-// errReplaced: the version that was read was replaced meanwhile, and its files began to go. Any reader of such a layout reads again then.
+// errReplaced: the version that was read was replaced meanwhile, and its files began to go. Any reader of such a layout
+// reads again then.
 var errReplaced = errors.New("the version is replaced again and again")
 
 func readData(root int, want owned) (version int, err error) {

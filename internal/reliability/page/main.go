@@ -8,11 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"runtime"
-	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 )
@@ -32,14 +28,9 @@ func main() {
 }
 
 func write(path, dir string, started time.Time) error {
-	var name unix.Utsname
-	if err := unix.Uname(&name); err != nil {
+	m, err := reliability.ThisMachine(started)
+	if err != nil {
 		return err
-	}
-	release, _, _ := strings.Cut(unix.ByteSliceToString(name.Release[:]), "-") // what follows names who built it
-	m := reliability.Machine{
-		Kernel: release, Go: runtime.Version(), CPUs: runtime.NumCPU(), Date: time.Now().UTC().Format(time.DateOnly),
-		Took: time.Since(started),
 	}
 	var page bytes.Buffer
 	if err := reliability.Render(&page, dir, m); err != nil {

@@ -36,7 +36,8 @@ func TestAccess(t *testing.T) {
 	if !errors.Is(err, source.ErrForbidden) {
 		t.Fatalf("Get without a role: error %v, want %v", err, source.ErrForbidden)
 	}
-	for _, part := range []string{ref.String(), `secrets "granted" is forbidden: User "source-reader" cannot watch resource "secrets"`} {
+	for _, part := range []string{ref.String(),
+		`secrets "granted" is forbidden: User "source-reader" cannot watch resource "secrets"`} {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("error %q does not say %q", err, part)
 		}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+)
+
+const (
+	// maxStarts is how many watches a driver starts at the same time. With --access=node, the requests share a flow of
+	// the API server's priority and fairness with the node's kubelet, and a flow queues 300 requests.
+	maxStarts = 16
+	// maxProbePause is the longest pause between two requests of a driver during an outage.
+	maxProbePause = 5 * time.Second
+	// maxProbeWait is how long a watch waits for a pause to end. If the pause takes longer, the watch fails at once.
+	maxProbeWait = time.Second
+)
+
+// starts decides when a watch may be started. At most maxStarts are being started at the same time.
+//
+// A failure that concerns all objects (isOutage) begins an outage, in which one request at a time is a probe, with a
+// pause before each. The failure of the probe is the failure of the other watches too. So a driver with a thousand
+// watches makes as few requests to an API server that is away as a driver with one. The first answer ends the outage.
+// The watches then start after their own pauses, which spreads them over maxOutagePause.
+//
+// It is safe for concurrent use.
+type starts struct {
+	// slots has a token for each watch that is being started.
+	slots chan struct{}
+
+	mu sync.Mutex
+	// next is the probe that the API server has to answer; nil without an outage.
+	next *probe
+	// backoff is the maximum of the pause before the next probe, and notBefore is when that pause ends.
+	backoff   time.Duration
+	notBefore time.Time
+}
+
+// probe is a request that shows whether an outage has ended.
+type probe struct {
+	// outage is the failure that the probe follows.
+	outage error
+	// owner has a token while a watch makes the request.
+	owner chan struct{}
+	// done is closed when the request has an answer, or has failed with err.
+	done chan struct{}
+	err  error
+}
+
+func newStarts() *starts { return &starts{slots: make(chan struct{}, maxStarts)} }
+
+// begin waits until a watch may be started. The caller calls end with the outcome, which is nil or the reason why the
+// API server did not start the watch. The error of begin is the failure of a probe, or why ctx has ended.
+func (s *starts) begin(ctx context.Context) (end func(error), err error) {
+	for {
+		p, err := s.probe(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if err := s.wait(ctx); err != nil {
+			p.release()
+			return nil, err
+		}
+		if s.isNext(p) {
+			return func(err error) { s.end(p, err) }, nil
+		}
+		<-s.slots // an outage has begun or ended meanwhile
+		p.release()
+	}
+}
+
+// probe returns the probe that the caller makes, or nil if there is no outage. If another watch makes the probe, or the
+// pause is long, the error is the failure of the last probe.
+func (s *starts) probe(ctx context.Context) (*probe, error) {
+	s.mu.Lock()
+	p, pause := s.next, time.Until(s.notBefore)
+	s.mu.Unlock()
+	switch {
+	case p == nil:
+		return nil, nil
+	case pause > maxProbeWait:
+		return nil, p.outage
+	}
+	select {
+	case p.owner <- struct{}{}:
+		return p, nil
+	case <-p.done:
+		return nil, p.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// wait waits for the end of the pause, and for a slot.
+func (s *starts) wait(ctx context.Context) error {
+	s.mu.Lock()
+	pause := time.NewTimer(time.Until(s.notBefore))
+	s.mu.Unlock()
+	defer pause.Stop()
+	select {
+	case <-pause.C:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	select {
+	case s.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// release lets another watch make the probe.
+func (p *probe) release() {
+	if p != nil {
+		<-p.owner
+	}
+}
+
+func (s *starts) isNext(p *probe) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.next == p
+}
+
+// end records the outcome of a start.
+func (s *starts) end(p *probe, err error) {
+	<-s.slots
+	switch {
+	case errors.Is(err, context.Canceled):
+		p.release()
+	case isOutage(err):
+		s.fail(p, err)
+	default:
+		s.recover()
+	}
+}
+
+// fail begins or continues an outage. A request that is older than the outage changes nothing.
+func (s *starts) fail(p *probe, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.next != p {
+		return
+	}
+	s.backoff = min(max(minBackoff, 3*s.backoff), maxProbePause)
+	s.notBefore = time.Now().Add(max(jittered(s.backoff), requestedDelay(err)))
+	s.next = &probe{outage: err, owner: make(chan struct{}, 1), done: make(chan struct{})}
+	if p != nil {
+		p.err = err
+		close(p.done)
+	}
+}
+
+// recover ends an outage. A pause that the API server has asked for goes on.
+func (s *starts) recover() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.next != nil {
+		close(s.next.done)
+	}
+	s.next, s.backoff = nil, 0
+}
+
+// isOutage reports whether a failure concerns the API server, or the way to it, rather than a single object.
+func isOutage(err error) bool {
+	var status apierrors.APIStatus
+	if errors.As(err, &status) {
+		switch status.Status().Code {
+		case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable:
+			return true
+		}
+		return false
+	}
+	return err != nil && isPassing(err)
+}

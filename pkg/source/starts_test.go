@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+var errAway = errors.New("away")
+
+// begin starts a watch, which must be allowed.
+func begin(t *testing.T, s *starts) (end func(error)) {
+	t.Helper()
+	end, err := s.begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return end
+}
+
+// waiting starts a watch in a goroutine, and returns the channel of the error of begin. The watch ends with outcome.
+func waiting(ctx context.Context, s *starts, outcome error) <-chan error {
+	result := make(chan error, 1)
+	go func() {
+		end, err := s.begin(ctx)
+		if err == nil {
+			end(outcome)
+		}
+		result <- err
+	}()
+	return result
+}
+
+func TestProbeFailsForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStarts()
+		begin(t, s)(errAway)
+		var results []<-chan error
+		for range 100 {
+			results = append(results, waiting(t.Context(), s, errAway))
+		}
+		synctest.Wait()
+		time.Sleep(minBackoff)
+		synctest.Wait()
+		made := 0
+		for _, result := range results {
+			switch err := <-result; {
+			case err == nil:
+				made++
+			case !errors.Is(err, errAway):
+				t.Errorf("error %v, want that of the probe", err)
+			}
+		}
+		if made != 1 {
+			t.Errorf("%d requests, want one probe", made)
+		}
+	})
+}
+
+func TestProbePauses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStarts()
+		begin(t, s)(errAway)
+		for _, most := range []time.Duration{100, 300, 900, 2700, 5000, 5000} {
+			most *= time.Millisecond
+			start := time.Now()
+			end, err := s.begin(t.Context())
+			for err != nil { // at once, because the pause is long
+				time.Sleep(10 * time.Millisecond)
+				end, err = s.begin(t.Context())
+			}
+			if took := time.Since(start); took < most/2 || took > most {
+				t.Errorf("a pause of %v, want %v to %v", took, most/2, most)
+			}
+			end(errAway)
+		}
+		time.Sleep(maxProbePause)
+		begin(t, s)(nil)
+		begin(t, s)(errAway)
+		start := time.Now()
+		begin(t, s)(nil)
+		if took := time.Since(start); took > minBackoff {
+			t.Errorf("a pause of %v in another outage, want at most %v", took, minBackoff)
+		}
+	})
+}
+
+func TestAnswerEndsOutage(t *testing.T) {
+	refused := apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, "a", nil)
+	broken := apierrors.NewInternalError(errors.New("of this object"))
+	for name, answer := range map[string]error{"a watch": nil, "403": refused, "500": broken,
+		"nonsense": errNotUnderstood} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newStarts()
+				begin(t, s)(errAway)
+				probe := waiting(t.Context(), s, answer)
+				synctest.Wait()
+				other := waiting(t.Context(), s, nil)
+				if err := <-probe; err != nil {
+					t.Error(err)
+				}
+				start := time.Now()
+				if err := <-other; err != nil || time.Since(start) > 0 {
+					t.Errorf("another watch waited %v, error %v", time.Since(start), err)
+				}
+			})
+		})
+	}
+}
+
+func TestRetryAfterHoldsForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStarts()
+		earlier := begin(t, s)
+		begin(t, s)(apierrors.NewTooManyRequests("slow down", 3))
+		earlier(nil) // also after the answer to an earlier request
+		start := time.Now()
+		begin(t, s)(nil)
+		if took := time.Since(start); took != 3*time.Second {
+			t.Errorf("a start after %v, want 3s", took)
+		}
+	})
+}
+
+func TestLongPauseFailsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStarts()
+		slow := apierrors.NewTooManyRequests("slow down", 3)
+		begin(t, s)(slow)
+		start := time.Now()
+		if _, err := s.begin(t.Context()); !errors.Is(err, slow) || time.Since(start) > 0 {
+			t.Errorf("error %v after %v, want %v at once", err, time.Since(start), slow)
+		}
+		time.Sleep(3*time.Second - maxProbeWait)
+		begin(t, s)(nil)
+		if took := time.Since(start); took != 3*time.Second {
+			t.Errorf("a start after %v, want 3s", took)
+		}
+	})
+}
+
+func TestAbandonedProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStarts()
+		begin(t, s)(errAway)
+		ctx, cancel := context.WithCancel(t.Context())
+		abandoned := waiting(ctx, s, nil)
+		synctest.Wait()
+		other := waiting(t.Context(), s, nil)
+		synctest.Wait()
+		cancel()
+		if err := <-abandoned; !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v, want %v", err, context.Canceled)
+		}
+		if err := <-other; err != nil {
+			t.Error(err)
+		}
+		begin(t, s)(errAway)
+		begin(t, s)(context.Canceled) // as when the last volume of the object is unpublished meanwhile
+		begin(t, s)(nil)
+	})
+}
+
+func TestFailureOfBeforeTheOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStarts()
+		late := begin(t, s)
+		begin(t, s)(errAway)
+		late(errAway)
+		start := time.Now()
+		begin(t, s)(nil)
+		if took := time.Since(start); took > minBackoff {
+			t.Errorf("a pause of %v, want that of one failure, at most %v", took, minBackoff)
+		}
+	})
+}
