@@ -194,6 +194,8 @@ func (d *drivers) await(ctx context.Context, version int, secrets func(node int)
 }
 
 func (n *driverNode) awaitFile(ctx context.Context, path, want string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("waited %v", patience))
+	defer cancel()
 	for {
 		var content []byte
 		err := n.namespace.do(func() (err error) { content, err = os.ReadFile(path); return err })

@@ -305,7 +305,6 @@ func visit(managers []secret.Manager, task kubeletTask, watched *atomic.Bool) {
 }
 
 func awaitVersions(managers []secret.Manager, version string, names []string) error {
-	const patience = 5 * time.Minute
 	return concurrently(len(managers), len(managers), func(i int) error {
 		start := time.Now()
 		for _, name := range strings.Split(names[i], ",") {

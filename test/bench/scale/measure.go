@@ -13,6 +13,9 @@ import (
 // pollInterval is how often a wait looks at an object.
 const pollInterval = 10 * time.Millisecond
 
+// patience bounds a wait for a version of an object. Kubelet's watches need up to two minutes after an outage.
+const patience = 5 * time.Minute
+
 // fleet is what watches the objects of all nodes.
 type fleet interface {
 	name() string
