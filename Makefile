@@ -18,10 +18,13 @@ STARTED := $(shell date +%s)
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## Build bin/fsuser-csi, the driver, and bin/kubectl-fsuser, the plugin of kubectl; both static
-	$(BUILD) -o bin/fsuser-csi ./cmd/fsuser-csi
-	$(BUILD) -o bin/kubectl-fsuser ./cmd/kubectl-fsuser
-	@install cmd/kubectl-fsuser/kubectl_complete-fsuser bin/
+BIN := bin
+build: $(BIN)/fsuser-csi $(BIN)/kubectl-fsuser ## Build bin/fsuser-csi, the driver, and bin/kubectl-fsuser, the plugin of kubectl; both static
+	@install cmd/kubectl-fsuser/kubectl_complete-fsuser $(BIN)/
+
+.PHONY: $(BIN)/fsuser-csi $(BIN)/kubectl-fsuser
+$(BIN)/fsuser-csi $(BIN)/kubectl-fsuser:
+	$(BUILD) -o $@ ./cmd/$(@F)
 
 demo: build ## Show the driver at work on this machine, without a cluster (root)
 	@$(GO) run ./test/demo bin/fsuser-csi

@@ -232,10 +232,8 @@ func TestNames(t *testing.T) {
 // The driver itself, as `make build` makes it, fits and runs from the image.
 func TestDriverInImage(t *testing.T) {
 	dir := t.TempDir()
-	binary := filepath.Join(dir, "driver")
-	cmd := exec.Command("go", "build", "-trimpath", "-tags", "grpcnotrace", "-gcflags=k8s.io/...=-l",
-		"-ldflags", "-s -w -funcalign=16", "-o", binary, "../../cmd/fsuser-csi")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	binary := filepath.Join(dir, "fsuser-csi")
+	cmd := exec.Command("make", "-C", "../..", "BIN="+dir, binary)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

@@ -49,17 +49,15 @@ func DriverImageOf(ctx context.Context, repository, dir, name string) (tar strin
 	if !tagged {
 		return "", fmt.Errorf("image %s of the driver: it has no tag", name)
 	}
-	binary, tar := filepath.Join(dir, "fsuser-csi"), filepath.Join(dir, "fsuser-csi.tar")
+	tar = filepath.Join(dir, "fsuser-csi.tar")
 	for _, args := range [][]string{
-		{"build", "-trimpath", "-tags", "grpcnotrace", "-gcflags=k8s.io/...=-l",
-			"-ldflags", "-s -w -funcalign=16 -X main.version=" + version, "-o", binary, "./cmd/fsuser-csi"},
-		{"run", "./deploy/image", "-o", tar, "-tag", name, binary},
+		{"make", "build", "VERSION=" + version},
+		{"go", "run", "./deploy/image", "-o", tar, "-tag", name, "bin/fsuser-csi"},
 	} {
-		cmd := exec.CommandContext(ctx, "go", args...)
+		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 		cmd.Dir = repository
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if output, err := cmd.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("image of the driver: go %s: %w\n%s", strings.Join(args, " "), err, output)
+			return "", fmt.Errorf("image of the driver: %s: %w\n%s", strings.Join(args, " "), err, output)
 		}
 	}
 	return tar, nil

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"strconv"
@@ -30,7 +31,8 @@ func (c *cluster) settle(ctx context.Context) (last memory, err error) {
 		if err != nil {
 			return memory{}, err
 		}
-		if diff := now.heap + now.stacks - last.heap - last.stacks; diff > -same && diff < same || time.Since(start) > patience {
+		diff := math.Abs(now.heap + now.stacks - last.heap - last.stacks)
+		if diff < same || time.Since(start) > patience {
 			return now, nil
 		}
 		last = now
@@ -110,12 +112,8 @@ func (c *cluster) restartAPIServer(ctx context.Context) error {
 	return c.StartAPIServer(ctx)
 }
 
-// load is how busy the API server's priority and fairness was at most.
-type load struct {
-	waiting, executing int
-	// rejected is how many requests it has rejected since the start of the API server.
-	rejected int
-}
+// load is how many requests of a priority level wait in its queues and are executing.
+type load struct{ waiting, executing int }
 
 // priorityLevels returns the load of each priority level.
 func (c *cluster) priorityLevels(ctx context.Context) (map[string]load, error) {
@@ -150,7 +148,7 @@ func parsePriorityLevels(text []byte) (map[string]load, error) {
 			n, _ := strconv.Atoi(fields[i]) // an exempt level has no numbers
 			return n
 		}
-		levels[fields[0]] = load{number("WaitingRequests"), number("ExecutingRequests"), number("RejectedRequests")}
+		levels[fields[0]] = load{number("WaitingRequests"), number("ExecutingRequests")}
 	}
 	if len(levels) == 0 {
 		return nil, errors.New("the API server lists no priority levels")

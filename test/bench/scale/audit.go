@@ -74,7 +74,7 @@ func (l *auditLog) mark() error {
 }
 
 // requests returns the requests since the mark.
-func (l *auditLog) requests() (requests, error) {
+func (l *auditLog) requests() (requestLog, error) {
 	f, err := os.Open(l.path)
 	if err != nil {
 		return nil, err
@@ -85,14 +85,14 @@ func (l *auditLog) requests() (requests, error) {
 	}
 	read, err := l.parsed.parse(f)
 	l.offset += read
-	return l.parsed.requests, err
+	return l.parsed.all, err
 }
 
 // auditParser has the requests whose beginning it has read. The API server writes the stages of a request in their
 // order, and the stages of different requests in any order.
 type auditParser struct {
 	byID map[string]*request
-	requests
+	all  requestLog
 }
 
 // parse reads lines and returns their length. It leaves out an incomplete line at the end, which the API server is
@@ -123,7 +123,7 @@ func (a *auditParser) add(e auditEvent) {
 	if e.Stage == stageReceived {
 		q := &request{received: e.RequestReceivedTimestamp}
 		a.byID[e.AuditID] = q
-		a.requests = append(a.requests, q)
+		a.all = append(a.all, q)
 	}
 	if q := a.byID[e.AuditID]; q != nil {
 		q.add(e)
@@ -166,10 +166,10 @@ func (q *request) add(e auditEvent) {
 	}
 }
 
-// requests are in the order in which the API server received them.
-type requests []*request
+// requestLog has requests in the order in which the API server received them.
+type requestLog []*request
 
-func (all requests) where(ok func(*request) bool) (some requests) {
+func (all requestLog) where(ok func(*request) bool) (some requestLog) {
 	for _, q := range all {
 		if ok(q) {
 			some = append(some, q)
@@ -178,23 +178,23 @@ func (all requests) where(ok func(*request) bool) (some requests) {
 	return some
 }
 
-func (all requests) watches() requests {
+func (all requestLog) watches() requestLog {
 	return all.where(func(q *request) bool { return q.verb == "watch" })
 }
 
-func (all requests) rejected() int {
+func (all requestLog) rejected() int {
 	return len(all.where(func(q *request) bool { return q.code == http.StatusTooManyRequests }))
 }
 
 // failed are the requests with an error other than 429.
-func (all requests) failed() int {
+func (all requestLog) failed() int {
 	return len(all.where(func(q *request) bool {
 		return q.code >= http.StatusBadRequest && q.code != http.StatusTooManyRequests
 	}))
 }
 
 // codes counts the answers by their code, for the progress of the run.
-func (all requests) codes() map[int]int {
+func (all requestLog) codes() map[int]int {
 	codes := map[int]int{}
 	for _, q := range all {
 		codes[q.code]++
@@ -203,7 +203,7 @@ func (all requests) codes() map[int]int {
 }
 
 // opened are the times at which the first successful watch of each object of each node began.
-func (all requests) opened() (times []time.Time) {
+func (all requestLog) opened() (times []time.Time) {
 	seen := map[[2]string]bool{}
 	for _, q := range all.watches() {
 		key := [2]string{q.node, q.object}
@@ -218,7 +218,7 @@ func (all requests) opened() (times []time.Time) {
 
 // underWay returns the intervals in which the API server was starting the watches. A watch is under way until its
 // answer begins, or until it fails. One without an end was under way until end.
-func (all requests) underWay(end time.Time) (intervals []interval) {
+func (all requestLog) underWay(end time.Time) (intervals []interval) {
 	for _, q := range all.watches() {
 		i := interval{q.received, end}
 		for _, t := range []time.Time{q.completed, q.started} {
@@ -232,8 +232,8 @@ func (all requests) underWay(end time.Time) (intervals []interval) {
 }
 
 // peaks are the largest numbers of watches under way at the same time, of one node and of all.
-func (all requests) peaks(end time.Time) (node, total int) {
-	byNode := map[string]requests{}
+func (all requestLog) peaks(end time.Time) (node, total int) {
+	byNode := map[string]requestLog{}
 	for _, q := range all {
 		byNode[q.node] = append(byNode[q.node], q)
 	}
@@ -254,9 +254,7 @@ func overlap(intervals []interval) (most int) {
 	}
 	var edges []edge
 	for _, i := range intervals {
-		if i.start.Before(i.end) {
-			edges = append(edges, edge{i.start, 1}, edge{i.end, -1})
-		}
+		edges = append(edges, edge{i.start, 1}, edge{i.end, -1})
 	}
 	slices.SortFunc(edges, func(a, b edge) int {
 		if order := a.at.Compare(b.at); order != 0 {

@@ -55,8 +55,8 @@ func stage(id, stage string, ms int, rest string) string {
 
 const (
 	kubeletUser  = `"user":{"username":"system:node:node-1","groups":["system:nodes"]},`
-	driverUser   = `"user":{"username":"system:serviceaccount:a:b","extra":{"authentication.kubernetes.io/node-name":["node-2"]}},`
-	impersonated = driverUser + `"impersonatedUser":{"username":"system:node:node-2","groups":["system:nodes"]},`
+	driverUser   = `"user":{"username":"system:serviceaccount:a:b","extra":{"` + tokenNode + `":["node-2"]}},`
+	impersonated = `"user":{"username":"system:serviceaccount:a:b"},"impersonatedUser":{"username":"system:node:node-3","groups":["system:nodes"]},`
 	ok           = `"responseStatus":{"metadata":{},"code":200},`
 	tooMany      = `"responseStatus":{"metadata":{},"code":429},`
 )
@@ -84,7 +84,7 @@ func TestAuditLog(t *testing.T) {
 		stage("b", "RequestReceived", 0, kubeletUser))
 	later := stage("a", "ResponseStarted", 5, impersonated+ok)
 	write(later[:40])
-	read := func() requests {
+	read := func() requestLog {
 		t.Helper()
 		all, err := log.requests()
 		if err != nil {
@@ -96,14 +96,15 @@ func TestAuditLog(t *testing.T) {
 	if len(all) != 2 || all[0].node != "node-2" || all[1].node != "node-1" || !all[0].started.IsZero() {
 		t.Fatalf("the requests are %+v, and should be one of each node, not answered yet", all)
 	}
-	write(later[40:] + stage("b", "ResponseComplete", 7, kubeletUser+tooMany) + stage("c", "RequestReceived", 0, kubeletUser) +
-		stage("c", "Panic", 9, kubeletUser) + stage("a", "ResponseComplete", 900, impersonated+ok))
+	write(later[40:] + stage("b", "ResponseStarted", 6, kubeletUser+tooMany) +
+		stage("b", "ResponseComplete", 7, kubeletUser+tooMany) +
+		stage("c", "RequestReceived", 0, kubeletUser) + stage("c", "Panic", 9, kubeletUser) + stage("a", "ResponseComplete", 900, impersonated+ok))
 	all = read()
 	if len(all) != 3 {
 		t.Fatalf("%d requests, want 3", len(all))
 	}
 	a := all[0]
-	if a.node != "node-2" || a.verb != "watch" || a.resource != "secrets" || a.object != "s-a" || a.code != 200 ||
+	if a.node != "node-3" || a.verb != "watch" || a.resource != "secrets" || a.object != "s-a" || a.code != 200 ||
 		a.timeout != 1800 || !a.started.Equal(at(5)) || !a.completed.Equal(at(900)) {
 		t.Errorf("the request is %+v", *a)
 	}
@@ -126,7 +127,7 @@ func TestPeaks(t *testing.T) {
 		}
 		return q
 	}
-	all := requests{
+	all := requestLog{
 		watch("a", "1", 0, 10, 500), // a started watch goes on, and is not under way
 		watch("a", "2", 20, 30, 0),
 		watch("a", "3", 25, 0, 28), // it failed
@@ -146,11 +147,11 @@ func TestBrokenAuditLog(t *testing.T) {
 }
 
 func TestPriorityLevels(t *testing.T) {
-	levels, err := parsePriorityLevels([]byte(`PriorityLevelName, ActiveQueues, WaitingRequests, ExecutingRequests, RejectedRequests,
-exempt,            0,            0,               <none>,            0,
-system,            3,            17,              9,                 2,
+	levels, err := parsePriorityLevels([]byte(`PriorityLevelName, ActiveQueues, WaitingRequests, ExecutingRequests,
+exempt,            0,            0,               <none>,
+system,            3,            17,              9,
 `))
-	if want := (load{waiting: 17, executing: 9, rejected: 2}); err != nil || levels["system"] != want {
+	if want := (load{waiting: 17, executing: 9}); err != nil || levels["system"] != want {
 		t.Errorf("the level system is %+v (%v), want %+v", levels["system"], err, want)
 	}
 	if _, err := parsePriorityLevels(nil); err == nil {
@@ -171,6 +172,8 @@ func TestWorse(t *testing.T) {
 		"samples that differ much": {[]float64{130}, []float64{60, 60, 100, 140, 140}, row{}, false},
 		"not compared":             {[]float64{3}, []float64{2}, row{info: true}, false},
 		"not measured":             {[]float64{math.NaN()}, []float64{2}, row{}, true},
+		"more, within its limit":   {[]float64{16}, []float64{5}, row{limit: 16}, false},
+		"more than its limit":      {[]float64{17}, []float64{5}, row{limit: 16}, true},
 		"at most the same":         {[]float64{2}, []float64{2}, row{}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -190,7 +193,9 @@ func TestWorse(t *testing.T) {
 
 func TestWaits(t *testing.T) {
 	h := heartbeats{}
-	h.beats[leases] = []beat{{at(0), at(50)}, {at(80), at(130)}, {at(150), at(160)}, {at(200), at(1300)}, {at(400), at(410)}, {at(1100), at(1200)}}
+	h.beats[leases] = []beat{
+		{at(0), at(50)}, {at(80), at(130)}, {at(150), at(160)}, {at(200), at(1300)}, {at(400), at(410)}, {at(1100), at(1200)},
+	}
 	// The window is from 100 to 1,100. Heartbeats are due each 500 ms.
 	got := fmt.Sprint(h.waits(leases, at(100), time.Second))
 	if got != "[30 10 1100 600 10]" {

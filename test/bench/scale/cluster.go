@@ -107,7 +107,9 @@ func (s size) pods(node int) (pods []*corev1.Pod) {
 			},
 		}
 		for i, name := range names[first:min(first+s.perPod, len(names))] {
-			csi := &corev1.CSIVolumeSource{Driver: "fsuser.csi.io", ReadOnly: new(true), VolumeAttributes: attributes(name)}
+			csi := &corev1.CSIVolumeSource{
+				Driver: "fsuser.csi.io", ReadOnly: new(true), VolumeAttributes: attributes(name),
+			}
 			pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{
 				Name: volumeName(i), VolumeSource: corev1.VolumeSource{CSI: csi},
 			})
@@ -156,7 +158,8 @@ func startCluster(ctx context.Context, s size, dir string) (_ *cluster, err erro
 	c.ControlPlane, err = controlplane.Start(ctx, controlplane.Options{
 		Dir: filepath.Join(dir, "cp"),
 		ExtraArgs: []string{
-			"--profiling=true", "--audit-policy-file=" + policy, "--audit-log-path=" + c.audit, "--audit-log-maxsize=10000",
+			"--profiling=true",
+			"--audit-policy-file=" + policy, "--audit-log-path=" + c.audit, "--audit-log-maxsize=10000",
 		},
 	})
 	if err != nil {

@@ -109,7 +109,7 @@ func (p *phases) addMemory(held, idle memory) {
 const defaultLifetime = 45 * time.Minute
 
 // addLifetime adds the mean duration that the watches of the fleet would have.
-func (p *phases) addLifetime(all requests) {
+func (p *phases) addLifetime(all requestLog) {
 	var sum float64
 	watches := all.watches()
 	for _, q := range watches {

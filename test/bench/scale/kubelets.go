@@ -89,16 +89,18 @@ func (k *kubelets) ofNodes(nodes []int) (groups []*kubeletGroup) {
 }
 
 // start starts the managers. They watch nothing before watch.
-func (k *kubelets) start(context.Context) error { return eachGroup(k.groups, (*kubeletGroup).start) }
+func (k *kubelets) start(ctx context.Context) error {
+	return eachGroup(k.groups, func(g *kubeletGroup) error { return g.start(ctx) })
+}
 
 // restart kills managers and starts them again with their pods. Kubelet does not end its watches in order, either.
-func (k *kubelets) restart(_ context.Context, nodes []int) error {
+func (k *kubelets) restart(ctx context.Context, nodes []int) error {
 	return eachGroup(k.ofNodes(nodes), func(g *kubeletGroup) error {
 		g.stop()
-		if err := g.start(); err != nil {
+		if err := g.start(ctx); err != nil {
 			return err
 		}
-		return g.ask("watch", "")
+		return g.ask(ctx, "watch", "")
 	})
 }
 
@@ -106,7 +108,7 @@ func eachGroup(groups []*kubeletGroup, f func(*kubeletGroup) error) error {
 	return concurrently(len(groups), len(groups), func(i int) error { return f(groups[i]) })
 }
 
-func (g *kubeletGroup) start() (err error) {
+func (g *kubeletGroup) start(ctx context.Context) (err error) {
 	task, err := json.Marshal(g.task)
 	if err != nil {
 		return err
@@ -134,11 +136,12 @@ func (g *kubeletGroup) start() (err error) {
 		return fmt.Errorf("start kubelet's managers: %w", err)
 	}
 	g.running = true
-	return g.ask("start", "")
+	return g.ask(ctx, "start", "")
 }
 
-// ask sends a command and waits for its answer.
-func (g *kubeletGroup) ask(command, argument string) error {
+// ask sends a command and waits for its answer. The process dies if ctx ends.
+func (g *kubeletGroup) ask(ctx context.Context, command, argument string) error {
+	defer context.AfterFunc(ctx, func() { _ = g.cmd.Process.Kill() })()
 	if _, err := fmt.Fprintf(g.in, "%s %s\n", command, argument); err != nil {
 		return err
 	}
@@ -162,18 +165,18 @@ func (g *kubeletGroup) stop() {
 }
 
 // watch registers the pods and fetches their objects.
-func (k *kubelets) watch(context.Context) error {
-	return eachGroup(k.groups, func(g *kubeletGroup) error { return g.ask("watch", "") })
+func (k *kubelets) watch(ctx context.Context) error {
+	return eachGroup(k.groups, func(g *kubeletGroup) error { return g.ask(ctx, "watch", "") })
 }
 
 // await waits until the managers have a version of some Secrets of each node.
-func (k *kubelets) await(_ context.Context, version int, secrets func(node int) []string) error {
+func (k *kubelets) await(ctx context.Context, version int, secrets func(node int) []string) error {
 	return eachGroup(k.groups, func(g *kubeletGroup) error {
 		var names []string
 		for _, node := range g.task.Nodes {
 			names = append(names, strings.Join(secrets(node), ","))
 		}
-		return g.ask("await", strconv.Itoa(version)+" "+strings.Join(names, " "))
+		return g.ask(ctx, "await", strconv.Itoa(version)+" "+strings.Join(names, " "))
 	})
 }
 

@@ -77,8 +77,9 @@ func parseFlags() (o options, err error) {
 	return o, err
 }
 
-// inNamespaces runs this program again in a mount namespace and a network namespace. No mount stays on the machine, and the kernel's counters of connections count only the connections of this run. It returns the
-// exit code of the other process, which has printed its error.
+// inNamespaces runs this program again in a mount namespace and a network namespace. No mount stays on the machine, and
+// the kernel's counters of connections count only the connections of this run. It returns the exit code of the other
+// process, which has printed its error.
 func inNamespaces() (code int, err error) {
 	if os.Geteuid() != 0 {
 		return 0, errors.New("it mounts and changes owners; run it as root")

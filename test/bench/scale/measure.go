@@ -72,7 +72,8 @@ func (p *phases) run(ctx context.Context) error {
 	for _, phase := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"hold", p.hold}, {"shared", p.shared}, {"restart", p.restart}, {"rolling", p.rolling}, {"storm", p.storm}} {
+	}{{"hold", p.hold}, {"shared", p.shared}, {"restart", p.restartAll},
+		{"rolling", p.restartTenths}, {"storm", p.outage}} {
 		// The first phase makes the watches of the others.
 		if phase.name != "hold" && !p.options.wanted(phase.name) {
 			continue

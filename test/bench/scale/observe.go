@@ -106,7 +106,8 @@ func newHeartbeats(ctx context.Context, c *cluster) (*heartbeats, error) {
 			return nil, err
 		}
 		lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: nodeName(node)}}
-		lease, err = c.admin.CoordinationV1().Leases(corev1.NamespaceNodeLease).Create(ctx, lease, metav1.CreateOptions{})
+		all := c.admin.CoordinationV1().Leases(corev1.NamespaceNodeLease)
+		lease, err = all.Create(ctx, lease, metav1.CreateOptions{})
 		if err != nil {
 			return nil, err
 		}

@@ -54,7 +54,8 @@ func (p pageData) Renewal() string { return fmt.Sprintf("%v to %v", renewal/2, r
 func (p pageData) Tables() string {
 	var text strings.Builder
 	for _, t := range p.r.tables() {
-		fmt.Fprintf(&text, "### %s\n\n| | driver | kubelet | ratio | at most kubelet's |\n|---|---:|---:|---:|---|\n", t.title)
+		fmt.Fprintf(&text, "### %s\n\n", t.title)
+		text.WriteString("| | driver | kubelet | ratio | at most kubelet's |\n|---|---:|---:|---:|---|\n")
 		for _, row := range t.rows {
 			l := p.r.line(row)
 			fmt.Fprintf(&text, "| %s | %s | %s | %s | %s |\n", l.What, l.Driver, l.Kubelet, l.Ratio, l.Verdict)
@@ -83,10 +84,10 @@ type model struct {
 
 // Assumptions of the model.
 const (
-	leaseInterval     = 10 * time.Second // kubelet's, by default
-	bookmarkInterval  = time.Minute
-	consentLifetime   = 7*time.Minute + 30*time.Second // access namespaces and cluster: 5 to 10 minutes
-	shareOfAPIServers = 2                              // garbage between two collections doubles the heap (GOGC=100)
+	leaseInterval    = 10 * time.Second // kubelet's, by default
+	bookmarkInterval = time.Minute
+	consentLifetime  = 7*time.Minute + 30*time.Second // access namespaces and cluster: 5 to 10 minutes
+	garbage          = 2                              // garbage between two collections doubles the heap (GOGC=100)
 )
 
 // Model has the rows of the model.
@@ -117,7 +118,7 @@ func (p pageData) model(nodes, perNode int) model {
 
 // PerGiB is how many watches a GiB of memory of an API server holds, if half of it is garbage.
 func (p pageData) PerGiB() int {
-	per := math.Floor((1 << 20) / (p.r.of(liveKiB, driverName) * shareOfAPIServers) / 100)
+	per := math.Floor((1 << 20) / (p.r.of(liveKiB, driverName) * garbage) / 100)
 	return int(per) * 100
 }
 

@@ -7,30 +7,19 @@ import (
 	"time"
 )
 
-// restart restarts the clients of all nodes at the same time.
-func (p *phases) restart(ctx context.Context) error {
+// restartAll restarts the clients of all nodes at the same time.
+func (p *phases) restartAll(ctx context.Context) error {
 	progress("%s: restart all at once", p.fleet.name())
-	return p.restarting(ctx, [][]int{p.size.all()}, restartMeasured{
-		restartSeconds, restartRequests, restartFailed, restartMillis,
-		restartPeakNode, restartPeakAll, restartWaiting, restartLease, restartStatus,
-	})
+	return p.restarting(ctx, restart, [][]int{p.size.all()})
 }
 
-// rolling restarts the clients of a tenth of the nodes at the same time, and then of the next tenth.
-func (p *phases) rolling(ctx context.Context) error {
+// restartTenths restarts the clients of a tenth of the nodes at the same time, and then of the next tenth.
+func (p *phases) restartTenths(ctx context.Context) error {
 	progress("%s: restart a tenth at a time", p.fleet.name())
-	return p.restarting(ctx, p.size.tenths(), restartMeasured{
-		rollingSeconds, rollingRequests, rollingFailed, rollingMillis,
-		rollingPeakNode, rollingPeakAll, rollingWaiting, rollingLease, rollingStatus,
-	})
+	return p.restarting(ctx, rolling, p.size.tenths())
 }
 
-// restartMeasured names what is measured of a restart.
-type restartMeasured struct {
-	seconds, requests, failed, millis, peakNode, peakAll, waiting, lease, status measurement
-}
-
-func (p *phases) restarting(ctx context.Context, groups [][]int, m restartMeasured) error {
+func (p *phases) restarting(ctx context.Context, of measurement, groups [][]int) error {
 	if err := p.log.mark(); err != nil {
 		return err
 	}
@@ -61,11 +50,7 @@ func (p *phases) restarting(ctx context.Context, groups [][]int, m restartMeasur
 	if err != nil {
 		return err
 	}
-	p.add(m.seconds, current.Sub(start).Seconds())
-	p.add(m.requests, float64(len(all))/float64(p.size.count()))
-	p.add(m.failed, float64(all.failed()+all.rejected()))
-	p.add(m.millis, cpu.Seconds()*1000/float64(p.size.count()))
-	p.addPeaks(all, m.peakNode, m.peakAll)
-	p.addObserved(seen, start, m.waiting, m.lease, m.status)
+	p.addEvent(of, current.Sub(start), cpu, all)
+	p.addObserved(of, seen, start)
 	return nil
 }

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// storm kills the API server, starts it again after a while, and measures the recovery of all watches.
-func (p *phases) storm(ctx context.Context) error {
+// outage kills the API server, starts it again after a while, and measures the recovery of all watches.
+func (p *phases) outage(ctx context.Context) error {
 	progress("%s: the API server is away for %v", p.fleet.name(), p.size.outage)
 	before, err := failedConnections()
 	if err != nil {
@@ -38,21 +38,17 @@ func (p *phases) storm(ctx context.Context) error {
 
 	progress("%s: the API server returns", p.fleet.name())
 	var listening, current time.Time
-	seen, err := p.observe(ctx, func(ctx context.Context) error {
-		var starting sync.WaitGroup
-		starting.Go(func() { listening = p.awaitListening(ctx) })
-		err := p.StartAPIServer(ctx)
-		starting.Wait()
-		if err != nil {
+	var cpu time.Duration
+	seen, err := p.observe(ctx, func(ctx context.Context) (err error) {
+		if listening, err = p.startListening(ctx); err != nil {
 			return err
 		}
-		current, err = p.awaitCurrent(ctx)
+		if current, err = p.awaitCurrent(ctx); err != nil {
+			return err
+		}
+		cpu, err = p.cpu()
 		return err
 	})
-	if err != nil {
-		return err
-	}
-	cpu, err := p.cpu()
 	if err != nil {
 		return err
 	}
@@ -61,27 +57,61 @@ func (p *phases) storm(ctx context.Context) error {
 		return err
 	}
 	progress("%s: answers by code: %v", p.fleet.name(), all.codes())
-	p.add(stormSeconds, max(0, current.Sub(listening).Seconds()))
-	p.add(stormRequests, float64(len(all))/float64(p.size.count()))
-	p.add(stormFailed, float64(all.failed()))
-	p.add(stormRejected, float64(all.rejected()))
-	p.add(stormCPU, cpu.Seconds())
-	p.addPeaks(all, stormPeakNode, stormPeakAll)
-	p.addObserved(seen, listening, stormWaiting, stormLease, stormStatus)
+	p.addEvent(storm, current.Sub(listening), cpu, all)
+	p.addObserved(storm, seen, listening)
 	return nil
 }
 
-// awaitListening returns when the API server accepts a connection.
-func (p *phases) awaitListening(ctx context.Context) time.Time {
-	for ctx.Err() == nil {
-		conn, err := net.Dial("tcp", p.APIServerAddress())
-		if err == nil {
-			conn.Close()
-			return time.Now()
-		}
-		_ = sleep(ctx, time.Millisecond)
+// addEvent adds what an event cost that took until all watches were current.
+func (p *phases) addEvent(of measurement, took, cpu time.Duration, all requestLog) {
+	n := float64(p.size.count())
+	p.add(of+seconds, max(0, took.Seconds()))
+	p.add(of+requests, float64(len(all))/n)
+	p.add(of+failed, float64(all.failed()))
+	p.add(of+rejected, float64(all.rejected()))
+	p.add(of+millis, cpu.Seconds()*1000/n)
+	ofNode, ofAll := all.peaks(time.Now())
+	p.add(of+peakNode, float64(ofNode))
+	p.add(of+peakAll, float64(ofAll))
+	if p.fleet.name() == driverName && ofNode > maxUnderWay {
+		p.results.exceeded = max(p.results.exceeded, ofNode)
 	}
-	return time.Time{}
+}
+
+// maxUnderWay is how many watches a driver starts at the same time.
+const maxUnderWay = 16
+
+// addObserved adds what others saw of an event that began at since.
+func (p *phases) addObserved(of measurement, o *observation, since time.Time) {
+	p.add(of+waiting, float64(o.waiting))
+	for kind, m := range []measurement{leases: lease, statuses: status} {
+		waits := o.heartbeats.waits(kind, since, p.size.window)
+		p.add(of+m, percentile(waits, 50))
+		p.add(of+m+longest, percentile(waits, 100))
+	}
+}
+
+// startListening starts the API server, and returns when the API server began to accept connections.
+func (p *phases) startListening(ctx context.Context) (at time.Time, err error) {
+	dialing, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var running sync.WaitGroup
+	running.Go(func() {
+		for dialing.Err() == nil {
+			conn, err := net.Dial("tcp", p.APIServerAddress())
+			if err == nil {
+				conn.Close()
+				at = time.Now()
+				return
+			}
+			_ = sleep(dialing, time.Millisecond)
+		}
+	})
+	if err = p.StartAPIServer(ctx); err != nil {
+		cancel()
+	}
+	running.Wait()
+	return at, err
 }
 
 // awaitCurrent updates the samples, and returns the time when each watch is open and the samples are seen.
@@ -142,25 +172,4 @@ func failedConnections() (int, error) {
 		}
 	}
 	return 0, errors.New("the kernel does not count failed connections")
-}
-
-func (p *phases) addPeaks(all requests, node, total measurement) {
-	ofNode, ofAll := all.peaks(time.Now())
-	p.add(node, float64(ofNode))
-	p.add(total, float64(ofAll))
-	if p.fleet.name() == driverName && ofNode > maxUnderWay {
-		p.results.exceeded = max(p.results.exceeded, ofNode)
-	}
-}
-
-// maxUnderWay is how many watches a driver starts at the same time.
-const maxUnderWay = 16
-
-func (p *phases) addObserved(o *observation, since time.Time, waiting, lease, status measurement) {
-	p.add(waiting, float64(o.waiting))
-	for kind, m := range map[int]measurement{leases: lease, statuses: status} {
-		waits := o.heartbeats.waits(kind, since, p.size.window)
-		p.add(m, percentile(waits, 50))
-		p.add(m+worst, percentile(waits, 100))
-	}
 }

@@ -101,7 +101,7 @@ const (
 	// asNode ends the names of tests of the default access, which acts as the node.
 	asNode = ", with --access=node"
 	// converged bounds how long after the end of a fault the files may take to follow.
-	converged = 30 * time.Second
+	converged = time.Minute
 	staleText = "stale for"
 )
 
