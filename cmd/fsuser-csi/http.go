@@ -95,7 +95,8 @@ func scrape(metrics prometheus.Gatherer) http.HandlerFunc {
 		case running <- struct{}{}:
 			defer func() { <-running }()
 		default:
-			http.Error(w, fmt.Sprintf("%d other requests for metrics are under way", maxScrapes), http.StatusServiceUnavailable)
+			text := fmt.Sprintf("%d other requests for metrics are under way", maxScrapes)
+			http.Error(w, text, http.StatusServiceUnavailable)
 			return
 		}
 		families, err := metrics.Gather()
@@ -183,7 +184,8 @@ func probe(endpoint string) error {
 	transport.Protocols.SetUnencryptedHTTP2(true)
 	client := http.Client{Timeout: probeTimeout, Transport: transport}
 	emptyMessage := make([]byte, 5) // a message begins with five bytes: not compressed, length 0
-	response, err := client.Post("http://driver"+csi.Identity_Probe_FullMethodName, "application/grpc", bytes.NewReader(emptyMessage))
+	method := "http://driver" + csi.Identity_Probe_FullMethodName
+	response, err := client.Post(method, "application/grpc", bytes.NewReader(emptyMessage))
 	if err != nil {
 		return errors.Unwrap(err)
 	}

@@ -36,8 +36,9 @@ type size struct {
 	outage time.Duration
 	// window is how long heartbeats are measured after a return and during a restart.
 	window time.Duration
-	// updates is how often the shared Secret is updated, sharedVolumes how many volumes of a node show it then.
-	updates, sharedVolumes int
+	// batches is how often a batch of updates of the shared Secret is made, sharedVolumes how many volumes of a node
+	// show the Secret afterwards.
+	batches, sharedVolumes int
 	// renew is how long renewals are counted, with other numbers of nodes and watches.
 	renew                    time.Duration
 	renewNodes, renewWatches int
@@ -46,7 +47,7 @@ type size struct {
 func full() size {
 	return size{
 		nodes: 50, watches: 100, perPod: 10, sample: 5, idle: 20 * time.Second, hold: time.Minute,
-		outage: 30 * time.Second, window: 15 * time.Second, updates: 40, sharedVolumes: 100,
+		outage: 30 * time.Second, window: 15 * time.Second, batches: 5, sharedVolumes: 100,
 		renew: 30 * time.Second, renewNodes: 5, renewWatches: 20,
 	}
 }
@@ -54,7 +55,7 @@ func full() size {
 func small() size {
 	return size{
 		nodes: 5, watches: 20, perPod: 10, sample: 5, idle: time.Second, hold: time.Second,
-		outage: 3 * time.Second, window: 3 * time.Second, updates: 3, sharedVolumes: 10,
+		outage: 3 * time.Second, window: 3 * time.Second, batches: 1, sharedVolumes: 10,
 		renew: 25 * time.Second, renewNodes: 2, renewWatches: 10,
 	}
 }

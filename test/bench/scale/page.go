@@ -38,17 +38,21 @@ type pageData struct{ r *results }
 
 // Machine, Took and Size describe the run.
 func (p pageData) Machine() string { return p.r.machine }
-func (p pageData) Took() string    { return p.r.took.Round(time.Minute).String() }
+func (p pageData) Took() string    { return fmt.Sprintf("%.0f minutes", p.r.took.Minutes()) }
 func (p pageData) Nodes() int      { return p.r.size.nodes }
 func (p pageData) Watches() int    { return p.r.size.watches }
 func (p pageData) Count() int      { return p.r.size.count() }
 func (p pageData) Sample() int     { return p.r.size.sample }
-func (p pageData) Outage() string  { return p.r.size.outage.String() }
-func (p pageData) Hold() string    { return p.r.size.hold.String() }
-func (p pageData) Window() string  { return p.r.size.window.String() }
+func (p pageData) Outage() string  { return inSeconds(p.r.size.outage) }
+func (p pageData) Hold() string    { return inSeconds(p.r.size.hold) }
+func (p pageData) Window() string  { return inSeconds(p.r.size.window) }
 func (p pageData) Noise() string   { return fmt.Sprintf("%.0f %%", noise*100) }
 func (p pageData) Limit() int      { return maxUnderWay }
-func (p pageData) Renewal() string { return fmt.Sprintf("%v to %v", renewal/2, renewal) }
+func (p pageData) Renewal() string {
+	return fmt.Sprintf("%.0f to %s", (renewal / 2).Seconds(), inSeconds(renewal))
+}
+
+func inSeconds(d time.Duration) string { return fmt.Sprintf("%.0f s", d.Seconds()) }
 
 // Tables are the tables in Markdown.
 func (p pageData) Tables() string {

@@ -183,7 +183,6 @@ func (r *results) derive() {
 
 func (r *results) tables() []table {
 	n := r.size.count()
-	short := float64(r.size.nodes) / 2 // a queue with less than a request for every other node
 	event := func(of measurement) []row {
 		return []row{
 			{what: "seconds until all watches are current", of: of + seconds, unit: "s", slack: 1},
@@ -193,7 +192,7 @@ func (r *results) tables() []table {
 			{what: "API server CPU per watch", of: of + millis, unit: "ms"},
 			{what: "watch requests under way at once, one node", of: of + peakNode, limit: maxUnderWay},
 			{what: "watch requests under way at once, all nodes", of: of + peakAll},
-			{what: "requests waiting in the queues at once", of: of + waiting, slack: short},
+			{what: "of these, waiting in the queues", of: of + waiting, info: true},
 			{what: "a Lease update waits, median", of: of + lease, unit: "ms", slack: 10},
 			{what: "a Lease update waits, longest", of: of + lease + longest, unit: "ms", slack: 250},
 			{what: "a pod status waits, median", of: of + status, unit: "ms", slack: 10},
@@ -219,7 +218,7 @@ func (r *results) tables() []table {
 			{what: "traffic per watch and hour, with bookmarks and renewals (computed)", of: bytesPerHour, unit: "KiB",
 				slack: 0.5},
 		}},
-		{fmt.Sprintf("The API server is killed and away for %v", r.size.outage), append([]row{
+		{"The API server is killed and away for " + inSeconds(r.size.outage), append([]row{
 			{what: "refused connections per node and second", of: outageAttempts, unit: "/s"},
 		}, event(storm)...)},
 		{"A Secret that a pod on each node shows is updated", []row{
