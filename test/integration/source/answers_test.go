@@ -317,7 +317,7 @@ func TestAnswers(t *testing.T) {
 
 			p.Answer(nil)
 			start = time.Now()
-			waitValue(t, api, ref, 40*time.Second, "one")
+			waitValue(t, api, ref, time.Minute, "one")
 			t.Logf("recovered in %v", time.Since(start).Round(time.Millisecond))
 
 			// A new source, because the pauses of the other one have grown.
@@ -332,7 +332,7 @@ func TestAnswers(t *testing.T) {
 			switch content, err := api.Get(ref); {
 			case test.want == source.ErrForbidden:
 				// The refusal counts after ten seconds.
-				testkit.Eventually(t, 40*time.Second, "the refusal", func() bool {
+				testkit.Eventually(t, time.Minute, "the refusal", func() bool {
 					_, err := api.Get(ref)
 					return errors.Is(err, source.ErrForbidden)
 				})
