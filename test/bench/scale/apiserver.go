@@ -170,5 +170,7 @@ func machine() string {
 	var u unix.Utsname
 	_ = unix.Uname(&u) // can't fail with a valid pointer
 	release, _, _ := strings.Cut(unix.ByteSliceToString(u.Release[:]), "-")
-	return fmt.Sprintf("Linux %s, %d CPUs, %s", release, runtime.NumCPU(), runtime.Version())
+	var cpus unix.CPUSet
+	_ = unix.SchedGetaffinity(os.Getppid(), &cpus) // the parent has started this process on half of its CPUs
+	return fmt.Sprintf("Linux %s, %d CPUs, %s", release, cpus.Count(), runtime.Version())
 }

@@ -93,7 +93,7 @@ func (n *driverNode) start(ctx context.Context, d *drivers) error {
 	cmd := exec.Command(d.binary, append(args, d.args...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
-	if err := n.namespace.do(cmd.Start); err != nil {
+	if err := n.namespace.do(func() error { return startClient(cmd) }); err != nil {
 		return fmt.Errorf("start the driver: %w", err)
 	}
 	n.process, n.ended = cmd.Process, make(chan error, 1)

@@ -28,15 +28,14 @@ import (
 	"k8s.io/kubernetes/pkg/kubelet/secret"
 )
 
-// kubelets are kubelet's own watch managers, one for each node with a client of its own, in processes of one tenth of
-// the nodes each.
+// kubelets are kubelet's own watch managers, one for each node, each with a client and a process of its own.
 type kubelets struct {
 	cluster *cluster
-	groups  []*kubeletGroup
+	nodes   []*kubeletNode
 }
 
-// kubeletGroup is a process with the managers of some nodes.
-type kubeletGroup struct {
+// kubeletNode is the process with the manager of a node.
+type kubeletNode struct {
 	task    kubeletTask
 	cmd     *exec.Cmd
 	in      io.WriteCloser
@@ -47,145 +46,123 @@ type kubeletGroup struct {
 // kubeletTask tells the process what to do.
 type kubeletTask struct {
 	Dir     string
-	Nodes   []int
-	Pods    [][]*corev1.Pod
-	Secrets [][]string
+	Node    int
+	Pods    []*corev1.Pod
+	Secrets []string
 	// Watch is the longest duration of a watch in place of kubelet's, which is an hour. It is 0 to keep kubelet's.
 	Watch time.Duration
 }
 
 // tenths splits the nodes into at most ten groups.
-func (s size) tenths() (groups [][]int) {
-	nodes := make([]int, s.nodes)
-	for i := range nodes {
-		nodes[i] = i
-	}
-	return slices.Collect(slices.Chunk(nodes, max(1, s.nodes/10)))
+func (s size) tenths() [][]int {
+	return slices.Collect(slices.Chunk(s.all(), max(1, s.nodes/10)))
 }
 
 func newKubelets(c *cluster, watch time.Duration) *kubelets {
 	k := &kubelets{cluster: c}
-	for _, nodes := range c.size.tenths() {
-		task := kubeletTask{Dir: c.dir, Nodes: nodes, Watch: watch}
-		for _, node := range nodes {
-			task.Pods = append(task.Pods, c.pods[node])
-			task.Secrets = append(task.Secrets, c.size.secrets(node))
-		}
-		k.groups = append(k.groups, &kubeletGroup{task: task})
+	for _, node := range c.size.all() {
+		task := kubeletTask{Dir: c.dir, Node: node, Pods: c.pods[node], Secrets: c.size.secrets(node), Watch: watch}
+		k.nodes = append(k.nodes, &kubeletNode{task: task})
 	}
 	return k
 }
 
 func (k *kubelets) name() string { return kubeletName }
 
-// ofNodes are the groups of some nodes: nodes come and go in whole groups.
-func (k *kubelets) ofNodes(nodes []int) (groups []*kubeletGroup) {
-	for _, g := range k.groups {
-		if slices.Contains(nodes, g.task.Nodes[0]) {
-			groups = append(groups, g)
-		}
-	}
-	return groups
-}
-
 // start starts the managers. They watch nothing before watch.
 func (k *kubelets) start(ctx context.Context) error {
-	return eachGroup(k.groups, func(g *kubeletGroup) error { return g.start(ctx) })
+	return k.each(k.cluster.size.all(), func(n *kubeletNode) error { return n.start(ctx) })
 }
 
 // restart kills managers and starts them again with their pods. Kubelet does not end its watches in order, either.
 func (k *kubelets) restart(ctx context.Context, nodes []int) error {
-	return eachGroup(k.ofNodes(nodes), func(g *kubeletGroup) error {
-		g.stop()
-		if err := g.start(ctx); err != nil {
+	return k.each(nodes, func(n *kubeletNode) error {
+		n.stop()
+		if err := n.start(ctx); err != nil {
 			return err
 		}
-		return g.ask(ctx, "watch", "")
+		return n.ask(ctx, "watch", "")
 	})
 }
 
-func eachGroup(groups []*kubeletGroup, f func(*kubeletGroup) error) error {
-	return concurrently(len(groups), len(groups), func(i int) error { return f(groups[i]) })
+func (k *kubelets) each(nodes []int, f func(*kubeletNode) error) error {
+	return concurrently(len(nodes), len(nodes), func(i int) error { return f(k.nodes[nodes[i]]) })
 }
 
-func (g *kubeletGroup) start(ctx context.Context) (err error) {
-	task, err := json.Marshal(g.task)
+func (n *kubeletNode) start(ctx context.Context) (err error) {
+	task, err := json.Marshal(n.task)
 	if err != nil {
 		return err
 	}
-	path := fmt.Sprintf("%s/kubelets-%d.json", g.task.Dir, g.task.Nodes[0])
+	path := fmt.Sprintf("%s/kubelet-%d.json", n.task.Dir, n.task.Node)
 	if err := os.WriteFile(path, task, 0o600); err != nil {
 		return err
 	}
-	g.cmd = self(roleKubelets, path)
+	n.cmd = self(roleKubelet, path)
 	log, err := os.OpenFile(path+".log", os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	g.cmd.Stderr = log
-	if g.in, err = g.cmd.StdinPipe(); err != nil {
+	n.cmd.Stderr = log
+	if n.in, err = n.cmd.StdinPipe(); err != nil {
 		return err
 	}
-	out, err := g.cmd.StdoutPipe()
+	out, err := n.cmd.StdoutPipe()
 	if err != nil {
 		return err
 	}
-	g.out = bufio.NewReader(out)
-	if err := g.cmd.Start(); err != nil {
-		return fmt.Errorf("start kubelet's managers: %w", err)
+	n.out = bufio.NewReader(out)
+	if err := startClient(n.cmd); err != nil {
+		return fmt.Errorf("start kubelet's manager: %w", err)
 	}
-	g.running = true
-	return g.ask(ctx, "start", "")
+	n.running = true
+	return n.ask(ctx, "start", "")
 }
 
 // ask sends a command and waits for its answer. The process dies if ctx ends.
-func (g *kubeletGroup) ask(ctx context.Context, command, argument string) error {
-	defer context.AfterFunc(ctx, func() { _ = g.cmd.Process.Kill() })()
-	if _, err := fmt.Fprintf(g.in, "%s %s\n", command, argument); err != nil {
+func (n *kubeletNode) ask(ctx context.Context, command, argument string) error {
+	defer context.AfterFunc(ctx, func() { _ = n.cmd.Process.Kill() })()
+	if _, err := fmt.Fprintf(n.in, "%s %s\n", command, argument); err != nil {
 		return err
 	}
-	answer, err := g.out.ReadString('\n')
+	answer, err := n.out.ReadString('\n')
 	if err != nil {
-		return fmt.Errorf("kubelet's managers, command %s: %w", command, err)
+		return fmt.Errorf("kubelet's manager, command %s: %w", command, err)
 	}
 	if answer = strings.TrimSpace(answer); answer != "done" {
-		return fmt.Errorf("kubelet's managers, command %s: %s", command, answer)
+		return fmt.Errorf("kubelet's manager, command %s: %s", command, answer)
 	}
 	return nil
 }
 
-func (g *kubeletGroup) stop() {
-	if !g.running {
+func (n *kubeletNode) stop() {
+	if !n.running {
 		return
 	}
-	g.running = false
-	_ = g.cmd.Process.Signal(unix.SIGKILL) // fails only if the process has ended
-	_ = g.cmd.Wait()                       // the process was killed
+	n.running = false
+	_ = n.cmd.Process.Signal(unix.SIGKILL) // fails only if the process has ended
+	_ = n.cmd.Wait()                       // the process was killed
 }
 
 // watch registers the pods and fetches their objects.
 func (k *kubelets) watch(ctx context.Context) error {
-	return eachGroup(k.groups, func(g *kubeletGroup) error { return g.ask(ctx, "watch", "") })
+	return k.each(k.cluster.size.all(), func(n *kubeletNode) error { return n.ask(ctx, "watch", "") })
 }
 
 // await waits until the managers have a version of some Secrets of each node.
 func (k *kubelets) await(ctx context.Context, version int, secrets func(node int) []string) error {
-	return eachGroup(k.groups, func(g *kubeletGroup) error {
-		var names []string
-		for _, node := range g.task.Nodes {
-			names = append(names, strings.Join(secrets(node), ","))
-		}
-		return g.ask(ctx, "await", strconv.Itoa(version)+" "+strings.Join(names, " "))
+	return k.each(k.cluster.size.all(), func(n *kubeletNode) error {
+		return n.ask(ctx, "await", strconv.Itoa(version)+" "+strings.Join(secrets(n.task.Node), " "))
 	})
 }
 
 func (k *kubelets) close() error {
-	return eachGroup(k.groups, func(g *kubeletGroup) error { g.stop(); return nil })
+	return k.each(k.cluster.size.all(), func(n *kubeletNode) error { n.stop(); return nil })
 }
 
-// serveKubelets is the process of a kubeletGroup.
-func serveKubelets(in io.Reader, out io.Writer, path string) error {
+// serveKubelet is the process of a kubeletNode.
+func serveKubelet(in io.Reader, out io.Writer, path string) error {
 	content, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -194,25 +171,21 @@ func serveKubelets(in io.Reader, out io.Writer, path string) error {
 	if err := json.Unmarshal(content, &task); err != nil {
 		return err
 	}
-	var managers []secret.Manager
-	for _, node := range task.Nodes {
-		manager, err := newManager(task, node)
-		if err != nil {
-			return err
-		}
-		managers = append(managers, manager)
+	manager, err := newManager(task)
+	if err != nil {
+		return err
 	}
 	var watched atomic.Bool
-	go visit(managers, task, &watched)
+	go visit(manager, task, &watched)
 	for lines := bufio.NewScanner(in); lines.Scan(); {
 		fields := strings.Fields(lines.Text())
 		err := error(nil)
 		switch fields[0] {
 		case "watch":
-			err = watchPods(managers, task)
+			err = watchPods(manager, task)
 			watched.Store(true)
 		case "await":
-			err = awaitVersions(managers, fields[1], fields[2:])
+			err = awaitVersion(manager, fields[1], fields[2:])
 		}
 		if err == nil {
 			err = errors.New("done")
@@ -223,8 +196,8 @@ func serveKubelets(in io.Reader, out io.Writer, path string) error {
 }
 
 // newManager makes a client as cmd/kubelet/app does from the defaults of kubelet's configuration, and its manager.
-func newManager(task kubeletTask, node int) (secret.Manager, error) {
-	config, err := clientcmd.BuildConfigFromFlags("", kubeletConfig(task.Dir, node))
+func newManager(task kubeletTask) (secret.Manager, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", kubeletConfig(task.Dir, task.Node))
 	if err != nil {
 		return nil, err
 	}
@@ -262,14 +235,12 @@ func (s shorten) RoundTrip(request *http.Request) (*http.Response, error) {
 	return s.next.RoundTrip(request)
 }
 
-// watchPods registers the pods of each node and fetches the objects as the volume manager does.
-func watchPods(managers []secret.Manager, task kubeletTask) error {
-	return concurrently(len(managers), len(managers), func(i int) error {
-		for _, pod := range task.Pods[i] {
-			managers[i].RegisterPod(pod)
-		}
-		return fetch(managers[i], task.Secrets[i])
-	})
+// watchPods registers the pods and fetches the objects as the volume manager does.
+func watchPods(manager secret.Manager, task kubeletTask) error {
+	for _, pod := range task.Pods {
+		manager.RegisterPod(pod)
+	}
+	return fetch(manager, task.Secrets)
 }
 
 func fetch(manager secret.Manager, names []string) error {
@@ -291,34 +262,30 @@ func fetch(manager secret.Manager, names []string) error {
 
 // visit reads each object once per syncFrequency, as kubelet's volume manager does. Otherwise the manager would end the
 // watch after five minutes.
-func visit(managers []secret.Manager, task kubeletTask, watched *atomic.Bool) {
+func visit(manager secret.Manager, task kubeletTask, watched *atomic.Bool) {
 	for range time.Tick(syncFrequency) {
 		if !watched.Load() {
 			continue
 		}
-		for i, manager := range managers {
-			for _, name := range task.Secrets[i] {
-				_, _ = manager.GetSecret(namespace, name) // during an outage the manager has the old object
-			}
+		for _, name := range task.Secrets {
+			_, _ = manager.GetSecret(namespace, name) // during an outage the manager has the old object
 		}
 	}
 }
 
-func awaitVersions(managers []secret.Manager, version string, names []string) error {
-	return concurrently(len(managers), len(managers), func(i int) error {
-		start := time.Now()
-		for _, name := range strings.Split(names[i], ",") {
-			for {
-				object, err := managers[i].GetSecret(namespace, name)
-				if err == nil && string(object.Data[versionKey]) == version {
-					break
-				}
-				if time.Since(start) > patience {
-					return fmt.Errorf("waited %v for version %s of %s: %w", patience, version, name, err)
-				}
-				time.Sleep(pollInterval)
+func awaitVersion(manager secret.Manager, version string, names []string) error {
+	start := time.Now()
+	for _, name := range names {
+		for {
+			object, err := manager.GetSecret(namespace, name)
+			if err == nil && string(object.Data[versionKey]) == version {
+				break
 			}
+			if time.Since(start) > patience {
+				return fmt.Errorf("waited %v for version %s of %s: %w", patience, version, name, err)
+			}
+			time.Sleep(pollInterval)
 		}
-		return nil
-	})
+	}
+	return nil
 }

@@ -30,8 +30,8 @@ import (
 const roleVariable = "FSUSER_SCALE_ROLE"
 
 const (
-	roleRun      = "run"
-	roleKubelets = "kubelets"
+	roleRun     = "run"
+	roleKubelet = "kubelet"
 )
 
 func main() {
@@ -39,8 +39,8 @@ func main() {
 	switch os.Getenv(roleVariable) {
 	case roleRun:
 		err = run()
-	case roleKubelets:
-		err = serveKubelets(os.Stdin, os.Stdout, os.Args[1])
+	case roleKubelet:
+		err = serveKubelet(os.Stdin, os.Stdout, os.Args[1])
 	default:
 		var code int
 		if code, err = inNamespaces(); err == nil {
@@ -93,9 +93,14 @@ func inNamespaces() (code int, err error) {
 	cmd := self(roleRun, os.Args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr.Unshareflags, cmd.SysProcAttr.Setpgid = unix.CLONE_NEWNS|unix.CLONE_NEWNET, true
+	servers, clients, err := splitCPUs()
+	if err != nil {
+		return 0, err
+	}
+	cmd.Env = append(cmd.Env, clientCPUsVariable+"="+clients)
 	// PDEATHSIG is tied to the thread that forks.
 	runtime.LockOSThread()
-	if err := cmd.Start(); err != nil {
+	if err := startOn(servers, cmd); err != nil {
 		return 0, fmt.Errorf("start in new namespaces: %w", err)
 	}
 	go func() {
