@@ -190,7 +190,7 @@ func (d *day) live() {
 	for !d.t.Failed() {
 		slices.SortFunc(activities, func(a, b activity) int { return cmp.Compare(a.next, b.next) })
 		a := &activities[0]
-		if a.next > d.run.Length {
+		if max(a.next, time.Since(d.started)) > d.run.Length {
 			return
 		}
 		time.Sleep(time.Until(d.started.Add(a.next)))
