@@ -7,11 +7,11 @@ ARG TARGETOS TARGETARCH VERSION=devel
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
+COPY Makefile ./
 COPY cmd cmd
 COPY internal internal
 COPY pkg pkg
-RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
-    go build -trimpath -tags grpcnotrace -ldflags "-s -w -funcalign=16 -X main.version=$VERSION" -o /fsuser-csi ./cmd/fsuser-csi
+RUN GOOS=$TARGETOS GOARCH=$TARGETARCH make BIN= VERSION=$VERSION /fsuser-csi
 
 FROM scratch
 ARG VERSION=devel

@@ -26,7 +26,8 @@ import (
 // consenting is a namespace with a RoleBinding of the reader, if there is a reader.
 const consenting = "consenting"
 
-// What a token of the driver can do, with each kind of access. A token is on each node: whoever takes over a node has it.
+// What a token of the driver can do, with each kind of access. A token is on each node: whoever takes over a node has
+// it.
 func TestAccess(t *testing.T) {
 	t.Run("node", func(t *testing.T) {
 		c := startAccess(t, "node")
@@ -36,7 +37,8 @@ func TestAccess(t *testing.T) {
 	t.Run("namespaces", func(t *testing.T) {
 		c := startAccess(t, "namespaces")
 		c.consent(t)
-		c.golden(t, "access-namespaces.txt", map[string]string{"a namespace": apps, "a namespace that has consented": consenting})
+		c.golden(t, "access-namespaces.txt", map[string]string{"a namespace": apps,
+			"a namespace that has consented": consenting})
 		namespacesAccess(t, c)
 	})
 	t.Run("cluster", func(t *testing.T) {
@@ -46,8 +48,8 @@ func TestAccess(t *testing.T) {
 	})
 }
 
-// access is a cluster with the chart, two nodes with one pod of the driver each, and on each node one pod of a user with a Secret and a
-// ConfigMap, named node-1 and node-2.
+// access is a cluster with the chart, two nodes with one pod of the driver each, and on each node one pod of a user
+// with a Secret and a ConfigMap, named node-1 and node-2.
 type access struct{ *cluster }
 
 func startAccess(t *testing.T, kind string) access {
@@ -59,16 +61,19 @@ func startAccess(t *testing.T, kind string) access {
 	for _, namespace := range []string{apps, consenting} {
 		for _, name := range []string{"node-1", "node-2", "undeclared"} {
 			meta := metav1.ObjectMeta{Name: name}
-			if _, err := c.CoreV1().Secrets(namespace).Create(t.Context(), &corev1.Secret{ObjectMeta: meta}, metav1.CreateOptions{}); err != nil {
+			if _, err := c.CoreV1().Secrets(namespace).Create(t.Context(), &corev1.Secret{ObjectMeta: meta},
+				metav1.CreateOptions{}); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := c.CoreV1().ConfigMaps(namespace).Create(t.Context(), &corev1.ConfigMap{ObjectMeta: meta}, metav1.CreateOptions{}); err != nil {
+			if _, err := c.CoreV1().ConfigMaps(namespace).Create(t.Context(), &corev1.ConfigMap{ObjectMeta: meta},
+				metav1.CreateOptions{}); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	for _, node := range []string{"node-1", "node-2"} {
-		if _, err := c.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}}, metav1.CreateOptions{}); err != nil {
+		if _, err := c.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}},
+			metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		driver := podWith(node)
@@ -92,9 +97,11 @@ func (c access) token(t *testing.T, node string) *rest.Config {
 		if err != nil {
 			t.Fatal(err)
 		}
-		request.Spec.BoundObjectRef = &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}
+		request.Spec.BoundObjectRef = &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name,
+			UID: pod.UID}
 	}
-	got, err := c.CoreV1().ServiceAccounts(Namespace).CreateToken(t.Context(), "fsuser-csi", request, metav1.CreateOptions{})
+	got, err := c.CoreV1().ServiceAccounts(Namespace).CreateToken(t.Context(), "fsuser-csi", request,
+		metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +141,8 @@ func nodeAccess(t *testing.T, c access) {
 		}
 	})
 	t.Run("the node's pods", func(t *testing.T) {
-		for what, read := range readsOfPods(driver, apps, fields.OneTermEqualSelector(metav1.ObjectNameField, "node-1"), "node-1") {
+		for what, read := range readsOfPods(driver, apps, fields.OneTermEqualSelector(metav1.ObjectNameField, "node-1"),
+			"node-1") {
 			eventually(t, func() error { return failed(what, read(t.Context())) })
 		}
 		onThisNode := readsOfPods(driver, metav1.NamespaceAll, fields.OneTermEqualSelector("spec.nodeName", "node-1"), "")
@@ -143,11 +151,14 @@ func nodeAccess(t *testing.T, c access) {
 				t.Errorf("all of them: %s: %v", what, err)
 			}
 		}
-		refused(t, "of another node: ", readsOfPods(driver, apps, fields.OneTermEqualSelector(metav1.ObjectNameField, "node-2"), "node-2"))
-		refused(t, "all of another node: ", readsOfPods(driver, apps, fields.OneTermEqualSelector("spec.nodeName", "node-2"), ""))
+		refused(t, "of another node: ", readsOfPods(driver, apps,
+			fields.OneTermEqualSelector(metav1.ObjectNameField, "node-2"), "node-2"))
+		refused(t, "all of another node: ", readsOfPods(driver, apps, fields.OneTermEqualSelector("spec.nodeName", "node-2"),
+			""))
 		refused(t, "all: ", readsOfPods(driver, apps, fields.Everything(), ""))
 		refused(t, "all, everywhere: ", readsOfPods(driver, metav1.NamespaceAll, fields.Everything(), ""))
-		refused(t, "as itself: ", readsOfPods(as(t, mine, ""), apps, fields.OneTermEqualSelector(metav1.ObjectNameField, "node-1"), "node-1"))
+		refused(t, "as itself: ", readsOfPods(as(t, mine, ""), apps,
+			fields.OneTermEqualSelector(metav1.ObjectNameField, "node-1"), "node-1"))
 	})
 	t.Run("its Node", func(t *testing.T) {
 		if _, err := driver.CoreV1().Nodes().Get(t.Context(), "node-1", metav1.GetOptions{}); err != nil {
@@ -188,13 +199,17 @@ func nodeAccess(t *testing.T, c access) {
 		core := driver.CoreV1()
 		_, listNodes := core.Nodes().List(t.Context(), metav1.ListOptions{})
 		_, otherNode := core.Nodes().Get(t.Context(), "node-2", metav1.GetOptions{})
-		_, patchNode := core.Nodes().Patch(t.Context(), "node-1", types.MergePatchType, []byte(`{"metadata":{"labels":{"a":"b"}}}`), metav1.PatchOptions{})
-		_, patchStatus := core.Pods(apps).Patch(t.Context(), "node-1", types.MergePatchType, []byte(`{"status":{"message":"b"}}`), metav1.PatchOptions{}, "status")
-		_, token := core.ServiceAccounts(apps).CreateToken(t.Context(), "default", &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+		_, patchNode := core.Nodes().Patch(t.Context(), "node-1", types.MergePatchType,
+			[]byte(`{"metadata":{"labels":{"a":"b"}}}`), metav1.PatchOptions{})
+		_, patchStatus := core.Pods(apps).Patch(t.Context(), "node-1", types.MergePatchType,
+			[]byte(`{"status":{"message":"b"}}`), metav1.PatchOptions{}, "status")
+		_, token := core.ServiceAccounts(apps).CreateToken(t.Context(), "default", &authenticationv1.TokenRequest{},
+			metav1.CreateOptions{})
 		for what, err := range map[string]error{
-			"list Nodes": listNodes, "get another Node": otherNode, "change its Node": patchNode, "change a pod's status": patchStatus,
-			"delete a pod": core.Pods(apps).Delete(t.Context(), "node-1", metav1.DeleteOptions{}), "make a token of the pod": token,
-			"write an Event": event(t.Context(), driver, "as-node"),
+			"list Nodes": listNodes, "get another Node": otherNode, "change its Node": patchNode,
+			"change a pod's status":   patchStatus,
+			"delete a pod":            core.Pods(apps).Delete(t.Context(), "node-1", metav1.DeleteOptions{}),
+			"make a token of the pod": token, "write an Event": event(t.Context(), driver, "as-node"),
 		} {
 			if !isForbidden(err) {
 				t.Errorf("%s: error %v, want Forbidden", what, err)
@@ -204,7 +219,8 @@ func nodeAccess(t *testing.T, c access) {
 	writesEvents(t, as(t, mine, ""))
 	t.Run("the pod goes, and the right with it", func(t *testing.T) {
 		now := int64(0)
-		if err := c.CoreV1().Pods(apps).Delete(t.Context(), "node-1", metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
+		if err := c.CoreV1().Pods(apps).Delete(t.Context(), "node-1",
+			metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
 			t.Fatal(err)
 		}
 		for what, read := range readsOfOne(driver, apps, "node-1") {
@@ -397,7 +413,8 @@ func failed(what string, err error) error {
 func writesEvents(t *testing.T, driver kubernetes.Interface) {
 	t.Helper()
 	eventually(t, func() error { return event(t.Context(), driver, "as-itself") })
-	if _, err := driver.CoreV1().Events(apps).Patch(t.Context(), "as-itself", types.MergePatchType, []byte(`{"count":2}`), metav1.PatchOptions{}); err != nil {
+	if _, err := driver.CoreV1().Events(apps).Patch(t.Context(), "as-itself", types.MergePatchType, []byte(`{"count":2}`),
+		metav1.PatchOptions{}); err != nil {
 		t.Errorf("count up an Event: %v", err)
 	}
 	if _, err := driver.CoreV1().Events(apps).List(t.Context(), metav1.ListOptions{}); !isForbidden(err) {
@@ -414,12 +431,13 @@ func event(ctx context.Context, client kubernetes.Interface, name string) error 
 	return err
 }
 
-// golden compares what the API server says that the driver's service account may do with a file in testdata, which a review can read.
-// What any service account may do is left out.
+// golden compares what the API server says that the driver's service account may do with a file in testdata, which a
+// review can read. What any service account may do is left out.
 func (c access) golden(t *testing.T, file string, namespaces map[string]string) {
 	t.Helper()
 	c.serviceAccount(t, apps, "any", nil)
-	other, err := c.UserConfig("system:serviceaccount:"+apps+":any", "system:serviceaccounts", "system:serviceaccounts:"+apps, "system:authenticated")
+	other, err := c.UserConfig("system:serviceaccount:"+apps+":any", "system:serviceaccounts",
+		"system:serviceaccounts:"+apps, "system:authenticated")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -434,7 +452,8 @@ func (c access) golden(t *testing.T, file string, namespaces map[string]string) 
 			sections = append(sections, "in "+title+":\n  "+strings.Join(rules, "\n  ")+"\n")
 		}
 		slices.Sort(sections)
-		text = "# What a token of the driver's service account may do, more than that of any other.\n" + strings.Join(sections, "")
+		text = "# What a token of the driver's service account may do, more than that of any other.\n" +
+			strings.Join(sections, "")
 		return compareGolden(file, text)
 	})
 }

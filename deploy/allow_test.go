@@ -19,7 +19,8 @@ import (
 // What an administrator allows, by the parameters of a policy.
 func TestAllow(t *testing.T) {
 	c := startCluster(t)
-	c.installAllow(t, `allow={"enabled": true, "uids": ["1000-1999", 70], "gids": [0, "5-6"], "secrets": ["ssh-*", "tls"], "configMaps": []}`)
+	c.installAllow(t,
+		`allow={"enabled": true, "uids": ["1000-1999", 70], "gids": [0, "5-6"], "secrets": ["ssh-*", "tls"], "configMaps": []}`)
 	c.waitForAllow(t, "not-allowed")
 	for _, test := range []struct {
 		name   string
@@ -30,18 +31,24 @@ func TestAllow(t *testing.T) {
 	}{
 		{"an owner of the range", driverVolume("v", "secretName", "tls", "uid", "1999"), "", nil},
 		{"an owner alone", driverVolume("v", "secretName", "tls", "uid", "70", "gid", "5"), "", nil},
-		{"an owner beside the range", driverVolume("v", "secretName", "tls", "uid", "2000"), `volume "v": Forbidden: uid 2000 is not allowed here, only 1000-1999,70`, nil},
+		{"an owner beside the range", driverVolume("v", "secretName", "tls", "uid", "2000"),
+			`volume "v": Forbidden: uid 2000 is not allowed here, only 1000-1999,70`, nil},
 		{"root", driverVolume("v", "secretName", "tls", "uid", "0"), "uid 0 is not allowed here", nil},
-		{"a group", driverVolume("v", "secretName", "tls", "uid", "70", "gid", "7"), `Forbidden: gid 7 is not allowed here, only 0,5-6`, nil},
-		{"the pod's group, which is not allowed", driverVolume("v", "secretName", "tls", "uid", "70"), "gid 2000 ", func(p *corev1.Pod) { p.Spec.SecurityContext = users(1000, 2000) }},
-		{"the pod's user can be root, too", driverVolume("v", "secretName", "tls"), "uid 0 is not allowed here, only 1000-1999,70 (the attribute uid chooses another)", func(p *corev1.Pod) {
-			p.Spec.SecurityContext = users(1000, 6)
-		}},
-		{"the pod's user, which is not allowed", driverVolume("v", "secretName", "tls"), "uid 2000 ", func(p *corev1.Pod) { p.Spec.SecurityContext = users(2000, 6) }},
-		{"the container's user, which is not allowed", driverVolume("v", "secretName", "tls"), "uid 2000 ", func(p *corev1.Pod) {
-			p.Spec.SecurityContext = users(1000, 0)
-			p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{RunAsUser: new(int64(2000))}
-		}},
+		{"a group", driverVolume("v", "secretName", "tls", "uid", "70", "gid", "7"),
+			`Forbidden: gid 7 is not allowed here, only 0,5-6`, nil},
+		{"the pod's group, which is not allowed", driverVolume("v", "secretName", "tls", "uid", "70"), "gid 2000 ",
+			func(p *corev1.Pod) { p.Spec.SecurityContext = users(1000, 2000) }},
+		{"the pod's user can be root, too", driverVolume("v", "secretName", "tls"),
+			"uid 0 is not allowed here, only 1000-1999,70 (the attribute uid chooses another)", func(p *corev1.Pod) {
+				p.Spec.SecurityContext = users(1000, 6)
+			}},
+		{"the pod's user, which is not allowed", driverVolume("v", "secretName", "tls"), "uid 2000 ",
+			func(p *corev1.Pod) { p.Spec.SecurityContext = users(2000, 6) }},
+		{"the container's user, which is not allowed", driverVolume("v", "secretName", "tls"), "uid 2000 ",
+			func(p *corev1.Pod) {
+				p.Spec.SecurityContext = users(1000, 0)
+				p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{RunAsUser: new(int64(2000))}
+			}},
 		{"an init container's user", driverVolume("v", "secretName", "tls"), "uid 2000 ", func(p *corev1.Pod) {
 			p.Spec.InitContainers = p.Spec.Containers
 			p.Spec.Containers = []corev1.Container{{Name: "d", Image: "i"}}
@@ -49,20 +56,32 @@ func TestAllow(t *testing.T) {
 		}},
 		{"nothing names an owner", driverVolume("v", "secretName", "tls"), "uid 0 ", nil},
 		{"a file's owner", driverVolume("v", "secretName", "tls", "uid", "70", "uid/d/a", "1000", "gid/d/a", "5"), "", nil},
-		{"a file's owner, who is not allowed", driverVolume("v", "secretName", "tls", "uid", "70", "uid/d/a", "0"), "uid 0 ", nil},
-		{"a file's group, which is not allowed", driverVolume("v", "secretName", "tls", "uid", "70", "gid/d/a", "7"), "gid 7 ", nil},
+		{"a file's owner, who is not allowed", driverVolume("v", "secretName", "tls", "uid", "70", "uid/d/a", "0"), "uid 0 ",
+			nil},
+		{"a file's group, which is not allowed", driverVolume("v", "secretName", "tls", "uid", "70", "gid/d/a", "7"),
+			"gid 7 ", nil},
 		{"a Secret by the beginning of its name", driverVolume("v", "secretName", "ssh-keys", "uid", "70"), "", nil},
-		{"another Secret", driverVolume("v", "secretName", "my-ssh-keys", "uid", "70"), `Secret "my-ssh-keys" is not allowed here, only ssh-*,tls`, nil},
-		{"more than the whole name", driverVolume("v", "secretName", "tls2", "uid", "70"), `Secret "tls2" is not allowed here`, nil},
-		{"no ConfigMap", driverVolume("v", "configMapName", "tls", "uid", "70"), `ConfigMap "tls" is not allowed here, only none`, nil},
+		{"another Secret", driverVolume("v", "secretName", "my-ssh-keys", "uid", "70"),
+			`Secret "my-ssh-keys" is not allowed here, only ssh-*,tls`, nil},
+		{"more than the whole name", driverVolume("v", "secretName", "tls2", "uid", "70"),
+			`Secret "tls2" is not allowed here`, nil},
+		{"no ConfigMap", driverVolume("v", "configMapName", "tls", "uid", "70"),
+			`ConfigMap "tls" is not allowed here, only none`, nil},
 		{"nodePublishSecretRef", withSecretRef(driverVolume("v", "uid", "70"), "tls"), "", nil},
-		{"nodePublishSecretRef without a uid", withSecretRef(driverVolume("v"), "tls"), "uid 0 ", func(p *corev1.Pod) { p.Spec.SecurityContext = users(1000, 6) }},
-		{"nodePublishSecretRef without a uid, of another user", withSecretRef(driverVolume("v"), "tls"), "uid 2000 ", func(p *corev1.Pod) { p.Spec.SecurityContext = users(2000, 6) }},
-		{"nodePublishSecretRef of another", withSecretRef(driverVolume("v", "uid", "70"), "x"), `Secret "x" is not allowed here`, nil},
-		{"another volume", driverVolume("v", "volume", "o", "uid", "70"), "", beside(`{"name": "o", "secret": {"secretName": "tls"}}`)},
-		{"another volume of another Secret", driverVolume("v", "volume", "o", "uid", "70"), `Secret "x" is not allowed here`, beside(`{"name": "o", "secret": {"secretName": "x"}}`)},
-		{"another volume of a ConfigMap", driverVolume("v", "volume", "o", "uid", "70"), `ConfigMap "x" is not allowed here`, beside(`{"name": "o", "configMap": {"name": "x"}}`)},
-		{"another volume without an owner", driverVolume("v", "volume", "o"), "uid 0 ", beside(`{"name": "o", "secret": {"secretName": "tls"}}`)},
+		{"nodePublishSecretRef without a uid", withSecretRef(driverVolume("v"), "tls"), "uid 0 ",
+			func(p *corev1.Pod) { p.Spec.SecurityContext = users(1000, 6) }},
+		{"nodePublishSecretRef without a uid, of another user", withSecretRef(driverVolume("v"), "tls"), "uid 2000 ",
+			func(p *corev1.Pod) { p.Spec.SecurityContext = users(2000, 6) }},
+		{"nodePublishSecretRef of another", withSecretRef(driverVolume("v", "uid", "70"), "x"),
+			`Secret "x" is not allowed here`, nil},
+		{"another volume", driverVolume("v", "volume", "o", "uid", "70"), "",
+			beside(`{"name": "o", "secret": {"secretName": "tls"}}`)},
+		{"another volume of another Secret", driverVolume("v", "volume", "o", "uid", "70"), `Secret "x" is not allowed here`,
+			beside(`{"name": "o", "secret": {"secretName": "x"}}`)},
+		{"another volume of a ConfigMap", driverVolume("v", "volume", "o", "uid", "70"), `ConfigMap "x" is not allowed here`,
+			beside(`{"name": "o", "configMap": {"name": "x"}}`)},
+		{"another volume without an owner", driverVolume("v", "volume", "o"), "uid 0 ",
+			beside(`{"name": "o", "secret": {"secretName": "tls"}}`)},
 		{"projected", driverVolume("v", "volume", "o", "uid", "70"), "", beside(`{"name": "o", "projected": {"sources": [
 			{"secret": {"name": "tls"}}, {"secret": {"name": "ssh-a"}}, {"downwardAPI": {"items": [{"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}}]}}`)},
 		{"projected of another Secret", driverVolume("v", "volume", "o", "uid", "70"), `Secret "x" is not allowed here`,
@@ -95,17 +114,20 @@ func TestAllow(t *testing.T) {
 		c.allow(t, "uids", "5 - 6, 9") // as people write it
 		c.allow(t, "gids", "")
 		c.allow(t, "secrets", "x")
-		c.mayNot(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "9", "gid", "0")), "gid 0 is not allowed here, only none")
+		c.mayNot(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "9", "gid", "0")),
+			"gid 0 is not allowed here, only none")
 		c.forget(t, "gids")
 		c.forget(t, "configmaps")
-		c.may(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "9", "gid", "77"), driverVolume("w", "configMapName", "any", "uid", "6")))
+		c.may(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "9", "gid", "77"),
+			driverVolume("w", "configMapName", "any", "uid", "6")))
 		c.mayNot(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "7")), "7 is not allowed here, only 5 - 6, 9")
 	})
 	t.Run("rules of a namespace", func(t *testing.T) {
 		annotate := func(value string) {
 			t.Helper()
 			patch := fmt.Sprintf(`{"metadata": {"annotations": {"fsuser.csi.io/allow-uids": %s}}}`, value)
-			if _, err := c.CoreV1().Namespaces().Patch(t.Context(), apps, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+			if _, err := c.CoreV1().Namespaces().Patch(t.Context(), apps, types.MergePatchType, []byte(patch),
+				metav1.PatchOptions{}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -118,28 +140,33 @@ func TestAllow(t *testing.T) {
 	})
 	t.Run("rules that can't be read", func(t *testing.T) {
 		for _, rule := range [][2]string{
-			{"uids", "root"}, {"uids", "5,root"}, {"uids", "root,5"}, {"uids", "5 6"}, {"uids", "1-9 70"}, {"uids", "1-9-5"}, {"uids", "1-"}, {"uids", "-5"},
+			{"uids", "root"}, {"uids", "5,root"}, {"uids", "root,5"}, {"uids", "5 6"}, {"uids", "1-9 70"}, {"uids", "1-9-5"},
+			{"uids", "1-"}, {"uids", "-5"},
 			{"gids", "0;5"}, {"secrets", "x tls"}, {"secrets", "*x"}, {"configmaps", "X"}, {"configMaps", "x"}, {"uid", "5"},
 		} {
 			c.allow(t, "uids", "5")
 			c.allow(t, rule[0], rule[1])
-			c.mayNot(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "5")), fmt.Sprintf("fsuser.csi.io/allow-%s of the CSIDriver or the namespace can't be read: %q", rule[0], rule[1]))
+			c.mayNot(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "5")),
+				fmt.Sprintf("fsuser.csi.io/allow-%s of the CSIDriver or the namespace can't be read: %q", rule[0], rule[1]))
 			c.forget(t, rule[0])
-			if len(attributes.ValidateAnnotations(attributes.OnCSIDriver, map[string]string{"fsuser.csi.io/allow-" + rule[0]: rule[1]})) == 0 {
+			if len(attributes.ValidateAnnotations(attributes.OnCSIDriver,
+				map[string]string{"fsuser.csi.io/allow-" + rule[0]: rule[1]})) == 0 {
 				t.Errorf("lint takes allow-%s: %q", rule[0], rule[1])
 			}
 		}
 		good := map[string]string{"secrets": "*, tls*,", "uids": " 5 - 6 ,"}
 		for what, rule := range good {
 			c.allow(t, what, rule)
-			if errs := attributes.ValidateAnnotations(attributes.OnCSIDriver, map[string]string{"fsuser.csi.io/allow-" + what: rule}); len(errs) > 0 {
+			if errs := attributes.ValidateAnnotations(attributes.OnCSIDriver,
+				map[string]string{"fsuser.csi.io/allow-" + what: rule}); len(errs) > 0 {
 				t.Errorf("lint: %v", errs)
 			}
 		}
 		c.may(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "5")))
 		c.may(t, podWith("p", secretVolume("v", "x")))
 	})
-	// Kubelet refuses inline volumes of a driver that has no CSIDriver: nothing has to be refused here, least of all pods without the driver.
+	// Kubelet refuses inline volumes of a driver that has no CSIDriver: nothing has to be refused here, least of all pods
+	// without the driver.
 	t.Run("no CSIDriver", func(t *testing.T) {
 		if err := c.StorageV1().CSIDrivers().Delete(t.Context(), "fsuser.csi.io", metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
@@ -153,29 +180,38 @@ func TestAllow(t *testing.T) {
 func TestAllowTypedFields(t *testing.T) {
 	c := startClusterWith(t, controlplane.Options{ExtraArgs: []string{"--feature-gates=AtomicWriteVolumeUserFields=true"}})
 	startFsUser(t, c)
-	c.installAllow(t, `allow={"enabled": true, "uids": [70], "gids": [0], "secrets": ["tls", "aaa*"], "configMaps": ["conf", "aaa*"]}`)
+	c.installAllow(t,
+		`allow={"enabled": true, "uids": [70], "gids": [0], "secrets": ["tls", "aaa*"], "configMaps": ["conf", "aaa*"]}`)
 	c.waitForAllow(t, "not-allowed")
 	for _, test := range []struct{ name, volume, want string }{
 		{"a volume's owner", `{"name": "v", "secret": {"secretName": "tls", "defaultUser": 70}}`, ""},
-		{"a volume's owner, who is not allowed", `{"name": "v", "configMap": {"name": "conf", "defaultUser": 71}}`, "uid 71 "},
-		{"a file's owner", `{"name": "v", "secret": {"secretName": "tls", "defaultUser": 70, "items": [{"key": "k", "path": "k", "user": 70}]}}`, ""},
-		{"a file's owner, who is not allowed", `{"name": "v", "secret": {"secretName": "tls", "defaultUser": 70, "items": [{"key": "k", "path": "k", "user": 0}]}}`, "uid 0 "},
+		{"a volume's owner, who is not allowed", `{"name": "v", "configMap": {"name": "conf", "defaultUser": 71}}`,
+			"uid 71 "},
+		{"a file's owner",
+			`{"name": "v", "secret": {"secretName": "tls", "defaultUser": 70, "items": [{"key": "k", "path": "k", "user": 70}]}}`, ""},
+		{"a file's owner, who is not allowed",
+			`{"name": "v", "secret": {"secretName": "tls", "defaultUser": 70, "items": [{"key": "k", "path": "k", "user": 0}]}}`,
+			"uid 0 "},
 		{"a field's owner", `{"name": "v", "downwardAPI": {"defaultUser": 70, "items": [{"path": "n", "user": 72, "fieldRef": {"fieldPath": "metadata.name"}}]}}`, "uid 72 "},
-		{"a projected owner", `{"name": "v", "projected": {"defaultUser": 73, "sources": [{"secret": {"name": "tls"}}]}}`, "uid 73 "},
+		{"a projected owner", `{"name": "v", "projected": {"defaultUser": 73, "sources": [{"secret": {"name": "tls"}}]}}`,
+			"uid 73 "},
 		{"a projected file's owner", `{"name": "v", "projected": {"defaultUser": 70, "sources": [{"secret": {"name": "tls"}},
 			{"configMap": {"name": "conf", "items": [{"key": "k", "path": "k", "user": 74}]}}]}}`, "uid 74 "},
 	} {
 		byHand := podWith("p", driverVolume("d", "volume", "v", "gid", "0"), volumeOf(test.volume))
 		for how, pod := range map[string]*corev1.Pod{"by hand": byHand, "fsUser": annotated("70", volumeOf(test.volume))} {
-			if _, err := c.dryRunPod(t, pod); (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			if _, err := c.dryRunPod(t, pod); (err == nil) != (test.want == "") || err != nil &&
+				!strings.Contains(err.Error(), test.want) {
 				t.Errorf("%s, %s: error %v, want one that says %q", test.name, how, err, test.want)
 			}
 		}
 	}
-	if _, err := c.dryRunPod(t, annotated("71", secretVolume("v", "tls"))); err == nil || !strings.Contains(err.Error(), "uid 71 is not allowed here") {
+	if _, err := c.dryRunPod(t, annotated("71", secretVolume("v", "tls"))); err == nil ||
+		!strings.Contains(err.Error(), "uid 71 is not allowed here") {
 		t.Errorf("another user: %v", err)
 	}
-	if _, err := c.dryRunPod(t, annotated("70", configMapVolume("v", "x"))); err == nil || !strings.Contains(err.Error(), `ConfigMap "x" is not allowed here`) {
+	if _, err := c.dryRunPod(t, annotated("70", configMapVolume("v", "x"))); err == nil ||
+		!strings.Contains(err.Error(), `ConfigMap "x" is not allowed here`) {
 		t.Errorf("another object: %v", err)
 	}
 	if _, err := c.dryRunPod(t, annotated("70", manySources(400)...)); err != nil {
@@ -234,7 +270,8 @@ func (c *cluster) annotateDriver(t *testing.T, annotations map[string]any) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.StorageV1().CSIDrivers().Patch(t.Context(), "fsuser.csi.io", types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+	if _, err := c.StorageV1().CSIDrivers().Patch(t.Context(), "fsuser.csi.io", types.MergePatchType, patch,
+		metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -124,7 +124,8 @@ func volumeNamed(t *testing.T, pod *corev1.Pod, name string) corev1.Volume {
 	return pod.Spec.Volumes[i]
 }
 
-// applyClientSide does what kubectl apply does: it patches the pod with the difference of the manifest to the manifest applied last and to the pod.
+// applyClientSide does what kubectl apply does: it patches the pod with the difference of the manifest to the manifest
+// applied last and to the pod.
 func (c *cluster) applyClientSide(t *testing.T, manifest *unstructured.Unstructured, dryRun ...string) *corev1.Pod {
 	t.Helper()
 	applied := manifest.DeepCopy()
@@ -154,7 +155,8 @@ func (c *cluster) applyClientSide(t *testing.T, manifest *unstructured.Unstructu
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := pods.Patch(t.Context(), manifest.GetName(), types.StrategicMergePatchType, patch, metav1.PatchOptions{DryRun: dryRun})
+	got, err := pods.Patch(t.Context(), manifest.GetName(), types.StrategicMergePatchType, patch,
+		metav1.PatchOptions{DryRun: dryRun})
 	if err != nil {
 		t.Fatalf("apply %s: %v", patch, err)
 	}

@@ -51,7 +51,8 @@ func volumeCases() []volumeCase {
 		{"a Secret", good, driverVolume("v", "secretName", "a")},
 		{"a ConfigMap", good, driverVolume("v", "configMapName", "a.b-c")},
 		{"nodePublishSecretRef", good, withSecretRef(driverVolume("v"), "a")},
-		{"every attribute", good, driverVolume("v", "secretName", "a", "uid", "0", "gid", "2147483647", "mode", "0", "dirMode", "0777",
+		{"every attribute", good, driverVolume("v", "secretName", "a", "uid", "0", "gid", "2147483647", "mode", "0",
+			"dirMode", "0777",
 			"optional", "false", "refresh", "off", "uid/a", "5", "gid/d/a", "6", "mode/a b:\\\"'", "0400")},
 		{"kubelet's keys", good, driverVolume("v", "secretName", "a", "csi.storage.k8s.io/x", "")},
 		{"the longest name", good, driverVolume("v", "secretName", long[:253])},
@@ -70,7 +71,8 @@ func volumeCases() []volumeCase {
 		{"writable", refuse, readOnly(driverVolume("v", "secretName", "a"), new(false))},
 		{"another file system", refuse, withFSType(driverVolume("v", "secretName", "a"), "ext4")},
 		{"a block device", refuse, withFSType(driverVolume("v", "secretName", "a"), "block")},
-		{"all at once", refuse, readOnly(withFSType(driverVolume("v", "uid", "root", "mode", "999", "colour", "red", "refresh", "no", "optional", "yes"), "xfs"), nil)},
+		{"all at once", refuse, readOnly(withFSType(driverVolume("v", "uid", "root", "mode", "999", "colour", "red",
+			"refresh", "no", "optional", "yes"), "xfs"), nil)},
 		{"a name that is too long", refuse, driverVolume("v", "secretName", long)},
 		{"another namespace", refuse, driverVolume("v", "secretName", "kube-system/a")},
 	}
@@ -83,45 +85,55 @@ func volumeCases() []volumeCase {
 	}
 	for value, verdict := range map[string]verdict{
 		"0": good, "1": good, "65534": good, "2147483647": good,
-		"2147483648": refuse, "4294967295": refuse, "99999999999999999999": refuse, "-1": refuse, "+1": refuse, " 1": refuse, "1 ": refuse, "1\n": refuse,
+		"2147483648": refuse, "4294967295": refuse, "99999999999999999999": refuse, "-1": refuse, "+1": refuse, " 1": refuse,
+		"1 ": refuse, "1\n": refuse,
 		"01": refuse, "00": refuse, "0x1": refuse, "1.0": refuse, "1e3": refuse, "1_000": refuse, "root": refuse, "١": refuse,
 		strings.Repeat("1", 1000): refuse,
 	} {
 		for _, key := range []string{"uid", "gid"} {
-			all = append(all, volumeCase{fmt.Sprintf("%s %.30q", key, value), verdict, driverVolume("v", "secretName", "a", key, value)})
+			all = append(all, volumeCase{fmt.Sprintf("%s %.30q", key, value), verdict,
+				driverVolume("v", "secretName", "a", key, value)})
 		}
 	}
 	for value, verdict := range map[string]verdict{
-		"0": good, "00": good, "000": good, "0000": good, "7": good, "07": good, "400": good, "0400": good, "644": good, "0777": good, "777": good, "0007": good,
-		"00000": refuse, "1777": refuse, "4755": refuse, "7777": refuse, "800": refuse, "0o400": refuse, "-1": refuse, "0400 ": refuse, "0400\n": refuse,
+		"0": good, "00": good, "000": good, "0000": good, "7": good, "07": good, "400": good, "0400": good, "644": good,
+		"0777": good, "777": good, "0007": good,
+		"00000": refuse, "1777": refuse, "4755": refuse, "7777": refuse, "800": refuse, "0o400": refuse, "-1": refuse,
+		"0400 ": refuse, "0400\n": refuse,
 		"u=r": refuse, "rw-": refuse, "1000": refuse, "٠": refuse,
 	} {
 		for _, key := range []string{"mode", "dirMode"} {
-			all = append(all, volumeCase{fmt.Sprintf("%s %q", key, value), verdict, driverVolume("v", "secretName", "a", key, value)})
+			all = append(all, volumeCase{fmt.Sprintf("%s %q", key, value), verdict,
+				driverVolume("v", "secretName", "a", key, value)})
 		}
 	}
 	for _, value := range []string{"True", "yes", "1", "true ", " false", "\"true\""} {
 		all = append(all, volumeCase{"optional " + value, refuse, driverVolume("v", "secretName", "a", "optional", value)})
 	}
 	for _, value := range []string{"Watch", "on", "false", "watch\n"} {
-		all = append(all, volumeCase{fmt.Sprintf("refresh %q", value), refuse, driverVolume("v", "secretName", "a", "refresh", value)})
+		all = append(all, volumeCase{fmt.Sprintf("refresh %q", value), refuse,
+			driverVolume("v", "secretName", "a", "refresh", value)})
 	}
 	for _, key := range []string{
 		"Mode", "UID", "secretname", "optionl", "password", "a b", "a\nb", "\"", "ä", long,
 		"namespace", "podNamespace", "secretNamespace", "configMapNamespace", "objectNamespace",
-		"defaultMode", "fileMode", "defaultUser", "fsUser", "user", "owner", "runAsUser", "defaultGroup", "fsGroup", "group", "runAsGroup",
+		"defaultMode", "fileMode", "defaultUser", "fsUser", "user", "owner", "runAsUser", "defaultGroup", "fsGroup", "group",
+		"runAsGroup",
 	} {
-		all = append(all, volumeCase{fmt.Sprintf("unknown %.30q", key), refuse, driverVolume("v", "secretName", "a", key, "x")})
+		all = append(all, volumeCase{fmt.Sprintf("unknown %.30q", key), refuse,
+			driverVolume("v", "secretName", "a", key, "x")})
 	}
 	for path, verdict := range map[string]verdict{
-		"a": good, "a/b/c": good, "a:b": good, `a\b`: good, "a b": good, "...": refuse, "..a": refuse, "a/..b": good, "a..": good, ".a": good,
+		"a": good, "a/b/c": good, "a:b": good, `a\b`: good, "a b": good, "...": refuse, "..a": refuse, "a/..b": good,
+		"a..": good, ".a": good,
 		"é\n": good, strings.Repeat("é", 127): good, strings.Repeat("é", 128): refuse, strings.Repeat("a", 256): refuse,
-		"": refuse, ".": refuse, "./.": refuse, "/": refuse, "/a": refuse, "..": refuse, "a/..": refuse, "../a": refuse, "a/../b": refuse,
-		"./a": refuse, "a/.": refuse, "a/": refuse, "a//b": refuse, "./..a": refuse, "a\x00b": refuse,
+		"": refuse, ".": refuse, "./.": refuse, "/": refuse, "/a": refuse, "..": refuse, "a/..": refuse, "../a": refuse,
+		"a/../b": refuse, "./a": refuse, "a/.": refuse, "a/": refuse, "a//b": refuse, "./..a": refuse, "a\x00b": refuse,
 		strings.Repeat("aaaaaaa/", 511) + "aaaaaaaa": good, strings.Repeat("aaaaaaa/", 512) + "a": refuse,
 	} {
 		for key, value := range map[string]string{"uid": "1", "gid": "2", "mode": "0400"} {
-			all = append(all, volumeCase{fmt.Sprintf("%s/%.30q", key, path), verdict, driverVolume("v", "secretName", "a", key+"/"+path, value)})
+			all = append(all, volumeCase{fmt.Sprintf("%s/%.30q", key, path), verdict,
+				driverVolume("v", "secretName", "a", key+"/"+path, value)})
 		}
 	}
 	for _, key := range []string{"uid/a", "gid/a/b", "mode/a"} {
@@ -135,10 +147,11 @@ func volumeCases() []volumeCase {
 	}
 	for name, verdict := range map[string]verdict{
 		"secret": good, "config-map": good, "downward-api": good, "projected": good,
-		"v": refuse, "missing": refuse, "empty-dir": refuse, "other-csi": refuse, "Secret": refuse, "a.b": refuse, strings.Repeat("a", 64): refuse,
-		"token": driverOnly, "no-name": driverOnly,
+		"v": refuse, "missing": refuse, "empty-dir": refuse, "other-csi": refuse, "Secret": refuse, "a.b": refuse,
+		strings.Repeat("a", 64): refuse, "token": driverOnly, "no-name": driverOnly,
 	} {
-		all = append(all, volumeCase{fmt.Sprintf("volume %.30q", name), verdict, driverVolume("v", "volume", name, "uid", "1", "uid/a", "2")})
+		all = append(all, volumeCase{fmt.Sprintf("volume %.30q", name), verdict,
+			driverVolume("v", "volume", name, "uid", "1", "uid/a", "2")})
 	}
 	return all
 }
@@ -146,7 +159,8 @@ func volumeCases() []volumeCase {
 // otherVolumes are those of the pod beside the volume of a case.
 func otherVolumes() []corev1.Volume {
 	return []corev1.Volume{
-		secretVolume("secret", "s"), configMapVolume("config-map", "c"), secretVolume("no-name", "Upper"), otherDriverVolume("other-csi"), tokenVolume("token"),
+		secretVolume("secret", "s"), configMapVolume("config-map", "c"), secretVolume("no-name", "Upper"),
+		otherDriverVolume("other-csi"), tokenVolume("token"),
 		volumeOf(`{"name": "downward-api", "downwardAPI": {"items": [{"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}}`),
 		volumeOf(`{"name": "projected", "projected": {"sources": [{"secret": {"name": "s"}}, {"configMap": {"name": "c"}}]}}`),
 		volumeOf(`{"name": "empty-dir", "emptyDir": {}}`),
@@ -189,8 +203,10 @@ func TestTheDriverAndThePolicyAgree(t *testing.T) {
 		})
 	}
 	t.Run("two volumes", func(t *testing.T) {
-		_, err := c.dryRunPod(t, podWith("p", driverVolume("first", "uid", "x", "secretName", "a"), driverVolume("second", "secretName", "a"), driverVolume("third")))
-		if err == nil || !strings.Contains(err.Error(), `volume "first": volumeAttributes[uid]`) || strings.Contains(err.Error(), `"second"`) || !strings.Contains(err.Error(), `; volume "third": `) {
+		_, err := c.dryRunPod(t, podWith("p", driverVolume("first", "uid", "x", "secretName", "a"),
+			driverVolume("second", "secretName", "a"), driverVolume("third")))
+		if err == nil || !strings.Contains(err.Error(), `volume "first": volumeAttributes[uid]`) ||
+			strings.Contains(err.Error(), `"second"`) || !strings.Contains(err.Error(), `; volume "third": `) {
 			t.Errorf("error %v", err)
 		}
 	})
@@ -199,7 +215,8 @@ func TestTheDriverAndThePolicyAgree(t *testing.T) {
 		for i := range 300 {
 			volumes = append(volumes, driverVolume(fmt.Sprint("v", i), "uid", "x", "mode", "y", "secretName", "A"))
 		}
-		if _, err := c.dryRunPod(t, podWith("p", volumes...)); err == nil || !strings.Contains(err.Error(), `volume "v0": volumeAttributes[`) {
+		if _, err := c.dryRunPod(t, podWith("p", volumes...)); err == nil ||
+			!strings.Contains(err.Error(), `volume "v0": volumeAttributes[`) {
 			t.Errorf("error %v", err)
 		}
 	})
@@ -218,8 +235,8 @@ func TestTheDriverAndThePolicyAgree(t *testing.T) {
 	})
 }
 
-// startDriver returns a function that sends a volume to the driver as kubelet would. The function returns the sentences with
-// which the driver refuses the volume.
+// startDriver returns a function that sends a volume to the driver as kubelet would. The function returns the sentences
+// with which the driver refuses the volume.
 func startDriver(t *testing.T) func(*testing.T, corev1.Volume) []string {
 	t.Helper()
 	root := t.TempDir()
@@ -291,8 +308,10 @@ func startDriver(t *testing.T) func(*testing.T, corev1.Volume) []string {
 		text := strings.TrimPrefix(status.Convert(err).Message(), volume.ErrInvalid.Error()+": ")
 		// An expression can't tell which word is near, nor whether a Secret has data.
 		text = regexp.MustCompile(`; the nearest known one is "[a-zA-Z]+"`).ReplaceAllString(text, "")
-		text = strings.TrimSuffix(text, "; if nodePublishSecretRef is set, its Secret has no data, which looks the same: give it a key")
-		// A value is quoted in Go's way by one and in CEL's by the other, and so is the place of an attribute that is not plain.
+		text = strings.TrimSuffix(text,
+			"; if nodePublishSecretRef is set, its Secret has no data, which looks the same: give it a key")
+		// A value is quoted in Go's way by one and in CEL's by the other, and so is the place of an attribute that is not
+		// plain.
 		plain := regexp.MustCompile(`^volumeAttributes(\[[-_./0-9A-Za-z]{1,64}\])?$`)
 		var sentences []string
 		for _, sentence := range strings.Split(next.ReplaceAllString(text, "\x00$1"), "\x00") {
@@ -316,8 +335,8 @@ func startDriver(t *testing.T) func(*testing.T, corev1.Volume) []string {
 	}
 }
 
-// describes stands behind the driver's checks of a request, and checks what the first publish of a volume checks before it
-// asks for objects.
+// describes stands behind the driver's checks of a request, and checks what the first publish of a volume checks before
+// it asks for objects.
 type describes struct{ pod *corev1.Pod }
 
 func (d describes) Publish(_ context.Context, r volume.Request) error {
@@ -366,7 +385,8 @@ func TestTemplatesAreRefused(t *testing.T) {
 	bad := driverVolume("v", "secretName", "a", "uid", "x")
 	there := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "there"}, Spec: appsv1.DeploymentSpec{
 		Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "a"}},
-		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "a"}}, Spec: podWith("", bad).Spec},
+		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "a"}},
+			Spec: podWith("", bad).Spec},
 	}}
 	there, err := c.AppsV1().Deployments(apps).Create(t.Context(), there, metav1.CreateOptions{})
 	if err != nil {
@@ -394,7 +414,8 @@ func TestTemplatesAreRefused(t *testing.T) {
 		t.Fatalf("an update of something else: %v", err)
 	}
 	there.Spec.Template.Spec.Volumes[0].CSI.VolumeAttributes["gid"] = "0"
-	if _, err = c.AppsV1().Deployments(apps).Update(t.Context(), there, metav1.UpdateOptions{}); err == nil || !strings.Contains(err.Error(), want) {
+	if _, err = c.AppsV1().Deployments(apps).Update(t.Context(), there, metav1.UpdateOptions{}); err == nil ||
+		!strings.Contains(err.Error(), want) {
 		t.Errorf("an update of the volume: %v", err)
 	}
 }
@@ -429,7 +450,9 @@ func workloads(t *testing.T, client kubernetes.Interface, v corev1.Volume) map[s
 			return err
 		},
 		"CronJob": func() error {
-			j := &batchv1.CronJob{ObjectMeta: meta, Spec: batchv1.CronJobSpec{Schedule: "@daily", JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: *once}}}}
+			j := &batchv1.CronJob{ObjectMeta: meta,
+				Spec: batchv1.CronJobSpec{Schedule: "@daily",
+					JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: *once}}}}
 			_, err := client.BatchV1().CronJobs(apps).Create(t.Context(), j, options)
 			return err
 		},

@@ -55,17 +55,23 @@ func TestLint(t *testing.T) {
 func TestValuesThatTheSchemaRefuses(t *testing.T) {
 	for _, set := range []string{
 		"access=everything", "access=", "access=Node",
-		"kubeletRoot=var/lib/kubelet", "kubeletRoot=/var/lib/kubelet/", "kubeletRoot=/", "kubeletRoot=/var/../etc", "kubeletRoot=/var//lib",
+		"kubeletRoot=var/lib/kubelet", "kubeletRoot=/var/lib/kubelet/", "kubeletRoot=/", "kubeletRoot=/var/../etc",
+		"kubeletRoot=/var//lib",
 		"kubeletRoot=/a:b", "kubeletRoot=/" + strings.Repeat("k", 60),
 		"image.digest=sha256:12", "image.digest=latest", "image.pullPolicy=Sometimes", "image.repository=", "image.tag=a/b",
-		"image.repository=a:1", "image.repository=/a", "image.registry=", "image.registry=docker", "image.registry=example.com/", "image.registry=a.b/c",
+		"image.repository=a:1", "image.repository=/a", "image.registry=", "image.registry=docker",
+		"image.registry=example.com/", "image.registry=a.b/c",
 		"image.registry=null",
 		"verbosity=6", "verbosity=high", "httpPort=0", "maxUnavailable=0", "maxUnavailable=0%", "maxUnavailable=many",
-		"fsUser.enabled=maybe", "fsUser.default=0", "validate.enabled=2", "allow.enabled=3", "allow.uids={root}", "allow.uids={-1}", "allow.uids={1-}",
-		"allow.gids={01}", "allow.secrets={a*b}", "allow.secrets={A}", "allow.configMaps=all", "validate.allow=x", "validate.templates=Audit",
-		"extraArgs={node}", "extraArgs={--max-volumes=9,--state-dir=/run/fsuser.csi.io/other}", "metrics.podMonitor.interval=soon", "noSuchValue=1", "image.name=x",
-		"resourceQuota.enabled=maybe", "resourceQuota.pods=5", "openshift.securityContextConstraint=privileged", "openshift.enabled=true",
-		"selinux.context=container_file_t", "selinux.context=a:b:c:s0 d", "selinux.label=a:b:c", "networkPolicy.enabled=some", "networkPolicy.from=all", "networkPolicy.from[0].pods=x", "networkPolicy.ingress={}",
+		"fsUser.enabled=maybe", "fsUser.default=0", "validate.enabled=2", "allow.enabled=3", "allow.uids={root}",
+		"allow.uids={-1}", "allow.uids={1-}",
+		"allow.gids={01}", "allow.secrets={a*b}", "allow.secrets={A}", "allow.configMaps=all", "validate.allow=x",
+		"validate.templates=Audit", "extraArgs={node}", "extraArgs={--max-volumes=9,--state-dir=/run/fsuser.csi.io/other}",
+		"metrics.podMonitor.interval=soon", "noSuchValue=1", "image.name=x",
+		"resourceQuota.enabled=maybe", "resourceQuota.pods=5", "openshift.securityContextConstraint=privileged",
+		"openshift.enabled=true",
+		"selinux.context=container_file_t", "selinux.context=a:b:c:s0 d", "selinux.label=a:b:c", "networkPolicy.enabled=some",
+		"networkPolicy.from=all", "networkPolicy.from[0].pods=x", "networkPolicy.ingress={}",
 		"flowSchema.enabled=some", "flowSchema.priorityLevel=", "flowSchema.priorityLevel=null",
 		"flowSchema.priorityLevel=exempt", "flowSchema.priorityLevel=A", "flowSchema.precedence=1",
 	} {
@@ -112,8 +118,8 @@ func TestOldKubernetes(t *testing.T) {
 	}
 }
 
-// What the contract with kubelet and the API server demands of the manifests, for each kind of access and for values that are not the
-// default.
+// What the contract with kubelet and the API server demands of the manifests, for each kind of access and for values
+// that are not the default.
 func TestContract(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -125,7 +131,8 @@ func TestContract(t *testing.T) {
 		{"another kubelet root", []string{"--set", "kubeletRoot=/data/k0s/kubelet"}},
 		{"all optional parts", []string{"--set", strings.Join([]string{
 			"metrics.podMonitor.enabled=true", "metrics.podMonitor.interval=30s", "metrics.podMonitor.labels.release=p",
-			"imagePullSecrets[0].name=pull", "nodeSelector.pool=a", "podLabels.team=a", "podAnnotations.note=a", "verbosity=4", "maxUnavailable=1",
+			"imagePullSecrets[0].name=pull", "nodeSelector.pool=a", "podLabels.team=a", "podAnnotations.note=a", "verbosity=4",
+			"maxUnavailable=1",
 			"extraArgs={--max-volume-bytes=1048576}", "namespace.create=true", "allow.enabled=true", "allow.secrets={tls}",
 			"networkPolicy.enabled=true", "networkPolicy.from[0].ipBlock.cidr=10.0.0.0/8",
 			"resourceQuota.enabled=true", "openshift.securityContextConstraint=true",
@@ -151,10 +158,12 @@ func checkCSIDriver(t *testing.T, objects objects) {
 	objects.find(t, "CSIDriver", "fsuser.csi.io", &d)
 	s := d.Spec
 	for what, ok := range map[string]bool{
-		"attachRequired is false":                    s.AttachRequired != nil && !*s.AttachRequired,
-		"podInfoOnMount is true":                     s.PodInfoOnMount != nil && *s.PodInfoOnMount,
-		"volumeLifecycleModes is Ephemeral":          slices.Equal(s.VolumeLifecycleModes, []storagev1.VolumeLifecycleMode{storagev1.VolumeLifecycleEphemeral}),
-		"fsGroupPolicy is None":                      s.FSGroupPolicy != nil && *s.FSGroupPolicy == storagev1.NoneFSGroupPolicy,
+		"attachRequired is false": s.AttachRequired != nil && !*s.AttachRequired,
+		"podInfoOnMount is true":  s.PodInfoOnMount != nil && *s.PodInfoOnMount,
+		"volumeLifecycleModes is Ephemeral": slices.Equal(s.VolumeLifecycleModes,
+			[]storagev1.VolumeLifecycleMode{storagev1.VolumeLifecycleEphemeral}),
+		"fsGroupPolicy is None": s.FSGroupPolicy != nil &&
+			*s.FSGroupPolicy == storagev1.NoneFSGroupPolicy,
 		"requiresRepublish is true":                  s.RequiresRepublish != nil && *s.RequiresRepublish,
 		"no tokens are asked for":                    len(s.TokenRequests) == 0,
 		"no NodeGetInfo by the clock":                s.NodeAllocatableUpdatePeriodSeconds == nil,
@@ -172,18 +181,20 @@ func checkDaemonSet(t *testing.T, objects objects) {
 	var ds appsv1.DaemonSet
 	objects.find(t, "DaemonSet", "fsuser-csi", &ds)
 	rolling := ds.Spec.UpdateStrategy.RollingUpdate
-	if ds.Spec.UpdateStrategy.Type != appsv1.RollingUpdateDaemonSetStrategyType || rolling.MaxSurge.String() != "0" || rolling.MaxUnavailable.String() == "0" {
+	if ds.Spec.UpdateStrategy.Type != appsv1.RollingUpdateDaemonSetStrategyType || rolling.MaxSurge.String() != "0" ||
+		rolling.MaxUnavailable.String() == "0" {
 		t.Errorf("updateStrategy is %+v; kubelet can't have two drivers of one name", ds.Spec.UpdateStrategy)
 	}
 	pod := ds.Spec.Template.Spec
 	for what, ok := range map[string]bool{
 		"one container":                    len(pod.Containers) == 1 && len(pod.InitContainers) == 0,
 		"nothing of the host but its root": !pod.HostNetwork && !pod.HostPID && !pod.HostIPC,
-		"tolerates everything":             slices.Equal(pod.Tolerations, []corev1.Toleration{{Operator: corev1.TolerationOpExists}}),
-		"Linux only":                       pod.NodeSelector["kubernetes.io/os"] == "linux",
-		"node-critical":                    pod.PriorityClassName == "system-node-critical",
-		"30 s to end":                      *pod.TerminationGracePeriodSeconds == 30,
-		"its token":                        pod.ServiceAccountName == "fsuser-csi" && *pod.AutomountServiceAccountToken,
+		"tolerates everything": slices.Equal(pod.Tolerations,
+			[]corev1.Toleration{{Operator: corev1.TolerationOpExists}}),
+		"Linux only":    pod.NodeSelector["kubernetes.io/os"] == "linux",
+		"node-critical": pod.PriorityClassName == "system-node-critical",
+		"30 s to end":   *pod.TerminationGracePeriodSeconds == 30,
+		"its token":     pod.ServiceAccountName == "fsuser-csi" && *pod.AutomountServiceAccountToken,
 	} {
 		if !ok {
 			t.Errorf("DaemonSet: not so: %s", what)
@@ -199,11 +210,13 @@ func checkDaemonSet(t *testing.T, objects objects) {
 	if sc := c.SecurityContext; !*sc.Privileged || !*sc.ReadOnlyRootFilesystem || *sc.RunAsUser != 0 {
 		t.Errorf("securityContext is %+v", sc)
 	}
-	if _, limited := c.Resources.Limits[corev1.ResourceMemory]; limited || c.Resources.Requests.Cpu().String() != "10m" || c.Resources.Requests.Memory().String() != "32Mi" {
+	if _, limited := c.Resources.Limits[corev1.ResourceMemory]; limited || c.Resources.Requests.Cpu().String() != "10m" ||
+		c.Resources.Requests.Memory().String() != "32Mi" {
 		t.Errorf("resources are %+v", c.Resources)
 	}
 	for name, probe := range map[string]*corev1.Probe{"/healthz": c.LivenessProbe, "/readyz": c.ReadinessProbe} {
-		if probe == nil || probe.HTTPGet.Path != name || probe.HTTPGet.Port.StrVal != c.Ports[0].Name || probe.HTTPGet.Host != "" {
+		if probe == nil || probe.HTTPGet.Path != name || probe.HTTPGet.Port.StrVal != c.Ports[0].Name ||
+			probe.HTTPGet.Host != "" {
 			t.Errorf("probe of %s is %+v", name, probe)
 		}
 	}
@@ -221,7 +234,8 @@ func checkDaemonSet(t *testing.T, objects objects) {
 	if !maps.Equal(env, wantEnv) {
 		t.Errorf("env is %v, want %v", env, wantEnv)
 	}
-	if address := "--http-address=[$(POD_IP)]:9808"; !slices.Contains(c.Args, address) || c.Ports[0].ContainerPort != 9808 {
+	if address := "--http-address=[$(POD_IP)]:9808"; !slices.Contains(c.Args, address) ||
+		c.Ports[0].ContainerPort != 9808 {
 		t.Errorf("args %q have no %s", c.Args, address)
 	}
 
@@ -254,7 +268,8 @@ func checkDaemonSet(t *testing.T, objects objects) {
 		if host[m.Name] == nil || m.MountPath != host[m.Name].Path || m.SubPath != "" {
 			t.Errorf("mountPath %s is not the host's path %+v", m.MountPath, host[m.Name])
 		}
-		if bidirectional := m.MountPropagation != nil; bidirectional != (m.MountPath == root+"/pods") || bidirectional && *m.MountPropagation != corev1.MountPropagationBidirectional {
+		if bidirectional := m.MountPropagation != nil; bidirectional != (m.MountPath == root+"/pods") || bidirectional &&
+			*m.MountPropagation != corev1.MountPropagationBidirectional {
 			t.Errorf("propagation of %s is %v", m.MountPath, m.MountPropagation)
 		}
 	}
@@ -277,7 +292,8 @@ func checkRules(t *testing.T, objects objects) {
 			var b rbacv1.ClusterRoleBinding
 			convert(t, o, &b)
 			bound = append(bound, b.RoleRef.Name)
-			if len(b.Subjects) != 1 || b.Subjects[0] != (rbacv1.Subject{Kind: "ServiceAccount", Name: "fsuser-csi", Namespace: Namespace}) {
+			if len(b.Subjects) != 1 || b.Subjects[0] != (rbacv1.Subject{Kind: "ServiceAccount", Name: "fsuser-csi",
+				Namespace: Namespace}) {
 				t.Errorf("%s binds %v", b.Name, b.Subjects)
 			}
 			if b.RoleRef.Name == "fsuser-csi-reader" && !strings.Contains(b.Name, "danger") {
@@ -294,7 +310,8 @@ func checkRules(t *testing.T, objects objects) {
 				t.Errorf("%s has a wildcard: %v", r.Name, rule)
 			}
 			reads := slices.ContainsFunc(rule.Verbs, func(v string) bool { return v == "get" || v == "list" || v == "watch" })
-			ofNodes := slices.Equal(rule.Resources, []string{"nodes"}) && slices.Equal(rule.Verbs, []string{"get"}) && access != "node"
+			ofNodes := slices.Equal(rule.Resources, []string{"nodes"}) && slices.Equal(rule.Verbs, []string{"get"}) &&
+				access != "node"
 			if reads && r.Name != "fsuser-csi-reader" && !ofNodes {
 				t.Errorf("%s reads: %v", r.Name, rule)
 			}
@@ -329,7 +346,8 @@ func TestImage(t *testing.T) {
 	}
 }
 
-// Each policy is there when its value says so, with its bindings, and is not evaluated for pods that have nothing to do with it.
+// Each policy is there when its value says so, with its bindings, and is not evaluated for pods that have nothing to do
+// with it.
 func TestPoliciesAreValues(t *testing.T) {
 	for set, want := range map[string][]string{
 		"access=node":                  {"declare-references", "attributes"},
@@ -350,7 +368,8 @@ func TestPoliciesAreValues(t *testing.T) {
 			case "MutatingAdmissionPolicy", "ValidatingAdmissionPolicy":
 				got[name] = true
 				conditions, _, _ := unstructured.NestedSlice(o.Object, "spec", "matchConditions")
-				if failure, _, _ := unstructured.NestedString(o.Object, "spec", "failurePolicy"); len(conditions) == 0 || failure == "" {
+				if failure, _, _ := unstructured.NestedString(o.Object, "spec", "failurePolicy"); len(conditions) == 0 ||
+					failure == "" {
 					t.Errorf("%s: %d matchConditions, failurePolicy %q", name, len(conditions), failure)
 				}
 			case "MutatingAdmissionPolicyBinding", "ValidatingAdmissionPolicyBinding":
@@ -387,7 +406,8 @@ func TestNamespaceLetsPrivilegedPodsIn(t *testing.T) {
 func TestSELinuxContext(t *testing.T) {
 	const talos = "system_u:object_r:ephemeral_t:s0"
 	for set, want := range map[string][]string{
-		"selinux.context=null": nil, "selinux.context=": {"--selinux-context="}, "selinux.context=" + talos: {"--selinux-context=" + talos},
+		"selinux.context=null": nil, "selinux.context=": {"--selinux-context="},
+		"selinux.context=" + talos: {"--selinux-context=" + talos},
 	} {
 		var ds appsv1.DaemonSet
 		template(t, "--set", set).find(t, "DaemonSet", "fsuser-csi", &ds)
@@ -424,7 +444,8 @@ func TestNetworkPolicy(t *testing.T) {
 		var policy networkingv1.NetworkPolicy
 		objects.find(t, "NetworkPolicy", "fsuser-csi", &policy)
 		spec := networkingv1.NetworkPolicySpec{
-			PodSelector: *ds.Spec.Selector, PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}, Ingress: want,
+			PodSelector: *ds.Spec.Selector, PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress},
+			Ingress: want,
 		}
 		if policy.Namespace != Namespace || !equality.Semantic.DeepEqual(policy.Spec, spec) {
 			t.Errorf("--set %s: namespace %s, got\n%+v\nwant\n%+v", set, policy.Namespace, policy.Spec, spec)

@@ -89,13 +89,15 @@ func (c *cluster) create(t *testing.T, o objects) {
 			client = c.objects.Resource(resource).Namespace(ns)
 		}
 		// Strict, as kubectl is.
-		if _, err := client.Create(t.Context(), one, metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict}); err != nil {
+		if _, err := client.Create(t.Context(), one,
+			metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict}); err != nil {
 			t.Fatalf("create %s %s: %v", one.GetKind(), one.GetName(), err)
 		}
 	}
 }
 
-// waitForPolicy waits until the API server has taken up the policy declare-references, about which it learns by a watch.
+// waitForPolicy waits until the API server has taken up the policy declare-references, about which it learns by a
+// watch.
 func (c *cluster) waitForPolicy(t *testing.T) {
 	t.Helper()
 	pod := podWith("probe", readOnly(driverVolume("a", "secretName", "a"), nil))
@@ -147,7 +149,8 @@ func podWith(name string, volumes ...corev1.Volume) *corev1.Pod {
 		},
 	}
 	for _, v := range volumes {
-		pod.Spec.Containers[0].VolumeMounts = append(pod.Spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: v.Name, MountPath: "/" + v.Name})
+		pod.Spec.Containers[0].VolumeMounts = append(pod.Spec.Containers[0].VolumeMounts,
+			corev1.VolumeMount{Name: v.Name, MountPath: "/" + v.Name})
 	}
 	return pod
 }
@@ -167,7 +170,8 @@ func driverVolume(name string, attributes ...string) corev1.Volume {
 }
 
 func secretVolume(name, secret string) corev1.Volume {
-	return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: secret}}}
+	return corev1.Volume{Name: name,
+		VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: secret}}}
 }
 
 func configMapVolume(name, configMap string) corev1.Volume {

@@ -104,7 +104,8 @@ func TestFlows(t *testing.T) {
 			gotSchema := response.Header.Get(flowcontrolv1.ResponseHeaderMatchedFlowSchemaUID)
 			gotLevel := response.Header.Get(flowcontrolv1.ResponseHeaderMatchedPriorityLevelConfigurationUID)
 			if gotSchema != string(mine.UID) || gotLevel != string(level.UID) {
-				return fmt.Errorf("%s: FlowSchema %s, priority level %s; want %s and %s", path, gotSchema, gotLevel, mine.UID, level.UID)
+				return fmt.Errorf("%s: FlowSchema %s, priority level %s; want %s and %s", path, gotSchema, gotLevel, mine.UID,
+					level.UID)
 			}
 			return nil
 		})

@@ -32,7 +32,8 @@ const (
 	fsGroupAnnotation = "fsuser.csi.io/fs-group"
 )
 
-// startFsUser is a cluster with the policies of fsUser, from the file that is applied, and with a client that keeps warnings.
+// startFsUser is a cluster with the policies of fsUser, from the file that is applied, and with a client that keeps
+// warnings.
 func startFsUser(t *testing.T, c *cluster) *warnings {
 	t.Helper()
 	content, err := os.ReadFile(FsUserFile)
@@ -128,7 +129,8 @@ func TestFsUser(t *testing.T) {
 func TestFsUserWithUserFields(t *testing.T) {
 	c := startClusterWith(t, controlplane.Options{ExtraArgs: []string{"--feature-gates=AtomicWriteVolumeUserFields=true"}})
 	w := startFsUser(t, c)
-	plain, err := c.dryRunPod(t, podWith("plain", volumeOf(`{"name": "a", "secret": {"secretName": "x", "defaultUser": 7}}`)))
+	plain, err := c.dryRunPod(t, podWith("plain",
+		volumeOf(`{"name": "a", "secret": {"secretName": "x", "defaultUser": 7}}`)))
 	if err != nil || plain.Spec.Volumes[0].Secret.DefaultUser == nil {
 		t.Fatalf("the gate is not on: %v, %s", err, encode(t, plain.Spec.Volumes))
 	}
@@ -138,7 +140,8 @@ func TestFsUserWithUserFields(t *testing.T) {
 		`{"name": "a", "secret": {"secretName": "x", "defaultUser": -1}}`,
 		`{"name": "a", "configMap": {"name": "x", "items": [{"key": "k", "path": "k", "user": 2147483648}]}}`,
 	} {
-		if _, err := c.dryRunPod(t, annotated("1000", volumeOf(text))); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "spec.volumes[") {
+		if _, err := c.dryRunPod(t, annotated("1000", volumeOf(text))); !apierrors.IsInvalid(err) ||
+			!strings.Contains(err.Error(), "spec.volumes[") {
 			t.Errorf("%s: error %v, want the API server's", text, err)
 		}
 	}
@@ -151,7 +154,8 @@ func TestFsUserSeen(t *testing.T) {
 	if err := os.WriteFile(rules, []byte(`{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [{"level": "Metadata", "resources": [{"resources": ["pods"]}]}]}`), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	c := startClusterWith(t, controlplane.Options{ExtraArgs: []string{"--audit-policy-file=" + rules, "--audit-log-path=" + log}})
+	c := startClusterWith(t, controlplane.Options{ExtraArgs: []string{"--audit-policy-file=" + rules,
+		"--audit-log-path=" + log}})
 	w := startFsUser(t, c)
 	left := annotated("1000", tokenVolume("left"))
 	left.Name, left.GenerateName = "to-be-audited", ""
@@ -204,12 +208,14 @@ func TestFsUserSeen(t *testing.T) {
 	}
 }
 
-// The API server runs policies in random order. A pod that went through one policy and then through both is the same as in the other order.
+// The API server runs policies in random order. A pod that went through one policy and then through both is the same as
+// in the other order.
 func TestOrderOfPolicies(t *testing.T) {
 	c := startCluster(t)
 	startFsUser(t, c)
 	undeclared := readOnly(driverVolume("c", "secretName", "undeclared"), nil)
-	pod := annotated("1000", secretVolume("a", "a"), undeclared, configMapVolume("b", "b"), driverVolume("d", "secretName", "a"))
+	pod := annotated("1000", secretVolume("a", "a"), undeclared, configMapVolume("b", "b"),
+		driverVolume("d", "secretName", "a"))
 	run := func(pod *corev1.Pod, user string) *corev1.Pod {
 		t.Helper()
 		pod = pod.DeepCopy()
@@ -249,15 +255,22 @@ func precedence(t *testing.T, c *cluster, w *warnings) {
 	}{
 		{"neither", nil, nil, none, ""},
 		{"the pod", nil, annotations{fsUserAnnotation: "0"}, "0", ""},
-		{"the pod, with a group", nil, annotations{fsUserAnnotation: "2147483647", fsGroupAnnotation: "0"}, "2147483647", "0"},
+		{"the pod, with a group", nil, annotations{fsUserAnnotation: "2147483647", fsGroupAnnotation: "0"}, "2147483647",
+			"0"},
 		{"the namespace", annotations{fsUserAnnotation: "70"}, nil, "70", ""},
-		{"the namespace, with a group", annotations{fsUserAnnotation: "70", fsGroupAnnotation: "71"}, annotations{"other": "x"}, "70", "71"},
-		{"both", annotations{fsUserAnnotation: "70", fsGroupAnnotation: "71"}, annotations{fsUserAnnotation: "80", fsGroupAnnotation: "81"}, "80", "81"},
-		{"the user of the pod, the group of the namespace", annotations{fsUserAnnotation: "70", fsGroupAnnotation: "71"}, annotations{fsUserAnnotation: "80"}, "80", "71"},
-		{"the pod does not want the namespace's group", annotations{fsUserAnnotation: "70", fsGroupAnnotation: "71"}, annotations{fsGroupAnnotation: none}, "70", ""},
+		{"the namespace, with a group", annotations{fsUserAnnotation: "70", fsGroupAnnotation: "71"},
+			annotations{"other": "x"}, "70", "71"},
+		{"both", annotations{fsUserAnnotation: "70", fsGroupAnnotation: "71"},
+			annotations{fsUserAnnotation: "80", fsGroupAnnotation: "81"}, "80", "81"},
+		{"the user of the pod, the group of the namespace", annotations{fsUserAnnotation: "70", fsGroupAnnotation: "71"},
+			annotations{fsUserAnnotation: "80"}, "80", "71"},
+		{"the pod does not want the namespace's group", annotations{fsUserAnnotation: "70", fsGroupAnnotation: "71"},
+			annotations{fsGroupAnnotation: none}, "70", ""},
 		{"the pod does not want", annotations{fsUserAnnotation: "70"}, annotations{fsUserAnnotation: none}, none, ""},
-		{"the namespace does not want, the pod does", annotations{fsUserAnnotation: none}, annotations{fsUserAnnotation: "80"}, "80", ""},
-		{"a malformed one of the namespace, which the pod replaces", annotations{fsUserAnnotation: "root"}, annotations{fsUserAnnotation: "80"}, "80", ""},
+		{"the namespace does not want, the pod does", annotations{fsUserAnnotation: none},
+			annotations{fsUserAnnotation: "80"}, "80", ""},
+		{"a malformed one of the namespace, which the pod replaces", annotations{fsUserAnnotation: "root"},
+			annotations{fsUserAnnotation: "80"}, "80", ""},
 		{"a group alone", nil, annotations{fsGroupAnnotation: "81"}, none, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -301,7 +314,8 @@ func (c *cluster) annotateNamespace(t *testing.T, name string, annotations map[s
 // noUser: the verdict on an annotation is that of the driver on the attribute, and so are the words.
 func noUser(t *testing.T, c *cluster) {
 	for _, value := range []string{
-		"", "root", "-1", "+1", "01000", "00", "1 000", " 1", "1\n", "1e3", "0x10", "1000.0", "2147483648", "4294967295", "99999999999999999999", "١", "None",
+		"", "root", "-1", "+1", "01000", "00", "1 000", " 1", "1\n", "1e3", "0x10", "1000.0", "2147483648", "4294967295",
+		"99999999999999999999", "١", "None",
 		"0", "1", "2147483647",
 	} {
 		for annotation, attribute := range map[string]string{fsUserAnnotation: "uid", fsGroupAnnotation: "gid"} {
@@ -315,7 +329,8 @@ func noUser(t *testing.T, c *cluster) {
 			if err == nil {
 				continue
 			}
-			if value != "" && !strings.Contains(err.Error(), errs[0].Detail) || !strings.Contains(err.Error(), "metadata.annotations["+annotation+"]:") {
+			if value != "" && !strings.Contains(err.Error(), errs[0].Detail) ||
+				!strings.Contains(err.Error(), "metadata.annotations["+annotation+"]:") {
 				t.Errorf("%s %q: error %v; want the driver's words: %s", annotation, value, err, errs[0].Detail)
 			}
 		}
@@ -325,7 +340,8 @@ func noUser(t *testing.T, c *cluster) {
 	defer c.annotateNamespace(t, apps, nil)
 	eventually(t, func() error {
 		pod := podWith("p", secretVolume("s", "s"))
-		if _, err := c.dryRunPod(t, pod); err == nil || !strings.Contains(err.Error(), "metadata.annotations["+fsUserAnnotation+"] of namespace "+apps+": ") {
+		if _, err := c.dryRunPod(t, pod); err == nil ||
+			!strings.Contains(err.Error(), "metadata.annotations["+fsUserAnnotation+"] of namespace "+apps+": ") {
 			return fmt.Errorf("error %v; want one that names the namespace", err)
 		}
 		return nil
@@ -344,12 +360,14 @@ func untouched(t *testing.T, c *cluster, w *warnings) {
 	driver.Namespace = Namespace
 	token := annotated("1000")
 	token.Spec.AutomountServiceAccountToken = nil
-	for name, pod := range map[string]*corev1.Pod{"mirror": mirror, "mirror with a bad annotation": badMirror, "driver": driver, "token": token} {
+	for name, pod := range map[string]*corev1.Pod{"mirror": mirror, "mirror with a bad annotation": badMirror,
+		"driver": driver, "token": token} {
 		w.take()
 		if pod.Namespace == "" {
 			pod.Namespace = apps
 		}
-		got, err := c.CoreV1().Pods(pod.Namespace).Create(t.Context(), pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		got, err := c.CoreV1().Pods(pod.Namespace).Create(t.Context(), pod,
+			metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -371,18 +389,21 @@ func untouched(t *testing.T, c *cluster, w *warnings) {
 	}
 	pod := c.createPod(t, annotated("1000", secretVolume("s", "s")))
 	pod.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
-		Name: "debug", Image: "example.com/i", TerminationMessagePolicy: corev1.TerminationMessageReadFile, ImagePullPolicy: corev1.PullAlways,
-		VolumeMounts: []corev1.VolumeMount{{Name: "s", MountPath: "/s"}},
+		Name: "debug", Image: "example.com/i", TerminationMessagePolicy: corev1.TerminationMessageReadFile,
+		ImagePullPolicy: corev1.PullAlways,
+		VolumeMounts:    []corev1.VolumeMount{{Name: "s", MountPath: "/s"}},
 	}}}
-	if pod, err = c.CoreV1().Pods(apps).UpdateEphemeralContainers(t.Context(), pod.Name, pod, metav1.UpdateOptions{}); err != nil || len(pod.Spec.Volumes) != 2 {
+	if pod, err = c.CoreV1().Pods(apps).UpdateEphemeralContainers(t.Context(), pod.Name, pod,
+		metav1.UpdateOptions{}); err != nil || len(pod.Spec.Volumes) != 2 {
 		t.Errorf("%v; volumes %s", err, encode(t, pod.Spec.Volumes))
 	}
 	// A template is not a pod; the pod that its controller makes has the template's annotations.
 	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "d"}}
 	d.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "d"}}
 	d.Spec.Template = corev1.PodTemplateSpec{
-		ObjectMeta: metav1.ObjectMeta{Labels: d.Spec.Selector.MatchLabels, Annotations: map[string]string{fsUserAnnotation: "1000"}},
-		Spec:       podWith("", secretVolume("s", "s")).Spec,
+		ObjectMeta: metav1.ObjectMeta{Labels: d.Spec.Selector.MatchLabels,
+			Annotations: map[string]string{fsUserAnnotation: "1000"}},
+		Spec: podWith("", secretVolume("s", "s")).Spec,
 	}
 	if d, err = c.AppsV1().Deployments(apps).Create(t.Context(), d, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
@@ -390,7 +411,8 @@ func untouched(t *testing.T, c *cluster, w *warnings) {
 	if d.Spec.Template.Spec.Volumes[0].CSI != nil {
 		t.Error("the template was rewritten")
 	}
-	made := c.createPod(t, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{GenerateName: "d-", Annotations: d.Spec.Template.Annotations}, Spec: d.Spec.Template.Spec})
+	made := c.createPod(t, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{GenerateName: "d-",
+		Annotations: d.Spec.Template.Annotations}, Spec: d.Spec.Template.Spec})
 	if made.Spec.Volumes[0].CSI == nil {
 		t.Error("the pod was not rewritten")
 	}
@@ -458,10 +480,12 @@ func mountableSecretsAnnotated(t *testing.T, c *cluster) {
 	}
 }
 
-// moved is what becomes of a pod's volumes: each of those that move maps to the attributes, without volume, of what replaces it.
+// moved is what becomes of a pod's volumes: each of those that move maps to the attributes, without volume, of what
+// replaces it.
 type moved map[string]map[string]string
 
-// checkMoved: the volumes that moved are the same behind another name, each right behind its replacement, and all others are as they were.
+// checkMoved: the volumes that moved are the same behind another name, each right behind its replacement, and all
+// others are as they were.
 func checkMoved(t *testing.T, asked, got []corev1.Volume, want moved) {
 	t.Helper()
 	names := map[string]bool{}
@@ -506,7 +530,8 @@ func checkMoved(t *testing.T, asked, got []corev1.Volume, want moved) {
 	}
 }
 
-// plain returns the volumes that the API server stores for a pod without the annotation: with defaults, and without fields whose feature is off.
+// plain returns the volumes that the API server stores for a pod without the annotation: with defaults, and without
+// fields whose feature is off.
 func (c *cluster) plain(t *testing.T, pod *corev1.Pod) ([]corev1.Volume, error) {
 	t.Helper()
 	pod = pod.DeepCopy()
@@ -542,7 +567,8 @@ func moves(t *testing.T, c *cluster, w *warnings) {
 			volumeOf(`{"name": "b", "configMap": {"name": "y", "defaultMode": 0, "optional": false, "items": [{"key": "k", "path": "k", "mode": 0}]}}`),
 		}, moved{"a": user, "b": user}, nil},
 		{"paths that are hard to write", []corev1.Volume{
-			volumeOf(`{"name": "a", "secret": {"secretName": "x", "items": [{"key": "k", "path": ` + string(encode(t, hard)) + `}]}}`),
+			volumeOf(`{"name": "a", "secret": {"secretName": "x", "items": [{"key": "k", "path": ` + string(encode(t, hard)) +
+				`}]}}`),
 		}, moved{"a": user}, nil},
 		{"the user that KEP-5936 gives to a volume or a file", []corev1.Volume{
 			volumeOf(`{"name": "a", "secret": {"secretName": "x", "defaultUser": 7, "items": [{"key": "k", "path": "k"}, {"key": "l", "path": "l", "user": 0}]}}`),
@@ -560,10 +586,12 @@ func moves(t *testing.T, c *cluster, w *warnings) {
 			volumeOf(`{"name": "b", "projected": {}}`),
 		}, moved{"a": user, "b": user}, nil},
 		{"what is no business of the policy", []corev1.Volume{
-			withSecretRef(driverVolume("a", "uid", "5"), "y"), volumeOf(`{"name": "b", "emptyDir": {}}`), volumeOf(`{"name": "c", "hostPath": {"path": "/x"}}`),
+			withSecretRef(driverVolume("a", "uid", "5"), "y"), volumeOf(`{"name": "b", "emptyDir": {}}`),
+			volumeOf(`{"name": "c", "hostPath": {"path": "/x"}}`),
 			secretVolume("d", "y"), otherDriverVolume("e", "secretName", "x"),
 		}, moved{"d": user}, nil},
-		{"volumes that nothing mounts", []corev1.Volume{secretVolume("a", "x"), configMapVolume("b", "x"), secretVolume("c", "y")}, moved{"b": user}, []string{"a", "c"}},
+		{"volumes that nothing mounts", []corev1.Volume{secretVolume("a", "x"), configMapVolume("b", "x"),
+			secretVolume("c", "y")}, moved{"b": user}, []string{"a", "c"}},
 		{"the user has our names", []corev1.Volume{
 			secretVolume("fsuser-csi-source-0", "x"), secretVolume("a", "y"), configMapVolume("fsuser-csi-source-2", "z"),
 		}, moved{"fsuser-csi-source-0": user, "a": user}, []string{"fsuser-csi-source-2"}},
@@ -573,7 +601,9 @@ func moves(t *testing.T, c *cluster, w *warnings) {
 			w.take()
 			pod := annotated("1000", test.volumes...)
 			mounts := &pod.Spec.Containers[0].VolumeMounts
-			*mounts = slices.DeleteFunc(*mounts, func(m corev1.VolumeMount) bool { return slices.Contains(test.unmounted, m.Name) })
+			*mounts = slices.DeleteFunc(*mounts, func(m corev1.VolumeMount) bool {
+				return slices.Contains(test.unmounted, m.Name)
+			})
 			asked, err := c.plain(t, pod)
 			if err != nil {
 				t.Fatal(err)
@@ -583,7 +613,8 @@ func moves(t *testing.T, c *cluster, w *warnings) {
 				t.Errorf("warnings: %q", told)
 			}
 			checkMoved(t, asked, got.Spec.Volumes, test.want)
-			again := c.createPod(t, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{GenerateName: "again-", Annotations: got.Annotations}, Spec: got.Spec})
+			again := c.createPod(t, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{GenerateName: "again-",
+				Annotations: got.Annotations}, Spec: got.Spec})
 			if was, is := encode(t, got.Spec), encode(t, again.Spec); !bytes.Equal(was, is) {
 				t.Errorf("once\n%s\ntwice\n%s", was, is)
 			}
@@ -620,7 +651,8 @@ func leftAlone(t *testing.T, c *cluster, w *warnings) {
 		name, volume string
 		windows      func(*corev1.Pod)
 	}{
-		{"a token", projected(`{"serviceAccountToken": {"path": "t", "expirationSeconds": 600}}, {"secret": {"name": "s"}}`), nil},
+		{"a token", projected(`{"serviceAccountToken": {"path": "t", "expirationSeconds": 600}}, {"secret": {"name": "s"}}`),
+			nil},
 		{"a trust bundle", projected(`{"secret": {"name": "s"}}, {"clusterTrustBundle": {"name": "b", "path": "t"}}`), nil},
 		{"for Windows", `{"name": "v", "secret": {"secretName": "s"}}`, onWindows},
 		{"for Windows, by the node", `{"name": "v", "secret": {"secretName": "s"}}`, onWindowsNode},
@@ -644,7 +676,8 @@ func leftAlone(t *testing.T, c *cluster, w *warnings) {
 				t.Fatal(err)
 			}
 			checkMoved(t, asked, got.Spec.Volumes, want)
-			if len(told) != 1 || !strings.Contains(told[0], `volume "`+left.Name+`" stays as it is, without fsuser.csi.io/fs-user 1000: only kubelet can make`) ||
+			if len(told) != 1 || !strings.Contains(told[0],
+				`volume "`+left.Name+`" stays as it is, without fsuser.csi.io/fs-user 1000: only kubelet can make`) ||
 				strings.Contains(told[0], `"other"`) != (want == nil) {
 				t.Errorf("warnings %q", told)
 			}

@@ -74,7 +74,8 @@ func TestResourceQuota(t *testing.T) {
 	c.install(t, "node")
 	create := func() error {
 		pod := podWith("")
-		pod.GenerateName, pod.Spec.PriorityClassName, pod.Spec.ServiceAccountName = "driver-", "system-node-critical", "fsuser-csi"
+		pod.GenerateName, pod.Spec.PriorityClassName, pod.Spec.ServiceAccountName = "driver-", "system-node-critical",
+			"fsuser-csi"
 		_, err := c.CoreV1().Pods(Namespace).Create(t.Context(), pod, metav1.CreateOptions{})
 		return err
 	}
@@ -97,8 +98,8 @@ func TestResourceQuota(t *testing.T) {
 	eventually(t, create)
 }
 
-// With OpenShift's ClusterRole, the driver's pods may use the privileged constraint in the driver's namespace, and nobody
-// else may.
+// With OpenShift's ClusterRole, the driver's pods may use the privileged constraint in the driver's namespace, and
+// nobody else may.
 func TestSecurityContextConstraint(t *testing.T) {
 	c := startCluster(t)
 	role := &rbacv1.ClusterRole{

@@ -45,7 +45,8 @@ func TestPolicy(t *testing.T) {
 	t.Run("a service account's mountable Secrets hold for the driver", func(t *testing.T) { mountableSecrets(t, c) })
 }
 
-// declarations are the cases that the policy has to get right. Each one's result is created again, and must stay as it is.
+// declarations are the cases that the policy has to get right. Each one's result is created again, and must stay as it
+// is.
 func declarations(t *testing.T, c *cluster) {
 	for _, test := range []struct {
 		name    string
@@ -53,7 +54,8 @@ func declarations(t *testing.T, c *cluster) {
 		// What is added: secret/name, configMap/name.
 		want []string
 	}{
-		{"a Secret", []corev1.Volume{driverVolume("ssh", "secretName", "ssh-keys", "uid", "1000", "mode", "0600")}, []string{"secret/ssh-keys"}},
+		{"a Secret", []corev1.Volume{driverVolume("ssh", "secretName", "ssh-keys", "uid", "1000", "mode", "0600")},
+			[]string{"secret/ssh-keys"}},
 		{"a ConfigMap", []corev1.Volume{driverVolume("v", "configMapName", "conf")}, []string{"configMap/conf"}},
 		{"a Secret and a ConfigMap of one name", []corev1.Volume{
 			driverVolume("a", "configMapName", "x"), driverVolume("b", "secretName", "x"),
@@ -63,7 +65,8 @@ func declarations(t *testing.T, c *cluster) {
 		}, []string{"secret/x"}},
 		{"declared already", []corev1.Volume{driverVolume("a", "secretName", "x"), secretVolume("mine", "x")}, nil},
 		{"declared already, and a ConfigMap too", []corev1.Volume{
-			configMapVolume("mine", "y"), driverVolume("a", "secretName", "x"), driverVolume("b", "configMapName", "y"), secretVolume("also-mine", "x"),
+			configMapVolume("mine", "y"), driverVolume("a", "secretName", "x"), driverVolume("b", "configMapName", "y"),
+			secretVolume("also-mine", "x"),
 		}, nil},
 		{"a ConfigMap's declaration is none for a Secret", []corev1.Volume{
 			driverVolume("a", "secretName", "x"), configMapVolume("mine", "x"),
@@ -77,10 +80,13 @@ func declarations(t *testing.T, c *cluster) {
 		}, nil},
 		{"no volumeAttributes", []corev1.Volume{driverVolume("a")}, nil},
 		{"attributes without an object", []corev1.Volume{driverVolume("a", "uid", "1000")}, nil},
-		{"both, which the driver refuses", []corev1.Volume{driverVolume("a", "secretName", "x", "configMapName", "y")}, []string{"secret/x", "configMap/y"}},
+		{"both, which the driver refuses", []corev1.Volume{driverVolume("a", "secretName", "x", "configMapName", "y")},
+			[]string{"secret/x", "configMap/y"}},
 		{"no name of an object", []corev1.Volume{
-			driverVolume("a", "secretName", ""), driverVolume("b", "secretName", "Upper"), driverVolume("c", "secretName", "../x"),
-			driverVolume("d", "configMapName", "a'b\"c"), driverVolume("e", "secretName", strings.Repeat("a", 254)), driverVolume("f", "secretName", "x\n"),
+			driverVolume("a", "secretName", ""), driverVolume("b", "secretName", "Upper"),
+			driverVolume("c", "secretName", "../x"),
+			driverVolume("d", "configMapName", "a'b\"c"), driverVolume("e", "secretName", strings.Repeat("a", 254)),
+			driverVolume("f", "secretName", "x\n"),
 			driverVolume("g", "secretName", "-x"),
 		}, nil},
 		{"the longest name, and dots", []corev1.Volume{
@@ -90,10 +96,12 @@ func declarations(t *testing.T, c *cluster) {
 			driverVolume("a", "secretName", "x"), otherDriverVolume("b", "secretName", "y"),
 		}, []string{"secret/x"}},
 		{"the user has our names", []corev1.Volume{
-			secretVolume("fsuser-csi-ref-0", "q"), driverVolume("fsuser-csi-ref-2", "secretName", "x"), driverVolume("a", "secretName", "y"),
+			secretVolume("fsuser-csi-ref-0", "q"), driverVolume("fsuser-csi-ref-2", "secretName", "x"),
+			driverVolume("a", "secretName", "y"),
 			driverVolume("b", "configMapName", "x"), driverVolume("fsuser-csi-ref-5", "configMapName", "y"),
 		}, []string{"secret/x", "secret/y", "configMap/x", "configMap/y"}},
-		{"another volume of the pod", []corev1.Volume{driverVolume("a", "volume", "b", "uid", "7"), secretVolume("b", "x")}, nil},
+		{"another volume of the pod", []corev1.Volume{driverVolume("a", "volume", "b", "uid", "7"), secretVolume("b", "x")},
+			nil},
 		{"30 volumes", numbered(30), numberedSecrets(30)},
 		{"300 volumes", numbered(300), numberedSecrets(300)},
 	} {
@@ -115,7 +123,8 @@ func declarations(t *testing.T, c *cluster) {
 func completesReadOnly(t *testing.T, c *cluster) {
 	other := otherDriverVolume("other", "secretName", "x")
 	other.CSI.ReadOnly = nil
-	pod := podWith("p", readOnly(driverVolume("a", "volume", "s"), nil), readOnly(driverVolume("b", "volume", "s"), new(false)),
+	pod := podWith("p", readOnly(driverVolume("a", "volume", "s"), nil),
+		readOnly(driverVolume("b", "volume", "s"), new(false)),
 		driverVolume("c", "volume", "s"), other, secretVolume("s", "s"), readOnly(driverVolume("d", "secretName", "s"), nil))
 	want := pod.DeepCopy()
 	want.Spec.Volumes[0].CSI.ReadOnly = new(true)
@@ -146,7 +155,8 @@ func TestPolicyOfOtherAccess(t *testing.T) {
 	}
 }
 
-// checkDeclared: the pod has the volumes that were asked for, first and unchanged, and then those declarations and no more.
+// checkDeclared: the pod has the volumes that were asked for, first and unchanged, and then those declarations and no
+// more.
 func checkDeclared(t *testing.T, asked []corev1.Volume, pod *corev1.Pod, want []string) {
 	t.Helper()
 	volumes := pod.Spec.Volumes
@@ -205,8 +215,10 @@ func otherDriverVolume(name string, attributes ...string) corev1.Volume {
 func otherPods() []*corev1.Pod {
 	return []*corev1.Pod{
 		podWith("plain"),
-		podWith("volumes", secretVolume("s", "s"), configMapVolume("c", "c"), corev1.Volume{Name: "e", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}),
-		podWith("other-driver", otherDriverVolume("o", "secretName", "s", "configMapName", "c"), withSecretRef(otherDriverVolume("p"), "s")),
+		podWith("volumes", secretVolume("s", "s"), configMapVolume("c", "c"),
+			corev1.Volume{Name: "e", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}),
+		podWith("other-driver", otherDriverVolume("o", "secretName", "s", "configMapName", "c"),
+			withSecretRef(otherDriverVolume("p"), "s")),
 	}
 }
 
@@ -231,7 +243,8 @@ func templates(t *testing.T, c *cluster) {
 	labels := map[string]string{"app": "a"}
 	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "a"}}
 	d.Spec.Selector = &metav1.LabelSelector{MatchLabels: labels}
-	d.Spec.Template = corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: podWith("", driverVolume("a", "secretName", "x")).Spec}
+	d.Spec.Template = corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels},
+		Spec: podWith("", driverVolume("a", "secretName", "x")).Spec}
 	got, err := c.AppsV1().Deployments(apps).Create(t.Context(), d, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -252,22 +265,26 @@ func updates(t *testing.T, c *cluster) {
 		t.Fatal(err)
 	}
 	pod.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
-		Name: "debug", Image: "example.com/i", TerminationMessagePolicy: corev1.TerminationMessageReadFile, ImagePullPolicy: corev1.PullAlways,
-		VolumeMounts: []corev1.VolumeMount{{Name: "a", MountPath: "/a"}},
+		Name: "debug", Image: "example.com/i", TerminationMessagePolicy: corev1.TerminationMessageReadFile,
+		ImagePullPolicy: corev1.PullAlways,
+		VolumeMounts:    []corev1.VolumeMount{{Name: "a", MountPath: "/a"}},
 	}}}
-	if pod, err = c.CoreV1().Pods(apps).UpdateEphemeralContainers(t.Context(), pod.Name, pod, metav1.UpdateOptions{}); err != nil {
+	if pod, err = c.CoreV1().Pods(apps).UpdateEphemeralContainers(t.Context(), pod.Name, pod,
+		metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if len(pod.Spec.Volumes) != 2 {
 		t.Errorf("volumes are %v", pod.Spec.Volumes)
 	}
 	// Pods from before the policy was there have to stay possible to change.
-	if err := c.AdmissionregistrationV1().MutatingAdmissionPolicyBindings().Delete(t.Context(), "declare-references.fsuser.csi.io", metav1.DeleteOptions{}); err != nil {
+	if err := c.AdmissionregistrationV1().MutatingAdmissionPolicyBindings().Delete(t.Context(),
+		"declare-references.fsuser.csi.io", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	var old *corev1.Pod
 	eventually(t, func() error {
-		old = c.createPod(t, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{GenerateName: "old-"}, Spec: podWith("", driverVolume("a", "secretName", "x")).Spec})
+		old = c.createPod(t, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{GenerateName: "old-"},
+			Spec: podWith("", driverVolume("a", "secretName", "x")).Spec})
 		if len(old.Spec.Volumes) != 1 {
 			return fmt.Errorf("the policy is still there")
 		}
@@ -275,7 +292,8 @@ func updates(t *testing.T, c *cluster) {
 	})
 	binding := &admissionv1.MutatingAdmissionPolicyBinding{}
 	template(t).find(t, "MutatingAdmissionPolicyBinding", "declare-references.fsuser.csi.io", binding)
-	if _, err := c.AdmissionregistrationV1().MutatingAdmissionPolicyBindings().Create(t.Context(), binding, metav1.CreateOptions{}); err != nil {
+	if _, err := c.AdmissionregistrationV1().MutatingAdmissionPolicyBindings().Create(t.Context(), binding,
+		metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	c.waitForPolicy(t)
@@ -331,15 +349,18 @@ spec:
 				declared = append(declared, v.Name+"="+v.Secret.SecretName)
 			}
 		}
-		if want := []string{"fsuser-csi-ref-0=q", "fsuser-csi-ref-1=x", "fsuser-csi-ref-2=injected"}; !slices.Equal(declared, want) {
+		if want := []string{"fsuser-csi-ref-0=q", "fsuser-csi-ref-1=x", "fsuser-csi-ref-2=injected"}; !slices.Equal(declared,
+			want) {
 			t.Errorf("declared %v, want %v", declared, want)
 		}
-		return index < slices.IndexFunc(got.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == "fsuser-csi-ref-1" }), nil
+		return index < slices.IndexFunc(got.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == "fsuser-csi-ref-1" }),
+			nil
 	})
 }
 
-// inEachOrder has a check see a policy both before and behind ours. The API server runs policies in the order of a map of its own, whose
-// iteration is random: it makes it anew, within a second, whenever one of them or one of their bindings changes.
+// inEachOrder has a check see a policy both before and behind ours. The API server runs policies in the order of a map
+// of its own, whose iteration is random: it makes it anew, within a second, whenever one of them or one of their
+// bindings changes.
 func (c *cluster) inEachOrder(t *testing.T, binding string, check func() (first bool, err error)) {
 	t.Helper()
 	const bound = 2 * time.Minute
@@ -355,7 +376,8 @@ func (c *cluster) inEachOrder(t *testing.T, binding string, check func() (first 
 			return
 		}
 		patch := fmt.Sprintf(`{"metadata": {"annotations": {"touched": "%d"}}}`, touched)
-		if _, err := c.AdmissionregistrationV1().MutatingAdmissionPolicyBindings().Patch(t.Context(), binding, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		if _, err := c.AdmissionregistrationV1().MutatingAdmissionPolicyBindings().Patch(t.Context(), binding,
+			types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		select {
@@ -366,7 +388,8 @@ func (c *cluster) inEachOrder(t *testing.T, binding string, check func() (first 
 	}
 }
 
-// mountableSecrets: the admission of service accounts looks at declared volumes only, which volumeAttributes would go around.
+// mountableSecrets: the admission of service accounts looks at declared volumes only, which volumeAttributes would go
+// around.
 func mountableSecrets(t *testing.T, c *cluster) {
 	c.serviceAccount(t, apps, "strict", map[string]string{"kubernetes.io/enforce-mountable-secrets": "true"})
 	pod := podWith("strict", driverVolume("a", "secretName", "not-mountable"))

@@ -54,7 +54,8 @@ func TestWhatIsWrongAtTheStartIsSaidInOneLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	node := func(args ...string) []string {
-		return append([]string{"node", "--node-name=n", "--kubelet-root=" + shared, "--state-dir=" + state, "--manifests=" + t.TempDir()}, args...)
+		return append([]string{"node", "--node-name=n", "--kubelet-root=" + shared, "--state-dir=" + state,
+			"--manifests=" + t.TempDir()}, args...)
 	}
 	for _, test := range []struct {
 		name string
@@ -71,14 +72,17 @@ func TestWhatIsWrongAtTheStartIsSaidInOneLine(t *testing.T) {
 		{"a kubelet root that is not there", node("--kubelet-root=/nowhere"), []string{"--kubelet-root", "/nowhere"}},
 		{"a kubelet root that is relative", node("--kubelet-root=kubelet"), []string{"--kubelet-root", "absolute"}},
 		{"a directory that is no kubelet's", node("--kubelet-root=" + state), []string{"pods", "--kubelet-root"}},
-		{"mounts that would not reach the host", node("--kubelet-root=" + private), []string{"self-test", "shared propagation", "Bidirectional"}},
+		{"mounts that would not reach the host", node("--kubelet-root=" + private),
+			[]string{"self-test", "shared propagation", "Bidirectional"}},
 		{"a directory of manifests that is not there", node("--manifests=/nowhere"), []string{"/nowhere"}},
 		{"neither cluster nor kubeconfig", node("--manifests="), []string{"--kubeconfig", "--manifests"}},
-		{"a kubeconfig that is not there", node("--manifests=", "--kubeconfig=/nowhere"), []string{"--kubeconfig", "/nowhere"}},
+		{"a kubeconfig that is not there", node("--manifests=", "--kubeconfig=/nowhere"),
+			[]string{"--kubeconfig", "/nowhere"}},
 		{"metrics for everybody", node("--http-address=:9808"), []string{"--http-address", "every address", "127.0.0.1"}},
 		{"an endpoint with a scheme", node("--endpoint=unix:///csi.sock"), []string{"unix:///csi.sock"}},
 		{"a socket path that is too long", node("--endpoint=/" + strings.Repeat("x", 107)), []string{"106 bytes"}},
-		{"a file where the socket belongs", node("--endpoint=" + precious), []string{precious, "is not a socket", "remove it"}},
+		{"a file where the socket belongs", node("--endpoint=" + precious),
+			[]string{precious, "is not a socket", "remove it"}},
 		{"no workers", node("--refresh-workers=0"), []string{"--refresh-workers is 0; it must be at least 1"}},
 		{"less than no volumes", node("--max-volumes=-1"), []string{"--max-volumes is -1; it must be at least 1"}},
 		{"no share of a pod", node("--pod-share=0"), []string{"--pod-share is 0; it must be at least 1"}},
@@ -93,8 +97,10 @@ func TestWhatIsWrongAtTheStartIsSaidInOneLine(t *testing.T) {
 			[]string{"--watch-duration is 1s; it must be at least 10s"},
 		},
 		{"no pause", node("--collect-interval=0"), []string{"--collect-interval is 0s"}},
-		{"records below the working directory", node("--state-dir=records"), []string{"--state-dir", `"records"`, "absolute"}},
-		{"a socket in a directory that is not there", node("--endpoint=" + state + "/nowhere/csi.sock"), []string{state + "/nowhere", "is not there", "--kubelet-root"}},
+		{"records below the working directory", node("--state-dir=records"),
+			[]string{"--state-dir", `"records"`, "absolute"}},
+		{"a socket in a directory that is not there", node("--endpoint=" + state + "/nowhere/csi.sock"),
+			[]string{state + "/nowhere", "is not there", "--kubelet-root"}},
 		{"status without a driver", []string{"status", "--state-dir=" + state}, []string{"is it running", "--state-dir"}},
 		{"status in a format that is none", []string{"status", "-o", "yaml"}, []string{"--output", `"yaml"`, "json"}},
 	} {
@@ -112,7 +118,8 @@ func TestWhatIsWrongAtTheStartIsSaidInOneLine(t *testing.T) {
 			}
 		})
 	}
-	for _, left := range []string{filepath.Join(shared, "plugins/fsuser.csi.io"), filepath.Join(shared, "plugins_registry")} {
+	for _, left := range []string{filepath.Join(shared, "plugins/fsuser.csi.io"),
+		filepath.Join(shared, "plugins_registry")} {
 		if entries, err := os.ReadDir(left); err != nil || len(entries) > 0 {
 			t.Errorf("%s: %v, %v", left, entries, err)
 		}
@@ -143,7 +150,8 @@ func TestSwapThatSecretsMayReachIsInTheLog(t *testing.T) {
 		}
 		return path
 	}
-	both := head + "/dev/sda2                               partition\t8388604\t\t0\t\t-2\n/swap\\040file                           file\t\t524284\t\t0\t\t-3\n"
+	both := head + "/dev/sda2                               partition\t8388604\t\t0\t\t-2\n/swap\\040file                " +
+		"           file\t\t524284\t\t0\t\t-3\n"
 	for _, test := range []struct {
 		name   string
 		noSwap bool
@@ -153,7 +161,8 @@ func TestSwapThatSecretsMayReachIsInTheLog(t *testing.T) {
 		{"swap that a tmpfs is kept out of", true, file(both), nil},
 		{"no swap", false, file(head), nil},
 		{"a kernel without swap", false, "/nowhere", nil},
-		{"swap", false, file(both), []string{"may be written to the disk", "Linux 6.4", "turn swap off", "/dev/sda2", "/swap"}},
+		{"swap", false, file(both), []string{"may be written to the disk", "Linux 6.4", "turn swap off", "/dev/sda2",
+			"/swap"}},
 		{"swap that can't be told", false, t.TempDir(), []string{"may be written to the disk", "is a directory"}},
 	} {
 		log := testkit.LogOf(t, 0)
@@ -174,7 +183,8 @@ func TestASecondDriverWithTheSameRecordsEndsAtOnce(t *testing.T) {
 	testkit.NothingLeft(t)
 	binary := testkit.BuildDriver(t)
 	d := testkit.StartDriver(t, binary, "--manifests="+t.TempDir())
-	stderr := run(t, binary, "node", "--node-name=n", "--kubelet-root="+d.Root, "--state-dir="+d.State, "--manifests="+t.TempDir())
+	stderr := run(t, binary, "node", "--node-name=n", "--kubelet-root="+d.Root, "--state-dir="+d.State,
+		"--manifests="+t.TempDir())
 	if !strings.Contains(stderr, "another driver is running") {
 		t.Errorf("it says:\n%s", stderr)
 	}
@@ -200,7 +210,8 @@ func TestTheProcessKeepsOnlyThePowerThatItNeeds(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, line := range []string{
-			"CapInh:\t0000000000000000", "CapPrm:\t000000000020000b", "CapEff:\t000000000020000b", "CapBnd:\t000000000020000b", "CapAmb:\t0000000000000000",
+			"CapInh:\t0000000000000000", "CapPrm:\t000000000020000b", "CapEff:\t000000000020000b", "CapBnd:\t000000000020000b",
+			"CapAmb:\t0000000000000000",
 			"NoNewPrivs:\t1", "Seccomp:\t2",
 		} {
 			if !strings.Contains(string(status), line+"\n") {
@@ -223,7 +234,8 @@ func TestTheProcessKeepsItsMemoryToItself(t *testing.T) {
 	if err := unix.Prlimit(d.PID(), unix.RLIMIT_CORE, nil, &core); err != nil || core.Cur != 0 || core.Max != 0 {
 		t.Errorf("core limit %+v, %v; want 0", core, err)
 	}
-	for _, path := range []string{d.State, filepath.Join(d.State, "lock"), filepath.Join(d.State, "status.sock"), filepath.Join(d.Root, "plugins/fsuser.csi.io/csi.sock")} {
+	for _, path := range []string{d.State, filepath.Join(d.State, "lock"), filepath.Join(d.State, "status.sock"),
+		filepath.Join(d.Root, "plugins/fsuser.csi.io/csi.sock")} {
 		st, err := os.Stat(path)
 		if err != nil || st.Mode().Perm()&0o077 != 0 {
 			t.Errorf("%s: %v, %v; others must have no right to it", path, st.Mode(), err)

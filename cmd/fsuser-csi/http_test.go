@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +18,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
@@ -66,6 +69,34 @@ func TestHealthProbesSeldom(t *testing.T) {
 	err := h.check()
 	if err == nil || !strings.Contains(err.Error(), h.endpoint) || time.Since(h.probed) >= probeInterval {
 		t.Errorf("an old result: %v, probed at %v; want a new probe", err, h.probed)
+	}
+}
+
+func TestProbe(t *testing.T) {
+	testkit.NothingLeft(t)
+	socket := filepath.Join(t.TempDir(), "csi.sock")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	csi.RegisterIdentityServer(server, csi.UnimplementedIdentityServer{})
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	if err := probe(socket); err != nil {
+		t.Errorf("a server that answers with an error: %v", err)
+	}
+	server.Stop()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+
+	if listener, err = net.Listen("unix", socket); err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	if err := probe(socket); !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a socket that nobody serves: %v, want a timeout", err)
 	}
 }
 

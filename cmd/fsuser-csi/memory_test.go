@@ -23,16 +23,18 @@ import (
 // asDriver gives this process the capabilities that the driver keeps.
 func asDriver() error {
 	set := cap.NewSet()
-	return errors.Join(set.SetFlag(cap.Permitted, true, confine.Capabilities()...), set.SetFlag(cap.Effective, true, confine.Capabilities()...), set.SetProc())
+	return errors.Join(set.SetFlag(cap.Permitted, true, confine.Capabilities()...),
+		set.SetFlag(cap.Effective, true, confine.Capabilities()...), set.SetProc())
 }
 
-// pry is a process with as much power as the driver that tries to look into the process in its argument, and says which ways are open.
+// pry is a process with as much power as the driver that tries to look into the process in its argument, and says which
+// ways are open.
 func pry(args []string) error {
 	if err := asDriver(); err != nil {
 		return err
 	}
-	// For both the kernel asks whether one may trace the other (ptrace(2)). Not so for environ and maps: since Linux 6.16 CAP_SYS_ADMIN
-	// is enough to read them.
+	// For both the kernel asks whether one may trace the other (ptrace(2)). Not so for environ and maps: since Linux 6.16
+	// CAP_SYS_ADMIN is enough to read them.
 	proc := filepath.Join("/proc", args[0])
 	if f, err := os.Open(filepath.Join(proc, "mem")); err == nil {
 		f.Close()
@@ -54,7 +56,8 @@ func idle([]string) error {
 	return err
 }
 
-// Root with the driver's capabilities may trace another with no more, and read its memory; but not that of one that is not dumpable.
+// Root with the driver's capabilities may trace another with no more, and read its memory; but not that of one that is
+// not dumpable.
 func TestProcessesWithTheSamePowerCanNotLookInside(t *testing.T) {
 	testkit.NothingLeft(t)
 	d := testkit.StartDriver(t, testkit.BuildDriver(t), "--manifests="+t.TempDir())
@@ -103,7 +106,8 @@ func TestACrashLeavesNoDump(t *testing.T) {
 	if err := unix.Getrlimit(unix.RLIMIT_CORE, &before); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}); err != nil {
+	if err := unix.Setrlimit(unix.RLIMIT_CORE,
+		&unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}); err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Setrlimit(unix.RLIMIT_CORE, &before)

@@ -56,12 +56,7 @@ func newStatusCommand() *cobra.Command {
 }
 
 func askStatus(ctx context.Context, socket string) (node status.Node, err error) {
-	client := http.Client{
-		Timeout: 10 * time.Second,
-		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-		}},
-	}
+	client := http.Client{Timeout: 10 * time.Second, Transport: overSocket(socket)}
 	defer client.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://driver/status", nil)
 	if err != nil {
@@ -77,6 +72,13 @@ func askStatus(ctx context.Context, socket string) (node status.Node, err error)
 	}
 	err = json.NewDecoder(resp.Body).Decode(&node)
 	return node, err
+}
+
+// overSocket returns a transport whose connections all go to a unix socket.
+func overSocket(path string) *http.Transport {
+	return &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", path)
+	}}
 }
 
 // serveStatus answers "fsuser-csi status" on a socket in stateDir until stop is called.

@@ -19,14 +19,16 @@ func statuses(now time.Time) []status.Volume {
 	refreshed, since := now.Add(-90*time.Second), now.Add(-time.Hour)
 	return []status.Volume{
 		{
-			PodNamespace: "shop", PodName: "web-0", PodUID: "u1", Volume: "ssh", Object: `Secret "shop/keys"`, UID: 1000, GID: 2000,
+			PodNamespace: "shop", PodName: "web-0", PodUID: "u1", Volume: "ssh", Object: `Secret "shop/keys"`, UID: 1000,
+			GID:  2000,
 			Mode: "0400", ResourceVersion: "7", Refresh: "watch", Bytes: 12, Refreshed: &refreshed,
 		},
 		{
 			PodNamespace: "shop", PodName: "web-1", PodUID: "u2", Volume: "ssh", Object: `Secret "shop/keys"`, Mode: "0400,0644",
 			Refresh: "watch", Stale: `Secret "shop/keys": forbidden`, StaleSince: &since,
 		},
-		{PodNamespace: "shop", PodName: "web-2", PodUID: "u3", Volume: "conf", Object: `ConfigMap "shop/c"`, Mode: "0444", Refresh: "off"},
+		{PodNamespace: "shop", PodName: "web-2", PodUID: "u3", Volume: "conf", Object: `ConfigMap "shop/c"`, Mode: "0444",
+			Refresh: "off"},
 	}
 }
 

@@ -60,9 +60,12 @@ spec:
 `
 	mount = `containers: [{name: c, volumeMounts: [{name: v, mountPath: /v}]}]`
 	// badPod has an error, warnedPod a warning.
-	badPod    = `{kind: Pod, metadata: {name: b}, spec: {` + mount + `, volumes: [{name: v, csi: {driver: fsuser.csi.io, volumeAttributes: {secretName: s, uid: 7}}}]}}`
-	warnedPod = `{kind: Pod, metadata: {name: w}, spec: {` + mount + `, volumes: [{name: v, csi: {driver: fsuser.csi.io, volumeAttributes: {secretName: s}}}]}}`
-	tokenPod  = `{kind: Pod, metadata: {name: t}, spec: {` + mount + `, volumes: [{name: v, projected: {sources: [{serviceAccountToken: {path: t}}]}}]}}`
+	badPod = `{kind: Pod, metadata: {name: b}, spec: {` + mount +
+		`, volumes: [{name: v, csi: {driver: fsuser.csi.io, volumeAttributes: {secretName: s, uid: 7}}}]}}`
+	warnedPod = `{kind: Pod, metadata: {name: w}, spec: {` + mount +
+		`, volumes: [{name: v, csi: {driver: fsuser.csi.io, volumeAttributes: {secretName: s}}}]}}`
+	tokenPod = `{kind: Pod, metadata: {name: t}, spec: {` + mount +
+		`, volumes: [{name: v, projected: {sources: [{serviceAccountToken: {path: t}}]}}]}}`
 )
 
 // outcome is what a run of the program came to.
@@ -119,11 +122,14 @@ func exampleManifests(t *testing.T) string {
 	dir := manifests(t, map[string]string{
 		"good.yaml": driverPod, "bad.yaml": badPod, "warned.yaml": warnedPod, "native.yaml": nativePod, "token.yml": tokenPod,
 		"broken.yaml": driverPod + "---\na: [\n", "template.yaml": "a: {{ .Values.a }}\n",
-		"unended.yaml": strings.TrimSuffix(nativePod, "\n"), "json.json": "{}", "marked.yaml": "\ufeff" + nativePod, "separated.yaml": "\ufeff---\n" + nativePod,
-		"dir/a.yaml": driverPod, "dir/b.yml": warnedPod, "dir/c.JSON": "{}", "dir/notes.txt": "a: [", "dir/below/bad.yaml": badPod, "dangling/good.yaml": nativePod,
+		"unended.yaml": strings.TrimSuffix(nativePod, "\n"), "json.json": "{}", "marked.yaml": "\ufeff" + nativePod,
+		"separated.yaml": "\ufeff---\n" + nativePod,
+		"dir/a.yaml":     driverPod, "dir/b.yml": warnedPod, "dir/c.JSON": "{}", "dir/notes.txt": "a: [",
+		"dir/below/bad.yaml": badPod, "dangling/good.yaml": nativePod,
 	})
 	for link, target := range map[string]string{
-		"link": "dir", "dangling/a.yaml": "nowhere.yaml", "dangling/.#b.yaml": "user@host.1234", "dangling/dir.yaml": "../dir",
+		"link": "dir", "dangling/a.yaml": "nowhere.yaml", "dangling/.#b.yaml": "user@host.1234",
+		"dangling/dir.yaml": "../dir",
 	} {
 		if err := os.Symlink(target, filepath.Join(dir, link)); err != nil {
 			t.Fatal(err)
@@ -144,16 +150,24 @@ func TestLintAndConvertFromTheCommandLine(t *testing.T) {
 		{"all is good", "lint good.yaml", "", 0, nil, []string{"no problems in 1 volume of the driver in 1 file"}},
 		{"nothing was there to look at", "lint native.yaml", "", 0, nil, []string{"no problems in 0 volumes"}},
 		{"an error", "lint good.yaml bad.yaml", "", 1,
-			[]string{"bad.yaml:1:", "error: Pod/b spec.volumes[0].csi.volumeAttributes[uid]:", `write "7"`}, []string{"Error: 1 error and 0 warnings in 2 volumes of the driver in 2 files"}},
-		{"a warning", "lint warned.yaml", "", 0, []string{"warned.yaml:1:", "warning: Pod/w"}, []string{"0 errors and 1 warning"}},
-		{"a warning that counts", "lint --strict warned.yaml", "", 1, []string{"warning: Pod/w"}, []string{"Error: 0 errors and 1 warning"}},
+			[]string{"bad.yaml:1:", "error: Pod/b spec.volumes[0].csi.volumeAttributes[uid]:", `write "7"`},
+			[]string{"Error: 1 error and 0 warnings in 2 volumes of the driver in 2 files"}},
+		{"a warning", "lint warned.yaml", "", 0, []string{"warned.yaml:1:", "warning: Pod/w"},
+			[]string{"0 errors and 1 warning"}},
+		{"a warning that counts", "lint --strict warned.yaml", "", 1, []string{"warning: Pod/w"},
+			[]string{"Error: 0 errors and 1 warning"}},
 		{"standard input", "lint -", badPod, 1, []string{"stdin:1:"}, []string{"Error: 1 error"}},
-		{"a directory", "lint dir", "", 0, []string{"dir/b.yml:1:"}, []string{"0 errors and 1 warning in 2 volumes of the driver in 3 files"}},
+		{"a directory", "lint dir", "", 0, []string{"dir/b.yml:1:"},
+			[]string{"0 errors and 1 warning in 2 volumes of the driver in 3 files"}},
 		{"all below a directory", "lint -R dir", "", 1, []string{"dir/below/bad.yaml:1:"}, []string{"in 4 files"}},
-		{"a link to a directory", "lint link", "", 0, []string{"link/b.yml:1:"}, []string{"0 errors and 1 warning in 2 volumes of the driver in 3 files"}},
-		{"all below a link to a directory", "lint -R link", "", 1, []string{"link/below/bad.yaml:1:"}, []string{"in 4 files"}},
-		{"a file of any name", "lint dir/notes.txt", "", 2, []string{"dir/notes.txt:1:1: error: this is not YAML"}, []string{"Error:"}},
-		{"broken YAML", "lint broken.yaml", "", 2, []string{"broken.yaml:19:"}, []string{"Error: 1 error and 0 warnings in 1 volume"}},
+		{"a link to a directory", "lint link", "", 0, []string{"link/b.yml:1:"},
+			[]string{"0 errors and 1 warning in 2 volumes of the driver in 3 files"}},
+		{"all below a link to a directory", "lint -R link", "", 1, []string{"link/below/bad.yaml:1:"},
+			[]string{"in 4 files"}},
+		{"a file of any name", "lint dir/notes.txt", "", 2, []string{"dir/notes.txt:1:1: error: this is not YAML"},
+			[]string{"Error:"}},
+		{"broken YAML", "lint broken.yaml", "", 2, []string{"broken.yaml:19:"},
+			[]string{"Error: 1 error and 0 warnings in 1 volume"}},
 		{"a template", "lint template.yaml", "", 2, []string{"helm template"}, []string{"Error:"}},
 		{"lint without files", "lint", "", 2, nil, []string{"Error: requires at least 1 arg"}},
 		{"a file that is not there", "lint nowhere.yaml", "", 2, nil, []string{"Error:", "nowhere.yaml"}},
@@ -165,22 +179,33 @@ func TestLintAndConvertFromTheCommandLine(t *testing.T) {
 		{"convert back", "convert --back good.yaml", "", 0, []string{nativePod}, nil},
 		{"convert standard input", "convert -", nativePod, 0, []string{driverPod}, nil},
 		{"nothing to convert", "convert good.yaml", "", 0, []string{driverPod}, nil},
-		{"several files are one stream", "convert native.yaml good.yaml", "", 0, []string{driverPod + "---\n" + driverPod}, nil},
-		{"several files, the first without its last line break", "convert unended.yaml good.yaml", "", 0, []string{driverPod + "---\n" + driverPod}, nil},
+		{"several files are one stream", "convert native.yaml good.yaml", "", 0, []string{driverPod + "---\n" + driverPod},
+			nil},
+		{"several files, the first without its last line break", "convert unended.yaml good.yaml", "", 0,
+			[]string{driverPod + "---\n" + driverPod}, nil},
 		{"several files without their last line breaks", "convert unended.yaml json.json unended.yaml", "", 0,
 			[]string{driverPod + "---\n{}\n---\n" + strings.TrimSuffix(driverPod, "\n")}, nil},
 		{"several files with a byte order mark", "convert marked.yaml marked.yaml separated.yaml", "", 0,
 			[]string{"\ufeff" + driverPod + "---\n" + driverPod + "---\n" + driverPod}, nil},
 		{"a note", "convert -", strings.Replace(nativePod, "0400", "400", 1), 0, []string{"volume: v"},
 			[]string{`stdin:10: Pod/a: volume "v": note: defaultMode: 400 is decimal and means 0620; write 0400, or 256`}},
-		{"dangling links", "convert dangling", "", 1, []string{driverPod}, []string{"dangling/.#b.yaml: this link leads to no file\ndangling/a.yaml: this link leads to no file\nError: 2 files could not be read"}},
-		{"dangling links of lint", "lint dangling", "", 1, []string{"dangling/a.yaml:1:1: error: this link leads to no file"}, []string{"Error: 2 errors and 0 warnings in 0 volumes of the driver in 1 file"}},
-		{"what stays", "convert token.yml", "", 1, []string{tokenPod}, []string{`token.yml:1: Pod/t: volume "v" stays as it is: it has a serviceAccountToken`, "Error: 1 volume left as before"}},
-		{"several that stay", "convert token.yml token.yml", "", 1, []string{tokenPod}, []string{"Error: 2 volumes left as before"}},
-		{"a document that can't be read", "convert broken.yaml", "", 2, []string{"a: [\n"}, []string{"broken.yaml:19: this is not YAML", "Error: 1 document could not be read"}},
-		{"owner and group", "convert --uid 7 --gid 8 -", strings.Replace(nativePod, "      defaultUser: 1000\n", "", 1), 0, []string{`uid: "7"`, `gid: "8"`}, nil},
+		{"dangling links", "convert dangling", "", 1, []string{driverPod},
+			[]string{"dangling/.#b.yaml: this link leads to no file\ndangling/a.yaml: this link leads to no file\nError: 2 " +
+				"files could not be read"}},
+		{"dangling links of lint", "lint dangling", "", 1, []string{"dangling/a.yaml:1:1: error: this link leads to no file"},
+			[]string{"Error: 2 errors and 0 warnings in 0 volumes of the driver in 1 file"}},
+		{"what stays", "convert token.yml", "", 1, []string{tokenPod},
+			[]string{`token.yml:1: Pod/t: volume "v" stays as it is: it has a serviceAccountToken`,
+				"Error: 1 volume left as before"}},
+		{"several that stay", "convert token.yml token.yml", "", 1, []string{tokenPod},
+			[]string{"Error: 2 volumes left as before"}},
+		{"a document that can't be read", "convert broken.yaml", "", 2, []string{"a: [\n"},
+			[]string{"broken.yaml:19: this is not YAML", "Error: 1 document could not be read"}},
+		{"owner and group", "convert --uid 7 --gid 8 -", strings.Replace(nativePod, "      defaultUser: 1000\n", "", 1), 0,
+			[]string{`uid: "7"`, `gid: "8"`}, nil},
 		{"a volume's own user is kept", "convert --uid 7 native.yaml", "", 0, []string{driverPod}, nil},
-		{"a diff", "convert --diff native.yaml good.yaml", "", 0, []string{"--- native.yaml\n", "+    csi:\n"}, []string{"1 volume converted"}},
+		{"a diff", "convert --diff native.yaml good.yaml", "", 0, []string{"--- native.yaml\n", "+    csi:\n"},
+			[]string{"1 volume converted"}},
 		{"a user that is none", "convert --uid root native.yaml", "", 2, nil, []string{"--uid", `"root"`, "decimal"}},
 		{"a group that is none", "convert --gid 01 native.yaml", "", 2, nil, []string{"--gid", `"01"`}},
 		{"a user for the way back", "convert --back --uid 1 good.yaml", "", 2, nil, []string{"[back uid]"}},
@@ -225,14 +250,17 @@ func TestLintSaysItInJSON(t *testing.T) {
 	if err := decoder.Decode(&report); err != nil || got.code != 1 {
 		t.Fatalf("%v, exit code %d:\n%s", err, got.code, got.stdout)
 	}
-	if report.Files != 2 || report.Volumes != 2 || report.Errors != 1 || report.Warnings != 1 || len(report.Problems) != 2 {
+	if report.Files != 2 || report.Volumes != 2 || report.Errors != 1 || report.Warnings != 1 ||
+		len(report.Problems) != 2 {
 		t.Fatalf("it says %+v", report)
 	}
-	if p := report.Problems[0]; p.File != "bad.yaml" || p.Line != 1 || p.Column != 196 || p.Severity != "error" || p.Object != "Pod/b" ||
+	if p := report.Problems[0]; p.File != "bad.yaml" || p.Line != 1 || p.Column != 196 || p.Severity != "error" ||
+		p.Object != "Pod/b" ||
 		p.Field != "spec.volumes[0].csi.volumeAttributes[uid]" || p.Message == "" {
 		t.Errorf("the problem is %+v", p)
 	}
-	if got := tool(t, dir, "", "lint", "-o", "json", "good.yaml"); !strings.Contains(got.stdout, `"problems": []`) || got.code != 0 {
+	if got := tool(t, dir, "", "lint", "-o", "json", "good.yaml"); !strings.Contains(got.stdout, `"problems": []`) ||
+		got.code != 0 {
 		t.Errorf("of a good file it says %d\n%s", got.code, got.stdout)
 	}
 }
@@ -266,10 +294,12 @@ func TestConvertWritesFiles(t *testing.T) {
 	if target, err := os.Readlink(path("link.yaml")); err != nil || target != "native.yaml" {
 		t.Errorf("the link leads to %q, %v", target, err)
 	}
-	if out, err := exec.Command("stat", "-c", "%a %u %g", path("native.yaml")).Output(); err != nil || string(out) != "640 7 8\n" {
+	if out, err := exec.Command("stat", "-c", "%a %u %g", path("native.yaml")).Output(); err != nil ||
+		string(out) != "640 7 8\n" {
 		t.Errorf("mode and owner are now %s, %v", out, err)
 	}
-	if now, err := os.Stat(path("good.yaml")); err != nil || !os.SameFile(now, unchanged) || now.ModTime() != unchanged.ModTime() {
+	if now, err := os.Stat(path("good.yaml")); err != nil || !os.SameFile(now, unchanged) ||
+		now.ModTime() != unchanged.ModTime() {
 		t.Errorf("what did not change was written: %v", err)
 	}
 	if got := tool(t, dir, "", "convert", "-w", "half.yaml"); got.code != 2 {

@@ -41,7 +41,8 @@ func (c *fakeCluster) start() string {
 	list := func(w http.ResponseWriter, r *http.Request) {
 		pods := corev1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}}
 		for _, pod := range c.pods {
-			if namespace := r.PathValue("namespace"); (namespace == "" || namespace == pod.Namespace) && r.FormValue("labelSelector") == driverLabel {
+			if namespace := r.PathValue("namespace"); (namespace == "" || namespace == pod.Namespace) &&
+				r.FormValue("labelSelector") == driverLabel {
 				pods.Items = append(pods.Items, pod)
 			}
 		}
@@ -78,9 +79,10 @@ func (c *fakeCluster) exec(w http.ResponseWriter, r *http.Request) {
 }
 
 func (c *fakeCluster) execWebSocket(w http.ResponseWriter, r *http.Request) {
-	conn := wsstream.NewConn(map[string]wsstream.ChannelProtocolConfig{"v5.channel.k8s.io": {Binary: true, Channels: []wsstream.ChannelType{
-		wsstream.ReadChannel, wsstream.WriteChannel, wsstream.WriteChannel, wsstream.WriteChannel, wsstream.ReadChannel,
-	}}})
+	conn := wsstream.NewConn(map[string]wsstream.ChannelProtocolConfig{"v5.channel.k8s.io": {Binary: true,
+		Channels: []wsstream.ChannelType{
+			wsstream.ReadChannel, wsstream.WriteChannel, wsstream.WriteChannel, wsstream.WriteChannel, wsstream.ReadChannel,
+		}}})
 	_, streams, err := conn.Open(w, r)
 	if err != nil {
 		c.t.Errorf("open a WebSocket: %v", err)
@@ -115,7 +117,8 @@ func (c *fakeCluster) execSPDY(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	c.answer(r.PathValue("pod"), streams[corev1.StreamTypeStdout], streams[corev1.StreamTypeStderr], streams[corev1.StreamTypeError])
+	c.answer(r.PathValue("pod"), streams[corev1.StreamTypeStdout], streams[corev1.StreamTypeStderr],
+		streams[corev1.StreamTypeError])
 	for _, stream := range streams {
 		stream.Close()
 	}
@@ -136,7 +139,8 @@ func (c *fakeCluster) answer(pod string, stdout, stderr, result io.Writer) {
 	c.mu.Unlock()
 	if !ok {
 		io.WriteString(stderr, "Error: ask the driver: connection refused\n")
-		json.NewEncoder(result).Encode(metav1.Status{Status: metav1.StatusFailure, Message: "command terminated with non-zero exit code", Reason: "NonZeroExitCode",
+		json.NewEncoder(result).Encode(metav1.Status{Status: metav1.StatusFailure,
+			Message: "command terminated with non-zero exit code", Reason: "NonZeroExitCode",
 			Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: "ExitCode", Message: "1"}}}})
 		return
 	}
@@ -145,11 +149,13 @@ func (c *fakeCluster) answer(pod string, stdout, stderr, result io.Writer) {
 }
 
 func driverPodOn(node, namespace, name string, phase corev1.PodPhase) corev1.Pod {
-	return corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: corev1.PodSpec{NodeName: node}, Status: corev1.PodStatus{Phase: phase}}
+	return corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
+		Spec: corev1.PodSpec{NodeName: node}, Status: corev1.PodStatus{Phase: phase}}
 }
 
 func volumeOf(namespace, pod string) status.Volume {
-	return status.Volume{PodNamespace: namespace, PodName: pod, Volume: "v", Object: "Secret/s", UID: 1000, GID: 5, Mode: "0400", ResourceVersion: "7", Refresh: "watch"}
+	return status.Volume{PodNamespace: namespace, PodName: pod, Volume: "v", Object: "Secret/s", UID: 1000, GID: 5,
+		Mode: "0400", ResourceVersion: "7", Refresh: "watch"}
 }
 
 func TestStatus(t *testing.T) {
@@ -157,8 +163,10 @@ func TestStatus(t *testing.T) {
 		t.Run(fmt.Sprintf("with WebSocket: %v", withWebSocket), func(t *testing.T) {
 			cluster := &fakeCluster{t: t, withWebSocket: withWebSocket,
 				pods: []corev1.Pod{
-					driverPodOn("node-2", "fsuser-csi", "driver-b", corev1.PodRunning), driverPodOn("node-1", "fsuser-csi", "driver-a", corev1.PodRunning),
-					driverPodOn("node-3", "elsewhere", "driver-c", corev1.PodRunning), driverPodOn("node-4", "elsewhere", "driver-d", corev1.PodPending),
+					driverPodOn("node-2", "fsuser-csi", "driver-b", corev1.PodRunning),
+					driverPodOn("node-1", "fsuser-csi", "driver-a", corev1.PodRunning),
+					driverPodOn("node-3", "elsewhere", "driver-c", corev1.PodRunning),
+					driverPodOn("node-4", "elsewhere", "driver-d", corev1.PodPending),
 				},
 				answers: map[string]status.Node{
 					"driver-a": {
@@ -197,13 +205,17 @@ func TestStatus(t *testing.T) {
 				{"--driver-namespace fsuser-csi pod/web-2", 0, refused + header + web2, ""},
 				{"--driver-namespace fsuser-csi -n other", 0, narrow(refused + header + other), ""},
 				{"--driver-namespace fsuser-csi --context other", 0, narrow(refused + header + other), ""},
-				{"--driver-namespace nowhere", 2, "", "Error: no pod has the label app.kubernetes.io/name=fsuser-csi: the driver is not installed, or not in --driver-namespace\n"},
+				{"--driver-namespace nowhere", 2, "",
+					"Error: no pod has the label app.kubernetes.io/name=fsuser-csi: the driver is not installed, or not in " +
+						"--driver-namespace\n"},
 				{"-o yaml", 2, "", "Error: --output is \"yaml\"; it must be \"table\" or \"json\"\n"},
 				{"--context nowhere", 2, "", "Error: context \"nowhere\" does not exist\n"},
 			} {
-				got := tool(t, t.TempDir(), "", append([]string{"status", "--kubeconfig", kubeconfig}, strings.Fields(test.args)...)...)
+				got := tool(t, t.TempDir(), "", append([]string{"status", "--kubeconfig", kubeconfig},
+					strings.Fields(test.args)...)...)
 				if got != (outcome{test.code, test.stdout, test.stderr}) {
-					t.Errorf("status %s: %d\n%s%s\nwant %d\n%s%s", test.args, got.code, got.stdout, got.stderr, test.code, test.stdout, test.stderr)
+					t.Errorf("status %s: %d\n%s%s\nwant %d\n%s%s", test.args, got.code, got.stdout, got.stderr, test.code, test.stdout,
+						test.stderr)
 				}
 			}
 			got := tool(t, t.TempDir(), "", "status", "--kubeconfig", kubeconfig, "--driver-namespace", "fsuser-csi",
@@ -217,7 +229,8 @@ func TestStatus(t *testing.T) {
 			}
 			cluster.mu.Lock()
 			defer cluster.mu.Unlock()
-			if commands := slices.Compact(slices.Clone(cluster.commands)); !slices.Equal(commands, []string{"fsuser-csi /fsuser-csi status -o json"}) {
+			if commands := slices.Compact(slices.Clone(cluster.commands)); !slices.Equal(commands,
+				[]string{"fsuser-csi /fsuser-csi status -o json"}) {
 				t.Errorf("it ran %q", commands)
 			}
 		})

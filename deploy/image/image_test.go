@@ -116,7 +116,8 @@ func TestArchive(t *testing.T) {
 				return
 			}
 			decode(t, files["manifest.json"], &docker)
-			if len(docker) != 1 || !slices.Equal(docker[0].RepoTags, []string{tag}) || files[docker[0].Config] == nil || files[docker[0].Layers[0]] == nil {
+			if len(docker) != 1 || !slices.Equal(docker[0].RepoTags, []string{tag}) || files[docker[0].Config] == nil ||
+				files[docker[0].Layers[0]] == nil {
 				t.Errorf("manifest.json is %+v", docker)
 			}
 		})
@@ -134,7 +135,8 @@ func checkImage(t *testing.T, files map[string][]byte, d descriptor) {
 		t.Fatalf("layers are %v", m.Layers)
 	}
 	layer := blob(t, files, m.Layers[0])
-	if c.Architecture != d.Platform.Architecture || c.OS != "linux" || !slices.Equal(c.RootFS.DiffIDs, []string{digest(layer)}) {
+	if c.Architecture != d.Platform.Architecture || c.OS != "linux" ||
+		!slices.Equal(c.RootFS.DiffIDs, []string{digest(layer)}) {
 		t.Errorf("config is %+v", c)
 	}
 	if c.Config.Labels["org.opencontainers.image.version"] != "1.0" {
@@ -145,7 +147,8 @@ func checkImage(t *testing.T, files map[string][]byte, d descriptor) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h.Name != program || h.Mode != 0o755 || h.Uid != 0 || h.Gid != 0 || h.Uname != "" || h.ModTime.Unix() != 0 || h.Typeflag != tar.TypeReg {
+	if h.Name != program || h.Mode != 0o755 || h.Uid != 0 || h.Gid != 0 || h.Uname != "" || h.ModTime.Unix() != 0 ||
+		h.Typeflag != tar.TypeReg {
 		t.Errorf("the layer has %+v", h)
 	}
 	if h, err := r.Next(); !errors.Is(err, io.EOF) {
@@ -174,7 +177,8 @@ func TestRefused(t *testing.T) {
 	amd := writeProgram(t, dir, elf.EM_X86_64)
 	text := filepath.Join(dir, "text")
 	big := filepath.Join(dir, "big")
-	for path, content := range map[string][]byte{text: []byte("#!/bin/sh\n"), big: append(read(t, amd), make([]byte, maxSize)...)} {
+	for path, content := range map[string][]byte{text: []byte("#!/bin/sh\n"),
+		big: append(read(t, amd), make([]byte, maxSize)...)} {
 		if err := os.WriteFile(path, content, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -228,9 +232,8 @@ func TestNames(t *testing.T) {
 // The driver itself, as `make build` makes it, fits and runs from the image.
 func TestDriverInImage(t *testing.T) {
 	dir := t.TempDir()
-	binary := filepath.Join(dir, "driver")
-	cmd := exec.Command("go", "build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w -funcalign=16", "-o", binary, "../../cmd/fsuser-csi")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	binary := filepath.Join(dir, "fsuser-csi")
+	cmd := exec.Command("make", "-C", "../..", "BIN="+dir, binary)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

@@ -82,7 +82,8 @@ func Register(ctx context.Context, root string) (*Kubelet, error) {
 	if _, err := k.NodeGetInfo(ctx, &csi.NodeGetInfoRequest{}); err != nil {
 		return nil, errors.Join(fmt.Errorf("ask the driver for its node: %w", err), k.Close())
 	}
-	if _, err := registration.NotifyRegistrationStatus(ctx, &pluginregistration.RegistrationStatus{PluginRegistered: true}); err != nil {
+	if _, err := registration.NotifyRegistrationStatus(ctx,
+		&pluginregistration.RegistrationStatus{PluginRegistered: true}); err != nil {
 		return nil, errors.Join(fmt.Errorf("tell the driver that it is registered: %w", err), k.Close())
 	}
 	return k, nil
@@ -147,7 +148,8 @@ func (k *Kubelet) Publish(ctx context.Context, pod Pod, v Volume) (target string
 // Unpublish unpublishes a volume and removes its directory, as kubelet does.
 func (k *Kubelet) Unpublish(ctx context.Context, pod Pod, volume string) error {
 	target := k.Target(pod, volume)
-	if _, err := k.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: VolumeID(pod, volume), TargetPath: target}); err != nil {
+	if _, err := k.NodeUnpublishVolume(ctx,
+		&csi.NodeUnpublishVolumeRequest{VolumeId: VolumeID(pod, volume), TargetPath: target}); err != nil {
 		return err
 	}
 	if _, err := os.Lstat(target); !errors.Is(err, fs.ErrNotExist) {

@@ -32,8 +32,8 @@ const callTimeout = 2 * time.Minute
 // except that only one Settle may run at a time.
 type VolumeManager struct {
 	root, endpoint string
-	// Backoff is the first pause after an error; each further one is twice as long, up to MaxBackoff. Kubelet's are 500 ms and 2 min 2 s
-	// (goroutinemap/exponentialbackoff).
+	// Backoff is the first pause after an error; each further one is twice as long, up to MaxBackoff. Kubelet's are 500 ms
+	// and 2 min 2 s (goroutinemap/exponentialbackoff).
 	Backoff, MaxBackoff time.Duration
 	// Failed is called with each error of the driver. It may be nil.
 	Failed func(call string, err error)
@@ -71,7 +71,8 @@ const (
 // kubelet's, and at most 200 ms.
 func NewVolumeManager(root, endpoint string) *VolumeManager {
 	return &VolumeManager{
-		root: root, endpoint: endpoint, Backoff: 5 * time.Millisecond, MaxBackoff: 200 * time.Millisecond, volumes: map[volumeKey]*podVolume{},
+		root: root, endpoint: endpoint, Backoff: 5 * time.Millisecond, MaxBackoff: 200 * time.Millisecond,
+		volumes: map[volumeKey]*podVolume{},
 	}
 }
 
@@ -264,7 +265,8 @@ func (m *VolumeManager) tearDown(ctx context.Context, v *podVolume) error {
 	if isMountPoint(target) {
 		return fmt.Errorf("%w: %s", ErrStranded, target)
 	}
-	return removeEmpty(filepath.Join(m.root, "pods", v.pod.UID), "volumes/kubernetes.io~csi/"+v.volume.Name, "volumes/kubernetes.io~csi", "volumes", "")
+	return removeEmpty(filepath.Join(m.root, "pods", v.pod.UID), "volumes/kubernetes.io~csi/"+v.volume.Name,
+		"volumes/kubernetes.io~csi", "volumes", "")
 }
 
 // call makes a connection of its own for each call, as kubelet does.
@@ -296,7 +298,8 @@ func isFinal(err error) bool {
 const volumeDataFile = "vol_data.json"
 
 func saveVolumeData(dir, id string) error {
-	b, err := json.Marshal(map[string]string{"driverName": "fsuser.csi.io", "volumeHandle": id, "volumeLifecycleMode": "Ephemeral"})
+	b, err := json.Marshal(map[string]string{"driverName": "fsuser.csi.io", "volumeHandle": id,
+		"volumeLifecycleMode": "Ephemeral"})
 	if err != nil {
 		return err
 	}
@@ -313,7 +316,8 @@ func loadVolumeData(dir string) (id string, err error) {
 	return data["volumeHandle"], err
 }
 
-// removeVolumeDir removes what kubelet made for a volume, unless something is mounted there (csi_mounter.go, removeMountDir).
+// removeVolumeDir removes what kubelet made for a volume, unless something is mounted there (csi_mounter.go,
+// removeMountDir).
 func removeVolumeDir(target string) error {
 	if isMountPoint(target) {
 		return nil

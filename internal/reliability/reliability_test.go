@@ -27,7 +27,8 @@ func TestWhatATestShowsIsOnThePage(t *testing.T) {
 	}
 	t.Run("once more", func(t *testing.T) { Shown(t, "F-01", "another figure") })
 	var page bytes.Buffer
-	if err := Render(&page, dir, Machine{Kernel: "6.1", Go: "go1.26", CPUs: 2, Date: "2026-01-02", Took: 47*time.Minute + 20*time.Second}); err != nil {
+	if err := Render(&page, dir, Machine{Kernel: "6.1", Go: "go1.26", CPUs: 2, Date: "2026-01-02",
+		Took: 47*time.Minute + 20*time.Second}); err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range Promises() {
@@ -38,7 +39,9 @@ func TestWhatATestShowsIsOnThePage(t *testing.T) {
 	if want := "This run: 2026-01-02, Linux 6.1, 2 CPUs, go1.26, 47 minutes."; !strings.Contains(page.String(), want) {
 		t.Errorf("the page lacks %q", want)
 	}
-	if want := "`internal/reliability TestWhatATestShowsIsOnThePage/F-01`<br>`internal/reliability TestWhatATestShowsIsOnThePage/once_more` | figure of F-01<br>another figure |"; !strings.Contains(page.String(), want) {
+	if want := "`internal/reliability TestWhatATestShowsIsOnThePage/F-01`<br>`internal/reliability " +
+		"TestWhatATestShowsIsOnThePage/once_more` | figure of F-01<br>another figure |"; !strings.Contains(page.String(),
+		want) {
 		t.Errorf("the page lacks %q:\n%s", want, page.String())
 	}
 }

@@ -89,7 +89,8 @@ func removeLeft(dir string) {
 	links, _ := filepath.Glob(filepath.Join(dir, "fsuser-csi-*-*"))
 	for _, link := range links {
 		var pid, at int
-		if _, err := fmt.Sscanf(filepath.Base(link), "fsuser-csi-%d-%d", &pid, &at); err == nil && unix.Kill(pid, 0) == unix.ESRCH {
+		if _, err := fmt.Sscanf(filepath.Base(link), "fsuser-csi-%d-%d", &pid, &at); err == nil &&
+			unix.Kill(pid, 0) == unix.ESRCH {
 			os.Remove(link)
 		}
 	}

@@ -77,7 +77,8 @@ func StartDriverAt(t testing.TB, root, binary string, args ...string) *Driver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &Driver{Root: root, State: filepath.Join(t.TempDir(), "state"), t: t, binary: binary, args: args, log: log, http: freeAddress(t)}
+	d := &Driver{Root: root, State: filepath.Join(t.TempDir(), "state"), t: t, binary: binary, args: args, log: log,
+		http: freeAddress(t)}
 	t.Cleanup(func() {
 		if d.cmd != nil {
 			d.Stop()
@@ -105,7 +106,8 @@ func (d *Driver) TryStart() error {
 	if d.Stalled {
 		d.http = freeAddress(d.t)
 	}
-	args := append([]string{"node", "--node-name=node-1", "--kubelet-root=" + d.Root, "--state-dir=" + d.State, "--http-address=" + d.http}, d.args...)
+	args := append([]string{"node", "--node-name=node-1", "--kubelet-root=" + d.Root, "--state-dir=" + d.State,
+		"--http-address=" + d.http}, d.args...)
 	d.cmd = exec.Command(d.binary, args...)
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
 	d.cmd.Env = append(append(os.Environ(), withoutExitSleep()), d.Env...)
@@ -113,7 +115,8 @@ func (d *Driver) TryStart() error {
 	if err := d.cmd.Start(); err != nil {
 		return fmt.Errorf("start the driver: %w", err)
 	}
-	ctx, cancel := context.WithTimeoutCause(context.Background(), startTimeout, fmt.Errorf("the driver took more than %v to start", startTimeout))
+	ctx, cancel := context.WithTimeoutCause(context.Background(), startTimeout,
+		fmt.Errorf("the driver took more than %v to start", startTimeout))
 	defer cancel()
 	ctx, fail := context.WithCancelCause(ctx)
 	cmd, ended := d.cmd, make(chan struct{})

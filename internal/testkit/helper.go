@@ -51,5 +51,6 @@ func Helper(t testing.TB, newNamespace bool, name string, args ...string) *exec.
 	return cmd
 }
 
-// withoutExitSleep is for the environment of a process: a race detector sleeps for a second at exit unless told otherwise.
+// withoutExitSleep is for the environment of a process: a race detector sleeps for a second at exit unless told
+// otherwise.
 func withoutExitSleep() string { return "GORACE=atexit_sleep_ms=0 " + os.Getenv("GORACE") }

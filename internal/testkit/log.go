@@ -23,7 +23,8 @@ func CaptureLog(verbosity int) (l *Log, restore func()) {
 	before := klog.CaptureState()
 	var flags flag.FlagSet
 	klog.InitFlags(&flags)
-	for name, value := range map[string]string{"logtostderr": "false", "stderrthreshold": "FATAL", "v": strconv.Itoa(verbosity)} {
+	for name, value := range map[string]string{"logtostderr": "false", "stderrthreshold": "FATAL",
+		"v": strconv.Itoa(verbosity)} {
 		if err := flags.Set(name, value); err != nil {
 			panic(err) // klog has these flags
 		}

@@ -14,7 +14,8 @@ func TestShorten(t *testing.T) {
 		limit int
 		want  string
 	}{
-		{"", 0, ""}, {"abc", 3, "abc"}, {"abcd", 3, "abc…"}, {"ééé", 3, "é…"}, {"ééé", 4, "éé…"}, {"🚀🚀", 7, "🚀…"}, {"🚀", 3, "…"}, {"🚀", 0, "…"},
+		{"", 0, ""}, {"abc", 3, "abc"}, {"abcd", 3, "abc…"}, {"ééé", 3, "é…"}, {"ééé", 4, "éé…"}, {"🚀🚀", 7, "🚀…"},
+		{"🚀", 3, "…"}, {"🚀", 0, "…"},
 		{strings.Repeat("\x80", 20), 10, strings.Repeat("\x80", 10) + "…"},
 	} {
 		got := Shorten(test.in, test.limit)

@@ -66,7 +66,8 @@ func TestParseAccepts(t *testing.T) {
 		{"a secret's defaults are 0400, 0755 and watch", with(), false, secret},
 		{"a config map's default mode is 0444", map[string]string{"configMapName": "conf"}, false, configMap},
 		{"the content may come with the request alone", nil, true, fromRequest},
-		{"a name may have dots", with("secretName", "a.b-c.d"), false, change(secret, func(s *Spec) { s.Sources[0].Object.Name = "a.b-c.d" })},
+		{"a name may have dots", with("secretName", "a.b-c.d"), false,
+			change(secret, func(s *Spec) { s.Sources[0].Object.Name = "a.b-c.d" })},
 		{"a name may have 253 characters", with("secretName", strings.Repeat("a", 253)), false,
 			change(secret, func(s *Spec) { s.Sources[0].Object.Name = strings.Repeat("a", 253) })},
 		{"uid and gid are numbers", with("uid", "1000", "gid", "2000"), false,
@@ -74,7 +75,8 @@ func TestParseAccepts(t *testing.T) {
 		{"uid 0 is not the same as no uid", with("uid", "0"), false, change(secret, func(s *Spec) { s.UID = number(0) })},
 		{"mode wins over the kind's default", map[string]string{"configMapName": "conf", "mode": "0400"}, false,
 			change(configMap, func(s *Spec) { s.Mode, s.Sources[0].Mode = number(0o400), 0o400 })},
-		{"mode 0 is not the same as no mode", with("mode", "0"), false, change(secret, func(s *Spec) { s.Mode, s.Sources[0].Mode = number(0), 0 })},
+		{"mode 0 is not the same as no mode", with("mode", "0"), false,
+			change(secret, func(s *Spec) { s.Mode, s.Sources[0].Mode = number(0), 0 })},
 		{"dirMode is octal too", with("dirMode", "700"), false, change(secret, func(s *Spec) { s.DirMode = 0o700 })},
 		{"optional is true", with("optional", "true"), false, change(secret, func(s *Spec) { s.Sources[0].Optional = true })},
 		{"optional is false", with("optional", "false"), false, secret},
@@ -82,14 +84,16 @@ func TestParseAccepts(t *testing.T) {
 		{"refresh is watch", with("refresh", "watch"), false, secret},
 		{"volume names another volume of the pod", map[string]string{"volume": "keys", "mode": "0400"}, false,
 			Spec{Volume: "keys", Mode: number(0o400), DirMode: 0o755, Refresh: RefreshWatch}},
-		{"a PATH has an owner, a group and a mode of its own", with("uid/id", "5", "gid/id", "6", "mode/id", "0600", "uid/a/b:c\\d e", "7"), false,
+		{"a PATH has an owner, a group and a mode of its own",
+			with("uid/id", "5", "gid/id", "6", "mode/id", "0600", "uid/a/b:c\\d e", "7"), false,
 			change(secret, func(s *Spec) {
 				s.Paths = map[string]Permissions{
 					"id": {UID: number(5), GID: number(6), Mode: number(0o600)}, `a/b:c\d e`: {UID: number(7)},
 				}
 			})},
 		{"kubelet's keys are skipped, known or not (H-046)", with("csi.storage.k8s.io/ephemeral", "true",
-			"csi.storage.k8s.io/pod.name", "p", "csi.storage.k8s.io/from.the.future", "", "csi.storage.k8s.io/", "x"), false, secret},
+			"csi.storage.k8s.io/pod.name", "p", "csi.storage.k8s.io/from.the.future", "", "csi.storage.k8s.io/", "x"), false,
+			secret},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got, errs := Parse(tc.context, tc.requestHasSecrets)
@@ -113,31 +117,46 @@ func TestParseRefuses(t *testing.T) {
 		requestHasSecrets bool
 		want              []string // all of these are in the messages
 	}{
-		{"no attributes at all (H-009, H-067)", nil, false, []string{"volumeAttributes: Required value", "secretName, configMapName or volume", "nodePublishSecretRef"}},
-		{"only kubelet's attributes", map[string]string{"csi.storage.k8s.io/pod.name": "p"}, false, []string{"volumeAttributes: Required value"}},
-		{"two objects", with("configMapName", "conf"), false, []string{`volumeAttributes: Invalid value: "configMapName, secretName"`, "keep one"}},
+		{"no attributes at all (H-009, H-067)", nil, false,
+			[]string{"volumeAttributes: Required value", "secretName, configMapName or volume", "nodePublishSecretRef"}},
+		{"only kubelet's attributes", map[string]string{"csi.storage.k8s.io/pod.name": "p"}, false,
+			[]string{"volumeAttributes: Required value"}},
+		{"two objects", with("configMapName", "conf"), false,
+			[]string{`volumeAttributes: Invalid value: "configMapName, secretName"`, "keep one"}},
 		{"an object besides the request's content", with(), true, []string{`"nodePublishSecretRef, secretName"`}},
 		{"two objects, both names also bad", with("secretName", "A", "configMapName", "B"), false,
 			[]string{"volumeAttributes[configMapName]: Invalid", "volumeAttributes[secretName]: Invalid"}},
-		{"volume besides a name", with("volume", "a"), false, []string{`"secretName, volume"`, "name a projected volume of the pod in volume"}},
-		{"volume besides the request's content", map[string]string{"volume": "a"}, true, []string{`"nodePublishSecretRef, volume"`}},
+		{"volume besides a name", with("volume", "a"), false, []string{`"secretName, volume"`,
+			"name a projected volume of the pod in volume"}},
+		{"volume besides the request's content", map[string]string{"volume": "a"}, true,
+			[]string{`"nodePublishSecretRef, volume"`}},
 		{"optional with volume", map[string]string{"volume": "a", "optional": "true"}, false,
-			[]string{"volumeAttributes[optional]: Forbidden: belongs to secretName and configMapName", "write optional in the volume"}},
-		{"optional with the request's content", map[string]string{"optional": "false"}, true, []string{"volumeAttributes[optional]: Forbidden"}},
-		{"a volume's name that is none", map[string]string{"volume": "a.b"}, false, []string{`volumeAttributes[volume]: Invalid value: "a.b"`, "must not contain dots"}},
-		{"a volume's name of 64 characters", map[string]string{"volume": strings.Repeat("a", 64)}, false, []string{"no more than 63"}},
+			[]string{"volumeAttributes[optional]: Forbidden: belongs to secretName and configMapName",
+				"write optional in the volume"}},
+		{"optional with the request's content", map[string]string{"optional": "false"}, true,
+			[]string{"volumeAttributes[optional]: Forbidden"}},
+		{"a volume's name that is none", map[string]string{"volume": "a.b"}, false,
+			[]string{`volumeAttributes[volume]: Invalid value: "a.b"`, "must not contain dots"}},
+		{"a volume's name of 64 characters", map[string]string{"volume": strings.Repeat("a", 64)}, false,
+			[]string{"no more than 63"}},
 		{"an empty volume", map[string]string{"volume": ""}, false, []string{"volumeAttributes[volume]: Required value"}},
-		{"items, as in Kubernetes' volumes", with("items", "[]"), false, []string{"volumeAttributes[items]: Forbidden", "name that volume in volume"}},
+		{"items, as in Kubernetes' volumes", with("items", "[]"), false,
+			[]string{"volumeAttributes[items]: Forbidden", "name that volume in volume"}},
 
 		{"an empty value for a PATH", with("uid/id", ""), false, []string{"volumeAttributes[uid/id]: Required value"}},
-		{"a bad value for a PATH", with("mode/id", "0888"), false, []string{`volumeAttributes[mode/id]: Invalid value: "0888": ` + modeRule}},
-		{"no PATH", with("uid/", "5"), false, []string{`volumeAttributes[uid/]: Invalid value: "": the path must name a file`}},
-		{"a PATH that leaves the volume", with("mode/../../etc/shadow", "0644"), false, []string{"the path must not contain the element '..'"}},
+		{"a bad value for a PATH", with("mode/id", "0888"), false,
+			[]string{`volumeAttributes[mode/id]: Invalid value: "0888": ` + modeRule}},
+		{"no PATH", with("uid/", "5"), false,
+			[]string{`volumeAttributes[uid/]: Invalid value: "": the path must name a file`}},
+		{"a PATH that leaves the volume", with("mode/../../etc/shadow", "0644"), false,
+			[]string{"the path must not contain the element '..'"}},
 		{"an absolute PATH", with("mode//etc/shadow", "0644"), false, []string{"must be relative to the volume"}},
 		{"a PATH that is not clean", with("mode/a/./b", "0644"), false, []string{"must be in its shortest form"}},
-		{"a PATH of what has none", with("dirMode/a", "0644"), false, []string{"volumeAttributes[dirMode/a]: Forbidden: unknown attribute"}},
+		{"a PATH of what has none", with("dirMode/a", "0644"), false,
+			[]string{"volumeAttributes[dirMode/a]: Forbidden: unknown attribute"}},
 
-		{"an empty name", with("secretName", ""), false, []string{"volumeAttributes[secretName]: Required value: must not be empty"}},
+		{"an empty name", with("secretName", ""), false,
+			[]string{"volumeAttributes[secretName]: Required value: must not be empty"}},
 		{"an empty uid", with("uid", ""), false, []string{"volumeAttributes[uid]: Required value"}},
 		{"an empty gid", with("gid", ""), false, []string{"volumeAttributes[gid]: Required value"}},
 		{"an empty mode", with("mode", ""), false, []string{"volumeAttributes[mode]: Required value"}},
@@ -145,29 +164,39 @@ func TestParseRefuses(t *testing.T) {
 		{"an empty optional", with("optional", ""), false, []string{"volumeAttributes[optional]: Required value"}},
 		{"an empty refresh", with("refresh", ""), false, []string{"volumeAttributes[refresh]: Required value"}},
 
-		{"a name that climbs (H-069)", with("secretName", "../../nodes/x"), false, []string{`volumeAttributes[secretName]: Invalid value: "../../nodes/x"`, "give the name alone"}},
+		{"a name that climbs (H-069)", with("secretName", "../../nodes/x"), false,
+			[]string{`volumeAttributes[secretName]: Invalid value: "../../nodes/x"`, "give the name alone"}},
 		{"a name with a slash (H-069)", with("secretName", "a/b"), false, []string{"pod's own namespace", "RFC 1123"}},
 		{"a name in upper case (H-069)", with("secretName", "A"), false, []string{"RFC 1123"}},
-		{"a name of 254 characters (H-069)", with("secretName", strings.Repeat("a", 254)), false, []string{"no more than 253", `…"`}},
+		{"a name of 254 characters (H-069)", with("secretName", strings.Repeat("a", 254)), false,
+			[]string{"no more than 253", `…"`}},
 		{"a name of a mebibyte", with("secretName", strings.Repeat("/", 1<<20)), false, []string{"no more than 253"}},
 		{"a name with a query (H-069)", with("secretName", "x?watch=1"), false, []string{"RFC 1123"}},
 		{"a name with percent signs (H-069)", with("secretName", "%2e%2e"), false, []string{"RFC 1123"}},
-		{"a config map's name with a slash", map[string]string{"configMapName": "a/b"}, false, []string{"volumeAttributes[configMapName]: Invalid"}},
+		{"a config map's name with a slash", map[string]string{"configMapName": "a/b"}, false,
+			[]string{"volumeAttributes[configMapName]: Invalid"}},
 		{"a name with a line break", with("secretName", "a\nb"), false, []string{`"a\nb"`}},
 
-		{"optional yes (H-072)", with("optional", "yes"), false, []string{`volumeAttributes[optional]: Invalid value: "yes": must be exactly "true" or "false"`}},
+		{"optional yes (H-072)", with("optional", "yes"), false,
+			[]string{`volumeAttributes[optional]: Invalid value: "yes": must be exactly "true" or "false"`}},
 		{"optional 1 (H-072)", with("optional", "1"), false, []string{"volumeAttributes[optional]"}},
 		{"optional TRUE (H-072)", with("optional", "TRUE"), false, []string{"volumeAttributes[optional]"}},
-		{"refresh Off", with("refresh", "Off"), false, []string{`volumeAttributes[refresh]: Invalid value: "Off": must be exactly "watch" or "off"`}},
+		{"refresh Off", with("refresh", "Off"), false,
+			[]string{`volumeAttributes[refresh]: Invalid value: "Off": must be exactly "watch" or "off"`}},
 
 		{"a typo in a key (H-046)", map[string]string{"secretname": "keys"}, false,
-			[]string{"volumeAttributes[secretname]: Forbidden: unknown attribute", `"secretName"`, "volumeAttributes: Required value"}},
-		{"a namespace", with("namespace", "kube-system"), false, []string{"volumeAttributes[namespace]: Forbidden", "always read from the pod's own namespace; remove it"}},
+			[]string{"volumeAttributes[secretname]: Forbidden: unknown attribute", `"secretName"`,
+				"volumeAttributes: Required value"}},
+		{"a namespace", with("namespace", "kube-system"), false, []string{"volumeAttributes[namespace]: Forbidden",
+			"always read from the pod's own namespace; remove it"}},
 		{"defaultMode of the in-tree volume", with("defaultMode", "256"), false, []string{`it is called "mode" here`}},
-		{"a key that would break a log line", with("a\nvolumeAttributes[uid]", "x"), false, []string{`volumeAttributes["a\nvolumeAttributes[uid]"]: Forbidden`}},
+		{"a key that would break a log line", with("a\nvolumeAttributes[uid]", "x"), false,
+			[]string{`volumeAttributes["a\nvolumeAttributes[uid]"]: Forbidden`}},
 		{"an empty key", with("", "x"), false, []string{`volumeAttributes[""]: Forbidden`}},
-		{"a key of a mebibyte", with(strings.Repeat("k", 1<<20), "x"), false, []string{"volumeAttributes[" + strings.Repeat("k", 64) + "…]"}},
-		{"kubelet's prefix without the slash", with("csi.storage.k8s.io", "x"), false, []string{"volumeAttributes[csi.storage.k8s.io]: Forbidden"}},
+		{"a key of a mebibyte", with(strings.Repeat("k", 1<<20), "x"), false,
+			[]string{"volumeAttributes[" + strings.Repeat("k", 64) + "…]"}},
+		{"kubelet's prefix without the slash", with("csi.storage.k8s.io", "x"), false,
+			[]string{"volumeAttributes[csi.storage.k8s.io]: Forbidden"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got := refused(t, tc.context, tc.requestHasSecrets)
@@ -235,7 +264,8 @@ func TestParseCutsLongValuesAndLongLists(t *testing.T) {
 		context[fmt.Sprintf("key%d", i)] = "x"
 	}
 	_, errs := Parse(context, false)
-	if len(errs) != maxProblems+1 || !strings.Contains(messages(errs), "volumeAttributes: Too many: 1001: problems; only the first 32 are listed") {
+	if len(errs) != maxProblems+1 || !strings.Contains(messages(errs),
+		"volumeAttributes: Too many: 1001: problems; only the first 32 are listed") {
 		t.Errorf("%d errors, the last is %v", len(errs), errs[len(errs)-1])
 	}
 }
@@ -250,14 +280,16 @@ func TestSameRequestLooksAtEveryAttribute(t *testing.T) {
 		t.Error("equal numbers behind different pointers are not equal")
 	}
 	for name, change := range map[string]func(*Spec){
-		"kind": func(s *Spec) { s.Sources[0].Object.Kind = ConfigMap }, "name": func(s *Spec) { s.Sources[0].Object.Name = "b" },
-		"uid": func(s *Spec) { s.UID = number(9) }, "no uid": func(s *Spec) { s.UID = nil },
+		"kind": func(s *Spec) { s.Sources[0].Object.Kind = ConfigMap },
+		"name": func(s *Spec) { s.Sources[0].Object.Name = "b" },
+		"uid":  func(s *Spec) { s.UID = number(9) }, "no uid": func(s *Spec) { s.UID = nil },
 		"gid": func(s *Spec) { s.GID = number(9) }, "no gid": func(s *Spec) { s.GID = nil },
 		"mode": func(s *Spec) { s.Mode = number(0) }, "no mode": func(s *Spec) { s.Mode = nil },
 		"default mode": func(s *Spec) { s.Sources[0].Mode = 0 }, "dirMode": func(s *Spec) { s.DirMode = 0 },
 		"optional": func(s *Spec) { s.Sources[0].Optional = true }, "refresh": func(s *Spec) { s.Refresh = RefreshOff },
-		"volume": func(s *Spec) { s.Volume = "v" },
-		"path":   func(s *Spec) { s.Paths = map[string]Permissions{"g": s.Paths["f"]} }, "no path": func(s *Spec) { s.Paths = nil },
+		"volume":    func(s *Spec) { s.Volume = "v" },
+		"path":      func(s *Spec) { s.Paths = map[string]Permissions{"g": s.Paths["f"]} },
+		"no path":   func(s *Spec) { s.Paths = nil },
 		"path uid":  func(s *Spec) { s.Paths["f"] = Permissions{GID: number(4), Mode: number(5)} },
 		"path gid":  func(s *Spec) { s.Paths["f"] = Permissions{UID: number(3), Mode: number(5)} },
 		"path mode": func(s *Spec) { s.Paths["f"] = Permissions{UID: number(3), GID: number(4)} },
@@ -268,12 +300,14 @@ func TestSameRequestLooksAtEveryAttribute(t *testing.T) {
 			t.Errorf("a change of %s goes unnoticed", name)
 		}
 	}
-	described := Spec{Volume: "v", Sources: []Source{{Mode: 1}}, DefaultUser: number(5), MountPoints: []string{"m"}, SubPaths: []string{"s"}}
+	described := Spec{Volume: "v", Sources: []Source{{Mode: 1}}, DefaultUser: number(5), MountPoints: []string{"m"},
+		SubPaths: []string{"s"}}
 	if !described.SameRequest(Spec{Volume: "v"}) {
 		t.Error("what Describe adds is taken for another request")
 	}
 	// A field that is added later must be added to SameRequest too, unless Describe sets it.
-	for kind, known := range map[reflect.Type]int{reflect.TypeFor[Spec](): 11, reflect.TypeFor[Source](): 4, reflect.TypeFor[Permissions](): 3} {
+	for kind, known := range map[reflect.Type]int{reflect.TypeFor[Spec](): 11, reflect.TypeFor[Source](): 4,
+		reflect.TypeFor[Permissions](): 3} {
 		if n := kind.NumField(); n != known {
 			t.Errorf("%s has %d fields: extend SameRequest and this test", kind, n)
 		}

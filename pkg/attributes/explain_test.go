@@ -24,11 +24,14 @@ func TestUnknownNamesAreAnsweredWithTheRightOne(t *testing.T) {
 		"optionnal": `"optional"`, "Optional": `"optional"`, "refreshh": `"refresh"`,
 		"UID": `"uid"`, "uuid": `"uid"`, "GID": `"gid"`, "volumes": `"volume"`, "volumeName": `"volume"`,
 		"defaultMode": `called "mode"`, "fileMode": `called "mode"`,
-		"defaultUser": `called "uid"`, "fsUser": `called "uid"`, "user": `called "uid"`, "owner": `called "uid"`, "runAsUser": `called "uid"`, "RUNASUSER": `called "uid"`,
+		"defaultUser": `called "uid"`, "fsUser": `called "uid"`, "user": `called "uid"`, "owner": `called "uid"`,
+		"runAsUser": `called "uid"`, "RUNASUSER": `called "uid"`,
 		"fsGroup": `called "gid"`, "group": `called "gid"`, "runAsGroup": `called "gid"`,
-		"namespace": "pod's own namespace; remove it", "podNamespace": "remove it", "secretNamespace": "remove it", "configMapNamespace": "remove it",
-		"reload": "unknown attribute (known: ", "password": "unknown attribute (known: ", // a guess would only mislead
-		"秘密": "unknown attribute (known: secretName, configMapName, volume, uid, gid, mode, dirMode, optional, refresh, and uid/PATH",
+		"namespace": "pod's own namespace; remove it", "podNamespace": "remove it", "secretNamespace": "remove it",
+		"configMapNamespace": "remove it",
+		"reload":             "unknown attribute (known: ", "password": "unknown attribute (known: ", // a guess would only mislead
+		"秘密": "unknown attribute (known: secretName, configMapName, volume, uid, gid, mode, dirMode, optional, refresh, and " +
+			"uid/PATH",
 	} {
 		if got := refused(t, with(given, "value"), false); !strings.Contains(got, want) || strings.Contains(got, "value") {
 			t.Errorf("%s: got %s, want %s", given, got, want)
@@ -41,7 +44,8 @@ func TestEditDistance(t *testing.T) {
 		a, b string
 		want int
 	}{
-		{"", "", 0}, {"", "abc", 3}, {"abc", "", 3}, {"abc", "abc", 0}, {"kitten", "sitting", 3}, {"flaw", "lawn", 2}, {"uid", "gid", 1}, {"é", "e", 1},
+		{"", "", 0}, {"", "abc", 3}, {"abc", "", 3}, {"abc", "abc", 0}, {"kitten", "sitting", 3}, {"flaw", "lawn", 2},
+		{"uid", "gid", 1}, {"é", "e", 1},
 	} {
 		if got := EditDistance(tc.a, tc.b); got != tc.want {
 			t.Errorf("%q to %q: got %d, want %d", tc.a, tc.b, got, tc.want)

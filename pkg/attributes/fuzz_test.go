@@ -13,8 +13,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// FuzzParse checks that Parse never panics, that a list of errors and a Spec exclude each other, that what it accepts passes
-// Validate, that a token never appears in a message, and that messages are fit for a log line.
+// FuzzParse checks that Parse never panics, that a list of errors and a Spec exclude each other, that what it accepts
+// passes Validate, that a token never appears in a message, and that messages are fit for a log line.
 func FuzzParse(f *testing.F) {
 	f.Add("secretName", "keys", "uid", "1000", "mode/a/b", "0400", false)
 	f.Add("configMapName", "conf", "mode", "0444", "uid/a", "5", false)
@@ -27,7 +27,8 @@ func FuzzParse(f *testing.F) {
 		if strings.Contains(k1+v1+k2+v2+k3+v3, token) {
 			t.Skip()
 		}
-		context := map[string]string{k1: v1, k2: v2, k3: v3, kubeletPrefix + "serviceAccount.tokens": token, kubeletPrefix + token: "x"}
+		context := map[string]string{k1: v1, k2: v2, k3: v3, kubeletPrefix + "serviceAccount.tokens": token,
+			kubeletPrefix + token: "x"}
 		spec, errs := Parse(context, requestHasSecrets)
 		if zero := reflect.DeepEqual(spec, Spec{}); zero != (len(errs) > 0) {
 			t.Fatalf("%q: %d errors and %+v", context, len(errs), spec)
@@ -54,8 +55,8 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// FuzzDescribe checks that Describe never panics on a pod that comes from a manifest, that a list of errors and a Spec exclude
-// each other, and that what it accepts passes Validate and stays in the volume.
+// FuzzDescribe checks that Describe never panics on a pod that comes from a manifest, that a list of errors and a Spec
+// exclude each other, and that what it accepts passes Validate and stays in the volume.
 func FuzzDescribe(f *testing.F) {
 	for _, seed := range []string{
 		`{"volumes":[{"name":"v","secret":{"secretName":"s","defaultMode":384,"items":[{"key":"a","path":"certs.d/host:5000/ca","mode":256,"user":5}]}}]}`,
@@ -89,7 +90,8 @@ func FuzzDescribe(f *testing.F) {
 		}
 		for _, source := range described.Sources {
 			for _, item := range source.Items {
-				if full := path.Join("/volume", item.Path); !strings.HasPrefix(full, "/volume/") || strings.HasPrefix(full, "/volume/..") {
+				if full := path.Join("/volume", item.Path); !strings.HasPrefix(full, "/volume/") ||
+					strings.HasPrefix(full, "/volume/..") {
 					t.Fatalf("%s: the path %q leaves the volume", pod, item.Path)
 				}
 			}

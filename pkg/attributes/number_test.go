@@ -20,11 +20,13 @@ func TestIDFromText(t *testing.T) {
 	for _, text := range []string{
 		"-1", "+1000", " 1000", "1000 ", "1e3", "0x3e8", "1_000", "01000", "١٠٠٠", "１０００", "root", // H-048
 		"4294967295", "2147483648", // H-049, H-051
-		"00", "-0", "0o17", "0b1", "1.0", "1,000", "1000\n", "1000\x00", "18446744073709551616", "99999999999999999999999999", strings.Repeat("1", 1<<20),
+		"00", "-0", "0o17", "0b1", "1.0", "1,000", "1000\n", "1000\x00", "18446744073709551616", "99999999999999999999999999",
+		strings.Repeat("1", 1<<20),
 	} {
 		for _, key := range []string{"uid", "gid"} {
 			got := refused(t, with(key, text), false)
-			if !strings.HasPrefix(got, "volumeAttributes["+key+"]: Invalid value: ") || !strings.HasSuffix(got, idRule) || strings.Contains(got, "\n") {
+			if !strings.HasPrefix(got, "volumeAttributes["+key+"]: Invalid value: ") || !strings.HasSuffix(got, idRule) ||
+				strings.Contains(got, "\n") {
 				t.Errorf("%s %.64q: %s", key, text, got)
 			}
 		}
@@ -49,12 +51,14 @@ func TestModeFromText(t *testing.T) {
 	for _, text := range []string{
 		"0888", "abc", "-0400", "0o400", "0x1ff", // H-054
 		"100644", "8389101", "2147484141", // H-055: FileMode bits
-		"1777", "4755", "01777", "1000", "7777", "00400", "00000", "+400", " 400", "400 ", "4_00", "0b1", "rw-------", "u=r", "٤٠٠", "4００",
+		"1777", "4755", "01777", "1000", "7777", "00400", "00000", "+400", " 400", "400 ", "4_00", "0b1", "rw-------", "u=r",
+		"٤٠٠", "4００",
 		"400\n", "0400\x00", strings.Repeat("0", 1<<20), "37777777777777777777777777",
 	} {
 		for _, key := range []string{"mode", "dirMode"} {
 			got := refused(t, with(key, text), false)
-			if !strings.HasPrefix(got, "volumeAttributes["+key+"]: Invalid value: ") || !strings.HasSuffix(got, modeRule) || strings.Contains(got, "\n") {
+			if !strings.HasPrefix(got, "volumeAttributes["+key+"]: Invalid value: ") || !strings.HasSuffix(got, modeRule) ||
+				strings.Contains(got, "\n") {
 				t.Errorf("%s %.64q: %s", key, text, got)
 			}
 		}

@@ -24,17 +24,24 @@ func TestValidate(t *testing.T) {
 		{"the largest ids", func(s *Spec) { s.UID, s.GID = number(1<<31-1), number(1<<31-1) }, ""},
 		{"no permissions at all", func(s *Spec) { s.Sources[0].Mode, s.DirMode = 0, 0 }, ""},
 		{"a described volume without content", func(s *Spec) { s.Sources, s.Volume = nil, "v" }, ""},
-		{"two objects and the pod", func(s *Spec) { s.Sources = append(s.Sources, s.Sources[0], Source{Object: Object{Kind: Pod}}) }, ""},
+		{"two objects and the pod", func(s *Spec) {
+			s.Sources = append(s.Sources, s.Sources[0],
+				Source{Object: Object{Kind: Pod}})
+		}, ""},
 		{"no refresh", func(s *Spec) { s.Refresh = "" }, `volumeAttributes[refresh]: Invalid value: "": must be exactly`},
 		{"no source", func(s *Spec) { s.Sources = nil }, "volumeAttributes: Required value"},
 		{"an unknown kind", func(s *Spec) { s.Sources[0].Object.Kind = "Node" }, "must be a Secret, a ConfigMap or the Pod"},
-		{"a name without a kind", func(s *Spec) { s.Sources[0].Object.Kind = "" }, "must be a Secret, a ConfigMap or the Pod"},
-		{"content of the request among others", func(s *Spec) { s.Sources = append(s.Sources, Source{}) }, "must be a Secret, a ConfigMap or the Pod"},
+		{"a name without a kind", func(s *Spec) { s.Sources[0].Object.Kind = "" },
+			"must be a Secret, a ConfigMap or the Pod"},
+		{"content of the request among others", func(s *Spec) { s.Sources = append(s.Sources, Source{}) },
+			"must be a Secret, a ConfigMap or the Pod"},
 		{"a kind without a name", func(s *Spec) { s.Sources[0].Object.Name = "" }, "RFC 1123"},
 		{"a name that is none", func(s *Spec) { s.Sources[0].Object = Object{ConfigMap, "../x"} }, `Invalid value: "../x"`},
 		{"a pod of another name", func(s *Spec) { s.Sources[0].Object = Object{Pod, "x"} }, "neither name nor optional"},
-		{"a uid that chown would ignore", func(s *Spec) { s.UID = number(1<<32 - 1) }, "volumeAttributes[uid]: Invalid value: 4294967295"},
-		{"a default user out of range", func(s *Spec) { s.DefaultUser = number(1 << 31) }, "volumeAttributes[volume]: Invalid value: 2147483648"},
+		{"a uid that chown would ignore", func(s *Spec) { s.UID = number(1<<32 - 1) },
+			"volumeAttributes[uid]: Invalid value: 4294967295"},
+		{"a default user out of range", func(s *Spec) { s.DefaultUser = number(1 << 31) },
+			"volumeAttributes[volume]: Invalid value: 2147483648"},
 		{"a gid out of range", func(s *Spec) { s.GID = number(1 << 31) }, "volumeAttributes[gid]: Invalid value: 2147483648"},
 		{"a setuid mode", func(s *Spec) { s.Sources[0].Mode = 0o4755 }, "volumeAttributes[mode]: Invalid value: 2541"},
 		{"Go's own setuid bit", func(s *Spec) { s.Sources[0].Mode = 1<<23 | 0o755 }, "volumeAttributes[mode]: Invalid"},
@@ -45,10 +52,14 @@ func TestValidate(t *testing.T) {
 		{"an item's path", func(s *Spec) { item(s).Path = "../b" }, `volumeAttributes: Invalid value: "../b"`},
 		{"an item's path that is not clean", func(s *Spec) { item(s).Path = "a//b" }, "shortest form"},
 		{"an item without a path", func(s *Spec) { item(s).Path = "" }, "must name a file"},
-		{"the path of permissions", func(s *Spec) { s.Paths = map[string]Permissions{"/a": {}} }, "must be relative to the volume"},
-		{"permissions", func(s *Spec) { s.Paths = map[string]Permissions{"a": {UID: number(1 << 31)}} }, "volumeAttributes[uid/a]: Invalid"},
-		{"a group of permissions", func(s *Spec) { s.Paths = map[string]Permissions{"a": {GID: number(1 << 31)}} }, "volumeAttributes[gid/a]: Invalid"},
-		{"a mode of permissions", func(s *Spec) { s.Paths = map[string]Permissions{"a": {Mode: number(0o1000)}} }, "volumeAttributes[mode/a]: Invalid"},
+		{"the path of permissions", func(s *Spec) { s.Paths = map[string]Permissions{"/a": {}} },
+			"must be relative to the volume"},
+		{"permissions", func(s *Spec) { s.Paths = map[string]Permissions{"a": {UID: number(1 << 31)}} },
+			"volumeAttributes[uid/a]: Invalid"},
+		{"a group of permissions", func(s *Spec) { s.Paths = map[string]Permissions{"a": {GID: number(1 << 31)}} },
+			"volumeAttributes[gid/a]: Invalid"},
+		{"a mode of permissions", func(s *Spec) { s.Paths = map[string]Permissions{"a": {Mode: number(0o1000)}} },
+			"volumeAttributes[mode/a]: Invalid"},
 		{"a mount point", func(s *Spec) { s.MountPoints = []string{"../a"} }, `Invalid value: "../a"`},
 		{"a subPath", func(s *Spec) { s.SubPaths = []string{"/a"} }, `Invalid value: "/a"`},
 	} {
@@ -65,8 +76,9 @@ func TestValidate(t *testing.T) {
 
 func TestCleanPath(t *testing.T) {
 	for path, want := range map[string]string{
-		"a": "a", "a/b": "a/b", ".a": ".a", "a..b": "a..b", "a/..b": "a/..b", "a/...": "a/...", "a b": "a b", " ": " ", "ключ": "ключ",
-		"a/": "a", "a//b": "a/b", "./a": "a", "a/./b": "a/b", "certs.d/host:5000/ca.crt": "certs.d/host:5000/ca.crt",
+		"a": "a", "a/b": "a/b", ".a": ".a", "a..b": "a..b", "a/..b": "a/..b", "a/...": "a/...", "a b": "a b", " ": " ",
+		"ключ": "ключ",
+		"a/":   "a", "a//b": "a/b", "./a": "a", "a/./b": "a/b", "certs.d/host:5000/ca.crt": "certs.d/host:5000/ca.crt",
 		`a\b`: `a\b`, "a\n": "a\n", "a\tb": "a\tb", "…": "…", strings.Repeat("e", 255): strings.Repeat("e", 255),
 	} {
 		if got, problem := CleanPath(path); got != want || problem != "" {
@@ -74,10 +86,13 @@ func TestCleanPath(t *testing.T) {
 		}
 	}
 	for path, want := range map[string]string{
-		"": "must name a file", ".": "must name a file", "./": "must name a file", "/": "relative", "/a": "relative", "//a": "relative",
-		"..": "element '..'", "../a": "element '..'", "a/../b": "element '..'", "a/..": "element '..'", "..a": "must not start with '..'",
-		"./..a": "must not start with '..'", "...": "must not start with '..'", "..data/a": "must not start with '..'", "a\x00": "NUL",
-		strings.Repeat("e", 256): "255 bytes", "a/" + strings.Repeat("é", 128): "255 bytes", strings.Repeat("a/", 2049): "4096 bytes",
+		"": "must name a file", ".": "must name a file", "./": "must name a file", "/": "relative", "/a": "relative",
+		"//a": "relative", "..": "element '..'", "../a": "element '..'", "a/../b": "element '..'", "a/..": "element '..'",
+		"..a":   "must not start with '..'",
+		"./..a": "must not start with '..'", "...": "must not start with '..'", "..data/a": "must not start with '..'",
+		"a\x00":                  "NUL",
+		strings.Repeat("e", 256): "255 bytes", "a/" + strings.Repeat("é", 128): "255 bytes",
+		strings.Repeat("a/", 2049): "4096 bytes",
 	} {
 		if got, problem := CleanPath(path); got != "" || !strings.Contains(problem, want) {
 			t.Errorf("%.40q: got %q, %q, want %q", path, got, problem, want)

@@ -88,9 +88,13 @@ func confined(args []string) error {
 			_, _, e := unix.RawSyscall(unix.SYS_PROCESS_VM_READV, uintptr(os.Getppid()), 0, 0)
 			return errOrNil(e)
 		},
-		"init_module":       func() error { _, _, e := unix.RawSyscall(unix.SYS_INIT_MODULE, 0, 0, 0); return errOrNil(e) },
-		"open_by_handle_at": func() error { _, _, e := unix.RawSyscall(unix.SYS_OPEN_BY_HANDLE_AT, 0, 0, 0); return errOrNil(e) },
-		// A thread in a namespace of its own. The kernel would say EINVAL: this lacks CLONE_SIGHAND, so that nothing comes of it.
+		"init_module": func() error { _, _, e := unix.RawSyscall(unix.SYS_INIT_MODULE, 0, 0, 0); return errOrNil(e) },
+		"open_by_handle_at": func() error {
+			_, _, e := unix.RawSyscall(unix.SYS_OPEN_BY_HANDLE_AT, 0, 0, 0)
+			return errOrNil(e)
+		},
+		// A thread in a namespace of its own. The kernel would say EINVAL: this lacks CLONE_SIGHAND, so that nothing comes of
+		// it.
 		"clone": func() error {
 			_, _, e := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.CLONE_THREAD|unix.CLONE_NEWNS), 0, 0, 0, 0, 0)
 			return errOrNil(e)
@@ -201,7 +205,8 @@ func TestAConfinedProcessHasWhatItNeedsAndNoMore(t *testing.T) {
 	const four = "000000000020000b"
 	for thread, lines := range r.Threads {
 		for name, want := range map[string]string{
-			"CapInh": "0000000000000000", "CapPrm": four, "CapEff": four, "CapBnd": four, "CapAmb": "0000000000000000", "NoNewPrivs": "1", "Seccomp": "2",
+			"CapInh": "0000000000000000", "CapPrm": four, "CapEff": four, "CapBnd": four, "CapAmb": "0000000000000000",
+			"NoNewPrivs": "1", "Seccomp": "2",
 		} {
 			if lines[name] != want {
 				t.Errorf("%s: %s is %q, want %q", thread, name, lines[name], want)
@@ -223,13 +228,15 @@ func TestAConfinedProcessHasWhatItNeedsAndNoMore(t *testing.T) {
 	}
 }
 
-// filter leaves out what the machine does not know: a name that is missing by mistake would be noticed on that machine only, when the driver does not start.
+// filter leaves out what the machine does not know: a name that is missing by mistake would be noticed on that machine
+// only, when the driver does not start.
 func TestEverySystemCallIsOne(t *testing.T) {
 	names := SystemCalls()
 	for machine, test := range map[*arch.Info][]string{
 		arch.X86_64: {"fstatat"},
 		// The kernel has them for older machines only; who works on arm64 calls others.
-		arch.AARCH64: {"access", "arch_prctl", "epoll_wait", "lstat", "newfstatat", "open", "poll", "readlink", "select", "stat", "time"},
+		arch.AARCH64: {"access", "arch_prctl", "epoll_wait", "lstat", "newfstatat", "open", "poll", "readlink", "select",
+			"stat", "time"},
 	} {
 		var missing []string
 		for _, name := range names {
@@ -252,7 +259,8 @@ func TestEverySystemCallIsOne(t *testing.T) {
 	if len(slices.Compact(names)) != len(SystemCalls()) {
 		t.Error("a name is there twice")
 	}
-	for _, name := range []string{"execve", "execveat", "ptrace", "mount", "setns", "unshare", "pivot_root", "chroot", "bpf", "init_module", "clone", "clone3", "seccomp"} {
+	for _, name := range []string{"execve", "execveat", "ptrace", "mount", "setns", "unshare", "pivot_root", "chroot",
+		"bpf", "init_module", "clone", "clone3", "seccomp"} {
 		if slices.Contains(SystemCalls(), name) {
 			t.Errorf("%s is allowed", name)
 		}

@@ -87,8 +87,8 @@ func golden(t *testing.T, path, got string) {
 // variants are an example with other line breaks.
 func (e example) variants() map[string]string {
 	return map[string]string{
-		"as it is": e.text, "with CRLF": strings.ReplaceAll(e.text, "\n", "\r\n"), "without a last line break": strings.TrimSuffix(e.text, "\n"),
-		"with a byte order mark": "\ufeff" + e.text,
+		"as it is": e.text, "with CRLF": strings.ReplaceAll(e.text, "\n", "\r\n"),
+		"without a last line break": strings.TrimSuffix(e.text, "\n"), "with a byte order mark": "\ufeff" + e.text,
 	}
 }
 
@@ -108,7 +108,8 @@ func TestThereAndBackChangesNothing(t *testing.T) {
 				}
 				again := converted(there.Text, o)
 				if again.Converted != 0 || again.Text != there.Text || len(again.Left) != len(there.Left) {
-					t.Errorf("%s %s: a second time %d are converted, %d left (%d before):\n%s", e.path, name, again.Converted, len(again.Left), len(there.Left), again.Text)
+					t.Errorf("%s %s: a second time %d are converted, %d left (%d before):\n%s", e.path, name, again.Converted,
+						len(again.Left), len(there.Left), again.Text)
 				}
 			}
 		}
@@ -118,7 +119,8 @@ func TestThereAndBackChangesNothing(t *testing.T) {
 func TestLineBreaksAndByteOrderMarksAreKept(t *testing.T) {
 	for _, e := range examples(t) {
 		plain := converted(e.text, e.options).Text
-		if got, want := converted(strings.ReplaceAll(e.text, "\n", "\r\n"), e.options).Text, strings.ReplaceAll(plain, "\n", "\r\n"); got != want {
+		if got, want := converted(strings.ReplaceAll(e.text, "\n", "\r\n"), e.options).Text,
+			strings.ReplaceAll(plain, "\n", "\r\n"); got != want {
 			t.Errorf("%s: with CRLF it is\n%q\nwant\n%q", e.path, got, want)
 		}
 		if got, want := converted("\ufeff"+e.text, e.options).Text, "\ufeff"+plain; got != want {
@@ -138,10 +140,12 @@ func TestOwners(t *testing.T) {
 		{"none", "secret: {secretName: s}", Options{}, "{volume: v}"},
 		{"both", "secret: {secretName: s}", Options{UID: &uid, GID: &gid}, `{volume: v, uid: "7", gid: "8"}`},
 		{"the volume's own user comes first", "configMap: {name: c, defaultUser: 5}", Options{UID: &uid}, "{volume: v}"},
-		{"a file's own user does not stand for all", "secret: {secretName: s, items: [{key: a, path: a, user: 5}]}", Options{UID: &uid}, `{volume: v, uid: "7"}`},
+		{"a file's own user does not stand for all", "secret: {secretName: s, items: [{key: a, path: a, user: 5}]}",
+			Options{UID: &uid}, `{volume: v, uid: "7"}`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			text := fmt.Sprintf("kind: Pod\nspec: {containers: [{name: c, volumeMounts: [{name: v, mountPath: /v}]}], volumes: [{name: v, %s}]}\n", test.source)
+			text := fmt.Sprintf("kind: Pod\nspec: {containers: [{name: c, volumeMounts: [{name: v, mountPath: /v}]}], volumes: "+
+				"[{name: v, %s}]}\n", test.source)
 			r := converted(text, test.options)
 			if r.Converted != 1 || !strings.Contains(r.Text, "volumeAttributes: "+test.want+"}}") {
 				t.Errorf("%d converted, %v:\n%s", r.Converted, r.Left, r.Text)

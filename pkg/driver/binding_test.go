@@ -53,7 +53,8 @@ func TestNewBinding(t *testing.T) {
 		{"no path", "", "not an absolute path"},
 		{"a directory that is not there", filepath.Join(dir, "nowhere"), "no such file"},
 	} {
-		if _, err := NewBinding(test.root, false); err == nil || !strings.Contains(err.Error(), test.says) || !strings.Contains(err.Error(), "kubelet's root directory") {
+		if _, err := NewBinding(test.root, false); err == nil || !strings.Contains(err.Error(), test.says) ||
+			!strings.Contains(err.Error(), "kubelet's root directory") {
 			t.Errorf("%s: %v", test.name, err)
 		}
 	}
@@ -128,7 +129,8 @@ func TestTargets(t *testing.T) {
 		{"a relative path", id, strings.TrimPrefix(good, "/"), "target_path"},
 		{"5000 bytes (H-024)", id, "/" + strings.Repeat("a", 4999), "target_path"},
 		{"another plugin's directory (H-025)", id, strings.Replace(good, "~csi", "~secret", 1), "target_path"},
-		{"another place in the pod's directory", id, strings.Replace(good, "/volumes/", "/volume-subpaths/", 1), "target_path"},
+		{"another place in the pod's directory", id, strings.Replace(good, "/volumes/", "/volume-subpaths/", 1),
+			"target_path"},
 		{"another last element", id, strings.TrimSuffix(good, "mount") + "target", "target_path"},
 		{"an element too many", id, good + "/mount", "target_path"},
 		{"an element too few", id, filepath.Dir(good), "target_path"},
@@ -162,7 +164,8 @@ func TestTargets(t *testing.T) {
 		{"bytes that are no UTF-8", "\xff", "ssh"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if path, uid, err := plain.target(VolumeID(test.uid, test.volume), target(testRoot, test.uid, test.volume)); err == nil {
+			if path, uid, err := plain.target(VolumeID(test.uid, test.volume),
+				target(testRoot, test.uid, test.volume)); err == nil {
 				t.Errorf("accepted as %q of %q", path, uid)
 			}
 		})
@@ -177,7 +180,8 @@ func TestLenientTargets(t *testing.T) {
 		}
 	}
 	for _, test := range []struct{ id, path string }{
-		{strings.Repeat("a", 129), "/tmp/target"}, {"", "/tmp/target"}, {"..", "/tmp/target"}, {"a/b", "/tmp/target"}, {"a..b", "/tmp/target"},
+		{strings.Repeat("a", 129), "/tmp/target"}, {"", "/tmp/target"}, {"..", "/tmp/target"}, {"a/b", "/tmp/target"},
+		{"a..b", "/tmp/target"},
 		{".a", "/tmp/target"}, {"a", "tmp"}, {"a", "/"}, {"a", "/tmp/../etc"}, {"a", "/" + strings.Repeat("a", 4095)},
 	} {
 		if path, _, err := lenient.target(test.id, test.path); err == nil {

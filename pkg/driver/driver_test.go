@@ -30,7 +30,8 @@ import (
 )
 
 func TestNewChecksItsConfig(t *testing.T) {
-	good := Config{NodeID: "node-1", Binding: plain, Volumes: fakeVolumes{}, Endpoint: "/run/csi.sock", RegistrationSocket: "/run/reg.sock", MaxMessageBytes: 1, Metrics: prometheus.NewRegistry()}
+	good := Config{NodeID: "node-1", Binding: plain, Volumes: fakeVolumes{}, Endpoint: "/run/csi.sock",
+		RegistrationSocket: "/run/reg.sock", MaxMessageBytes: 1, Metrics: prometheus.NewRegistry()}
 	if _, err := New(good); err != nil {
 		t.Fatal(err)
 	}
@@ -44,8 +45,10 @@ func TestNewChecksItsConfig(t *testing.T) {
 		{"no volumes", func(c *Config) { c.Volumes = nil }, "Volumes"},
 		{"no metrics", func(c *Config) { c.Metrics = nil }, "Metrics"},
 		{"no length of messages", func(c *Config) { c.MaxMessageBytes = 0 }, "MaxMessageBytes"},
-		{"an endpoint as other CSI drivers take it", func(c *Config) { c.Endpoint = "unix:///run/csi.sock" }, "absolute path"},
-		{"a relative endpoint, which kubelet would look for elsewhere", func(c *Config) { c.Endpoint = "csi.sock" }, "absolute path"},
+		{"an endpoint as other CSI drivers take it", func(c *Config) { c.Endpoint = "unix:///run/csi.sock" },
+			"absolute path"},
+		{"a relative endpoint, which kubelet would look for elsewhere", func(c *Config) { c.Endpoint = "csi.sock" },
+			"absolute path"},
 		{"no endpoint", func(c *Config) { c.Endpoint = "" }, "absolute path"},
 		{"metrics that are registered already", func(c *Config) { c.Metrics = good.Metrics }, "duplicate"},
 	} {
@@ -68,7 +71,8 @@ func TestIdentity(t *testing.T) {
 	r := run(t, fakeVolumes{})
 	client := csi.NewIdentityClient(dial(t, r.Endpoint))
 	info, err := client.GetPluginInfo(deadline(t), &csi.GetPluginInfoRequest{})
-	if want := (&csi.GetPluginInfoResponse{Name: "fsuser.csi.io", VendorVersion: "v1"}); err != nil || !proto.Equal(info, want) {
+	if want := (&csi.GetPluginInfoResponse{Name: "fsuser.csi.io", VendorVersion: "v1"}); err != nil ||
+		!proto.Equal(info, want) {
 		t.Errorf("GetPluginInfo: %v, %v", info, err)
 	}
 	capabilities, err := client.GetPluginCapabilities(deadline(t), &csi.GetPluginCapabilitiesRequest{})
@@ -88,7 +92,8 @@ func TestNotReadyIfNoVolumeCanBePublished(t *testing.T) {
 	if err != nil || probe.GetReady() == nil || probe.GetReady().GetValue() {
 		t.Errorf("Probe: %v, %v", probe, err)
 	}
-	if _, err := pluginregistration.NewRegistrationClient(dial(t, r.RegistrationSocket)).NotifyRegistrationStatus(deadline(t),
+	if _, err := pluginregistration.NewRegistrationClient(dial(t,
+		r.RegistrationSocket)).NotifyRegistrationStatus(deadline(t),
 		&pluginregistration.RegistrationStatus{PluginRegistered: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +122,8 @@ func TestNode(t *testing.T) {
 		got = append(got, c.GetRpc().GetType())
 	}
 	slices.Sort(got)
-	want := []csi.NodeServiceCapability_RPC_Type{csi.NodeServiceCapability_RPC_GET_VOLUME_STATS, csi.NodeServiceCapability_RPC_VOLUME_MOUNT_GROUP}
+	want := []csi.NodeServiceCapability_RPC_Type{csi.NodeServiceCapability_RPC_GET_VOLUME_STATS,
+		csi.NodeServiceCapability_RPC_VOLUME_MOUNT_GROUP}
 	if !slices.Equal(got, want) {
 		t.Errorf("the capabilities are %v, want %v", got, want)
 	}
@@ -129,8 +135,10 @@ func TestUnsupportedCalls(t *testing.T) {
 	r := run(t, fakeVolumes{})
 	conn := dial(t, r.Endpoint)
 	supported := []string{
-		"/csi.v1.Identity/GetPluginInfo", "/csi.v1.Identity/GetPluginCapabilities", "/csi.v1.Identity/Probe", "/csi.v1.Node/NodeGetInfo",
-		"/csi.v1.Node/NodeGetCapabilities", "/csi.v1.Node/NodePublishVolume", "/csi.v1.Node/NodeUnpublishVolume", "/csi.v1.Node/NodeGetVolumeStats",
+		"/csi.v1.Identity/GetPluginInfo", "/csi.v1.Identity/GetPluginCapabilities", "/csi.v1.Identity/Probe",
+		"/csi.v1.Node/NodeGetInfo",
+		"/csi.v1.Node/NodeGetCapabilities", "/csi.v1.Node/NodePublishVolume", "/csi.v1.Node/NodeUnpublishVolume",
+		"/csi.v1.Node/NodeGetVolumeStats",
 	}
 	services := csi.File_csi_proto.Services()
 	refused := 0
@@ -150,10 +158,12 @@ func TestUnsupportedCalls(t *testing.T) {
 		t.Errorf("only %d calls were refused", refused)
 	}
 	// Each socket has its own services.
-	if _, err := pluginregistration.NewRegistrationClient(conn).GetInfo(deadline(t), &pluginregistration.InfoRequest{}); status.Code(err) != codes.Unimplemented {
+	if _, err := pluginregistration.NewRegistrationClient(conn).GetInfo(deadline(t),
+		&pluginregistration.InfoRequest{}); status.Code(err) != codes.Unimplemented {
 		t.Errorf("registration on the CSI socket: %v", err)
 	}
-	if _, err := csi.NewNodeClient(dial(t, r.RegistrationSocket)).NodeGetInfo(deadline(t), &csi.NodeGetInfoRequest{}); status.Code(err) != codes.Unimplemented {
+	if _, err := csi.NewNodeClient(dial(t, r.RegistrationSocket)).NodeGetInfo(deadline(t),
+		&csi.NodeGetInfoRequest{}); status.Code(err) != codes.Unimplemented {
 		t.Errorf("CSI on the registration socket: %v", err)
 	}
 }
@@ -359,7 +369,8 @@ func TestACallUnderWayEndsBeforeRunReturns(t *testing.T) {
 	}()
 	<-entered
 	r.cancel()
-	testkit.Eventually(t, patience, "the sockets to go", func() bool { return !exists(r.RegistrationSocket) && !exists(r.Endpoint) })
+	testkit.Eventually(t, patience, "the sockets to go",
+		func() bool { return !exists(r.RegistrationSocket) && !exists(r.Endpoint) })
 	select {
 	case <-r.ended:
 		t.Error("Run returned while a call was under way")
@@ -385,7 +396,8 @@ func TestAPanicEndsOneCallAlone(t *testing.T) {
 		defer func() { p = recover() }()
 		return index[len(os.Args)]
 	}()
-	for _, what = range []any{secretCanary, errors.New(secretCanary), fmt.Errorf("%w", errors.New(secretCanary)), struct{ text string }{secretCanary}, []byte(secretCanary), outOfRange} {
+	for _, what = range []any{secretCanary, errors.New(secretCanary), fmt.Errorf("%w", errors.New(secretCanary)),
+		struct{ text string }{secretCanary}, []byte(secretCanary), outOfRange} {
 		_, err := client.NodePublishVolume(deadline(t), request(t, r.root))
 		if status.Code(err) != codes.Unavailable {
 			t.Errorf("a panic with a %T: %v", what, err)
@@ -402,7 +414,8 @@ func TestAPanicEndsOneCallAlone(t *testing.T) {
 			t.Errorf("what a call panicked with is in the log: %s", text)
 		}
 	}
-	says(t, text, "panic with a string", "index out of range", "NodePublishVolume", VolumeID(podUID, "ssh"), "driver_test.go")
+	says(t, text, "panic with a string", "index out of range", "NodePublishVolume", VolumeID(podUID, "ssh"),
+		"driver_test.go")
 }
 
 // The log is where a request would be if anywhere (H-112).
@@ -450,7 +463,8 @@ func TestCallsAreMeasured(t *testing.T) {
 			for _, l := range m.GetLabel() {
 				labels[l.GetName()] = l.GetValue()
 			}
-			if labels["method"] == "NodePublishVolume" && labels["code"] == "AlreadyExists" && m.GetHistogram().GetSampleCount() == 3 {
+			if labels["method"] == "NodePublishVolume" && labels["code"] == "AlreadyExists" &&
+				m.GetHistogram().GetSampleCount() == 3 {
 				return
 			}
 		}
@@ -468,5 +482,6 @@ func TestRunLeavesNoGoroutine(t *testing.T) {
 		conn.Close()
 		r.stop(t)
 	}
-	testkit.Eventually(t, patience, fmt.Sprintf("the goroutines to be %d again", before), func() bool { return runtime.NumGoroutine() <= before })
+	testkit.Eventually(t, patience, fmt.Sprintf("the goroutines to be %d again", before),
+		func() bool { return runtime.NumGoroutine() <= before })
 }

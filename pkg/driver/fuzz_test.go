@@ -18,13 +18,15 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
 )
 
-// FuzzTargetPath checks that a target that is accepted is below the pods' directory, belongs to the id, and can't leave its
-// place; and that nothing of what was refused gets into the message.
+// FuzzTargetPath checks that a target that is accepted is below the pods' directory, belongs to the id, and can't leave
+// its place; and that nothing of what was refused gets into the message.
 func FuzzTargetPath(f *testing.F) {
 	good := target(testRoot, podUID, "ssh")
 	for _, path := range []string{
-		good, "/", "", "/etc", testRoot, testRoot + "/pods", filepath.Dir(good), good + "/", good + "/..", strings.Replace(good, "/ssh/", "/ssh/../ssh/", 1),
-		strings.Replace(good, "~csi", "~secret", 1), strings.Replace(good, testRoot, "/data/kubelet", 1), strings.Replace(good, podUID, "..", 1),
+		good, "/", "", "/etc", testRoot, testRoot + "/pods", filepath.Dir(good), good + "/", good + "/..",
+		strings.Replace(good, "/ssh/", "/ssh/../ssh/", 1),
+		strings.Replace(good, "~csi", "~secret", 1), strings.Replace(good, testRoot, "/data/kubelet", 1),
+		strings.Replace(good, podUID, "..", 1),
 		strings.Replace(good, podUID, otherUID, 1), "/" + strings.Repeat("a/", 2500), good + "\x00", good + "\n",
 	} {
 		f.Add(VolumeID(podUID, "ssh"), path, podUID)
@@ -32,7 +34,8 @@ func FuzzTargetPath(f *testing.F) {
 	f.Add("../../etc", good, podUID)
 	f.Add("csi-", good, otherUID)
 	f.Fuzz(func(t *testing.T, id, path, uid string) {
-		for _, b := range []Binding{plain, {root: testRoot, resolved: "/data/kubelet"}, {root: testRoot, resolved: testRoot, lenient: true}} {
+		for _, b := range []Binding{plain, {root: testRoot, resolved: "/data/kubelet"},
+			{root: testRoot, resolved: testRoot, lenient: true}} {
 			got, podUID, err := b.target(id, path)
 			if err != nil {
 				if got != "" || podUID != "" || strings.Contains(err.Error(), path) && len(path) > 60 {
@@ -40,14 +43,16 @@ func FuzzTargetPath(f *testing.F) {
 				}
 				continue
 			}
-			if !filepath.IsAbs(got) || filepath.Clean(got) != got || got == "/" || !validVolumeID(id) || strings.Contains(id, "/") {
+			if !filepath.IsAbs(got) || filepath.Clean(got) != got || got == "/" || !validVolumeID(id) ||
+				strings.Contains(id, "/") {
 				t.Fatalf("accepted %q at %q", id, got)
 			}
 			if b.lenient {
 				continue
 			}
 			parts := strings.Split(strings.TrimPrefix(got, b.resolved+"/pods/"), "/")
-			if len(parts) != 5 || parts[0] != podUID || VolumeID(podUID, parts[3]) != id || strings.ContainsAny(podUID+parts[3], "./~") {
+			if len(parts) != 5 || parts[0] != podUID || VolumeID(podUID, parts[3]) != id ||
+				strings.ContainsAny(podUID+parts[3], "./~") {
 				t.Fatalf("accepted %q at %q for pod %q", id, got, podUID)
 			}
 			if err := b.CheckTarget(id, got, uid); (err == nil) != (uid == podUID) {
@@ -66,14 +71,16 @@ func FuzzRequestOnSocket(f *testing.F) {
 	}})
 	conn := dial(f, r.Endpoint)
 	methods := []string{
-		csi.Node_NodePublishVolume_FullMethodName, csi.Node_NodeUnpublishVolume_FullMethodName, csi.Node_NodeGetVolumeStats_FullMethodName,
+		csi.Node_NodePublishVolume_FullMethodName, csi.Node_NodeUnpublishVolume_FullMethodName,
+		csi.Node_NodeGetVolumeStats_FullMethodName,
 		csi.Node_NodeGetInfo_FullMethodName, csi.Node_NodeStageVolume_FullMethodName, csi.Identity_Probe_FullMethodName,
 	}
 	good := request(f, r.root)
 	for _, change := range []func(*csi.NodePublishVolumeRequest){
 		func(*csi.NodePublishVolumeRequest) {}, func(r *csi.NodePublishVolumeRequest) { r.TargetPath = "/etc" },
 		func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability = nil }, set("mode/../a", "0400"), flags("rw"),
-		set("uid/a:b\n", "7", "volume", "ssh-keys", "secretName", ""), volumeOf("ssh-keys", "gid/certs.d/host:5000/ca.crt", "8"),
+		set("uid/a:b\n", "7", "volume", "ssh-keys", "secretName", ""),
+		volumeOf("ssh-keys", "gid/certs.d/host:5000/ca.crt", "8"),
 	} {
 		req := proto.Clone(good).(*csi.NodePublishVolumeRequest)
 		change(req)
@@ -118,19 +125,23 @@ func FuzzRequestOnSocket(f *testing.F) {
 	})
 }
 
-// FuzzConnection writes any bytes to a driver's socket, at the beginning or after a hello of HTTP/2, and hangs up (H-107).
+// FuzzConnection writes any bytes to a driver's socket, at the beginning or after a hello of HTTP/2, and hangs up
+// (H-107).
 func FuzzConnection(f *testing.F) {
 	r := run(f, fakeVolumes{publish: func(context.Context, volume.Request) error {
 		panic("it reached the volumes")
 	}})
 	alive := dial(f, r.Endpoint)
-	for _, words := range []string{"", "GET / HTTP/1.1\r\n\r\n", hello, preface, preface + "\xff\xff\xff\x04\x00\x00\x00\x00\x00", "\x16\x03\x01\x00\xc8\x01\x00"} {
+	for _, words := range []string{"", "GET / HTTP/1.1\r\n\r\n", hello, preface,
+		preface + "\xff\xff\xff\x04\x00\x00\x00\x00\x00", "\x16\x03\x01\x00\xc8\x01\x00"} {
 		f.Add([]byte(words), false)
 		f.Add([]byte(words), true)
 	}
 	// HEADERS with the end of headers, and CONTINUATION, SETTINGS, PING, GOAWAY, WINDOW_UPDATE without sense.
-	for _, frame := range []string{"\x00\x00\x01\x01\x04\x00\x00\x00\x01\x82", "\x00\x00\x00\x09\x00\x00\x00\x00\x01", "\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x04\xff\xff\xff\xff",
-		"\x00\x00\x08\x06\x00\x00\x00\x00\x0012345678", "\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00", "\x00\x00\x04\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00"} {
+	for _, frame := range []string{"\x00\x00\x01\x01\x04\x00\x00\x00\x01\x82", "\x00\x00\x00\x09\x00\x00\x00\x00\x01",
+		"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x04\xff\xff\xff\xff", "\x00\x00\x08\x06\x00\x00\x00\x00\x0012345678",
+		"\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00",
+		"\x00\x00\x04\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00"} {
 		f.Add([]byte(frame), true)
 	}
 	f.Fuzz(func(t *testing.T, words []byte, afterHello bool) {

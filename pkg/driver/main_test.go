@@ -133,7 +133,8 @@ func newDriver(t testing.TB, root string, volumes Volumes) *Driver {
 	return d
 }
 
-// metric is the value of a gauge, or the count of a histogram, with these values of labels, in the order of the labels' names.
+// metric is the value of a gauge, or the count of a histogram, with these values of labels, in the order of the labels'
+// names.
 func metric(t testing.TB, d *Driver, name string, labels ...string) float64 {
 	t.Helper()
 	families, err := d.Metrics.(*prometheus.Registry).Gather()

@@ -93,23 +93,35 @@ func TestPublishRefuses(t *testing.T) {
 	}{
 		{"no volume id (H-001)", func(r *csi.NodePublishVolumeRequest) { r.VolumeId = "" }, []string{"volume_id"}},
 		{"no target path (H-003)", func(r *csi.NodePublishVolumeRequest) { r.TargetPath = "" }, []string{"target_path"}},
-		{"no capability (H-004)", func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability = nil }, []string{"volume_capability"}},
-		{"neither mount nor block (H-006)", func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability.AccessType = nil }, []string{"only mounted volumes"}},
+		{"no capability (H-004)", func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability = nil },
+			[]string{"volume_capability"}},
+		{"neither mount nor block (H-006)", func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability.AccessType = nil },
+			[]string{"only mounted volumes"}},
 		{"fsType block, which kubelet makes a block volume", func(r *csi.NodePublishVolumeRequest) {
 			r.VolumeCapability.AccessType = &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}}
 		}, []string{"csi.fsType", "block"}},
-		{"no access mode (H-007)", func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability.AccessMode = nil }, []string{"access mode UNKNOWN", "SINGLE_NODE_WRITER"}},
+		{"no access mode (H-007)", func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability.AccessMode = nil },
+			[]string{"access mode UNKNOWN", "SINGLE_NODE_WRITER"}},
 		{"access mode UNKNOWN (H-007)", mode(csi.VolumeCapability_AccessMode_UNKNOWN), []string{"access mode UNKNOWN"}},
-		{"access mode of many nodes", mode(csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER), []string{"MULTI_NODE_MULTI_WRITER"}},
+		{"access mode of many nodes", mode(csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER),
+			[]string{"MULTI_NODE_MULTI_WRITER"}},
 		{"an access mode that there is not", mode(99), []string{"access mode 99"}},
-		{"no volume context (H-009)", func(r *csi.NodePublishVolumeRequest) { r.VolumeContext = nil }, []string{"podInfoOnMount: true", Name, "secretName"}},
+		{"no volume context (H-009)", func(r *csi.NodePublishVolumeRequest) { r.VolumeContext = nil },
+			[]string{"podInfoOnMount: true", Name, "secretName"}},
 
-		{"a volume id with a path (H-010)", func(r *csi.NodePublishVolumeRequest) { r.VolumeId = "../../etc" }, []string{"volume_id"}},
-		{"the volume id of another pod (H-016)", func(r *csi.NodePublishVolumeRequest) { r.VolumeId = VolumeID(otherUID, "ssh") }, []string{"volume_id does not belong to target_path"}},
-		{"the volume id of another volume (H-018)", func(r *csi.NodePublishVolumeRequest) { r.VolumeId = VolumeID(podUID, "tls") }, []string{"volume_id does not belong to target_path"}},
+		{"a volume id with a path (H-010)", func(r *csi.NodePublishVolumeRequest) { r.VolumeId = "../../etc" },
+			[]string{"volume_id"}},
+		{"the volume id of another pod (H-016)",
+			func(r *csi.NodePublishVolumeRequest) { r.VolumeId = VolumeID(otherUID, "ssh") },
+			[]string{"volume_id does not belong to target_path"}},
+		{"the volume id of another volume (H-018)",
+			func(r *csi.NodePublishVolumeRequest) { r.VolumeId = VolumeID(podUID, "tls") },
+			[]string{"volume_id does not belong to target_path"}},
 		{"a target outside of kubelet's root (H-021)", func(r *csi.NodePublishVolumeRequest) { r.TargetPath = "/etc" },
 			[]string{"target_path", testRoot + "/pods/<uid>/volumes/kubernetes.io~csi/<volume>/mount"}},
-		{"a target with dots (H-022)", func(r *csi.NodePublishVolumeRequest) { r.TargetPath = testRoot + "/pods/../../../../etc/mount" }, []string{"target_path"}},
+		{"a target with dots (H-022)", func(r *csi.NodePublishVolumeRequest) {
+			r.TargetPath = testRoot + "/pods/../../../../etc/mount"
+		}, []string{"target_path"}},
 		{"a target of another plugin (H-025)", func(r *csi.NodePublishVolumeRequest) {
 			r.TargetPath = strings.Replace(r.TargetPath, "~csi", "~secret", 1)
 		}, []string{"target_path"}},
@@ -134,7 +146,8 @@ func TestPublishRefuses(t *testing.T) {
 		{"a namespace with dots", set(keyPodNamespace, "a.b"), []string{keyPodNamespace}},
 		{"a namespace with a line break", set(keyPodNamespace, "shop\n"), []string{keyPodNamespace}},
 		{"a pod's name with a slash", set(keyPodName, "a/b"), []string{keyPodName}},
-		{"podInfoOnMount off, and the author names a pod of their own", set(keyPodNamespace, "kube-system", keyPodName, "x", keyPodUID, otherUID),
+		{"podInfoOnMount off, and the author names a pod of their own",
+			set(keyPodNamespace, "kube-system", keyPodName, "x", keyPodUID, otherUID),
 			[]string{keyPodUID + " does not belong to target_path"}},
 		{"a misspelt attribute (H-046)", set("secretname", "keys"), []string{"volumeAttributes[secretname]", `"secretName"`}},
 
@@ -142,8 +155,10 @@ func TestPublishRefuses(t *testing.T) {
 		{"mount flags that weaken", flags("suid", "exec", "dev"), []string{"mount flags"}},
 		{"a remount", flags("remount"), []string{"mount flags"}},
 		{"a label that brings options along (H-061)", flags(`context="x",size=9g`), []string{"mount flags"}},
-		{"a volume that may be written (H-063)", func(r *csi.NodePublishVolumeRequest) { r.Readonly = false }, []string{"csi.readOnly: true"}},
-		{"another file system", mount(func(m *csi.VolumeCapability_MountVolume) { m.FsType = "ext4" }), []string{"csi.fsType", "tmpfs"}},
+		{"a volume that may be written (H-063)", func(r *csi.NodePublishVolumeRequest) { r.Readonly = false },
+			[]string{"csi.readOnly: true"}},
+		{"another file system", mount(func(m *csi.VolumeCapability_MountVolume) { m.FsType = "ext4" }),
+			[]string{"csi.fsType", "tmpfs"}},
 		{"an fsGroup that is no number (H-064)", fsGroup("abc"), []string{"fsGroup", "2147483647"}},
 		{"an fsGroup below zero (H-064)", fsGroup("-1"), []string{"fsGroup"}},
 		{"an fsGroup that means no change (H-064)", fsGroup("4294967295"), []string{"fsGroup"}},
@@ -151,8 +166,11 @@ func TestPublishRefuses(t *testing.T) {
 		{"an fsGroup with a sign", fsGroup("+1"), []string{"fsGroup"}},
 		{"an fsGroup with a space", fsGroup(" 1"), []string{"fsGroup"}},
 		{"a hexadecimal fsGroup", fsGroup("0x10"), []string{"fsGroup"}},
-		{"a publish context (H-066)", func(r *csi.NodePublishVolumeRequest) { r.PublishContext = map[string]string{"device": secretCanary} }, []string{"publish_context"}},
-		{"a staging path", func(r *csi.NodePublishVolumeRequest) { r.StagingTargetPath = "/stage" }, []string{"staging_target_path"}},
+		{"a publish context (H-066)",
+			func(r *csi.NodePublishVolumeRequest) { r.PublishContext = map[string]string{"device": secretCanary} },
+			[]string{"publish_context"}},
+		{"a staging path", func(r *csi.NodePublishVolumeRequest) { r.StagingTargetPath = "/stage" },
+			[]string{"staging_target_path"}},
 
 		{"a uid that is no number (H-048)", set("uid", "root"), []string{"volumeAttributes[uid]", `"root"`}},
 		{"a uid below zero (H-048)", set("uid", "-1"), []string{"volumeAttributes[uid]"}},
@@ -172,7 +190,8 @@ func TestPublishRefuses(t *testing.T) {
 		{"optional that is neither (H-072)", set("optional", "yes"), []string{"volumeAttributes[optional]", `"yes"`}},
 		{"a PATH out of the volume (H-076)", set("mode/../a", "0400"), []string{"volumeAttributes[mode/../a]"}},
 		{"an absolute PATH (H-076)", set("uid//etc/passwd", "0"), []string{"volumeAttributes[uid//etc/passwd]"}},
-		{"a PATH with a line break, and a bad value", set("uid/a\nb", "root"), []string{`volumeAttributes["uid/a\nb"]`, `"root"`}},
+		{"a PATH with a line break, and a bad value", set("uid/a\nb", "root"),
+			[]string{`volumeAttributes["uid/a\nb"]`, `"root"`}},
 		{"a PATH of an attribute that is not of a file", set("dirMode/a", "0700"), []string{"volumeAttributes[dirMode/a]"}},
 		{"lists, which the pod's own volumes have", set("items", "[{key: a, path: a}]", "sources", "[]"),
 			[]string{"volumeAttributes[items]", "volumeAttributes[sources]"}},
@@ -183,8 +202,10 @@ func TestPublishRefuses(t *testing.T) {
 		}, []string{"only one of", "volume", "nodePublishSecretRef"}},
 		{"a volume that is no name", volumeOf("../x"), []string{"volumeAttributes[volume]", `"../x"`}},
 		{"an empty volume", volumeOf(""), []string{"volumeAttributes[volume]"}},
-		{"a volume and optional", volumeOf("ssh-keys", "optional", "true"), []string{"volumeAttributes[optional]", "in the volume that it names"}},
-		{"an object and nodePublishSecretRef", func(r *csi.NodePublishVolumeRequest) { r.Secrets = map[string]string{"k": secretCanary} },
+		{"a volume and optional", volumeOf("ssh-keys", "optional", "true"),
+			[]string{"volumeAttributes[optional]", "in the volume that it names"}},
+		{"an object and nodePublishSecretRef",
+			func(r *csi.NodePublishVolumeRequest) { r.Secrets = map[string]string{"k": secretCanary} },
 			[]string{"nodePublishSecretRef", "secretName"}},
 		{"nodePublishSecretRef and a bad mode", func(r *csi.NodePublishVolumeRequest) {
 			delete(r.VolumeContext, "secretName")
@@ -238,10 +259,12 @@ func TestPublishTellsAllProblemsAtOnce(t *testing.T) {
 	req.VolumeCapability.GetMount().FsType = "xfs"
 	req.VolumeCapability.GetMount().MountFlags = []string{"rw"}
 	req.VolumeCapability.GetMount().VolumeMountGroup = "staff"
-	set(keyEphemeral, "false", keyPodNamespace, "A", keyPodName, "B", keyPodUID, "?", "uid", "root", "mode", "999", "owner", "x")(req)
+	set(keyEphemeral, "false", keyPodNamespace, "A", keyPodName, "B", keyPodUID, "?", "uid", "root", "mode", "999",
+		"owner", "x")(req)
 	_, err := publish(t, plain, req)
 	message := status.Convert(err).Message()
-	says(t, message, "target_path", "csi.readOnly", "publish_context", "MULTI_NODE_READER_ONLY", "csi.fsType", "mount flags", "fsGroup",
+	says(t, message, "target_path", "csi.readOnly", "publish_context", "MULTI_NODE_READER_ONLY", "csi.fsType",
+		"mount flags", "fsGroup",
 		"only inline", keyPodNamespace, keyPodName, keyPodUID, "[uid]", "[mode]", "[owner]")
 	if n := strings.Count(message, "; "); n < 13 {
 		t.Errorf("14 problems make %d parts: %s", n+1, message)
@@ -252,9 +275,11 @@ func TestPublishTellsAllProblemsAtOnce(t *testing.T) {
 func TestPublishAccepts(t *testing.T) {
 	gid, uid := uint32(2000), uint32(1000)
 	base := volume.Request{
-		ID: VolumeID(podUID, "ssh"), TargetPath: target(testRoot, podUID, "ssh"), Pod: volume.Pod{Namespace: "shop", Name: "web-0", UID: podUID},
+		ID: VolumeID(podUID, "ssh"), TargetPath: target(testRoot, podUID, "ssh"),
+		Pod: volume.Pod{Namespace: "shop", Name: "web-0", UID: podUID},
 		Spec: attributes.Spec{
-			Sources: []attributes.Source{{Object: attributes.Object{Kind: attributes.Secret, Name: "keys"}, Mode: 0o400}}, UID: &uid, DirMode: 0o755, Refresh: attributes.RefreshWatch,
+			Sources: []attributes.Source{{Object: attributes.Object{Kind: attributes.Secret, Name: "keys"}, Mode: 0o400}},
+			UID:     &uid, DirMode: 0o755, Refresh: attributes.RefreshWatch,
 		},
 	}
 	for _, test := range []struct {
@@ -266,8 +291,10 @@ func TestPublishAccepts(t *testing.T) {
 		{"fsType tmpfs", mount(func(m *csi.VolumeCapability_MountVolume) { m.FsType = "tmpfs" }), func(*volume.Request) {}},
 		{"an fsGroup", fsGroup("2000"), func(r *volume.Request) { r.MountGroup = &gid }},
 		{"fsGroup 0 is not the same as none", fsGroup("0"), func(r *volume.Request) { r.MountGroup = new(uint32) }},
-		{"the greatest fsGroup", fsGroup("2147483647"), func(r *volume.Request) { g := uint32(2147483647); r.MountGroup = &g }},
-		{"keys of kubelet that the driver has no use for (H-046)", set("csi.storage.k8s.io/new", "x", keyTokens, tokenCanary), func(*volume.Request) {}},
+		{"the greatest fsGroup", fsGroup("2147483647"),
+			func(r *volume.Request) { g := uint32(2147483647); r.MountGroup = &g }},
+		{"keys of kubelet that the driver has no use for (H-046)", set("csi.storage.k8s.io/new", "x", keyTokens, tokenCanary),
+			func(*volume.Request) {}},
 		{"nodePublishSecretRef", func(r *csi.NodePublishVolumeRequest) {
 			delete(r.VolumeContext, "secretName")
 			r.Secrets = map[string]string{"k": "v"}
@@ -277,9 +304,11 @@ func TestPublishAccepts(t *testing.T) {
 		{"a volume of the pod", volumeOf("ssh-keys"), func(r *volume.Request) {
 			r.Spec.Volume, r.Spec.Sources = "ssh-keys", nil
 		}},
-		{"owner and mode of single files", set("uid/certs.d/host:5000/ca.crt", "1000", "gid/a\nb", "2000", "mode/a\nb", "0600"), func(r *volume.Request) {
+		{"owner and mode of single files", set("uid/certs.d/host:5000/ca.crt", "1000", "gid/a\nb", "2000", "mode/a\nb",
+			"0600"), func(r *volume.Request) {
 			mode := uint32(0o600)
-			r.Spec.Paths = map[string]attributes.Permissions{"certs.d/host:5000/ca.crt": {UID: &uid}, "a\nb": {GID: &gid, Mode: &mode}}
+			r.Spec.Paths = map[string]attributes.Permissions{"certs.d/host:5000/ca.crt": {UID: &uid},
+				"a\nb": {GID: &gid, Mode: &mode}}
 		}},
 		{"no object and no data, which a nodePublishSecretRef may have lost", unset("secretName"), func(r *volume.Request) {
 			r.Spec.Sources = []attributes.Source{{Mode: 0o400}}
@@ -290,7 +319,8 @@ func TestPublishAccepts(t *testing.T) {
 		}, func(r *volume.Request) {
 			r.Spec.Sources, r.Secrets = []attributes.Source{{Mode: 0o400}}, map[string]string{}
 		}},
-		{"a token in secrets (H-112)", func(r *csi.NodePublishVolumeRequest) { r.Secrets = map[string]string{keyTokens: tokenCanary} },
+		{"a token in secrets (H-112)",
+			func(r *csi.NodePublishVolumeRequest) { r.Secrets = map[string]string{keyTokens: tokenCanary} },
 			func(r *volume.Request) { r.Secrets = map[string]string{} }},
 		{"a token in secrets, beside those of nodePublishSecretRef (H-112)", func(r *csi.NodePublishVolumeRequest) {
 			delete(r.VolumeContext, "secretName")
@@ -299,7 +329,8 @@ func TestPublishAccepts(t *testing.T) {
 			r.Spec.Sources, r.Secrets = []attributes.Source{{Mode: 0o400}}, map[string]string{"k": "v"}
 		}},
 		// Who can forge this alone is root on the node: a pod author can't know the uid of a pod that is not made yet.
-		{"a namespace that is not the pod's, with the right uid (H-043)", set(keyPodNamespace, "kube-system"), func(r *volume.Request) { r.Pod.Namespace = "kube-system" }},
+		{"a namespace that is not the pod's, with the right uid (H-043)", set(keyPodNamespace, "kube-system"),
+			func(r *volume.Request) { r.Pod.Namespace = "kube-system" }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			req, want := request(t, testRoot), base
@@ -371,7 +402,8 @@ func TestUnpublish(t *testing.T) {
 			t.Errorf("%s: it reached the volumes", test.name)
 			return nil
 		}}}
-		resp, err := n.NodeUnpublishVolume(context.Background(), &csi.NodeUnpublishVolumeRequest{VolumeId: test.id, TargetPath: test.path})
+		resp, err := n.NodeUnpublishVolume(context.Background(),
+			&csi.NodeUnpublishVolumeRequest{VolumeId: test.id, TargetPath: test.path})
 		if resp != nil || status.Code(err) != codes.InvalidArgument {
 			t.Errorf("%s: %v, %v", test.name, resp, err)
 			continue
@@ -380,11 +412,13 @@ func TestUnpublish(t *testing.T) {
 	}
 
 	var gotID, gotTarget string
-	n := node{binding: Binding{root: testRoot, resolved: "/data/kubelet"}, volumes: fakeVolumes{unpublish: func(_ context.Context, id, target string) error {
-		gotID, gotTarget = id, target
-		return nil
-	}}}
-	if _, err := n.NodeUnpublishVolume(context.Background(), &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: good}); err != nil {
+	n := node{binding: Binding{root: testRoot, resolved: "/data/kubelet"},
+		volumes: fakeVolumes{unpublish: func(_ context.Context, id, target string) error {
+			gotID, gotTarget = id, target
+			return nil
+		}}}
+	if _, err := n.NodeUnpublishVolume(context.Background(),
+		&csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: good}); err != nil {
 		t.Fatal(err)
 	}
 	if want := target("/data/kubelet", podUID, "ssh"); gotID != id || gotTarget != want {
@@ -400,29 +434,36 @@ func TestErrorsOfVolumesGetTheirCode(t *testing.T) {
 	}
 	n := node{binding: plain, volumes: fails}
 	req := request(t, testRoot)
-	if resp, err := n.NodePublishVolume(context.Background(), req); resp != nil || status.Code(err) != codes.PermissionDenied {
+	if resp, err := n.NodePublishVolume(context.Background(), req); resp != nil ||
+		status.Code(err) != codes.PermissionDenied {
 		t.Errorf("publish: %v, %v", resp, err)
 	}
-	if resp, err := n.NodeUnpublishVolume(context.Background(), &csi.NodeUnpublishVolumeRequest{VolumeId: req.VolumeId, TargetPath: req.TargetPath}); resp != nil || status.Code(err) != codes.Aborted {
+	if resp, err := n.NodeUnpublishVolume(context.Background(),
+		&csi.NodeUnpublishVolumeRequest{VolumeId: req.VolumeId, TargetPath: req.TargetPath}); resp != nil ||
+		status.Code(err) != codes.Aborted {
 		t.Errorf("unpublish: %v, %v", resp, err)
 	}
-	if resp, err := n.NodeGetVolumeStats(context.Background(), &csi.NodeGetVolumeStatsRequest{VolumeId: "a", VolumePath: "some/path"}); resp != nil || status.Code(err) != codes.NotFound {
+	if resp, err := n.NodeGetVolumeStats(context.Background(),
+		&csi.NodeGetVolumeStatsRequest{VolumeId: "a", VolumePath: "some/path"}); resp != nil ||
+		status.Code(err) != codes.NotFound {
 		t.Errorf("stats: %v, %v", resp, err)
 	}
 }
 
 func TestStats(t *testing.T) {
 	var asked string
-	n := node{binding: Binding{root: testRoot, resolved: "/data/kubelet"}, volumes: fakeVolumes{usage: func(_ context.Context, id, path string) (tmpfs.Usage, error) {
-		asked = id + " " + path
-		return tmpfs.Usage{BytesTotal: 1, BytesUsed: 2, BytesFree: 3, InodesTotal: 4, InodesUsed: 5, InodesFree: 6}, nil
-	}}}
+	n := node{binding: Binding{root: testRoot, resolved: "/data/kubelet"},
+		volumes: fakeVolumes{usage: func(_ context.Context, id, path string) (tmpfs.Usage, error) {
+			asked = id + " " + path
+			return tmpfs.Usage{BytesTotal: 1, BytesUsed: 2, BytesFree: 3, InodesTotal: 4, InodesUsed: 5, InodesFree: 6}, nil
+		}}}
 	for _, req := range []*csi.NodeGetVolumeStatsRequest{{}, {VolumeId: "a"}, {VolumePath: "/a"}} {
 		if _, err := n.NodeGetVolumeStats(context.Background(), req); status.Code(err) != codes.InvalidArgument {
 			t.Errorf("%v: %v", req, err)
 		}
 	}
-	resp, err := n.NodeGetVolumeStats(context.Background(), &csi.NodeGetVolumeStatsRequest{VolumeId: "a", VolumePath: target(testRoot, podUID, "ssh")})
+	resp, err := n.NodeGetVolumeStats(context.Background(),
+		&csi.NodeGetVolumeStatsRequest{VolumeId: "a", VolumePath: target(testRoot, podUID, "ssh")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -430,15 +471,17 @@ func TestStats(t *testing.T) {
 		t.Errorf("asked for %s, want %s", asked, want)
 	}
 	want := &csi.NodeGetVolumeStatsResponse{Usage: []*csi.VolumeUsage{
-		{Unit: csi.VolumeUsage_BYTES, Total: 1, Used: 2, Available: 3}, {Unit: csi.VolumeUsage_INODES, Total: 4, Used: 5, Available: 6},
+		{Unit: csi.VolumeUsage_BYTES, Total: 1, Used: 2, Available: 3},
+		{Unit: csi.VolumeUsage_INODES, Total: 4, Used: 5, Available: 6},
 	}}
 	if !proto.Equal(resp, want) {
 		t.Errorf("got %v, want %v", resp, want)
 	}
 }
 
-// FuzzPublishRequest checks, with any request that the wire can carry, that the driver does not panic, that it refuses or publishes and
-// never both, that what it publishes is bound to the pod whose directory it is, and that no secret gets into a message.
+// FuzzPublishRequest checks, with any request that the wire can carry, that the driver does not panic, that it refuses
+// or publishes and never both, that what it publishes is bound to the pod whose directory it is, and that no secret
+// gets into a message.
 func FuzzPublishRequest(f *testing.F) {
 	root := request(f, testRoot)
 	for _, change := range []func(*csi.NodePublishVolumeRequest){
@@ -446,7 +489,8 @@ func FuzzPublishRequest(f *testing.F) {
 		func(r *csi.NodePublishVolumeRequest) { r.Readonly, r.TargetPath = false, "/etc" },
 		func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability = nil },
 		func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability.AccessType = nil },
-		fsGroup("2000"), flags("rw"), set(keyPodUID, otherUID), set("mode/b/c", "0400"), set("mode", "0888", "secretname", "x"), volumeOf("ssh-keys"),
+		fsGroup("2000"), flags("rw"), set(keyPodUID, otherUID), set("mode/b/c", "0400"),
+		set("mode", "0888", "secretname", "x"), volumeOf("ssh-keys"),
 		func(r *csi.NodePublishVolumeRequest) {
 			r.Secrets = map[string]string{"k": "v", keyTokens: "t"}
 			delete(r.VolumeContext, "secretName")
@@ -507,13 +551,15 @@ func bound(got *volume.Request, req *csi.NodePublishVolumeRequest, root string) 
 	context := req.GetVolumeContext()
 	mount := req.GetVolumeCapability().GetMount()
 	switch below, ok := strings.CutPrefix(got.TargetPath, root+"/pods/"); {
-	case !ok || strings.Contains(got.TargetPath, "//") || strings.Contains(got.TargetPath, "/.") || strings.Count(below, "/") != 4:
+	case !ok || strings.Contains(got.TargetPath, "//") || strings.Contains(got.TargetPath, "/.") ||
+		strings.Count(below, "/") != 4:
 		return errors.New("the target is not below the pods' directory")
 	case VolumeID(parts[len(parts)-5], parts[len(parts)-2]) != got.ID || got.ID != req.GetVolumeId():
 		return errors.New("the id is not that of the target")
 	case parts[len(parts)-5] != got.Pod.UID || got.Pod.UID != context[keyPodUID]:
 		return errors.New("the pod is not that of the target")
-	case got.Pod.Namespace == "" || strings.ContainsAny(got.Pod.Namespace, "/.?%\\ \n") || got.Pod.Name == "" || strings.ContainsAny(got.Pod.Name, "/?%\\ \n"):
+	case got.Pod.Namespace == "" || strings.ContainsAny(got.Pod.Namespace, "/.?%\\ \n") || got.Pod.Name == "" ||
+		strings.ContainsAny(got.Pod.Name, "/?%\\ \n"):
 		return errors.New("the pod's name is fit for mischief")
 	case context[keyEphemeral] != "true" || !req.GetReadonly():
 		return errors.New("not inline, or not read-only")

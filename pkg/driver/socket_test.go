@@ -74,7 +74,8 @@ func TestSocketIsRootsAlone(t *testing.T) {
 	reaches(t, path, s)
 }
 
-// Kubelet dials a socket as soon as it sees its name: it must be ready by then. Names that begin with a dot it passes over.
+// Kubelet dials a socket as soon as it sees its name: it must be ready by then. Names that begin with a dot it passes
+// over.
 func TestSocketAppearsByRename(t *testing.T) {
 	testkit.NothingLeft(t)
 	dir := shortDir(t)
@@ -99,7 +100,8 @@ func watch(t *testing.T, dirs ...string) (events func() []string) {
 			t.Fatal(err)
 		}
 	}
-	kinds := map[uint32]string{unix.IN_CREATE: "create", unix.IN_DELETE: "delete", unix.IN_MOVED_FROM: "from", unix.IN_MOVED_TO: "to", unix.IN_ATTRIB: "attrib"}
+	kinds := map[uint32]string{unix.IN_CREATE: "create", unix.IN_DELETE: "delete", unix.IN_MOVED_FROM: "from",
+		unix.IN_MOVED_TO: "to", unix.IN_ATTRIB: "attrib"}
 	return func() (events []string) {
 		b := make([]byte, 64<<10)
 		n, err := unix.Read(fd, b)
@@ -139,13 +141,15 @@ func TestSocketReplacesNothingElse(t *testing.T) {
 	testkit.NothingLeft(t)
 	for _, name := range []string{"csi.sock", ".csi.sock"} {
 		for what, put := range map[string]func(path string) error{
-			"a file":              func(path string) error { return os.WriteFile(path, []byte("precious"), 0o600) },
-			"an empty file":       func(path string) error { return os.WriteFile(path, nil, 0o600) },
-			"a directory":         func(path string) error { return os.Mkdir(path, 0o700) },
-			"a link to a socket":  func(path string) error { return os.Symlink("other.sock", path) },
-			"a link to nothing":   func(path string) error { return os.Symlink("nothing", path) },
-			"a pipe with a name":  func(path string) error { return unix.Mkfifo(path, 0o600) },
-			"a character special": func(path string) error { return unix.Mknod(path, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))) },
+			"a file":             func(path string) error { return os.WriteFile(path, []byte("precious"), 0o600) },
+			"an empty file":      func(path string) error { return os.WriteFile(path, nil, 0o600) },
+			"a directory":        func(path string) error { return os.Mkdir(path, 0o700) },
+			"a link to a socket": func(path string) error { return os.Symlink("other.sock", path) },
+			"a link to nothing":  func(path string) error { return os.Symlink("nothing", path) },
+			"a pipe with a name": func(path string) error { return unix.Mkfifo(path, 0o600) },
+			"a character special": func(path string) error {
+				return unix.Mknod(path, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3)))
+			},
 		} {
 			t.Run(what+" at "+name, func(t *testing.T) {
 				dir := shortDir(t)
@@ -188,7 +192,8 @@ func TestSocketPathsHaveALimit(t *testing.T) {
 func TestSocketNeedsItsDirectory(t *testing.T) {
 	testkit.NothingLeft(t)
 	path := filepath.Join(shortDir(t), "nowhere", "csi.sock")
-	if _, err := Listen(path); err == nil || !strings.Contains(err.Error(), filepath.Dir(path)+" for the socket is not there") {
+	if _, err := Listen(path); err == nil ||
+		!strings.Contains(err.Error(), filepath.Dir(path)+" for the socket is not there") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -249,7 +254,8 @@ const (
 	hello   = preface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 )
 
-// speak is a process that speaks HTTP/2 to the socket in its argument. It fails if it can't connect, and says what it got in return.
+// speak is a process that speaks HTTP/2 to the socket in its argument. It fails if it can't connect, and says what it
+// got in return.
 func speak(args []string) error {
 	conn, err := net.Dial("unix", args[0])
 	if err != nil {
@@ -290,7 +296,8 @@ func TestPeersThatAreNotRootAreRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for uid, want := range map[uint32]string{1000: "uid 1000: 0 bytes, closed true", 65534: "uid 65534: 0 bytes, closed true"} {
+		for uid, want := range map[uint32]string{1000: "uid 1000: 0 bytes, closed true",
+			65534: "uid 65534: 0 bytes, closed true"} {
 			cmd := testkit.Helper(t, false, "speak", socket)
 			cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uid, Gid: uid}
 			if out, err := cmd.CombinedOutput(); err != nil || string(out) != want {
@@ -388,7 +395,8 @@ func TestAMessageThatIsTooLongIsRefused(t *testing.T) {
 	}
 	says(t, err.Error(), "larger than max")
 	// gRPC answers before the driver hears of it. The log is the last that it does.
-	testkit.Eventually(t, 10*time.Second, "the driver to log it", func() bool { return strings.Contains(log.Text(), "could not be read") })
+	testkit.Eventually(t, 10*time.Second, "the driver to log it",
+		func() bool { return strings.Contains(log.Text(), "could not be read") })
 	says(t, log.Text(), "A request could not be read", `method="NodePublishVolume"`, "(--max-message-bytes)")
 	if n := metric(t, r.Driver, "fsuser_rpc_duration_seconds", "ResourceExhausted", "NodePublishVolume"); n != 1 {
 		t.Errorf("%v calls were counted, want 1", n)

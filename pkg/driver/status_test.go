@@ -57,7 +57,8 @@ func TestStatus(t *testing.T) {
 			}
 		}
 	}
-	if s := status.Convert(toStatus(&source.Error{Reason: source.ErrUnavailable, Number: unix.EMFILE})); !strings.HasSuffix(s.Message(), " (--max-open-files)") {
+	if s := status.Convert(toStatus(&source.Error{Reason: source.ErrUnavailable,
+		Number: unix.EMFILE})); !strings.HasSuffix(s.Message(), " (--max-open-files)") {
 		t.Errorf("no descriptor for a connection: %q", s.Message())
 	}
 	for _, s := range statuses() {
@@ -67,7 +68,8 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-// Kubelet never calls NodeUnpublishVolume after a code that says that nothing is left, and the pod would hang in Terminating.
+// Kubelet never calls NodeUnpublishVolume after a code that says that nothing is left, and the pod would hang in
+// Terminating.
 func TestWhatIsLeftBehindIsNeverAFinalError(t *testing.T) {
 	for _, s := range statuses() {
 		for _, err := range []error{
@@ -87,11 +89,17 @@ func TestTheFirstThatFitsCounts(t *testing.T) {
 		err  error
 		want codes.Code
 	}{
-		{"a lock that was waited for until the deadline", fmt.Errorf("%w: %w", volume.ErrLocked, context.DeadlineExceeded), codes.Aborted},
-		{"an object that could not be read before the deadline", fmt.Errorf("%w: %w", source.ErrUnavailable, context.DeadlineExceeded), codes.DeadlineExceeded},
-		{"an object that could not be read for want of a descriptor", fmt.Errorf("publish: %w", &source.Error{Reason: source.ErrUnavailable, Number: unix.EMFILE}), codes.ResourceExhausted},
-		{"an object that could not be read because nobody listens", &source.Error{Reason: source.ErrUnavailable, Number: unix.ECONNREFUSED}, codes.Unavailable},
-		{"a target that is not as it must be, by error number", fmt.Errorf("%w: %w", volume.ErrPrecondition, unix.ENOSPC), codes.FailedPrecondition},
+		{"a lock that was waited for until the deadline", fmt.Errorf("%w: %w", volume.ErrLocked, context.DeadlineExceeded),
+			codes.Aborted},
+		{"an object that could not be read before the deadline",
+			fmt.Errorf("%w: %w", source.ErrUnavailable, context.DeadlineExceeded), codes.DeadlineExceeded},
+		{"an object that could not be read for want of a descriptor",
+			fmt.Errorf("publish: %w", &source.Error{Reason: source.ErrUnavailable, Number: unix.EMFILE}),
+			codes.ResourceExhausted},
+		{"an object that could not be read because nobody listens",
+			&source.Error{Reason: source.ErrUnavailable, Number: unix.ECONNREFUSED}, codes.Unavailable},
+		{"a target that is not as it must be, by error number", fmt.Errorf("%w: %w", volume.ErrPrecondition, unix.ENOSPC),
+			codes.FailedPrecondition},
 	} {
 		if got := status.Code(toStatus(test.err)); got != test.want {
 			t.Errorf("%s is %v, want %v", test.name, got, test.want)

@@ -55,7 +55,8 @@ func newAPIServer(t *testing.T) (*apiServer, rest.Interface) {
 	s := &apiServer{t: t, codecs: serializer.NewCodecFactory(scheme)}
 	client, err := rest.RESTClientForConfigAndClient(&rest.Config{
 		Host: "http://api.invalid", APIPath: "/api", QPS: -1,
-		ContentConfig: rest.ContentConfig{GroupVersion: &corev1.SchemeGroupVersion, NegotiatedSerializer: s.codecs.WithoutConversion(), ContentType: runtime.ContentTypeProtobuf},
+		ContentConfig: rest.ContentConfig{GroupVersion: &corev1.SchemeGroupVersion,
+			NegotiatedSerializer: s.codecs.WithoutConversion(), ContentType: runtime.ContentTypeProtobuf},
 	}, &http.Client{Transport: s})
 	if err != nil {
 		t.Fatal(err)
@@ -88,7 +89,8 @@ func (s *apiServer) RoundTrip(r *http.Request) (*http.Response, error) {
 	if code == 0 {
 		code = http.StatusCreated
 	}
-	return &http.Response{StatusCode: code, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("")), Request: r}, nil
+	return &http.Response{StatusCode: code, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("")), Request: r},
+		nil
 }
 
 func (s *apiServer) take() []request {
@@ -136,8 +138,9 @@ func TestAnEventIsAboutThePodInThePodsNamespace(t *testing.T) {
 			t.Fatalf("%+v", got)
 		}
 		e := got[0].event
-		if e.InvolvedObject.Kind != "Pod" || e.InvolvedObject.Name != "web" || e.InvolvedObject.UID != "uid-web" || e.InvolvedObject.Namespace != "team" ||
-			e.Type != "Warning" || e.Reason != "R" || e.Message != "m" || e.Count != 1 || e.Source.Component != "fsuser.csi.io" || e.Source.Host != "node-1" ||
+		if e.InvolvedObject.Kind != "Pod" || e.InvolvedObject.Name != "web" || e.InvolvedObject.UID != "uid-web" ||
+			e.InvolvedObject.Namespace != "team" || e.Type != "Warning" || e.Reason != "R" || e.Message != "m" || e.Count != 1 ||
+			e.Source.Component != "fsuser.csi.io" || e.Source.Host != "node-1" ||
 			!strings.HasPrefix(e.Name, "web.") || e.FirstTimestamp.IsZero() || e.LastTimestamp.IsZero() {
 			t.Errorf("%+v", e)
 		}
@@ -157,7 +160,8 @@ func TestAPanicCostsOneEvent(t *testing.T) {
 			t.Errorf("requests %+v, %d Events dropped", got, r.Dropped())
 		}
 	})
-	if text := logged.Text(); !strings.Contains(text, "panicked with a string") || strings.Contains(text, "the secret value") {
+	if text := logged.Text(); !strings.Contains(text, "panicked with a string") ||
+		strings.Contains(text, "the secret value") {
 		t.Errorf("the log: %s", text)
 	}
 	reliability.Shown(t, "F-30", "a panic costs one Event")
@@ -165,7 +169,8 @@ func TestAPanicCostsOneEvent(t *testing.T) {
 
 // A pod's name has up to 253 characters, and so has the Event's, which is longer by its unique part.
 func TestAnEventOfALongPodNameHasAValidName(t *testing.T) {
-	for _, name := range []string{strings.Repeat("a", 253), strings.Repeat("a", 199) + "-" + strings.Repeat("b", 53), strings.Repeat("a", 199) + ".b"} {
+	for _, name := range []string{strings.Repeat("a", 253), strings.Repeat("a", 199) + "-" + strings.Repeat("b", 53),
+		strings.Repeat("a", 199) + ".b"} {
 		run(t, func(t *testing.T, r *Recorder, s *apiServer) {
 			r.Record(Event{Pod: pod(name), Type: Warning, Reason: "R", Message: strings.Repeat("é", 2000)})
 			synctest.Wait()
@@ -193,7 +198,8 @@ func TestLikeEventsAreCountedAndWrittenSeldom(t *testing.T) {
 		time.Sleep(quiet) // the bubble's time
 		synctest.Wait()
 		second := s.take()
-		if len(second) != 1 || second[0].method != http.MethodPatch || !strings.HasSuffix(second[0].path, "/"+first[0].event.Name) || second[0].patch["count"] != 100.0 {
+		if len(second) != 1 || second[0].method != http.MethodPatch ||
+			!strings.HasSuffix(second[0].path, "/"+first[0].event.Name) || second[0].patch["count"] != 100.0 {
 			t.Fatalf("%+v", second)
 		}
 		time.Sleep(quiet)
@@ -220,8 +226,8 @@ func TestLikeEventsAreCountedAndWrittenSeldom(t *testing.T) {
 	})
 }
 
-// Each Event comes a second after the one before, and a bit, so that none comes just as a pause ends. The pod shows what it does an hour
-// later: each object with its count, the last written last.
+// Each Event comes a second after the one before, and a bit, so that none comes just as a pause ends. The pod shows
+// what it does an hour later: each object with its count, the last written last.
 func TestTheLastEventOfAVolumeIsWrittenLast(t *testing.T) {
 	failed := func(volume, why string) Event {
 		return Event{Pod: pod("web"), Volume: volume, Type: Warning, Reason: "Failed", Message: volume + ": " + why}
@@ -244,10 +250,13 @@ func TestTheLastEventOfAVolumeIsWrittenLast(t *testing.T) {
 			[]string{"1 Failed a: forbidden", "1 Failed b: too large"}, 2},
 		{"one fails again at once", []Event{failed("a", "forbidden"), recovered("a"), failed("a", "forbidden")},
 			[]string{"1 Recovered a", "2 Failed a: forbidden"}, 3},
-		{"one fails for another reason", []Event{failed("a", "forbidden"), failed("a", "too large")}, []string{"2 Failed a: too large"}, 2},
-		{"what waits is not written after what came later", []Event{failed("a", "forbidden"), failed("a", "too large"), recovered("a")},
+		{"one fails for another reason", []Event{failed("a", "forbidden"), failed("a", "too large")},
+			[]string{"2 Failed a: too large"}, 2},
+		{"what waits is not written after what came later",
+			[]Event{failed("a", "forbidden"), failed("a", "too large"), recovered("a")},
 			[]string{"1 Failed a: forbidden", "1 Recovered a"}, 2},
-		{"another volume's Event does not replace it", []Event{failed("a", "forbidden"), failed("a", "too large"), recovered("b")},
+		{"another volume's Event does not replace it",
+			[]Event{failed("a", "forbidden"), failed("a", "too large"), recovered("b")},
 			[]string{"1 Recovered b", "2 Failed a: too large"}, 3},
 		{"it goes on and off for 200 s", flapping, []string{"96 Failed a: forbidden", "100 Recovered a"}, 2 * (200/10 + 1)},
 	} {

@@ -77,7 +77,8 @@ func TestWhatWasLookedAtIsCounted(t *testing.T) {
 			t.Fatal(err)
 		}
 		if r := File(manifest.Parse(test.path, string(text))); r.Volumes != test.volumes || r.Unreadable != test.unreadable {
-			t.Errorf("%s: %d volumes, unreadable %v; want %d, %v", test.path, r.Volumes, r.Unreadable, test.volumes, test.unreadable)
+			t.Errorf("%s: %d volumes, unreadable %v; want %d, %v", test.path, r.Volumes, r.Unreadable, test.volumes,
+				test.unreadable)
 		}
 	}
 }
@@ -93,7 +94,8 @@ func TestExamplesAreGood(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if r := File(manifest.Parse(path, string(text))); len(r.Problems) > 0 || r.Volumes == 0 && !strings.Contains(string(text), attributes.AnnotationFSUser) {
+		if r := File(manifest.Parse(path, string(text))); len(r.Problems) > 0 || r.Volumes == 0 &&
+			!strings.Contains(string(text), attributes.AnnotationFSUser) {
 			t.Errorf("%s: %d volumes, problems %v", path, r.Volumes, r.Problems)
 		}
 	}

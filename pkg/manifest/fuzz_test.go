@@ -64,8 +64,8 @@ func FuzzParse(f *testing.F) {
 // emptyTag is a tag that the decoder does not tell of.
 var emptyTag = regexp.MustCompile(`!(\s|$)`)
 
-// ordinary reports whether a document has no tags and all its keys are strings. No object of Kubernetes is otherwise, and
-// the decoders differ there.
+// ordinary reports whether a document has no tags and all its keys are strings. No object of Kubernetes is otherwise,
+// and the decoders differ there.
 func ordinary(d *Document) bool {
 	root, err := decodeYAML(d.Text)
 	if d.JSON || err != nil || emptyTag.MatchString(d.Text) {

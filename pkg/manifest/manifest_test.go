@@ -22,11 +22,13 @@ func TestDocumentsAreThoseOfKubectl(t *testing.T) {
 		{"several", "---\na: 1\n--- # c\n\nb: 2\n---\n", []string{`1: ""`, `2: "a: 1\n"`, `4: "\nb: 2\n"`, `7: ""`}},
 		{"CRLF", "a: 1\r\n---\r\nb: 2\r\n", []string{`1: "a: 1\r\n"`, `3: "b: 2\r\n"`}},
 		{"in a text it is no separator", "a: |\n  ---\n  b\n", []string{`1: "a: |\n  ---\n  b\n"`}},
-		{"a document beside its separator", "--- {a: 1}\nb: 2\n", []string{`1: ""`, `1: line 1: kubectl takes only`, `2: "b: 2\n"`}},
+		{"a document beside its separator", "--- {a: 1}\nb: 2\n",
+			[]string{`1: ""`, `1: line 1: kubectl takes only`, `2: "b: 2\n"`}},
 		{"a byte order mark", "\ufeffa: 1", []string{`1: "a: 1"`}},
 		{"JSON", "{\"a\": 1}\n {\"b\":\n2}\n", []string{`1: "{\"a\": 1}"`, `1: "\n {\"b\":\n2}"`}},
 		{"almost JSON", "{a: 1}\n---\n{\"b\": 2}", []string{`1: "{a: 1}\n"`, `3: "{\"b\": 2}"`}},
-		{"an error is where it is", "a: 1\n---\nb: 2\n c: 3\n---\nd: 4\n", []string{`1: "a: 1\n"`, `3: line 4: this is not YAML`, `6: "d: 4\n"`}},
+		{"an error is where it is", "a: 1\n---\nb: 2\n c: 3\n---\nd: 4\n",
+			[]string{`1: "a: 1\n"`, `3: line 4: this is not YAML`, `6: "d: 4\n"`}},
 		{"JSON with escapes", `{"a": "\/ \ud83d\ude80"}`, []string{`1: "{\"a\": \"\\/ \\ud83d\\ude80\"}"`}},
 		{"broken JSON", "{\n\"a\": [1,\n,2]}\n", []string{`1: line 3: this is not JSON: invalid character ','`}},
 		{"JSON that ends too early", "{\"a\": [1,\n2", []string{`1: line 2: this is not JSON: unexpected end of the text`}},
@@ -53,8 +55,10 @@ func TestDocumentsAreThoseOfKubectl(t *testing.T) {
 
 func TestScalarsAreThoseOfKubectl(t *testing.T) {
 	for text, want := range map[string]any{
-		"yes": true, "off": false, "y": true, "'yes'": "yes", "0400": 256, "0x10": 16, "1_000": 1000, "1000": 1000, `"1000"`: "1000",
-		"~": nil, "": nil, "null": nil, "1.5": 1.5, "a b": "a b", "2001-01-01": "2001-01-01", "!!str 7": "7", "|\n  7": "7\n", "08": 8.0,
+		"yes": true, "off": false, "y": true, "'yes'": "yes", "0400": 256, "0x10": 16, "1_000": 1000, "1000": 1000,
+		`"1000"`: "1000",
+		"~":      nil, "": nil, "null": nil, "1.5": 1.5, "a b": "a b", "2001-01-01": "2001-01-01", "!!str 7": "7",
+		"|\n  7": "7\n", "08": 8.0,
 		"---x": "---x", "a:b": "a:b", "é": "é", "18446744073709551615": uint64(18446744073709551615),
 	} {
 		f := Parse("in", "k: "+text+"\n")
@@ -117,7 +121,8 @@ func TestPlaces(t *testing.T) {
 		{"l", 17, 4, "*x"},
 	} {
 		n := d.Root.Get(strings.Split(test.path, ".")...)
-		if line, column := n.Position(); line != test.line || column != test.column || !strings.HasPrefix(text[n.Start:], test.text) {
+		if line, column := n.Position(); line != test.line || column != test.column ||
+			!strings.HasPrefix(text[n.Start:], test.text) {
 			t.Errorf("%s is at %d:%d; want %d:%d: %q", test.path, line, column, test.line, test.column, test.text)
 		}
 	}
@@ -141,20 +146,27 @@ func TestMappings(t *testing.T) {
 func TestAliasesOfAliasesAreBounded(t *testing.T) {
 	bomb := "a0: &a0 [x]\n"
 	for i := range 20 {
-		bomb += fmt.Sprintf("a%d: &a%d [%s]\n", i+1, i+1, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d, ", i), 10), ", "))
+		bomb += fmt.Sprintf("a%d: &a%d [%s]\n", i+1, i+1,
+			strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d, ", i), 10), ", "))
 	}
 	merged := "a: &a {"
 	for i := range 1001 {
 		merged += fmt.Sprintf("k%d: 1, ", i)
 	}
 	for name, test := range map[string]struct{ text, want string }{
-		"aliases of aliases":                  {bomb, "line 7: aliases of aliases stand for too many values"},
-		"a mapping merged into many":          {merged + "}\nb:\n" + strings.Repeat("- <<: *a\n", 1001), "line 500: aliases of aliases stand for too many values"},
-		"a list within itself":                {"a: &a [*a]\n", `line 1: the anchor "a" stands for a value that contains itself`},
-		"a mapping merged into itself":        {"b: 1\na: &a {<<: [*a, *a, *a], b: 1}\n", `line 2: the anchor "a" stands for a value that contains itself`},
-		"values within values":                {strings.Repeat("[", 2000) + strings.Repeat("]", 2000), "line 1: values are nested more than 1000 deep"},
-		"values within values of YAML":        {"a: " + strings.Repeat("[", 2000) + strings.Repeat("]", 2000), "line 1: values are nested more than 1000 deep"},
-		"more than the decoder of YAML takes": {"a: " + strings.Repeat("[", 20000), "line 1: this is not YAML: exceeded max depth of 10000"},
+		"aliases of aliases": {bomb, "line 7: aliases of aliases stand for too many values"},
+		"a mapping merged into many": {merged + "}\nb:\n" + strings.Repeat("- <<: *a\n", 1001),
+			"line 500: aliases of aliases stand for too many values"},
+		"a list within itself": {"a: &a [*a]\n",
+			`line 1: the anchor "a" stands for a value that contains itself`},
+		"a mapping merged into itself": {"b: 1\na: &a {<<: [*a, *a, *a], b: 1}\n",
+			`line 2: the anchor "a" stands for a value that contains itself`},
+		"values within values": {strings.Repeat("[", 2000) + strings.Repeat("]", 2000),
+			"line 1: values are nested more than 1000 deep"},
+		"values within values of YAML": {"a: " + strings.Repeat("[", 2000) + strings.Repeat("]", 2000),
+			"line 1: values are nested more than 1000 deep"},
+		"more than the decoder of YAML takes": {"a: " + strings.Repeat("[", 20000),
+			"line 1: this is not YAML: exceeded max depth of 10000"},
 	} {
 		if err := Parse("in", test.text).Documents[0].Err; err == nil || err.Error() != test.want {
 			t.Errorf("%s: %v, want %s", name, err, test.want)
@@ -193,7 +205,8 @@ containers:
 	if !slices.Equal(got, want) {
 		t.Errorf("wrong types:\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
-	if v := spec.Volumes; len(v) != 4 || v[0].Secret.SecretName != "s" || v[0].Secret.Optional != nil || v[2].Projected.Sources[0].Secret.Name != "s" || *v[3].Secret.DefaultMode != 8 {
+	if v := spec.Volumes; len(v) != 4 || v[0].Secret.SecretName != "s" || v[0].Secret.Optional != nil ||
+		v[2].Projected.Sources[0].Secret.Name != "s" || *v[3].Secret.DefaultMode != 8 {
 		t.Errorf("volumes are %+v", v)
 	}
 }
@@ -203,21 +216,33 @@ func TestPods(t *testing.T) {
 	for _, test := range []struct{ name, text, want string }{
 		{"a pod", "{kind: Pod, metadata: {name: a}, " + spec + "}", "Pod/a: spec.x"},
 		{"a pod of a namespace", "{kind: Pod, metadata: {name: a, namespace: n}, " + spec + "}", "Pod/n/a: spec.x"},
-		{"without a name of its own", "{kind: Job, metadata: {generateName: a-}, spec: {template: {" + spec + "}}}", "Job/a-*: spec.template.spec.x"},
-		{"a CronJob", "{kind: CronJob, metadata: {name: a}, spec: {jobTemplate: {spec: {template: {" + spec + "}}}}}", "CronJob/a: spec.jobTemplate.spec.template.spec.x"},
-		{"a PodTemplate", "{kind: PodTemplate, metadata: {name: a}, template: {" + spec + "}}", "PodTemplate/a: template.spec.x"},
-		{"an unknown kind", "{kind: Rollout, metadata: {name: a}, spec: {template: {" + spec + "}}}", "Rollout/a: spec.template.spec.x"},
+		{"without a name of its own", "{kind: Job, metadata: {generateName: a-}, spec: {template: {" + spec + "}}}",
+			"Job/a-*: spec.template.spec.x"},
+		{"a CronJob", "{kind: CronJob, metadata: {name: a}, spec: {jobTemplate: {spec: {template: {" + spec + "}}}}}",
+			"CronJob/a: spec.jobTemplate.spec.template.spec.x"},
+		{"a PodTemplate", "{kind: PodTemplate, metadata: {name: a}, template: {" + spec + "}}",
+			"PodTemplate/a: template.spec.x"},
+		{"an unknown kind", "{kind: Rollout, metadata: {name: a}, spec: {template: {" + spec + "}}}",
+			"Rollout/a: spec.template.spec.x"},
 		{"a list of lists", "{kind: PodList, items: [{kind: List, items: [{kind: Service}, {kind: Pod, metadata: {name: a}, " + spec + "}]}]}", "Pod/a: items[0].items[1].spec.x"},
 		{"a typed list", "{kind: PodList, items: [{metadata: {name: a}, " + spec + "}]}", "Pod/a: items[0].spec.x"},
-		{"a typed list with an object of another type", "{kind: DeploymentList, items: [{metadata: {name: a}, spec: {template: {" + spec + "}}}, {kind: Pod, metadata: {name: b}, " + spec + "}]}",
+		{"a typed list with an object of another type",
+			"{kind: DeploymentList, items: [{metadata: {name: a}, spec: {template: {" + spec +
+				"}}}, {kind: Pod, metadata: {name: b}, " + spec + "}]}",
 			"Deployment/a: items[0].spec.template.spec.x, Pod/b: items[1].spec.x"},
 		{"a list of anything", "{kind: List, items: [{metadata: {name: a}, " + spec + "}]}", ""},
-		{"several templates", "{kind: JobSet, metadata: {name: a}, spec: {replicatedJobs: [{template: {spec: {template: {" + spec + "}}}}, {template: {spec: {template: {" + spec + "}}}}]}}",
-			"JobSet/a: spec.replicatedJobs[0].template.spec.template.spec.x, JobSet/a: spec.replicatedJobs[1].template.spec.template.spec.x"},
-		{"a template for each role", "{kind: PyTorchJob, metadata: {name: a}, spec: {pytorchReplicaSpecs: {Master: {template: {" + spec + "}}}}}",
+		{"several templates", "{kind: JobSet, metadata: {name: a}, spec: {replicatedJobs: [{template: {spec: {template: {" +
+			spec + "}}}}, {template: {spec: {template: {" + spec + "}}}}]}}",
+			"JobSet/a: spec.replicatedJobs[0].template.spec.template.spec.x, JobSet/a: " +
+				"spec.replicatedJobs[1].template.spec.template.spec.x"},
+		{"a template for each role",
+			"{kind: PyTorchJob, metadata: {name: a}, spec: {pytorchReplicaSpecs: {Master: {template: {" + spec + "}}}}}",
 			"PyTorchJob/a: spec.pytorchReplicaSpecs.Master.template.spec.x"},
-		{"a podTemplate", "{kind: Elasticsearch, metadata: {name: a}, spec: {podTemplate: {" + spec + "}}}", "Elasticsearch/a: spec.podTemplate.spec.x"},
-		{"a template by alias", "{kind: A, metadata: {name: a}, x: &x {" + spec + "}, spec: {template: *x, more: {template: *x}}}", "A/a: spec.template.spec.x, A/a: spec.more.template.spec.x"},
+		{"a podTemplate", "{kind: Elasticsearch, metadata: {name: a}, spec: {podTemplate: {" + spec + "}}}",
+			"Elasticsearch/a: spec.podTemplate.spec.x"},
+		{"a template by alias",
+			"{kind: A, metadata: {name: a}, x: &x {" + spec + "}, spec: {template: *x, more: {template: *x}}}",
+			"A/a: spec.template.spec.x, A/a: spec.more.template.spec.x"},
 		{"no containers", "{kind: ExternalSecret, metadata: {name: a}, spec: {template: {spec: {}}}}", ""},
 		{"no kind", "{metadata: {name: a}, " + spec + "}", ""},
 		{"no object", "[1, 2]", ""},

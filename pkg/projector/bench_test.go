@@ -13,7 +13,8 @@ import (
 
 // ssh is 3 keys of 4 KiB in all.
 func ssh(fill string) Payload {
-	return payload(file("id_rsa", strings.Repeat(fill, 2600)), file("id_rsa.pub", strings.Repeat(fill, 600)), file("known_hosts", strings.Repeat(fill, 896)))
+	return payload(file("id_rsa", strings.Repeat(fill, 2600)), file("id_rsa.pub", strings.Repeat(fill, 600)),
+		file("known_hosts", strings.Repeat(fill, 896)))
 }
 
 func open(b *testing.B, dir string) int {

@@ -69,8 +69,12 @@ func (d directory) rename(from, to string) error {
 	return nil
 }
 
-// own gives the directory itself its owner and mode.
+// own gives the directory itself its owner and mode, unless it has them.
 func (d directory) own(uid, gid, mode uint32) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(d.fd(), &st); err == nil && owned(&st, uid, gid, mode) {
+		return nil
+	}
 	return own(d.fd(), uid, gid, mode)
 }
 
@@ -78,19 +82,13 @@ func (d directory) own(uid, gid, mode uint32) error {
 // and with the mode first it would for a moment apply to the old owner. The check matters because chown(2) ignores an
 // id of 2^32-1 without an error.
 func own(fd int, uid, gid, mode uint32) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return fmt.Errorf("stat: %w", err)
-	}
-	if owned(&st, uid, gid, mode) {
-		return nil
-	}
 	if err := unix.Fchown(fd, int(uid), int(gid)); err != nil {
 		return fmt.Errorf("chown to %d:%d: %w", uid, gid, err)
 	}
 	if err := unix.Fchmod(fd, mode); err != nil {
 		return fmt.Errorf("chmod to %#o: %w", mode, err)
 	}
+	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return fmt.Errorf("stat: %w", err)
 	}

@@ -15,8 +15,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// TestNoSpace gives a volume that holds one version every number of pages, or of inodes, from what this version takes to what
-// both take, so that the write of the next fails at each of its steps in turn.
+// TestNoSpace gives a volume that holds one version every number of pages, or of inodes, from what this version takes
+// to what both take, so that the write of the next fails at each of its steps in turn.
 func TestNoSpace(t *testing.T) {
 	before := payload(file("a", strings.Repeat("a", 5000)), file("d/b", "b"))
 	after := payload(file("a", strings.Repeat("A", 9000)), file("d/e/b", "B"), file("d/e/c", "C"), file("new", "N"),
@@ -86,7 +86,8 @@ func TestNoSpace(t *testing.T) {
 			}
 		})
 	}
-	reliability.Shown(t, "F-16", "a write that runs out of inodes or pages at each of its steps, from the first page to enough")
+	reliability.Shown(t, "F-16",
+		"a write that runs out of inodes or pages at each of its steps, from the first page to enough")
 }
 
 func TestNoSpaceForTheFirstVersion(t *testing.T) {

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FuzzPaths checks that whatever the paths of files, directories and mount points are, they are either refused, or all that
-// is written lies inside the directory and reads back equal.
+// FuzzPaths checks that whatever the paths of files, directories and mount points are, they are either refused, or all
+// that is written lies inside the directory and reads back equal.
 func FuzzPaths(f *testing.F) {
 	for _, seed := range [][5]string{
 		{"a", "b", "c", "d", "m"}, {"a/b", "a/c", "d", "a/d", "m/n"}, {"../x", "a", "b", "c", "m"}, {"a", "a", "a", "a", "a"},

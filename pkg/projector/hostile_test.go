@@ -70,19 +70,22 @@ func (h harness) node(path string, kind uint32, device uint64) {
 
 const zero = 1<<8 | 5 // /dev/zero
 
-// TestHostileOrLeftOver puts into a volume what a killed writer leaves and what a container that got write access could plant
-// (CVE-2017-1002102, and worse). Whatever it is: the next write, of the same payload or another, puts the volume right,
-// does not hang, and touches nothing outside.
+// TestHostileOrLeftOver puts into a volume what a killed writer leaves and what a container that got write access could
+// plant (CVE-2017-1002102, and worse). Whatever it is: the next write, of the same payload or another, puts the volume
+// right, does not hang, and touches nothing outside.
 func TestHostileOrLeftOver(t *testing.T) {
 	const old = "..2001_02_03_04_05_06.7"
 	cases := map[string]func(h harness){
 		"nothing": func(harness) {},
 
 		// What a killed writer leaves.
-		"a stale ..data_tmp to a generation":    func(h harness) { h.link(h.generation, h.in("..data_tmp")) },
-		"a stale ..data_tmp to nowhere":         func(h harness) { h.link(old, h.in("..data_tmp")) },
-		"an orphan generation, empty":           func(h harness) { h.mkdir(h.in(old)) },
-		"an orphan generation with content":     func(h harness) { h.mkdir(h.in(old + "/a/b")); h.file(h.in(old+"/a/b/c"), "revoked") },
+		"a stale ..data_tmp to a generation": func(h harness) { h.link(h.generation, h.in("..data_tmp")) },
+		"a stale ..data_tmp to nowhere":      func(h harness) { h.link(old, h.in("..data_tmp")) },
+		"an orphan generation, empty":        func(h harness) { h.mkdir(h.in(old)) },
+		"an orphan generation with content": func(h harness) {
+			h.mkdir(h.in(old + "/a/b"))
+			h.file(h.in(old+"/a/b/c"), "revoked")
+		},
 		"an orphan generation nobody may enter": func(h harness) { h.mkdir(h.in(old)); h.must(os.Chmod(h.in(old), 0)) },
 		"many orphans": func(h harness) {
 			for _, c := range "0123456789" {
@@ -108,22 +111,32 @@ func TestHostileOrLeftOver(t *testing.T) {
 		"..data is a directory with content": func(h harness) {
 			h.replace(h.in("..data"), func(p string) { h.mkdir(p + "/a"); h.file(p+"/a/b", "x") })
 		},
-		"..data is a copy of the generation": func(h harness) { h.remove(h.in("..data")); h.must(os.Rename(h.now(""), h.in("..data"))) },
-		"..data is a file":                   func(h harness) { h.replace(h.in("..data"), func(p string) { h.file(p, "x") }) },
-		"..data is a FIFO":                   func(h harness) { h.replace(h.in("..data"), func(p string) { h.node(p, unix.S_IFIFO, 0) }) },
-		"..data is another's":                func(h harness) { h.must(os.Lchown(h.in("..data"), 0, 0)) },
-		"the generation is a file":           func(h harness) { h.replace(h.now(""), func(p string) { h.file(p, "x") }) },
-		"the generation is a FIFO":           func(h harness) { h.replace(h.now(""), func(p string) { h.node(p, unix.S_IFIFO, 0) }) },
-		"the generation has another owner":   func(h harness) { h.must(os.Chown(h.now(""), 0, 0)) },
-		"the generation has another mode":    func(h harness) { h.must(os.Chmod(h.now(""), 0o777)) },
-		"the generation has the sticky bit":  func(h harness) { h.must(unix.Chmod(h.now(""), 0o1755)) },
+		"..data is a copy of the generation": func(h harness) {
+			h.remove(h.in("..data"))
+			h.must(os.Rename(h.now(""), h.in("..data")))
+		},
+		"..data is a file": func(h harness) { h.replace(h.in("..data"), func(p string) { h.file(p, "x") }) },
+		"..data is a FIFO": func(h harness) {
+			h.replace(h.in("..data"), func(p string) { h.node(p, unix.S_IFIFO, 0) })
+		},
+		"..data is another's":      func(h harness) { h.must(os.Lchown(h.in("..data"), 0, 0)) },
+		"the generation is a file": func(h harness) { h.replace(h.now(""), func(p string) { h.file(p, "x") }) },
+		"the generation is a FIFO": func(h harness) {
+			h.replace(h.now(""), func(p string) { h.node(p, unix.S_IFIFO, 0) })
+		},
+		"the generation has another owner":  func(h harness) { h.must(os.Chown(h.now(""), 0, 0)) },
+		"the generation has another mode":   func(h harness) { h.must(os.Chmod(h.now(""), 0o777)) },
+		"the generation has the sticky bit": func(h harness) { h.must(unix.Chmod(h.now(""), 0o1755)) },
 		"other names that start with two dots": func(h harness) {
 			h.file(h.in("...x"), "x")
 			h.mkdir(h.in("..x/y"))
 			h.node(h.in("..y"), unix.S_IFIFO, 0)
 		},
-		"a directory whose name is that of a device":   func(h harness) { h.node(h.in("..zero"), unix.S_IFCHR, zero) },
-		"the root directory has another owner or mode": func(h harness) { h.must(os.Chown(h.dir, 9, 9)); h.must(unix.Chmod(h.dir, 0o7777)) },
+		"a directory whose name is that of a device": func(h harness) { h.node(h.in("..zero"), unix.S_IFCHR, zero) },
+		"the root directory has another owner or mode": func(h harness) {
+			h.must(os.Chown(h.dir, 9, 9))
+			h.must(unix.Chmod(h.dir, 0o7777))
+		},
 
 		// ..data leads elsewhere.
 		"..data leads to a victim outside":            func(h harness) { h.dataTo("../../victim") },
@@ -139,20 +152,38 @@ func TestHostileOrLeftOver(t *testing.T) {
 		"..data leads nowhere":                        func(h harness) { h.dataTo(old) },
 		"..data leads to a generation that is a link": func(h harness) { h.link(h.victim, h.in(old)); h.dataTo(old) },
 		"..data leads to a link to the generation":    func(h harness) { h.link(h.generation, h.in(old)); h.dataTo(old) },
-		"..data leads to another, wrong generation":   func(h harness) { h.mkdir(h.in(old)); h.file(h.in(old+"/id_rsa"), "mine"); h.dataTo(old) },
+		"..data leads to another, wrong generation": func(h harness) {
+			h.mkdir(h.in(old))
+			h.file(h.in(old+"/id_rsa"), "mine")
+			h.dataTo(old)
+		},
 
 		// The visible names.
-		"a visible name is a file":                     func(h harness) { h.replace(h.in("id_rsa"), func(p string) { h.file(p, "private") }) },
-		"a visible name is a directory":                func(h harness) { h.replace(h.in("conf"), h.mkdir) },
-		"a visible name is a directory with content":   func(h harness) { h.replace(h.in("conf"), func(p string) { h.mkdir(p + "/d"); h.file(p+"/d/f", "x") }) },
-		"a visible name is a FIFO":                     func(h harness) { h.replace(h.in("id_rsa"), func(p string) { h.node(p, unix.S_IFIFO, 0) }) },
-		"a visible name leads to the victim":           func(h harness) { h.replace(h.in("conf"), func(p string) { h.link(h.victim, p) }) },
-		"a visible name leads to a file of the victim": func(h harness) { h.replace(h.in("id_rsa"), func(p string) { h.link(h.victim+"/id_rsa", p) }) },
-		"a visible name leads past ..data":             func(h harness) { h.replace(h.in("id_rsa"), func(p string) { h.link(h.generation+"/id_rsa", p) }) },
-		"a visible name leads to another key":          func(h harness) { h.replace(h.in("id_rsa"), func(p string) { h.link("..data/id_rsa.pub", p) }) },
-		"a visible name is another's":                  func(h harness) { h.must(os.Lchown(h.in("id_rsa"), 0, 0)) },
-		"a foreign directory with content":             func(h harness) { h.mkdir(h.in("foreign/d")); h.file(h.in("foreign/d/f"), "x") },
-		"a foreign link to the victim":                 func(h harness) { h.link(h.victim, h.in("foreign")) },
+		"a visible name is a file": func(h harness) {
+			h.replace(h.in("id_rsa"), func(p string) { h.file(p, "private") })
+		},
+		"a visible name is a directory": func(h harness) { h.replace(h.in("conf"), h.mkdir) },
+		"a visible name is a directory with content": func(h harness) {
+			h.replace(h.in("conf"), func(p string) { h.mkdir(p + "/d"); h.file(p+"/d/f", "x") })
+		},
+		"a visible name is a FIFO": func(h harness) {
+			h.replace(h.in("id_rsa"), func(p string) { h.node(p, unix.S_IFIFO, 0) })
+		},
+		"a visible name leads to the victim": func(h harness) {
+			h.replace(h.in("conf"), func(p string) { h.link(h.victim, p) })
+		},
+		"a visible name leads to a file of the victim": func(h harness) {
+			h.replace(h.in("id_rsa"), func(p string) { h.link(h.victim+"/id_rsa", p) })
+		},
+		"a visible name leads past ..data": func(h harness) {
+			h.replace(h.in("id_rsa"), func(p string) { h.link(h.generation+"/id_rsa", p) })
+		},
+		"a visible name leads to another key": func(h harness) {
+			h.replace(h.in("id_rsa"), func(p string) { h.link("..data/id_rsa.pub", p) })
+		},
+		"a visible name is another's":      func(h harness) { h.must(os.Lchown(h.in("id_rsa"), 0, 0)) },
+		"a foreign directory with content": func(h harness) { h.mkdir(h.in("foreign/d")); h.file(h.in("foreign/d/f"), "x") },
+		"a foreign link to the victim":     func(h harness) { h.link(h.victim, h.in("foreign")) },
 		"a foreign directory with links to the victim": func(h harness) {
 			h.mkdir(h.in("foreign"))
 			h.link(h.victim, h.in("foreign/v"))
@@ -165,32 +196,58 @@ func TestHostileOrLeftOver(t *testing.T) {
 		},
 
 		// Inside the generation.
-		"a file's bytes were changed":                func(h harness) { h.replace(h.now("id_rsa"), func(p string) { h.file(p, "pwned!!") }) },
-		"a file was removed":                         func(h harness) { h.remove(h.now("conf/d/ten.conf")) },
-		"a file was added":                           func(h harness) { h.file(h.now("conf/d/more"), "x") },
-		"a directory was added":                      func(h harness) { h.mkdir(h.now("conf/more")) },
-		"a file has another mode":                    func(h harness) { h.must(os.Chmod(h.now("conf/main.conf"), 0o600)) },
-		"a file has the setuid bit":                  func(h harness) { h.must(unix.Chmod(h.now("conf/main.conf"), 0o4400)) },
-		"a file has another owner":                   func(h harness) { h.must(os.Chown(h.now("conf/main.conf"), 1001, 2000)) },
-		"a nested directory has another owner":       func(h harness) { h.must(os.Chown(h.now("conf/d"), 1001, 2000)) },
-		"a nested directory has another mode":        func(h harness) { h.must(os.Chmod(h.now("conf/d"), 0o777)) },
-		"a file is a link to the same bytes outside": func(h harness) { h.replace(h.now("id_rsa"), func(p string) { h.link(h.victim+"/id_rsa", p) }) },
+		"a file's bytes were changed": func(h harness) {
+			h.replace(h.now("id_rsa"), func(p string) { h.file(p, "pwned!!") })
+		},
+		"a file was removed":        func(h harness) { h.remove(h.now("conf/d/ten.conf")) },
+		"a file was added":          func(h harness) { h.file(h.now("conf/d/more"), "x") },
+		"a directory was added":     func(h harness) { h.mkdir(h.now("conf/more")) },
+		"a file has another mode":   func(h harness) { h.must(os.Chmod(h.now("conf/main.conf"), 0o600)) },
+		"a file has the setuid bit": func(h harness) { h.must(unix.Chmod(h.now("conf/main.conf"), 0o4400)) },
+		"a file has another owner": func(h harness) {
+			h.must(os.Chown(h.now("conf/main.conf"), 1001, 2000))
+		},
+		"a nested directory has another owner": func(h harness) { h.must(os.Chown(h.now("conf/d"), 1001, 2000)) },
+		"a nested directory has another mode":  func(h harness) { h.must(os.Chmod(h.now("conf/d"), 0o777)) },
+		"a file is a link to the same bytes outside": func(h harness) {
+			h.replace(h.now("id_rsa"), func(p string) { h.link(h.victim+"/id_rsa", p) })
+		},
 		"a file is a link to the same bytes inside": func(h harness) {
 			h.file(h.now("copy"), "private")
 			h.replace(h.now("id_rsa"), func(p string) { h.link("copy", p) })
 		},
-		"a directory is a link to the victim":          func(h harness) { h.replace(h.now("conf/d"), func(p string) { h.link(h.victim, p) }) },
-		"a directory is a link to its own copy":        func(h harness) { h.must(os.Rename(h.now("conf"), h.in("conf2"))); h.link("../conf2", h.now("conf")) },
-		"a file is a FIFO":                             func(h harness) { h.replace(h.now("id_rsa"), func(p string) { h.node(p, unix.S_IFIFO, 0) }) },
-		"a nested file is a FIFO":                      func(h harness) { h.replace(h.now("conf/d/ten.conf"), func(p string) { h.node(p, unix.S_IFIFO, 0) }) },
-		"a directory is a FIFO":                        func(h harness) { h.replace(h.now("conf/d"), func(p string) { h.node(p, unix.S_IFIFO, 0) }) },
-		"a FIFO was added":                             func(h harness) { h.node(h.now("fifo"), unix.S_IFIFO, 0) },
-		"a file is a socket":                           func(h harness) { h.replace(h.now("id_rsa"), func(p string) { h.node(p, unix.S_IFSOCK, 0) }) },
-		"a file is a device without an end":            func(h harness) { h.replace(h.now("id_rsa"), func(p string) { h.node(p, unix.S_IFCHR, zero) }) },
-		"a file is a directory":                        func(h harness) { h.replace(h.now("id_rsa"), h.mkdir) },
-		"a directory is a file":                        func(h harness) { h.replace(h.now("conf"), func(p string) { h.file(p, "x") }) },
-		"a file has a second name in the volume":       func(h harness) { h.must(os.Link(h.now("id_rsa"), h.in("second"))) },
-		"a file has a second name in an orphan":        func(h harness) { h.mkdir(h.in(old)); h.must(os.Link(h.now("id_rsa"), h.in(old+"/second"))) },
+		"a directory is a link to the victim": func(h harness) {
+			h.replace(h.now("conf/d"), func(p string) { h.link(h.victim, p) })
+		},
+		"a directory is a link to its own copy": func(h harness) {
+			h.must(os.Rename(h.now("conf"), h.in("conf2")))
+			h.link("../conf2", h.now("conf"))
+		},
+		"a file is a FIFO": func(h harness) {
+			h.replace(h.now("id_rsa"), func(p string) { h.node(p, unix.S_IFIFO, 0) })
+		},
+		"a nested file is a FIFO": func(h harness) {
+			h.replace(h.now("conf/d/ten.conf"), func(p string) { h.node(p, unix.S_IFIFO, 0) })
+		},
+		"a directory is a FIFO": func(h harness) {
+			h.replace(h.now("conf/d"), func(p string) { h.node(p, unix.S_IFIFO, 0) })
+		},
+		"a FIFO was added": func(h harness) { h.node(h.now("fifo"), unix.S_IFIFO, 0) },
+		"a file is a socket": func(h harness) {
+			h.replace(h.now("id_rsa"), func(p string) { h.node(p, unix.S_IFSOCK, 0) })
+		},
+		"a file is a device without an end": func(h harness) {
+			h.replace(h.now("id_rsa"), func(p string) { h.node(p, unix.S_IFCHR, zero) })
+		},
+		"a file is a directory": func(h harness) { h.replace(h.now("id_rsa"), h.mkdir) },
+		"a directory is a file": func(h harness) {
+			h.replace(h.now("conf"), func(p string) { h.file(p, "x") })
+		},
+		"a file has a second name in the volume": func(h harness) { h.must(os.Link(h.now("id_rsa"), h.in("second"))) },
+		"a file has a second name in an orphan": func(h harness) {
+			h.mkdir(h.in(old))
+			h.must(os.Link(h.now("id_rsa"), h.in(old+"/second")))
+		},
 		"a file has a second name in place of another": func(h harness) { h.remove(h.now("id_rsa.pub")); h.must(os.Link(h.now("id_rsa"), h.now("id_rsa.pub"))) },
 	}
 	other := payload(file("id_rsa", "new private"), file("conf/d", "now a file"), file("foreign", "f"))
@@ -234,12 +291,25 @@ func (h harness) list() (names []string) {
 // What looks like a file of the payload to stat and read, and is none, is replaced.
 func TestLooksTheSame(t *testing.T) {
 	for name, plant := range map[string]func(h harness){
-		"an empty file is a FIFO":              func(h harness) { h.replace(h.now("empty"), func(p string) { h.node(p, unix.S_IFIFO, 0) }) },
-		"an empty file is a socket":            func(h harness) { h.replace(h.now("empty"), func(p string) { h.node(p, unix.S_IFSOCK, 0) }) },
-		"an empty file is a device":            func(h harness) { h.replace(h.now("empty"), func(p string) { h.node(p, unix.S_IFCHR, zero) }) },
-		"an empty file is a link to another":   func(h harness) { h.replace(h.now("empty"), func(p string) { h.link("empty2", p) }) },
-		"two files with equal bytes are one":   func(h harness) { h.remove(h.now("a")); h.must(os.Link(h.now("b"), h.now("a"))) },
-		"a file has a second name out of here": func(h harness) { h.must(os.Link(h.now("a"), filepath.Join(filepath.Dir(h.dir), "second"))) },
+		"an empty file is a FIFO": func(h harness) {
+			h.replace(h.now("empty"), func(p string) { h.node(p, unix.S_IFIFO, 0) })
+		},
+		"an empty file is a socket": func(h harness) {
+			h.replace(h.now("empty"), func(p string) { h.node(p, unix.S_IFSOCK, 0) })
+		},
+		"an empty file is a device": func(h harness) {
+			h.replace(h.now("empty"), func(p string) { h.node(p, unix.S_IFCHR, zero) })
+		},
+		"an empty file is a link to another": func(h harness) {
+			h.replace(h.now("empty"), func(p string) { h.link("empty2", p) })
+		},
+		"two files with equal bytes are one": func(h harness) {
+			h.remove(h.now("a"))
+			h.must(os.Link(h.now("b"), h.now("a")))
+		},
+		"a file has a second name out of here": func(h harness) {
+			h.must(os.Link(h.now("a"), filepath.Join(filepath.Dir(h.dir), "second")))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			testkit.NothingLeft(t)

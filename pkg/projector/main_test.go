@@ -24,8 +24,8 @@ func TestMain(m *testing.M) {
 	testkit.RunInMountNamespace(m)
 }
 
-// newVolume mounts a tmpfs and returns its path. The mount lies two directories deep below a directory of its own, so that
-// there is an outside.
+// newVolume mounts a tmpfs and returns its path. The mount lies two directories deep below a directory of its own, so
+// that there is an outside.
 func newVolume(t testing.TB, options string) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "pod", "mount")
@@ -261,5 +261,6 @@ func payload(files ...File) Payload {
 
 // keys is a usual payload.
 func keys() Payload {
-	return payload(file("id_rsa", "private"), file("id_rsa.pub", "public"), file("conf/d/ten.conf", "10"), file("conf/main.conf", "main"))
+	return payload(file("id_rsa", "private"), file("id_rsa.pub", "public"), file("conf/d/ten.conf", "10"),
+		file("conf/main.conf", "main"))
 }

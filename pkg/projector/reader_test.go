@@ -244,7 +244,8 @@ func TestKilledWriter(t *testing.T) {
 			t.Fatal(err)
 		}
 		seen := 0
-		testkit.Eventually(t, 20*time.Second, "the writer to write", func() bool { seen += len(events()); return seen > kill })
+		testkit.Eventually(t, 20*time.Second, "the writer to write",
+			func() bool { seen += len(events()); return seen > kill })
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}

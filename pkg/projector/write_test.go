@@ -21,27 +21,31 @@ import (
 func TestLayoutOwnersAndModes(t *testing.T) {
 	many := payload()
 	for i := range 1000 {
-		many.Files = append(many.Files, file(fmt.Sprintf("dir%d/key%d", i%10, i), fmt.Sprint(i)), file(fmt.Sprintf("key%d", i), "x"))
+		many.Files = append(many.Files, file(fmt.Sprintf("dir%d/key%d", i%10, i), fmt.Sprint(i)),
+			file(fmt.Sprintf("key%d", i), "x"))
 	}
 	modes := Payload{DirMode: 0o711, UID: 1, GID: 2}
 	for i, mode := range []uint32{0, 0o777, 0o400, 0o440, 0o200, 0o111, 0o020, 0o002} {
-		modes.Files = append(modes.Files, File{Path: fmt.Sprintf("%04o", mode), Mode: mode, UID: uint32(i), GID: uint32(100 + i), Data: []byte("x")})
+		modes.Files = append(modes.Files, File{Path: fmt.Sprintf("%04o", mode), Mode: mode, UID: uint32(i),
+			GID: uint32(100 + i), Data: []byte("x")})
 	}
 	cases := map[string]Payload{
-		"one key":                                payload(file("key", "value")),
-		"keys and nested paths":                  keys(),
-		"nothing":                                payload(),
-		"an empty file":                          payload(file("empty", "")),
-		"every kind of mode and owner per file":  modes,
-		"directory mode 0000":                    {Files: keys().Files, DirMode: 0, UID: 7, GID: 8},
-		"directory mode 0777":                    {Files: keys().Files, DirMode: 0o777, UID: 7, GID: 8},
-		"root owns all":                          {Files: []File{{Path: "a/b", Mode: 0o444}}, DirMode: 0o755},
-		"the largest ids that the API gives":     {Files: []File{{Path: "a", UID: 1<<31 - 1, GID: 1<<31 - 1}}, DirMode: 0o700, UID: 1<<31 - 1, GID: 1<<31 - 1},
-		"the largest ids that the kernel stores": {Files: []File{{Path: "a", UID: 1<<32 - 2, GID: 1<<32 - 2}}, DirMode: 0o700, UID: 1<<32 - 2, GID: 1<<32 - 2},
-		"a file of 1 MiB":                        payload(file("big", strings.Repeat("0123456789abcdef", 1<<16))),
-		"2000 files in 11 directories":           many,
-		"names that need care": payload(file(".hidden", "1"), file("a b", "2"), file("-rf", "3"), file("*", "4"), file("new\nline", "5"), file("ü", "6"),
-			file("data", "7"), file("x/..data", "8"), file("x/..2026_11_23_10_00_00.1", "9"), file("x...", "10"), file(`\040`, "11")),
+		"one key":               payload(file("key", "value")),
+		"keys and nested paths": keys(), "nothing": payload(),
+		"an empty file": payload(file("empty", "")), "every kind of mode and owner per file": modes,
+		"directory mode 0000": {Files: keys().Files, DirMode: 0, UID: 7, GID: 8},
+		"directory mode 0777": {Files: keys().Files, DirMode: 0o777, UID: 7, GID: 8},
+		"root owns all":       {Files: []File{{Path: "a/b", Mode: 0o444}}, DirMode: 0o755},
+		"the largest ids that the API gives": {Files: []File{{Path: "a", UID: 1<<31 - 1, GID: 1<<31 - 1}}, DirMode: 0o700,
+			UID: 1<<31 - 1, GID: 1<<31 - 1},
+		"the largest ids that the kernel stores": {Files: []File{{Path: "a", UID: 1<<32 - 2, GID: 1<<32 - 2}}, DirMode: 0o700,
+			UID: 1<<32 - 2, GID: 1<<32 - 2},
+		"a file of 1 MiB":              payload(file("big", strings.Repeat("0123456789abcdef", 1<<16))),
+		"2000 files in 11 directories": many,
+		"names that need care": payload(file(".hidden", "1"), file("a b", "2"), file("-rf", "3"), file("*", "4"),
+			file("new\nline", "5"), file("ü", "6"),
+			file("data", "7"), file("x/..data", "8"), file("x/..2026_11_23_10_00_00.1", "9"), file("x...", "10"),
+			file(`\040`, "11")),
 		"the longest name":  payload(file(strings.Repeat("n", 255), "1"), file("d/"+strings.Repeat("m", 255), "2")),
 		"the deepest path":  payload(file(strings.Repeat("d/", 2047)+"f", "deep")),
 		"bytes, not a text": payload(file("bytes", "\x00\xff\r\n\x00")),
@@ -115,7 +119,8 @@ func TestEqualPayloadTouchesNothing(t *testing.T) {
 	}
 }
 
-// watch has inotify look at all directories, and returns a function that gives the masks of the events since its last call.
+// watch has inotify look at all directories, and returns a function that gives the masks of the events since its last
+// call.
 func watch(t testing.TB, dir string) func() []uint32 {
 	t.Helper()
 	in, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
@@ -155,30 +160,38 @@ func le32(b []byte) uint32 {
 
 func TestEveryDifferenceIsWritten(t *testing.T) {
 	cases := map[string]func(p *Payload){
-		"only a file's mode":                             func(p *Payload) { p.Files[0].Mode = 0o600 },
-		"only a file's mode, to 0000":                    func(p *Payload) { p.Files[0].Mode = 0 },
-		"only a file's uid":                              func(p *Payload) { p.Files[2].UID++ },
-		"only a file's gid":                              func(p *Payload) { p.Files[2].GID++ },
-		"only the mode of directories":                   func(p *Payload) { p.DirMode = 0o750 },
-		"only the uid of directories and links":          func(p *Payload) { p.UID++ },
-		"only the gid of directories and links":          func(p *Payload) { p.GID++ },
-		"only content, of the same size":                 func(p *Payload) { p.Files[0].Data = []byte("Private") },
-		"only content, the last byte of a nested file":   func(p *Payload) { p.Files[3].Data = []byte("maiN") },
-		"content is shorter":                             func(p *Payload) { p.Files[0].Data = []byte("privat") },
-		"content is longer":                              func(p *Payload) { p.Files[0].Data = []byte("private\n") },
-		"content is gone":                                func(p *Payload) { p.Files[0].Data = nil },
-		"a key is added":                                 func(p *Payload) { p.Files = append(p.Files, file("added", "new")) },
-		"an empty key is added":                          func(p *Payload) { p.Files = append(p.Files, file("added", "")) },
-		"a nested key is added":                          func(p *Payload) { p.Files = append(p.Files, file("conf/d/20", "20")) },
-		"a key is removed":                               func(p *Payload) { p.Files = p.Files[1:] },
-		"a nested key is removed, and its directory":     func(p *Payload) { p.Files = append(p.Files[:2], p.Files[3]) },
-		"a whole directory is removed":                   func(p *Payload) { p.Files = p.Files[:2] },
-		"a key is renamed":                               func(p *Payload) { p.Files[0].Path = "id_ed25519" },
-		"a nested key is renamed":                        func(p *Payload) { p.Files[2].Path = "conf/d/20.conf" },
-		"two keys change places":                         func(p *Payload) { p.Files[0].Path, p.Files[1].Path = p.Files[1].Path, p.Files[0].Path },
-		"a file becomes a directory":                     func(p *Payload) { p.Files[0].Path = "id_rsa/key" },
-		"a nested file becomes a directory":              func(p *Payload) { p.Files[2].Path = "conf/d/ten.conf/x" },
-		"a directory becomes a file":                     func(p *Payload) { p.Files = append(p.Files[:2], file("conf", "now a file")) },
+		"only a file's mode":                           func(p *Payload) { p.Files[0].Mode = 0o600 },
+		"only a file's mode, to 0000":                  func(p *Payload) { p.Files[0].Mode = 0 },
+		"only a file's uid":                            func(p *Payload) { p.Files[2].UID++ },
+		"only a file's gid":                            func(p *Payload) { p.Files[2].GID++ },
+		"only the mode of directories":                 func(p *Payload) { p.DirMode = 0o750 },
+		"only the uid of directories and links":        func(p *Payload) { p.UID++ },
+		"only the gid of directories and links":        func(p *Payload) { p.GID++ },
+		"only content, of the same size":               func(p *Payload) { p.Files[0].Data = []byte("Private") },
+		"only content, the last byte of a nested file": func(p *Payload) { p.Files[3].Data = []byte("maiN") },
+		"content is shorter":                           func(p *Payload) { p.Files[0].Data = []byte("privat") },
+		"content is longer":                            func(p *Payload) { p.Files[0].Data = []byte("private\n") },
+		"content is gone":                              func(p *Payload) { p.Files[0].Data = nil },
+		"a key is added": func(p *Payload) {
+			p.Files = append(p.Files, file("added", "new"))
+		},
+		"an empty key is added": func(p *Payload) { p.Files = append(p.Files, file("added", "")) },
+		"a nested key is added": func(p *Payload) {
+			p.Files = append(p.Files, file("conf/d/20", "20"))
+		},
+		"a key is removed":                           func(p *Payload) { p.Files = p.Files[1:] },
+		"a nested key is removed, and its directory": func(p *Payload) { p.Files = append(p.Files[:2], p.Files[3]) },
+		"a whole directory is removed":               func(p *Payload) { p.Files = p.Files[:2] },
+		"a key is renamed":                           func(p *Payload) { p.Files[0].Path = "id_ed25519" },
+		"a nested key is renamed":                    func(p *Payload) { p.Files[2].Path = "conf/d/20.conf" },
+		"two keys change places": func(p *Payload) {
+			p.Files[0].Path, p.Files[1].Path = p.Files[1].Path, p.Files[0].Path
+		},
+		"a file becomes a directory":        func(p *Payload) { p.Files[0].Path = "id_rsa/key" },
+		"a nested file becomes a directory": func(p *Payload) { p.Files[2].Path = "conf/d/ten.conf/x" },
+		"a directory becomes a file": func(p *Payload) {
+			p.Files = append(p.Files[:2], file("conf", "now a file"))
+		},
 		"everything goes":                                func(p *Payload) { p.Files = nil },
 		"everything is another":                          func(p *Payload) { *p = payload(file("x", "y")) },
 		"a large file, one byte beyond the first 32 KiB": func(p *Payload) { p.Files[4].Data[40000]++ },
@@ -320,7 +333,8 @@ func TestReadOnlyDirectory(t *testing.T) {
 	if write(t, dir, keys()) {
 		t.Error("equal payload: changed is true")
 	}
-	for name, p := range map[string]Payload{"other content": payload(file("a", "b")), "other owner": {Files: keys().Files, DirMode: 0o755}} {
+	for name, p := range map[string]Payload{"other content": payload(file("a", "b")),
+		"other owner": {Files: keys().Files, DirMode: 0o755}} {
 		if changed, err := tryWrite(t, dir, p); !errors.Is(err, unix.EROFS) || changed {
 			t.Errorf("%s: changed %v, error %v", name, changed, err)
 		}
@@ -388,9 +402,12 @@ func TestGenerationNames(t *testing.T) {
 			t.Errorf("%q is given but not taken", name)
 		}
 	}
-	for _, name := range []string{"", "..", "..data", "..data_tmp", "..2026_11_23_10_00_00", "..2026_11_23_10_00_00.", "..2026_11_23_10_00_00.x", "..2026_11_23_10_00_00.1x",
-		"..2026_11_23_10_00_00.-1", "..2026_11_23_10_00_00.12345678901", "..2026_13_23_10_00_00.1", "..2026_11_23_25_00_00.1", "..2026_11_23_10_00_00./../x",
-		"../026_11_23_10_00_00.1", "..2026_11_23_10_00_00/1", "/etc", "../../../victim", "x..2026_11_23_10_00_00.1", ".2026_11_23_10_00_00.1",
+	for _, name := range []string{"", "..", "..data", "..data_tmp", "..2026_11_23_10_00_00", "..2026_11_23_10_00_00.",
+		"..2026_11_23_10_00_00.x", "..2026_11_23_10_00_00.1x",
+		"..2026_11_23_10_00_00.-1", "..2026_11_23_10_00_00.12345678901", "..2026_13_23_10_00_00.1", "..2026_11_23_25_00_00.1",
+		"..2026_11_23_10_00_00./../x",
+		"../026_11_23_10_00_00.1", "..2026_11_23_10_00_00/1", "/etc", "../../../victim", "x..2026_11_23_10_00_00.1",
+		".2026_11_23_10_00_00.1",
 		"..2026_11_23_10_00_00.1\x00", "..2026_11_23_10_00_00.1/", "..2026_11_23_10_00_00.1\n", "..2026_11_23_10_00_00.٣"} {
 		if isGeneration(name) {
 			t.Errorf("%q passes as a generation", name)

@@ -13,16 +13,22 @@ import (
 
 // FuzzRoundTrip checks that what is saved is what is loaded, and that nothing is written but the record.
 func FuzzRoundTrip(f *testing.F) {
-	f.Add("csi-1", "/t", "ns", "pod", "uid", "Secret", "name", "key", "a/<b>&", "watch", uint32(1), uint32(2), uint64(3), uint64(1<<63), true)
-	f.Add("../x\x00", "\u2028", "", "", "u", "", "", "", "", "", uint32(1<<32-1), uint32(0), uint64(1<<64-1), uint64(0), false)
+	f.Add("csi-1", "/t", "ns", "pod", "uid", "Secret", "name", "key", "a/<b>&", "watch", uint32(1), uint32(2), uint64(3),
+		uint64(1<<63), true)
+	f.Add("../x\x00", "\u2028", "", "", "u", "", "", "", "", "", uint32(1<<32-1), uint32(0), uint64(1<<64-1), uint64(0),
+		false)
 	dir := filepath.Join(f.TempDir(), "volumes")
-	f.Fuzz(func(t *testing.T, id, target, namespace, name, uid, kind, object, key, path, refresh string, a, b uint32, device, fsid uint64, more bool) {
-		v := Volume{Version: version, VolumeID: id, TargetPath: target, Pod: Pod{namespace, name, uid}, Device: device, FSID: fsid,
-			Spec: Spec{Volume: kind, Sources: []Source{{Kind: kind, Name: object, Mode: a, Optional: more}}, DirMode: b, Refresh: refresh}}
+	f.Fuzz(func(t *testing.T, id, target, namespace, name, uid, kind, object, key, path, refresh string, a, b uint32,
+		device, fsid uint64, more bool) {
+		v := Volume{Version: version, VolumeID: id, TargetPath: target, Pod: Pod{namespace, name, uid}, Device: device,
+			FSID: fsid,
+			Spec: Spec{Volume: kind, Sources: []Source{{Kind: kind, Name: object, Mode: a, Optional: more}}, DirMode: b,
+				Refresh: refresh}}
 		if more {
 			v.MountGroup, v.User, v.Allocatable = &a, &b, map[string]string{key: path}
 			v.Spec.UID, v.Spec.GID, v.Spec.Mode, v.Spec.DefaultUser = &b, &a, &a, &b
-			v.Spec.Sources[0].Items = []Item{{Key: key, Container: path, Divisor: key, Path: path, Mode: &a, UID: &b}, {Key: path, Path: key}}
+			v.Spec.Sources[0].Items = []Item{{Key: key, Container: path, Divisor: key, Path: path, Mode: &a, UID: &b},
+				{Key: path, Path: key}}
 			v.Spec.Paths = map[string]Permissions{path: {UID: &a, Mode: &b}, key: {GID: &a}}
 			v.Spec.MountPoints, v.Spec.SubPaths = []string{path, key}, []string{key}
 		}
@@ -57,17 +63,19 @@ func FuzzRoundTrip(f *testing.F) {
 		if err := s.Remove(id); err != nil {
 			t.Fatal(err)
 		}
-		if entries, err := os.ReadDir(dir); err != nil || len(entries) > 1 || len(entries) == 1 && entries[0].Name() != badDir {
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) > 1 || len(entries) == 1 &&
+			entries[0].Name() != badDir {
 			t.Fatalf("left: %v, %v", entries, err)
 		}
 	})
 }
 
-// FuzzDecode checks that decode never panics, that an error and a record exclude each other, and that what it takes can be
-// written and read as the same.
+// FuzzDecode checks that decode never panics, that an error and a record exclude each other, and that what it takes can
+// be written and read as the same.
 func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{
-		golden, goldenMinimal, "", "{}", "null", "[]", `{"version":4}`, `{"version":3}`, golden + golden, golden + "]", golden[:100],
+		golden, goldenMinimal, "", "{}", "null", "[]", `{"version":4}`, `{"version":3}`, golden + golden, golden + "]",
+		golden[:100],
 		`{"VERSION":4,"volumeid":"a","targetpath":"b","pod":{"uid":"c"}}`, `{"version":4e0}`, `{"version":3,"version":4}`,
 	} {
 		f.Add([]byte(seed))
@@ -91,7 +99,8 @@ func FuzzDecode(f *testing.F) {
 		for i := range v.Spec.Sources {
 			v.Spec.Sources[i].Items = append([]Item(nil), v.Spec.Sources[i].Items...)
 		}
-		v.Spec.MountPoints, v.Spec.SubPaths = append([]string(nil), v.Spec.MountPoints...), append([]string(nil), v.Spec.SubPaths...)
+		v.Spec.MountPoints, v.Spec.SubPaths = append([]string(nil), v.Spec.MountPoints...),
+			append([]string(nil), v.Spec.SubPaths...)
 		if len(v.Spec.Paths) == 0 {
 			v.Spec.Paths = nil
 		}

@@ -32,7 +32,8 @@ func full() Volume {
 					{Key: "k2", Path: "p2"},
 				},
 			}, {}},
-			UID: pointer(1000), GID: pointer(2000), Mode: pointer(0o600), DefaultUser: pointer(71), DirMode: 0o755, Refresh: "watch",
+			UID: pointer(1000), GID: pointer(2000), Mode: pointer(0o600), DefaultUser: pointer(71), DirMode: 0o755,
+			Refresh: "watch",
 			Paths: map[string]Permissions{
 				"dir/a:b\n\\": {UID: pointer(4), GID: pointer(5), Mode: pointer(0)}, "p2": {},
 			},

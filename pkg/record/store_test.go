@@ -209,7 +209,8 @@ func TestVolumeIDsAreNoPaths(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(outside, "victim.json"), []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ids := []string{"..", ".", "/", "../victim", "../victim.json", filepath.Join(outside, "victim"), "a/b", "a/../../victim", "bad", "bad/x", "-rf", "*", "a\x00b", "a\nb", strings.Repeat("x", 5000),
+	ids := []string{"..", ".", "/", "../victim", "../victim.json", filepath.Join(outside, "victim"), "a/b",
+		"a/../../victim", "bad", "bad/x", "-rf", "*", "a\x00b", "a\nb", strings.Repeat("x", 5000),
 		"csi-1", "CSI-1", "csi-1 ", "ü"}
 	before := tree(t, outside)
 	for _, id := range ids {
@@ -289,62 +290,66 @@ func TestLoadOfBadFiles(t *testing.T) {
 		make func(path string) error
 		want outcome
 	}{
-		"a good record":                       {text(valid), good},
-		"a good record and a newline":         {text(valid + "\n"), good},
-		"empty":                               {text(""), corrupt},
-		"only a space":                        {text(" "), corrupt},
-		"truncated by one byte":               {text(valid[:len(valid)-1]), corrupt},
-		"truncated in the middle":             {text(valid[:len(valid)/2]), corrupt},
-		"truncated to one byte":               {text("{"), corrupt},
-		"zeros, as after a power cut":         {text(strings.Repeat("\x00", len(valid))), corrupt},
-		"garbage":                             {text("\x7fELF\x02\x01\x01\x00\xff\xfe"), corrupt},
-		"text":                                {text("version: 1\nvolumeID: mine\n"), corrupt},
-		"null":                                {text("null"), corrupt},
-		"an empty object":                     {text("{}"), corrupt},
-		"a list":                              {text("[" + valid + "]"), corrupt},
-		"a string":                            {text(`"mine"`), corrupt},
-		"deeply nested":                       {text(strings.Repeat("[", 1<<20)), corrupt},
-		"version 0":                           {with(`"version":4`, `"version":0`), corrupt},
-		"version -1":                          {with(`"version":4`, `"version":-1`), corrupt},
-		"no version":                          {with(`"version":4,`, ``), corrupt},
-		"a version that is text":              {with(`"version":4`, `"version":"1"`), corrupt},
-		"a version beyond any integer":        {with(`"version":4`, `"version":1e99`), corrupt},
-		"version 1":                           {with(`"version":4`, `"version":1`), other},
-		"version 2":                           {with(`"version":4`, `"version":2`), other},
-		"version 3, of the first design":      {with(`"version":4`, `"version":3`), other},
-		"version 3, with its fields":          {text(`{"version":3,"volumeID":"mine","secretRef":"x","spec":{"sources":[]}}`), other},
-		"version 5":                           {with(`"version":4`, `"version":5`), other},
-		"version 99, with unknown fields":     {text(`{"version":99,"volume":{"id":"mine"}}`), other},
-		"version 4, truncated":                {text(`{"version":4,"volumeID":"mi`), corrupt},
-		"another volume's name":               {with(`"mine"`, `"yours"`), corrupt},
-		"the name of a good one":              {with(`"mine"`, `"first"`), corrupt},
-		"no volume id":                        {with(`"mine"`, `""`), corrupt},
-		"no target path":                      {with(`"/t"`, `""`), corrupt},
-		"no pod uid":                          {with(`"uid":"u"`, `"uid":""`), corrupt},
-		"an unknown field":                    {with(`"device"`, `"content":"x","device"`), corrupt},
-		"an unknown nested field":             {with(`"refresh"`, `"token":"x","refresh"`), corrupt},
-		"a second record behind the first":    {text(valid + valid), corrupt},
-		"a bracket behind the record":         {text(valid + "]"), corrupt},
-		"a brace behind the record":           {text(valid + "}"), corrupt},
-		"zeros behind the record":             {text(valid + "\x00\x00"), corrupt},
-		"a number where text belongs":         {with(`"/t"`, `7`), corrupt},
-		"text where a number belongs":         {with(`"device":0`, `"device":"0"`), corrupt},
-		"a negative mode":                     {with(`"dirMode":0`, `"dirMode":-1`), corrupt},
-		"a negative size":                     {with(`"device":0`, `"size":-1,"device":0`), corrupt},
-		"a uid beyond 32 bits":                {with(`"dirMode":0`, `"uid":4294967296,"dirMode":0`), corrupt},
-		"17 MiB of spaces behind the record":  {text(valid + strings.Repeat(" ", 17<<20)), corrupt},
-		"17 MiB that are nowhere on the disk": {func(path string) error { return errors.Join(text(valid)(path), os.Truncate(path, 17<<20)) }, corrupt},
-		"a key twice, the last one right":     {with(`"device":0`, `"device":5,"device":0`), good}, // encoding/json takes the last
-		"a version twice":                     {with(`"device":0`, `"version":2,"device":0`), other},
-		"a name twice, the last one wrong":    {with(`"device":0`, `"volumeID":"yours","device":0`), corrupt},
+		"a good record":                  {text(valid), good},
+		"a good record and a newline":    {text(valid + "\n"), good},
+		"empty":                          {text(""), corrupt},
+		"only a space":                   {text(" "), corrupt},
+		"truncated by one byte":          {text(valid[:len(valid)-1]), corrupt},
+		"truncated in the middle":        {text(valid[:len(valid)/2]), corrupt},
+		"truncated to one byte":          {text("{"), corrupt},
+		"zeros, as after a power cut":    {text(strings.Repeat("\x00", len(valid))), corrupt},
+		"garbage":                        {text("\x7fELF\x02\x01\x01\x00\xff\xfe"), corrupt},
+		"text":                           {text("version: 1\nvolumeID: mine\n"), corrupt},
+		"null":                           {text("null"), corrupt},
+		"an empty object":                {text("{}"), corrupt},
+		"a list":                         {text("[" + valid + "]"), corrupt},
+		"a string":                       {text(`"mine"`), corrupt},
+		"deeply nested":                  {text(strings.Repeat("[", 1<<20)), corrupt},
+		"version 0":                      {with(`"version":4`, `"version":0`), corrupt},
+		"version -1":                     {with(`"version":4`, `"version":-1`), corrupt},
+		"no version":                     {with(`"version":4,`, ``), corrupt},
+		"a version that is text":         {with(`"version":4`, `"version":"1"`), corrupt},
+		"a version beyond any integer":   {with(`"version":4`, `"version":1e99`), corrupt},
+		"version 1":                      {with(`"version":4`, `"version":1`), other},
+		"version 2":                      {with(`"version":4`, `"version":2`), other},
+		"version 3, of the first design": {with(`"version":4`, `"version":3`), other},
+		"version 3, with its fields": {text(`{"version":3,"volumeID":"mine","secretRef":"x","spec":{"sources":[]}}`),
+			other},
+		"version 5":                          {with(`"version":4`, `"version":5`), other},
+		"version 99, with unknown fields":    {text(`{"version":99,"volume":{"id":"mine"}}`), other},
+		"version 4, truncated":               {text(`{"version":4,"volumeID":"mi`), corrupt},
+		"another volume's name":              {with(`"mine"`, `"yours"`), corrupt},
+		"the name of a good one":             {with(`"mine"`, `"first"`), corrupt},
+		"no volume id":                       {with(`"mine"`, `""`), corrupt},
+		"no target path":                     {with(`"/t"`, `""`), corrupt},
+		"no pod uid":                         {with(`"uid":"u"`, `"uid":""`), corrupt},
+		"an unknown field":                   {with(`"device"`, `"content":"x","device"`), corrupt},
+		"an unknown nested field":            {with(`"refresh"`, `"token":"x","refresh"`), corrupt},
+		"a second record behind the first":   {text(valid + valid), corrupt},
+		"a bracket behind the record":        {text(valid + "]"), corrupt},
+		"a brace behind the record":          {text(valid + "}"), corrupt},
+		"zeros behind the record":            {text(valid + "\x00\x00"), corrupt},
+		"a number where text belongs":        {with(`"/t"`, `7`), corrupt},
+		"text where a number belongs":        {with(`"device":0`, `"device":"0"`), corrupt},
+		"a negative mode":                    {with(`"dirMode":0`, `"dirMode":-1`), corrupt},
+		"a negative size":                    {with(`"device":0`, `"size":-1,"device":0`), corrupt},
+		"a uid beyond 32 bits":               {with(`"dirMode":0`, `"uid":4294967296,"dirMode":0`), corrupt},
+		"17 MiB of spaces behind the record": {text(valid + strings.Repeat(" ", 17<<20)), corrupt},
+		"17 MiB that are nowhere on the disk": {func(path string) error {
+			return errors.Join(text(valid)(path), os.Truncate(path, 17<<20))
+		}, corrupt},
+		"a key twice, the last one right":  {with(`"device":0`, `"device":5,"device":0`), good}, // encoding/json takes the last
+		"a version twice":                  {with(`"device":0`, `"version":2,"device":0`), other},
+		"a name twice, the last one wrong": {with(`"device":0`, `"volumeID":"yours","device":0`), corrupt},
 		"a symbolic link to a good record": {func(path string) error {
 			return errors.Join(text(valid)(path+".elsewhere"), os.Symlink(path+".elsewhere", path))
 		}, corrupt},
 		"a symbolic link to nowhere": {func(path string) error { return os.Symlink("nowhere", path) }, corrupt},
 		"a symbolic link to itself":  {func(path string) error { return os.Symlink(path, path) }, corrupt},
 		"a FIFO":                     {func(path string) error { return unix.Mkfifo(path, 0o600) }, corrupt},
-		"a device without an end":    {func(path string) error { return unix.Mknod(path, unix.S_IFCHR|0o600, 1<<8|5) }, corrupt},
-		"an empty directory":         {func(path string) error { return os.Mkdir(path, 0o700) }, corrupt},
+		"a device without an end": {func(path string) error { return unix.Mknod(path, unix.S_IFCHR|0o600, 1<<8|5) },
+			corrupt},
+		"an empty directory": {func(path string) error { return os.Mkdir(path, 0o700) }, corrupt},
 		"a directory with a record in it": {func(path string) error {
 			return errors.Join(os.Mkdir(path, 0o700), text(valid)(filepath.Join(path, filepath.Base(path))))
 		}, corrupt},
@@ -354,12 +359,15 @@ func TestLoadOfBadFiles(t *testing.T) {
 		"a hash in capitals": {func(path string) error {
 			return named(strings.ToUpper(strings.TrimSuffix(filepath.Base(path), ".json"))+".json", text(valid))(path)
 		}, corrupt},
-		"a name with another suffix":          {named("mine.json.bak", text(valid)), ignored},
-		"a lock":                              {named("lock", text("")), ignored},
-		"a FIFO with a name of its own":       {named("fifo", func(path string) error { return unix.Mkfifo(path, 0o600) }), ignored},
+		"a name with another suffix": {named("mine.json.bak", text(valid)), ignored},
+		"a lock":                     {named("lock", text("")), ignored},
+		"a FIFO with a name of its own": {named("fifo", func(path string) error { return unix.Mkfifo(path, 0o600) }),
+			ignored},
 		"an unfinished record":                {func(path string) error { return text(valid[:9])(path + ".tmp") }, removed},
 		"an unfinished record that is a FIFO": {func(path string) error { return unix.Mkfifo(path+".tmp", 0o600) }, removed},
-		"an unfinished record that is a link": {func(path string) error { return os.Symlink(filepath.Dir(path), path+".tmp") }, removed},
+		"an unfinished record that is a link": {func(path string) error {
+			return os.Symlink(filepath.Dir(path), path+".tmp")
+		}, removed},
 	}
 	for name, c := range files {
 		t.Run(name, func(t *testing.T) {
@@ -414,13 +422,16 @@ func TestLoadOfBadFiles(t *testing.T) {
 				case c.want == other:
 					wantErr = ErrVersion
 				}
-				if wantErr == nil && len(bad) > 0 || wantErr != nil && (len(bad) != 1 || !errors.Is(bad[0], wantErr) || !strings.Contains(bad[0].Error(), new[0]) ||
-					errors.Is(bad[0], ErrVersion) != (wantErr == ErrVersion) || strings.Contains(bad[0].Error(), "\n") || len(bad[0].Error()) > 1000) {
+				if wantErr == nil && len(bad) > 0 || wantErr != nil &&
+					(len(bad) != 1 || !errors.Is(bad[0], wantErr) || !strings.Contains(bad[0].Error(), new[0]) ||
+						errors.Is(bad[0], ErrVersion) != (wantErr == ErrVersion) || strings.Contains(bad[0].Error(), "\n") ||
+						len(bad[0].Error()) > 1000) {
 					t.Errorf("%s load: bad %v, want %v with %s", round, bad, wantErr, new[0])
 				}
 				_, inPlace := os.Lstat(filepath.Join(dir, new[0]))
 				_, aside := os.Lstat(filepath.Join(dir, "bad", new[0]))
-				if stays := c.want == good || c.want == other || c.want == ignored; (inPlace == nil) != stays || (aside == nil) != (c.want == corrupt) {
+				if stays := c.want == good || c.want == other || c.want == ignored; (inPlace == nil) != stays ||
+					(aside == nil) != (c.want == corrupt) {
 					t.Errorf("%s load: in place: %v, aside: %v", round, inPlace, aside)
 				}
 			}
@@ -509,8 +520,8 @@ func TestLoadOfADirectoryThatIsNotThere(t *testing.T) {
 	}
 }
 
-// A file that can't be opened for a reason that has nothing to do with it is reported, and stays: moved aside, all good records
-// would be lost to a process that is short of descriptors.
+// A file that can't be opened for a reason that has nothing to do with it is reported, and stays: moved aside, all good
+// records would be lost to a process that is short of descriptors.
 func TestLoadWithTooFewDescriptors(t *testing.T) {
 	testkit.NothingLeft(t)
 	s, dir := newStore(t)
@@ -539,8 +550,12 @@ func TestLoadWithTooFewDescriptors(t *testing.T) {
 // What stands under the temporary name is never written to: it could be another's file, or wider than a record is.
 func TestSaveOverLeftOvers(t *testing.T) {
 	for name, prepare := range map[string]func(tmp, victim string) error{
-		"a file of a killed writer": func(tmp, _ string) error { return os.WriteFile(tmp, []byte(strings.Repeat("x", 10000)), 0o600) },
-		"a file that all may read":  func(tmp, _ string) error { return errors.Join(os.WriteFile(tmp, nil, 0o600), os.Chmod(tmp, 0o666)) },
+		"a file of a killed writer": func(tmp, _ string) error {
+			return os.WriteFile(tmp, []byte(strings.Repeat("x", 10000)), 0o600)
+		},
+		"a file that all may read": func(tmp, _ string) error {
+			return errors.Join(os.WriteFile(tmp, nil, 0o600), os.Chmod(tmp, 0o666))
+		},
 		"a link to a victim":        func(tmp, victim string) error { return os.Symlink(victim, tmp) },
 		"a second name of a victim": func(tmp, victim string) error { return os.Link(victim, tmp) },
 		"a FIFO":                    func(tmp, _ string) error { return unix.Mkfifo(tmp, 0o600) },
@@ -575,7 +590,8 @@ func TestSaveOverLeftOvers(t *testing.T) {
 func TestSaveFails(t *testing.T) {
 	big := full()
 	for i := range 1000 { // 100 KB, more than four pages of 16 KiB
-		big.Spec.Sources[0].Items = append(big.Spec.Sources[0].Items, Item{Key: "key", Path: strings.Repeat("p", 100) + fmt.Sprint(i)})
+		big.Spec.Sources[0].Items = append(big.Spec.Sources[0].Items,
+			Item{Key: "key", Path: strings.Repeat("p", 100) + fmt.Sprint(i)})
 	}
 	fourPages := fmt.Sprint("size=", 4*os.Getpagesize())
 	for name, c := range map[string]struct {
@@ -625,7 +641,8 @@ func TestSaveFails(t *testing.T) {
 				if err := s.Check(); !errors.Is(err, c.check) || err != nil && !strings.Contains(err.Error(), dir) {
 					t.Errorf("Check: %v, want %v", err, c.check)
 				}
-				if err := s.Save(big); !errors.Is(err, c.want) || !strings.Contains(err.Error(), "volume csi-1") || strings.Contains(err.Error(), "\n") {
+				if err := s.Save(big); !errors.Is(err, c.want) || !strings.Contains(err.Error(), "volume csi-1") ||
+					strings.Contains(err.Error(), "\n") {
 					t.Errorf("got %v, want %v", err, c.want)
 				}
 				if after := tree(t, dir); after != before {

@@ -90,21 +90,26 @@ func TestManifests(t *testing.T) {
 			Ref{Kind: attributes.ConfigMap, Namespace: "default", Name: "a"}, map[string]string{"key": "hi"},
 		},
 		"the second of two documents": {
-			"a.yaml", "# first\n" + manifestOf(attributes.Secret, "a", "one") + "---\n" + manifestOf(attributes.Secret, "b", "two"),
+			"a.yaml", "# first\n" + manifestOf(attributes.Secret, "a", "one") + "---\n" +
+				manifestOf(attributes.Secret, "b", "two"),
 			Ref{Kind: attributes.Secret, Namespace: "default", Name: "b"}, map[string]string{"key": "two"},
 		},
 		"an object after one of another kind": {
-			"a.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {}\n---\n" + manifestOf(attributes.Secret, "a", "one"),
+			"a.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {}\n---\n" +
+				manifestOf(attributes.Secret, "a", "one"),
 			Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, map[string]string{"key": "one"},
 		},
 		"no data at all": {
-			"a.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\n", Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, map[string]string{},
+			"a.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\n",
+			Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, map[string]string{},
 		},
 		"a Secret of another API group is ignored": {
-			"a.yaml", "apiVersion: example.com/v1\nkind: Secret\nmetadata: {name: a}\nfoo: bar\n", Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, nil,
+			"a.yaml", "apiVersion: example.com/v1\nkind: Secret\nmetadata: {name: a}\nfoo: bar\n",
+			Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, nil,
 		},
 		"a config map is not a secret": {
-			"a.yaml", manifestOf(attributes.ConfigMap, "a", "one"), Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, nil,
+			"a.yaml", manifestOf(attributes.ConfigMap, "a", "one"),
+			Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, nil,
 		},
 		"another namespace is another object": {
 			"a.yaml", manifestOf(attributes.Secret, "a", "one"), Ref{Kind: attributes.Secret, Namespace: "n", Name: "a"}, nil,
@@ -150,10 +155,12 @@ func TestManifests(t *testing.T) {
 
 func TestBadManifests(t *testing.T) {
 	for name, test := range map[string]struct{ content, want string }{
-		"not YAML":          {"{", "manifest a.yaml: document 1"},
-		"an unknown field":  {"apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndta: {}\n", `unknown field "dta"`},
-		"no name":           {"apiVersion: v1\nkind: ConfigMap\nmetadata: {namespace: a}\n", "document 1: ConfigMap: metadata.name"},
-		"data not base64":   {"apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {key: '!'}\n", "document 1: Secret: "},
+		"not YAML":         {"{", "manifest a.yaml: document 1"},
+		"an unknown field": {"apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndta: {}\n", `unknown field "dta"`},
+		"no name": {"apiVersion: v1\nkind: ConfigMap\nmetadata: {namespace: a}\n",
+			"document 1: ConfigMap: metadata.name"},
+		"data not base64": {"apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {key: '!'}\n",
+			"document 1: Secret: "},
 		"the second is bad": {manifestOf(attributes.Secret, "a", "x") + "---\nkind: [\n", "document 2"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -185,7 +192,9 @@ func TestDirectoryChanges(t *testing.T) {
 	file := filepath.Join(dir, "a.yaml")
 	writeFile(t, file, manifestOf(attributes.Secret, "a", "one")+"---\n"+manifestOf(attributes.ConfigMap, "b", "one"))
 	d := newDirectory(t, dir)
-	a, b, c := Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, Ref{Kind: attributes.ConfigMap, Namespace: "default", Name: "b"}, Ref{Kind: attributes.Secret, Namespace: "default", Name: "c"}
+	a, b, c := Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"},
+		Ref{Kind: attributes.ConfigMap, Namespace: "default", Name: "b"},
+		Ref{Kind: attributes.Secret, Namespace: "default", Name: "c"}
 	var changesA, changesB atomic.Int64
 	d.Subscribe(a, "v", false, func() { changesA.Add(1) })
 	d.Subscribe(b, "v", false, func() { changesB.Add(1) })
@@ -214,9 +223,11 @@ func TestDirectoryChanges(t *testing.T) {
 
 	t.Log("a file that can't be parsed keeps its earlier objects, and the others change")
 	writeFile(t, file, "kind: [\n")
-	writeFile(t, filepath.Join(dir, "c.json"), `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"c"},"stringData":{"key":"new"}}`)
+	writeFile(t, filepath.Join(dir, "c.json"),
+		`{"apiVersion":"v1","kind":"Secret","metadata":{"name":"c"},"stringData":{"key":"new"}}`)
 	waitValue(t, &d.registry, c, "new")
-	testkit.Eventually(t, soon, "a line in the log", func() bool { return strings.Contains(logged(), "manifest a.yaml: document 1") })
+	testkit.Eventually(t, soon, "a line in the log",
+		func() bool { return strings.Contains(logged(), "manifest a.yaml: document 1") })
 	if got := value(&d.registry, a); got != "three" {
 		t.Errorf("content %q", got)
 	}
@@ -321,7 +332,8 @@ func BenchmarkDirectoryUpdate(b *testing.B) {
 	writeFile(b, file, manifestOf(attributes.Secret, "a", "0"))
 	d := newDirectory(b, dir)
 	notified := make(chan struct{}, 10)
-	d.Subscribe(Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, "v", false, func() { notified <- struct{}{} })
+	d.Subscribe(Ref{Kind: attributes.Secret, Namespace: "default", Name: "a"}, "v", false,
+		func() { notified <- struct{}{} })
 	<-notified
 	for n := 0; b.Loop(); n++ {
 		replaceFile(b, file, manifestOf(attributes.Secret, "a", fmt.Sprint(n+1)))
@@ -353,7 +365,8 @@ func TestPodAndNodeManifests(t *testing.T) {
 				t.Fatalf("error %v, want %v that says %q", err, test.want, test.says)
 			}
 			if test.want == nil {
-				if got.Namespace != "default" || got.Spec.Volumes[0].Secret.SecretName != "a" || got.Spec.Volumes[0].Secret.DefaultMode != nil {
+				if got.Namespace != "default" || got.Spec.Volumes[0].Secret.SecretName != "a" ||
+					got.Spec.Volumes[0].Secret.DefaultMode != nil {
 					t.Errorf("%+v", got)
 				}
 			} else if got != nil {
@@ -392,7 +405,8 @@ func TestPodAndNodeManifests(t *testing.T) {
 	t.Run("an unknown field", func(t *testing.T) {
 		dir := t.TempDir()
 		writeFile(t, filepath.Join(dir, "a.yaml"), strings.ReplaceAll(fmt.Sprintf(pod, ""), "secretName", "secretNam"))
-		if d, err := NewDirectory(dir); err == nil || !strings.Contains(err.Error(), `unknown field "spec.volumes[0].secret.secretNam"`) {
+		if d, err := NewDirectory(dir); err == nil ||
+			!strings.Contains(err.Error(), `unknown field "spec.volumes[0].secret.secretNam"`) {
 			if err == nil {
 				d.Close()
 			}

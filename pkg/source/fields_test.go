@@ -16,7 +16,8 @@ func fullPod() *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: "web-0", Namespace: "shop", UID: "u-1", ResourceVersion: "7",
-			Labels: map[string]string{"b": "2", "app.kubernetes.io/name": "web"}, Annotations: map[string]string{"note": "two\nlines \"and\" é"},
+			Labels:      map[string]string{"b": "2", "app.kubernetes.io/name": "web"},
+			Annotations: map[string]string{"note": "two\nlines \"and\" é"},
 		},
 		Spec: corev1.PodSpec{
 			NodeName: "node-1", ServiceAccountName: "robot",
@@ -42,7 +43,8 @@ func TestFieldsOfAPodAreWhatKubeletShows(t *testing.T) {
 		"metadata.labels['app.kubernetes.io/name']": "web",
 		"metadata.annotations":                      `note="two\nlines \"and\" é"`,
 		"metadata.annotations['note']":              "two\nlines \"and\" é",
-		"init/":                                     "", "app/": "", "app/limits.cpu": "1500m", "app/limits.hugepages-2Mi": "4Mi", "app/requests.memory": "100Mi",
+		"init/":                                     "", "app/": "", "app/limits.cpu": "1500m",
+		"app/limits.hugepages-2Mi": "4Mi", "app/requests.memory": "100Mi",
 	}
 	content, ok := contentOf(attributes.Pod, fullPod())
 	if !ok || content.UID != "u-1" || content.ResourceVersion != "7" {

@@ -21,7 +21,7 @@ const (
 	forbiddenMaxBackoff = 5 * time.Minute
 	forbiddenSlowAfter  = time.Minute
 	// maxOutagePause replaces maxBackoff in an outage of the API server.
-	maxOutagePause = 10 * time.Second
+	maxOutagePause = 30 * time.Second
 	// recoveryMaxBackoff caps the backoff after the API server comes back and first rejects our resource version or
 	// credentials.
 	recoveryMaxBackoff = time.Second

@@ -39,12 +39,15 @@ func TestPod(t *testing.T) {
 	}{
 		"it is there":              {uid: "u", asked: 1},
 		"another of the same name": {uid: "v", want: ErrNotFound, says: "another pod", asked: 1},
-		"it is not there": {uid: "u", answer: func(_ int64, w http.ResponseWriter) { refuse(t, w, apierrors.NewNotFound(resource, "p")) },
+		"it is not there": {uid: "u", answer: func(_ int64, w http.ResponseWriter) {
+			refuse(t, w, apierrors.NewNotFound(resource, "p"))
+		},
 			want: ErrNotFound, says: "not found", asked: 1},
 		"it is forbidden": {uid: "u", answer: func(_ int64, w http.ResponseWriter) { refuse(t, w, denied) },
 			want: ErrForbidden, says: "bind the ClusterRole fsuser-csi-reader", asked: 1},
-		"it is forbidden to the node": {node: true, uid: "u", answer: func(_ int64, w http.ResponseWriter) { refuse(t, w, denied) },
-			want: ErrForbidden, says: "no relationship found", asked: 4, atLeast: authorizerLag / 2},
+		"it is forbidden to the node": {node: true, uid: "u",
+			answer: func(_ int64, w http.ResponseWriter) { refuse(t, w, denied) },
+			want:   ErrForbidden, says: "no relationship found", asked: 4, atLeast: authorizerLag / 2},
 		"it is forbidden to the node at first": {node: true, uid: "u", answer: func(n int64, w http.ResponseWriter) {
 			if n <= 2 {
 				refuse(t, w, denied)
@@ -52,12 +55,15 @@ func TestPod(t *testing.T) {
 				_, _ = w.Write(encoded(t, there.DeepCopy()))
 			}
 		}, asked: 3},
-		"the API server does not know the driver": {uid: "u", answer: func(_ int64, w http.ResponseWriter) { refuse(t, w, apierrors.NewUnauthorized("Unauthorized")) },
-			want: ErrUnavailable, says: "Unauthorized", asked: 1},
-		"the API server is overloaded": {uid: "u", answer: func(_ int64, w http.ResponseWriter) { refuse(t, w, apierrors.NewTooManyRequests("slow down", 60)) },
-			want: ErrUnavailable, says: "slow down", asked: 1},
-		"an object of another kind": {uid: "u", answer: func(_ int64, w http.ResponseWriter) { _, _ = w.Write(encoded(t, secretOf("1"))) },
-			want: ErrUnavailable, says: "understood", asked: 1},
+		"the API server does not know the driver": {uid: "u",
+			answer: func(_ int64, w http.ResponseWriter) { refuse(t, w, apierrors.NewUnauthorized("Unauthorized")) },
+			want:   ErrUnavailable, says: "Unauthorized", asked: 1},
+		"the API server is overloaded": {uid: "u",
+			answer: func(_ int64, w http.ResponseWriter) { refuse(t, w, apierrors.NewTooManyRequests("slow down", 60)) },
+			want:   ErrUnavailable, says: "slow down", asked: 1},
+		"an object of another kind": {uid: "u",
+			answer: func(_ int64, w http.ResponseWriter) { _, _ = w.Write(encoded(t, secretOf("1"))) },
+			want:   ErrUnavailable, says: "understood", asked: 1},
 		"a page for people": {uid: "u", answer: func(_ int64, w http.ResponseWriter) { fmt.Fprintln(w, "<html>") },
 			want: ErrUnavailable, says: "understood", asked: 1},
 	} {
@@ -83,7 +89,8 @@ func TestPod(t *testing.T) {
 			}
 			if test.want != nil {
 				var e *Error
-				if !errors.As(err, &e) || e.Reason != test.want || e.Ref != (Ref{Kind: attributes.Pod, Namespace: "ns", Name: "p"}) || !strings.Contains(e.Detail, test.says) {
+				if !errors.As(err, &e) || e.Reason != test.want ||
+					e.Ref != (Ref{Kind: attributes.Pod, Namespace: "ns", Name: "p"}) || !strings.Contains(e.Detail, test.says) {
 					t.Errorf("error %v, want %v that says %q", err, test.want, test.says)
 				}
 				return
@@ -134,16 +141,18 @@ func TestAllocatable(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			api := serve(t, Options{NodeName: "node-1", Impersonate: test.impersonate}, func(w http.ResponseWriter, r *http.Request) {
-				if r.URL.Path != "/api/v1/nodes/node-1" || r.URL.RawQuery != "" || r.Method != http.MethodGet {
-					t.Errorf("%s %s", r.Method, r.URL)
-				}
-				test.answer(w)
-			})
+			api := serve(t, Options{NodeName: "node-1", Impersonate: test.impersonate},
+				func(w http.ResponseWriter, r *http.Request) {
+					if r.URL.Path != "/api/v1/nodes/node-1" || r.URL.RawQuery != "" || r.Method != http.MethodGet {
+						t.Errorf("%s %s", r.Method, r.URL)
+					}
+					test.answer(w)
+				})
 			allocatable, err := api.Allocatable(t.Context())
 			if test.want != nil {
 				var e *Error
-				if !errors.As(err, &e) || e.Reason != test.want || e.Ref.String() != `Node "node-1"` || !strings.Contains(e.Detail, test.says) {
+				if !errors.As(err, &e) || e.Reason != test.want || e.Ref.String() != `Node "node-1"` ||
+					!strings.Contains(e.Detail, test.says) {
 					t.Errorf("error %v, want %v that says %q", err, test.want, test.says)
 				}
 				return

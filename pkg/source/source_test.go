@@ -26,7 +26,8 @@ func TestErrorText(t *testing.T) {
 		"without detail": {&Error{Ref: ref, Reason: ErrNotFound}, `Secret "ns/name": not found`},
 		"with detail":    {&Error{Ref: ref, Reason: ErrForbidden, Detail: "no"}, `Secret "ns/name": forbidden: no`},
 		"a name that is none": {
-			&Error{Ref: Ref{Kind: attributes.ConfigMap, Namespace: "a\n", Name: `"`}, Reason: ErrUnavailable}, `ConfigMap "a\n/\"": can't be read now`,
+			&Error{Ref: Ref{Kind: attributes.ConfigMap, Namespace: "a\n", Name: `"`}, Reason: ErrUnavailable},
+			`ConfigMap "a\n/\"": can't be read now`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -93,14 +94,18 @@ func TestContentOf(t *testing.T) {
 		fixed  bool
 		bad    bool
 	}{
-		"a secret": {object: &corev1.Secret{ObjectMeta: meta, Data: map[string][]byte{"a": []byte("b")}}, want: map[string]string{"a": "b"}},
+		"a secret": {object: &corev1.Secret{ObjectMeta: meta, Data: map[string][]byte{"a": []byte("b")}},
+			want: map[string]string{"a": "b"}},
 		"a config map": {
-			kind: attributes.ConfigMap, object: &corev1.ConfigMap{ObjectMeta: meta, Data: map[string]string{"a": "b"}, BinaryData: map[string][]byte{"c": {0}}},
+			kind: attributes.ConfigMap, object: &corev1.ConfigMap{ObjectMeta: meta, Data: map[string]string{"a": "b"},
+				BinaryData: map[string][]byte{"c": {0}}},
 			want: map[string]string{"a": "b", "c": "\x00"},
 		},
-		"an empty config map":       {kind: attributes.ConfigMap, object: &corev1.ConfigMap{ObjectMeta: meta}, want: map[string]string{}},
-		"immutable":                 {object: &corev1.Secret{ObjectMeta: meta, Immutable: &yes}, fixed: true},
-		"immutable: false":          {kind: attributes.ConfigMap, object: &corev1.ConfigMap{ObjectMeta: meta, Immutable: &no}},
+		"an empty config map": {kind: attributes.ConfigMap, object: &corev1.ConfigMap{ObjectMeta: meta},
+			want: map[string]string{}},
+		"immutable": {object: &corev1.Secret{ObjectMeta: meta, Immutable: &yes}, fixed: true},
+		"immutable: false": {kind: attributes.ConfigMap,
+			object: &corev1.ConfigMap{ObjectMeta: meta, Immutable: &no}},
 		"stringData is ignored":     {object: &corev1.Secret{ObjectMeta: meta, StringData: map[string]string{"a": "b"}}},
 		"a secret for a config map": {kind: attributes.ConfigMap, object: &corev1.Secret{}, bad: true},
 		"a config map for a secret": {object: &corev1.ConfigMap{}, bad: true},
@@ -123,7 +128,8 @@ func TestContentOf(t *testing.T) {
 			for key, value := range content.Data {
 				got[key] = string(value)
 			}
-			if !maps.Equal(got, test.want) || content.Immutable != test.fixed || content.UID != "u" || content.ResourceVersion != "7" {
+			if !maps.Equal(got, test.want) || content.Immutable != test.fixed || content.UID != "u" ||
+				content.ResourceVersion != "7" {
 				t.Errorf("%+v, data %q; want %q, immutable %v", content, got, test.want, test.fixed)
 			}
 		})

@@ -46,6 +46,8 @@ type starts struct {
 type probe struct {
 	// outage is the failure that the probe follows.
 	outage error
+	// refused: the API server has refused the object of an earlier request for this probe.
+	refused bool
 	// owner has a token while a watch makes the request.
 	owner chan struct{}
 	// done is closed when the request has an answer, or has failed with err.
@@ -137,9 +139,21 @@ func (s *starts) end(p *probe, err error) {
 		p.release()
 	case isOutage(err):
 		s.fail(p, err)
+	case p != nil && isRefusal(err) && !p.refused:
+		s.probeAgain(p)
 	default:
 		s.recover()
 	}
+}
+
+// probeAgain lets another watch make the probe, after a pause. In its first seconds, an API server refuses everything,
+// because it does not know the rights yet. A second refusal is an answer.
+func (s *starts) probeAgain(p *probe) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p.refused = true
+	s.notBefore = time.Now().Add(jittered(maxProbePause))
+	p.release()
 }
 
 // fail begins or continues an outage. A request that is older than the outage changes nothing.
@@ -167,6 +181,9 @@ func (s *starts) recover() {
 	}
 	s.next, s.backoff = nil, 0
 }
+
+// isRefusal reports whether the API server has denied a right, or does not know the driver.
+func isRefusal(err error) bool { return apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) }
 
 // isOutage reports whether a failure concerns the API server, or the way to it, rather than a single object.
 func isOutage(err error) bool {

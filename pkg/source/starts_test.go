@@ -93,9 +93,8 @@ func TestProbePauses(t *testing.T) {
 }
 
 func TestAnswerEndsOutage(t *testing.T) {
-	refused := apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, "a", nil)
 	broken := apierrors.NewInternalError(errors.New("of this object"))
-	for name, answer := range map[string]error{"a watch": nil, "403": refused, "500": broken, "nonsense": errNotUnderstood} {
+	for name, answer := range map[string]error{"a watch": nil, "500": broken, "nonsense": errNotUnderstood} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newStarts()
@@ -113,6 +112,34 @@ func TestAnswerEndsOutage(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestRefusalAfterOutage: an API server that has just started refuses everything.
+func TestRefusalAfterOutage(t *testing.T) {
+	refused := apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, "a", nil)
+	synctest.Test(t, func(t *testing.T) {
+		s := newStarts()
+		begin(t, s)(errAway)
+		begin(t, s)(refused)
+		if _, err := s.begin(t.Context()); !errors.Is(err, errAway) {
+			t.Errorf("a start after one refusal: error %v, want that of the outage", err)
+		}
+		time.Sleep(maxProbePause)
+		probe := begin(t, s)
+		other := waiting(t.Context(), s, nil)
+		synctest.Wait()
+		probe(refused)
+		start := time.Now()
+		if err := <-other; err != nil || time.Since(start) > 0 {
+			t.Errorf("a start after two refusals waited %v, error %v", time.Since(start), err)
+		}
+		begin(t, s)(refused)
+		start = time.Now()
+		begin(t, s)(nil)
+		if took := time.Since(start); took > 0 {
+			t.Errorf("a start waited %v after a refusal without an outage", took)
+		}
+	})
 }
 
 func TestRetryAfterHoldsForAll(t *testing.T) {

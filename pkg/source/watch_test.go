@@ -142,34 +142,42 @@ func TestRounds(t *testing.T) {
 		notified int64
 	}{
 		"continue from the last event, and from a bookmark": {
-			[]func(http.ResponseWriter){write(list(t, "3"), bookmark(t, "7", false)), write(list(t, "3"), frame(t, "MODIFIED", secretOf("9")))},
+			[]func(http.ResponseWriter){write(list(t, "3"), bookmark(t, "7", false)),
+				write(list(t, "3"), frame(t, "MODIFIED", secretOf("9")))},
 			"list 0, list 7, list 9", 3,
 		},
 		"continue from a deletion": {
-			[]func(http.ResponseWriter){write(list(t, "3")), write(list(t, "3"), frame(t, "DELETED", secretOf("12")))}, "list 0, list 3, list 12", 3,
+			[]func(http.ResponseWriter){write(list(t, "3")), write(list(t, "3"), frame(t, "DELETED", secretOf("12")))},
+			"list 0, list 3, list 12", 3,
 		},
-		"deleted between two watches": {[]func(http.ResponseWriter){write(list(t, "3")), write(bookmark(t, "12", true))}, "list 0, list 3, list 12", 3},
-		"a list with nothing":         {[]func(http.ResponseWriter){write(list(t, "3")), write()}, "list 0, list 3, list ", 2},
-		"410 in place of a list":      {[]func(http.ResponseWriter){write(list(t, "3")), fail(expired)}, "list 0, list 3, list ", 2},
-		"too large a version":         {[]func(http.ResponseWriter){write(list(t, "3")), fail(tooLarge)}, "list 0, list 3, list ", 2},
+		"deleted between two watches": {[]func(http.ResponseWriter){write(list(t, "3")), write(bookmark(t, "12", true))},
+			"list 0, list 3, list 12", 3},
+		"a list with nothing": {[]func(http.ResponseWriter){write(list(t, "3")), write()}, "list 0, list 3, list ", 2},
+		"410 in place of a list": {[]func(http.ResponseWriter){write(list(t, "3")), fail(expired)}, "list 0, list 3, list ",
+			2},
+		"too large a version": {[]func(http.ResponseWriter){write(list(t, "3")), fail(tooLarge)}, "list 0, list 3, list ", 2},
 		"410 in a list": {
-			[]func(http.ResponseWriter){write(list(t, "3")), write(frame(t, "ERROR", &expired.ErrStatus))}, "list 0, list 3, list ", 2,
+			[]func(http.ResponseWriter){write(list(t, "3")), write(frame(t, "ERROR", &expired.ErrStatus))},
+			"list 0, list 3, list ", 2,
 		},
 		"410 in the watch of a list": {
 			[]func(http.ResponseWriter){write(list(t, "3"), frame(t, "ERROR", &expired.ErrStatus))}, "list 0, list ", 2,
 		},
 		"503 in place of a list": {[]func(http.ResponseWriter){write(list(t, "3")), fail(away)}, "list 0, list 3, list 3", 2},
 		"503 in a list": {
-			[]func(http.ResponseWriter){write(list(t, "3")), write(frame(t, "ERROR", &away.ErrStatus))}, "list 0, list 3, list 3", 2,
+			[]func(http.ResponseWriter){write(list(t, "3")), write(frame(t, "ERROR", &away.ErrStatus))},
+			"list 0, list 3, list 3", 2,
 		},
 		"503 in place of the first list": {[]func(http.ResponseWriter){fail(away)}, "list 0, list 0", 2},
-		"403 after it was read":          {[]func(http.ResponseWriter){write(list(t, "3")), fail(forbidden())}, "list 0, list 3, list ", 2},
+		"403 after it was read": {[]func(http.ResponseWriter){write(list(t, "3")), fail(forbidden())},
+			"list 0, list 3, list ", 2},
 		"403 in place of the first list": {[]func(http.ResponseWriter){fail(forbidden())}, "list 0, list 0", 2},
 		"nonsense in a watch": {
 			[]func(http.ResponseWriter){write(list(t, "3"), frame(t, "MODIFIED", &corev1.Pod{}))}, "list 0, list ", 2,
 		},
 		"not in the list, but it exists": {
-			[]func(http.ResponseWriter){write(bookmark(t, "3", true)), write(encoded(t, secretOf("5")))}, "list 0, get, watch 5", 2,
+			[]func(http.ResponseWriter){write(bookmark(t, "3", true)), write(encoded(t, secretOf("5")))}, "list 0, get, watch 5",
+			2,
 		},
 		"missing, and created": {
 			[]func(http.ResponseWriter){
@@ -177,7 +185,8 @@ func TestRounds(t *testing.T) {
 			}, "list 0, get, list 3, list 6", 3,
 		},
 		"changed and deleted while it is listed": {
-			[]func(http.ResponseWriter){write(frame(t, "ADDED", secretOf("3")), frame(t, "MODIFIED", secretOf("4")), frame(t, "DELETED", secretOf("5")),
+			[]func(http.ResponseWriter){write(frame(t, "ADDED", secretOf("3")), frame(t, "MODIFIED", secretOf("4")),
+				frame(t, "DELETED", secretOf("5")),
 				frame(t, "ADDED", secretOf("6")), bookmark(t, "7", true))}, "list 0, list 7", 2,
 		},
 		"no streaming lists": {
@@ -358,7 +367,9 @@ func TestStall(t *testing.T) {
 		"no answer":                 func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
 		"an answer without content": func(w http.ResponseWriter, r *http.Request) { stay(w, r, nil) },
 		"half an event":             func(w http.ResponseWriter, r *http.Request) { stay(w, r, list(t, "1")[:50]) },
-		"a list without an end":     func(w http.ResponseWriter, r *http.Request) { stay(w, r, frame(t, "ADDED", secretOf("1"))) },
+		"a list without an end": func(w http.ResponseWriter, r *http.Request) {
+			stay(w, r, frame(t, "ADDED", secretOf("1")))
+		},
 		"no answer to the get after the list": func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Query().Has("watch") {
 				stay(w, r, bookmark(t, "1", true))
@@ -505,7 +516,8 @@ func TestOutageOfManyObjects(t *testing.T) {
 	}
 	back.Store(true)
 	for n := range many {
-		testkit.Eventually(t, maxOutagePause+soon, "the content of all objects", func() bool { return value(&api.registry, ref(n)) == "1" })
+		testkit.Eventually(t, maxOutagePause+soon, "the content of all objects",
+			func() bool { return value(&api.registry, ref(n)) == "1" })
 	}
 }
 
@@ -686,7 +698,8 @@ func TestImmutableRecheck(t *testing.T) {
 	api.Subscribe(ref, "one", false, func() { notified.Add(1) })
 	waitKnown(t, &api.registry, ref)
 	set("2")
-	testkit.Eventually(t, soon, "the recheck to find the new object", func() bool { return value(&api.registry, ref) == "2" })
+	testkit.Eventually(t, soon, "the recheck to find the new object",
+		func() bool { return value(&api.registry, ref) == "2" })
 	if notified.Load() != 2 {
 		t.Errorf("%d notifications, want 2", notified.Load())
 	}

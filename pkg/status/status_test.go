@@ -12,9 +12,11 @@ func TestTable(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	before := now.Add(-90 * time.Second)
 	volumes := []Volume{
-		{PodNamespace: "ns", PodName: "a", Volume: "v", Object: "Secret/s", UID: 1, GID: 2, Mode: "0400", ResourceVersion: "7", Refresh: "watch", Refreshed: &before},
+		{PodNamespace: "ns", PodName: "a", Volume: "v", Object: "Secret/s", UID: 1, GID: 2, Mode: "0400",
+			ResourceVersion: "7", Refresh: "watch", Refreshed: &before},
 		{PodNamespace: "ns", PodName: "b", Volume: "v", Object: "Secret/s,Pod", Mode: "0644", Refresh: "off"},
-		{PodNamespace: "ns", PodName: "c", Volume: "v", Object: "ConfigMap/c", Mode: "0444", Refresh: "watch", Stale: "forbidden", StaleSince: &before},
+		{PodNamespace: "ns", PodName: "c", Volume: "v", Object: "ConfigMap/c", Mode: "0444", Refresh: "watch",
+			Stale: "forbidden", StaleSince: &before},
 	}
 	nodes := []Node{
 		{Node: "node-1", Access: &Access{Ready: true, Since: before}, Volumes: volumes[:2]},

@@ -60,8 +60,10 @@ func TestCreateSealAttach(t *testing.T) {
 			}
 			page := uint64(os.Getpagesize())
 			pages := (o.Bytes + page - 1) / page * page
-			if m.fsType != "tmpfs" || m.source != "fsuser.csi.io" || u64(t, m.superOption("size")) != pages || u64(t, m.superOption("nr_inodes")) != o.Inodes ||
-				slices.Contains(m.super, "noswap") != o.NoSwap || m.superOption("mode") != "700" || !slices.Contains(m.super, "rw") {
+			if m.fsType != "tmpfs" || m.source != "fsuser.csi.io" || u64(t, m.superOption("size")) != pages ||
+				u64(t, m.superOption("nr_inodes")) != o.Inodes ||
+				slices.Contains(m.super, "noswap") != o.NoSwap || m.superOption("mode") != "700" ||
+				!slices.Contains(m.super, "rw") {
 				t.Errorf("%s", m.wholeForLog)
 			}
 			var st unix.Stat_t
@@ -107,7 +109,8 @@ func TestSealWhileAFileIsOpenForWriting(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = d.Seal()
-	if want := "seal tmpfs: mount_setattr(ro,nosuid,nodev,noexec): device or resource busy"; !errors.Is(err, unix.EBUSY) || err.Error() != want {
+	if want := "seal tmpfs: mount_setattr(ro,nosuid,nodev,noexec): device or resource busy"; !errors.Is(err, unix.EBUSY) ||
+		err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 	unix.Close(fd)
@@ -130,7 +133,8 @@ func TestOptionValueIsNoSecondOption(t *testing.T) {
 		d.Close()
 		t.Fatal("the kernel took a context that is none")
 	}
-	if !errors.As(err, &e) || e.Op != "create" || e.Call != "fsconfig" || !features(t).SELinux && e.Options != "context="+o.SELinuxContext {
+	if !errors.As(err, &e) || e.Op != "create" || e.Call != "fsconfig" || !features(t).SELinux &&
+		e.Options != "context="+o.SELinuxContext {
 		t.Errorf("%+v", err)
 	}
 	if got, want := o.params()[len(o.params())-1], (param{"context", o.SELinuxContext}); got != want {
@@ -341,7 +345,8 @@ func TestGrow(t *testing.T) {
 				if got := (Limits{u64(t, after.superOption("size")), u64(t, after.superOption("nr_inodes"))}); got != c.want {
 					t.Errorf("limits %+v, want %+v", got, c.want)
 				}
-				if after.id != before.id || !slices.Equal(after.options, before.options) || slices.Contains(after.super, "noswap") != noSwap || after.source != Source {
+				if after.id != before.id || !slices.Equal(after.options, before.options) ||
+					slices.Contains(after.super, "noswap") != noSwap || after.source != Source {
 					t.Errorf("before %s\nafter  %s", before.wholeForLog, after.wholeForLog)
 				}
 				state, err := p.Inspect()
@@ -377,7 +382,8 @@ func TestGrowKeepsNoSwap(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if err := c.Grow(Limits{1 << 20, 64}, false); err != nil && err.Error() != "grow tmpfs: fsconfig(reconfigure): invalid argument" {
+	if err := c.Grow(Limits{1 << 20, 64},
+		false); err != nil && err.Error() != "grow tmpfs: fsconfig(reconfigure): invalid argument" {
 		t.Error(err)
 	}
 	if err := c.Grow(Limits{1 << 21, 64}, true); err != nil {
@@ -390,12 +396,18 @@ func TestGrowKeepsNoSwap(t *testing.T) {
 
 func TestErrorText(t *testing.T) {
 	for want, e := range map[string]*Error{
-		"seal tmpfs: mount_setattr: operation not permitted":                       {Op: "seal", Call: "mount_setattr", Err: unix.EPERM},
-		"attach tmpfs at /a/b: move_mount: no such file or directory":              {Op: "attach", Call: "move_mount", Target: "/a/b", Err: unix.ENOENT},
-		"create tmpfs: fsconfig(size=4096): invalid argument":                      {Op: "create", Call: "fsconfig", Options: "size=4096", Err: unix.EINVAL},
-		"clone tmpfs at /a/b: mount_setattr(rw): operation not permitted":          {Op: "clone", Call: "mount_setattr", Target: "/a/b", Options: "rw", Err: unix.EPERM},
-		"unmount tmpfs at /a/b: umount2(MNT_DETACH): device or resource busy":      {Op: "unmount", Call: "umount2", Target: "/a/b", Options: "MNT_DETACH", Err: unix.EBUSY},
-		"inspect tmpfs at /with space: openat2: too many levels of symbolic links": {Op: "inspect", Call: "openat2", Target: "/with space", Err: unix.ELOOP},
+		"seal tmpfs: mount_setattr: operation not permitted": {Op: "seal", Call: "mount_setattr",
+			Err: unix.EPERM},
+		"attach tmpfs at /a/b: move_mount: no such file or directory": {Op: "attach", Call: "move_mount",
+			Target: "/a/b", Err: unix.ENOENT},
+		"create tmpfs: fsconfig(size=4096): invalid argument": {Op: "create", Call: "fsconfig",
+			Options: "size=4096", Err: unix.EINVAL},
+		"clone tmpfs at /a/b: mount_setattr(rw): operation not permitted": {Op: "clone", Call: "mount_setattr",
+			Target: "/a/b", Options: "rw", Err: unix.EPERM},
+		"unmount tmpfs at /a/b: umount2(MNT_DETACH): device or resource busy": {Op: "unmount", Call: "umount2",
+			Target: "/a/b", Options: "MNT_DETACH", Err: unix.EBUSY},
+		"inspect tmpfs at /with space: openat2: too many levels of symbolic links": {Op: "inspect", Call: "openat2",
+			Target: "/with space", Err: unix.ELOOP},
 	} {
 		if got := e.Error(); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
@@ -415,11 +427,13 @@ func TestErrorsOfRealCalls(t *testing.T) {
 		err  error
 		want string
 	}{
-		"attach where nothing is":    {d.Attach(p), "attach tmpfs at " + path + ": openat2: no such file or directory"},
-		"clone where nothing is":     {func() error { _, err := p.Clone(Identity{}); return err }(), "clone tmpfs at " + path + ": openat2: no such file or directory"},
-		"seal of what is closed":     {gone.Seal(), "seal tmpfs: mount_setattr(ro,nosuid,nodev,noexec): bad file descriptor"},
-		"grow of what is closed":     {gone.Grow(small.Limits, false), "grow tmpfs: fstatfs: bad file descriptor"},
-		"identity of what is closed": {func() error { _, err := gone.Identity(); return err }(), "inspect tmpfs: fstat: bad file descriptor"},
+		"attach where nothing is": {d.Attach(p), "attach tmpfs at " + path + ": openat2: no such file or directory"},
+		"clone where nothing is": {func() error { _, err := p.Clone(Identity{}); return err }(),
+			"clone tmpfs at " + path + ": openat2: no such file or directory"},
+		"seal of what is closed": {gone.Seal(), "seal tmpfs: mount_setattr(ro,nosuid,nodev,noexec): bad file descriptor"},
+		"grow of what is closed": {gone.Grow(small.Limits, false), "grow tmpfs: fstatfs: bad file descriptor"},
+		"identity of what is closed": {func() error { _, err := gone.Identity(); return err }(),
+			"inspect tmpfs: fstat: bad file descriptor"},
 		"create with a context that is none": {func() error {
 			_, err := Create(Options{Limits: small.Limits, SELinuxContext: "none"})
 			return err
@@ -451,8 +465,8 @@ func TestKilledProcessLeavesNoMount(t *testing.T) {
 	}
 }
 
-// TestOtherNamespaces plays the driver's life in containers: each step is a process with a mount namespace of its own, and what
-// counts is what the "host" sees, which is this process.
+// TestOtherNamespaces plays the driver's life in containers: each step is a process with a mount namespace of its own,
+// and what counts is what the "host" sees, which is this process.
 func TestOtherNamespaces(t *testing.T) {
 	testkit.NothingLeft(t)
 	pods := testkit.SharedDir(t)
@@ -513,15 +527,18 @@ func TestProbe(t *testing.T) {
 	if got.NoSwap != (err == nil) {
 		t.Errorf("%+v, but Create with noswap says %v", got, err)
 	}
-	if filesystems, err := os.ReadFile("/proc/filesystems"); err != nil || got.SELinux && !bytes.Contains(filesystems, []byte("selinuxfs")) {
+	if filesystems, err := os.ReadFile("/proc/filesystems"); err != nil || got.SELinux &&
+		!bytes.Contains(filesystems, []byte("selinuxfs")) {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
 
 func TestProbeWithoutCapSysAdmin(t *testing.T) {
 	testkit.NothingLeft(t)
-	out := withoutCapability(t, unix.CAP_SYS_ADMIN, func() ([]byte, error) { return testkit.Helper(t, false, "probe").Output() })
-	want := "this machine lacks fsopen(2), fsmount(2) for tmpfs (Linux 5.2 and CAP_SYS_ADMIN): create tmpfs: fsopen(tmpfs): operation not permitted\n"
+	out := withoutCapability(t, unix.CAP_SYS_ADMIN,
+		func() ([]byte, error) { return testkit.Helper(t, false, "probe").Output() })
+	want := "this machine lacks fsopen(2), fsmount(2) for tmpfs (Linux 5.2 and CAP_SYS_ADMIN): create tmpfs: " +
+		"fsopen(tmpfs): operation not permitted\n"
 	if out != want {
 		t.Errorf("got  %swant %s", out, want)
 	}

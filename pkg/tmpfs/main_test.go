@@ -95,7 +95,8 @@ func waitForEnd() error {
 	return err
 }
 
-// startHelper starts a helper that says that it is ready, and waits for that. Closing what it returns lets the helper end.
+// startHelper starts a helper that says that it is ready, and waits for that. Closing what it returns lets the helper
+// end.
 func startHelper(t *testing.T, cmd *exec.Cmd) io.Closer {
 	t.Helper()
 	cmd.Stderr = os.Stderr
@@ -225,7 +226,8 @@ func mountsAt(t testing.TB, path string) (lines []mountLine) {
 		left, right, _ := strings.Cut(line, " - ")
 		l, r := strings.Fields(left), strings.Fields(right)
 		lines = append(lines, mountLine{
-			id: l[0], device: l[2], point: l[4], options: strings.Split(l[5], ","), shared: slices.ContainsFunc(l[6:], func(f string) bool { return strings.HasPrefix(f, "shared:") }),
+			id: l[0], device: l[2], point: l[4], options: strings.Split(l[5], ","),
+			shared: slices.ContainsFunc(l[6:], func(f string) bool { return strings.HasPrefix(f, "shared:") }),
 			fsType: r[0], source: r[1], super: strings.Split(r[2], ","), wholeForLog: line,
 		})
 	}

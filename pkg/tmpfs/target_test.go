@@ -123,9 +123,10 @@ func TestMake(t *testing.T) {
 		"a directory with a hidden one": {func(path string) error { return os.MkdirAll(path+"/.d", 0o700) }, ErrNotEmpty},
 		"a file":                        {func(path string) error { return os.WriteFile(path, nil, 0o600) }, ErrNotDirectory},
 		"a FIFO":                        {func(path string) error { return unix.Mkfifo(path, 0o600) }, ErrNotDirectory},
-		"a link to an empty directory":  {func(path string) error { return os.Symlink(filepath.Dir(path), path) }, ErrSymlink},
-		"a link to nowhere":             {func(path string) error { return os.Symlink("nowhere", path) }, ErrSymlink},
-		"no parent any more":            {func(path string) error { return os.Remove(filepath.Dir(path)) }, fs.ErrNotExist},
+		"a link to an empty directory": {func(path string) error { return os.Symlink(filepath.Dir(path), path) },
+			ErrSymlink},
+		"a link to nowhere":  {func(path string) error { return os.Symlink("nowhere", path) }, ErrSymlink},
+		"no parent any more": {func(path string) error { return os.Remove(filepath.Dir(path)) }, fs.ErrNotExist},
 	} {
 		t.Run(name, func(t *testing.T) {
 			testkit.NothingLeft(t)
@@ -155,14 +156,16 @@ func TestRemove(t *testing.T) {
 		prepare func(p *Target, path string) error
 		want    error
 	}{
-		"nothing there":           {func(*Target, string) error { return nil }, nil},
-		"an empty directory":      {func(p *Target, _ string) error { return p.Mkdir() }, nil},
-		"a directory with a file": {func(_ *Target, path string) error { return os.MkdirAll(path+"/d", 0o700) }, unix.ENOTEMPTY},
+		"nothing there":      {func(*Target, string) error { return nil }, nil},
+		"an empty directory": {func(p *Target, _ string) error { return p.Mkdir() }, nil},
+		"a directory with a file": {func(_ *Target, path string) error { return os.MkdirAll(path+"/d", 0o700) },
+			unix.ENOTEMPTY},
 		"a mount": {func(p *Target, path string) error {
 			return errors.Join(p.Mkdir(), unix.Mount("x", path, "tmpfs", 0, ""))
 		}, unix.EBUSY},
-		"a file":                {func(_ *Target, path string) error { return os.WriteFile(path, nil, 0o600) }, unix.ENOTDIR},
-		"a link to a directory": {func(_ *Target, path string) error { return os.Symlink(filepath.Dir(path), path) }, unix.ENOTDIR},
+		"a file": {func(_ *Target, path string) error { return os.WriteFile(path, nil, 0o600) }, unix.ENOTDIR},
+		"a link to a directory": {func(_ *Target, path string) error { return os.Symlink(filepath.Dir(path), path) },
+			unix.ENOTDIR},
 	} {
 		t.Run(name, func(t *testing.T) {
 			testkit.NothingLeft(t)
@@ -180,8 +183,9 @@ func TestRemove(t *testing.T) {
 	}
 }
 
-// TestAttachWhileThePathIsExchanged has another process's part played by a goroutine that exchanges a directory of the path, or the
-// target itself, with a link to a victim, without a pause (CVE-2021-25741). No mount may ever land on the victim.
+// TestAttachWhileThePathIsExchanged has another process's part played by a goroutine that exchanges a directory of the
+// path, or the target itself, with a link to a victim, without a pause (CVE-2021-25741). No mount may ever land on the
+// victim.
 func TestAttachWhileThePathIsExchanged(t *testing.T) {
 	for name, c := range map[string]struct{ directory, target string }{
 		"the target itself":   {"pods/volume/mount", "pods/volume/mount"},
@@ -191,7 +195,8 @@ func TestAttachWhileThePathIsExchanged(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			testkit.NothingLeft(t)
 			base := t.TempDir()
-			exchanged, victim, link := filepath.Join(base, c.directory), filepath.Join(base, "victim"), filepath.Join(base, "link")
+			exchanged, victim, link := filepath.Join(base, c.directory), filepath.Join(base, "victim"),
+				filepath.Join(base, "link")
 			rest := strings.TrimPrefix(c.target, c.directory)
 			for _, err := range []error{
 				os.MkdirAll(filepath.Join(base, c.target), 0o755),
@@ -237,7 +242,8 @@ func TestAttachWhileThePathIsExchanged(t *testing.T) {
 			stop.Store(true)
 			wg.Wait()
 			if attached == 0 || refused == 0 || exchanges.Load() == 0 {
-				t.Errorf("%d attached, %d refused, %d exchanges: one of them is 0, so nothing was shown", attached, refused, exchanges.Load())
+				t.Errorf("%d attached, %d refused, %d exchanges: one of them is 0, so nothing was shown", attached, refused,
+					exchanges.Load())
 			}
 			t.Logf("%d attached, %d refused, %d exchanges", attached, refused, exchanges.Load())
 		})
@@ -286,10 +292,11 @@ func TestUnmount(t *testing.T) {
 		prepare func(t *testing.T, p *Target, path string) error
 		want    error
 	}{
-		"nothing there":       {func(*testing.T, *Target, string) error { return nil }, nil},
-		"no mount":            {func(_ *testing.T, p *Target, _ string) error { return p.Mkdir() }, nil},
-		"no mount, not empty": {func(_ *testing.T, _ *Target, path string) error { return os.MkdirAll(path+"/d", 0o700) }, nil},
-		"one":                 {func(t *testing.T, p *Target, _ string) error { publishAt(t, p, small); return nil }, nil},
+		"nothing there": {func(*testing.T, *Target, string) error { return nil }, nil},
+		"no mount":      {func(_ *testing.T, p *Target, _ string) error { return p.Mkdir() }, nil},
+		"no mount, not empty": {func(_ *testing.T, _ *Target, path string) error { return os.MkdirAll(path+"/d", 0o700) },
+			nil},
+		"one": {func(t *testing.T, p *Target, _ string) error { publishAt(t, p, small); return nil }, nil},
 		"three, stacked": {func(t *testing.T, p *Target, path string) error {
 			return errors.Join(p.Mkdir(), mount(path), unix.Mount("/usr", path, "", unix.MS_BIND, ""), mount(path))
 		}, nil},
@@ -299,7 +306,8 @@ func TestUnmount(t *testing.T) {
 		"one on a file": {func(t *testing.T, p *Target, path string) error {
 			return errors.Join(os.WriteFile(path, nil, 0o600), unix.Mount("/proc/version", path, "", unix.MS_BIND, ""))
 		}, ErrNotDirectory}, // unmounted all the same
-		"a file": {func(_ *testing.T, _ *Target, path string) error { return os.WriteFile(path, nil, 0o600) }, ErrNotDirectory},
+		"a file": {func(_ *testing.T, _ *Target, path string) error { return os.WriteFile(path, nil, 0o600) },
+			ErrNotDirectory},
 		"a link to a mount": {func(t *testing.T, _ *Target, path string) error {
 			_, other, _ := publish(t, small)
 			return os.Symlink(other, path)
@@ -398,9 +406,11 @@ func TestInspect(t *testing.T) {
 		want    State
 		wantErr error
 	}{
-		"nothing there":   {func(*testing.T, *Target, string) error { return nil }, State{}, nil},
-		"a directory":     {func(_ *testing.T, p *Target, _ string) error { return p.Mkdir() }, State{Exists: true}, nil},
-		"a mount of ours": {func(t *testing.T, p *Target, _ string) error { publishAt(t, p, small); return nil }, State{Exists: true, Mounted: true, Tmpfs: true, Usage: Usage{BytesUsed: uint64(os.Getpagesize()), InodesUsed: 2}}, nil},
+		"nothing there": {func(*testing.T, *Target, string) error { return nil }, State{}, nil},
+		"a directory":   {func(_ *testing.T, p *Target, _ string) error { return p.Mkdir() }, State{Exists: true}, nil},
+		"a mount of ours": {func(t *testing.T, p *Target, _ string) error { publishAt(t, p, small); return nil },
+			State{Exists: true, Mounted: true, Tmpfs: true, Usage: Usage{BytesUsed: uint64(os.Getpagesize()), InodesUsed: 2}},
+			nil},
 		"another's tmpfs": {func(t *testing.T, p *Target, path string) error {
 			return errors.Join(p.Mkdir(), unix.Mount("x", path, "tmpfs", 0, ""))
 		}, State{Exists: true, Mounted: true, Tmpfs: true, Usage: Usage{InodesUsed: 1}}, nil},
@@ -413,9 +423,11 @@ func TestInspect(t *testing.T) {
 		"a directory of a tmpfs": {func(t *testing.T, p *Target, path string) error {
 			return unix.Mount("x", filepath.Dir(path), "tmpfs", 0, "")
 		}, State{}, nil}, // the target holds its parent: what is mounted over that does not matter
-		"a file": {func(_ *testing.T, _ *Target, path string) error { return os.WriteFile(path, nil, 0o600) }, State{}, ErrNotDirectory},
+		"a file": {func(_ *testing.T, _ *Target, path string) error { return os.WriteFile(path, nil, 0o600) }, State{},
+			ErrNotDirectory},
 		"a link": {func(_ *testing.T, _ *Target, path string) error { return os.Symlink("/tmp", path) }, State{}, ErrSymlink},
-		"a FIFO": {func(_ *testing.T, _ *Target, path string) error { return unix.Mkfifo(path, 0o600) }, State{}, ErrNotDirectory},
+		"a FIFO": {func(_ *testing.T, _ *Target, path string) error { return unix.Mkfifo(path, 0o600) }, State{},
+			ErrNotDirectory},
 	} {
 		t.Run(name, func(t *testing.T) {
 			testkit.NothingLeft(t)
@@ -430,7 +442,8 @@ func TestInspect(t *testing.T) {
 			}
 			if got.Mounted {
 				m := oneMount(t, path)
-				if fmt.Sprint(got.MountID) != m.id || fmt.Sprintf("%d:%d", unix.Major(got.Identity.Device), unix.Minor(got.Identity.Device)) != m.device {
+				if fmt.Sprint(got.MountID) != m.id ||
+					fmt.Sprintf("%d:%d", unix.Major(got.Identity.Device), unix.Minor(got.Identity.Device)) != m.device {
 					t.Errorf("%+v is not %s", got, m.wholeForLog)
 				}
 			}
@@ -506,7 +519,8 @@ func TestIsShared(t *testing.T) {
 	private := t.TempDir()
 	mount := func(path string, flags uintptr) {
 		t.Helper()
-		if err := errors.Join(os.MkdirAll(path, 0o755), unix.Mount("x", path, "tmpfs", 0, ""), unix.Mount("", path, "", flags, "")); err != nil {
+		if err := errors.Join(os.MkdirAll(path, 0o755), unix.Mount("x", path, "tmpfs", 0, ""),
+			unix.Mount("", path, "", flags, "")); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { unix.Unmount(path, unix.MNT_DETACH) })
@@ -519,7 +533,8 @@ func TestIsShared(t *testing.T) {
 	mount(private+"/stack", unix.MS_SHARED)
 	mount(private+"/stack", unix.MS_PRIVATE)
 	mount(private+"/with space", unix.MS_SHARED)
-	for _, path := range []string{shared + "/dir/deep", shared + "/private/dir", private + "/under/shared", private + "/under/shared/dir", private + "/stack/dir", private + "/with space/dir", shared + "/privateer"} {
+	for _, path := range []string{shared + "/dir/deep", shared + "/private/dir", private + "/under/shared",
+		private + "/under/shared/dir", private + "/stack/dir", private + "/with space/dir", shared + "/privateer"} {
 		if err := os.MkdirAll(path, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -559,7 +574,8 @@ func TestIsSharedOfAnOlderMountOnTop(t *testing.T) {
 	testkit.NothingLeft(t)
 	p, path := place(t)
 	older := create(t, small) // has the lower mount id
-	if err := errors.Join(p.Mkdir(), unix.Mount("x", path, "tmpfs", 0, ""), unix.Mount("", path, "", unix.MS_SHARED, ""), older.Attach(p)); err != nil {
+	if err := errors.Join(p.Mkdir(), unix.Mount("x", path, "tmpfs", 0, ""), unix.Mount("", path, "", unix.MS_SHARED, ""),
+		older.Attach(p)); err != nil {
 		t.Fatal(err)
 	}
 	if err := unix.Mount("", path, "", unix.MS_PRIVATE, ""); err != nil { // what is on top
@@ -615,7 +631,8 @@ func TestABrokenFileSystemIsSomebodyElses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(p.Mkdir(), unix.Mount("dead", path, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", server.Fd())), server.Close()); err != nil {
+	if err := errors.Join(p.Mkdir(), unix.Mount("dead", path, "fuse", 0,
+		fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", server.Fd())), server.Close()); err != nil {
 		t.Fatal(err)
 	}
 	state, err := p.Inspect()
@@ -677,7 +694,8 @@ func TestParseMountInfo(t *testing.T) {
 			t.Errorf("%q: %+v, %v; want %+v", line, got, err, want)
 		}
 	}
-	for _, line := range []string{"36 \n", "36 35 0:9 / /mnt rw tmpfs x rw\n", "36 35 0:9 / - rw tmpfs x rw\n", "36 35 0:9 / /mnt rw - tmpfs\n"} {
+	for _, line := range []string{"36 \n", "36 35 0:9 / /mnt rw tmpfs x rw\n", "36 35 0:9 / - rw tmpfs x rw\n",
+		"36 35 0:9 / /mnt rw - tmpfs\n"} {
 		if got, err := parseMountInfo(line); err == nil || !strings.Contains(err.Error(), "36") {
 			t.Errorf("%q: %+v, %v; want an error with the line", line, got, err)
 		}

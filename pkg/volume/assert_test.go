@@ -133,7 +133,8 @@ func (h *harness) absent(r Request) {
 		}
 	}
 	// A worker that was notified of a change may still be looking for the volume.
-	testkit.Eventually(h.t, patience, "the lock of "+r.ID+" to be forgotten", func() bool { return h.locks.users(r.ID) == 0 })
+	testkit.Eventually(h.t, patience, "the lock of "+r.ID+" to be forgotten",
+		func() bool { return h.locks.users(r.ID) == 0 })
 }
 
 // record reads the record of a volume without changing anything, as Store.Load would.
@@ -165,8 +166,8 @@ func (h *harness) subscriptions() []string {
 	return slices.Repeat([]string{"an object"}, h.config.Source.Watched())
 }
 
-// snapshot is all that a call could have touched: directories and what is in them, mounts, records, subscriptions, known
-// volumes. Two snapshots are equal if nothing was touched.
+// snapshot is all that a call could have touched: directories and what is in them, mounts, records, subscriptions,
+// known volumes. Two snapshots are equal if nothing was touched.
 func (h *harness) snapshot() string {
 	h.t.Helper()
 	var b strings.Builder

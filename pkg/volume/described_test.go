@@ -188,8 +188,8 @@ func TestSourcesSurviveARestart(t *testing.T) {
 	h.unpublish(r)
 }
 
-// fullyDescribed returns a harness with a volume for which the pod says all that it can say. want are the files for a value
-// of the Secret's only key.
+// fullyDescribed returns a harness with a volume for which the pod says all that it can say. want are the files for a
+// value of the Secret's only key.
 func fullyDescribed(t *testing.T) (h *harness, r Request, want func(value string) content) {
 	h = newFakeHarness(t)
 	h.secret("keys", content{"k": "1"})
@@ -424,7 +424,8 @@ func TestTheNodeIsReadOnlyForALimit(t *testing.T) {
 func TestPodAndNodeComeFromManifests(t *testing.T) {
 	h := newHarness(t)
 	h.writeManifest("node", &corev1.Node{
-		TypeMeta: typeMeta("Node"), Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{"memory": resource.MustParse("1Ki")}},
+		TypeMeta: typeMeta("Node"),
+		Status:   corev1.NodeStatus{Allocatable: corev1.ResourceList{"memory": resource.MustParse("1Ki")}},
 	})
 	r := h.request("v", "volume", "described")
 	h.describe(r, memoryLimit(), func(pod *corev1.Pod) {
@@ -524,10 +525,11 @@ func TestASubPathCanBeAMountPoint(t *testing.T) {
 	r := h.request("v", "volume", "described", "uid", "1000")
 	h.describe(r, secretVolume("keys"), mounted("other", "/v/data"), mounted("other", "/v/run/deep"),
 		func(pod *corev1.Pod) {
-			pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: "second", VolumeMounts: []corev1.VolumeMount{
-				{Name: "v", MountPath: "/a", SubPath: "data"}, {Name: "v", MountPath: "/b", SubPath: "data/sub"},
-				{Name: "v", MountPath: "/c", SubPath: "run"},
-			}})
+			pod.Spec.Containers = append(pod.Spec.Containers,
+				corev1.Container{Name: "second", VolumeMounts: []corev1.VolumeMount{
+					{Name: "v", MountPath: "/a", SubPath: "data"}, {Name: "v", MountPath: "/b", SubPath: "data/sub"},
+					{Name: "v", MountPath: "/c", SubPath: "run"},
+				}})
 		})
 	h.publish(r)
 	h.present(r, content{"k": "1"})
@@ -642,7 +644,8 @@ func TestDownward(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got, err := downward(pod, test.item, allocatable)
-			if string(got) != test.want || (test.err == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), test.err) {
+			if string(got) != test.want || (test.err == "") != (err == nil) || err != nil &&
+				!strings.Contains(err.Error(), test.err) {
 				t.Errorf("got %q, %v, want %q, %s", got, err, test.want, test.err)
 			}
 		})

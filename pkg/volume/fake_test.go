@@ -16,7 +16,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 )
 
-// fakeSource is a Source whose answers the test chooses, and their time. It notifies subscribers as package source does.
+// fakeSource is a Source whose answers the test chooses, and their time. It notifies subscribers as package source
+// does.
 type fakeSource struct {
 	mu       sync.Mutex
 	objects  map[source.Ref]*fakeObject

@@ -43,7 +43,8 @@ const (
 )
 
 // ample are limits that no test reaches by accident.
-var ample = Limits{Bytes: 4 << 20, Files: 2048, Volumes: 1000, NodeBytes: 1 << 30, Objects: 1000, PodShare: 100, NamespaceShare: 100}
+var ample = Limits{Bytes: 4 << 20, Files: 2048, Volumes: 1000, NodeBytes: 1 << 30, Objects: 1000, PodShare: 100,
+	NamespaceShare: 100}
 
 // harness is a node with one driver: kubelet's directories, the records, a source of objects, and a Manager.
 type harness struct {
@@ -51,8 +52,8 @@ type harness struct {
 	t testing.TB
 	// root stands for kubelet's root directory, state holds the records.
 	root, state string
-	// fake is the source if the test chooses its answers. If fake is nil, the source is a real source.Directory, which reads
-	// the directory manifests.
+	// fake is the source if the test chooses its answers. If fake is nil, the source is a real source.Directory, which
+	// reads the directory manifests.
 	fake      *fakeSource
 	manifests string
 	directory *source.Directory
@@ -196,9 +197,9 @@ func (h *harness) checkTarget(id, target, podUID string) error {
 	return nil
 }
 
-// request returns a request for a volume of a pod of its own, with pairs of attributes, and makes what kubelet and the API
-// server have made before kubelet calls: the directory and the pod. Without an object among the attributes the content
-// comes with the request.
+// request returns a request for a volume of a pod of its own, with pairs of attributes, and makes what kubelet and the
+// API server have made before kubelet calls: the directory and the pod. Without an object among the attributes the
+// content comes with the request.
 func (h *harness) request(name string, attrs ...string) Request {
 	h.t.Helper()
 	r := Request{

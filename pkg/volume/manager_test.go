@@ -155,7 +155,8 @@ func TestMetricsCountOperationsByOutcome(t *testing.T) {
 	isErr(t, h.Unpublish(t.Context(), r.ID, r.TargetPath+"x"), ErrPrecondition)
 	h.unpublish(r)
 	h.unpublish(r)
-	count(map[string]int{"publish error": 1, "publish ok": 1, "republish ok": 2, "republish error": 1, "refresh ok": 1, "refresh error": 1,
+	count(map[string]int{"publish error": 1, "publish ok": 1, "republish ok": 2, "republish error": 1, "refresh ok": 1,
+		"refresh error":   1,
 		"unpublish error": 1, "unpublish ok": 2})
 }
 
@@ -188,7 +189,8 @@ func TestMetricsNameNobody(t *testing.T) {
 		}
 	}
 	want := map[string]float64{
-		"fsuser_volumes": 2, "fsuser_watched_objects": 1, "fsuser_stale_volumes": 0, "fsuser_oldest_stale_volume_seconds": 0, "fsuser_volume_bytes": 2,
+		"fsuser_volumes": 2, "fsuser_watched_objects": 1, "fsuser_stale_volumes": 0, "fsuser_oldest_stale_volume_seconds": 0,
+		"fsuser_volume_bytes":           2,
 		"fsuser_oldest_refresh_seconds": 0,
 		"fsuser_volume_memory_bytes":    float64(2 * takes(content{"k": "v"})),
 	}
@@ -242,7 +244,8 @@ func TestReadyWhileRecordsCanBeWritten(t *testing.T) {
 		t.Helper()
 		testkit.Eventually(t, patience, what, func() bool {
 			err := h.Ready()
-			return (err == nil) == (len(said) == 0) && (err == nil || !slices.ContainsFunc(said, func(s string) bool { return !strings.Contains(err.Error(), s) }))
+			return (err == nil) == (len(said) == 0) &&
+				(err == nil || !slices.ContainsFunc(said, func(s string) bool { return !strings.Contains(err.Error(), s) }))
 		})
 	}
 	says("ready")
@@ -254,7 +257,8 @@ func TestReadyWhileRecordsCanBeWritten(t *testing.T) {
 	cancel()
 	<-ended
 	// Compact: klog writes an error once more for each lower severity.
-	if lines := slices.Compact(strings.Split(strings.TrimSpace(logged.Text()), "\n")); len(lines) != 2 || !strings.Contains(lines[0], "Not ready") {
+	if lines := slices.Compact(strings.Split(strings.TrimSpace(logged.Text()), "\n")); len(lines) != 2 ||
+		!strings.Contains(lines[0], "Not ready") {
 		t.Errorf("the log has not two lines:\n%s", strings.Join(lines, "\n"))
 	}
 }

@@ -151,7 +151,8 @@ func TestPrecedenceOfOwnerAndMode(t *testing.T) {
 				step.strongest, got.mode, got.uid, got.gid, step.file.mode, step.file.uid, step.file.gid)
 		}
 		if p.UID != step.uid || p.GID != step.gid {
-			t.Errorf("%s is strongest: directories belong to %d:%d, want %d:%d", step.strongest, p.UID, p.GID, step.uid, step.gid)
+			t.Errorf("%s is strongest: directories belong to %d:%d, want %d:%d", step.strongest, p.UID, p.GID, step.uid,
+				step.gid)
 		}
 	}
 }
@@ -291,7 +292,8 @@ func TestPayloadRefuses(t *testing.T) {
 	})
 	t.Run("what items leave out does not count", func(t *testing.T) {
 		v := testVolume(items("a", "a"), nil)
-		if _, err := v.payload(v.showing(content{"a": "1", "b": "12345", "../c": "x"}), Limits{Bytes: 1, Files: 1}); err != nil {
+		if _, err := v.payload(v.showing(content{"a": "1", "b": "12345", "../c": "x"}),
+			Limits{Bytes: 1, Files: 1}); err != nil {
 			t.Error(err)
 		}
 	})

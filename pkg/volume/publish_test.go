@@ -44,7 +44,8 @@ func TestPublish(t *testing.T) {
 		want  content
 	}{
 		{"a Secret", []string{"secretName", "keys", "uid", "1000"}, content{"id_rsa": "private", "id_rsa.pub": "public"}},
-		{"with refresh off", []string{"secretName", "keys", "refresh", "off"}, content{"id_rsa": "private", "id_rsa.pub": "public"}},
+		{"with refresh off", []string{"secretName", "keys", "refresh", "off"},
+			content{"id_rsa": "private", "id_rsa.pub": "public"}},
 		{"content of the request", []string{"uid", "1000"}, content{"k": "from the request"}},
 		{"an optional Secret that is not there", []string{"secretName", "nowhere", "optional", "true"}, content{}},
 	} {
@@ -123,12 +124,14 @@ func faults() []fault {
 		object("the Secret is not there", source.ErrNotFound, source.ErrNotFound),
 		object("the Secret may not be read", source.ErrForbidden, source.ErrForbidden, "says the fake"),
 		object("the API server does not answer", source.ErrUnavailable, source.ErrUnavailable, "says the fake"),
-		{name: "an optional Secret may not be read, which is not missing", attrs: secret("optional", "true"), want: source.ErrForbidden,
+		{name: "an optional Secret may not be read, which is not missing", attrs: secret("optional", "true"),
+			want: source.ErrForbidden,
 			prepare: func(h *harness, _ *Request) context.Context {
 				h.fake.fail(secretRef("keys"), source.ErrForbidden)
 				return bg()
 			}},
-		{name: "an optional Secret can't be read now, which is not missing", attrs: secret("optional", "true"), want: source.ErrUnavailable,
+		{name: "an optional Secret can't be read now, which is not missing", attrs: secret("optional", "true"),
+			want: source.ErrUnavailable,
 			prepare: func(h *harness, _ *Request) context.Context {
 				h.fake.fail(secretRef("keys"), source.ErrUnavailable)
 				return bg()
@@ -216,23 +219,28 @@ func faults() []fault {
 				return bg()
 			}},
 
-		{name: "the call is cancelled while the source hangs", attrs: secret(), want: context.Canceled, says: []string{"wait for", `Secret "ns/keys"`},
+		{name: "the call is cancelled while the source hangs", attrs: secret(), want: context.Canceled,
+			says: []string{"wait for", `Secret "ns/keys"`},
 			prepare: func(h *harness, _ *Request) context.Context {
 				waiting := h.fake.hang(secretRef("keys"))
 				ctx, cancel := context.WithCancel(bg())
 				go func() { <-waiting; cancel() }()
 				return ctx
 			}},
-		{name: "the deadline passes while the source hangs", attrs: secret(), want: context.DeadlineExceeded, says: []string{"wait for"},
+		{name: "the deadline passes while the source hangs", attrs: secret(), want: context.DeadlineExceeded,
+			says: []string{"wait for"},
 			prepare: func(h *harness, _ *Request) context.Context {
 				h.fake.hang(secretRef("keys"))
 				ctx, cancel := context.WithTimeout(bg(), time.Second)
 				h.t.Cleanup(cancel)
 				return ctx
 			}},
-		late("the call is cancelled when all but the mount is done", context.Canceled, func(*harness, *Request) error { return context.Canceled }, "publish volume csi-v"),
-		late("the deadline passes when all but the mount is done", context.DeadlineExceeded, func(*harness, *Request) error { return context.DeadlineExceeded }),
-		late("the directory goes just before the mount", unix.ENOENT, func(h *harness, r *Request) error { return os.Remove(r.TargetPath) }, "attach"),
+		late("the call is cancelled when all but the mount is done", context.Canceled,
+			func(*harness, *Request) error { return context.Canceled }, "publish volume csi-v"),
+		late("the deadline passes when all but the mount is done", context.DeadlineExceeded,
+			func(*harness, *Request) error { return context.DeadlineExceeded }),
+		late("the directory goes just before the mount", unix.ENOENT,
+			func(h *harness, r *Request) error { return os.Remove(r.TargetPath) }, "attach"),
 	}
 }
 
@@ -336,7 +344,8 @@ func TestPublishThatCannotBeUndoneSaysSo(t *testing.T) {
 			must(h.t, os.WriteFile(file, nil, 0o600))
 			return func() { must(h.t, os.Remove(file)) }
 		}, []string{"rmdir"}, true},
-		{"the directory of the records became read-only", func(h *harness, r Request) func() { return readOnly(h.t, h.state) }, []string{"remove record"}, false},
+		{"the directory of the records became read-only",
+			func(h *harness, r Request) func() { return readOnly(h.t, h.state) }, []string{"remove record"}, false},
 		{"somebody replaced the directory of the mount by a file", func(h *harness, r Request) func() {
 			must(h.t, os.Remove(r.TargetPath))
 			must(h.t, os.WriteFile(r.TargetPath, nil, 0o600))
@@ -389,7 +398,8 @@ func TestPublishAgain(t *testing.T) {
 		want   error
 	}{
 		{"with another object", func(h *harness, r *Request) { r.Spec.Sources[0].Object.Name = "other" }, ErrConflict},
-		{"with another kind", func(h *harness, r *Request) { r.Spec.Sources[0].Object.Kind = attributes.ConfigMap }, ErrConflict},
+		{"with another kind", func(h *harness, r *Request) { r.Spec.Sources[0].Object.Kind = attributes.ConfigMap },
+			ErrConflict},
 		{"with another owner", func(h *harness, r *Request) { r.Spec.UID = ptr.To[uint32](1001) }, ErrConflict},
 		{"without an owner", func(h *harness, r *Request) { r.Spec.UID = nil }, ErrConflict},
 		{"with another mode", func(h *harness, r *Request) { r.Spec.Sources[0].Mode = 0o444 }, ErrConflict},
@@ -401,7 +411,9 @@ func TestPublishAgain(t *testing.T) {
 		{"with another mode of directories", func(h *harness, r *Request) { r.Spec.DirMode = 0o700 }, ErrConflict},
 		{"with refresh off", func(h *harness, r *Request) { r.Spec.Refresh = attributes.RefreshOff }, ErrConflict},
 		{"for another pod", func(h *harness, r *Request) { r.Pod.UID = "uid-other" }, ErrConflict},
-		{"at another target", func(h *harness, r *Request) { r.TargetPath = h.request("elsewhere", "secretName", "keys").TargetPath }, ErrPrecondition},
+		{"at another target", func(h *harness, r *Request) {
+			r.TargetPath = h.request("elsewhere", "secretName", "keys").TargetPath
+		}, ErrPrecondition},
 		{"with a copy of the same owner", func(h *harness, r *Request) { r.Spec.UID = ptr.To[uint32](1000) }, nil},
 		{"with the same", func(h *harness, r *Request) {}, nil},
 	} {
@@ -421,8 +433,8 @@ func TestPublishAgain(t *testing.T) {
 		}
 	}
 
-	// After its restart kubelet publishes each volume of a running pod again, and starts no container of the pod until that
-	// succeeds (F-12, contract 4.4).
+	// After its restart kubelet publishes each volume of a running pod again, and starts no container of the pod until
+	// that succeeds (F-12, contract 4.4).
 	for _, reason := range []error{source.ErrUnavailable, source.ErrForbidden, source.ErrNotFound} {
 		t.Run("while the object is: "+reason.Error(), func(t *testing.T) {
 			h, r := setUp(t)
@@ -480,7 +492,8 @@ func TestPublishAgain(t *testing.T) {
 			t.Errorf("%v stale volumes, want none", n)
 		}
 	})
-	reliability.Shown(t, "F-18", fmt.Sprintf("%d differences to the volume that is there: refused, and it stays whole", refused))
+	reliability.Shown(t, "F-18", fmt.Sprintf("%d differences to the volume that is there: refused, and it stays whole",
+		refused))
 }
 
 func TestATargetThatIsNotAsItMustBeIsAPublishThatFailed(t *testing.T) {
@@ -518,7 +531,8 @@ func TestContentOfTheRequestThatIsEmpty(t *testing.T) {
 		r := h.request("v", "uid", "1000")
 		r.Secrets = nil
 		before := h.snapshot()
-		isErr(t, h.Publish(t.Context(), r), ErrInvalid, "secretName", "configMapName", "nodePublishSecretRef", "Secret has no data")
+		isErr(t, h.Publish(t.Context(), r), ErrInvalid, "secretName", "configMapName", "nodePublishSecretRef",
+			"Secret has no data")
 		h.unchanged(before)
 		h.absent(r)
 	})
@@ -658,7 +672,8 @@ func TestPublishAdoptsAMountWhoseRecordIsLost(t *testing.T) {
 		h.run()
 		h.secret("keys", content{"k": "new"})
 		h.becomes(r, content{"k": "new"})
-		testkit.Eventually(t, patience, "the volume to be current", func() bool { return h.gauge("fsuser_stale_volumes") == 0 })
+		testkit.Eventually(t, patience, "the volume to be current",
+			func() bool { return h.gauge("fsuser_stale_volumes") == 0 })
 		h.unpublish(r)
 	})
 	t.Run("with refresh off, and writes nothing", func(t *testing.T) {
@@ -688,7 +703,8 @@ func TestPublishAdoptsAMountWhoseRecordIsLost(t *testing.T) {
 	})
 }
 
-// Another process of the driver has replaced the mount: the volume is known, and another tmpfs of the driver is mounted.
+// Another process of the driver has replaced the mount: the volume is known, and another tmpfs of the driver is
+// mounted.
 func TestPublishAdoptsAnotherTmpfsOfOurs(t *testing.T) {
 	h := newFakeHarness(t)
 	h.secret("keys", content{"k": "v"})
@@ -804,7 +820,8 @@ func TestAVolumeSurvivesItsRecord(t *testing.T) {
 		corev1.VolumeProjection{DownwardAPI: &corev1.DownwardAPIProjection{Items: memoryLimit().DownwardAPI.Items}})
 	described.Projected.Sources[0].ConfigMap.Optional = ptr.To(true)
 	described.Projected.DefaultUser = ptr.To[int64](7)
-	all := h.described("v", described, "uid", "0", "gid", "2147483647", "mode", "0000", "dirMode", "0711", "refresh", "off",
+	all := h.described("v", described, "uid", "0", "gid", "2147483647", "mode", "0000", "dirMode", "0711", "refresh",
+		"off",
 		"uid/x/a", "1", "gid/b", "2", "mode/a:b\n", "0777")
 	all.MountGroup = ptr.To[uint32](0)
 	h.describe(all, described, mounted("other", "/v/m"), func(pod *corev1.Pod) {

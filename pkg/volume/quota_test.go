@@ -23,8 +23,8 @@ func limited(change func(*Limits)) func(*Config) {
 	return func(c *Config) { change(&c.Limits) }
 }
 
-// takes is what a volume takes that shows all keys of one object: its root, ..data and generation, a file and a link for
-// each key, the object itself, and a record that fits into a page.
+// takes is what a volume takes that shows all keys of one object: its root, ..data and generation, a file and a link
+// for each key, the object itself, and a record that fits into a page.
 func takes(c content) (sum int64) {
 	page := int64(os.Getpagesize())
 	sum = int64(3+2*len(c)+1)*projector.InodeBytes + page
@@ -54,7 +54,8 @@ func (h *harness) refusedByLimit(r Request, flag string) {
 func TestTheNodeHasAsManyVolumesAsItMay(t *testing.T) {
 	h := newFakeHarness(t, limited(func(l *Limits) { l.Volumes = 2 }))
 	h.secret("keys", content{"k": "v"})
-	a, b, c := h.request("a", "secretName", "keys"), h.request("b", "secretName", "keys"), h.request("c", "secretName", "keys")
+	a, b, c := h.request("a", "secretName", "keys"), h.request("b", "secretName", "keys"),
+		h.request("c", "secretName", "keys")
 	h.publish(a)
 	h.publish(b)
 	h.refusedByLimit(c, "the node would have more than 2 volumes (--max-volumes)")
@@ -84,7 +85,8 @@ func TestTheVolumesOfTheNodeTakeAsMuchMemoryAsTheyMay(t *testing.T) {
 	h.secret("two", two)
 	h.secret("three", content{"a": "1", "b": strings.Repeat("x", 2*page+1)})
 	h.secret("one", content{"a": "1"})
-	a, b, c := h.request("a", "secretName", "two"), h.request("b", "secretName", "three"), h.request("c", "secretName", "one")
+	a, b, c := h.request("a", "secretName", "two"), h.request("b", "secretName", "three"),
+		h.request("c", "secretName", "one")
 	h.publish(a)
 	h.refusedByLimit(b, fmt.Sprintf("the node would have more than %d bytes of memory for volumes (--max-node-bytes)",
 		most))

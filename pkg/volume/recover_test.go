@@ -114,7 +114,8 @@ func TestRecoverWhileTheAPIServerIsAway(t *testing.T) {
 			h.unpublish(gone)
 			h.secret("keys", content{"k": "after"})
 			h.becomes(r, content{"k": "after"})
-			testkit.Eventually(t, patience, "the volume to be current", func() bool { return h.gauge("fsuser_stale_volumes") == 0 })
+			testkit.Eventually(t, patience, "the volume to be current",
+				func() bool { return h.gauge("fsuser_stale_volumes") == 0 })
 			h.unpublish(r)
 		})
 	}
@@ -147,7 +148,8 @@ func TestRecoverDoesNotTrustRecords(t *testing.T) {
 		// adopted: the volume's own mount is still there, and a republish adopts it.
 		adopted bool
 	}{
-		{"the mount is gone, as after a reboot", func(t *testing.T, h *harness, r Request) { must(t, unix.Unmount(r.TargetPath, 0)) }, dropped, false},
+		{"the mount is gone, as after a reboot",
+			func(t *testing.T, h *harness, r Request) { must(t, unix.Unmount(r.TargetPath, 0)) }, dropped, false},
 		{"the directory is gone", func(t *testing.T, h *harness, r Request) {
 			must(t, unix.Unmount(r.TargetPath, 0))
 			must(t, os.Remove(r.TargetPath))
@@ -160,7 +162,8 @@ func TestRecoverDoesNotTrustRecords(t *testing.T) {
 			must(t, unix.Unmount(r.TargetPath, 0))
 			foreignTmpfs(t, r.TargetPath)
 		}, dropped, false},
-		{"another tmpfs is above the volume", func(t *testing.T, h *harness, r Request) { foreignTmpfs(t, r.TargetPath) }, dropped, false},
+		{"another tmpfs is above the volume", func(t *testing.T, h *harness, r Request) { foreignTmpfs(t, r.TargetPath) },
+			dropped, false},
 		{"another directory is bound to the target", func(t *testing.T, h *harness, r Request) {
 			must(t, unix.Unmount(r.TargetPath, 0))
 			must(t, unix.Mount(t.TempDir(), r.TargetPath, "", unix.MS_BIND, ""))
@@ -186,37 +189,49 @@ func TestRecoverDoesNotTrustRecords(t *testing.T) {
 		{"the target is /etc", tamper(func(v *record.Volume) { v.TargetPath = "/etc" }), aside, true},
 		{"the target is not clean", tamper(func(v *record.Volume) { v.TargetPath += "/../../../../../.." }), aside, true},
 		{"the target is another volume's", tamper(func(v *record.Volume) {
-			v.TargetPath = strings.Replace(strings.Replace(v.TargetPath, "uid-v", "uid-healthy", 1), "/v/mount", "/healthy/mount", 1)
+			v.TargetPath = strings.Replace(strings.Replace(v.TargetPath, "uid-v", "uid-healthy", 1), "/v/mount",
+				"/healthy/mount", 1)
 		}), aside, true},
 		{"the pod is another", tamper(func(v *record.Volume) { v.Pod.UID = "uid-healthy" }), aside, true},
 		{"the mode has the setuid bit", tamper(func(v *record.Volume) { v.Spec.Sources[0].Mode = 0o4755 }), aside, true},
 		{"the directories' mode has the sticky bit", tamper(func(v *record.Volume) { v.Spec.DirMode = 0o1777 }), aside, true},
-		{"the owner is beyond what there is", tamper(func(v *record.Volume) { uid := uint32(1 << 31); v.Spec.UID = &uid }), aside, true},
-		{"an item leads out", tamper(func(v *record.Volume) { v.Spec.Sources[0].Items = []record.Item{{Key: "k", Path: "../../escaped"}} }), aside, true},
+		{"the owner is beyond what there is", tamper(func(v *record.Volume) { uid := uint32(1 << 31); v.Spec.UID = &uid }),
+			aside, true},
+		{"an item leads out", tamper(func(v *record.Volume) {
+			v.Spec.Sources[0].Items = []record.Item{{Key: "k",
+				Path: "../../escaped"}}
+		}), aside, true},
 		{"an item's path is not clean", tamper(func(v *record.Volume) {
 			v.Spec.Sources[0].Items = []record.Item{{Key: "k", Path: "a//b"}}
 		}), aside, true},
-		{"a PATH leads out", tamper(func(v *record.Volume) { v.Spec.Paths = map[string]record.Permissions{"../x": {}} }), aside, true},
+		{"a PATH leads out", tamper(func(v *record.Volume) { v.Spec.Paths = map[string]record.Permissions{"../x": {}} }),
+			aside, true},
 		{"a PATH has the setuid bit", tamper(func(v *record.Volume) {
 			mode := uint32(0o4755)
 			v.Spec.Paths = map[string]record.Permissions{"k": {Mode: &mode}}
 		}), aside, true},
-		{"a mount point leads out", tamper(func(v *record.Volume) { v.Spec.MountPoints = []string{"../../escaped"} }), aside, true},
+		{"a mount point leads out", tamper(func(v *record.Volume) { v.Spec.MountPoints = []string{"../../escaped"} }), aside,
+			true},
 		{"a subPath leads out", tamper(func(v *record.Volume) { v.Spec.SubPaths = []string{"/etc"} }), aside, true},
-		{"the default user is beyond what there is", tamper(func(v *record.Volume) { uid := uint32(1 << 31); v.Spec.DefaultUser = &uid }), aside, true},
-		{"the object's name is a path", tamper(func(v *record.Volume) { v.Spec.Sources[0].Name = "../../configmaps/x" }), aside, true},
+		{"the default user is beyond what there is",
+			tamper(func(v *record.Volume) { uid := uint32(1 << 31); v.Spec.DefaultUser = &uid }), aside, true},
+		{"the object's name is a path", tamper(func(v *record.Volume) { v.Spec.Sources[0].Name = "../../configmaps/x" }),
+			aside, true},
 		{"a name without a kind", tamper(func(v *record.Volume) { v.Spec.Sources[0].Kind = "" }), aside, true},
 		{"there is no source", tamper(func(v *record.Volume) { v.Spec.Sources = nil }), aside, true},
 		{"the pod is said to have another name", tamper(func(v *record.Volume) {
-			v.Spec.Sources[0] = record.Source{Kind: "Pod", Name: "other", Items: []record.Item{{Key: "metadata.name", Path: "a"}}}
+			v.Spec.Sources[0] = record.Source{Kind: "Pod", Name: "other",
+				Items: []record.Item{{Key: "metadata.name", Path: "a"}}}
 		}), aside, true},
 		{"the kind is none", tamper(func(v *record.Volume) { v.Spec.Sources[0].Kind = "Node" }), aside, true},
 		{"refresh is neither watch nor off", tamper(func(v *record.Volume) { v.Spec.Refresh = "" }), aside, true},
 		{"the file is empty", overwrite(""), aside, true},
 		{"the file is cut off", overwrite(`{"version":4,"volumeID":"csi-v","targetPa`), aside, true},
 		{"the file is no JSON", overwrite("\x00\xff\x00"), aside, true},
-		{"the file is for another volume than its name says", tamper(func(v *record.Volume) { v.VolumeID = "csi-other" }), aside, true},
-		{"a driver of the first design wrote it", overwrite(`{"version":3,"volumeID":"csi-v","targetPath":"/etc","secretRef":"x"}`), stays, true},
+		{"the file is for another volume than its name says", tamper(func(v *record.Volume) { v.VolumeID = "csi-other" }),
+			aside, true},
+		{"a driver of the first design wrote it",
+			overwrite(`{"version":3,"volumeID":"csi-v","targetPath":"/etc","secretRef":"x"}`), stays, true},
 		{"a newer driver wrote it", overwrite(`{"version":99,"volumeID":"csi-v","targetPath":"/etc","new":{}}`), stays, true},
 		{"the file has no version", overwrite(`{"volumeID":"csi-v"}`), aside, true},
 	} {
@@ -405,7 +420,8 @@ func TestCollect(t *testing.T) {
 		h, gone, healthy := setUp(t, func(c *Config) { c.CollectEvery = time.Millisecond })
 		h.run()
 		remove(h, gone)
-		testkit.Eventually(t, patience, "the volume to be forgotten", func() bool { return h.get(gone.ID) == nil && h.record(gone.ID) == nil })
+		testkit.Eventually(t, patience, "the volume to be forgotten",
+			func() bool { return h.get(gone.ID) == nil && h.record(gone.ID) == nil })
 		collected(h, gone, healthy)
 	})
 	t.Run("leaves a volume alone whose directory is there, whatever else is not", func(t *testing.T) {

@@ -84,7 +84,8 @@ func TestRefreshFollowsTheObject(t *testing.T) {
 	h.present(r, content{"a": "1", "b": "1"})
 	h.secret("keys", content{"a": "anew"})
 	h.becomes(r, content{"a": "anew"})
-	testkit.Eventually(t, patience, "the volume to be current", func() bool { return h.gauge("fsuser_stale_volumes") == 0 })
+	testkit.Eventually(t, patience, "the volume to be current",
+		func() bool { return h.gauge("fsuser_stale_volumes") == 0 })
 	if now := mountID(t, r); now != mount {
 		t.Errorf("it was mounted anew: mount %d, before: %d", now, mount)
 	}
@@ -151,19 +152,24 @@ func TestRefreshThatFailsKeepsTheFiles(t *testing.T) {
 			h.secret("keys", content{"a": strings.Repeat("x", 5<<20)})
 			return func() content { h.secret("keys", content{"a": "3"}); return content{"a": "3"} }
 		}, ErrPrecondition, false},
-		{"a key that an item names is gone", secretVolume("keys", "a", "a", "b", "b"), func(h *harness, r Request) func() content {
-			h.secret("keys", content{"a": "2"})
-			return func() content { h.secret("keys", content{"a": "3", "b": "3"}); return content{"a": "3", "b": "3"} }
-		}, ErrPrecondition, false},
+		{"a key that an item names is gone", secretVolume("keys", "a", "a", "b", "b"),
+			func(h *harness, r Request) func() content {
+				h.secret("keys", content{"a": "2"})
+				return func() content { h.secret("keys", content{"a": "3", "b": "3"}); return content{"a": "3", "b": "3"} }
+			}, ErrPrecondition, false},
 		{"a key is no file name", secretVolume("keys"), func(h *harness, r Request) func() content {
 			h.secret("keys", content{"a": "2", "../b": "2"})
 			return func() content { h.secret("keys", content{"a": "3"}); return content{"a": "3"} }
 		}, ErrPrecondition, false},
 		{"the Secret is deleted", secretVolume("keys"), objectFails(source.ErrNotFound), source.ErrNotFound, false},
-		{"the Secret may not be read any more", secretVolume("keys"), objectFails(source.ErrForbidden), source.ErrForbidden, false},
-		{"the Secret can't be read now", secretVolume("keys"), objectFails(source.ErrUnavailable), source.ErrUnavailable, false},
-		{"an optional Secret may not be read any more, which is not missing", optional, objectFails(source.ErrForbidden), source.ErrForbidden, false},
-		{"an optional Secret can't be read now, which is not missing", optional, objectFails(source.ErrUnavailable), source.ErrUnavailable, false},
+		{"the Secret may not be read any more", secretVolume("keys"), objectFails(source.ErrForbidden), source.ErrForbidden,
+			false},
+		{"the Secret can't be read now", secretVolume("keys"), objectFails(source.ErrUnavailable), source.ErrUnavailable,
+			false},
+		{"an optional Secret may not be read any more, which is not missing", optional, objectFails(source.ErrForbidden),
+			source.ErrForbidden, false},
+		{"an optional Secret can't be read now, which is not missing", optional, objectFails(source.ErrUnavailable),
+			source.ErrUnavailable, false},
 		{"somebody mounted something over the volume", secretVolume("keys"), func(h *harness, r Request) func() content {
 			must(h.t, unix.Mount("somebody", r.TargetPath, "tmpfs", 0, ""))
 			must(h.t, os.WriteFile(r.TargetPath+"/precious", nil, 0o600))
@@ -210,8 +216,10 @@ func TestRefreshThatFailsKeepsTheFiles(t *testing.T) {
 			defer undo()
 
 			repair := test.fail(h, r)
-			testkit.Eventually(t, patience, "the volume to be stale", func() bool { return h.gauge("fsuser_stale_volumes") == 1 })
-			if got := visible(t, container); !maps.Equal(got, content{"a": "1", "b": "1"}) && !(got["filler"] != "" && got["a"] == "1" && got["b"] == "1") {
+			testkit.Eventually(t, patience, "the volume to be stale",
+				func() bool { return h.gauge("fsuser_stale_volumes") == 1 })
+			if got := visible(t, container); !maps.Equal(got, content{"a": "1", "b": "1"}) &&
+				!(got["filler"] != "" && got["a"] == "1" && got["b"] == "1") {
 				t.Errorf("the container sees %.200q", got)
 			}
 			if now, err := os.Readlink(container + "/..data"); now != generation {
@@ -234,8 +242,10 @@ func TestRefreshThatFailsKeepsTheFiles(t *testing.T) {
 			// A refresh that is retried needs no notification.
 			want := repair()
 			h.becomes(r, want)
-			testkit.Eventually(t, patience, "the volume to be current", func() bool { return h.gauge("fsuser_stale_volumes") == 0 })
-			testkit.Eventually(t, patience, "the failures to be forgotten", func() bool { return h.queue.NumRequeues(h.get(r.ID)) == 0 })
+			testkit.Eventually(t, patience, "the volume to be current",
+				func() bool { return h.gauge("fsuser_stale_volumes") == 0 })
+			testkit.Eventually(t, patience, "the failures to be forgotten",
+				func() bool { return h.queue.NumRequeues(h.get(r.ID)) == 0 })
 			h.present(r, want)
 			h.unpublish(r)
 		})
@@ -250,8 +260,8 @@ func objectFails(reason error) func(*harness, Request) func() content {
 	}
 }
 
-// The new version is visible, but some of its links are missing, and the old version, which may hold a revoked value, is
-// still there. The next attempt must not regard the volume as current because its version is.
+// The new version is visible, but some of its links are missing, and the old version, which may hold a revoked value,
+// is still there. The next attempt must not regard the volume as current because its version is.
 func TestRefreshThatGetsHalfwayIsFinished(t *testing.T) {
 	h := newFakeHarness(t)
 	h.secret("keys", content{"a": "taken back"})
@@ -346,8 +356,8 @@ func TestVolumeThatSomebodyShrankGrowsBack(t *testing.T) {
 	h.unpublish(r)
 }
 
-// A volume that follows its objects may begin with a version from the API server's cache. A volume with refresh off would
-// keep that version, so its objects are read once, without a watch.
+// A volume that follows its objects may begin with a version from the API server's cache. A volume with refresh off
+// would keep that version, so its objects are read once, without a watch.
 func TestVolumeWithRefreshOffReadsTheNewest(t *testing.T) {
 	h := newFakeHarness(t, func(c *Config) { c.Limits.Objects = 1 })
 	h.secret("watched", content{"k": "v"})
@@ -534,7 +544,8 @@ func TestReaderNeverSeesAMixOfVersions(t *testing.T) {
 	for n := 1; n <= versions; n++ {
 		h.secret("keys", version(n))
 		if n%3 == 0 {
-			testkit.Eventually(t, patience, "the reader to see a version", func() bool { return int(seen.Load()) == n || isClosed(stopped) })
+			testkit.Eventually(t, patience, "the reader to see a version",
+				func() bool { return int(seen.Load()) == n || isClosed(stopped) })
 		}
 	}
 	close(stop)

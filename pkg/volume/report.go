@@ -139,13 +139,13 @@ func (v *volume) logFields(more ...any) []any {
 
 // Status tells of all volumes, sorted by pod and name. It waits for no work on a volume.
 func (m *Manager) Status() []status.Volume {
-	all := []status.Volume{}
-	for _, v := range m.all() {
+	volumes := m.all()
+	key := func(v *volume) string { return v.pod.Namespace + "/" + v.pod.Name + "/" + v.name() }
+	slices.SortFunc(volumes, func(a, b *volume) int { return strings.Compare(key(a), key(b)) })
+	all := make([]status.Volume, 0, len(volumes))
+	for _, v := range volumes {
 		all = append(all, m.status(v))
 	}
-	slices.SortFunc(all, func(a, b status.Volume) int {
-		return strings.Compare(a.PodNamespace+"/"+a.PodName+"/"+a.Volume, b.PodNamespace+"/"+b.PodName+"/"+b.Volume)
-	})
 	return all
 }
 

@@ -42,8 +42,8 @@ func (l *eventLog) record(e event.Event) {
 	l.events = append(l.events, e)
 }
 
-// take returns the types and reasons of the events so far, and forgets the events. Each must be about the pod's volume and
-// contain the text.
+// take returns the types and reasons of the events so far, and forgets the events. Each must be about the pod's volume
+// and contain the text.
 func (l *eventLog) take(t *testing.T, r Request, says string) string {
 	t.Helper()
 	l.mu.Lock()
@@ -67,7 +67,8 @@ func eventHarness(t *testing.T) (*harness, *eventLog) {
 func TestOwnerWithoutUIDIsThePodsUser(t *testing.T) {
 	runAs := func(user int64) *corev1.SecurityContext { return &corev1.SecurityContext{RunAsUser: &user} }
 	container := func(user int64, volume string) corev1.Container {
-		return corev1.Container{SecurityContext: runAs(user), VolumeMounts: []corev1.VolumeMount{{Name: volume, MountPath: "/v"}}}
+		return corev1.Container{SecurityContext: runAs(user),
+			VolumeMounts: []corev1.VolumeMount{{Name: volume, MountPath: "/v"}}}
 	}
 	for _, test := range []struct {
 		name   string
@@ -77,7 +78,8 @@ func TestOwnerWithoutUIDIsThePodsUser(t *testing.T) {
 		owner  uint32
 		event  string
 	}{
-		{name: "the container has one", change: func(p *corev1.Pod) { p.Spec.Containers[0].SecurityContext = runAs(70) }, owner: 70},
+		{name: "the container has one", change: func(p *corev1.Pod) { p.Spec.Containers[0].SecurityContext = runAs(70) },
+			owner: 70},
 		{name: "a sidecar that does not mount the volume has another", change: func(p *corev1.Pod) {
 			p.Spec.Containers[0].SecurityContext = runAs(70)
 			p.Spec.InitContainers = []corev1.Container{container(71, "other")}
@@ -87,11 +89,12 @@ func TestOwnerWithoutUIDIsThePodsUser(t *testing.T) {
 			p.Spec.InitContainers = []corev1.Container{container(71, "v")}
 		}, event: "Warning VolumeOwnerUnknown"},
 		{name: "the pod has none: root, and an event", change: func(*corev1.Pod) {}, event: "Warning VolumeOwnerUnknown"},
-		{name: "the described volume has a defaultUser, and the pod no user", attrs: []string{"volume", "described"}, change: func(p *corev1.Pod) {
-			described := secretVolume("keys")
-			described.Secret.DefaultUser, described.Secret.DefaultMode = ptr.To[int64](71), ptr.To[int32](0o400)
-			p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: "described", VolumeSource: described})
-		}, owner: 71},
+		{name: "the described volume has a defaultUser, and the pod no user", attrs: []string{"volume", "described"},
+			change: func(p *corev1.Pod) {
+				described := secretVolume("keys")
+				described.Secret.DefaultUser, described.Secret.DefaultMode = ptr.To[int64](71), ptr.To[int32](0o400)
+				p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: "described", VolumeSource: described})
+			}, owner: 71},
 		{name: "the pod may not be read: the publish fails", reason: source.ErrForbidden},
 		{name: "the pod can't be read now: the publish fails", reason: source.ErrUnavailable},
 		{name: "the pod is gone: the publish fails", reason: source.ErrNotFound},
@@ -254,7 +257,8 @@ func TestVolumesAreStaleWhileThereIsNoWordOfTheirObject(t *testing.T) {
 	h, log := eventHarness(t)
 	h.secret("keys", content{"k": "v"})
 	h.secret("others", content{"k": "v"})
-	r, other := h.request("v", "secretName", "keys", "uid", "1000"), h.request("other", "secretName", "others", "uid", "1000")
+	r, other := h.request("v", "secretName", "keys", "uid", "1000"),
+		h.request("other", "secretName", "others", "uid", "1000")
 	fixed := h.request("fixed", "secretName", "keys", "uid", "1000", "refresh", "off")
 	for _, r := range []Request{r, other, fixed} {
 		h.publish(r)
@@ -270,7 +274,8 @@ func TestVolumesAreStaleWhileThereIsNoWordOfTheirObject(t *testing.T) {
 	h.publish(r)
 	for _, s := range h.Status() {
 		stale := s.Volume == "v"
-		if stale != (s.Stale != "") || stale != (s.StaleSince != nil) || stale && !strings.Contains(s.Stale, `Secret "ns/keys": can't be read now: connection refused`) {
+		if stale != (s.Stale != "") || stale != (s.StaleSince != nil) || stale &&
+			!strings.Contains(s.Stale, `Secret "ns/keys": can't be read now: connection refused`) {
 			t.Errorf("status of %s: %+v", s.Volume, s)
 		}
 	}
@@ -312,7 +317,8 @@ func TestStatusTellsWhatThereIsToKnowAndNoValue(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	want := status.Volume{
-		PodNamespace: namespace, PodName: "pod-v", PodUID: "uid-v", Volume: "v", Object: `Secret "ns/keys"`, UID: 1000, GID: 2000, Mode: "0600",
+		PodNamespace: namespace, PodName: "pod-v", PodUID: "uid-v", Volume: "v", Object: `Secret "ns/keys"`, UID: 1000,
+		GID: 2000, Mode: "0600",
 		ResourceVersion: s.ResourceVersion, Refresh: "watch", Bytes: int64(len("the value")), Refreshed: s.Refreshed,
 	}
 	if s != want {
@@ -330,7 +336,8 @@ func TestPanicInARefreshIsARefreshThatFailed(t *testing.T) {
 	h, _ := eventHarness(t)
 	h.secret("keys", content{"k": "v"})
 	h.secret("others", content{"k": "v"})
-	r, other := h.request("v", "secretName", "keys", "uid", "1000"), h.request("other", "secretName", "others", "uid", "1000")
+	r, other := h.request("v", "secretName", "keys", "uid", "1000"),
+		h.request("other", "secretName", "others", "uid", "1000")
 	h.publish(r)
 	h.publish(other)
 	var once sync.Once
@@ -340,7 +347,8 @@ func TestPanicInARefreshIsARefreshThatFailed(t *testing.T) {
 	h.becomes(r, content{"k": "new"}) // tried again
 	h.secret("others", content{"k": "new"})
 	h.becomes(other, content{"k": "new"})
-	testkit.Eventually(t, patience, "the panic in the log", func() bool { return strings.Contains(logged.Text(), "panicked with a string") })
+	testkit.Eventually(t, patience, "the panic in the log",
+		func() bool { return strings.Contains(logged.Text(), "panicked with a string") })
 	if strings.Contains(logged.Text(), "the secret value") {
 		t.Error("what panicked is in the log")
 	}

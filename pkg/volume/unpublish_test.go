@@ -169,7 +169,9 @@ func TestUnpublishRefuses(t *testing.T) {
 			must(t, unix.Unmount(r.TargetPath, 0))
 			must(t, os.WriteFile(filepath.Join(r.TargetPath, "precious"), nil, 0o600))
 		}, unix.ENOTEMPTY, []string{"unpublish volume csi-v", "rmdir"}},
-		{"a path that is not absolute", func(t *testing.T, h *harness, r *Request) { r.ID, r.TargetPath = "csi-x", "x/mount" }, nil, []string{"not an absolute clean path"}},
+		{"a path that is not absolute", func(t *testing.T, h *harness, r *Request) {
+			r.ID, r.TargetPath = "csi-x", "x/mount"
+		}, nil, []string{"not an absolute clean path"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := newFakeHarness(t)

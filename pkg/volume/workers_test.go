@@ -93,7 +93,8 @@ func TestStalledVolumesDoNotHoldUpOthers(t *testing.T) {
 	testkit.Eventually(t, patience, "an Event about each volume that is current again", func() bool {
 		return log.count(reasonRecovered, "again") == stalled-1
 	})
-	testkit.Eventually(t, patience, "no refresh to run", func() bool { return h.gauge("fsuser_oldest_refresh_seconds") == 0 })
+	testkit.Eventually(t, patience, "no refresh to run",
+		func() bool { return h.gauge("fsuser_oldest_refresh_seconds") == 0 })
 	reliability.Shown(t, "F-44", fmt.Sprintf("%d stalled volumes, 4 workers: another volume is refreshed; a republish, "+
 		"a collection and an unpublish end", stalled))
 }

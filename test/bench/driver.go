@@ -29,9 +29,7 @@ func (e *env) driverBinary(ctx context.Context) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("find the driver's source: %w", err)
 		}
-		cmd := exec.CommandContext(ctx, "go", "build", "-C", strings.TrimSpace(string(root)),
-			"-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w -funcalign=16", "-o", path, "./cmd/fsuser-csi")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+		cmd := exec.CommandContext(ctx, "make", "-C", strings.TrimSpace(string(root)), "BIN="+e.dir, path)
 		if output, err := cmd.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("build the driver: %w\n%s", err, output)
 		}

@@ -90,6 +90,16 @@ func (cp *ControlPlane) StopAPIServer(ctx context.Context) error {
 	return nil
 }
 
+// APIServerPID returns the process id of the API server, or 0 if the API server is not running.
+func (cp *ControlPlane) APIServerPID() int {
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	if !cp.apiServer.running() {
+		return 0
+	}
+	return cp.apiServer.cmd.Process.Pid
+}
+
 // Wait blocks until one of the two servers ends by itself, or until the context
 // ends. It returns an error that says which server ended and how. Do not use it
 // in a test that stops the API server.

@@ -192,7 +192,8 @@ func testOutage(ctx context.Context, t *testing.T, cp *ControlPlane) {
 	}
 	for range events { // the watch ends
 	}
-	if _, err := getSecret(ctx, admin, secretName); err == nil || apierrors.ReasonForError(err) != metav1.StatusReasonUnknown {
+	if _, err := getSecret(ctx, admin, secretName); err == nil ||
+		apierrors.ReasonForError(err) != metav1.StatusReasonUnknown {
 		t.Errorf("get secret in the outage: error %v, want one of the connection", err)
 	}
 

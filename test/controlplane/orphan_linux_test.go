@@ -52,7 +52,8 @@ func TestChildrenDieWithTheProcess(t *testing.T) {
 	defer ticker.Stop()
 	for deadline := time.Now().Add(10 * time.Second); alive(etcd) || alive(apiServer); <-ticker.C {
 		if time.Now().After(deadline) {
-			t.Fatalf("10 s after the process was killed: etcd lives: %t, kube-apiserver lives: %t", alive(etcd), alive(apiServer))
+			t.Fatalf("10 s after the process was killed: etcd lives: %t, kube-apiserver lives: %t", alive(etcd),
+				alive(apiServer))
 		}
 	}
 }

@@ -65,7 +65,8 @@ func testAccess(t *testing.T) {
 		long.changeSecret("s", "key", "v3") // its pod was made while the policy declared objects
 		long.waitSaid("old", "/v/key v3")
 		n.changeSecret("s", "key", "v2")
-		t.Logf("a pod without a declaration is told: %s", n.event("undeclared", "VolumeRefreshFailed", "forbidden", "the pod must declare the object"))
+		t.Logf("a pod without a declaration is told: %s",
+			n.event("undeclared", "VolumeRefreshFailed", "forbidden", "the pod must declare the object"))
 		n.expect("undeclared", "", "cat /v/key", "v1")
 	})
 }
@@ -88,7 +89,8 @@ func change(t *testing.T, manifest string, deletions ...[]string) {
 	if err := waitForPolicies(suite, effect(manifest)); err != nil {
 		t.Fatal(err)
 	}
-	if args := strings.Join(driverPod(t).Spec.Containers[0].Args, " "); args == strings.Join(old.Spec.Containers[0].Args, " ") && (manifest == manifestNode) != strings.Contains(args, "--access=node") {
+	if args := strings.Join(driverPod(t).Spec.Containers[0].Args, " "); args == strings.Join(old.Spec.Containers[0].Args,
+		" ") && (manifest == manifestNode) != strings.Contains(args, "--access=node") {
 		t.Fatalf("the driver still runs with %s", args)
 	}
 }
@@ -98,7 +100,8 @@ func testLeastPower(t *testing.T) {
 	t.Parallel()
 	n := newNodeShell(t)
 	driverPod(t)
-	got := n.do("cat /proc/" + driverPID() + `/task/*/status | grep -E '^(Cap|NoNewPrivs|Seccomp:)' | tr -d '\t' | sort -u`)
+	got := n.do("cat /proc/" + driverPID() +
+		`/task/*/status | grep -E '^(Cap|NoNewPrivs|Seccomp:)' | tr -d '\t' | sort -u`)
 	const want = "CapAmb:0000000000000000\nCapBnd:000000000020000b\nCapEff:000000000020000b\nCapInh:0000000000000000\nCapPrm:000000000020000b\nNoNewPrivs:1\nSeccomp:2"
 	if got != want {
 		t.Errorf("the threads of the driver have\n%s\nwant\n%s", got, want)
@@ -146,7 +149,10 @@ func thefts(c kubernetes.Interface, namespace, secret string) []attempt {
 			_, err := c.CoreV1().ConfigMaps(namespace).Get(ctx, secret, get)
 			return err
 		}},
-		{"list Secrets of " + namespace, func(ctx context.Context) error { _, err := c.CoreV1().Secrets(namespace).List(ctx, list); return err }},
+		{"list Secrets of " + namespace, func(ctx context.Context) error {
+			_, err := c.CoreV1().Secrets(namespace).List(ctx, list)
+			return err
+		}},
 		{"watch Secrets of " + namespace, func(ctx context.Context) error {
 			w, err := c.CoreV1().Secrets(namespace).Watch(ctx, list)
 			if err == nil {
@@ -154,7 +160,10 @@ func thefts(c kubernetes.Interface, namespace, secret string) []attempt {
 			}
 			return err
 		}},
-		{"list all Secrets", func(ctx context.Context) error { _, err := c.CoreV1().Secrets("").List(ctx, list); return err }},
+		{"list all Secrets", func(ctx context.Context) error {
+			_, err := c.CoreV1().Secrets("").List(ctx, list)
+			return err
+		}},
 		{"list ConfigMaps of " + namespace, func(ctx context.Context) error {
 			_, err := c.CoreV1().ConfigMaps(namespace).List(ctx, list)
 			return err
@@ -231,7 +240,8 @@ func nodeAccess(t *testing.T, node nodeShell) {
 		_, err := as.CoreV1().Pods(n.name).Create(ctx, pod, metav1.CreateOptions{})
 		return err
 	}}, attempt{"change the node", func(ctx context.Context) error {
-		_, err := as.CoreV1().Nodes().Patch(ctx, nodeName, types.MergePatchType, []byte(`{"metadata":{"labels":{"a":"b"}}}`), metav1.PatchOptions{})
+		_, err := as.CoreV1().Nodes().Patch(ctx, nodeName, types.MergePatchType, []byte(`{"metadata":{"labels":{"a":"b"}}}`),
+			metav1.PatchOptions{})
 		return err
 	}}, attempt{"delete a pod", func(ctx context.Context) error {
 		return as.CoreV1().Pods(n.name).Delete(ctx, "declared", metav1.DeleteOptions{})
@@ -252,7 +262,8 @@ func nodeAccess(t *testing.T, node nodeShell) {
 
 // consentCommand is what deploy/README.md tells the owner of a namespace to do.
 func consentCommand(namespace string) string {
-	return "kubectl -n " + namespace + " create rolebinding fsuser-csi --clusterrole=fsuser-csi-reader --serviceaccount=fsuser-csi:fsuser-csi"
+	return "kubectl -n " + namespace + " create rolebinding fsuser-csi --clusterrole=fsuser-csi-reader " +
+		"--serviceaccount=fsuser-csi:fsuser-csi"
 }
 
 func consent(n namespace) {
@@ -280,7 +291,8 @@ func withoutPolicy(n namespace) {
 	}
 	// No pod has declared this Secret.
 	n.create(withCSI(onePod("alone", `secretName: undeclared, uid: "1000"`), "readOnly: true"))
-	n.t.Logf("a pod without a declaration is told: %s", n.event("alone", "FailedMount", "PermissionDenied", "is the declare-references policy installed", "secretName: undeclared"))
+	n.t.Logf("a pod without a declaration is told: %s", n.event("alone", "FailedMount", "PermissionDenied",
+		"is the declare-references policy installed", "secretName: undeclared"))
 	n.secret("described", "key", "v1")
 	n.run(withCSI(describedPod("described", `secret: {secretName: described}`, `mode: "0400"`), "readOnly: true"))
 	n.expect("described", "", show("/v/key"), "1000:0 400\nv1")
@@ -296,7 +308,8 @@ func namespacesAccess(t *testing.T, node nodeShell) {
 	other.secret("s", "key", "v1")
 	// Without uid the driver reads the pod first, for which it needs consent, too.
 	n.create(watchingPod("waits", `secretName: s`))
-	t.Logf("a pod in a namespace that has not consented is told: %s", n.event("waits", "FailedMount", "PermissionDenied", n.name+"/waits", consentCommand(n.name)))
+	t.Logf("a pod in a namespace that has not consented is told: %s",
+		n.event("waits", "FailedMount", "PermissionDenied", n.name+"/waits", consentCommand(n.name)))
 	consent(n)
 	n.ready("waits")
 	n.expect("waits", "", show("/v/key"), "1000:0 400\nv1")
@@ -362,8 +375,10 @@ func walls(t *testing.T) {
 	podInfo(t, false)
 	restore := func() { podInfo(t, true) }
 	defer restore()
-	kept(n, "forger", `uid: "1000", secretName: treasure, `+forged, []string{"InvalidArgument", "does not belong to target_path"})
-	kept(n, "half-a-forger", `uid: "1000", secretName: treasure, csi.storage.k8s.io/pod.namespace: `+victim.name, []string{"InvalidArgument", "podInfoOnMount"})
+	kept(n, "forger", `uid: "1000", secretName: treasure, `+forged,
+		[]string{"InvalidArgument", "does not belong to target_path"})
+	kept(n, "half-a-forger", `uid: "1000", secretName: treasure, csi.storage.k8s.io/pod.namespace: `+victim.name,
+		[]string{"InvalidArgument", "podInfoOnMount"})
 	kept(n, "nobody", `uid: "1000", secretName: treasure`, []string{"InvalidArgument", "podInfoOnMount"})
 	victim.expect("owner", "", "cat /v/key", "v1")
 	podInfo(t, true)
@@ -387,7 +402,8 @@ func kept(n namespace, name, attributes string, words []string) {
 func podInfo(t *testing.T, on bool) {
 	t.Helper()
 	patch := fmt.Sprintf(`{"spec":{"podInfoOnMount":%t}}`, on)
-	if _, err := client.StorageV1().CSIDrivers().Patch(suite, driverName, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+	if _, err := client.StorageV1().CSIDrivers().Patch(suite, driverName, types.MergePatchType, []byte(patch),
+		metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }

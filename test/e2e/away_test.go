@@ -99,7 +99,8 @@ func (f *fleet) untouched() {
 		seen[p.Name] = true
 		status := p.Status.ContainerStatuses[0]
 		if status.RestartCount != 0 || status.ContainerID != id || status.State.Running == nil {
-			f.t.Errorf("container of %s is %s, restarted %d times, state %v; it was %s", p.Name, status.ContainerID, status.RestartCount, status.State, id)
+			f.t.Errorf("container of %s is %s, restarted %d times, state %v; it was %s", p.Name, status.ContainerID,
+				status.RestartCount, status.State, id)
 		}
 	}
 	if len(seen) != len(f.containers) {
@@ -155,7 +156,8 @@ func testDriverAway(t *testing.T) {
 	t.Run("the rest is deleted at once", func(t *testing.T) {
 		begin := time.Now()
 		f.t = t
-		if err := client.CoreV1().Pods(f.name).DeleteCollection(suite, metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
+		if err := client.CoreV1().Pods(f.name).DeleteCollection(suite, metav1.DeleteOptions{},
+			metav1.ListOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		f.gone("")
@@ -188,10 +190,11 @@ func (f *fleet) killDriver() {
 	id := before.Status.ContainerStatuses[0].ContainerID
 	f.node.do("kill -9 " + driverPID())
 	f.change()
-	until(f.t, "the driver to run again", "pods", driverNamespace, before.Name, &corev1.Pod{}, func(e watch.Event) (bool, error) {
-		p := e.Object.(*corev1.Pod)
-		return isReady(p) && p.Status.ContainerStatuses[0].ContainerID != id, nil
-	})
+	until(f.t, "the driver to run again", "pods", driverNamespace, before.Name, &corev1.Pod{},
+		func(e watch.Event) (bool, error) {
+			p := e.Object.(*corev1.Pod)
+			return isReady(p) && p.Status.ContainerStatuses[0].ContainerID != id, nil
+		})
 }
 
 // scaleDriver removes the driver from all nodes, or puts the driver back.
@@ -202,7 +205,8 @@ func scaleDriver(t *testing.T, present bool) {
 		value = "null"
 	}
 	patch := `{"spec":{"template":{"spec":{"nodeSelector":{"fsuser-csi-e2e":` + value + `}}}}}`
-	if _, err := client.AppsV1().DaemonSets(driverNamespace).Patch(suite, "fsuser-csi", types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+	if _, err := client.AppsV1().DaemonSets(driverNamespace).Patch(suite, "fsuser-csi", types.StrategicMergePatchType,
+		[]byte(patch), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if present {
@@ -225,13 +229,14 @@ func (f *fleet) withoutDriver() {
 		f.t.Fatal(err)
 	}
 	f.create(watchingPod("meanwhile", `secretName: s0`))
-	until(f.t, "the deleted pod's container to end", "pods", f.name, deleted, &corev1.Pod{}, func(e watch.Event) (bool, error) {
-		if e.Type == watch.Deleted {
-			return false, errors.New("it is gone although nobody can have unmounted its volume")
-		}
-		p := e.Object.(*corev1.Pod)
-		return p.Status.ContainerStatuses[0].State.Terminated != nil, nil
-	})
+	until(f.t, "the deleted pod's container to end", "pods", f.name, deleted, &corev1.Pod{},
+		func(e watch.Event) (bool, error) {
+			if e.Type == watch.Deleted {
+				return false, errors.New("it is gone although nobody can have unmounted its volume")
+			}
+			p := e.Object.(*corev1.Pod)
+			return p.Status.ContainerStatuses[0].State.Terminated != nil, nil
+		})
 	f.event("meanwhile", "FailedMount", driverName, "not found in the list of registered CSI drivers")
 	if err := f.goneWithin(2*time.Second, deleted); err == nil {
 		f.t.Errorf("%s is gone although nobody can have unmounted its volume", deleted)
@@ -282,9 +287,10 @@ func testManyPods(t *testing.T) {
 	}
 	for i := range pods {
 		name := fmt.Sprintf("pod-%d", i)
-		if _, err := untilErr(t, 5*time.Minute, "pod "+name+" to be ready", "pods", n.name, name, &corev1.Pod{}, func(e watch.Event) (bool, error) {
-			return isReady(e.Object.(*corev1.Pod)), nil
-		}); err != nil {
+		if _, err := untilErr(t, 5*time.Minute, "pod "+name+" to be ready", "pods", n.name, name, &corev1.Pod{},
+			func(e watch.Event) (bool, error) {
+				return isReady(e.Object.(*corev1.Pod)), nil
+			}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -295,7 +301,8 @@ func testManyPods(t *testing.T) {
 		t.Errorf("on the node are %d traces of %d volumes, want at least six of each", got, pods)
 	}
 	begin = time.Now()
-	if err := client.CoreV1().Pods(n.name).DeleteCollection(suite, metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
+	if err := client.CoreV1().Pods(n.name).DeleteCollection(suite, metav1.DeleteOptions{},
+		metav1.ListOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := n.goneWithin(5*time.Minute, ""); err != nil {
@@ -314,7 +321,8 @@ true`
 // nothingLeft waits until all pods of earlier tests are gone, and then until the node has no trace of a volume.
 func nothingLeft(t *testing.T) {
 	t.Helper()
-	if _, err := kubectl(suite, "", "wait", "--for=delete", "namespace", "-l", testLabel, "--timeout=90s"); err != nil && !strings.Contains(err.Error(), "no matching resources") {
+	if _, err := kubectl(suite, "", "wait", "--for=delete", "namespace", "-l", testLabel, "--timeout=90s"); err != nil &&
+		!strings.Contains(err.Error(), "no matching resources") {
 		t.Fatal(err)
 	}
 	node := newNodeShell(t)
@@ -331,7 +339,8 @@ func nothingLeft(t *testing.T) {
 // the API server removed the pod.
 func noTraces(node nodeShell) {
 	node.t.Helper()
-	script := "for i in $(seq 30); do left=$(" + volumesOnNode + "); test -z \"$left\" && break; sleep 1; done; echo \"$left\""
+	script := "for i in $(seq 30); do left=$(" + volumesOnNode +
+		"); test -z \"$left\" && break; sleep 1; done; echo \"$left\""
 	if left := node.do(script); left != "" {
 		node.t.Errorf("30 s later there is left on the node:\n%s", left)
 	}

@@ -26,8 +26,10 @@ func comparisons(t *testing.T) []comparison {
 	return []comparison{
 		{
 			name: "secret-keys", volumes: secretVolume,
-			before: []edit{secret("tls.crt", "1", ".dockerconfigjson", "2", "UPPER_case-1", "3", "a..b", "4", "empty", "", "binary", "\x00\xff\n")},
-			shows:  files{"tls.crt": "1", ".dockerconfigjson": "2", "UPPER_case-1": "3", "a..b": "4", "empty": "", "binary": "\x00\xff\n"},
+			before: []edit{secret("tls.crt", "1", ".dockerconfigjson", "2", "UPPER_case-1", "3", "a..b", "4", "empty", "",
+				"binary", "\x00\xff\n")},
+			shows: files{"tls.crt": "1", ".dockerconfigjson": "2", "UPPER_case-1": "3", "a..b": "4", "empty": "",
+				"binary": "\x00\xff\n"},
 			steps: []step{
 				{"a value changes", []edit{secret("tls.crt", "1", "other", "2")}, nil, files{"tls.crt": "1", "other": "2"}},
 				{"keys come and go", []edit{secret("other", "3", "new", "3")}, nil, files{"other": "3", "new": "3"}},
@@ -62,7 +64,8 @@ func comparisons(t *testing.T) []comparison {
 			name: "configmap-items", volumes: `- {name: v, configMap: {name: NAME, defaultMode: 0444, items: [{key: a, path: d/a}, {key: bytes, path: d/e/bytes, mode: 0600}]}}`,
 			before: []edit{configMap("a", "1"), binaryData("bytes", "\x00")},
 			shows:  files{"d/a": "1", "d/e/bytes": "\x00"},
-			steps:  []step{{"a value changes", []edit{configMap("a", "2"), binaryData("bytes", "\x00")}, nil, files{"d/a": "2", "d/e/bytes": "\x00"}}},
+			steps: []step{{"a value changes", []edit{configMap("a", "2"), binaryData("bytes", "\x00")}, nil,
+				files{"d/a": "2", "d/e/bytes": "\x00"}}},
 		},
 		{
 			// A registry's CA certificates lie in directories such as registry.example.com:5000.
@@ -93,7 +96,8 @@ func comparisons(t *testing.T) []comparison {
 		},
 		{
 			name: "secret-empty", volumes: secretVolume, before: []edit{secret()}, shows: files{},
-			steps: []step{{"keys come", []edit{secret("a", "1")}, nil, files{"a": "1"}}, {"they go", []edit{secret()}, nil, files{}}},
+			steps: []step{{"keys come", []edit{secret("a", "1")}, nil, files{"a": "1"}},
+				{"they go", []edit{secret()}, nil, files{}}},
 		},
 		{
 			name: "configmap-empty", volumes: configMapVolume, before: []edit{configMap()}, shows: files{},
@@ -111,8 +115,9 @@ func comparisons(t *testing.T) []comparison {
 			steps: []step{{"it appears", []edit{configMap("k", "1")}, nil, files{"k": "1"}}},
 		},
 		{
-			name: "secret-missing-key", volumes: "- {name: v, secret: {secretName: NAME, items: [{key: a, path: a}, {key: missing, path: b}]}}",
-			before: []edit{secret("a", "1")}, waits: []string{"key", "missing"},
+			name:    "secret-missing-key",
+			volumes: "- {name: v, secret: {secretName: NAME, items: [{key: a, path: a}, {key: missing, path: b}]}}",
+			before:  []edit{secret("a", "1")}, waits: []string{"key", "missing"},
 			steps: []step{{"it appears", []edit{secret("a", "1", "missing", "2")}, nil, files{"a": "1", "b": "2"}}},
 		},
 		{
@@ -136,7 +141,8 @@ func comparisons(t *testing.T) []comparison {
 			},
 		},
 		{
-			name: "secret-optional-key", volumes: "- {name: v, secret: {secretName: NAME, optional: true, items: [{key: a, path: a}, {key: b, path: d/b}]}}",
+			name: "secret-optional-key", volumes: "- {name: v, secret: {secretName: NAME, optional: true, items: [{key: a, " +
+				"path: a}, {key: b, path: d/b}]}}",
 			before: []edit{secret("a", "1")}, shows: files{"a": "1"},
 			steps: []step{
 				{"the key appears", []edit{secret("a", "1", "b", "1")}, nil, files{"a": "1", "d/b": "1"}},
@@ -144,15 +150,17 @@ func comparisons(t *testing.T) []comparison {
 			},
 		},
 		{
-			name: "configmap-optional-key", volumes: "- {name: v, configMap: {name: NAME, optional: true, items: [{key: a, path: a}, {key: b, path: d/b}]}}",
-			before: []edit{configMap("a", "1")}, shows: files{"a": "1"},
+			name:    "configmap-optional-key",
+			volumes: "- {name: v, configMap: {name: NAME, optional: true, items: [{key: a, path: a}, {key: b, path: d/b}]}}",
+			before:  []edit{configMap("a", "1")}, shows: files{"a": "1"},
 			steps: []step{
 				{"the key appears", []edit{configMap("a", "1", "b", "1")}, nil, files{"a": "1", "d/b": "1"}},
 				{"it goes", []edit{configMap("a", "1")}, nil, files{"a": "1"}},
 			},
 		},
 		{
-			name: "secret-deleted", volumes: secretVolume, before: []edit{secret("a", "1", "b", "1")}, shows: files{"a": "1", "b": "1"},
+			name: "secret-deleted", volumes: secretVolume, before: []edit{secret("a", "1", "b", "1")},
+			shows: files{"a": "1", "b": "1"},
 			steps: []step{
 				{"it is deleted", []edit{deleteSecret}, []string{"secret-deleted", "not found"}, files{"a": "1", "b": "1"}},
 				{"it is made anew", []edit{secret("a", "2", "c", "2")}, nil, files{"a": "2", "c": "2"}},
@@ -167,15 +175,19 @@ func comparisons(t *testing.T) []comparison {
 		},
 		{
 			// The ordinary ConfigMap shows that both have looked again since the immutable Secret was made anew.
-			name: "secret-immutable", volumes: "- {name: v, projected: {sources: [{secret: {name: NAME}}, {configMap: {name: NAME}}]}}",
-			before: []edit{secret("a", "1"), immutable, configMap("b", "1")}, shows: files{"a": "1", "b": "1"},
-			steps: []step{{"it is made anew", []edit{deleteSecret, secret("a", "2"), configMap("b", "2")}, nil, files{"a": "1", "b": "2"}}},
+			name:    "secret-immutable",
+			volumes: "- {name: v, projected: {sources: [{secret: {name: NAME}}, {configMap: {name: NAME}}]}}",
+			before:  []edit{secret("a", "1"), immutable, configMap("b", "1")}, shows: files{"a": "1", "b": "1"},
+			steps: []step{{"it is made anew", []edit{deleteSecret, secret("a", "2"), configMap("b", "2")}, nil,
+				files{"a": "1", "b": "2"}}},
 		},
 		{
 			// As above, with the kinds exchanged.
-			name: "configmap-immutable", volumes: "- {name: v, projected: {sources: [{secret: {name: NAME}}, {configMap: {name: NAME}}]}}",
-			before: []edit{configMap("a", "1"), immutableConfigMap, secret("b", "1")}, shows: files{"a": "1", "b": "1"},
-			steps: []step{{"it is made anew", []edit{deleteConfigMap, configMap("a", "2"), secret("b", "2")}, nil, files{"a": "1", "b": "2"}}},
+			name:    "configmap-immutable",
+			volumes: "- {name: v, projected: {sources: [{secret: {name: NAME}}, {configMap: {name: NAME}}]}}",
+			before:  []edit{configMap("a", "1"), immutableConfigMap, secret("b", "1")}, shows: files{"a": "1", "b": "1"},
+			steps: []step{{"it is made anew", []edit{deleteConfigMap, configMap("a", "2"), secret("b", "2")}, nil,
+				files{"a": "1", "b": "2"}}},
 		},
 		{
 			name: "projected", volumes: `- name: v
@@ -194,15 +206,18 @@ func comparisons(t *testing.T) []comparison {
 				{"the Secret changes", []edit{secret("a", "2")}, nil,
 					files{"d/secret": "2", "d/configmap": "1", "d/e/b": "1", "d/color": "red", "labels": `color="red"`}},
 				{"the labels change", []edit{labels(`{"color":"blue","x":"y-z"}`)}, nil,
-					files{"d/secret": "2", "d/configmap": "1", "d/e/b": "1", "d/color": "blue", "labels": "color=\"blue\"\nx=\"y-z\""}},
+					files{"d/secret": "2", "d/configmap": "1", "d/e/b": "1", "d/color": "blue",
+						"labels": "color=\"blue\"\nx=\"y-z\""}},
 				{"the ConfigMap goes", []edit{deleteConfigMap}, []string{"projected", "not found"},
-					files{"d/secret": "2", "d/configmap": "1", "d/e/b": "1", "d/color": "blue", "labels": "color=\"blue\"\nx=\"y-z\""}},
+					files{"d/secret": "2", "d/configmap": "1", "d/e/b": "1", "d/color": "blue",
+						"labels": "color=\"blue\"\nx=\"y-z\""}},
 				{"a label goes, and the ConfigMap is back", []edit{labels(`{"color":null}`), configMap("a", "3", "b", "3")}, nil,
 					files{"d/secret": "2", "d/configmap": "3", "d/e/b": "3", "d/color": "", "labels": `x="y-z"`}},
 			},
 		},
 		{
-			name: "projected-whole-objects", volumes: `- {name: v, projected: {sources: [{secret: {name: NAME}}, {configMap: {name: NAME, optional: true}},
+			name: "projected-whole-objects",
+			volumes: `- {name: v, projected: {sources: [{secret: {name: NAME}}, {configMap: {name: NAME, optional: true}},
     {secret: {name: nowhere, optional: true}}]}}`,
 			before: []edit{secret("a", "1")}, shows: files{"a": "1"},
 			steps: []step{
@@ -212,12 +227,14 @@ func comparisons(t *testing.T) []comparison {
 			},
 		},
 		{
-			name: "projected-missing", volumes: "- {name: v, projected: {sources: [{secret: {name: NAME}}, {configMap: {name: NAME}}]}}",
-			before: []edit{secret("a", "1")}, waits: []string{"projected-missing", "not found"},
+			name:    "projected-missing",
+			volumes: "- {name: v, projected: {sources: [{secret: {name: NAME}}, {configMap: {name: NAME}}]}}",
+			before:  []edit{secret("a", "1")}, waits: []string{"projected-missing", "not found"},
 			steps: []step{{"it appears", []edit{configMap("b", "1")}, nil, files{"a": "1", "b": "1"}}},
 		},
 		{
-			name: "projected-missing-key", volumes: "- {name: v, projected: {sources: [{secret: {name: NAME, items: [{key: missing, path: d/a}]}}, {configMap: {name: NAME}}]}}",
+			name: "projected-missing-key", volumes: "- {name: v, projected: {sources: [{secret: {name: NAME, items: [{key: " +
+				"missing, path: d/a}]}}, {configMap: {name: NAME}}]}}",
 			before: []edit{secret("a", "1"), configMap("b", "1")}, waits: []string{"key", "missing"},
 			steps: []step{{"it appears", []edit{secret("missing", "1")}, nil, files{"d/a": "1", "b": "1"}}},
 		},
@@ -235,11 +252,15 @@ func comparisons(t *testing.T) []comparison {
       - {path: r/request, resourceFieldRef: {containerName: main, resource: requests.memory}}
       - {path: r/unset, resourceFieldRef: {containerName: main, resource: requests.ephemeral-storage}}`,
 			spec: func(spec *corev1.PodSpec) {
-				spec.Containers[0].Resources = corev1.ResourceRequirements{Requests: resources("1m", "1Mi"), Limits: resources("1500m", "100M")}
+				spec.Containers[0].Resources = corev1.ResourceRequirements{Requests: resources("1m", "1Mi"),
+					Limits: resources("1500m", "100M")}
 			},
-			shows: files{"name": "downwardapi", "labels": `color="red"`, "note": "", "r/cpu": "1500", "r/cpus": "2", "r/memory": "96", "r/request": "1048576", "r/unset": "0"},
-			steps: []step{{"labels and annotations change", []edit{labels(`{"color":"blue"}`), annotations(`{"note":"a\nb \"c\" ä"}`)}, nil,
-				files{"name": "downwardapi", "labels": `color="blue"`, "note": "a\nb \"c\" ä", "r/cpu": "1500", "r/cpus": "2", "r/memory": "96", "r/request": "1048576", "r/unset": "0"}}},
+			shows: files{"name": "downwardapi", "labels": `color="red"`, "note": "", "r/cpu": "1500", "r/cpus": "2",
+				"r/memory": "96", "r/request": "1048576", "r/unset": "0"},
+			steps: []step{{"labels and annotations change",
+				[]edit{labels(`{"color":"blue"}`), annotations(`{"note":"a\nb \"c\" ä"}`)}, nil,
+				files{"name": "downwardapi", "labels": `color="blue"`, "note": "a\nb \"c\" ä", "r/cpu": "1500", "r/cpus": "2",
+					"r/memory": "96", "r/request": "1048576", "r/unset": "0"}}},
 		},
 		{
 			name: "limits-unset", volumes: `- name: v
@@ -251,38 +272,51 @@ func comparisons(t *testing.T) []comparison {
 			shows: allocatable(t),
 		},
 		{
-			name: "fsgroup", volumes: "- {name: v, secret: {secretName: NAME, defaultMode: 0400, items: [{key: a, path: a}, {key: a, path: d/a, mode: 0644}, {key: a, path: x, mode: 0}]}}",
+			name: "fsgroup", volumes: "- {name: v, secret: {secretName: NAME, defaultMode: 0400, items: [{key: a, path: a}, " +
+				"{key: a, path: d/a, mode: 0644}, {key: a, path: x, mode: 0}]}}",
 			spec: withFSGroup, before: []edit{secret("a", "1")}, shows: files{"a": "1", "d/a": "1", "x": "1"},
-			steps:   []step{{"a value changes", []edit{secret("a", "2")}, nil, files{"a": "2", "d/a": "2", "x": "2"}}},
-			differs: []difference{{"`fsGroup` widens no mode", withoutFSGroupModes(map[string]uint32{"a": 0o400, "d/a": 0o644, "x": 0})}},
+			steps: []step{{"a value changes", []edit{secret("a", "2")}, nil, files{"a": "2", "d/a": "2", "x": "2"}}},
+			differs: []difference{{"`fsGroup` widens no mode",
+				withoutFSGroupModes(map[string]uint32{"a": 0o400, "d/a": 0o644, "x": 0})}},
 		},
 		{
-			name: "fsgroup-configmap", volumes: "- {name: v, configMap: {name: NAME, defaultMode: 0400, items: [{key: a, path: a}, {key: a, path: d/a, mode: 0644}]}}",
+			name: "fsgroup-configmap",
+			volumes: "- {name: v, configMap: {name: NAME, defaultMode: 0400, items: [{key: a, path: " +
+				"a}, {key: a, path: d/a, mode: 0644}]}}",
 			spec: withFSGroup, before: []edit{configMap("a", "1")}, shows: files{"a": "1", "d/a": "1"},
-			steps:   []step{{"a value changes", []edit{configMap("a", "2")}, nil, files{"a": "2", "d/a": "2"}}},
-			differs: []difference{{"`fsGroup` widens no mode", withoutFSGroupModes(map[string]uint32{"a": 0o400, "d/a": 0o644})}},
+			steps: []step{{"a value changes", []edit{configMap("a", "2")}, nil, files{"a": "2", "d/a": "2"}}},
+			differs: []difference{{"`fsGroup` widens no mode",
+				withoutFSGroupModes(map[string]uint32{"a": 0o400, "d/a": 0o644})}},
 		},
 		{
 			name: "fsgroup-projected", volumes: `- {name: v, projected: {defaultMode: 0400, sources: [{secret: {name: NAME}}, {configMap: {name: NAME, items: [{key: a, path: d/a, mode: 0}]}},
     {downwardAPI: {items: [{path: d/name, fieldRef: {fieldPath: metadata.name}, mode: 0444}]}}]}}`,
-			spec: withFSGroup, before: []edit{secret("a", "1"), configMap("a", "1")}, shows: files{"a": "1", "d/a": "1", "d/name": "fsgroup-projected"},
-			steps:   []step{{"a value changes", []edit{secret("a", "2")}, nil, files{"a": "2", "d/a": "1", "d/name": "fsgroup-projected"}}},
-			differs: []difference{{"`fsGroup` widens no mode", withoutFSGroupModes(map[string]uint32{"a": 0o400, "d/a": 0, "d/name": 0o444})}},
+			spec: withFSGroup, before: []edit{secret("a", "1"), configMap("a", "1")},
+			shows: files{"a": "1", "d/a": "1", "d/name": "fsgroup-projected"},
+			steps: []step{{"a value changes", []edit{secret("a", "2")}, nil,
+				files{"a": "2", "d/a": "1", "d/name": "fsgroup-projected"}}},
+			differs: []difference{{"`fsGroup` widens no mode",
+				withoutFSGroupModes(map[string]uint32{"a": 0o400, "d/a": 0, "d/name": 0o444})}},
 		},
 		{
-			name: "subpath", volumes: secretVolume + "\n  - {name: w, secret: {secretName: NAME, items: [{key: k, path: etc/k}]}}",
-			spec: withSubPaths, before: []edit{secret("k", "1")}, shows: files{"k": "1"}, also: []string{"/file", "/folder"},
+			name:    "subpath",
+			volumes: secretVolume + "\n  - {name: w, secret: {secretName: NAME, items: [{key: k, path: etc/k}]}}",
+			spec:    withSubPaths, before: []edit{secret("k", "1")}, shows: files{"k": "1"}, also: []string{"/file", "/folder"},
 			steps: []step{{"a value changes", []edit{secret("k", "2")}, nil, files{"k": "2"}}},
 		},
 		{
-			name: "subpath-configmap", volumes: configMapVolume + "\n  - {name: w, configMap: {name: NAME, items: [{key: k, path: etc/k}]}}",
-			spec: withSubPaths, before: []edit{configMap("k", "1")}, shows: files{"k": "1"}, also: []string{"/file", "/folder"},
+			name:    "subpath-configmap",
+			volumes: configMapVolume + "\n  - {name: w, configMap: {name: NAME, items: [{key: k, path: etc/k}]}}",
+			spec:    withSubPaths, before: []edit{configMap("k", "1")}, shows: files{"k": "1"},
+			also:  []string{"/file", "/folder"},
 			steps: []step{{"a value changes", []edit{configMap("k", "2")}, nil, files{"k": "2"}}},
 		},
 		{
-			name: "subpath-projected", volumes: `- {name: v, projected: {sources: [{secret: {name: NAME}}, {configMap: {name: NAME}}]}}
+			name: "subpath-projected",
+			volumes: `- {name: v, projected: {sources: [{secret: {name: NAME}}, {configMap: {name: NAME}}]}}
   - {name: w, projected: {sources: [{secret: {name: NAME, items: [{key: k, path: etc/k}]}}, {configMap: {name: NAME, items: [{key: c, path: etc/c}]}}]}}`,
-			spec: withSubPaths, before: []edit{secret("k", "1"), configMap("c", "1")}, shows: files{"k": "1", "c": "1"}, also: []string{"/file", "/folder"},
+			spec: withSubPaths, before: []edit{secret("k", "1"), configMap("c", "1")}, shows: files{"k": "1", "c": "1"},
+			also:  []string{"/file", "/folder"},
 			steps: []step{{"values change", []edit{secret("k", "2"), configMap("c", "2")}, nil, files{"k": "2", "c": "2"}}},
 		},
 		{
@@ -422,14 +456,16 @@ func deleteConfigMap(n namespace, name string) {
 // immutable makes the Secret immutable.
 func immutable(n namespace, name string) {
 	n.t.Helper()
-	if _, err := client.CoreV1().Secrets(n.name).Patch(suite, name, types.MergePatchType, []byte(`{"immutable":true}`), metav1.PatchOptions{}); err != nil {
+	if _, err := client.CoreV1().Secrets(n.name).Patch(suite, name, types.MergePatchType, []byte(`{"immutable":true}`),
+		metav1.PatchOptions{}); err != nil {
 		n.t.Fatal(err)
 	}
 }
 
 func immutableConfigMap(n namespace, name string) {
 	n.t.Helper()
-	if _, err := client.CoreV1().ConfigMaps(n.name).Patch(suite, name, types.MergePatchType, []byte(`{"immutable":true}`), metav1.PatchOptions{}); err != nil {
+	if _, err := client.CoreV1().ConfigMaps(n.name).Patch(suite, name, types.MergePatchType, []byte(`{"immutable":true}`),
+		metav1.PatchOptions{}); err != nil {
 		n.t.Fatal(err)
 	}
 }
@@ -443,7 +479,8 @@ func metadata(field, patch string) edit {
 	return func(n namespace, name string) {
 		n.t.Helper()
 		patch := []byte(`{"metadata":{"` + field + `":` + patch + `}}`)
-		if _, err := client.CoreV1().Pods(n.name).Patch(suite, name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		if _, err := client.CoreV1().Pods(n.name).Patch(suite, name, types.MergePatchType, patch,
+			metav1.PatchOptions{}); err != nil {
 			n.t.Fatal(err)
 		}
 	}

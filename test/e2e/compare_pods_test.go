@@ -23,7 +23,8 @@ import (
 )
 
 func resources(cpu, memory string) corev1.ResourceList {
-	return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse(memory)}
+	return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu),
+		corev1.ResourceMemory: resource.MustParse(memory)}
 }
 
 // template is the pod of a workload. It mounts the Secret of the same name, and its init container prints the files.
@@ -56,19 +57,22 @@ func compareWorkloads(t *testing.T, kubernetes, driver namespace) {
 			return &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}}
 		}
 		_, err := client.AppsV1().Deployments(n.name).Create(suite, &appsv1.Deployment{ObjectMeta: meta("deployment"),
-			Spec: appsv1.DeploymentSpec{Selector: selector("deployment"), Template: template(t, "deployment", i == 1)}}, metav1.CreateOptions{})
+			Spec: appsv1.DeploymentSpec{Selector: selector("deployment"), Template: template(t, "deployment", i == 1)}},
+			metav1.CreateOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		_, err = client.AppsV1().StatefulSets(n.name).Create(suite, &appsv1.StatefulSet{ObjectMeta: meta("statefulset"),
-			Spec: appsv1.StatefulSetSpec{Selector: selector("statefulset"), Template: template(t, "statefulset", i == 1)}}, metav1.CreateOptions{})
+			Spec: appsv1.StatefulSetSpec{Selector: selector("statefulset"), Template: template(t, "statefulset", i == 1)}},
+			metav1.CreateOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		job := template(t, "job", i == 1)
 		job.Spec.RestartPolicy = corev1.RestartPolicyNever
 		job.Spec.Containers[0].Command = []string{"/pod", "list", "/v"}
-		_, err = client.BatchV1().Jobs(n.name).Create(suite, &batchv1.Job{ObjectMeta: meta("job"), Spec: batchv1.JobSpec{Template: job}}, metav1.CreateOptions{})
+		_, err = client.BatchV1().Jobs(n.name).Create(suite,
+			&batchv1.Job{ObjectMeta: meta("job"), Spec: batchv1.JobSpec{Template: job}}, metav1.CreateOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -93,14 +97,15 @@ func compareWorkloads(t *testing.T, kubernetes, driver namespace) {
 // container see in /v.
 func (n namespace) workload(app string) (listings [2][]tree.Entry, err error) {
 	name := ""
-	if _, err = untilErr(n.t, soon, "the pod of "+app, "pods", n.name, "", &corev1.Pod{}, func(e watch.Event) (bool, error) {
-		p, ok := e.Object.(*corev1.Pod)
-		if !ok || p.Labels["app"] != app {
-			return false, nil
-		}
-		name = p.Name
-		return isReady(p) || p.Status.Phase == corev1.PodSucceeded, nil
-	}); err != nil {
+	if _, err = untilErr(n.t, soon, "the pod of "+app, "pods", n.name, "", &corev1.Pod{},
+		func(e watch.Event) (bool, error) {
+			p, ok := e.Object.(*corev1.Pod)
+			if !ok || p.Labels["app"] != app {
+				return false, nil
+			}
+			name = p.Name
+			return isReady(p) || p.Status.Phase == corev1.PodSucceeded, nil
+		}); err != nil {
 		return listings, err
 	}
 	for i, container := range []string{"init", "main"} {
@@ -109,7 +114,8 @@ func (n namespace) workload(app string) (listings [2][]tree.Entry, err error) {
 			listing, err = listingOf(n, name, container, "/v")
 		} else {
 			var log []byte
-			if log, err = client.CoreV1().Pods(n.name).GetLogs(name, &corev1.PodLogOptions{Container: container}).DoRaw(suite); err == nil {
+			if log, err = client.CoreV1().Pods(n.name).GetLogs(name,
+				&corev1.PodLogOptions{Container: container}).DoRaw(suite); err == nil {
 				listing, err = parseListing(string(log))
 			}
 		}
@@ -146,13 +152,15 @@ func compareEphemeralContainer(t *testing.T, kubernetes, driver namespace) {
 				Name: "debug", Image: podImage, VolumeMounts: []corev1.VolumeMount{{Name: "v", MountPath: "/w"}},
 			},
 		})
-		if _, err := client.CoreV1().Pods(n.name).UpdateEphemeralContainers(suite, c.name, running, metav1.UpdateOptions{}); err != nil {
+		if _, err := client.CoreV1().Pods(n.name).UpdateEphemeralContainers(suite, c.name, running,
+			metav1.UpdateOptions{}); err != nil {
 			return nil, err
 		}
-		if _, err := untilErr(t, soon, "an ephemeral container to run", "pods", n.name, c.name, &corev1.Pod{}, func(e watch.Event) (bool, error) {
-			statuses := e.Object.(*corev1.Pod).Status.EphemeralContainerStatuses
-			return len(statuses) == 1 && statuses[0].State.Running != nil, nil
-		}); err != nil {
+		if _, err := untilErr(t, soon, "an ephemeral container to run", "pods", n.name, c.name, &corev1.Pod{},
+			func(e watch.Event) (bool, error) {
+				statuses := e.Object.(*corev1.Pod).Status.EphemeralContainerStatuses
+				return len(statuses) == 1 && statuses[0].State.Running != nil, nil
+			}); err != nil {
 			return nil, err
 		}
 		return listingOf(n, c.name, "debug", "/w")
@@ -256,7 +264,8 @@ func compareWrite(t *testing.T, kubernetes, driver namespace) {
 	c.create(t, kubernetes, driver)
 	for _, n := range []namespace{kubernetes, driver} {
 		n.ready(c.name)
-		n.expect(c.name, "", "cd /v; touch new; echo x > k; chmod 644 k; rm k; mkdir d; ln -s a b; cat k; echo", `touch: new: Read-only file system
+		n.expect(c.name, "", "cd /v; touch new; echo x > k; chmod 644 k; rm k; mkdir d; ln -s a b; cat k; echo",
+			`touch: new: Read-only file system
 sh: can't create k: Read-only file system
 chmod: k: Read-only file system
 rm: can't remove 'k': Read-only file system

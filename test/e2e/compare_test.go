@@ -139,7 +139,8 @@ spec:
   volumes: [{name: v, secret: {secretName: probe}}]`)
 	annotate(&probe.ObjectMeta)
 	for {
-		made, err := client.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, probe, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		made, err := client.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, probe,
+			metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if err == nil && made.Spec.Volumes[0].CSI != nil {
 			return
 		}
@@ -200,7 +201,8 @@ func moved(t *testing.T, plain, annotated *corev1.Pod) {
 		}
 		described := volumes[csi.VolumeAttributes["volume"]]
 		if !equality.Semantic.DeepEqual(described, v.VolumeSource) {
-			t.Errorf("volume %s of the annotated pod %s is described by\n%+v\nwant\n%+v", v.Name, plain.Name, described, v.VolumeSource)
+			t.Errorf("volume %s of the annotated pod %s is described by\n%+v\nwant\n%+v", v.Name, plain.Name, described,
+				v.VolumeSource)
 		}
 	}
 }
@@ -304,7 +306,8 @@ func (p pair) agree(when string, want files) {
 
 func (p pair) compare(want map[string]string) error {
 	paths := append([]string{"/v"}, p.also...)
-	listings, err := both(p.kubernetes, p.driver, func(n namespace) (map[string][]tree.Entry, error) { return listingOf(n, p.name, "main", paths...) })
+	listings, err := both(p.kubernetes, p.driver,
+		func(n namespace) (map[string][]tree.Entry, error) { return listingOf(n, p.name, "main", paths...) })
 	if err != nil {
 		return err
 	}
@@ -336,7 +339,8 @@ func (c comparison) equal(path string, kubernetes, driver []tree.Entry) error {
 		got = append(got, e.String())
 	}
 	if !slices.Equal(got, want) {
-		return fmt.Errorf("%s of the driver:\n  %s\nwant, from Kubernetes' own:\n  %s", path, strings.Join(got, "\n  "), strings.Join(want, "\n  "))
+		return fmt.Errorf("%s of the driver:\n  %s\nwant, from Kubernetes' own:\n  %s", path, strings.Join(got, "\n  "),
+			strings.Join(want, "\n  "))
 	}
 	return nil
 }
@@ -356,7 +360,8 @@ func both[T any](kubernetes, driver namespace, do func(namespace) (T, error)) (r
 func listingOf(n namespace, pod, container string, paths ...string) (map[string][]tree.Entry, error) {
 	ctx, cancel := within(n.t, time.Minute, "a listing in pod "+pod)
 	defer cancel()
-	out, err := kubectl(ctx, "", append([]string{"-n", n.name, "exec", pod, "-c", container, "--", "/pod", "list"}, paths...)...)
+	out, err := kubectl(ctx, "", append([]string{"-n", n.name, "exec", pod, "-c", container, "--", "/pod", "list"},
+		paths...)...)
 	if err != nil {
 		return nil, err
 	}

@@ -65,7 +65,8 @@ func withoutConsent(t *testing.T, labels ...string) namespace {
 	n := namespace{made.Name, t}
 	t.Cleanup(n.remove)
 	// The API server refuses pods in a namespace without this service account.
-	until(t, "the service account of a new namespace", "serviceaccounts", n.name, "default", &corev1.ServiceAccount{}, func(watch.Event) (bool, error) { return true, nil })
+	until(t, "the service account of a new namespace", "serviceaccounts", n.name, "default", &corev1.ServiceAccount{},
+		func(watch.Event) (bool, error) { return true, nil })
 	return n
 }
 
@@ -76,9 +77,12 @@ func (n namespace) remove() {
 	defer cancel()
 	if n.t.Failed() {
 		pods, _ := kubectl(ctx, "", "-n", n.name, "get", "pods", "-o", "wide")
-		events, _ := kubectl(ctx, "", "-n", n.name, "get", "events", "-o", "custom-columns=OBJECT:.involvedObject.name,REASON:.reason,MESSAGE:.message", "--field-selector=type=Warning,reason!=MissingClusterDNS")
+		events, _ := kubectl(ctx, "", "-n", n.name, "get", "events", "-o",
+			"custom-columns=OBJECT:.involvedObject.name,REASON:.reason,MESSAGE:.message",
+			"--field-selector=type=Warning,reason!=MissingClusterDNS")
 		log, _ := kubectl(ctx, "", "-n", driverNamespace, "logs", "daemonset/fsuser-csi")
-		log = strings.Join(slices.DeleteFunc(strings.Split(log, "\n"), func(line string) bool { return !strings.Contains(line, n.name) }), "\n")
+		log = strings.Join(slices.DeleteFunc(strings.Split(log, "\n"),
+			func(line string) bool { return !strings.Contains(line, n.name) }), "\n")
 		n.t.Logf("pods:\n%s\nwarnings:\n%s\nthe driver's log of them:\n%s", pods, tail(events, 20), tail(log, 40))
 	}
 	if err := client.CoreV1().Namespaces().Delete(ctx, n.name, metav1.DeleteOptions{}); err != nil {
@@ -98,7 +102,8 @@ func within(t *testing.T, d time.Duration, what string) (context.Context, contex
 }
 
 // until watches one object until the condition holds, and returns it.
-func until[T runtime.Object](t *testing.T, what, resource, namespace, name string, object T, condition watchtools.ConditionFunc) T {
+func until[T runtime.Object](t *testing.T, what, resource, namespace, name string, object T,
+	condition watchtools.ConditionFunc) T {
 	t.Helper()
 	got, err := untilErr(t, soon, what, resource, namespace, name, object, condition)
 	if err != nil {
@@ -107,12 +112,14 @@ func until[T runtime.Object](t *testing.T, what, resource, namespace, name strin
 	return got
 }
 
-func untilErr[T runtime.Object](t *testing.T, d time.Duration, what, resource, namespace, name string, object T, condition watchtools.ConditionFunc) (T, error) {
+func untilErr[T runtime.Object](t *testing.T, d time.Duration, what, resource, namespace, name string, object T,
+	condition watchtools.ConditionFunc) (T, error) {
 	t.Helper()
 	ctx, cancel := within(t, d, what)
 	defer cancel()
 	var zero T
-	last, err := watchtools.UntilWithSync(ctx, listWatch(restFor(resource), resource, namespace, name), object, nil, condition)
+	last, err := watchtools.UntilWithSync(ctx, listWatch(restFor(resource), resource, namespace, name), object, nil,
+		condition)
 	if ctx.Err() != nil {
 		return zero, context.Cause(ctx)
 	}
@@ -235,18 +242,19 @@ func (n namespace) goneWithin(d time.Duration, pod string) error {
 	defer cancel()
 	none := func(store cache.Store) (bool, error) { return len(store.List()) == 0, nil }
 	left := map[string]bool{}
-	_, err := watchtools.UntilWithSync(ctx, listWatch(client.CoreV1().RESTClient(), "pods", n.name, pod), &corev1.Pod{}, none, func(e watch.Event) (bool, error) {
-		p, ok := e.Object.(*corev1.Pod)
-		if !ok {
-			return false, nil
-		}
-		if e.Type != watch.Deleted {
-			left[p.Name] = true
-			return false, nil
-		}
-		delete(left, p.Name)
-		return len(left) == 0, nil
-	})
+	_, err := watchtools.UntilWithSync(ctx, listWatch(client.CoreV1().RESTClient(), "pods", n.name, pod), &corev1.Pod{},
+		none, func(e watch.Event) (bool, error) {
+			p, ok := e.Object.(*corev1.Pod)
+			if !ok {
+				return false, nil
+			}
+			if e.Type != watch.Deleted {
+				left[p.Name] = true
+				return false, nil
+			}
+			delete(left, p.Name)
+			return len(left) == 0, nil
+		})
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -309,7 +317,8 @@ func (n namespace) sh(pod, container, script string) string {
 	if ctx.Err() != nil {
 		n.t.Fatal(context.Cause(ctx))
 	}
-	text := strings.TrimSpace(strings.ReplaceAll(out.String(), fmt.Sprintf("command terminated with exit code %d\n", cmd.ProcessState.ExitCode()), ""))
+	text := strings.TrimSpace(strings.ReplaceAll(out.String(),
+		fmt.Sprintf("command terminated with exit code %d\n", cmd.ProcessState.ExitCode()), ""))
 	if err != nil && (text == "" || strings.Contains(text, "rror from server") || strings.Contains(text, "error:")) {
 		n.t.Fatalf("kubectl exec %s: %v\n%s", pod, err, out.String())
 	}
@@ -474,8 +483,8 @@ func (n nodeShell) do(script string) string {
 	return n.sh("node", "", script)
 }
 
-// driverPID returns shell code for the process id of the driver on the node under test. A "fsuser-csi status" of another
-// test has the same process name, and the first node of the tests' own cluster sees the processes of all nodes.
+// driverPID returns shell code for the process id of the driver on the node under test. A "fsuser-csi status" of
+// another test has the same process name, and the first node of the tests' own cluster sees the processes of all nodes.
 func driverPID() string {
 	return `$(for p in $(pidof fsuser-csi); do
 		tr '\0' '\n' < /proc/$p/cmdline | grep -qx node && tr '\0' '\n' < /proc/$p/environ | grep -qx NODE_NAME=` + nodeName + ` && echo $p
@@ -486,10 +495,12 @@ func driverPID() string {
 // pod.
 func driverPod(t *testing.T, not ...string) *corev1.Pod {
 	t.Helper()
-	return until(t, "the driver's pod to be ready", "pods", driverNamespace, "", &corev1.Pod{}, func(e watch.Event) (bool, error) {
-		p, ok := e.Object.(*corev1.Pod)
-		return ok && e.Type != watch.Deleted && p.Spec.NodeName == nodeName && isReady(p) && p.DeletionTimestamp == nil && !slices.Contains(not, string(p.UID)), nil
-	})
+	return until(t, "the driver's pod to be ready", "pods", driverNamespace, "", &corev1.Pod{},
+		func(e watch.Event) (bool, error) {
+			p, ok := e.Object.(*corev1.Pod)
+			return ok && e.Type != watch.Deleted && p.Spec.NodeName == nodeName && isReady(p) && p.DeletionTimestamp == nil &&
+				!slices.Contains(not, string(p.UID)), nil
+		})
 }
 
 // metrics reads the driver's metrics as Prometheus does, from within the cluster's network.

@@ -152,11 +152,13 @@ func cleanUp(ctx context.Context) error {
 	}
 	var failed []error
 	for _, n := range namespaces.Items {
-		if err := client.CoreV1().Namespaces().Delete(ctx, n.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		if err := client.CoreV1().Namespaces().Delete(ctx, n.Name, metav1.DeleteOptions{}); err != nil &&
+			!apierrors.IsNotFound(err) {
 			failed = append(failed, err)
 		}
 	}
-	if _, err := kubectl(ctx, "", "wait", "--for=delete", "namespace", "-l", testLabel, "--timeout=90s"); err != nil && !strings.Contains(err.Error(), "no matching resources") {
+	if _, err := kubectl(ctx, "", "wait", "--for=delete", "namespace", "-l", testLabel, "--timeout=90s"); err != nil &&
+		!strings.Contains(err.Error(), "no matching resources") {
 		failed = append(failed, err)
 	}
 	if !before136() {
@@ -298,7 +300,8 @@ func kubectl(ctx context.Context, stdin string, args ...string) (string, error) 
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		return stdout.String(), fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+		return stdout.String(), fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err,
+			strings.TrimSpace(stderr.String()))
 	}
 	return stdout.String(), nil
 }

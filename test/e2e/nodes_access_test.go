@@ -25,7 +25,8 @@ func testNodeTokens(s *spread) {
 		n.secret("of-"+node.Name(), "key", "v1")
 		n.configMap("of-"+node.Name(), "key", "v1")
 		pod := parsePod(s.t, describedPod("of-"+node.Name(),
-			fmt.Sprintf("projected: {sources: [{secret: {name: of-%[1]s}}, {configMap: {name: of-%[1]s}}]}", node.Name()), `uid: "1000"`))
+			fmt.Sprintf("projected: {sources: [{secret: {name: of-%[1]s}}, {configMap: {name: of-%[1]s}}]}", node.Name()),
+			`uid: "1000"`))
 		pod.Spec.NodeSelector = map[string]string{corev1.LabelHostname: node.Name()}
 		n.createPod(pod)
 	}
@@ -56,7 +57,8 @@ func testNodeTokens(s *spread) {
 // driverToken is the token of the driver on a node, as an attacker who controls the node finds it.
 func driverToken(t *testing.T, node *cluster.Node) string {
 	t.Helper()
-	token := onNode(t, node, "cat /var/lib/kubelet/pods/"+string(driverOn(t, node).UID)+"/volumes/kubernetes.io~projected/*/token")
+	token := onNode(t, node,
+		"cat /var/lib/kubelet/pods/"+string(driverOn(t, node).UID)+"/volumes/kubernetes.io~projected/*/token")
 	if strings.Count(token, ".") != 2 {
 		t.Fatalf("that is no token: %d bytes", len(token))
 	}

@@ -94,7 +94,8 @@ func (s *spread) current(on ...string) {
 			continue
 		}
 		s.waitSaid(pod.name, "/v/key "+s.content())
-		s.expect(pod.name, "", show("/v/key")+"; "+show("/v/other"), fmt.Sprintf("1000:0 400\n%[1]s\n1000:0 400\n%[1]s", s.content()))
+		s.expect(pod.name, "", show("/v/key")+"; "+show("/v/other"),
+			fmt.Sprintf("1000:0 400\n%[1]s\n1000:0 400\n%[1]s", s.content()))
 		s.forward(pod.name)
 	}
 }
@@ -146,14 +147,16 @@ func onNode(t *testing.T, node *cluster.Node, script string) string {
 
 // volumesOf is a script that prints what a node has of a pod's volumes.
 func volumesOf(uid string) string {
-	return "grep " + uid + " /proc/self/mountinfo; find /var/lib/kubelet/pods/" + uid + " -path '*kubernetes.io~csi*' 2>&-; " +
+	return "grep " + uid + " /proc/self/mountinfo; find /var/lib/kubelet/pods/" + uid +
+		" -path '*kubernetes.io~csi*' 2>&-; " +
 		"grep -rl " + uid + " /run/fsuser.csi.io 2>&-; true"
 }
 
 // noVolumesOf waits until a node has nothing of a pod's volumes.
 func noVolumesOf(t *testing.T, node *cluster.Node, uid string) {
 	t.Helper()
-	left := onNode(t, node, "for i in $(seq 600); do left=$("+volumesOf(uid)+`); test -z "$left" && break; sleep 0.1; done; echo "$left"`)
+	left := onNode(t, node,
+		"for i in $(seq 600); do left=$("+volumesOf(uid)+`); test -z "$left" && break; sleep 0.1; done; echo "$left"`)
 	if left != "" {
 		t.Errorf("a minute later %s still has of pod %s:\n%s", node.Name(), uid, left)
 	}
@@ -162,11 +165,12 @@ func noVolumesOf(t *testing.T, node *cluster.Node, uid string) {
 // driverOn waits for a ready pod of the driver on a node that has none of these uids.
 func driverOn(t *testing.T, node *cluster.Node, not ...string) *corev1.Pod {
 	t.Helper()
-	return until(t, "the driver's pod on "+node.Name(), "pods", driverNamespace, "", &corev1.Pod{}, func(e watch.Event) (bool, error) {
-		p, ok := e.Object.(*corev1.Pod)
-		return ok && e.Type != watch.Deleted && p.Spec.NodeName == node.Name() && isReady(p) && p.DeletionTimestamp == nil &&
-			!slices.Contains(not, string(p.UID)), nil
-	})
+	return until(t, "the driver's pod on "+node.Name(), "pods", driverNamespace, "", &corev1.Pod{},
+		func(e watch.Event) (bool, error) {
+			p, ok := e.Object.(*corev1.Pod)
+			return ok && e.Type != watch.Deleted && p.Spec.NodeName == node.Name() && isReady(p) && p.DeletionTimestamp == nil &&
+				!slices.Contains(not, string(p.UID)), nil
+		})
 }
 
 // mover is a Deployment with one pod, which prefers the last node and leaves a lost node at once.
@@ -218,9 +222,10 @@ func newMover(t *testing.T) (mover, *corev1.Pod) {
 // next waits for the ready pod of the Deployment that is none of these pods.
 func (m mover) next(not ...*corev1.Pod) *corev1.Pod {
 	m.t.Helper()
-	return until(m.t, "another pod of the Deployment", "pods", m.name, "", &corev1.Pod{}, func(e watch.Event) (bool, error) {
-		p, ok := e.Object.(*corev1.Pod)
-		return ok && e.Type != watch.Deleted && isReady(p) && p.DeletionTimestamp == nil &&
-			!slices.ContainsFunc(not, func(old *corev1.Pod) bool { return old.UID == p.UID }), nil
-	})
+	return until(m.t, "another pod of the Deployment", "pods", m.name, "", &corev1.Pod{},
+		func(e watch.Event) (bool, error) {
+			p, ok := e.Object.(*corev1.Pod)
+			return ok && e.Type != watch.Deleted && isReady(p) && p.DeletionTimestamp == nil &&
+				!slices.ContainsFunc(not, func(old *corev1.Pod) bool { return old.UID == p.UID }), nil
+		})
 }

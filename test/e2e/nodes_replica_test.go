@@ -62,7 +62,8 @@ func startReplica(t *testing.T) *replica {
 		_ = cmd.Wait() // killed
 		onNode(t, r.node, "iptables-save | grep -v "+replicaEtcdPort+" | iptables-restore")
 	})
-	onNode(t, r.node, "for i in $(seq 600); do kubectl --server=https://127.0.0.1:"+replicaPort+" get --raw /readyz >/dev/null 2>&1 && exit; sleep 0.1; done; exit 1")
+	onNode(t, r.node, "for i in $(seq 600); do kubectl --server=https://127.0.0.1:"+replicaPort+
+		" get --raw /readyz >/dev/null 2>&1 && exit; sleep 0.1; done; exit 1")
 	return r
 }
 
@@ -77,7 +78,8 @@ func (r *replica) lag() {
 // cached returns what the API server's cache has of a Secret.
 func (r *replica) cached(namespace, name string) string {
 	r.t.Helper()
-	return onNode(r.t, r.node, "kubectl --server=https://127.0.0.1:"+replicaPort+" get --raw '/api/v1/namespaces/"+namespace+"/secrets/"+name+"?resourceVersion=0'")
+	return onNode(r.t, r.node, "kubectl --server=https://127.0.0.1:"+replicaPort+" get --raw '/api/v1/namespaces/"+
+		namespace+"/secrets/"+name+"?resourceVersion=0'")
 }
 
 // testReplica moves the driver of a node to an API server whose cache is older than the files. test/integration/driver

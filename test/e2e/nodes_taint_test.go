@@ -48,15 +48,17 @@ func testStartupTaint(s *spread) {
 	pod := parsePod(s.t, onePod("waits", `secretName: s`))
 	pod.Spec.NodeSelector = map[string]string{corev1.LabelHostname: node.Name()}
 	n.createPod(pod)
-	until(s.t, "the pod to be kept from the node", "pods", n.name, "waits", &corev1.Pod{}, func(e watch.Event) (bool, error) {
-		for _, c := range e.Object.(*corev1.Pod).Status.Conditions {
-			if c.Type == corev1.PodScheduled && c.Reason == corev1.PodReasonUnschedulable && strings.Contains(c.Message, "untolerated taint") {
-				s.t.Logf("the pod is told: %s", c.Message)
-				return true, nil
+	until(s.t, "the pod to be kept from the node", "pods", n.name, "waits", &corev1.Pod{},
+		func(e watch.Event) (bool, error) {
+			for _, c := range e.Object.(*corev1.Pod).Status.Conditions {
+				if c.Type == corev1.PodScheduled && c.Reason == corev1.PodReasonUnschedulable &&
+					strings.Contains(c.Message, "untolerated taint") {
+					s.t.Logf("the pod is told: %s", c.Message)
+					return true, nil
+				}
 			}
-		}
-		return false, nil
-	})
+			return false, nil
+		})
 	onlyItsTaint(s.t, node)
 
 	begin := time.Now()
@@ -71,7 +73,8 @@ func testStartupTaint(s *spread) {
 	if slices.ContainsFunc(now.Spec.Taints, func(t corev1.Taint) bool { return t.Key == startupTaint }) {
 		s.t.Errorf("the node has the taints %v", now.Spec.Taints)
 	}
-	if _, err := kubectl(suite, "", "-n", driverNamespace, "rollout", "status", "daemonset/startup-taint", "--timeout=60s"); err != nil {
+	if _, err := kubectl(suite, "", "-n", driverNamespace, "rollout", "status", "daemonset/startup-taint",
+		"--timeout=60s"); err != nil {
 		s.t.Error(err) // on the other nodes, too, which never had the taint
 	}
 }
@@ -108,7 +111,8 @@ func installStartupTaint(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if _, err := kubectl(context.Background(), manifest, "delete", "--ignore-not-found", "--timeout=60s", "-f", "-"); err != nil {
+		if _, err := kubectl(context.Background(), manifest, "delete", "--ignore-not-found", "--timeout=60s", "-f",
+			"-"); err != nil {
 			t.Error(err)
 		}
 	})
@@ -136,16 +140,18 @@ func addNewNode(t *testing.T, node *cluster.Node) {
 // shows when the driver registers.
 func onlyItsTaint(t *testing.T, node *cluster.Node) {
 	t.Helper()
-	pod := until(t, "the pod that removes the taint", "pods", driverNamespace, "", &corev1.Pod{}, func(e watch.Event) (bool, error) {
-		p, ok := e.Object.(*corev1.Pod)
-		return ok && e.Type != watch.Deleted && p.DeletionTimestamp == nil && p.Spec.NodeName == node.Name() &&
-			p.Spec.ServiceAccountName == "startup-taint", nil
-	})
-	token, err := client.CoreV1().ServiceAccounts(driverNamespace).CreateToken(suite, "startup-taint", &authenticationv1.TokenRequest{
-		Spec: authenticationv1.TokenRequestSpec{
-			BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID},
-		},
-	}, metav1.CreateOptions{})
+	pod := until(t, "the pod that removes the taint", "pods", driverNamespace, "", &corev1.Pod{},
+		func(e watch.Event) (bool, error) {
+			p, ok := e.Object.(*corev1.Pod)
+			return ok && e.Type != watch.Deleted && p.DeletionTimestamp == nil && p.Spec.NodeName == node.Name() &&
+				p.Spec.ServiceAccountName == "startup-taint", nil
+		})
+	token, err := client.CoreV1().ServiceAccounts(driverNamespace).CreateToken(suite, "startup-taint",
+		&authenticationv1.TokenRequest{
+			Spec: authenticationv1.TokenRequestSpec{
+				BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID},
+			},
+		}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,8 +161,10 @@ func onlyItsTaint(t *testing.T, node *cluster.Node) {
 	}
 	own, dry := node.Name(), metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}}
 	for _, attempt := range []struct{ what, node, patch string }{
-		{"change another node", nodes[0].Name(), `{"spec":{"taints":[{"key":"` + startupTaint + `","effect":"NoSchedule"}]}}`},
-		{"add another taint", own, `{"spec":{"taints":[{"key":"` + startupTaint + `","effect":"NoSchedule"},{"key":"other","effect":"NoExecute"}]}}`},
+		{"change another node", nodes[0].Name(),
+			`{"spec":{"taints":[{"key":"` + startupTaint + `","effect":"NoSchedule"}]}}`},
+		{"add another taint", own,
+			`{"spec":{"taints":[{"key":"` + startupTaint + `","effect":"NoSchedule"},{"key":"other","effect":"NoExecute"}]}}`},
 		{"cordon the node", own, `{"spec":{"unschedulable":true}}`},
 		{"label the node", own, `{"metadata":{"labels":{"a":"b"}}}`},
 		{"annotate the node", own, `{"metadata":{"annotations":{"a":"b"}}}`},

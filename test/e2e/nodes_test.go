@@ -117,7 +117,8 @@ func testCutOff(s *spread) {
 		}
 	}
 	defer connect()
-	if got := onNode(s.t, node, "kubectl get --raw /version --request-timeout=2s >/dev/null 2>&1 || echo cut off"); got != "cut off" {
+	if got := onNode(s.t, node,
+		"kubectl get --raw /version --request-timeout=2s >/dev/null 2>&1 || echo cut off"); got != "cut off" {
 		s.t.Fatalf("the node reaches the API server: %q", got)
 	}
 	others := slices.DeleteFunc(nodeNames(), func(name string) bool { return name == node.Name() })
@@ -165,10 +166,11 @@ func testReboot(s *spread) {
 func (s *spread) restarted(node string) {
 	s.t.Helper()
 	old := s.pods[node]
-	until(s.t, "the container of "+old.name+" to run again", "pods", s.name, old.name, &corev1.Pod{}, func(e watch.Event) (bool, error) {
-		p := e.Object.(*corev1.Pod)
-		return isReady(p) && p.Status.ContainerStatuses[0].ContainerID != old.container, nil
-	})
+	until(s.t, "the container of "+old.name+" to run again", "pods", s.name, old.name, &corev1.Pod{},
+		func(e watch.Event) (bool, error) {
+			p := e.Object.(*corev1.Pod)
+			return isReady(p) && p.Status.ContainerStatuses[0].ContainerID != old.container, nil
+		})
 	s.untouched(slices.DeleteFunc(nodeNames(), func(name string) bool { return name == node })...)
 	if s.pods[node].uid != old.uid {
 		s.t.Errorf("on %s runs pod %s, want %s", node, s.pods[node].uid, old.uid)

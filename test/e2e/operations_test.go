@@ -40,7 +40,9 @@ func testTold(t *testing.T) {
 	if line := lineWith(table, n.name+"/told"); !strings.Contains(line, "stale for") {
 		t.Errorf("status of a volume that is not current:\n%s", table)
 	}
-	if m := metrics(t, n, "told"); strings.Contains(m, "\nfsuser_stale_volumes 0\n") || !strings.Contains(m, "\nfsuser_stale_volumes ") || !strings.Contains(m, "\nfsuser_volumes ") || strings.Contains(m, "\nfsuser_volumes 0\n") {
+	if m := metrics(t, n, "told"); strings.Contains(m, "\nfsuser_stale_volumes 0\n") ||
+		!strings.Contains(m, "\nfsuser_stale_volumes ") || !strings.Contains(m, "\nfsuser_volumes ") ||
+		strings.Contains(m, "\nfsuser_volumes 0\n") {
 		t.Errorf("metrics with a volume that is not current:\n%s", m)
 	}
 	n.expect("told", "", "cat /v/key", "v1")
@@ -64,7 +66,8 @@ func testTold(t *testing.T) {
 // statusOutput runs the status command in the driver's pod.
 func statusOutput(t *testing.T, format string) string {
 	t.Helper()
-	out, err := kubectl(suite, "", "-n", driverNamespace, "exec", driverPod(t).Name, "--", "/fsuser-csi", "status", "-o", format)
+	out, err := kubectl(suite, "", "-n", driverNamespace, "exec", driverPod(t).Name, "--", "/fsuser-csi", "status", "-o",
+		format)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +149,8 @@ func testKubectlStatus(t *testing.T) {
 	if table := fsuser("-n", n.name, "two"); lineWith(table, n.name+"/two") == "" || lineWith(table, n.name+"/one") != "" {
 		t.Errorf("the table of pod two is\n%s", table)
 	}
-	if line := lineWith(fsuser("-A"), n.name+"/one"); !strings.HasPrefix(line, nodeName) || !strings.Contains(line, "current") {
+	if line := lineWith(fsuser("-A"), n.name+"/one"); !strings.HasPrefix(line, nodeName) ||
+		!strings.Contains(line, "current") {
 		t.Errorf("the table of all namespaces has the line %q", line)
 	}
 }
@@ -198,9 +202,11 @@ func everything() string {
 func notInstalled(t *testing.T) {
 	t.Helper()
 	namespace{driverNamespace, t}.gone("")
-	until(t, "kubelet to deregister the driver", "csinodes", "", nodeName, &storagev1.CSINode{}, func(e watch.Event) (bool, error) {
-		return !slices.ContainsFunc(e.Object.(*storagev1.CSINode).Spec.Drivers, func(d storagev1.CSINodeDriver) bool { return d.Name == driverName }), nil
-	})
+	until(t, "kubelet to deregister the driver", "csinodes", "", nodeName, &storagev1.CSINode{},
+		func(e watch.Event) (bool, error) {
+			return !slices.ContainsFunc(e.Object.(*storagev1.CSINode).Spec.Drivers,
+				func(d storagev1.CSINodeDriver) bool { return d.Name == driverName }), nil
+		})
 	out, err := kubectl(suite, "", "get", everything(), "-A", "-l", "app.kubernetes.io/name=fsuser-csi", "-o", "name")
 	if err != nil {
 		t.Fatal(err)

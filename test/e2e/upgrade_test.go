@@ -55,9 +55,10 @@ func TestUpgrade(t *testing.T) {
 			f.t, f.node.t = t, t
 			mounts := f.node.do(mountsOfVolumes)
 			objects := replaceDriver(t, step.manifest, step.image)
-			t.Logf("objects of the cluster that the older manifest does not have: %s", strings.Join(slices.DeleteFunc(objects, func(o string) bool {
-				return slices.Contains(ofOlder, o)
-			}), ", "))
+			t.Logf("objects of the cluster that the older manifest does not have: %s",
+				strings.Join(slices.DeleteFunc(objects, func(o string) bool {
+					return slices.Contains(ofOlder, o)
+				}), ", "))
 			status := statusOutput(t, "table")
 			for pod := range f.containers {
 				if lineWith(status, f.name+"/"+pod) == "" {
@@ -104,7 +105,8 @@ func (f *fleet) changeKinds() {
 	content := fmt.Sprintf("v%d", f.version)
 	f.changeSecret("s", "key", content)
 	patch := fmt.Sprintf(`{"data":{"key":%q}}`, content)
-	if _, err := client.CoreV1().ConfigMaps(f.name).Patch(suite, "c", types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+	if _, err := client.CoreV1().ConfigMaps(f.name).Patch(suite, "c", types.MergePatchType, []byte(patch),
+		metav1.PatchOptions{}); err != nil {
 		f.t.Fatal(err)
 	}
 	for pod := range f.containers {
@@ -140,14 +142,16 @@ func replaceDriver(t *testing.T, manifest, image string) []string {
 	return slices.DeleteFunc(strings.Fields(out), func(o string) bool { return strings.HasPrefix(o, "pod/") })
 }
 
-// olderManifest builds the driver of olderCommit from the history of the repository, imports its image into the cluster,
-// and returns its manifest of the same kind of access.
+// olderManifest builds the driver of olderCommit from the history of the repository, imports its image into the
+// cluster, and returns its manifest of the same kind of access.
 func olderManifest(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	archive := filepath.Join(dir, "older.tar")
-	if out, err := exec.CommandContext(suite, "git", "-C", "../..", "archive", "-o", archive, olderCommit).CombinedOutput(); err != nil {
-		t.Fatalf("the history of the repository has no commit %s (%v: %s); for a shallow clone run: git fetch --unshallow", olderCommit, err, out)
+	if out, err := exec.CommandContext(suite, "git", "-C", "../..", "archive", "-o", archive,
+		olderCommit).CombinedOutput(); err != nil {
+		t.Fatalf("the history of the repository has no commit %s (%v: %s); for a shallow clone run: git fetch --unshallow",
+			olderCommit, err, out)
 	}
 	tree := filepath.Join(dir, "tree")
 	if err := os.Mkdir(tree, 0o755); err != nil {

@@ -54,7 +54,8 @@ func chooseAccess() (string, error) {
 	}
 	i := slices.Index(Access(server), wanted)
 	if i < 0 {
-		return "", fmt.Errorf("ACCESS=%s: want one of %s on Kubernetes %s", wanted, strings.Join(Access(server), ", "), server)
+		return "", fmt.Errorf("ACCESS=%s: want one of %s on Kubernetes %s", wanted, strings.Join(Access(server), ", "),
+			server)
 	}
 	return manifests()[i], nil
 }
@@ -95,14 +96,15 @@ func complete(spec *corev1.PodSpec) {
 	}
 }
 
-// testOldKubernetes: the installation of a part that the server's version lacks fails, with the remedy or the version in
-// the message.
+// testOldKubernetes: the installation of a part that the server's version lacks fails, with the remedy or the version
+// in the message.
 func testOldKubernetes(t *testing.T) {
 	for values, want := range map[string]string{
 		"access=node":                           "--set access=namespaces",
 		"access=namespaces,fsUser.enabled=true": "fsUser.enabled needs Kubernetes 1.36",
 	} {
-		out, err := exec.CommandContext(suite, "helm", "install", "fsuser-csi", chart, "--namespace", driverNamespace, "--set", values).CombinedOutput()
+		out, err := exec.CommandContext(suite, "helm", "install", "fsuser-csi", chart, "--namespace", driverNamespace,
+			"--set", values).CombinedOutput()
 		if err == nil || !strings.Contains(string(out), want) {
 			t.Errorf("helm install --set %s: error %v, want one with %q:\n%s", values, err, want, out)
 		}

@@ -57,9 +57,11 @@ func testREADME(t *testing.T) {
 	n.secret("ssh-keys", "id_ed25519", readmeKey)
 	pod := n.createPod(readmePod(t))
 	n.ready(pod.Name)
-	n.expect(pod.Name, "", "cd /home/git/.ssh; ls -ln ..data/ | awk 'NF > 8 {print $1, $2, $3, $4, $5, $9}'; cat id_ed25519",
+	n.expect(pod.Name, "",
+		"cd /home/git/.ssh; ls -ln ..data/ | awk 'NF > 8 {print $1, $2, $3, $4, $5, $9}'; cat id_ed25519",
 		fmt.Sprintf("-rw------- 1 1000 0 %d id_ed25519\n%s", len(readmeKey), readmeKey))
-	n.expect(pod.Name, "", "cd /home/git/.ssh; touch new; echo x > id_ed25519; chmod 644 id_ed25519; true", `touch: new: Read-only file system
+	n.expect(pod.Name, "", "cd /home/git/.ssh; touch new; echo x > id_ed25519; chmod 644 id_ed25519; true",
+		`touch: new: Read-only file system
 sh: can't create id_ed25519: Read-only file system
 chmod: id_ed25519: Read-only file system`)
 }
@@ -96,9 +98,10 @@ func testDeployment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	until(t, "both pods of the Deployment", "deployments", n.name, "git", &appsv1.Deployment{}, func(e watch.Event) (bool, error) {
-		return e.Object.(*appsv1.Deployment).Status.AvailableReplicas == replicas, nil
-	})
+	until(t, "both pods of the Deployment", "deployments", n.name, "git", &appsv1.Deployment{},
+		func(e watch.Event) (bool, error) {
+			return e.Object.(*appsv1.Deployment).Status.AvailableReplicas == replicas, nil
+		})
 	pods, err := client.CoreV1().Pods(n.name).List(suite, metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -169,7 +172,8 @@ func testItems(t *testing.T) {
 	n.run(describedPod("items", `secret: {secretName: keys, defaultMode: 0400,
     items: [{key: a, path: x/y/a}, {key: b, path: b, mode: 0600}]}`,
 		`dirMode: "0700", mode/x/y/a: "0440", gid/x/y/a: "8", uid/b: "5"`))
-	n.expect("items", "", "cd /v; find . -follow -type f ! -path '*/..*' | sort; "+show("x/y/a")+"; stat -L -c '%u:%g %a' b; cat b; stat -c '%u:%g %a' /v/ ; stat -L -c '%u:%g %a' x",
+	n.expect("items", "", "cd /v; find . -follow -type f ! -path '*/..*' | sort; "+show("x/y/a")+
+		"; stat -L -c '%u:%g %a' b; cat b; stat -c '%u:%g %a' /v/ ; stat -L -c '%u:%g %a' x",
 		"./b\n./x/y/a\n1000:8 440\nA\n5:0 600\ncat: can't open 'b': Permission denied\n1000:0 700\n1000:0 700")
 }
 
@@ -289,7 +293,8 @@ func testUserNamespace(t *testing.T) {
 	t.Parallel()
 	n := newNamespace(t)
 	n.secret("s", "key", "v1")
-	n.run(strings.Replace(watchingPod("userns", `secretName: s, gid: "1000", mode: "0600"`), "spec:", "spec:\n  hostUsers: false", 1))
+	n.run(strings.Replace(watchingPod("userns", `secretName: s, gid: "1000", mode: "0600"`), "spec:",
+		"spec:\n  hostUsers: false", 1))
 	n.expect("userns", "", "cat /proc/self/uid_map | awk '{print ($2 > 0)}'; "+show("/v/key"), "1\n1000:1000 600\nv1")
 	n.changeSecret("s", "key", "v2")
 	n.waitSaid("userns", "/v/key v2")
@@ -300,7 +305,8 @@ func testFSGroup(t *testing.T) {
 	t.Parallel()
 	n := newNamespace(t)
 	n.secret("s", "key", "v1")
-	n.run(strings.Replace(onePod("fsgroup", `secretName: s, uid: "1000"`), "runAsUser: 1000", "runAsUser: 1000, fsGroup: 3000", 1))
+	n.run(strings.Replace(onePod("fsgroup", `secretName: s, uid: "1000"`), "runAsUser: 1000",
+		"runAsUser: 1000, fsGroup: 3000", 1))
 	n.expect("fsgroup", "", show("/v/key")+"; id -G", "1000:3000 400\nv1\n0 3000")
 }
 
@@ -321,9 +327,11 @@ func testRefused(t *testing.T) {
 	for manifest, words := range map[string][]string{
 		onePod("wrong", `secretName: s, mod: "0400", mode: "9", namespace: kube-system`): {"mod", "mode", "namespace"},
 		withCSI(onePod("writable", `secretName: s`), "readOnly: false"):                  {"set csi.readOnly: true"},
-		onePod("nowhere", `volume: nowhere`):                                             {"the pod has no volume of this name"},
-		describedPod("scratch", `emptyDir: {}`, ""):                                      {"none of secret, configMap, downwardAPI and projected"},
-		onePod("two", `secretName: s, configMapName: s`):                                 {"only one of secretName, configMapName, volume and nodePublishSecretRef"},
+		onePod("nowhere",
+			`volume: nowhere`): {"the pod has no volume of this name"},
+		describedPod("scratch", `emptyDir: {}`, ""): {"none of secret, configMap, downwardAPI and projected"},
+		onePod("two",
+			`secretName: s, configMapName: s`): {"only one of secretName, configMapName, volume and nodePublishSecretRef"},
 	} {
 		n.event(n.create(manifest).Name, "FailedMount", words...)
 		_, err := client.CoreV1().Pods(checked.name).Create(suite, parsePod(t, manifest), metav1.CreateOptions{})
@@ -344,7 +352,8 @@ func testLatency(t *testing.T) {
 	main := &pod.Spec.Containers[0]
 	main.Command = append(main.Command, "/intree/key")
 	main.VolumeMounts = append(main.VolumeMounts, corev1.VolumeMount{Name: "intree", MountPath: "/intree"})
-	pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: "intree", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s"}}})
+	pod.Spec.Volumes = append(pod.Spec.Volumes,
+		corev1.Volume{Name: "intree", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s"}}})
 	n.createPod(pod)
 	n.waitSaid("latency", "/intree/key v1")
 	// Just after its start kubelet looks at a pod more often than later.
@@ -358,7 +367,8 @@ func testLatency(t *testing.T) {
 	n.changeSecret("s", "key", "v3")
 	ours := n.wait(seen, "the new content").Sub(begin)
 	inTree := n.wait(seenInTree, "the new content in the secret volume")
-	t.Logf("a changed Secret is seen in the container after at most %d ms; in a secret volume of Kubernetes after %d ms", ours.Milliseconds(), inTree.Sub(begin).Milliseconds())
+	t.Logf("a changed Secret is seen in the container after at most %d ms; in a secret volume of Kubernetes after %d ms",
+		ours.Milliseconds(), inTree.Sub(begin).Milliseconds())
 	if ours > 10*time.Second {
 		t.Errorf("the change took %s", ours)
 	}

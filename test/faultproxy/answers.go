@@ -85,7 +85,8 @@ func ErrorEvent(code int32, reason metav1.StatusReason, message string) []byte {
 func TooLarge(w http.ResponseWriter, _ *http.Request) bool {
 	s := apierrors.NewTimeoutError("Too large resource version: 9, current: 1", 1).ErrStatus
 	s.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}
-	s.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseTypeResourceVersionTooLarge, Message: "Too large resource version"}}
+	s.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseTypeResourceVersionTooLarge,
+		Message: "Too large resource version"}}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusGatewayTimeout)
 	_ = json.NewEncoder(w).Encode(s)

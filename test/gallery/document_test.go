@@ -39,7 +39,7 @@ func document(all []finding, kubernetes string) string {
 Real programs of Debian packages run in pods of Kubernetes %s as user 1000. Each script logs in,
 connects or decrypts with its key, and is the same for every volume. The messages below are those of
 the last run, which fails if a program says or does something else.
-[programs.go](../test/gallery/programs.go) has the scripts, and `+"`make gallery`"+` (Linux, root) runs
+[test/gallery](../test/gallery) has the scripts, and `+"`make gallery`"+` (Linux, root) runs
 them again. The pod that worked with this driver is the pod of the example, with another image,
 script and Secret.
 

@@ -57,14 +57,16 @@ func TestGallery(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join("..", "..", "docs", "gallery.md"), []byte(document(seen, version.GitVersion)), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join("..", "..", "docs", "gallery.md"), []byte(document(seen, version.GitVersion)),
+		0o644); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func newHarness(t *testing.T) *harness {
 	t.Helper()
-	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(clientcmd.NewDefaultClientConfigLoadingRules(), nil).ClientConfig()
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(clientcmd.NewDefaultClientConfigLoadingRules(),
+		nil).ClientConfig()
 	if err != nil {
 		t.Fatalf("the gallery needs KUBECONFIG of a cluster, or go run ./test/gallery/run: %v", err)
 	}
@@ -139,7 +141,8 @@ initdb -D /tmp/data -A scram-sha-256 -U app --pwfile=/tmp/password --no-sync
 echo 'host all all all scram-sha-256' >>/tmp/data/pg_hba.conf
 exec postgres -D /tmp/data -k /tmp -c fsync=off -c listen_addresses='*'`
 	postgres.ReadinessProbe = &corev1.Probe{
-		ProbeHandler:  corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"/usr/lib/postgresql/15/bin/pg_isready", "-h", "127.0.0.1"}}},
+		ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"/usr/lib/postgresql/15/bin/pg_isready",
+			"-h", "127.0.0.1"}}},
 		PeriodSeconds: 1,
 	}
 	pod.Spec.Containers = append(pod.Spec.Containers, postgres)

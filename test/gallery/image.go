@@ -33,8 +33,10 @@ var packages = []string{"coreutils", "dash", "grep", "libc-bin", "netbase", "ope
 
 // superfluous is what no program needs of its package at run time.
 var superfluous = []string{
-	"usr/include", "usr/share/doc", "usr/share/i18n", "usr/share/info", "usr/share/locale", "usr/share/man", "usr/share/postgresql/*/man",
-	"usr/lib/*/libLLVM*", "usr/lib/*/dri", "usr/lib/postgresql/*/lib/bitcode", "usr/lib/postgresql/*/lib/llvmjit*", "usr/lib/gcc",
+	"usr/include", "usr/share/doc", "usr/share/i18n", "usr/share/info", "usr/share/locale", "usr/share/man",
+	"usr/share/postgresql/*/man",
+	"usr/lib/*/libLLVM*", "usr/lib/*/dri", "usr/lib/postgresql/*/lib/bitcode", "usr/lib/postgresql/*/lib/llvmjit*",
+	"usr/lib/gcc",
 }
 
 // Image makes the image of the gallery's programs, below a cache folder, and returns the path of its tar.
@@ -71,7 +73,8 @@ func Image(ctx context.Context, cache string) (tar string, err error) {
 		return "", err
 	}
 	tar = filepath.Join(folder, "gallery.tar")
-	return tar, images.Build(tar, images.Image{Name: ImageName, Root: slim, Files: files, Cmd: []string{"/bin/sh"}, Env: []string{"LC_ALL=C.UTF-8"}})
+	return tar, images.Build(tar, images.Image{Name: ImageName, Root: slim, Files: files, Cmd: []string{"/bin/sh"},
+		Env: []string{"LC_ALL=C.UTF-8"}})
 }
 
 // slimCopy makes a copy of hard links without what is superfluous.
@@ -96,7 +99,8 @@ func slimCopy(ctx context.Context, root, slim string) (string, error) {
 // imageFiles are those that installing the packages would have made, and ours.
 func imageFiles(ctx context.Context, root, work string) ([]images.File, error) {
 	counterpart := filepath.Join(work, "counterpart")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", counterpart, "github.com/fsuser-csi/fsuser-csi/test/gallery/counterpart")
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", counterpart,
+		"github.com/fsuser-csi/fsuser-csi/test/gallery/counterpart")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("%s: %w\n%s", build, err, output)
@@ -106,7 +110,8 @@ func imageFiles(ctx context.Context, root, work string) ([]images.File, error) {
 		return nil, err
 	}
 	return []images.File{
-		{Path: "/etc/passwd", Content: []byte("root:x:0:0:root:/root:/bin/sh\nsshd:x:100:65534::/run/sshd:/usr/sbin/nologin\napp:x:1000:1000:app:/home/app:/bin/sh\n")},
+		{Path: "/etc/passwd",
+			Content: []byte("root:x:0:0:root:/root:/bin/sh\nsshd:x:100:65534::/run/sshd:/usr/sbin/nologin\napp:x:1000:1000:app:/home/app:/bin/sh\n")},
 		{Path: "/etc/group", Content: []byte("root:x:0:\napp:x:1000:\nnogroup:x:65534:\n")},
 		{Path: "/etc/nsswitch.conf", Content: []byte("passwd: files\ngroup: files\nhosts: files\n")},
 		{Path: "/etc/pam.d/other", Content: []byte(pam)},
@@ -120,7 +125,8 @@ func imageFiles(ctx context.Context, root, work string) ([]images.File, error) {
 }
 
 // pam lets nobody in by a password.
-const pam = "auth required pam_deny.so\naccount required pam_permit.so\npassword required pam_deny.so\nsession required pam_permit.so\n"
+const pam = "auth required pam_deny.so\naccount required pam_permit.so\npassword required pam_deny.so\nsession " +
+	"required pam_permit.so\n"
 
 // await is a command: await SECONDS WHAT COMMAND... waits until the command succeeds, or the process AWAIT_PID has
 // ended.

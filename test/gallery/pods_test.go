@@ -77,7 +77,9 @@ func inTree(pod *corev1.Pod, secret string, keys []string, mode int32) {
 }
 
 // runPod makes a pod, waits until it has ended, and returns its log and exit code.
-func runPod(ctx context.Context, client kubernetes.Interface, namespace string, pod *corev1.Pod) (log string, code int32, err error) {
+func runPod(
+	ctx context.Context, client kubernetes.Interface, namespace string, pod *corev1.Pod,
+) (log string, code int32, err error) {
 	if _, err := client.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{}); err != nil {
 		return "", 0, fmt.Errorf("create pod %s: %w", pod.Name, err)
 	}
@@ -96,16 +98,19 @@ func runPod(ctx context.Context, client kubernetes.Interface, namespace string, 
 			return string(text), status.State.Terminated.ExitCode, nil
 		}
 	}
-	return "", 0, fmt.Errorf("pod %s is %s, and no container has ended: %s", pod.Name, ended.Status.Phase, ended.Status.Message)
+	return "", 0, fmt.Errorf("pod %s is %s, and no container has ended: %s", pod.Name, ended.Status.Phase,
+		ended.Status.Message)
 }
 
 // waitForPod waits until a pod is as wanted.
-func waitForPod(ctx context.Context, client kubernetes.Interface, namespace, name, what string, wanted func(*corev1.Pod) bool) (*corev1.Pod, error) {
+func waitForPod(ctx context.Context, client kubernetes.Interface, namespace, name, what string,
+	wanted func(*corev1.Pod) bool) (*corev1.Pod, error) {
 	ctx, cancel := context.WithTimeout(ctx, podTimeout)
 	defer cancel()
 	for {
 		// A watch without a version begins with the pod as it is.
-		events, err := client.CoreV1().Pods(namespace).Watch(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", name).String()})
+		events, err := client.CoreV1().Pods(namespace).Watch(ctx,
+			metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", name).String()})
 		if err != nil {
 			return nil, fmt.Errorf("wait for the %s of pod %s: %w", what, name, err)
 		}
@@ -116,7 +121,8 @@ func waitForPod(ctx context.Context, client kubernetes.Interface, namespace, nam
 			}
 		}
 		if ctx.Err() != nil {
-			return nil, fmt.Errorf("waited %s for the %s of pod %s in vain: %s", podTimeout, what, name, troubles(client, namespace, name))
+			return nil, fmt.Errorf("waited %s for the %s of pod %s in vain: %s", podTimeout, what, name,
+				troubles(client, namespace, name))
 		}
 	}
 }
@@ -125,7 +131,8 @@ func waitForPod(ctx context.Context, client kubernetes.Interface, namespace, nam
 func troubles(client kubernetes.Interface, namespace, name string) string {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	events, err := client.CoreV1().Events(namespace).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=" + name})
+	events, err := client.CoreV1().Events(namespace).List(ctx,
+		metav1.ListOptions{FieldSelector: "involvedObject.name=" + name})
 	if err != nil {
 		return err.Error()
 	}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package kustomize tests that kustomize works with what convert writes, and with the driver's manifest. It is a module of
-// its own, so that kustomize is not in the driver's go.mod.
+// Package kustomize tests that kustomize works with what convert writes, and with the driver's manifest. It is a module
+// of its own, so that kustomize is not in the driver's go.mod.
 package kustomize
 
 import (
@@ -63,8 +63,8 @@ secretGenerator:
 `
 )
 
-// A prefix and the hash of a generator change the names of objects. The names in a converted base follow with kustomize's
-// built-in name references.
+// A prefix and the hash of a generator change the names of objects. The names in a converted base follow with
+// kustomize's built-in name references.
 func TestNamesFollow(t *testing.T) {
 	converted := convert.File(manifest.Parse("deployment.yaml", base), convert.Options{})
 	if converted.Converted != 3 || len(converted.Left) > 0 {
@@ -72,7 +72,8 @@ func TestNamesFollow(t *testing.T) {
 	}
 	spec := build(t, converted.Text)
 	want := map[string]string{ // the objects of each mounted volume
-		"/etc/web": "ConfigMap/prod-web-conf-", "/keys": "Secret/prod-web-key-", "/all": "Secret/prod-web-key- ConfigMap/prod-web-conf-",
+		"/etc/web": "ConfigMap/prod-web-conf-", "/keys": "Secret/prod-web-key-",
+		"/all": "Secret/prod-web-key- ConfigMap/prod-web-conf-",
 	}
 	for _, mount := range spec.Containers[0].VolumeMounts {
 		var values map[string]string
@@ -134,7 +135,8 @@ func TestImageOfTheDriver(t *testing.T) {
 func build(t *testing.T, deployment string) *corev1.PodSpec {
 	t.Helper()
 	fs := filesys.MakeFsInMemory()
-	for name, text := range map[string]string{"base/deployment.yaml": deployment, "base/kustomization.yaml": kustomization} {
+	for name, text := range map[string]string{"base/deployment.yaml": deployment,
+		"base/kustomization.yaml": kustomization} {
 		if err := fs.WriteFile(name, []byte(text)); err != nil {
 			t.Fatal(err)
 		}

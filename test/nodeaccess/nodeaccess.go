@@ -51,7 +51,7 @@ func Install(ctx context.Context, cp *controlplane.ControlPlane, admin kubernete
 	if err := apply(ctx, cp, func(string) bool { return true }); err != nil {
 		return err
 	}
-	if err := MakeNode(ctx, admin); err != nil {
+	if err := MakeNode(ctx, admin, Node); err != nil {
 		return err
 	}
 	if err := MakeNamespace(ctx, admin, namespace); err != nil {
@@ -67,7 +67,7 @@ func InstallRights(ctx context.Context, cp *controlplane.ControlPlane, admin kub
 	if err := apply(ctx, cp, func(kind string) bool { return slices.Contains(rights, kind) }); err != nil {
 		return err
 	}
-	return MakeNode(ctx, admin)
+	return MakeNode(ctx, admin, Node)
 }
 
 // Allocatable is the node's status.allocatable.
@@ -78,10 +78,10 @@ func Allocatable() corev1.ResourceList {
 	}
 }
 
-// MakeNode creates the Node with its allocatable, if the cluster does not have it.
-func MakeNode(ctx context.Context, admin kubernetes.Interface) error {
+// MakeNode creates a Node with its allocatable, if the cluster does not have it.
+func MakeNode(ctx context.Context, admin kubernetes.Interface, name string) error {
 	nodes := admin.CoreV1().Nodes()
-	node, err := nodes.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: Node}}, metav1.CreateOptions{})
+	node, err := nodes.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
 		return nil
 	}

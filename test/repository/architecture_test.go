@@ -51,10 +51,12 @@ func packages(t *testing.T) map[string]goPackage {
 
 func TestImportsPointOneWay(t *testing.T) {
 	allowed := map[string][]string{
-		"cmd/fsuser-csi":     {"pkg/access", "pkg/confine", "pkg/driver", "pkg/event", "pkg/record", "pkg/source", "pkg/status", "pkg/tmpfs", "pkg/volume"},
+		"cmd/fsuser-csi": {"pkg/access", "pkg/confine", "pkg/driver", "pkg/event", "pkg/record", "pkg/source",
+			"pkg/status", "pkg/tmpfs", "pkg/volume"},
 		"cmd/kubectl-fsuser": {"pkg/attributes", "pkg/convert", "pkg/lint", "pkg/manifest", "pkg/status"},
 		"pkg/driver":         {"internal/failpoint", "pkg/attributes", "pkg/source", "pkg/tmpfs", "pkg/volume"},
-		"pkg/volume":         {"internal/failpoint", "pkg/attributes", "pkg/event", "pkg/projector", "pkg/record", "pkg/source", "pkg/status", "pkg/tmpfs"},
+		"pkg/volume": {"internal/failpoint", "pkg/attributes", "pkg/event", "pkg/projector", "pkg/record",
+			"pkg/source", "pkg/status", "pkg/tmpfs"},
 		"pkg/lint":           {"pkg/attributes", "pkg/manifest"},
 		"pkg/convert":        {"pkg/attributes", "pkg/manifest"},
 		"pkg/manifest":       {},
@@ -119,7 +121,8 @@ func TestLibrariesHaveOneOwner(t *testing.T) {
 
 // The agent runs no program, reads no YAML but by the machinery of client-go, and has no fake kubelet in it.
 func TestTheAgentIsAnAgentOnly(t *testing.T) {
-	out, err := exec.Command("go", "list", "-deps", "-tags", "grpcnotrace", "-json=ImportPath,Imports", "./cmd/fsuser-csi").Output()
+	out, err := exec.Command("go", "list", "-deps", "-tags", "grpcnotrace", "-json=ImportPath,Imports",
+		"./cmd/fsuser-csi").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,13 +156,16 @@ func TestTheAgentIsAnAgentOnly(t *testing.T) {
 	}
 }
 
-// What a clock says may only be shown: in names of generations, whose order means nothing, in Events, and in the status. All else goes by
-// how much time has passed, which time.Time carries along (monotonic) until something takes it off. So a clock that jumps changes nothing
-// here; only the API server's certificate and the driver's token may be invalid for as long as it is wrong, which is an outage (F-02).
+// What a clock says may only be shown: in names of generations, whose order means nothing, in Events, and in the
+// status. All else goes by how much time has passed, which time.Time carries along (monotonic) until something takes it
+// off. So a clock that jumps changes nothing here; only the API server's certificate and the driver's token may be
+// invalid for as long as it is wrong, which is an outage (F-02).
 func TestNothingGoesByTheClock(t *testing.T) {
 	// These take off, or ask for, more than how much time has passed.
-	wall := []string{"Unix", "UnixMilli", "UnixMicro", "UnixNano", "UTC", "Local", "In", "Round", "Truncate", "Format", "AppendFormat", "Date", "Clock",
-		"Hour", "Minute", "Second", "YearDay", "Weekday", "Parse", "ParseInLocation", "ModTime", "WithDeadline", "SetDeadline"}
+	wall := []string{"Unix", "UnixMilli", "UnixMicro", "UnixNano", "UTC", "Local", "In", "Round", "Truncate", "Format",
+		"AppendFormat", "Date", "Clock",
+		"Hour", "Minute", "Second", "YearDay", "Weekday", "Parse", "ParseInLocation", "ModTime", "WithDeadline",
+		"SetDeadline"}
 	allowed := []string{
 		"pkg/status/status.go Round",                                                                              // of a duration, to print it
 		"pkg/projector/projector.go Format", "pkg/projector/projector.go UTC", "pkg/projector/projector.go Parse", // the names of generations
@@ -203,7 +209,8 @@ func TestNothingGoesByTheClock(t *testing.T) {
 			t.Errorf("%s is allowed and not there", use)
 		}
 	}
-	reliability.Shown(t, "F-25", fmt.Sprintf("%d files of source: none asks a clock for more than how much time has passed", files))
+	reliability.Shown(t, "F-25",
+		fmt.Sprintf("%d files of source: none asks a clock for more than how much time has passed", files))
 }
 
 func TestEveryPackageSaysWhatItIsFor(t *testing.T) {

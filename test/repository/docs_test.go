@@ -16,8 +16,9 @@ import (
 	"testing"
 )
 
-// TestCompatibilityNamesItsTests keeps docs/compatibility.md from promising what no test shows: each line of its tables ends with names of
-// functions of tests, or of comparisons of the end-to-end tests. All comparisons are named, and so is each difference that they allow.
+// TestCompatibilityNamesItsTests keeps docs/compatibility.md from promising what no test shows: each line of its tables
+// ends with names of functions of tests, or of comparisons of the end-to-end tests. All comparisons are named, and so
+// is each difference that they allow.
 func TestCompatibilityNamesItsTests(t *testing.T) {
 	functions := testFunctions(t)
 	comparisons, differences := comparisons(t)

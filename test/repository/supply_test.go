@@ -13,7 +13,8 @@ import (
 
 // Who builds a release anew must get the same bytes, wherever the source lies.
 func TestTheBuildIsReproducible(t *testing.T) {
-	list, err := exec.Command("git", "ls-files", "-z", "--", "Makefile", "go.mod", "go.sum", "cmd", "internal", "pkg").Output()
+	list, err := exec.Command("git", "ls-files", "-z", "--", "Makefile", "go.mod", "go.sum", "cmd", "internal",
+		"pkg").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +57,8 @@ func TestTheBuildIsReproducible(t *testing.T) {
 
 // TestLicences checks that each module in the driver's binary may be passed on with it, under a permissive licence.
 func TestLicences(t *testing.T) {
-	out, err := exec.Command("go", "list", "-tags", "grpcnotrace", "-deps", "-f", "{{with .Module}}{{.Path}}\t{{.Dir}}{{end}}", "./cmd/fsuser-csi").Output()
+	out, err := exec.Command("go", "list", "-tags", "grpcnotrace", "-deps", "-f",
+		"{{with .Module}}{{.Path}}\t{{.Dir}}{{end}}", "./cmd/fsuser-csi").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +86,8 @@ func licence(t *testing.T, dir string) (text string) {
 		t.Fatal(err)
 	}
 	for _, e := range entries {
-		if name := strings.ToUpper(e.Name()); e.IsDir() || !strings.HasPrefix(name, "LICENSE") && !strings.HasPrefix(name, "LICENCE") && name != "COPYING" {
+		if name := strings.ToUpper(e.Name()); e.IsDir() || !strings.HasPrefix(name, "LICENSE") &&
+			!strings.HasPrefix(name, "LICENCE") && name != "COPYING" {
 			continue
 		}
 		b, err := os.ReadFile(filepath.Join(dir, e.Name()))
@@ -96,15 +99,18 @@ func licence(t *testing.T, dir string) (text string) {
 	return strings.Join(strings.Fields(text), " ")
 }
 
-// permissive recognises Apache 2.0, MIT, ISC, and BSD with two or three clauses (also as one of several to choose from), by a sentence that is
-// in no other licence.
+// permissive recognises Apache 2.0, MIT, ISC, and BSD with two or three clauses (also as one of several to choose
+// from), by a sentence that is in no other licence.
 func permissive(text string) bool {
 	for _, sentence := range []string{
 		"SPDX-License-Identifier: BSD-3-Clause OR GPL-2.0-only", // libcap: ours to choose
-		"Apache License Version 2.0, January 2004", "Permission is hereby granted, free of charge, to any person obtaining a copy",
+		"Apache License Version 2.0, January 2004",
+		"Permission is hereby granted, free of charge, to any person obtaining a copy",
 		"Permission to use, copy, modify, and distribute this software for any purpose with or without fee is hereby granted",
-		"Permission to use, copy, modify, and/or distribute this software for any purpose with or without fee is hereby granted",
-		"Redistribution and use in source and binary forms, with or without modification, are permitted provided that the following conditions are met",
+		"Permission to use, copy, modify, and/or distribute this software for any purpose with or without fee is hereby " +
+			"granted",
+		"Redistribution and use in source and binary forms, with or without modification, are permitted provided that the " +
+			"following conditions are met",
 	} {
 		if strings.Contains(text, sentence) {
 			return true

@@ -91,8 +91,8 @@ func startProxy(t *testing.T, endpoint string) *proxy {
 	return p
 }
 
-// forward hands every call of Identity and Node on to the driver, so that none is answered by the proxy by mistake, and has a
-// look at what a publish and an unpublish did.
+// forward hands every call of Identity and Node on to the driver, so that none is answered by the proxy by mistake, and
+// has a look at what a publish and an unpublish did.
 func (p *proxy) forward(ctx context.Context, req any, info *grpc.UnaryServerInfo, own grpc.UnaryHandler) (any, error) {
 	service, method := path.Split(strings.TrimPrefix(info.FullMethod, "/"))
 	if service == "csi.v1.Controller/" || method == "GetPluginCapabilities" {
@@ -149,7 +149,8 @@ func published(t *testing.T, target string) error {
 }
 
 // GetPluginCapabilities adds a controller to the driver's answer, which must not have one.
-func (p *proxy) GetPluginCapabilities(ctx context.Context, req *csi.GetPluginCapabilitiesRequest) (*csi.GetPluginCapabilitiesResponse, error) {
+func (p *proxy) GetPluginCapabilities(ctx context.Context,
+	req *csi.GetPluginCapabilitiesRequest) (*csi.GetPluginCapabilitiesResponse, error) {
 	resp, err := csi.NewIdentityClient(p.driver).GetPluginCapabilities(ctx, req)
 	if err != nil {
 		return nil, err
@@ -163,7 +164,8 @@ func (p *proxy) GetPluginCapabilities(ctx context.Context, req *csi.GetPluginCap
 	return resp, nil
 }
 
-func (p *proxy) ControllerGetCapabilities(context.Context, *csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {
+func (p *proxy) ControllerGetCapabilities(context.Context,
+	*csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {
 	return &csi.ControllerGetCapabilitiesResponse{}, nil
 }
 

@@ -2,8 +2,9 @@
 
 // Package sanity runs the CSI project's own test suite, csi-test, against the driver's real binary.
 //
-// The suite makes its volumes with a Controller service, which this driver has not. So it talks to a proxy (proxy_test.go) that
-// plays a Controller and hands everything else on to the driver: its socket, its check of the peer, its mounts are the real ones.
+// The suite makes its volumes with a Controller service, which this driver has not. So it talks to a proxy
+// (proxy_test.go) that plays a Controller and hands everything else on to the driver: its socket, its check of the
+// peer, its mounts are the real ones.
 package sanity
 
 import (
@@ -22,8 +23,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// The suite's specs for the Identity and Node services, as far as they apply to the driver. A number that changes, with a new
-// csi-test or another capability, wants somebody to look.
+// The suite's specs for the Identity and Node services, as far as they apply to the driver. A number that changes, with
+// a new csi-test or another capability, wants somebody to look.
 const (
 	wantSpecs       = 17
 	idempotentCount = 10
@@ -39,7 +40,8 @@ func TestSanity(t *testing.T) {
 	// The driver is built as it is released: with the versions of its own module, not of this one.
 	t.Chdir(filepath.Join("..", ".."))
 	manifests := t.TempDir()
-	manifest := fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: %s, namespace: %s}\nstringData: {%s: %s}\n", secret, namespace, key, content)
+	manifest := fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: %s, namespace: %s}\nstringData: {%s: %s}\n",
+		secret, namespace, key, content)
 	if err := os.WriteFile(filepath.Join(manifests, "secret.yaml"), []byte(manifest), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -61,9 +63,11 @@ func TestSanity(t *testing.T) {
 			t.Errorf("%s: %s\n%s", spec.FullText(), spec.Failure.Message, spec.CapturedGinkgoWriterOutput)
 		}
 	}
-	t.Logf("csi-test: %d specs, %d ran, %d passed, %d skipped", report.PreRunStats.TotalSpecs, ran, count[types.SpecStatePassed], count[types.SpecStateSkipped])
+	t.Logf("csi-test: %d specs, %d ran, %d passed, %d skipped", report.PreRunStats.TotalSpecs, ran,
+		count[types.SpecStatePassed], count[types.SpecStateSkipped])
 	if ran != wantSpecs || count[types.SpecStatePassed] != wantSpecs || !report.SuiteSucceeded {
-		t.Errorf("%d specs ran and %d passed, want %d and %[3]d; the suite succeeded: %v", ran, count[types.SpecStatePassed], wantSpecs, report.SuiteSucceeded)
+		t.Errorf("%d specs ran and %d passed, want %d and %[3]d; the suite succeeded: %v", ran, count[types.SpecStatePassed],
+			wantSpecs, report.SuiteSucceeded)
 	}
 
 	// That the specs passed says little if they did not do what they are for.
@@ -96,7 +100,8 @@ func TestSanity(t *testing.T) {
 	}
 }
 
-// runSuite runs the suite in a process of its own: ginkgo runs only once in one, and go test -count wants it more often.
+// runSuite runs the suite in a process of its own: ginkgo runs only once in one, and go test -count wants it more
+// often.
 func runSuite(t *testing.T, socket string) types.Report {
 	t.Helper()
 	dir := t.TempDir()
@@ -120,7 +125,8 @@ func runSuite(t *testing.T, socket string) types.Report {
 	return reports[0]
 }
 
-// suite is the other process. Its arguments are the socket to test, a directory to work in, and the file for the report.
+// suite is the other process. Its arguments are the socket to test, a directory to work in, and the file for the
+// report.
 func suite(args []string) error {
 	socket, dir, file := args[0], args[1], args[2]
 	config := sanity.NewTestConfig()

@@ -2,8 +2,8 @@
 
 //go:build linux
 
-// Package setup starts a cluster and installs the driver of this tree, for the commands that run tests in a cluster of their
-// own.
+// Package setup starts a cluster and installs the driver of this tree, for the commands that run tests in a cluster of
+// their own.
 package setup
 
 import (
@@ -27,8 +27,8 @@ const (
 	downTimeout    = 2 * time.Minute
 )
 
-// DriverImage builds the driver of this tree and writes a tar of its image to dir. The tag of the image's name is also the
-// driver's version.
+// DriverImage builds the driver of this tree and writes a tar of its image to dir. The tag of the image's name is also
+// the driver's version.
 func DriverImage(ctx context.Context, dir, name string) (tar string, err error) {
 	repository, err := tools.Repository()
 	if err != nil {
@@ -49,25 +49,25 @@ func DriverImageOf(ctx context.Context, repository, dir, name string) (tar strin
 	if !tagged {
 		return "", fmt.Errorf("image %s of the driver: it has no tag", name)
 	}
-	binary, tar := filepath.Join(dir, "fsuser-csi"), filepath.Join(dir, "fsuser-csi.tar")
+	tar = filepath.Join(dir, "fsuser-csi.tar")
 	for _, args := range [][]string{
-		{"build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w -funcalign=16 -X main.version=" + version,
-			"-o", binary, "./cmd/fsuser-csi"},
-		{"run", "./deploy/image", "-o", tar, "-tag", name, binary},
+		{"make", "build", "VERSION=" + version},
+		{"go", "run", "./deploy/image", "-o", tar, "-tag", name, "bin/fsuser-csi"},
 	} {
-		cmd := exec.CommandContext(ctx, "go", args...)
+		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 		cmd.Dir = repository
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if output, err := cmd.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("image of the driver: go %s: %w\n%s", strings.Join(args, " "), err, output)
+			return "", fmt.Errorf("image of the driver: %s: %w\n%s", strings.Join(args, " "), err, output)
 		}
 	}
 	return tar, nil
 }
 
-// Cluster starts a cluster and imports tars of images. With keep, Cluster reuses the cluster that an earlier run left in the
-// run folder, and end leaves the cluster running. Otherwise end ends the cluster, also after the end of ctx.
-func Cluster(ctx context.Context, o cluster.Options, keep bool, tars ...string) (c *cluster.Cluster, end func() error, err error) {
+// Cluster starts a cluster and imports tars of images. With keep, Cluster reuses the cluster that an earlier run left
+// in the run folder, and end leaves the cluster running. Otherwise end ends the cluster, also after the end of ctx.
+func Cluster(
+	ctx context.Context, o cluster.Options, keep bool, tars ...string,
+) (c *cluster.Cluster, end func() error, err error) {
 	if c, err = upOrOpen(ctx, o, keep); err != nil {
 		return nil, nil, err
 	}
@@ -99,9 +99,9 @@ func upOrOpen(ctx context.Context, o cluster.Options, keep bool) (*cluster.Clust
 	return cluster.Up(ctx, o)
 }
 
-// Install applies manifests of the folder deploy, the first of which has the driver, and returns when the driver's pods are
-// ready. The image is that of DriverImage. Install restarts pods of an earlier run, because the content of the image may have
-// changed.
+// Install applies manifests of the folder deploy, the first of which has the driver, and returns when the driver's pods
+// are ready. The image is that of DriverImage. Install restarts pods of an earlier run, because the content of the
+// image may have changed.
 func Install(ctx context.Context, c *cluster.Cluster, image string, manifests ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, installTimeout)
 	defer cancel()

@@ -24,8 +24,8 @@ import (
 
 const namespace = "default"
 
-// cluster is a real API server, which the driver reaches through a proxy, and two builds of the driver: with failpoints,
-// and plain as it is shipped.
+// cluster is a real API server, which the driver reaches through a proxy, and two builds of the driver: with
+// failpoints, and plain as it is shipped.
 type cluster struct {
 	t             testing.TB
 	binary, plain string
@@ -127,7 +127,8 @@ func set[T any](objects interface {
 
 func (c *cluster) delete(name string) {
 	c.t.Helper()
-	if err := c.client.CoreV1().Secrets(c.namespace).Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil {
+	if err := c.client.CoreV1().Secrets(c.namespace).Delete(context.Background(), name,
+		metav1.DeleteOptions{}); err != nil {
 		c.t.Fatal(err)
 	}
 }
@@ -142,5 +143,6 @@ var errTooLong = errors.New("it took too long")
 
 // bounded is the context of a step of a test, with what it is for.
 func bounded(bound time.Duration, what string) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(context.Background(), bound, fmt.Errorf("%w: %s, more than %v", errTooLong, what, bound))
+	return context.WithTimeoutCause(context.Background(), bound,
+		fmt.Errorf("%w: %s, more than %v", errTooLong, what, bound))
 }

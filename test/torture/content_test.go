@@ -15,8 +15,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 )
 
-// owned says who owns the files of a volume, which mode they have, and where they come from. It is the volume's name, so
-// that a reader knows what to expect.
+// owned says who owns the files of a volume, which mode they have, and where they come from. It is the volume's name,
+// so that a reader knows what to expect.
 type owned struct {
 	uid, gid, mode uint32
 	from           origin
@@ -43,8 +43,9 @@ func isConfigMap(name string) bool { return strings.HasPrefix(name, "map") }
 // volume is a volume of version n of an object. The version plays a part only if kubelet brings the content.
 func (o owned) volume(object string, n int) kubelet.Volume {
 	v := kubelet.Volume{
-		Name:       fmt.Sprintf("u%d-g%d-m%o", o.uid, o.gid, o.mode) + string(o.from),
-		Attributes: map[string]string{"uid": fmt.Sprint(o.uid), "gid": fmt.Sprint(o.gid), "mode": fmt.Sprintf("%04o", o.mode)},
+		Name: fmt.Sprintf("u%d-g%d-m%o", o.uid, o.gid, o.mode) + string(o.from),
+		Attributes: map[string]string{"uid": fmt.Sprint(o.uid), "gid": fmt.Sprint(o.gid),
+			"mode": fmt.Sprintf("%04o", o.mode)},
 	}
 	switch {
 	case o.from == byVolume:
@@ -64,7 +65,8 @@ func describes(object string) corev1.Volume {
 	v := corev1.Volume{Name: described}
 	items := []corev1.KeyToPath{{Key: "k0", Path: itemPrefix + "k0"}, {Key: "k2", Path: itemPrefix + "k2"}}
 	if isConfigMap(object) {
-		v.ConfigMap = &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: object}, Items: items}
+		v.ConfigMap = &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: object},
+			Items: items}
 	} else {
 		v.Secret = &corev1.SecretVolumeSource{SecretName: object, Items: items}
 	}
@@ -97,13 +99,15 @@ func (o owned) check(st *unix.Stat_t) error {
 	return nil
 }
 
-// data is version n of an object: 3 to 5 keys, each of which tells its version, how many keys there are, its own name and its length.
+// data is version n of an object: 3 to 5 keys, each of which tells its version, how many keys there are, its own name
+// and its length.
 func data(n int) map[string]string {
 	keys := 3 + n%3
 	d := map[string]string{}
 	for i := range keys {
 		fill := (n*37 + i*911) % 6000
-		d[fmt.Sprint("k", i)] = fmt.Sprintf("version=%d keys=%d key=k%d fill=%d %s end", n, keys, i, fill, strings.Repeat("x", fill))
+		d[fmt.Sprint("k", i)] = fmt.Sprintf("version=%d keys=%d key=k%d fill=%d %s end", n, keys, i, fill,
+			strings.Repeat("x", fill))
 	}
 	return d
 }
@@ -127,7 +131,8 @@ func TestReadersNoticeWhatIsWrong(t *testing.T) {
 		t.Errorf("a whole file is version %d, %v", version, err)
 	}
 	for what, text := range map[string]string{
-		"an empty file": "", "a partial file": whole[:len(whole)-1], "a longer file": whole + "x", "another key": data(4)["k2"],
+		"an empty file": "", "a partial file": whole[:len(whole)-1], "a longer file": whole + "x",
+		"another key": data(4)["k2"],
 	} {
 		if _, err := parse("k1", text); err == nil {
 			t.Errorf("%s passes", what)
@@ -144,7 +149,8 @@ func TestReadersNoticeWhatIsWrong(t *testing.T) {
 		t.Error(err)
 	}
 	for _, change := range []func(*unix.Stat_t){
-		func(st *unix.Stat_t) { st.Uid = 0 }, func(st *unix.Stat_t) { st.Gid = 0 }, func(st *unix.Stat_t) { st.Mode |= 0o004 },
+		func(st *unix.Stat_t) { st.Uid = 0 }, func(st *unix.Stat_t) { st.Gid = 0 },
+		func(st *unix.Stat_t) { st.Mode |= 0o004 },
 	} {
 		bad := good
 		change(&bad)

@@ -26,7 +26,8 @@ import (
 // patience bounds the wait for anything. What is waited for takes milliseconds, a restart of the driver some hundred.
 const patience = 30 * time.Second
 
-// harness is a node: a driver that may be killed at any time, the kubelet that starts it again, volumes, and readers of them.
+// harness is a node: a driver that may be killed at any time, the kubelet that starts it again, volumes, and readers of
+// them.
 type harness struct {
 	t       testing.TB
 	cluster *cluster
@@ -70,14 +71,16 @@ func newHarness(t testing.TB, c *cluster) *harness {
 
 func newHarnessOf(t testing.TB, c *cluster, binary string, args ...string) *harness {
 	t.Helper()
-	h := &harness{t: t, cluster: c, armed: t.TempDir(), versions: map[string]int{}, unsettled: map[string]bool{}, deathsWith: map[origin]int{}}
+	h := &harness{t: t, cluster: c, armed: t.TempDir(), versions: map[string]int{}, unsettled: map[string]bool{},
+		deathsWith: map[origin]int{}}
 	args = append([]string{"--access=" + c.access, "--kubeconfig=" + c.kubeconfig, "--collect-interval=50ms"}, args...)
 	h.driver = testkit.StartDriver(t, binary, args...)
 	// The first process is not to be killed at its start: the points are given to the next.
 	h.driver.Env = []string{"FSUSER_FAILPOINTS=" + h.armed, "GORACE=atexit_sleep_ms=0"}
 	h.driver.Kill()
 	h.driver.StartAgain()
-	h.kubelet = kubelet.NewVolumeManager(h.driver.Root, filepath.Join(h.driver.Root, "plugins", "fsuser.csi.io", "csi.sock"))
+	h.kubelet = kubelet.NewVolumeManager(h.driver.Root,
+		filepath.Join(h.driver.Root, "plugins", "fsuser.csi.io", "csi.sock"))
 	h.kubelet.Failed = func(call string, err error) {
 		// Whatever happens to the driver, no pod may be told that its request is wrong, or its volume unknown.
 		switch status.Code(err) {
@@ -113,8 +116,8 @@ func (h *harness) disarm(point string) (fired bool) {
 	return err != nil
 }
 
-// set gives an object its next version. Kubelet brings it to the volumes with nodePublishSecretRef when it publishes them
-// again, which converge and settle wait for.
+// set gives an object its next version. Kubelet brings it to the volumes with nodePublishSecretRef when it publishes
+// them again, which converge and settle wait for.
 func (h *harness) set(object string) {
 	h.versions[object]++
 	h.cluster.set(object, h.versions[object])
@@ -125,12 +128,13 @@ func (h *harness) set(object string) {
 	}
 }
 
-// want adds a pod with a volume. The pod exists in the API server if the driver reads it, or if the driver's rights depend
-// on it.
+// want adds a pod with a volume. The pod exists in the API server if the driver reads it, or if the driver's rights
+// depend on it.
 func (h *harness) want(o owned, object string) mounted {
 	h.t.Helper()
 	h.pods++
-	m := mounted{kubelet.Pod{Namespace: h.cluster.namespace, Name: fmt.Sprint("pod-", h.pods), UID: fmt.Sprintf("%08d-1111-4222-8333-444444444444", h.pods)}, o, object}
+	m := mounted{kubelet.Pod{Namespace: h.cluster.namespace, Name: fmt.Sprint("pod-", h.pods),
+		UID: fmt.Sprintf("%08d-1111-4222-8333-444444444444", h.pods)}, o, object}
 	v := o.volume(object, h.versions[object])
 	if h.exists(m) {
 		pod := nodeaccess.Pod(m.pod.Name, v)
@@ -181,8 +185,9 @@ func (h *harness) exists(m mounted) bool {
 
 func (h *harness) target(m mounted) string { return h.kubelet.Target(m.pod, m.name()) }
 
-// during does f while it keeps the driver alive: one that dies is started again. Then f begins again, too, because a call
-// to a process that was killed during a stall is answered only after the stall. Kubelet gives it up after two minutes.
+// during does f while it keeps the driver alive: one that dies is started again. Then f begins again, too, because a
+// call to a process that was killed during a stall is answered only after the stall. Kubelet gives it up after two
+// minutes.
 func (h *harness) during(what string, f func(context.Context) error) {
 	h.t.Helper()
 	ctx, cancel := bounded(patience, what)
@@ -394,10 +399,12 @@ func (h *harness) layout(m mounted) (wrong []string) {
 	}
 	want = []string{"mount", "vol_data.json"}
 	if got, err := list(filepath.Dir(target)); err != nil || !slices.Equal(got, want) {
-		wrong = append(wrong, fmt.Sprintf("the directory of volume %s of %s has %q, not %q (%v)", m.name(), m.pod.Name, got, want, err))
+		wrong = append(wrong, fmt.Sprintf("the directory of volume %s of %s has %q, not %q (%v)", m.name(), m.pod.Name, got,
+			want, err))
 	}
 	var st unix.Stat_t
-	if err := unix.Stat(target, &st); err != nil || st.Uid != m.owned.uid || st.Gid != m.owned.gid || st.Mode != unix.S_IFDIR|0o755 {
+	if err := unix.Stat(target, &st); err != nil || st.Uid != m.owned.uid || st.Gid != m.owned.gid ||
+		st.Mode != unix.S_IFDIR|0o755 {
 		wrong = append(wrong, fmt.Sprintf("the root of volume %s is %d:%d %#o, %v", m.name(), st.Uid, st.Gid, st.Mode, err))
 	}
 	return wrong
@@ -411,8 +418,8 @@ func list(dir string) (names []string, err error) {
 	return names, err
 }
 
-// heldBy are the descriptors of an idle driver that it should not have: files and directories other than its log and its lock, and mounts
-// that were made and forgotten. A detached mount's path is "/".
+// heldBy are the descriptors of an idle driver that it should not have: files and directories other than its log and
+// its lock, and mounts that were made and forgotten. A detached mount's path is "/".
 func heldBy(pid int) (held []string, err error) {
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	descriptors, err := list(dir)

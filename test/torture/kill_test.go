@@ -41,7 +41,8 @@ func kills(t *testing.T, c *cluster) {
 	h.killAtSteps(steps, readers)
 	failing := h.failAtSteps(steps)
 	h.killAtRandom(all, random, readers)
-	for form, from := range map[string]origin{"secretName": byName, "volume": byVolume, "nodePublishSecretRef": byRequest} {
+	for form, from := range map[string]origin{"secretName": byName, "volume": byVolume,
+		"nodePublishSecretRef": byRequest} {
 		if n := h.deathsWith[from]; n != h.deaths {
 			t.Errorf("at %d of %d kills, there was no volume with %s", h.deaths-n, h.deaths, form)
 		}
@@ -78,8 +79,8 @@ func (h *harness) killAtSteps(steps []point, readers *readers) {
 	}
 }
 
-// failAtSteps has a step fail instead of being the last one: publish, refresh and unpublish are tried again, and come to
-// the same end. It returns how many steps can fail.
+// failAtSteps has a step fail instead of being the last one: publish, refresh and unpublish are tried again, and come
+// to the same end. It returns how many steps can fail.
 func (h *harness) failAtSteps(steps []point) (failing int) {
 	h.t.Helper()
 	h.failing = true

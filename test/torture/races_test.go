@@ -53,7 +53,8 @@ func (r *raw) publish(ctx context.Context) error {
 }
 
 func (r *raw) unpublish(ctx context.Context) error {
-	_, err := r.h.driver.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: kubelet.VolumeID(r.pod, r.volume.Name), TargetPath: r.target})
+	_, err := r.h.driver.NodeUnpublishVolume(ctx,
+		&csi.NodeUnpublishVolumeRequest{VolumeId: kubelet.VolumeID(r.pod, r.volume.Name), TargetPath: r.target})
 	return err
 }
 
@@ -70,7 +71,8 @@ func (r *raw) gone(what string) {
 	r.h.check(what)
 }
 
-// whole checks that the volume is there with all that belongs to it, or that nothing is, as soon as calls that were given up have ended.
+// whole checks that the volume is there with all that belongs to it, or that nothing is, as soon as calls that were
+// given up have ended.
 func (r *raw) whole(what string) {
 	r.h.t.Helper()
 	testkit.Eventually(r.h.t, patience, what+": the whole volume or nothing of it", func() bool {
@@ -183,7 +185,8 @@ func givenUp(t *testing.T, c *cluster) {
 			if next == "publish" || next == "nothing" && step.stays {
 				want = 1
 			}
-			if mounts, records := len(testkit.MountsBelow(t, r.target)), len(h.driver.Records()); mounts != want || records != want {
+			if mounts, records := len(testkit.MountsBelow(t, r.target)), len(h.driver.Records()); mounts != want ||
+				records != want {
 				t.Errorf("%s: %d mounts and %d records, not %d", what, mounts, records, want)
 			}
 			_, err := os.Lstat(r.target)
@@ -194,7 +197,8 @@ func givenUp(t *testing.T, c *cluster) {
 			r.gone(what)
 		}
 	}
-	reliability.Shown(t, "F-13", fmt.Sprintf("given up at %d steps, followed by publish, unpublish or nothing", len(steps)))
+	reliability.Shown(t, "F-13", fmt.Sprintf("given up at %d steps, followed by publish, unpublish or nothing",
+		len(steps)))
 }
 
 // paused waits until the driver is at a point that is armed with pause, and returns what lets it go on.
@@ -273,8 +277,9 @@ func allAtOnce(t *testing.T, c *cluster) {
 		}
 		h.settle("unpublish all")
 		h.check("after all were unpublished")
-		reliability.Shown(t, "F-15", fmt.Sprintf("%d volumes of %d objects in %v, no call failed, %d requests, at most %d descriptors",
-			n, objects, took.Round(10*time.Millisecond), asked, descriptors))
+		reliability.Shown(t, "F-15",
+			fmt.Sprintf("%d volumes of %d objects in %v, no call failed, %d requests, at most %d descriptors",
+				n, objects, took.Round(10*time.Millisecond), asked, descriptors))
 	}
 }
 
@@ -286,12 +291,14 @@ func panics(t *testing.T, c *cluster) {
 	other := h.want(anyOwner, "a")
 	h.settle("publish another volume")
 	pid, n := h.driver.PID(), 0
-	for _, point := range []string{"publish-watching", "tmpfs-directory-made", "projector-file-made", "publish-recorded", "tmpfs-attached", "publish-done"} {
+	for _, point := range []string{"publish-watching", "tmpfs-directory-made", "projector-file-made", "publish-recorded",
+		"tmpfs-attached", "publish-done"} {
 		for _, again := range []bool{true, false} {
 			r := h.raw(anyPod, "b")
 			h.arm(point, "panic")
 			// Not a code that tells kubelet that nothing is left: it would not call NodeUnpublishVolume.
-			if err := r.publish(context.Background()); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "has a bug") {
+			if err := r.publish(context.Background()); status.Code(err) != codes.Unavailable ||
+				!strings.Contains(err.Error(), "has a bug") {
 				t.Errorf("publish that panicked at %s: %v", point, err)
 			}
 			if again {
@@ -310,7 +317,8 @@ func panics(t *testing.T, c *cluster) {
 			n++
 		}
 	}
-	for _, point := range []string{"refresh-cloned", "projector-generation-written", "projector-data-tmp-made", "projector-data-renamed", "refresh-done"} {
+	for _, point := range []string{"refresh-cloned", "projector-generation-written", "projector-data-tmp-made",
+		"projector-data-renamed", "refresh-done"} {
 		h.arm(point, "panic")
 		h.set("a")
 		h.converge("after a panic at " + point)
@@ -381,7 +389,8 @@ func slowRecords(t *testing.T, c *cluster) {
 	r.gone("after a publish that took too long")
 	h.drop()
 	h.settle("unpublish the last volume")
-	reliability.Shown(t, "F-17", fmt.Sprintf("publish, refresh and unpublish of others in %v while one record could not be written", meanwhile.Round(time.Millisecond)))
+	reliability.Shown(t, "F-17", fmt.Sprintf("publish, refresh and unpublish of others in %v while one record could not "+
+		"be written", meanwhile.Round(time.Millisecond)))
 }
 
 // removedBeforeTheWatch deletes an object that the driver has read, before the driver watches the object again.
@@ -419,7 +428,8 @@ func twoInstances(t *testing.T, c *cluster) {
 	h.want(anyOwner, "a")
 	h.settle("publish a volume")
 	second := func(state string) *exec.Cmd {
-		return exec.CommandContext(t.Context(), c.binary, "node", "--node-name=node-1", "--kubelet-root="+h.driver.Root, "--state-dir="+state,
+		return exec.CommandContext(t.Context(), c.binary, "node", "--node-name=node-1", "--kubelet-root="+h.driver.Root,
+			"--state-dir="+state,
 			"--access=service-account", "--kubeconfig="+c.kubeconfig)
 	}
 	out, err := second(h.driver.State).CombinedOutput()

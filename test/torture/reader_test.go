@@ -21,8 +21,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// readers is a process that reads all volumes all the time, as programs do that read atomically: one open of ..data, and all files through
-// it. What it finds wrong it says at once.
+// readers is a process that reads all volumes all the time, as programs do that read atomically: one open of ..data,
+// and all files through it. What it finds wrong it says at once.
 type readers struct {
 	t      testing.TB
 	cmd    *exec.Cmd
@@ -150,7 +150,8 @@ func readVolume(target string) (version int, err error) {
 	}
 	defer unix.Close(root)
 	var stx unix.Statx_t
-	if err := unix.Statx(root, "", unix.AT_EMPTY_PATH, 0, &stx); err != nil || stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+	if err := unix.Statx(root, "", unix.AT_EMPTY_PATH, 0, &stx); err != nil ||
+		stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
 		return 0, errNothing
 	}
 	for range 1000 {
@@ -162,7 +163,8 @@ func readVolume(target string) (version int, err error) {
 	return 0, err
 }
 
-// errReplaced: the version that was read was replaced meanwhile, and its files began to go. Any reader of such a layout reads again then.
+// errReplaced: the version that was read was replaced meanwhile, and its files began to go. Any reader of such a layout
+// reads again then.
 var errReplaced = errors.New("the version is replaced again and again")
 
 func readData(root int, want owned) (version int, err error) {

@@ -29,17 +29,19 @@ const soaked = 200
 // soakManifests takes its objects from a file, which a million updates do not wear out.
 func soakManifests(t *testing.T, c *cluster) {
 	manifests := t.TempDir()
-	longLife(t, c, []string{"--manifests=" + manifests}, "a directory of manifests", rounds(20, 5000), rounds(200, 10000), func(n int) error {
-		var file bytes.Buffer
-		for i := range soaked {
-			fmt.Fprintf(&file, "---\napiVersion: v1\nkind: Secret\nmetadata: {name: %s}\nstringData: {key: %q}\n", soakSecret(i), soakText(n))
-		}
-		tmp := filepath.Join(manifests, "new")
-		if err := os.WriteFile(tmp, file.Bytes(), 0o600); err != nil {
-			return err
-		}
-		return os.Rename(tmp, filepath.Join(manifests, "secrets.yaml"))
-	})
+	longLife(t, c, []string{"--manifests=" + manifests}, "a directory of manifests", rounds(20, 5000), rounds(200, 10000),
+		func(n int) error {
+			var file bytes.Buffer
+			for i := range soaked {
+				fmt.Fprintf(&file, "---\napiVersion: v1\nkind: Secret\nmetadata: {name: %s}\nstringData: {key: %q}\n",
+					soakSecret(i), soakText(n))
+			}
+			tmp := filepath.Join(manifests, "new")
+			if err := os.WriteFile(tmp, file.Bytes(), 0o600); err != nil {
+				return err
+			}
+			return os.Rename(tmp, filepath.Join(manifests, "secrets.yaml"))
+		})
 }
 
 // soakAPI takes them from the API server, of which a million updates would ask for most of an hour.
@@ -54,7 +56,8 @@ func soakAPI(t *testing.T, c *cluster) {
 			slots <- struct{}{}
 			all.Go(func() {
 				defer func() { <-slots }()
-				s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: soakSecret(i)}, StringData: map[string]string{"key": soakText(n)}}
+				s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: soakSecret(i)},
+					StringData: map[string]string{"key": soakText(n)}}
 				_, err := secrets.Update(context.Background(), s, metav1.UpdateOptions{})
 				if apierrors.IsNotFound(err) {
 					_, err = secrets.Create(context.Background(), s, metav1.CreateOptions{})
@@ -74,8 +77,8 @@ func soakSecret(i int) string { return fmt.Sprint("soak-", i) }
 
 func soakText(n int) string { return fmt.Sprint("version ", n) }
 
-// longLife has volumes come and go, cycles times, while the objects of others are updated, all of them sweeps times. Then all must be as it was.
-// set gives all objects a version.
+// longLife has volumes come and go, cycles times, while the objects of others are updated, all of them sweeps times.
+// Then all must be as it was. set gives all objects a version.
 func longLife(t *testing.T, c *cluster, args []string, source string, sweeps, cycles int, set func(int) error) {
 	if err := set(0); err != nil {
 		t.Fatal(err)
@@ -84,8 +87,10 @@ func longLife(t *testing.T, c *cluster, args []string, source string, sweeps, cy
 	ctx, cancel := bounded(20*time.Minute, "soak")
 	defer cancel()
 	volume := func(i int) (kubelet.Pod, kubelet.Volume) {
-		pod := kubelet.Pod{Namespace: namespace, Name: fmt.Sprint("pod-", i), UID: fmt.Sprintf("%08d-1111-4222-8333-444444444444", i)}
-		return pod, kubelet.Volume{Name: "soak", Attributes: map[string]string{"secretName": soakSecret(i % soaked), "uid": "1000"}}
+		pod := kubelet.Pod{Namespace: namespace, Name: fmt.Sprint("pod-", i),
+			UID: fmt.Sprintf("%08d-1111-4222-8333-444444444444", i)}
+		return pod, kubelet.Volume{Name: "soak",
+			Attributes: map[string]string{"secretName": soakSecret(i % soaked), "uid": "1000"}}
 	}
 	targets := make([]string, soaked)
 	for i := range targets {
@@ -163,10 +168,12 @@ func longLife(t *testing.T, c *cluster, args []string, source string, sweeps, cy
 		}
 	}
 	var after usage
-	testkit.Eventually(t, patience, "goroutines, descriptors, mounts and records to be what they were: "+before.String(), func() bool {
-		after = measure(t, d)
-		return after.goroutines <= before.goroutines && after.descriptors <= before.descriptors && after.mounts == before.mounts && after.records == before.records
-	})
+	testkit.Eventually(t, patience, "goroutines, descriptors, mounts and records to be what they were: "+before.String(),
+		func() bool {
+			after = measure(t, d)
+			return after.goroutines <= before.goroutines && after.descriptors <= before.descriptors &&
+				after.mounts == before.mounts && after.records == before.records
+		})
 	t.Logf("before: %v; after: %v", before, after)
 	// A Go heap breathes: between two collections it may double.
 	if grown := after.memory - before.memory; grown > 16<<20 {
@@ -185,13 +192,15 @@ func longLife(t *testing.T, c *cluster, args []string, source string, sweeps, cy
 			t.Error(err)
 		}
 	}
-	if mounts, records := testkit.MountsBelow(t, filepath.Join(d.Root, "pods")), d.Records(); len(mounts) > 0 || len(records) > 0 {
+	if mounts, records := testkit.MountsBelow(t, filepath.Join(d.Root, "pods")), d.Records(); len(mounts) > 0 ||
+		len(records) > 0 {
 		t.Errorf("mounts %q and records %q are left", mounts, records)
 	}
 	if n := d.Metric("fsuser_watched_objects"); n != 0 {
 		t.Errorf("%v objects are watched", n)
 	}
-	reliability.Shown(t, "F-31", fmt.Sprintf("%s: %d updates issued and %.0f written to %d volumes, %d publish/unpublish cycles, in %v; before %v; after %v",
+	reliability.Shown(t, "F-31", fmt.Sprintf("%s: %d updates issued and %.0f written to %d volumes, %d publish/unpublish "+
+		"cycles, in %v; before %v; after %v",
 		source, sweeps*soaked, written, soaked, cycles, took.Round(time.Second), before, after))
 }
 
@@ -205,7 +214,8 @@ type usage struct {
 }
 
 func (u usage) String() string {
-	return fmt.Sprintf("%.0f goroutines, %.0f descriptors, %d mounts, %d records, %d MiB", u.goroutines, u.descriptors, u.mounts, u.records, u.memory>>20)
+	return fmt.Sprintf("%.0f goroutines, %.0f descriptors, %d mounts, %d records, %d MiB", u.goroutines, u.descriptors,
+		u.mounts, u.records, u.memory>>20)
 }
 
 func measure(t testing.TB, d *testkit.Driver) usage {
@@ -222,7 +232,8 @@ func refreshes(t testing.TB, d *testkit.Driver) (n float64) {
 	t.Helper()
 	_, metrics := d.Get("/metrics")
 	for line := range strings.Lines(metrics) {
-		if rest, ok := strings.CutPrefix(line, "fsuser_volume_operation_duration_seconds_count{"); ok && strings.Contains(rest, `operation="refresh",outcome="ok"`) {
+		if rest, ok := strings.CutPrefix(line, "fsuser_volume_operation_duration_seconds_count{"); ok &&
+			strings.Contains(rest, `operation="refresh",outcome="ok"`) {
 			var count float64
 			if _, err := fmt.Sscan(rest[strings.LastIndexByte(rest, ' ')+1:], &count); err != nil {
 				t.Fatal(err)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package tree reads what a container sees in a volume, in a form that can be compared with another volume and printed: one entry for
-// each name, with its mode, owner, and bytes or link target. The tests of the driver use it, and the program in the pods of the
-// end-to-end tests.
+// Package tree reads what a container sees in a volume, in a form that can be compared with another volume and printed:
+// one entry for each name, with its mode, owner, and bytes or link target. The tests of the driver use it, and the
+// program in the pods of the end-to-end tests.
 package tree
 
 import (
@@ -38,7 +38,8 @@ type Entry struct {
 	Mode uint32
 	UID  uint32
 	GID  uint32
-	// Text is a link's target, or a file's bytes as a quoted Go string; of a large file, size and hash. Of what can't be read, why.
+	// Text is a link's target, or a file's bytes as a quoted Go string; of a large file, size and hash. Of what can't be
+	// read, why.
 	Text string
 }
 
@@ -54,7 +55,8 @@ func (e Entry) String() string {
 	return s + " " + e.Text
 }
 
-// Read returns all that is in dir, sorted by path. It follows no link. What is read while the volume changes may be of two versions.
+// Read returns all that is in dir, sorted by path. It follows no link. What is read while the volume changes may be of
+// two versions.
 func Read(dir string) ([]Entry, error) {
 	generation, err := os.Readlink(filepath.Join(dir, "..data"))
 	if err != nil || !generationForm.MatchString(generation) {
@@ -121,8 +123,8 @@ func Text(content []byte) string {
 	return fmt.Sprintf("%d bytes, SHA-256 %x", len(content), sha256.Sum256(content))
 }
 
-// Files returns what a program that opens names finds: for each file behind the visible names its path and its bytes, in the form of
-// Entry.Text.
+// Files returns what a program that opens names finds: for each file behind the visible names its path and its bytes,
+// in the form of Entry.Text.
 func Files(entries []Entry) map[string]string {
 	files := map[string]string{}
 	visible := map[string]bool{}

@@ -4,7 +4,8 @@
 
 // Command vm runs the tests of the driver's kernel parts, the driver and the demo in virtual machines with other
 // kernels, and writes docs/kernels.md from what the machines report: "make vm". QEMU emulates the machines, or uses KVM
-// where KVM works. The kernels are packages of Debian. The command installs missing programs with apt-get, and needs root.
+// where KVM works. The kernels are packages of Debian. The command installs missing programs with apt-get, and needs
+// root.
 //
 //	go run ./test/vm [-run MACHINE,...]
 package main

@@ -23,8 +23,8 @@ func Install(ctx context.Context, progress io.Writer, packages ...string) error 
 	return err
 }
 
-// Get runs apt-get and returns its standard output. If apt-get fails, Get updates the package lists, which may be missing
-// or old, and tries once more.
+// Get runs apt-get and returns its standard output. If apt-get fails, Get updates the package lists, which may be
+// missing or old, and tries once more.
 func Get(ctx context.Context, args ...string) (string, error) {
 	output, err := run(ctx, args...)
 	if err == nil || ctx.Err() != nil {

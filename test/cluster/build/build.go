@@ -102,7 +102,8 @@ func goArgs(t tools.Tool, module, output string) []string {
 	if t.Tests {
 		args = []string{"test", "-C", module, "-c"}
 	}
-	args = append(args, "-mod=readonly", "-trimpath", "-ldflags", strings.Join(append([]string{"-s", "-w"}, t.LDFlags...), " "))
+	args = append(args, "-mod=readonly", "-trimpath", "-ldflags",
+		strings.Join(append([]string{"-s", "-w"}, t.LDFlags...), " "))
 	if len(t.Tags) > 0 {
 		args = append(args, "-tags", strings.Join(t.Tags, ","))
 	}

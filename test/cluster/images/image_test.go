@@ -54,7 +54,8 @@ func TestBuild(t *testing.T) {
 	if len(manifest) != 1 || len(manifest[0].Layers) != 1 || manifest[0].RepoTags[0] != image.Name {
 		t.Fatalf("manifest %+v, want one layer of %s", manifest, image.Name)
 	}
-	if config := archive[manifest[0].Config].content; !strings.Contains(config, `"Cmd":["/usr/bin/old"]`) || !strings.Contains(config, defaultPath) {
+	if config := archive[manifest[0].Config].content; !strings.Contains(config, `"Cmd":["/usr/bin/old"]`) ||
+		!strings.Contains(config, defaultPath) {
 		t.Errorf("configuration %s has not the command and the path", config)
 	}
 	layer := readTar(t, []byte(archive[manifest[0].Layers[0]].content))

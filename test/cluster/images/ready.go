@@ -35,7 +35,8 @@ func Pause(ctx context.Context, dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	build := exec.CommandContext(ctx, "go", "build", "-C", source, "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", binary, ".")
+	build := exec.CommandContext(ctx, "go", "build", "-C", source, "-trimpath", "-buildvcs=false", "-ldflags", "-s -w",
+		"-o", binary, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("compile pause: %w\n%s", err, output)
@@ -49,8 +50,8 @@ func Pause(ctx context.Context, dir string) (string, error) {
 	})
 }
 
-// Busybox makes an image with a shell and the usual commands, in the folder, and returns the path of its tar. Progress has
-// a line if busybox has to be installed.
+// Busybox makes an image with a shell and the usual commands, in the folder, and returns the path of its tar. Progress
+// has a line if busybox has to be installed.
 func Busybox(ctx context.Context, dir string, progress io.Writer) (string, error) {
 	files, err := BusyboxFiles(ctx, progress)
 	if err != nil {

@@ -21,7 +21,8 @@ func machine(t *testing.T) map[string]string {
 	t.Helper()
 	state := make(map[string]string)
 	for _, pattern := range []string{
-		"/etc/*", "/opt/*", "/run/*", "/var/*", "/var/lib/*", "/var/log/*", "/usr/libexec/*", "/root/.kube", "/root/.cache/helm", "/root/.config/helm", "/sys/class/net/*",
+		"/etc/*", "/opt/*", "/run/*", "/var/*", "/var/lib/*", "/var/log/*", "/usr/libexec/*", "/root/.kube",
+		"/root/.cache/helm", "/root/.config/helm", "/sys/class/net/*",
 	} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
@@ -32,7 +33,8 @@ func machine(t *testing.T) map[string]string {
 		}
 	}
 	for _, path := range []string{
-		"/proc/sys/vm/overcommit_memory", "/proc/sys/kernel/panic", "/proc/sys/kernel/panic_on_oops", "/proc/sys/net/ipv4/ip_forward",
+		"/proc/sys/vm/overcommit_memory", "/proc/sys/kernel/panic", "/proc/sys/kernel/panic_on_oops",
+		"/proc/sys/net/ipv4/ip_forward",
 	} {
 		value, err := os.ReadFile(path)
 		if err != nil {
@@ -92,8 +94,10 @@ func processes(t *testing.T, runDir string) []string {
 	for _, dir := range dirs {
 		arguments, _ := os.ReadFile(filepath.Join(dir, "cmdline")) // it may have ended
 		cgroups, _ := os.ReadFile(filepath.Join(dir, "cgroup"))
-		if strings.Contains(string(arguments), runDir) || strings.Contains(string(cgroups), supervisor.Paths(runDir).Cgroup()) {
-			found = append(found, fmt.Sprintf("process %s: %s", filepath.Base(dir), strings.ReplaceAll(string(arguments), "\x00", " ")))
+		if strings.Contains(string(arguments), runDir) ||
+			strings.Contains(string(cgroups), supervisor.Paths(runDir).Cgroup()) {
+			found = append(found, fmt.Sprintf("process %s: %s", filepath.Base(dir),
+				strings.ReplaceAll(string(arguments), "\x00", " ")))
 		}
 	}
 	return found

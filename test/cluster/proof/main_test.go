@@ -46,7 +46,8 @@ func upNodes(t *testing.T, name string, nodes int) *cluster.Cluster {
 	}
 	t.Logf("up after %.1f s", time.Since(begin).Seconds())
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeoutCause(context.Background(), eachTimeout, fmt.Errorf("not down after %s", eachTimeout))
+		ctx, cancel := context.WithTimeoutCause(context.Background(), eachTimeout,
+			fmt.Errorf("not down after %s", eachTimeout))
 		defer cancel()
 		if err := c.Down(ctx); err != nil {
 			t.Error(err)

@@ -138,7 +138,8 @@ func testCommand(t *testing.T, nodes []*cluster.Node) {
 			t.Errorf("the host name of %s is %q", node.Name(), got)
 		}
 		run(t, node, "mkdir /run/own && mount -t tmpfs own-"+node.Name()+" /run/own")
-		if got := kubectl(ctx, t, nodes[0].Cluster(), "", "get", "node", node.Name(), "-o", "name"); got != run(t, node, "kubectl get node $(hostname) -o name")+"\n" {
+		if got := kubectl(ctx, t, nodes[0].Cluster(), "", "get", "node", node.Name(), "-o", "name"); got != run(t, node,
+			"kubectl get node $(hostname) -o name")+"\n" {
 			t.Errorf("kubectl on %s says something else than %q", node.Name(), got)
 		}
 	}
@@ -196,10 +197,12 @@ func (w *web) reboot(t *testing.T, node *cluster.Node) {
 	if err := node.Boot(ctx); err == nil {
 		t.Error("a node that is on was booted")
 	}
-	if got := run(t, node, "cd "+cluster.KubeletRoot+"; ls on-disk; ls /run/in-memory /run/own 2>&-; true"); got != "on-disk" {
+	if got := run(t, node, "cd "+cluster.KubeletRoot+
+		"; ls on-disk; ls /run/in-memory /run/own 2>&-; true"); got != "on-disk" {
 		t.Errorf("after the boot there is %q of the test's files, want the file on the disk", got)
 	}
-	kubectl(ctx, t, w.cluster, "", "wait", "--for=jsonpath={.status.containerStatuses[0].restartCount}=1", "pod", "-l", "app=web",
+	kubectl(ctx, t, w.cluster, "", "wait", "--for=jsonpath={.status.containerStatuses[0].restartCount}=1", "pod", "-l",
+		"app=web",
 		"--field-selector=spec.nodeName="+node.Name(), "--timeout=50s")
 	w.ready(t)
 	w.reach(t)

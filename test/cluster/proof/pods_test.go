@@ -81,7 +81,8 @@ spec:
     volumeMounts: [{name: word, mountPath: /word}]
     readinessProbe: {httpGet: {port: 8080, path: /key}, periodSeconds: 1}
 `)
-	if got := kubectl(ctx, t, c, "", "get", "pod", "plain", "-o", "jsonpath={.status.podIP}"); !strings.HasPrefix(got, "10.244.0.") {
+	if got := kubectl(ctx, t, c, "", "get", "pod", "plain", "-o", "jsonpath={.status.podIP}"); !strings.HasPrefix(got,
+		"10.244.0.") {
 		t.Errorf("address of the pod %q, want one of 10.244.0.0/24", got)
 	}
 	if got := kubectl(ctx, t, c, "", "logs", "plain"); got != "started\n" {
@@ -167,7 +168,8 @@ spec:
     command: [sleep, infinity]
     volumeMounts: [{name: word, mountPath: /word}]
 `)
-	got := strings.Fields(kubectl(eachContext(t), t, c, "", "exec", "mapped", "--", "cat", "/proc/self/uid_map", "/word/key"))
+	got := strings.Fields(kubectl(eachContext(t), t, c, "", "exec", "mapped", "--", "cat", "/proc/self/uid_map",
+		"/word/key"))
 	if len(got) != 4 || got[0] != "0" || got[1] == "0" || got[2] != "65536" || got[3] != "sesame" {
 		t.Errorf("uid map and secret are %q, want 65536 users that are others outside, and the value", got)
 	}
@@ -195,7 +197,8 @@ spec:
 `)
 	}
 	ctx := eachContext(t)
-	kubectl(ctx, t, c, "", "exec", "mounter", "--", "sh", "-c", "mkdir /shared/m && mount -t tmpfs tmpfs /shared/m && echo yes >/shared/m/file")
+	kubectl(ctx, t, c, "", "exec", "mounter", "--", "sh", "-c",
+		"mkdir /shared/m && mount -t tmpfs tmpfs /shared/m && echo yes >/shared/m/file")
 	if got := kubectl(ctx, t, c, "", "exec", "watcher", "--", "cat", "/shared/m/file"); got != "yes\n" {
 		t.Errorf("the other pod reads %q, want %q", got, "yes\n")
 	}
@@ -221,13 +224,15 @@ spec:
 // testDebian: a program of Debian's with shared libraries and dependencies.
 func testDebian(t *testing.T, c *cluster.Cluster) {
 	ctx := eachContext(t)
-	root, err := images.Unpack(ctx, filepath.Join(filepath.Dir(filepath.Dir(c.RunDir())), "debian"), "openssh-client", "dash")
+	root, err := images.Unpack(ctx, filepath.Join(filepath.Dir(filepath.Dir(c.RunDir())), "debian"), "openssh-client",
+		"dash")
 	if err != nil {
 		t.Fatal(err)
 	}
 	tar := filepath.Join(t.TempDir(), "ssh.tar")
 	if err := images.Build(tar, images.Image{
-		Name: "fsuser.test/ssh:1", Root: root, Entrypoint: []string{"/bin/sh", "-c"}, Cmd: []string{"ssh -V 2>&1; exec ssh-keygen -A"},
+		Name: "fsuser.test/ssh:1", Root: root, Entrypoint: []string{"/bin/sh", "-c"},
+		Cmd: []string{"ssh -V 2>&1; exec ssh-keygen -A"},
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -38,7 +38,8 @@ func cgroupHierarchies() ([]string, error) {
 	var roots []string
 	for _, entry := range entries {
 		// Links, as cpu to cpu,cpuacct, are no folders.
-		if path := filepath.Join(cgroupMount, entry.Name()); entry.IsDir() && (isType(path, unix.CGROUP_SUPER_MAGIC) || isType(path, unix.CGROUP2_SUPER_MAGIC)) {
+		if path := filepath.Join(cgroupMount, entry.Name()); entry.IsDir() &&
+			(isType(path, unix.CGROUP_SUPER_MAGIC) || isType(path, unix.CGROUP2_SUPER_MAGIC)) {
 			roots = append(roots, path)
 		}
 	}

@@ -78,7 +78,8 @@ func (c component) keepRunning(ctx context.Context, cmd *exec.Cmd) error {
 			short = 0
 		}
 		if short++; short >= maxShortRuns {
-			return fmt.Errorf("%s ended %d times in a row soon after its start, the last time with: %w; see %s", c.name, short, err, c.log.Name())
+			return fmt.Errorf("%s ended %d times in a row soon after its start, the last time with: %w; see %s", c.name, short,
+				err, c.log.Name())
 		}
 		select {
 		case <-time.After(restartDelay):

@@ -24,7 +24,8 @@ func Init(spec Spec) error {
 	for _, fd := range fds {
 		files = append(files, inherited(fd, "inherited"))
 	}
-	node, err := os.StartProcess(self, []string{self, "node", spec.String()}, &os.ProcAttr{Env: os.Environ(), Files: files})
+	node, err := os.StartProcess(self, []string{self, "node", spec.String()},
+		&os.ProcAttr{Env: os.Environ(), Files: files})
 	if err != nil {
 		return fmt.Errorf("start node: %w", err)
 	}

@@ -100,7 +100,9 @@ func keep(spec Spec, alive io.Reader) (err error) {
 }
 
 // startInit starts process 1 of the namespaces.
-func startInit(spec Spec, paths Paths, lock *os.File, listener *net.TCPListener) (ended <-chan error, kill func(), err error) {
+func startInit(
+	spec Spec, paths Paths, lock *os.File, listener *net.TCPListener,
+) (ended <-chan error, kill func(), err error) {
 	socket, err := listener.File()
 	if err != nil {
 		return nil, nil, fmt.Errorf("get the listener's socket: %w", err)

@@ -109,7 +109,8 @@ func terminateHolder(path string) error {
 	}
 	defer process.Release()
 	// The number may be another's by now, if keep was killed: look who it is.
-	if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err != nil || !strings.Contains(string(line), "\x00keep\x00") {
+	if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err != nil ||
+		!strings.Contains(string(line), "\x00keep\x00") {
 		return nil
 	}
 	if err := process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {

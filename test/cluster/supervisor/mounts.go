@@ -70,7 +70,8 @@ func (n *node) binds() map[string]string {
 // removed from inside.
 func (n *node) detach() error {
 	for to := range n.binds() {
-		if err := unix.Unmount(to, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		if err := unix.Unmount(to, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) &&
+			!errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("unmount %s: %w", to, err)
 		}
 	}

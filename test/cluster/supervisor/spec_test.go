@@ -8,7 +8,8 @@ import (
 )
 
 func TestSpecTravels(t *testing.T) {
-	want := Spec{RunDir: "/a b", CacheDir: `/"c"`, Images: []string{"/i"}, KubeletArgs: []string{"--v=4"}, APIServerPort: 6443, Nodes: 3, Node: 2}
+	want := Spec{RunDir: "/a b", CacheDir: `/"c"`, Images: []string{"/i"}, KubeletArgs: []string{"--v=4"},
+		APIServerPort: 6443, Nodes: 3, Node: 2}
 	if got, err := ParseSpec(want.String()); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("ParseSpec = %+v, %v, want %+v", got, err, want)
 	}

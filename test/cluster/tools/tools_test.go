@@ -19,7 +19,8 @@ func TestTableAgreesWithModules(t *testing.T) {
 				if !required.MatchString(mod) {
 					t.Errorf("%s/go.mod does not require %s %s", tool.Dir, tool.Module, tool.Version)
 				}
-				if listed := regexp.MustCompile(`(?m)^(tool)?\s+` + regexp.QuoteMeta(tool.Package) + `$`); !listed.MatchString(mod) {
+				if listed := regexp.MustCompile(`(?m)^(tool)?\s+` + regexp.QuoteMeta(tool.Package) +
+					`$`); !listed.MatchString(mod) {
 					t.Errorf("%s/go.mod has no tool line for %s", tool.Dir, tool.Package)
 				}
 			})

@@ -55,7 +55,8 @@ func test(ctx context.Context, pattern string, env []string) (results, error) {
 	}
 	defer os.RemoveAll(dir)
 	binary := filepath.Join(dir, "e2e.test")
-	if out, err := exec.CommandContext(ctx, "go", "test", "-c", "-tags", "e2e", "-o", binary, module+"/test/e2e").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, "go", "test", "-c", "-tags", "e2e", "-o", binary,
+		module+"/test/e2e").CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build the tests: %w\n%s", err, out)
 	}
 	source, err := exec.CommandContext(ctx, "go", "list", "-f", "{{.Dir}}", module+"/test/e2e").Output()
@@ -89,7 +90,8 @@ func test(ctx context.Context, pattern string, env []string) (results, error) {
 		fmt.Fprintf(w, "%s\t%6.1f s\t%s %s\n", r.Action, r.Elapsed, strings.ReplaceAll(r.Test, "_", " "), r.Output)
 	}
 	err = errors.Join(err, readErr, w.Flush())
-	fmt.Printf("%d passed, %d failed, %d skipped in %.0f s\n", all.count("pass"), all.count("fail"), all.count("skip"), time.Since(begin).Seconds())
+	fmt.Printf("%d passed, %d failed, %d skipped in %.0f s\n", all.count("pass"), all.count("fail"), all.count("skip"),
+		time.Since(begin).Seconds())
 	return all, err
 }
 

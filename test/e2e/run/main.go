@@ -3,8 +3,8 @@
 //go:build linux
 
 // Command run runs the end-to-end tests of package e2e: it builds the driver and its image, starts a cluster, runs the
-// tests, prints their results, and ends the cluster, also after a failure or Ctrl-C. Package e2e describes how to choose
-// another version of Kubernetes and another kind of access, and how to use an existing cluster.
+// tests, prints their results, and ends the cluster, also after a failure or Ctrl-C. Package e2e describes how to
+// choose another version of Kubernetes and another kind of access, and how to use an existing cluster.
 //
 // With -versions the command runs the tests with each version and each kind of access, and the upgrade test, and writes
 // docs/kubernetes-versions.md. The results of the tests that pass stay in the cache folder, so that an interrupted
@@ -47,9 +47,11 @@ func main() {
 	flag.StringVar(&o.tests, "run", "TestE2E", "run only the tests that match this `pattern`, as with go test -run")
 	flag.StringVar(&o.save, "save", "", "write tars of the images to this `folder`, and do nothing else")
 	flag.StringVar(&o.runDir, "cluster", "", "`folder` of the cluster (default: e2e in the cache folder)")
-	flag.IntVar(&o.nodes, "nodes", 1, "`number` of nodes of the cluster; with more than one the tests of several nodes run, too")
+	flag.IntVar(&o.nodes, "nodes", 1,
+		"`number` of nodes of the cluster; with more than one the tests of several nodes run, too")
 	flag.BoolVar(&o.keep, "keep", false, "use the cluster that runs in the folder, or start it, and leave it running")
-	flag.BoolVar(&o.versions, "versions", false, "run the tests with each version of Kubernetes and each kind of access, as far as they are not done, and write "+page)
+	flag.BoolVar(&o.versions, "versions", false,
+		"run the tests with each version of Kubernetes and each kind of access, as far as they are not done, and write "+page)
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -109,7 +111,8 @@ func (o options) runInCluster(ctx context.Context, k tools.Kubernetes, access st
 	defer func() { err = errors.Join(err, end()) }()
 	fmt.Printf("cluster of Kubernetes %s with images after %.1f s\n", k.Version, time.Since(begin).Seconds())
 	// With CLUSTER_DIR the tests own the cluster: they kill its kubelet, too.
-	return test(ctx, o.tests, append(os.Environ(), "KUBECONFIG="+c.Kubeconfig(), "IMAGE="+driverImage, "POD_IMAGE="+podImage, "ACCESS="+access,
+	return test(ctx, o.tests, append(os.Environ(), "KUBECONFIG="+c.Kubeconfig(), "IMAGE="+driverImage,
+		"POD_IMAGE="+podImage, "ACCESS="+access,
 		"CLUSTER_DIR="+c.RunDir(), "PATH="+c.Bin()+string(filepath.ListSeparator)+os.Getenv("PATH")))
 }
 

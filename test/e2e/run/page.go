@@ -38,7 +38,8 @@ The page is written only if every test of every row passes. The chart refuses a 
 Kubernetes 1.35, because no test ran there.
 
 `)
-	d.WriteString("| Kubernetes | access | policies | passed | failed | not in this version | command |\n|---|---|---|---:|---:|---:|---|\n")
+	d.WriteString("| Kubernetes | access | policies | passed | failed | not in this version | command " +
+		"|\n|---|---|---|---:|---:|---:|---|\n")
 	for _, j := range all {
 		j.row(&d, j.Access, j.Results)
 		if j.Access == "namespaces" {
@@ -62,7 +63,8 @@ These tests need a feature that the version lacks. They did not run in its rows.
 	seen := map[string]bool{}
 	for _, j := range all {
 		for _, e := range j.Results {
-			row := fmt.Sprintf("| %s | %s | %s |\n", j.Kubernetes.Version, testName(e), strings.TrimPrefix(e.Output, e2e.NotInVersion))
+			row := fmt.Sprintf("| %s | %s | %s |\n", j.Kubernetes.Version, testName(e),
+				strings.TrimPrefix(e.Output, e2e.NotInVersion))
 			if e.Action == "skip" && !seen[row] {
 				seen[row] = true
 				d.WriteString(row)

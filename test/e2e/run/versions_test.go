@@ -12,7 +12,8 @@ import (
 )
 
 const (
-	oldest = `{"Action":"output","Test":"TestE2E/compared","Output":"    compare_test.go:9: ` + e2e.NotInVersion + `the policy fs-user (` + e2e.MutatingPolicies + `)\n"}
+	oldest = `{"Action":"output","Test":"TestE2E/compared","Output":"    compare_test.go:9: ` + e2e.NotInVersion +
+		`the policy fs-user (` + e2e.MutatingPolicies + `)\n"}
 {"Action":"skip","Test":"TestE2E/compared","Elapsed":1}
 {"Action":"pass","Test":"TestE2E/volumes/nodePublishSecretRef","Elapsed":1}
 {"Action":"pass","Test":"TestE2E","Elapsed":2}
@@ -66,7 +67,8 @@ func TestDocument(t *testing.T) {
 		"| v1.35.4 | namespaces | attributes | 2 | 0 | 1 | `make e2e KUBERNETES=1.35 ACCESS=namespaces` |",
 		"| v1.35.4 | none (`nodePublishSecretRef`) | attributes | 1 | 0 | 0 | `make e2e KUBERNETES=1.35 ACCESS=namespaces` |",
 		"| v1.36.3 | node | attributes, declare-references, fs-user | 3 | 0 | 0 | `make e2e KUBERNETES=1.36 ACCESS=node` |",
-		"| v1.37.2 | node | attributes, declare-references | 3 | 0 | 0 | `make e2e KUBERNETES=1.37 ACCESS=node E2E=TestUpgrade` |",
+		"| v1.37.2 | node | attributes, declare-references | 3 | 0 | 0 | `make e2e KUBERNETES=1.37 ACCESS=node " +
+			"E2E=TestUpgrade` |",
 		"| v1.35.4 | compared | the policy fs-user (MutatingAdmissionPolicy v1) |",
 	} {
 		if strings.Count(got, want+"\n") != 1 {

@@ -30,8 +30,10 @@ import (
 const driverImage = "fsuser.test/fsuser-csi:gallery"
 
 func main() {
-	keep := flag.Bool("keep", false, "leave the cluster running, for the next run; fsuser-cluster -run .cache/gallery-cluster down ends it")
-	imageOnly := flag.Bool("image", false, "make the image of the programs, print the path of its tar, and do nothing else")
+	keep := flag.Bool("keep", false,
+		"leave the cluster running, for the next run; fsuser-cluster -run .cache/gallery-cluster down ends it")
+	imageOnly := flag.Bool("image", false,
+		"make the image of the programs, print the path of its tar, and do nothing else")
 	examples := flag.Bool("examples", false, "write the programs' files of examples/, and do nothing else")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -67,7 +69,8 @@ func run(ctx context.Context, keep bool, testArgs []string) (err error) {
 	if err != nil {
 		return err
 	}
-	c, end, err := setup.Cluster(ctx, cluster.Options{RunDir: filepath.Join(cache, "gallery-cluster")}, keep, driver, image)
+	c, end, err := setup.Cluster(ctx, cluster.Options{RunDir: filepath.Join(cache, "gallery-cluster")}, keep, driver,
+		image)
 	if err != nil {
 		return err
 	}
@@ -75,7 +78,8 @@ func run(ctx context.Context, keep bool, testArgs []string) (err error) {
 	if err := setup.Install(ctx, c, driverImage, "fsuser-csi.yaml"); err != nil {
 		return err
 	}
-	test := command(ctx, repository, "go", append([]string{"test", "-tags", "e2e", "-count=1", "-timeout=15m", "-parallel=6", "./test/gallery"}, testArgs...)...)
+	test := command(ctx, repository, "go", append([]string{"test", "-tags", "e2e", "-count=1", "-timeout=15m",
+		"-parallel=6", "./test/gallery"}, testArgs...)...)
 	test.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig())
 	return test.Run()
 }

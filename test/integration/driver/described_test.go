@@ -18,7 +18,9 @@ const described = "described"
 
 // describe creates a pod that has the volume "described" and the volume ssh with these attributes, which "described"
 // describes. No node runs the pod; the test plays kubelet.
-func (c *cluster) describe(t *testing.T, source corev1.VolumeSource, attributes ...string) (kubelet.Pod, kubelet.Volume) {
+func (c *cluster) describe(
+	t *testing.T, source corev1.VolumeSource, attributes ...string,
+) (kubelet.Pod, kubelet.Volume) {
 	t.Helper()
 	return c.describeIn(t, source, func(*corev1.PodSpec) {}, attributes...)
 }

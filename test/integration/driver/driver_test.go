@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package driver tests the driver as a process: its real binary, the real kernel, a real kube-apiserver and etcd. Kubelet alone is played.
+// Package driver tests the driver as a process: its real binary, the real kernel, a real kube-apiserver and etcd.
+// Kubelet alone is played.
 package driver
 
 import (
@@ -41,7 +42,8 @@ func TestDriverWithRealAPIServer(t *testing.T) {
 		{"bad requests get their code, and leave nothing", badRequests},
 		{"an optional Secret that is created later appears", optional},
 		{"a Secret that is deleted leaves the files, one that is made anew replaces them", deletedAndRecreated},
-		{"a volume of the pod describes items, nested paths and modes; attributes give a file an owner of its own", describedByAVolume},
+		{"a volume of the pod describes items, nested paths and modes; attributes give a file an owner of its own",
+			describedByAVolume},
 		{"a projected volume joins a Secret, a ConfigMap and the pod's labels, and follows each", severalSources},
 		{"nodePublishSecretRef works without the API server and is refreshed by a republish", requestSecrets},
 		{"refresh off keeps what was published", refreshOff},
@@ -140,7 +142,8 @@ func holds(t *testing.T, path, text string) {
 	})
 }
 
-// ssh is a volume with these attributes (key, value, ...), and a uid: without one the driver asks for the pod, which is not there in most tests.
+// ssh is a volume with these attributes (key, value, ...), and a uid: without one the driver asks for the pod, which is
+// not there in most tests.
 func ssh(attributes ...string) kubelet.Volume {
 	v := kubelet.Volume{Name: "ssh", Attributes: map[string]string{"uid": "1000"}}
 	for i := 0; i < len(attributes); i += 2 {
@@ -186,7 +189,8 @@ func life(t *testing.T, c *cluster) {
 	slices.Sort(updates)
 	slices.Sort(latencies)
 	update, median := updates[rounds/2], latencies[rounds/2]
-	t.Logf("update returned -> new bytes in the container: median %v, max %v, n=%d; an update: median %v", median, latencies[rounds-1], rounds, update)
+	t.Logf("update returned -> new bytes in the container: median %v, max %v, n=%d; an update: median %v", median,
+		latencies[rounds-1], rounds, update)
 
 	d.Kill()
 	if b, err := testkit.ReadAs(1000, 1000, file); err != nil || string(b) != fmt.Sprint("version ", rounds) {
@@ -250,21 +254,31 @@ func badRequests(t *testing.T, c *cluster) {
 		code codes.Code
 		says []string
 	}{
-		{"a Secret that is not there", pod("bad"), ssh("secretName", "nowhere"), codes.NotFound, []string{`Secret "default/nowhere"`, "not found"}},
-		{"a Secret in a namespace that the driver may not read", kubelet.Pod{Namespace: "kube-system", Name: "bad", UID: "bad-1"},
+		{"a Secret that is not there", pod("bad"), ssh("secretName", "nowhere"), codes.NotFound,
+			[]string{`Secret "default/nowhere"`, "not found"}},
+		{"a Secret in a namespace that the driver may not read",
+			kubelet.Pod{Namespace: "kube-system", Name: "bad", UID: "bad-1"},
 			ssh("secretName", "keys"), codes.PermissionDenied, []string{`Secret "kube-system/keys"`, "forbidden", user}},
-		{"forbidden is not missing, not even for an optional Secret", kubelet.Pod{Namespace: "kube-system", Name: "bad", UID: "bad-1"},
+		{"forbidden is not missing, not even for an optional Secret",
+			kubelet.Pod{Namespace: "kube-system", Name: "bad", UID: "bad-1"},
 			ssh("secretName", "keys", "optional", "true"), codes.PermissionDenied, []string{"forbidden"}},
 		{"a key that is not there", missingKey, missingKeyVolume, codes.FailedPrecondition,
 			[]string{`Secret "default/keys"`, `"id_dsa"`, `volume "described"`, "optional"}},
-		{"a volume of a pod that is not there", pod("bad"), ssh("volume", "keys"), codes.NotFound, []string{`Pod "default/bad"`, "not found"}},
-		{"a volume that the pod does not have", missingKey, ssh("volume", "keys"), codes.InvalidArgument, []string{"volumeAttributes[volume]", "keys"}},
-		{"a PATH that is no file", pod("bad"), ssh("secretName", "keys", "uid/id_dsa", "0"), codes.FailedPrecondition, []string{`"id_dsa"`, "PATH"}},
-		{"more bytes than a volume may hold", pod("bad"), ssh("secretName", "big"), codes.FailedPrecondition, []string{"1001 bytes", "--max-volume-bytes"}},
+		{"a volume of a pod that is not there", pod("bad"), ssh("volume", "keys"), codes.NotFound,
+			[]string{`Pod "default/bad"`, "not found"}},
+		{"a volume that the pod does not have", missingKey, ssh("volume", "keys"), codes.InvalidArgument,
+			[]string{"volumeAttributes[volume]", "keys"}},
+		{"a PATH that is no file", pod("bad"), ssh("secretName", "keys", "uid/id_dsa", "0"), codes.FailedPrecondition,
+			[]string{`"id_dsa"`, "PATH"}},
+		{"more bytes than a volume may hold", pod("bad"), ssh("secretName", "big"), codes.FailedPrecondition,
+			[]string{"1001 bytes", "--max-volume-bytes"}},
 		{"everything wrong at once", pod("bad"), kubelet.Volume{Name: "ssh", Writable: true, FSGroup: "-1",
-			Attributes: map[string]string{"secretname": "keys", "uid": "root", "mode": "999", "optional": "yes"}}, codes.InvalidArgument,
-			[]string{"csi.readOnly: true", "fsGroup", "secretname", "secretName", "uid", "root", "mode", "999", "optional", "yes"}},
-		{"the same volume with another owner", healthy, ssh("secretName", "keys", "uid", "1001"), codes.AlreadyExists, []string{"other attributes"}},
+			Attributes: map[string]string{"secretname": "keys", "uid": "root", "mode": "999", "optional": "yes"}},
+			codes.InvalidArgument,
+			[]string{"csi.readOnly: true", "fsGroup", "secretname", "secretName", "uid", "root", "mode", "999", "optional",
+				"yes"}},
+		{"the same volume with another owner", healthy, ssh("secretName", "keys", "uid", "1001"), codes.AlreadyExists,
+			[]string{"other attributes"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			target, err := d.Publish(deadline(t), test.pod, test.v)
@@ -321,7 +335,8 @@ func optional(t *testing.T, c *cluster) {
 	if err := c.CoreV1().Secrets(namespace).Delete(context.Background(), "later", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	testkit.Eventually(t, time.Minute, "the files of the deleted optional Secret to go", func() bool { return len(visible(t, dir)) == 0 })
+	testkit.Eventually(t, time.Minute, "the files of the deleted optional Secret to go",
+		func() bool { return len(visible(t, dir)) == 0 })
 	stop()
 	unpublish(t, d, p, "ssh")
 	reliability.Shown(t, "F-06", "the files appear "+seconds(appeared)+" after the object")
@@ -335,11 +350,13 @@ func deletedAndRecreated(t *testing.T, c *cluster) {
 	if err := c.CoreV1().Secrets(namespace).Delete(context.Background(), "keys", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	testkit.Eventually(t, time.Minute, "the driver to notice the deletion", func() bool { return d.Metric("fsuser_stale_volumes") == 1 })
+	testkit.Eventually(t, time.Minute, "the driver to notice the deletion",
+		func() bool { return d.Metric("fsuser_stale_volumes") == 1 })
 	holds(t, filepath.Join(dir, "k"), "old")
 	c.secret(t, "keys", map[string]string{"k": "new"})
 	holds(t, filepath.Join(dir, "k"), "new")
-	testkit.Eventually(t, time.Minute, "the volume to be current", func() bool { return d.Metric("fsuser_stale_volumes") == 0 })
+	testkit.Eventually(t, time.Minute, "the volume to be current",
+		func() bool { return d.Metric("fsuser_stale_volumes") == 0 })
 
 	// The same data in another object: nothing to write.
 	generation := link(t, dir)
@@ -347,7 +364,8 @@ func deletedAndRecreated(t *testing.T, c *cluster) {
 		t.Fatal(err)
 	}
 	s, err := c.CoreV1().Secrets(namespace).Create(context.Background(),
-		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "keys"}, StringData: map[string]string{"k": "new"}}, metav1.CreateOptions{})
+		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "keys"}, StringData: map[string]string{"k": "new"}},
+		metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -364,7 +382,8 @@ func deletedAndRecreated(t *testing.T, c *cluster) {
 }
 
 func describedByAVolume(t *testing.T, c *cluster) {
-	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "conf"}, Data: map[string]string{"a": "text"}, BinaryData: map[string][]byte{"b": {0, 0xff}}}
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "conf"}, Data: map[string]string{"a": "text"},
+		BinaryData: map[string][]byte{"b": {0, 0xff}}}
 	if _, err := c.CoreV1().ConfigMaps(namespace).Create(context.Background(), cm, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -387,7 +406,8 @@ func describedByAVolume(t *testing.T, c *cluster) {
 		".":                 {"", 70, 2000, unix.S_IFDIR | 0o750},
 	} {
 		var st unix.Stat_t
-		if err := unix.Stat(filepath.Join(dir, path), &st); err != nil || st.Uid != want.uid || st.Gid != want.gid || st.Mode != want.mode {
+		if err := unix.Stat(filepath.Join(dir, path), &st); err != nil || st.Uid != want.uid || st.Gid != want.gid ||
+			st.Mode != want.mode {
 			t.Errorf("%s is %d:%d %#o, %v; want %d:%d %#o", path, st.Uid, st.Gid, st.Mode, err, want.uid, want.gid, want.mode)
 		}
 		if want.mode&unix.S_IFREG != 0 && want.mode&unix.S_IFDIR == 0 {
@@ -443,7 +463,8 @@ func refreshOff(t *testing.T, c *cluster) {
 	unpublish(t, d, follows, "ssh")
 }
 
-// With H-096 (kubelet publishes again what runs already) and H-109 (the driver says that it is healthy) of docs/hostile-inputs.md.
+// With H-096 (kubelet publishes again what runs already) and H-109 (the driver says that it is healthy) of
+// docs/hostile-inputs.md.
 func outage(t *testing.T, c *cluster) {
 	c.secret(t, "keys", map[string]string{"k": "before"})
 	d := c.start(t)
@@ -489,21 +510,25 @@ func rightsComeAndGo(t *testing.T, c *cluster) {
 	d := c.start(t)
 	p := pod("rights")
 	dir, stop := publish(t, d, p, ssh("secretName", "keys"))
-	if err := c.RbacV1().RoleBindings(namespace).Delete(context.Background(), "fsuser-csi", metav1.DeleteOptions{}); err != nil {
+	if err := c.RbacV1().RoleBindings(namespace).Delete(context.Background(), "fsuser-csi",
+		metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	testkit.Eventually(t, time.Minute, "the API server to know that the right is gone", func() bool {
-		review, err := c.AuthorizationV1().SubjectAccessReviews().Create(context.Background(), &authorizationv1.SubjectAccessReview{
-			Spec: authorizationv1.SubjectAccessReviewSpec{
-				User: user, ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: namespace, Verb: "watch", Resource: "secrets"},
-			},
-		}, metav1.CreateOptions{})
+		review, err := c.AuthorizationV1().SubjectAccessReviews().Create(context.Background(),
+			&authorizationv1.SubjectAccessReview{
+				Spec: authorizationv1.SubjectAccessReviewSpec{
+					User: user, ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: namespace, Verb: "watch",
+						Resource: "secrets"},
+				},
+			}, metav1.CreateOptions{})
 		return err == nil && !review.Status.Allowed
 	})
 	// A watch that is open goes on until it ends; a driver that starts has none.
 	d.Kill()
 	d.StartAgain()
-	testkit.Eventually(t, time.Minute, "the volume to be stale", func() bool { return d.Metric("fsuser_stale_volumes") == 1 })
+	testkit.Eventually(t, time.Minute, "the volume to be stale",
+		func() bool { return d.Metric("fsuser_stale_volumes") == 1 })
 	holds(t, filepath.Join(dir, "k"), "before")
 	c.update(t, "keys", map[string]string{"k": "after"})
 	if err := c.bind(); err != nil {
@@ -555,7 +580,8 @@ func severalSources(t *testing.T, c *cluster) {
 	relabel := func(label string) {
 		t.Helper()
 		patch := fmt.Appendf(nil, `{"metadata":{"labels":{"app":%q}}}`, label)
-		if _, err := c.CoreV1().Pods(namespace).Patch(ctx, p.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		if _, err := c.CoreV1().Pods(namespace).Patch(ctx, p.Name, types.MergePatchType, patch,
+			metav1.PatchOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -563,7 +589,8 @@ func severalSources(t *testing.T, c *cluster) {
 	d := c.start(t)
 	dir, stop := publish(t, d, p, v)
 	file := func(name string) string { return filepath.Join(dir, name) }
-	for name, want := range map[string]string{"k": "1", "conf/a": "text", "pod/labels": `app="web"`, "pod/name": p.Name, "pod/memory": "64"} {
+	for name, want := range map[string]string{"k": "1", "conf/a": "text", "pod/labels": `app="web"`, "pod/name": p.Name,
+		"pod/memory": "64"} {
 		holds(t, file(name), want)
 	}
 	c.update(t, "keys", map[string]string{"k": "2"})
@@ -594,11 +621,13 @@ func eventsAndStatus(t *testing.T, c *cluster) {
 		t.Fatal(err)
 	}
 	event := c.event(t, p, "VolumeObjectMissing")
-	if event.Type != "Warning" || event.InvolvedObject.UID != types.UID(p.UID) || event.Source.Host != "node-1" || event.Count != 1 ||
+	if event.Type != "Warning" || event.InvolvedObject.UID != types.UID(p.UID) || event.Source.Host != "node-1" ||
+		event.Count != 1 ||
 		!strings.Contains(event.Message, `volume "ssh" stay as they are: Secret "default/keys": not found`) {
 		t.Errorf("%+v", event)
 	}
-	if table := d.Status(); !strings.Contains(table, "default/told") || !strings.Contains(table, "1000:0 ") || !strings.Contains(table, "stale for") {
+	if table := d.Status(); !strings.Contains(table, "default/told") || !strings.Contains(table, "1000:0 ") ||
+		!strings.Contains(table, "stale for") {
 		t.Errorf("status:\n%s", table)
 	}
 	c.secret(t, "keys", map[string]string{"k": "the secret value"})
@@ -641,8 +670,10 @@ func health(t *testing.T, c *cluster) {
 	}
 	_, body := d.Get("/metrics")
 	for _, name := range []string{
-		`fsuser_volume_operation_duration_seconds_count{operation="publish",outcome="ok"}`, "fsuser_volumes 0", "fsuser_watched_objects 0",
-		"fsuser_stale_volumes 0", "fsuser_rpc_duration_seconds_count", `fsuser_limit{limit="volume_files"} 2048`, `fsuser_limit{limit="message_bytes"} 4.194304e+06`, "process_resident_memory_bytes",
+		`fsuser_volume_operation_duration_seconds_count{operation="publish",outcome="ok"}`, "fsuser_volumes 0",
+		"fsuser_watched_objects 0",
+		"fsuser_stale_volumes 0", "fsuser_rpc_duration_seconds_count", `fsuser_limit{limit="volume_files"} 2048`,
+		`fsuser_limit{limit="message_bytes"} 4.194304e+06`, "process_resident_memory_bytes",
 	} {
 		if !strings.Contains(body, name) {
 			t.Errorf("/metrics has no %s", name)

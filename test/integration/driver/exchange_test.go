@@ -24,10 +24,10 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// exchange is a process that exchanges two names over and over until its input ends, and then sees to it that the first is a directory, or not
-// there, as at the beginning. Its mounts are its own: what the driver mounts does
-// not keep it from moving a directory (rename(2) says EBUSY only for mounts that it sees). It prints how often it has, the first time and
-// each hundredth.
+// exchange is a process that exchanges two names over and over until its input ends, and then sees to it that the first
+// is a directory, or not there, as at the beginning. Its mounts are its own: what the driver mounts does not keep it
+// from moving a directory (rename(2) says EBUSY only for mounts that it sees). It prints how often it has, the first
+// time and each hundredth.
 func exchange(args []string) error {
 	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
 		return err
@@ -65,8 +65,8 @@ type exchangeAttack struct {
 	place func(path, victim string) error
 }
 
-// H-038 of docs/hostile-inputs.md, and CVE-2021-25741: somebody exchanges a component of the target path with a link to a directory that is
-// not the pod's, while the driver publishes, refreshes and unpublishes.
+// H-038 of docs/hostile-inputs.md, and CVE-2021-25741: somebody exchanges a component of the target path with a link to
+// a directory that is not the pod's, while the driver publishes, refreshes and unpublishes.
 func TestExchangedPaths(t *testing.T) {
 	rounds := 100
 	if os.Getenv("FSUSER_TORTURE") != "" {
@@ -78,9 +78,11 @@ func TestExchangedPaths(t *testing.T) {
 		return func(path, _ string) error { return unix.Mknod(path, kind|0o600, 0) }
 	}
 	for _, attack := range []exchangeAttack{
-		{"the target with a link", 0, link}, {"the target with a file", 0, node(unix.S_IFREG)}, {"the target with a pipe", 0, node(unix.S_IFIFO)},
+		{"the target with a link", 0, link}, {"the target with a file", 0, node(unix.S_IFREG)},
+		{"the target with a pipe", 0, node(unix.S_IFIFO)},
 		{"the target with a socket", 0, node(unix.S_IFSOCK)},
-		{"the volume's directory with a link", 1, link}, {"the directory of volumes with a link", 3, link}, {"the pod's directory with a link", 4, link},
+		{"the volume's directory with a link", 1, link}, {"the directory of volumes with a link", 3, link},
+		{"the pod's directory with a link", 4, link},
 	} {
 		t.Run(attack.name, func(t *testing.T) {
 			calls, exchanges := exchangedPath(t, binary, attack, rounds)
@@ -94,7 +96,8 @@ func exchangedPath(t *testing.T, binary string, attack exchangeAttack, rounds in
 	manifests := t.TempDir()
 	write := func(version int) {
 		t.Helper()
-		text := fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: keys, namespace: default}\nstringData: {k: version %d}\n", version)
+		text := fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: keys, namespace: default}\nstringData: {k: "+
+			"version %d}\n", version)
 		if err := errors.Join(os.WriteFile(filepath.Join(manifests, ".new"), []byte(text), 0o600),
 			os.Rename(filepath.Join(manifests, ".new"), filepath.Join(manifests, "keys.yaml"))); err != nil {
 			t.Fatal(err)
@@ -178,7 +181,8 @@ func exchangedPath(t *testing.T, binary string, attack exchangeAttack, rounds in
 		case codes.Unavailable: // what could not be undone, or not be unmounted: kubelet asks again
 		case codes.Internal:
 			// The link came between two system calls: one says what it found.
-			if !slices.ContainsFunc([]string{"symbolic link", "no such file", "not a directory", "umount2"}, func(s string) bool { return strings.Contains(err.Error(), s) }) {
+			if !slices.ContainsFunc([]string{"symbolic link", "no such file", "not a directory", "umount2"},
+				func(s string) bool { return strings.Contains(err.Error(), s) }) {
 				t.Errorf("%v", err)
 			}
 		default:
@@ -192,7 +196,8 @@ func exchangedPath(t *testing.T, binary string, attack exchangeAttack, rounds in
 		write(i + 1) // a refresh, when it will
 		_, err = d.NodePublishVolume(deadline(t), request)
 		count(err)
-		_, err = d.NodeUnpublishVolume(deadline(t), &csi.NodeUnpublishVolumeRequest{VolumeId: request.VolumeId, TargetPath: target})
+		_, err = d.NodeUnpublishVolume(deadline(t),
+			&csi.NodeUnpublishVolumeRequest{VolumeId: request.VolumeId, TargetPath: target})
 		count(err)
 		if mounts := testkit.MountsBelow(t, victim); len(mounts) != 1 {
 			t.Fatalf("the mounts at and below the victim's directory are %q, before it was one", mounts)
@@ -211,12 +216,14 @@ func exchangedPath(t *testing.T, binary string, attack exchangeAttack, rounds in
 	}
 	t.Logf("%d calls against %d exchanges: %v", 3*rounds, exchanged(), answers)
 
-	// The path is right again, as it was made. Now unpublish works, and nothing is left, wherever the mount went with its directory.
+	// The path is right again, as it was made. Now unpublish works, and nothing is left, wherever the mount went with its
+	// directory.
 	if err := os.Remove(other); err != nil {
 		t.Fatal(err)
 	}
 	testkit.Eventually(t, 30*time.Second, "unpublish to succeed", func() bool {
-		_, err := d.NodeUnpublishVolume(deadline(t), &csi.NodeUnpublishVolumeRequest{VolumeId: request.VolumeId, TargetPath: target})
+		_, err := d.NodeUnpublishVolume(deadline(t),
+			&csi.NodeUnpublishVolumeRequest{VolumeId: request.VolumeId, TargetPath: target})
 		return err == nil
 	})
 	if now := listing(t, victim); !slices.Equal(now, untouched) {

@@ -41,16 +41,20 @@ func publishWithoutAPIServer(t *testing.T, c *cluster) string {
 		patience time.Duration
 	}{
 		{"the connection is reset", proxy.Cut, codes.Unavailable, time.Minute},
-		{"500", func() { proxy.Answer(faultproxy.Status(500, metav1.StatusReasonInternalError, "broke")) }, codes.Unavailable, time.Minute},
-		{"503", func() { proxy.Answer(faultproxy.Status(503, metav1.StatusReasonServiceUnavailable, "later")) }, codes.Unavailable, time.Minute},
+		{"500", func() { proxy.Answer(faultproxy.Status(500, metav1.StatusReasonInternalError, "broke")) }, codes.Unavailable,
+			time.Minute},
+		{"503", func() { proxy.Answer(faultproxy.Status(503, metav1.StatusReasonServiceUnavailable, "later")) },
+			codes.Unavailable, time.Minute},
 		{"429 with Retry-After", func() {
 			proxy.Answer(func(w http.ResponseWriter, r *http.Request) bool {
 				w.Header().Set("Retry-After", "1")
 				return faultproxy.Status(429, metav1.StatusReasonTooManyRequests, "slow down")(w, r)
 			})
 		}, codes.Unavailable, time.Minute},
-		{"410 to everything", func() { proxy.Answer(faultproxy.Status(410, metav1.StatusReasonExpired, "too old")) }, codes.Unavailable, time.Minute},
-		{"401", func() { proxy.Answer(faultproxy.Status(401, metav1.StatusReasonUnauthorized, "who?")) }, codes.Unavailable, time.Minute},
+		{"410 to everything", func() { proxy.Answer(faultproxy.Status(410, metav1.StatusReasonExpired, "too old")) },
+			codes.Unavailable, time.Minute},
+		{"401", func() { proxy.Answer(faultproxy.Status(401, metav1.StatusReasonUnauthorized, "who?")) }, codes.Unavailable,
+			time.Minute},
 		{"no answer, and the caller gives up", proxy.Stall, codes.DeadlineExceeded, 3 * time.Second},
 		{"no answer", proxy.Stall, codes.Unavailable, time.Minute},
 	}
@@ -67,7 +71,8 @@ func publishWithoutAPIServer(t *testing.T, c *cluster) string {
 			t.Errorf("%s: got %v after %v, want %v", answer.name, err, time.Since(start), answer.code)
 		}
 		// The caller that gave up is not the driver, which ends the call a moment later.
-		testkit.Eventually(t, converged, answer.name+": the call to end", func() bool { return d.Metric("fsuser_watched_objects") == 0 })
+		testkit.Eventually(t, converged, answer.name+": the call to end",
+			func() bool { return d.Metric("fsuser_watched_objects") == 0 })
 		nothingOf(t, d, p)
 		nothingAtAll(t, d)
 		proxy.Answer(nil)
@@ -106,12 +111,14 @@ func changeWithoutAPIServer(t *testing.T, c *cluster) string {
 	proxy.Cut()
 	c.update(t, "f02", map[string]string{"k": "after"})
 	away := time.Now()
-	testkit.Eventually(t, converged, "the outage in the metrics", func() bool { return d.Metric("fsuser_stale_volumes") == 1 })
+	testkit.Eventually(t, converged, "the outage in the metrics",
+		func() bool { return d.Metric("fsuser_stale_volumes") == 1 })
 	noticed := time.Since(away)
 	if s := d.Metric("fsuser_oldest_stale_volume_seconds"); s < 10 || s > time.Since(away).Seconds() {
 		t.Errorf("stale for %v s, away for %v", s, time.Since(away))
 	}
-	if table := d.Status(); !strings.Contains(table, staleText) || !strings.Contains(table, fmt.Sprintf("Secret %q: can't be read now: ", c.namespace+"/f02")) {
+	if table := d.Status(); !strings.Contains(table, staleText) ||
+		!strings.Contains(table, fmt.Sprintf("Secret %q: can't be read now: ", c.namespace+"/f02")) {
 		t.Errorf("status:\n%s", table)
 	}
 	if _, err := d.Publish(deadline(t), p, v); err != nil {
@@ -236,9 +243,11 @@ func watchesExpire(t *testing.T, c *cluster) string {
 	asked := proxy.Asked()
 	proxy.Answer(func(w http.ResponseWriter, r *http.Request) bool {
 		// Whatever version is asked for is too old.
-		return r.URL.Query().Get("resourceVersion") != "" && faultproxy.Status(410, metav1.StatusReasonExpired, "too old resource version: 1 (2)")(w, r)
+		return r.URL.Query().Get("resourceVersion") != "" &&
+			faultproxy.Status(410, metav1.StatusReasonExpired, "too old resource version: 1 (2)")(w, r)
 	})
-	if n := proxy.Say(faultproxy.ErrorEvent(410, metav1.StatusReasonExpired, "too old resource version: 1 (2)")); n != volumes {
+	if n := proxy.Say(faultproxy.ErrorEvent(410, metav1.StatusReasonExpired,
+		"too old resource version: 1 (2)")); n != volumes {
 		t.Errorf("%d watches were told", n)
 	}
 	testkit.Eventually(t, converged, "the watches to end and to come again", func() bool {
@@ -304,7 +313,8 @@ func requiredKeyGoes(t *testing.T, c *cluster) string {
 	running.Wait()
 
 	c.update(t, "f07", map[string]string{"a": "without b"})
-	testkit.Eventually(t, converged, "the volume to be stale", func() bool { return d.Metric("fsuser_stale_volumes") == 1 })
+	testkit.Eventually(t, converged, "the volume to be stale",
+		func() bool { return d.Metric("fsuser_stale_volumes") == 1 })
 	if e := c.event(t, p, "VolumeRefreshFailed"); !strings.Contains(e.Message, `has no key "b"`) {
 		t.Errorf("the event does not name the key: %s", e.Message)
 	}
@@ -426,7 +436,8 @@ func noRole(t *testing.T, c *cluster) string {
 	})
 }
 
-// noImpersonation takes the right to act as the node from a service account of its own: that of the manifest has other drivers.
+// noImpersonation takes the right to act as the node from a service account of its own: that of the manifest has other
+// drivers.
 func noImpersonation(t *testing.T, c *cluster) string {
 	ctx := context.Background()
 	c = c.in(t, "f27-impersonation")
@@ -479,8 +490,8 @@ func (c *cluster) in(t *testing.T, namespace string) *cluster {
 	return &other
 }
 
-// awaitRefusal waits until a driver that watched a Secret now would be refused. The API server learns of it by a watch of its own, and remembers
-// for ten seconds who may act as a node.
+// awaitRefusal waits until a driver that watched a Secret now would be refused. The API server learns of it by a watch
+// of its own, and remembers for ten seconds who may act as a node.
 func (c *cluster) awaitRefusal(t *testing.T, secret string) {
 	t.Helper()
 	config := rest.CopyConfig(c.credentials)
@@ -492,7 +503,8 @@ func (c *cluster) awaitRefusal(t *testing.T, secret string) {
 		t.Fatal(err)
 	}
 	testkit.Eventually(t, converged, "the API server to refuse", func() bool {
-		w, err := client.CoreV1().Secrets(c.namespace).Watch(t.Context(), metav1.SingleObject(metav1.ObjectMeta{Name: secret}))
+		w, err := client.CoreV1().Secrets(c.namespace).Watch(t.Context(),
+			metav1.SingleObject(metav1.ObjectMeta{Name: secret}))
 		if err == nil {
 			w.Stop()
 		}
@@ -526,10 +538,12 @@ func refused(t *testing.T, c *cluster, r right) string {
 		proxy.Say(nil) // a watch that is open goes on until it ends
 		return d.Metric("fsuser_stale_volumes") == 1
 	})
-	if e := c.event(t, p, "VolumeRefreshFailed"); !strings.Contains(e.Message, "forbidden") || !strings.Contains(e.Message, r.words) {
+	if e := c.event(t, p, "VolumeRefreshFailed"); !strings.Contains(e.Message, "forbidden") ||
+		!strings.Contains(e.Message, r.words) {
 		t.Errorf("the event does not say why, or not what to do: %s", e.Message)
 	}
-	if _, body := d.Get("/metrics"); !strings.Contains(body, `fsuser_volume_failures_total{operation="refresh",reason="forbidden"} 1`) {
+	if _, body := d.Get("/metrics"); !strings.Contains(body,
+		`fsuser_volume_failures_total{operation="refresh",reason="forbidden"} 1`) {
 		t.Error("the metrics do not have one refresh that was forbidden")
 	}
 	if table := d.Status(); !strings.Contains(table, staleText) || !strings.Contains(table, "forbidden") {
@@ -585,7 +599,8 @@ func refused(t *testing.T, c *cluster, r right) string {
 	nextStop()
 	unpublish(t, d, p, "ssh")
 	unpublish(t, d, next, "ssh")
-	return fmt.Sprintf("%d requests in 15 s; a right that is given back is noticed with the next pod, after %s", requests, seconds(noticed))
+	return fmt.Sprintf("%d requests in 15 s; a right that is given back is noticed with the next pod, after %s", requests,
+		seconds(noticed))
 }
 
 func swallowed(t *testing.T, c *cluster) string {
@@ -604,12 +619,14 @@ func swallowed(t *testing.T, c *cluster) string {
 		t.Errorf("the new pod starts with %q, %v", text, err)
 	}
 	// HTTP/2 pings: one after 30 s without a word, and 15 s for its answer (k8s.io/apimachinery/pkg/util/net).
-	testkit.Eventually(t, 90*time.Second, "the driver to give up the connection", func() bool { return proxy.Connections() > connections })
+	testkit.Eventually(t, 90*time.Second, "the driver to give up the connection",
+		func() bool { return proxy.Connections() > connections })
 	noticed := time.Since(stalled)
 	if noticed > 60*time.Second {
 		t.Errorf("the driver noticed after %v", noticed)
 	}
-	testkit.Eventually(t, time.Minute, "both volumes to be stale", func() bool { return d.Metric("fsuser_stale_volumes") == 2 })
+	testkit.Eventually(t, time.Minute, "both volumes to be stale",
+		func() bool { return d.Metric("fsuser_stale_volumes") == 2 })
 	for _, p := range []kubelet.Pod{p, late} {
 		if now := statusOf(t, d, p); !strings.Contains(now.Stale, "can't be read now") {
 			t.Errorf("the status of %s is %+v", p.Name, now)
@@ -636,8 +653,8 @@ func swallowed(t *testing.T, c *cluster) string {
 	return fmt.Sprintf("noticed after %s, followed %s after its end", seconds(noticed), seconds(took))
 }
 
-// oldReplica has one of several API servers be behind: it answers from its cache what may be of any version, and that a version is too
-// large for it; what must be the newest it gets from etcd.
+// oldReplica has one of several API servers be behind: it answers from its cache what may be of any version, and that a
+// version is too large for it; what must be the newest it gets from etcd.
 func oldReplica(t *testing.T, c *cluster) string {
 	ctx := context.Background()
 	c.secret(t, "f29", map[string]string{"k": "old"})
@@ -670,7 +687,8 @@ func oldReplica(t *testing.T, c *cluster) string {
 		proxy.Say(nil)
 		return refusals.Load() >= 2
 	})
-	if text, err := os.ReadFile(filepath.Join(dir, "k")); err != nil || string(text) != "new" || link(t, dir) != generation {
+	if text, err := os.ReadFile(filepath.Join(dir, "k")); err != nil || string(text) != "new" ||
+		link(t, dir) != generation {
 		t.Errorf("the files went back: %q, %v", text, err)
 	}
 	if n := fromCache.Load(); n > 0 {
@@ -684,8 +702,8 @@ func oldReplica(t *testing.T, c *cluster) string {
 	return fmt.Sprintf("%d requests to an API server that is behind", refusals.Load())
 }
 
-// TestAPIServerRestarts has the real thing: while it starts, an API server refuses what it will allow in a moment, and neither its new cache nor
-// etcd knows the versions that the watches go on from.
+// TestAPIServerRestarts has the real thing: while it starts, an API server refuses what it will allow in a moment, and
+// neither its new cache nor etcd knows the versions that the watches go on from.
 func TestAPIServerRestarts(t *testing.T) {
 	nothingLeft(t)
 	c := startCluster(t)
@@ -733,10 +751,12 @@ func apiServerRestarts(t *testing.T, c *cluster) {
 		t.Errorf("%d events, among them %.300q", len(events), events)
 	}
 	// A machine so slow that it takes longer has an outage.
-	if log := d.Log(); away < 8*time.Second && (strings.Contains(log, "can't be read") || strings.Contains(log, "Not refreshed")) {
+	if log := d.Log(); away < 8*time.Second &&
+		(strings.Contains(log, "can't be read") || strings.Contains(log, "Not refreshed")) {
 		t.Errorf("restarts of at most %v are in the log", away)
 	}
 	m.unpublish(t)
 	nothingAtAll(t, d)
-	reliability.Shown(t, "F-04", fmt.Sprintf("%d restarts of the API server, etcd compacted, under %d volumes: at most %d requests each, all current %s after it was ready", rounds, volumes, requests, seconds(slowest)))
+	reliability.Shown(t, "F-04", fmt.Sprintf("%d restarts of the API server, etcd compacted, under %d volumes: at most "+
+		"%d requests each, all current %s after it was ready", rounds, volumes, requests, seconds(slowest)))
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 )
 
-// TestOutOfMemory has the kernel kill the driver for want of memory in the middle of publishes (F-16): the content of volumes is memory of
-// the driver's cgroup.
+// TestOutOfMemory has the kernel kill the driver for want of memory in the middle of publishes (F-16): the content of
+// volumes is memory of the driver's cgroup.
 func TestOutOfMemory(t *testing.T) {
 	const (
 		limit = 64 << 20
@@ -60,11 +60,12 @@ func TestOutOfMemory(t *testing.T) {
 		unpublish(t, d, pod(name), "ssh")
 	}
 	nothingAtAll(t, d)
-	reliability.Shown(t, "F-16", fmt.Sprintf("killed for want of memory at volume %d; all that were published are whole", len(published)))
+	reliability.Shown(t, "F-16", fmt.Sprintf("killed for want of memory at volume %d; all that were published are whole",
+		len(published)))
 }
 
-// memoryCgroup makes a cgroup with this limit, and returns what puts a process into it, and what counts the processes that the kernel killed
-// there. It is removed with t, when it is empty.
+// memoryCgroup makes a cgroup with this limit, and returns what puts a process into it, and what counts the processes
+// that the kernel killed there. It is removed with t, when it is empty.
 func memoryCgroup(t *testing.T, limit int) (join func(pid int), kills func() int) {
 	t.Helper()
 	root, limitFile, killsFile := "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.oom_control" // version 1

@@ -24,7 +24,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
 )
 
-// stopBound is how long the driver may take to stop: a pod of the DaemonSet has 30 s to end, and the driver gives its calls 10.
+// stopBound is how long the driver may take to stop: a pod of the DaemonSet has 30 s to end, and the driver gives its
+// calls 10.
 const stopBound = 20 * time.Second
 
 // apart is a kubelet with a connection of its own, which outlives the driver.
@@ -192,7 +193,8 @@ func directoryRemoved(t *testing.T, c *cluster) string {
 		removeDirectory(t, d, pod(name))
 	}
 	start := time.Now()
-	testkit.Eventually(t, converged, "the volumes to be forgotten", func() bool { return d.Metric("fsuser_volumes") == float64(len(kept)) })
+	testkit.Eventually(t, converged, "the volumes to be forgotten",
+		func() bool { return d.Metric("fsuser_volumes") == float64(len(kept)) })
 	took := time.Since(start)
 	if n := d.Metric("fsuser_watched_objects"); n != float64(len(kept)) || len(d.Records()) != len(kept) {
 		t.Errorf("%v objects are watched, records %q", n, d.Records())
@@ -263,7 +265,8 @@ func busy(t *testing.T, c *cluster) string {
 	return fmt.Sprintf("unpublished in %s, freed %s after the process had left", seconds(took), seconds(freedIn))
 }
 
-// unmountedOf returns a function that tells whether the file system that path is in now has been taken down (inotify(7), IN_UNMOUNT).
+// unmountedOf returns a function that tells whether the file system that path is in now has been taken down
+// (inotify(7), IN_UNMOUNT).
 func unmountedOf(t *testing.T, path string) func() bool {
 	t.Helper()
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
@@ -373,7 +376,8 @@ func isReady(t *testing.T, d *testkit.Driver, ready bool) {
 	t.Helper()
 	testkit.Eventually(t, stopBound, fmt.Sprintf("ready: %t", ready), func() bool {
 		code, body := d.Get("/readyz")
-		return ready && code == 200 || !ready && code == 503 && strings.Contains(body, "no volume can be published until --state-dir")
+		return ready && code == 200 || !ready && code == 503 && strings.Contains(body,
+			"no volume can be published until --state-dir")
 	})
 }
 
@@ -435,7 +439,8 @@ func recordsCanNotBeWritten(t *testing.T, c *cluster) string {
 			t.Fatal(err)
 		}
 		p := pod("f19-new")
-		if _, err := d.Publish(deadline(t), p, ssh("secretName", "f19-0")); status.Code(err) != fault.code || !strings.Contains(err.Error(), "record") {
+		if _, err := d.Publish(deadline(t), p, ssh("secretName", "f19-0")); status.Code(err) != fault.code ||
+			!strings.Contains(err.Error(), "record") {
 			t.Errorf("%s: publish: %v", fault.name, err)
 		}
 		nothingOf(t, d, p)
@@ -483,7 +488,8 @@ func damagedRecords(t *testing.T, c *cluster) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	damage := [][]byte{nil, whole[:len(whole)/2], []byte("garbage"), []byte(`{"version":99,"volume":"of a driver to come"}`), whole}
+	damage := [][]byte{nil, whole[:len(whole)/2], []byte("garbage"),
+		[]byte(`{"version":99,"volume":"of a driver to come"}`), whole}
 	for i, b := range damage { // the last file stays as it is; the one before has the record of the first
 		if err := os.WriteFile(files[i], b, 0o600); err != nil {
 			t.Fatal(err)

@@ -23,9 +23,9 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
 )
 
-// TestFaults has the driver live through the faults of docs/reliability.md that can be made at its ends: the API server behind a proxy,
-// kubelet's directories, its own. Those of its inside (kills, panics, races) are in test/torture. Each fault has objects of its own; all
-// share one API server.
+// TestFaults has the driver live through the faults of docs/reliability.md that can be made at its ends: the API server
+// behind a proxy, kubelet's directories, its own. Those of its inside (kills, panics, races) are in test/torture. Each
+// fault has objects of its own; all share one API server.
 func TestFaults(t *testing.T) {
 	nothingLeft(t)
 	c := startCluster(t)
@@ -35,9 +35,12 @@ func TestFaults(t *testing.T) {
 		run      func(*testing.T, *cluster) (figure string)
 	}
 	faults := []fault{
-		{"F-01", "the API server is away at a publish: kubelet is told to try again, and nothing is left", publishWithoutAPIServer},
-		{"F-02", "the API server is away at a change: the files stay, metric and status tell, and it heals", changeWithoutAPIServer},
-		{"F-03", "the driver restarts while the API server is away: it serves, and 200 volumes follow without a stampede", restartWithoutAPIServer},
+		{"F-01", "the API server is away at a publish: kubelet is told to try again, and nothing is left",
+			publishWithoutAPIServer},
+		{"F-02", "the API server is away at a change: the files stay, metric and status tell, and it heals",
+			changeWithoutAPIServer},
+		{"F-03", "the driver restarts while the API server is away: it serves, and 200 volumes follow without a stampede",
+			restartWithoutAPIServer},
 		{"F-04", "watches end with 410: each object is read anew, once, and no file flaps", watchesExpire},
 		{"F-07", "two keys change together, and one that is required goes: the last good version stays", requiredKeyGoes},
 		{"F-09", "SIGTERM during 50 publishes: all end, the mounts stay, the exit code is 0", drain},
@@ -45,21 +48,30 @@ func TestFaults(t *testing.T) {
 		{"F-10", "the node reboots: nothing is mounted by itself, republish and unpublish work", reboot},
 		{"F-11", "the pod's directory is removed without an unpublish: the volume is forgotten", directoryRemoved},
 		{"F-14", "a process works in a volume that is unpublished: it goes at once for all others", busy},
-		{"F-18", "foreign and broken mounts at the target: a publish is refused and does not touch them, an unpublish takes them away", foreignMounts},
+		{"F-18",
+			"foreign and broken mounts at the target: a publish is refused and does not touch them, an unpublish takes them away", foreignMounts},
 		{"F-19", "the directory of records is full, then read-only: only new volumes fail", recordsCanNotBeWritten},
 		{"F-20", "records are damaged: the other volumes are taken up, and a republish takes up theirs", damagedRecords},
-		{"F-26", "immutable objects are made anew, data moves to binaryData, the type changes: the files follow", objectsOfAnotherKind},
-		{"F-27", "the right to read is taken away in the middle: the files stay, all is told, and few requests are made", noRole},
-		{"F-27", "the driver may not act as its node any more: the files stay, all is told, and few requests are made" + asNode, noImpersonation},
-		{"F-27", "no pod declares the object any more: the files stay, all is told, and few requests are made" + asNode, noReference},
+		{"F-26", "immutable objects are made anew, data moves to binaryData, the type changes: the files follow",
+			objectsOfAnotherKind},
+		{"F-27", "the right to read is taken away in the middle: the files stay, all is told, and few requests are made",
+			noRole},
+		{"F-27", "the driver may not act as its node any more: the files stay, all is told, and few requests are made" +
+			asNode, noImpersonation},
+		{"F-27", "no pod declares the object any more: the files stay, all is told, and few requests are made" + asNode,
+			noReference},
 		{"F-28", "the network swallows all packets: the driver notices by itself", swallowed},
 		{"F-29", "an API server answers from an old cache: the files do not go back", oldReplica},
 		{"F-33", "kubelet's root directory is a symbolic link: publish, restart and unpublish work", symlinkedRoot},
 		{"F-39", "no secret leaks" + asNode, nothingLeaksAsNode},
-		{"F-43", "the driver restarts, and an API server answers from an old cache: the files do not go back", restartBehindOldCache},
-		{"F-43", "a volume is adopted, and an API server answers from an old cache: the files do not go back", adoptBehindOldCache},
+		{"F-43", "the driver restarts, and an API server answers from an old cache: the files do not go back",
+			restartBehindOldCache},
+		{"F-43", "a volume is adopted, and an API server answers from an old cache: the files do not go back",
+			adoptBehindOldCache},
 		{"F-43", "the driver restarts at another API server, which lags: the files do not go back", laggingReplica},
-		{"F-44", "processes hold eight volumes: all others go on, and the held ones are reported, unpublished and follow later", stalledVolumes},
+		{"F-44",
+			"processes hold eight volumes: all others go on, and the held ones are reported, unpublished and follow later",
+			stalledVolumes},
 		{"F-44", "SIGTERM while a process holds a volume: the driver stops, and the next one takes over", stopBesideStall},
 	}
 	for _, fault := range faults {
@@ -89,7 +101,7 @@ const (
 	// asNode ends the names of tests of the default access, which acts as the node.
 	asNode = ", with --access=node"
 	// converged bounds how long after the end of a fault the files may take to follow.
-	converged = 30 * time.Second
+	converged = time.Minute
 	staleText = "stale for"
 )
 
@@ -127,7 +139,8 @@ func (c *cluster) manyVolumes(t *testing.T, d *testkit.Driver, name string, n in
 		m.names, m.pods[name] = append(m.names, name), c.pod(t, name, ssh("secretName", name))
 	}
 	m.each(t, func(name string) error {
-		_, err := c.CoreV1().Secrets(c.namespace).Create(context.Background(), secretOf(name, "before"), metav1.CreateOptions{})
+		_, err := c.CoreV1().Secrets(c.namespace).Create(context.Background(), secretOf(name, "before"),
+			metav1.CreateOptions{})
 		return err
 	})
 	t.Cleanup(func() {
@@ -166,7 +179,8 @@ func (m *many) each(t *testing.T, f func(name string) error) {
 func (m *many) update(t *testing.T, text string) {
 	t.Helper()
 	m.each(t, func(name string) error {
-		_, err := m.c.CoreV1().Secrets(m.c.namespace).Update(context.Background(), secretOf(name, text), metav1.UpdateOptions{})
+		_, err := m.c.CoreV1().Secrets(m.c.namespace).Update(context.Background(), secretOf(name, text),
+			metav1.UpdateOptions{})
 		return err
 	})
 }

@@ -42,14 +42,16 @@ func TestFlood(t *testing.T) {
 	d := testkit.StartDriver(t, testkit.BuildDriverWithoutRace(t), "--manifests="+keysManifest(t))
 	socket := filepath.Join(d.Root, "plugins", "fsuser.csi.io", "csi.sock")
 	calm := served(t, d, func() bool { return false })
-	fds, goroutines, calmMemory := d.Metric("process_open_fds"), d.Metric("go_goroutines"), d.Metric("process_resident_memory_bytes")
+	fds, goroutines, calmMemory := d.Metric("process_open_fds"), d.Metric("go_goroutines"),
+		d.Metric("process_resident_memory_bytes")
 	// given waits until the driver's memory is no more than this.
 	given := func(most float64) (memory float64) {
 		t.Helper()
-		testkit.Eventually(t, 30*time.Second, fmt.Sprintf("resident memory of no more than %.0f MiB", most/(1<<20)), func() bool {
-			memory = d.Metric("process_resident_memory_bytes")
-			return memory <= most
-		})
+		testkit.Eventually(t, 30*time.Second, fmt.Sprintf("resident memory of no more than %.0f MiB", most/(1<<20)),
+			func() bool {
+				memory = d.Metric("process_resident_memory_bytes")
+				return memory <= most
+			})
 		return memory
 	}
 
@@ -60,7 +62,9 @@ func TestFlood(t *testing.T) {
 			name string
 			pour func(t *testing.T, socket string) (drain func())
 		}{
-			{"connections that say nothing", func(t *testing.T, socket string) func() { return dialled(t, socket, connections, nil) }},
+			{"connections that say nothing", func(t *testing.T, socket string) func() {
+				return dialled(t, socket, connections, nil)
+			}},
 			{"connections with half a hello", func(t *testing.T, socket string) func() {
 				return dialled(t, socket, connections, []byte(http2.ClientPreface[:10]))
 			}},
@@ -70,8 +74,11 @@ func TestFlood(t *testing.T) {
 			{"HTTP/1", func(t *testing.T, socket string) func() {
 				return dialled(t, socket, connections, []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
 			}},
-			{"messages that never end, on many streams", func(t *testing.T, socket string) func() { return unfinished(t, socket, streams) }},
-			{"calls on many streams", func(t *testing.T, socket string) func() { return concurrent(t, d.Root, socket, streams) }},
+			{"messages that never end, on many streams",
+				func(t *testing.T, socket string) func() { return unfinished(t, socket, streams) }},
+			{"calls on many streams", func(t *testing.T, socket string) func() {
+				return concurrent(t, d.Root, socket, streams)
+			}},
 			{"messages that are too long", func(t *testing.T, socket string) func() { return oversized(t, d.Root, socket, 5) }},
 		} {
 			t.Run(flood.name, func(t *testing.T) {
@@ -98,7 +105,8 @@ func TestFlood(t *testing.T) {
 				testkit.Eventually(t, 30*time.Second, "descriptors and goroutines to be back where they were", func() bool {
 					return d.Metric("process_open_fds") <= fds+5 && d.Metric("go_goroutines") <= goroutines+20
 				})
-				t.Logf("the slowest call of kubelet took %v, in calm %v; descriptors %v, resident memory %.0f MiB", slowest, calm, most, memory/(1<<20))
+				t.Logf("the slowest call of kubelet took %v, in calm %v; descriptors %v, resident memory %.0f MiB", slowest, calm,
+					most, memory/(1<<20))
 				worst, largest = max(worst, slowest), max(largest, memory)
 				if slowest > 5*time.Second {
 					t.Errorf("a call of kubelet took %v", slowest)
@@ -108,7 +116,8 @@ func TestFlood(t *testing.T) {
 				}
 			})
 		}
-		// A little more than before the first is what the runtime keeps for next time (about 20 MiB): it must not become more by rounds.
+		// A little more than before the first is what the runtime keeps for next time (about 20 MiB): it must not become more
+		// by rounds.
 		if round == 0 {
 			afterFirst = given(calmMemory + 48<<20)
 			afterLast = afterFirst
@@ -119,8 +128,10 @@ func TestFlood(t *testing.T) {
 	if status, body := d.Get("/healthz"); status != 200 {
 		t.Errorf("health: %d %s", status, body)
 	}
-	reliability.Shown(t, "F-38", fmt.Sprintf("%d rounds of 7 floods of %d connections or %d streams: %.0f MiB before, at most %.0f, %.0f after the first round and %.0f after the last; a call of kubelet in %v",
-		rounds, connections, streams, calmMemory/(1<<20), largest/(1<<20), afterFirst/(1<<20), afterLast/(1<<20), worst.Round(time.Millisecond)))
+	reliability.Shown(t, "F-38", fmt.Sprintf("%d rounds of 7 floods of %d connections or %d streams: %.0f MiB before, at "+
+		"most %.0f, %.0f after the first round and %.0f after the last; a call of kubelet in %v",
+		rounds, connections, streams, calmMemory/(1<<20), largest/(1<<20), afterFirst/(1<<20), afterLast/(1<<20),
+		worst.Round(time.Millisecond)))
 }
 
 // keysManifest is a directory with the Secret "keys".
@@ -134,8 +145,8 @@ func keysManifest(t *testing.T) string {
 	return dir
 }
 
-// served publishes and unpublishes over kubelet's connection and a new one, 20 times and for as long as more says so. It returns how long
-// the slowest call took.
+// served publishes and unpublishes over kubelet's connection and a new one, 20 times and for as long as more says so.
+// It returns how long the slowest call took.
 func served(t *testing.T, d *testkit.Driver, more func() bool) (slowest time.Duration) {
 	t.Helper()
 	p, v := pod("served"), ssh("secretName", "keys")
@@ -217,12 +228,14 @@ func unfinished(t *testing.T, socket string, streams int) (drain func()) {
 	opened := 0
 	for ; opened < streams && err == nil; opened++ {
 		head.Reset()
-		for _, f := range [][2]string{{":method", "POST"}, {":scheme", "http"}, {":path", csi.Node_NodePublishVolume_FullMethodName}, {":authority", "x"},
+		for _, f := range [][2]string{{":method", "POST"}, {":scheme", "http"},
+			{":path", csi.Node_NodePublishVolume_FullMethodName}, {":authority", "x"},
 			{"content-type", "application/grpc"}, {"te", "trailers"}} {
 			err = errors.Join(err, fields.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]}))
 		}
 		id := uint32(2*opened + 1)
-		err = errors.Join(err, framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: head.Bytes(), EndHeaders: true}), framer.WriteData(id, false, message))
+		err = errors.Join(err, framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: head.Bytes(),
+			EndHeaders: true}), framer.WriteData(id, false, message))
 	}
 	// Beyond as many streams as it allows the driver may refuse each, or hang up.
 	if opened < 500 {

@@ -36,7 +36,8 @@ import (
 
 const hostileValue = "what-no-message-may-hold"
 
-// hostileRequest is a good request, changed, and what the driver must say to it. The ids are those of docs/hostile-inputs.md.
+// hostileRequest is a good request, changed, and what the driver must say to it. The ids are those of
+// docs/hostile-inputs.md.
 type hostileRequest struct {
 	name   string
 	change func(*csi.NodePublishVolumeRequest)
@@ -64,7 +65,8 @@ func each(name, key string, code codes.Code, values ...string) (cases []hostileR
 func paths(name string, code codes.Code, values ...string) (cases []hostileRequest) {
 	for _, v := range values {
 		for _, attributeName := range []string{"uid/", "gid/", "mode/"} {
-			cases = append(cases, hostileRequest{fmt.Sprintf("%s: %s%.40q", name, attributeName, v), attribute(attributeName+v, "0"), code})
+			cases = append(cases, hostileRequest{fmt.Sprintf("%s: %s%.40q", name, attributeName, v),
+				attribute(attributeName+v, "0"), code})
 		}
 	}
 	return cases
@@ -90,7 +92,8 @@ func hostileRequests(t *testing.T, d *testkit.Driver, p kubelet.Pod) []hostileRe
 		{"H-001 no volume id", id(""), refused},
 		{"H-003 no target path", target(""), refused},
 		{"H-004 no capability", func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability = nil }, refused},
-		{"H-006 neither mount nor block", func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability.AccessType = nil }, refused},
+		{"H-006 neither mount nor block", func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability.AccessType = nil },
+			refused},
 		{"H-006 block", func(r *csi.NodePublishVolumeRequest) {
 			r.VolumeCapability.AccessType = &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}}
 		}, refused},
@@ -109,56 +112,73 @@ func hostileRequests(t *testing.T, d *testkit.Driver, p kubelet.Pod) []hostileRe
 			r.TargetPath, r.VolumeId = d.Target(other, "ssh"), kubelet.VolumeID(other, "ssh")
 		}, refused},
 		{"H-037 the same id at another target", target(d.Target(p, "tls")), refused},
-		{"H-040 no namespace", func(r *csi.NodePublishVolumeRequest) { delete(r.VolumeContext, "csi.storage.k8s.io/pod.namespace") }, refused},
+		{"H-040 no namespace", func(r *csi.NodePublishVolumeRequest) {
+			delete(r.VolumeContext, "csi.storage.k8s.io/pod.namespace")
+		}, refused},
 		{"H-042 another pod's uid", attribute("csi.storage.k8s.io/pod.uid", other.UID), refused},
-		{"H-043 another namespace, which the driver may not read", attribute("csi.storage.k8s.io/pod.namespace", "kube-system"), codes.PermissionDenied},
+		{"H-043 another namespace, which the driver may not read",
+			attribute("csi.storage.k8s.io/pod.namespace", "kube-system"), codes.PermissionDenied},
 		{"H-046 a misspelt attribute", attribute("secretname", "keys"), refused},
 		{"H-063 a volume that may be written", func(r *csi.NodePublishVolumeRequest) { r.Readonly = false }, refused},
-		{"H-066 a publish context", func(r *csi.NodePublishVolumeRequest) { r.PublishContext = map[string]string{"device": "/dev/sda"} }, refused},
+		{"H-066 a publish context",
+			func(r *csi.NodePublishVolumeRequest) { r.PublishContext = map[string]string{"device": "/dev/sda"} }, refused},
 		{"H-067 no object", func(r *csi.NodePublishVolumeRequest) { delete(r.VolumeContext, "secretName") }, refused},
 		{"H-070 an object that is not there", attribute("secretName", "nowhere"), codes.NotFound},
-		{"H-073 an optional object that may not be read", attribute("csi.storage.k8s.io/pod.namespace", "kube-system", "optional", "true"), codes.PermissionDenied},
+		{"H-073 an optional object that may not be read",
+			attribute("csi.storage.k8s.io/pod.namespace", "kube-system", "optional", "true"), codes.PermissionDenied},
 		{"H-116 the attribute items of other drivers", attribute("items", "[{key: a, path: b}]"), refused},
 		{"H-116 the attribute items of 1 MiB", attribute("items", strings.Repeat("[", 1<<20)), refused},
 		{"H-117 an object and a volume", attribute("volume", "described"), refused},
 		{"H-117 a Secret and a ConfigMap", attribute("configMapName", "conf"), refused},
-		{"H-117 a Secret and nodePublishSecretRef", func(r *csi.NodePublishVolumeRequest) { r.Secrets = map[string]string{"a": hostileValue} }, refused},
-		{"H-117 a volume and nodePublishSecretRef", instead(attribute("volume", "described"), func(r *csi.NodePublishVolumeRequest) {
-			r.Secrets = map[string]string{"a": hostileValue}
-		}), refused},
+		{"H-117 a Secret and nodePublishSecretRef",
+			func(r *csi.NodePublishVolumeRequest) { r.Secrets = map[string]string{"a": hostileValue} }, refused},
+		{"H-117 a volume and nodePublishSecretRef",
+			instead(attribute("volume", "described"), func(r *csi.NodePublishVolumeRequest) {
+				r.Secrets = map[string]string{"a": hostileValue}
+			}), refused},
 		{"H-117 optional beside volume", instead(attribute("volume", "described", "optional", "true")), refused},
 		{"H-119 a volume of a pod that is not there", instead(attribute("volume", "described")), codes.NotFound},
-		{"H-119 a volume of a pod that the driver may not read", instead(attribute("volume", "described", "csi.storage.k8s.io/pod.namespace", "kube-system")), codes.PermissionDenied},
+		{"H-119 a volume of a pod that the driver may not read",
+			instead(attribute("volume", "described", "csi.storage.k8s.io/pod.namespace", "kube-system")),
+			codes.PermissionDenied},
 		{"H-126 a PATH that is no file", attribute("uid/z", "0"), codes.FailedPrecondition},
 		{"H-126 a PATH that is a directory of the layout", attribute("mode/..data", "0777"), refused},
 		{"H-126 1000 PATHs that are no files", manyPaths(1000), codes.FailedPrecondition},
 	}
 	for _, flags := range [][]string{{"rw"}, {"suid", "exec", "dev"}, {"size=100%"}, {"remount"}, {"bind"}} {
-		cases = append(cases, hostileRequest{fmt.Sprintf("H-060 mount flags %q", flags), capability(func(m *csi.VolumeCapability_MountVolume) { m.MountFlags = flags }), refused})
+		cases = append(cases, hostileRequest{fmt.Sprintf("H-060 mount flags %q", flags),
+			capability(func(m *csi.VolumeCapability_MountVolume) { m.MountFlags = flags }), refused})
 	}
 	cases = append(cases, hostileRequest{"H-061 a label that brings an option along",
 		capability(func(m *csi.VolumeCapability_MountVolume) { m.MountFlags = []string{`context="x",size=9g`} }), refused})
 	for _, fsType := range []string{"ext4", "block", "tmpfs,size=9g"} {
-		cases = append(cases, hostileRequest{"H-062 the file system " + fsType, capability(func(m *csi.VolumeCapability_MountVolume) { m.FsType = fsType }), refused})
+		cases = append(cases, hostileRequest{"H-062 the file system " + fsType,
+			capability(func(m *csi.VolumeCapability_MountVolume) { m.FsType = fsType }), refused})
 	}
 	for _, group := range []string{"abc", "-1", "4294967295", "2147483648", "0x1"} {
-		cases = append(cases, hostileRequest{"H-064 fsGroup " + group, capability(func(m *csi.VolumeCapability_MountVolume) { m.VolumeMountGroup = group }), refused})
+		cases = append(cases, hostileRequest{"H-064 fsGroup " + group,
+			capability(func(m *csi.VolumeCapability_MountVolume) { m.VolumeMountGroup = group }), refused})
 	}
 	for _, name := range []string{"a~b", "a.b", "A", "-a", strings.Repeat("a", 64)} {
-		cases = append(cases, hostileRequest{fmt.Sprintf("H-028 a volume called %.20q", name), func(r *csi.NodePublishVolumeRequest) {
-			r.TargetPath, r.VolumeId = d.Target(p, name), kubelet.VolumeID(p, name)
-		}, refused})
+		cases = append(cases, hostileRequest{fmt.Sprintf("H-028 a volume called %.20q", name),
+			func(r *csi.NodePublishVolumeRequest) {
+				r.TargetPath, r.VolumeId = d.Target(p, name), kubelet.VolumeID(p, name)
+			}, refused})
 	}
 	for _, key := range []string{"../../victim", "a/b", "..data", "a\x00b", "", ".", "..", strings.Repeat("k", 256)} {
-		cases = append(cases, hostileRequest{fmt.Sprintf("H-083 a key that is no file's name: %.20q", key), func(r *csi.NodePublishVolumeRequest) {
-			delete(r.VolumeContext, "secretName")
-			r.Secrets = map[string]string{key: hostileValue}
-		}, codes.FailedPrecondition})
+		cases = append(cases, hostileRequest{fmt.Sprintf("H-083 a key that is no file's name: %.20q", key),
+			func(r *csi.NodePublishVolumeRequest) {
+				delete(r.VolumeContext, "secretName")
+				r.Secrets = map[string]string{key: hostileValue}
+			}, codes.FailedPrecondition})
 	}
 	return slices.Concat(cases,
-		each("H-045 a namespace that is none", "csi.storage.k8s.io/pod.namespace", refused, "../x", "A_B", strings.Repeat("a", 300), "", "a/b", "a?b", "%2e"),
-		each("H-048 a uid that is no number", "uid", refused, "-1", "+1000", " 1000", "1000 ", "1e3", "0x3e8", "1_000", "01000", "", "١٠٠٠", "root"),
-		each("H-048 a gid that is no number", "gid", refused, "-1", "+1000", " 1000", "1000 ", "1e3", "0x3e8", "1_000", "01000", "", "١٠٠٠", "root"),
+		each("H-045 a namespace that is none", "csi.storage.k8s.io/pod.namespace", refused, "../x", "A_B",
+			strings.Repeat("a", 300), "", "a/b", "a?b", "%2e"),
+		each("H-048 a uid that is no number", "uid", refused, "-1", "+1000", " 1000", "1000 ", "1e3", "0x3e8", "1_000",
+			"01000", "", "١٠٠٠", "root"),
+		each("H-048 a gid that is no number", "gid", refused, "-1", "+1000", " 1000", "1000 ", "1e3", "0x3e8", "1_000",
+			"01000", "", "١٠٠٠", "root"),
 		each("H-049 a uid that chown takes for \"as it is\"", "uid", refused, "4294967295"),
 		each("H-049 a gid that chown takes for \"as it is\"", "gid", refused, "4294967295"),
 		each("H-050 a uid that wraps around to root", "uid", refused, "4294967296", "18446744073709551616"),
@@ -167,15 +187,19 @@ func hostileRequests(t *testing.T, d *testkit.Driver, p kubelet.Pod) []hostileRe
 		each("H-055 a mode with other bits", "mode", refused, "100644", "8389101", "2147484141"),
 		each("H-053 a mode with setuid, setgid or sticky", "mode", refused, "4755", "2755", "1777", "04755", "6777"),
 		each("H-053 a directory with setuid, setgid or sticky", "dirMode", refused, "4755", "2755", "1777"),
-		each("H-069 a name that leads elsewhere", "secretName", refused, "../../nodes/x", "a/b", "A", strings.Repeat("a", 254), "x?watch=1", "%2e%2e", "..", "a\x00b", "a\nb"),
+		each("H-069 a name that leads elsewhere", "secretName", refused, "../../nodes/x", "a/b", "A",
+			strings.Repeat("a", 254), "x?watch=1", "%2e%2e", "..", "a\x00b", "a\nb"),
 		each("H-072 optional that is neither", "optional", refused, "yes", "1", "TRUE", ""),
-		each("H-118 a volume's name that is none", "volume", refused, "../x", "A", "a.b", "a/b", "", "a\x00b", strings.Repeat("a", 64)),
+		each("H-118 a volume's name that is none", "volume", refused, "../x", "A", "a.b", "a/b", "", "a\x00b",
+			strings.Repeat("a", 64)),
 		paths("H-075 an absolute path", refused, "/abs"),
-		paths("H-076 a path that climbs or is the writer's", refused, "..data", "..x", "a/../b", "..", "../../etc/passwd", "..2024_01_01/x"),
+		paths("H-076 a path that climbs or is the writer's", refused, "..data", "..x", "a/../b", "..", "../../etc/passwd",
+			"..2024_01_01/x"),
 		paths("H-079 a path with an empty element or a dot", refused, "a/", "a//b", "./a", "", ".", "a/."),
 		paths("H-080 a path that is too long", refused, strings.Repeat("a", 256), strings.Repeat("a/", 2048)+"a"),
 		paths("H-082 a path with NUL", refused, "a\x00b"),
-		paths("H-082 a path with characters of a terminal, which is no file here", codes.FailedPrecondition, "a\nb", "a\x1b[2Jb", `a\b`, "a:b"),
+		paths("H-082 a path with characters of a terminal, which is no file here", codes.FailedPrecondition, "a\nb",
+			"a\x1b[2Jb", `a\b`, "a:b"),
 	)
 }
 
@@ -200,7 +224,8 @@ func manyPaths(n int) func(*csi.NodePublishVolumeRequest) {
 // asBefore returns a function that fails t if the driver holds more than it does now.
 func asBefore(t *testing.T, d *testkit.Driver) func(t *testing.T) {
 	t.Helper()
-	mounts, records, objects, directories := testkit.MountTable(t), d.Records(), d.Metric("fsuser_watched_objects"), listing(t, d.Root)
+	mounts, records, objects, directories := testkit.MountTable(t), d.Records(), d.Metric("fsuser_watched_objects"),
+		listing(t, d.Root)
 	return func(t *testing.T) {
 		t.Helper()
 		if now := testkit.MountTable(t); now != mounts {
@@ -242,7 +267,8 @@ func listing(t *testing.T, dir string) (all []string) {
 func fit(t *testing.T, err error) {
 	t.Helper()
 	text := status.Convert(err).Message()
-	if text == "" || strings.Contains(text, hostileValue) || strings.ContainsFunc(text, unicode.IsControl) || len(text) > 4096 {
+	if text == "" || strings.Contains(text, hostileValue) || strings.ContainsFunc(text, unicode.IsControl) ||
+		len(text) > 4096 {
 		t.Errorf("the message is not one for an Event (%d bytes): %.5000q", len(text), text)
 	}
 }
@@ -315,18 +341,26 @@ func hostileTargets(t *testing.T, c *cluster) {
 			must(t, os.Symlink(victim, filepath.Dir(filepath.Dir(target))))
 			must(t, os.MkdirAll(filepath.Join(victim, "ssh"), 0o750))
 		}, codes.FailedPrecondition},
-		{"H-030 the target is a link", func(t *testing.T, target string) { must(t, os.Symlink(victim, target)) }, codes.FailedPrecondition},
-		{"H-031 the target is a file", func(t *testing.T, target string) { must(t, os.WriteFile(target, []byte("x"), 0o600)) }, codes.FailedPrecondition},
-		{"H-031 the target is a pipe", func(t *testing.T, target string) { must(t, unix.Mkfifo(target, 0o600)) }, codes.FailedPrecondition},
+		{"H-030 the target is a link", func(t *testing.T, target string) { must(t, os.Symlink(victim, target)) },
+			codes.FailedPrecondition},
+		{"H-031 the target is a file", func(t *testing.T, target string) {
+			must(t, os.WriteFile(target, []byte("x"), 0o600))
+		}, codes.FailedPrecondition},
+		{"H-031 the target is a pipe", func(t *testing.T, target string) { must(t, unix.Mkfifo(target, 0o600)) },
+			codes.FailedPrecondition},
 		{"H-031 the target is a socket", func(t *testing.T, target string) {
 			must(t, unix.Mknod(target, unix.S_IFSOCK|0o600, 0))
 		}, codes.FailedPrecondition},
 		{"H-031 the target is a device", func(t *testing.T, target string) {
 			must(t, unix.Mknod(target, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))))
 		}, codes.FailedPrecondition},
-		{"H-032 the target is a directory with content", func(t *testing.T, target string) { must(t, os.MkdirAll(filepath.Join(target, "x"), 0o700)) }, codes.FailedPrecondition},
-		{"H-033 the target is an empty directory", func(t *testing.T, target string) { must(t, os.Mkdir(target, 0o700)) }, codes.OK},
-		{"H-034 the directory that is to hold the target is missing", func(t *testing.T, target string) { must(t, os.Remove(filepath.Dir(target))) }, codes.FailedPrecondition},
+		{"H-032 the target is a directory with content",
+			func(t *testing.T, target string) { must(t, os.MkdirAll(filepath.Join(target, "x"), 0o700)) },
+			codes.FailedPrecondition},
+		{"H-033 the target is an empty directory", func(t *testing.T, target string) { must(t, os.Mkdir(target, 0o700)) },
+			codes.OK},
+		{"H-034 the directory that is to hold the target is missing",
+			func(t *testing.T, target string) { must(t, os.Remove(filepath.Dir(target))) }, codes.FailedPrecondition},
 		{"H-035 something else is mounted at the target", func(t *testing.T, target string) {
 			must(t, os.Mkdir(target, 0o700))
 			must(t, unix.Mount(victim, target, "", unix.MS_BIND, ""))
@@ -390,7 +424,8 @@ func hostileUnpublish(t *testing.T, c *cluster) {
 	}
 	for _, test := range requests {
 		t.Run(test.name, func(t *testing.T) {
-			_, err := d.NodeUnpublishVolume(deadline(t), &csi.NodeUnpublishVolumeRequest{VolumeId: test.id, TargetPath: test.target})
+			_, err := d.NodeUnpublishVolume(deadline(t),
+				&csi.NodeUnpublishVolumeRequest{VolumeId: test.id, TargetPath: test.target})
 			if got := status.Code(err); got != codes.InvalidArgument {
 				t.Fatalf("got %v: %v", got, err)
 			}
@@ -449,15 +484,18 @@ func acceptedEdges(t *testing.T, c *cluster) {
 			p := pod("edge")
 			dir, stop := publish(t, d, p, ssh(append(test.attributes, "secretName", "keys")...))
 			var st unix.Stat_t
-			if err := unix.Stat(filepath.Join(dir, "a"), &st); err != nil || st.Uid != test.uid || st.Mode != unix.S_IFREG|test.mode {
+			if err := unix.Stat(filepath.Join(dir, "a"), &st); err != nil || st.Uid != test.uid ||
+				st.Mode != unix.S_IFREG|test.mode {
 				t.Errorf("the file is %d %#o, %v", st.Uid, st.Mode, err)
 			}
-			if mounts := testkit.MountsBelow(t, d.Target(p, "ssh")); len(mounts) != 1 || !strings.Contains(mounts[0], " ro,nosuid,nodev,noexec") {
+			if mounts := testkit.MountsBelow(t, d.Target(p, "ssh")); len(mounts) != 1 ||
+				!strings.Contains(mounts[0], " ro,nosuid,nodev,noexec") {
 				t.Errorf("mounts: %q", mounts)
 			}
 			// H-036: the same request again is no second mount.
 			before := testkit.MountTable(t)
-			if _, err := d.Publish(deadline(t), p, ssh(append(test.attributes, "secretName", "keys")...)); err != nil || testkit.MountTable(t) != before {
+			if _, err := d.Publish(deadline(t), p, ssh(append(test.attributes, "secretName", "keys")...)); err != nil ||
+				testkit.MountTable(t) != before {
 				t.Errorf("published again: %v\n%s\nbefore:\n%s", err, testkit.MountTable(t), before)
 			}
 			stop()
@@ -481,7 +519,8 @@ func acceptedEdges(t *testing.T, c *cluster) {
 		dir, stop := publish(t, d, p, ssh("secretName", "keys"))
 		check := asBefore(t, d)
 		for _, change := range []func(*csi.NodePublishVolumeRequest){
-			func(r *csi.NodePublishVolumeRequest) { r.Readonly = false }, attribute("uid", "1001"), attribute("uid", "root"), attribute("secretName", "nowhere"),
+			func(r *csi.NodePublishVolumeRequest) { r.Readonly = false }, attribute("uid", "1001"), attribute("uid", "root"),
+			attribute("secretName", "nowhere"),
 		} {
 			req := d.Request(p, ssh("secretName", "keys"))
 			change(req)
@@ -507,7 +546,8 @@ func tooMuch(t *testing.T, c *cluster) {
 			data[strconv.FormatInt(int64(i), 36)] = "x"
 		}
 		// The race detector would multiply what the driver takes, and never give it back.
-		d := testkit.StartDriver(t, testkit.BuildDriverWithoutRace(t), "--access=service-account", "--kubeconfig="+c.kubeconfig)
+		d := testkit.StartDriver(t, testkit.BuildDriverWithoutRace(t), "--access=service-account",
+			"--kubeconfig="+c.kubeconfig)
 		created, err := c.CoreV1().Secrets(namespace).Create(context.Background(),
 			&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "many"}, StringData: data}, metav1.CreateOptions{})
 		if err != nil {
@@ -548,11 +588,12 @@ func tooMuch(t *testing.T, c *cluster) {
 			unpublish(t, d, pod(fmt.Sprint("full-", i+1)), "ssh")
 		}
 	})
-	reliability.Shown(t, "F-41", fmt.Sprintf("%d keys, more than --max-volume-files; 4 volumes, more than --max-volumes", keys))
+	reliability.Shown(t, "F-41", fmt.Sprintf("%d keys, more than --max-volume-files; 4 volumes, more than --max-volumes",
+		keys))
 }
 
-// greedyPod is H-127 of docs/hostile-inputs.md: a pod with 63 volumes of 64 optional Secrets that do not exist would take
-// 4032 watches, with hardly any memory.
+// greedyPod is H-127 of docs/hostile-inputs.md: a pod with 63 volumes of 64 optional Secrets that do not exist would
+// take 4032 watches, with hardly any memory.
 func greedyPod(t *testing.T, c *cluster) {
 	const volumes, objects, most = 63, 64, 400 // --pod-share is 10 % of --max-watched-objects=4000
 	volume := func(i int) kubelet.Volume {
@@ -612,8 +653,9 @@ func greedyPod(t *testing.T, c *cluster) {
 		t.Error(err)
 	}
 	check(t)
-	reliability.Shown(t, "F-46", fmt.Sprintf("a real API server: %d of %d volumes with %d missing objects each, %v watched",
-		published, volumes, objects, watched))
+	reliability.Shown(t, "F-46",
+		fmt.Sprintf("a real API server: %d of %d volumes with %d missing objects each, %v watched",
+			published, volumes, objects, watched))
 }
 
 // peak is the most resident memory that the driver has had, in bytes.
@@ -630,9 +672,9 @@ func peak(t *testing.T, d *testkit.Driver) (most int) {
 	return most << 10
 }
 
-// tooManyDescriptors holds connections until the driver has no descriptor left, and closes one after the other: a publish
-// fails at each of its steps that needs one more descriptor. The API server speaks HTTP/1.1, so that each of 20 watches
-// needs a connection of its own.
+// tooManyDescriptors holds connections until the driver has no descriptor left, and closes one after the other: a
+// publish fails at each of its steps that needs one more descriptor. The API server speaks HTTP/1.1, so that each of 20
+// watches needs a connection of its own.
 func tooManyDescriptors(t *testing.T, c *cluster) {
 	const most = 64
 	var sources []corev1.VolumeProjection
@@ -682,7 +724,8 @@ func tooManyDescriptors(t *testing.T, c *cluster) {
 		if err == nil {
 			break
 		}
-		if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "too many open files") || !strings.Contains(err.Error(), "(--max-open-files)") {
+		if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "too many open files") ||
+			!strings.Contains(err.Error(), "(--max-open-files)") {
 			t.Errorf("with %d descriptors left: %v", left(), err)
 		}
 		steps[status.Convert(err).Message()] = true
@@ -691,7 +734,8 @@ func tooManyDescriptors(t *testing.T, c *cluster) {
 		}
 		release()
 	}
-	if !slices.ContainsFunc(slices.Collect(maps.Keys(steps)), func(s string) bool { return strings.Contains(s, "can't be read now: dial ") }) {
+	if !slices.ContainsFunc(slices.Collect(maps.Keys(steps)),
+		func(s string) bool { return strings.Contains(s, "can't be read now: dial ") }) {
 		t.Errorf("none failed for want of a connection to the API server: %q", slices.Collect(maps.Keys(steps)))
 	}
 	for len(connections) > 0 {
@@ -700,7 +744,8 @@ func tooManyDescriptors(t *testing.T, c *cluster) {
 	holds(t, filepath.Join(d.Target(p, "ssh"), "keys-0"), "text")
 	unpublish(t, d, p, "ssh")
 	check(t)
-	reliability.Shown(t, "F-41", fmt.Sprintf("no descriptor left (--max-open-files), at %d steps of a publish", len(steps)))
+	reliability.Shown(t, "F-41", fmt.Sprintf("no descriptor left (--max-open-files), at %d steps of a publish",
+		len(steps)))
 }
 
 func callsThatOvertake(t *testing.T, c *cluster) {
@@ -721,7 +766,8 @@ func callsThatOvertake(t *testing.T, c *cluster) {
 				}
 			})
 			calls.Go(func() {
-				_, err := d.NodeUnpublishVolume(deadline(t), &csi.NodeUnpublishVolumeRequest{VolumeId: req.VolumeId, TargetPath: req.TargetPath})
+				_, err := d.NodeUnpublishVolume(deadline(t),
+					&csi.NodeUnpublishVolumeRequest{VolumeId: req.VolumeId, TargetPath: req.TargetPath})
 				if err != nil && status.Code(err) != codes.Aborted {
 					t.Errorf("unpublish: %v", err)
 				}
@@ -744,7 +790,8 @@ func callsThatOvertake(t *testing.T, c *cluster) {
 		}
 		late, inTime, mounts := 0, 0, testkit.MountTable(t)
 		// None, then 100 µs more for each call, and on a machine that is slower than that until one is done in time.
-		for patience := time.Duration(0); inTime == 0 && patience < 10*time.Second || late+inTime < 100; patience += max(100*time.Microsecond, patience/100) {
+		for patience := time.Duration(0); inTime == 0 && patience < 10*time.Second ||
+			late+inTime < 100; patience += max(100*time.Microsecond, patience/100) {
 			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			_, err := d.NodePublishVolume(ctx, req)
 			cancel()

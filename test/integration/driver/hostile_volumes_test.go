@@ -26,8 +26,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/nodeaccess"
 )
 
-// hostileVolume is a pod with a volume "described" and a volume ssh that names it, and what becomes of the publish of ssh.
-// The driver reads the pods from manifests, so no API server has validated them.
+// hostileVolume is a pod with a volume "described" and a volume ssh that names it, and what becomes of the publish of
+// ssh. The driver reads the pods from manifests, so no API server has validated them.
 type hostileVolume struct {
 	name      string
 	described corev1.VolumeSource
@@ -147,14 +147,16 @@ func hostileVolumeCases(t *testing.T) []hostileVolume {
 		},
 		{name: "H-121 no Secret's name", described: secretVolume("", false), code: refused},
 		{
-			name:      "H-122 a defaultMode with setuid",
-			described: with(secretVolume("keys", false), func(s *corev1.SecretVolumeSource) { s.DefaultMode = ptr.To[int32](0o4755) }),
-			code:      refused,
+			name: "H-122 a defaultMode with setuid",
+			described: with(secretVolume("keys", false),
+				func(s *corev1.SecretVolumeSource) { s.DefaultMode = ptr.To[int32](0o4755) }),
+			code: refused,
 		},
 		{
-			name:      "H-122 a defaultMode below 0",
-			described: with(secretVolume("keys", false), func(s *corev1.SecretVolumeSource) { s.DefaultMode = ptr.To[int32](-1) }),
-			code:      refused,
+			name: "H-122 a defaultMode below 0",
+			described: with(secretVolume("keys", false),
+				func(s *corev1.SecretVolumeSource) { s.DefaultMode = ptr.To[int32](-1) }),
+			code: refused,
 		},
 		{
 			name:      "H-122 an item's mode with setuid",
@@ -162,9 +164,10 @@ func hostileVolumeCases(t *testing.T) []hostileVolume {
 			code:      refused,
 		},
 		{
-			name:      "H-122 a defaultUser that chown takes for \"as it is\"",
-			described: with(secretVolume("keys", false), func(s *corev1.SecretVolumeSource) { s.DefaultUser = ptr.To[int64](1<<32 - 1) }),
-			code:      refused,
+			name: "H-122 a defaultUser that chown takes for \"as it is\"",
+			described: with(secretVolume("keys", false),
+				func(s *corev1.SecretVolumeSource) { s.DefaultUser = ptr.To[int64](1<<32 - 1) }),
+			code: refused,
 		},
 		{
 			name:      "H-122 an item's user that wraps around to root",
@@ -257,8 +260,9 @@ func hostileVolumeCases(t *testing.T) []hostileVolume {
 			described: secretVolume("keys", true, items("a", "a", "z", "z")...),
 			want:      files{"a": hostileValue},
 		},
-		{name: "H-082 characters of a terminal, a colon, a backslash", described: secretVolume("keys", false, items("a", "a\nb", "b", "c:d\\e\x1b[2J")...),
-			want: files{"a\nb": hostileValue, "c:d\\e\x1b[2J": hostileB}},
+		{name: "H-082 characters of a terminal, a colon, a backslash",
+			described: secretVolume("keys", false, items("a", "a\nb", "b", "c:d\\e\x1b[2J")...),
+			want:      files{"a\nb": hostileValue, "c:d\\e\x1b[2J": hostileB}},
 		{
 			name:      "H-123 mount paths that do not lie in the volume",
 			described: keys, change: mounts("/vol/../etc", "/volume", "/vol/../../x"),
@@ -277,7 +281,8 @@ func hostileVolumeCases(t *testing.T) []hostileVolume {
 	}
 	return slices.Concat(cases, harmless,
 		hostilePaths("H-075 an absolute path", "/abs", "/"),
-		hostilePaths("H-076 a path that climbs or is the writer's", "..data", "..x", "a/../b", "..", "../../etc/passwd", "./..data"),
+		hostilePaths("H-076 a path that climbs or is the writer's", "..data", "..x", "a/../b", "..", "../../etc/passwd",
+			"./..data"),
 		hostilePaths("H-079 a path that names no file", "", ".", "./"),
 		hostilePaths("H-080 a path that is too long", strings.Repeat("a", 256), strings.Repeat("a/", 2048)+"a"),
 		hostilePaths("H-082 a path with NUL", "a\x00b"),
@@ -319,7 +324,8 @@ func hostileVolumes(t *testing.T, c *cluster) {
 		StringData: map[string]string{"a": hostileValue, "b": hostileB},
 	})
 	writeManifest(t, dir, "node", &corev1.Node{
-		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, Status: corev1.NodeStatus{Allocatable: nodeaccess.Allocatable()},
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"},
+		Status:   corev1.NodeStatus{Allocatable: nodeaccess.Allocatable()},
 	})
 	pods, volumes := make([]kubelet.Pod, len(cases)), make([]kubelet.Volume, len(cases))
 	for i, test := range cases {

@@ -38,7 +38,8 @@ const keyTokens = "csi.storage.k8s.io/serviceAccount.tokens"
 // canaries are values that must not turn up anywhere but in the files of a volume, by what they are.
 type canaries map[string]string
 
-// make returns a new value. Its first and last 8 bytes are letters and digits, which no escaping changes; what is between would be escaped.
+// make returns a new value. Its first and last 8 bytes are letters and digits, which no escaping changes; what is
+// between would be escaped.
 func (c canaries) make(what string) string {
 	value := rand.Text()[:12] + " \"<&%+/\\\n\u00e9" + rand.Text()[:12]
 	c[what] = value
@@ -59,14 +60,16 @@ func (c canaries) found(text []byte) (found []string) {
 	return found
 }
 
-// forms are what a part of a value becomes if something prints it. JSON, URLs and Go's %q leave letters and digits as they are.
+// forms are what a part of a value becomes if something prints it. JSON, URLs and Go's %q leave letters and digits as
+// they are.
 func forms(part string) map[string]string {
 	decimal := strings.Trim(fmt.Sprint([]byte(part)), "[]")
 	all := map[string]string{
 		"as it is": part, "in hex": fmt.Sprintf("%x", part), "in HEX": fmt.Sprintf("%X", part), "in bytes": decimal,
 		"in bytes with commas": strings.ReplaceAll(decimal, " ", ", "), "in hex bytes": fmt.Sprintf("% x", part),
 	}
-	// In base64 three bytes make four letters: what a part becomes depends on what is before it, and its edges on its neighbours.
+	// In base64 three bytes make four letters: what a part becomes depends on what is before it, and its edges on its
+	// neighbours.
 	for shift := range 3 {
 		text := base64.RawStdEncoding.EncodeToString([]byte(strings.Repeat("x", shift) + part))
 		all[fmt.Sprint("in base64, shifted by ", shift)] = text[(shift*4+2)/3 : len(text)-2]
@@ -83,9 +86,11 @@ func TestCanariesAreFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	for what, text := range map[string]string{
-		"raw": "x" + value + "y", "quoted": fmt.Sprintf("%q", value), "hex": fmt.Sprintf("%x", "ab"+value), "JSON": string(inJSON),
+		"raw": "x" + value + "y", "quoted": fmt.Sprintf("%q", value), "hex": fmt.Sprintf("%x", "ab"+value),
+		"JSON":  string(inJSON),
 		"bytes": fmt.Sprint([]byte("a" + value)), "cut": value[:10], "the end": value[14:],
-		"base64": base64.StdEncoding.EncodeToString([]byte("a" + value)), "base64 for URLs": base64.URLEncoding.EncodeToString([]byte(value)),
+		"base64":          base64.StdEncoding.EncodeToString([]byte("a" + value)),
+		"base64 for URLs": base64.URLEncoding.EncodeToString([]byte(value)),
 	} {
 		if len(c.found([]byte(text))) == 0 {
 			t.Errorf("%s: the value was not found in %q", what, text)
@@ -96,7 +101,8 @@ func TestCanariesAreFound(t *testing.T) {
 	}
 }
 
-// withToken gives the driver a service account with a token, as a pod has it, which then is a canary. It is for this server.
+// withToken gives the driver a service account with a token, as a pod has it, which then is a canary. It is for this
+// server.
 func (c *cluster) withToken(t *testing.T, secret canaries, server *rest.Config) (kubeconfig string) {
 	t.Helper()
 	// Its beginning says which algorithm it is; the rest is secret.
@@ -106,7 +112,8 @@ func (c *cluster) withToken(t *testing.T, secret canaries, server *rest.Config) 
 		return c.kubeconfig
 	}
 	ctx := context.Background()
-	account, err := c.CoreV1().ServiceAccounts(namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{GenerateName: "leak-"}}, metav1.CreateOptions{})
+	account, err := c.CoreV1().ServiceAccounts(namespace).Create(ctx,
+		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{GenerateName: "leak-"}}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +124,8 @@ func (c *cluster) withToken(t *testing.T, secret canaries, server *rest.Config) 
 	}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	token, err := c.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, account.Name, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+	token, err := c.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, account.Name, &authenticationv1.TokenRequest{},
+		metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,8 +138,10 @@ func (c *cluster) withToken(t *testing.T, secret canaries, server *rest.Config) 
 	return kubeconfig
 }
 
-// everythingWithSecrets has the driver do all that it can do with secrets, well and badly, and returns the messages of its errors.
-func everythingWithSecrets(t *testing.T, c *cluster, d *testkit.Driver, secret canaries, pods [3]kubelet.Pod, outage bool) (messages string) {
+// everythingWithSecrets has the driver do all that it can do with secrets, well and badly, and returns the messages of
+// its errors.
+func everythingWithSecrets(t *testing.T, c *cluster, d *testkit.Driver, secret canaries, pods [3]kubelet.Pod,
+	outage bool) (messages string) {
 	t.Helper()
 	ctx := context.Background()
 	tokens := func(what string) string {
@@ -189,7 +199,8 @@ func everythingWithSecrets(t *testing.T, c *cluster, d *testkit.Driver, secret c
 	call(bad, along("secretName", "canary", "uid", "x"), codes.InvalidArgument, nil)
 	call(kubelet.Pod{Namespace: "kube-system", Name: "bad", UID: bad.UID}, v, codes.PermissionDenied, nil)
 	call(bad, along(), codes.InvalidArgument, func(r *csi.NodePublishVolumeRequest) { r.Readonly = false })
-	call(bad, along(), codes.FailedPrecondition, func(r *csi.NodePublishVolumeRequest) { r.Secrets["../x"] = secret.make("behind a bad key") })
+	call(bad, along(), codes.FailedPrecondition,
+		func(r *csi.NodePublishVolumeRequest) { r.Secrets["../x"] = secret.make("behind a bad key") })
 	call(bad, along(), codes.FailedPrecondition, func(r *csi.NodePublishVolumeRequest) {
 		r.Secrets["big"] = secret.make("in much") + strings.Repeat("x", 1<<20)
 	})
@@ -205,16 +216,20 @@ func everythingWithSecrets(t *testing.T, c *cluster, d *testkit.Driver, secret c
 			t.Fatal(err)
 		}
 	})
-	// Who writes a Secret's value into the pod itself has told it; but it is not told to those who see no more than Events and logs.
+	// Who writes a Secret's value into the pod itself has told it; but it is not told to those who see no more than Events
+	// and logs.
 	call(bad, ssh("secretName", "canary", "password", secret.make("in an unknown attribute")), codes.InvalidArgument, nil)
-	call(bad, ssh("secretName", "canary", "items", secret.make("in an attribute of other drivers")), codes.InvalidArgument, nil)
-	call(bad, ssh("secretName", "canary", "password/k", secret.make("in an unknown attribute of a file")), codes.InvalidArgument, nil)
+	call(bad, ssh("secretName", "canary", "items", secret.make("in an attribute of other drivers")), codes.InvalidArgument,
+		nil)
+	call(bad, ssh("secretName", "canary", "password/k", secret.make("in an unknown attribute of a file")),
+		codes.InvalidArgument, nil)
 	call(watched, ssh("secretName", "canary", "uid", "7"), codes.AlreadyExists, nil)
 	call(sent, along("uid", "7"), codes.AlreadyExists, nil)
 
 	stays := func(target string, want codes.Code) {
 		t.Helper()
-		_, err := d.NodeUnpublishVolume(deadline(t), &csi.NodeUnpublishVolumeRequest{VolumeId: kubelet.VolumeID(sent, "ssh"), TargetPath: target})
+		_, err := d.NodeUnpublishVolume(deadline(t),
+			&csi.NodeUnpublishVolumeRequest{VolumeId: kubelet.VolumeID(sent, "ssh"), TargetPath: target})
 		if status.Code(err) != want {
 			t.Errorf("unpublish: got %v, want %v", err, want)
 		} else {
@@ -232,7 +247,8 @@ func everythingWithSecrets(t *testing.T, c *cluster, d *testkit.Driver, secret c
 	}
 
 	// A refresh that can't be: too large, then gone.
-	c.update(t, "canary", map[string]string{"k": secret.make("in a version that is too large") + strings.Repeat("x", 1<<19)})
+	c.update(t, "canary", map[string]string{"k": secret.make("in a version that is too large") + strings.Repeat("x",
+		1<<19)})
 	c.event(t, watched, "VolumeRefreshFailed")
 	if err := c.CoreV1().Secrets(c.namespace).Delete(ctx, "canary", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
@@ -276,14 +292,16 @@ func everythingWithSecrets(t *testing.T, c *cluster, d *testkit.Driver, secret c
 			t.Fatal(err)
 		}
 	}
-	testkit.Eventually(t, time.Minute, "the volumes to be current", func() bool { return d.Metric("fsuser_stale_volumes") == 0 })
+	testkit.Eventually(t, time.Minute, "the volumes to be current",
+		func() bool { return d.Metric("fsuser_stale_volumes") == 0 })
 	return messages
 }
 
 // surfaces are all places where a value could be read by those who may not, by name.
 func surfaces(t *testing.T, c *cluster, d *testkit.Driver, messages string) map[string][]byte {
 	t.Helper()
-	all := map[string][]byte{"the messages": []byte(messages), "the log": []byte(d.Log()), "the status": []byte(d.Status())}
+	all := map[string][]byte{"the messages": []byte(messages), "the log": []byte(d.Log()),
+		"the status": []byte(d.Status())}
 	for _, path := range []string{"/metrics", "/healthz", "/readyz"} {
 		_, body := d.Get(path)
 		all[path] = []byte(body)
@@ -307,7 +325,8 @@ func surfaces(t *testing.T, c *cluster, d *testkit.Driver, messages string) map[
 	if err != nil || records < 3 { // two volumes, and the lock
 		t.Fatalf("%d files in the directory of records, %v", records, err)
 	}
-	for _, name := range []string{"cmdline", "environ", "comm", "maps", "mountinfo", "mounts", "status", "stack", "limits"} {
+	for _, name := range []string{"cmdline", "environ", "comm", "maps", "mountinfo", "mounts", "status", "stack",
+		"limits"} {
 		path := fmt.Sprintf("/proc/%d/%s", d.PID(), name)
 		if all[path], err = os.ReadFile(path); err != nil {
 			t.Fatal(err)
@@ -327,7 +346,9 @@ func surfaces(t *testing.T, c *cluster, d *testkit.Driver, messages string) map[
 // H-112, and all others who could tell a secret: whatever the driver is asked for, and however much it logs.
 func nothingLeaks(t *testing.T, c *cluster) {
 	for verbosity := range 6 {
-		t.Run(fmt.Sprint("-v=", verbosity), func(t *testing.T) { leaksNothing(t, c, verbosity, fmt.Sprint("level-", verbosity)) })
+		t.Run(fmt.Sprint("-v=", verbosity), func(t *testing.T) {
+			leaksNothing(t, c, verbosity, fmt.Sprint("level-", verbosity))
+		})
 	}
 	reliability.Shown(t, "F-39", "6 levels of the log; at the last one through an outage, too")
 }
@@ -340,10 +361,12 @@ func nothingLeaksAsNode(t *testing.T, c *cluster) string {
 
 func leaksNothing(t *testing.T, c *cluster, verbosity int, name string) {
 	secret := canaries{}
-	d := testkit.StartDriver(t, c.binary, "--access="+c.access, "--kubeconfig="+c.withToken(t, secret, c.AdminConfig()), fmt.Sprint("-v=", verbosity), "--max-volume-bytes=100000")
+	d := testkit.StartDriver(t, c.binary, "--access="+c.access, "--kubeconfig="+c.withToken(t, secret, c.AdminConfig()),
+		fmt.Sprint("-v=", verbosity), "--max-volume-bytes=100000")
 	// The names are new each time, so that no Event is taken for another run's.
 	pods := [3]kubelet.Pod{
-		c.pod(t, name+"-watched", ssh("secretName", "canary")), c.pod(t, name+"-sent", ssh("secretName", "sent")), c.pod(t, name+"-bad", ssh("secretName", "nowhere")),
+		c.pod(t, name+"-watched", ssh("secretName", "canary")), c.pod(t, name+"-sent", ssh("secretName", "sent")),
+		c.pod(t, name+"-bad", ssh("secretName", "nowhere")),
 	}
 	messages := everythingWithSecrets(t, c, d, secret, pods, name == "level-5")
 	for place, text := range surfaces(t, c, d, messages) {
@@ -368,14 +391,15 @@ func leaksNothing(t *testing.T, c *cluster, verbosity int, name string) {
 	d.StartAgain() // the driver is stopped once more when the test ends
 }
 
-// answersLeakNothing has whoever stands between the driver and the API server answer with what nobody may read: an object, or the request
-// itself, as some do that want to help.
+// answersLeakNothing has whoever stands between the driver and the API server answer with what nobody may read: an
+// object, or the request itself, as some do that want to help.
 func answersLeakNothing(t *testing.T, c *cluster) {
 	secret := canaries{}
 	server := c.AdminConfig()
 	server.BearerToken = "" // the driver's own is passed on
 	proxy := faultproxy.New(t, server)
-	d := testkit.StartDriver(t, c.binary, "--access=service-account", "--kubeconfig="+c.withToken(t, secret, proxy.Config()), "-v=5")
+	d := testkit.StartDriver(t, c.binary, "--access=service-account",
+		"--kubeconfig="+c.withToken(t, secret, proxy.Config()), "-v=5")
 	c.secret(t, "answers", map[string]string{"k": secret.make("in a Secret")})
 	pods := []kubelet.Pod{pod("answers-1"), pod("answers-2")}
 	for _, p := range pods {
@@ -385,7 +409,8 @@ func answersLeakNothing(t *testing.T, c *cluster) {
 	}
 	bad := pod("answers-bad")
 	object := func() *corev1.Secret {
-		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "answers", Namespace: namespace}, Data: map[string][]byte{"k": []byte(secret.make("in an answer's object"))}}
+		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "answers", Namespace: namespace},
+			Data: map[string][]byte{"k": []byte(secret.make("in an answer's object"))}}
 	}
 	inJSON, err := json.Marshal(object())
 	if err != nil {
@@ -393,9 +418,11 @@ func answersLeakNothing(t *testing.T, c *cluster) {
 	}
 	messages, answers := "", 0
 	for kind, body := range map[string][]byte{
-		"application/vnd.kubernetes.protobuf": faultproxy.Encoded(object()), "application/json": inJSON, "text/plain": []byte(secret.make("in an answer's text")),
+		"application/vnd.kubernetes.protobuf": faultproxy.Encoded(object()), "application/json": inJSON,
+		"text/plain": []byte(secret.make("in an answer's text")),
 	} {
-		for code, want := range map[int]codes.Code{500: codes.Unavailable, 502: codes.Unavailable, 401: codes.Unavailable, 403: codes.PermissionDenied} {
+		for code, want := range map[int]codes.Code{500: codes.Unavailable, 502: codes.Unavailable, 401: codes.Unavailable,
+			403: codes.PermissionDenied} {
 			proxy.Answer(func(w http.ResponseWriter, r *http.Request) bool {
 				w.Header().Set("Content-Type", kind)
 				w.WriteHeader(code)
@@ -414,7 +441,8 @@ func answersLeakNothing(t *testing.T, c *cluster) {
 		}
 		// The watch of what is published ends, and its next request fails.
 		proxy.Say(nil)
-		testkit.Eventually(t, converged, "the volumes to be stale", func() bool { return strings.Contains(d.Status(), staleText) })
+		testkit.Eventually(t, converged, "the volumes to be stale",
+			func() bool { return strings.Contains(d.Status(), staleText) })
 		messages += d.Status()
 	}
 	proxy.Answer(nil)
@@ -429,8 +457,8 @@ func answersLeakNothing(t *testing.T, c *cluster) {
 	reliability.Shown(t, "F-39", fmt.Sprintf("%d errors that hold an object, or the request", answers))
 }
 
-// The libraries below have switches of their own, which no flag of the driver bounds. One more, GODEBUG=http2debug, would print Secrets: the
-// driver does not start with it (cmd/fsuser-csi).
+// The libraries below have switches of their own, which no flag of the driver bounds. One more, GODEBUG=http2debug,
+// would print Secrets: the driver does not start with it (cmd/fsuser-csi).
 func switchesOfLibraries(t *testing.T, c *cluster) {
 	keys := filepath.Join(t.TempDir(), "tls-keys")
 	for name, value := range map[string]string{

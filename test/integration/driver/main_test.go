@@ -118,7 +118,7 @@ func newCluster(cp *controlplane.ControlPlane, binary, dir string) (*cluster, er
 	if err := nodeaccess.MakeServiceAccount(context.Background(), client, namespace); err != nil {
 		return nil, err
 	}
-	if err := nodeaccess.MakeNode(context.Background(), client); err != nil {
+	if err := nodeaccess.MakeNode(context.Background(), client, nodeaccess.Node); err != nil {
 		return nil, err
 	}
 	if c.credentials, err = cp.UserConfig(user); err != nil {

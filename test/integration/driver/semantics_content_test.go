@@ -15,7 +15,8 @@ import (
 func TestEveryKeyBecomesAFileOfItsName(t *testing.T) {
 	forBoth(t, func(t *testing.T, k kind, d *testkit.Driver, name string) {
 		// All that the API server takes for a key: letters, digits, '-', '_' and '.', at most 253 of them.
-		data := files{"tls.crt": "1", ".dockerconfigjson": "2", "UPPER": "3", "-": "4", "_": "5", "a..b": "6", "0": "7", strings.Repeat("k", 253): "8"}
+		data := files{"tls.crt": "1", ".dockerconfigjson": "2", "UPPER": "3", "-": "4", "_": "5", "a..b": "6", "0": "7",
+			strings.Repeat("k", 253): "8"}
 		k.set(t, name, data)
 		see(t, d, pod("keys"), ssh(k.attribute, name)).becomes(data)
 	})
@@ -56,17 +57,21 @@ func TestItemsPickKeysAndNamePaths(t *testing.T) {
 	forBoth(t, func(t *testing.T, k kind, d *testkit.Driver, name string) {
 		k.set(t, name, files{"a": "1", "b": "2", "c": "3"})
 		p, v := shared.describe(t, k.volume(name, false,
-			items("a", "a", "a", "again", "b", "etc/conf.d/b.conf", "c", "etc/c", "c", ".hidden", "a", "etc/..x", "b", "ü ü")...))
+			items("a", "a", "a", "again", "b", "etc/conf.d/b.conf", "c", "etc/c", "c", ".hidden", "a", "etc/..x", "b",
+				"ü ü")...))
 		s := see(t, d, p, v)
-		s.becomes(files{"a": "1", "again": "1", "etc/conf.d/b.conf": "2", "etc/c": "3", ".hidden": "3", "etc/..x": "1", "ü ü": "2"})
+		s.becomes(files{"a": "1", "again": "1", "etc/conf.d/b.conf": "2", "etc/c": "3", ".hidden": "3", "etc/..x": "1",
+			"ü ü": "2"})
 		// Files in a directory change, and the names in the root of the volume do not.
 		k.set(t, name, files{"a": "4", "b": "5", "c": "6", "d": "not picked"})
-		s.becomes(files{"a": "4", "again": "4", "etc/conf.d/b.conf": "5", "etc/c": "6", ".hidden": "6", "etc/..x": "4", "ü ü": "5"})
+		s.becomes(files{"a": "4", "again": "4", "etc/conf.d/b.conf": "5", "etc/c": "6", ".hidden": "6", "etc/..x": "4",
+			"ü ü": "5"})
 	})
 }
 
-// TestPathsOfItems shows that the driver takes each path that the API server and kubelet's AtomicWriter take, and cleans it
-// as the AtomicWriter does. The API server refuses absolute paths and paths with ".."; hostileVolumes sends these.
+// TestPathsOfItems shows that the driver takes each path that the API server and kubelet's AtomicWriter take, and
+// cleans it as the AtomicWriter does. The API server refuses absolute paths and paths with ".."; hostileVolumes sends
+// these.
 func TestPathsOfItems(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)

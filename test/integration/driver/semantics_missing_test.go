@@ -110,8 +110,8 @@ func TestKeysComeAndGo(t *testing.T) {
 	})
 }
 
-// The data of an immutable object never changes, so nobody watches it. That it was deleted and made anew is seen when the next pod asks for it;
-// kubelet does not see it before the last pod that has the object is gone from the node.
+// The data of an immutable object never changes, so nobody watches it. That it was deleted and made anew is seen when
+// the next pod asks for it; kubelet does not see it before the last pod that has the object is gone from the node.
 func TestAnImmutableObjectThatIsMadeAnewIsSeenByTheNextPod(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)

@@ -71,7 +71,8 @@ func TestModes(t *testing.T) {
 		{"mode is stronger than defaultMode", by(withModes(0o440, -1), "mode", "0600"), "-0600"},
 		{"an item's mode is stronger than mode", by(withModes(0o440, 0o400), "mode", "0600"), "-0400"},
 		{"an item's mode, zero", by(withModes(0o440, 0), "mode", "0600"), "-0000"},
-		{"the mode of one file is stronger than its item's", by(withModes(0o440, 0o400), "mode", "0600", "mode/k", "0640"), "-0640"},
+		{"the mode of one file is stronger than its item's", by(withModes(0o440, 0o400), "mode", "0600", "mode/k", "0640"),
+			"-0640"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			p, v := test.make()
@@ -88,7 +89,8 @@ func TestFSGroupIsTheGroupAndWidensNoMode(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "1"})
-	p, v := shared.describe(t, secretVolume(name, false, items("k", "k", "k", "etc/own")...), "gid/etc/own", "5", "mode/etc/own", "0600")
+	p, v := shared.describe(t, secretVolume(name, false, items("k", "k", "k", "etc/own")...), "gid/etc/own", "5",
+		"mode/etc/own", "0600")
 	v.FSGroup = "3000"
 	s := see(t, d, p, v)
 	s.is(
@@ -112,7 +114,8 @@ func TestDirectoriesAndLinksAreOwnedToo(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "1"})
-	p, v := shared.describe(t, secretVolume(name, false, items("k", "a/b/k")...), "uid", "70", "gid", "71", "dirMode", "0700")
+	p, v := shared.describe(t, secretVolume(name, false, items("k", "a/b/k")...), "uid", "70", "gid", "71", "dirMode",
+		"0700")
 	s := see(t, d, p, v)
 	s.is(
 		"d0700 70:71 .",
@@ -126,7 +129,8 @@ func TestDirectoriesAndLinksAreOwnedToo(t *testing.T) {
 	if b, err := testkit.ReadAs(70, 70, s.dir+"/a/b/k"); err != nil || string(b) != "1" {
 		t.Errorf("uid 70 reads %q, %v", b, err)
 	}
-	if _, err := testkit.ReadAs(71, 71, s.dir+"/a/b/k"); err == nil || !strings.Contains(err.Error(), "Permission denied") {
+	if _, err := testkit.ReadAs(71, 71, s.dir+"/a/b/k"); err == nil ||
+		!strings.Contains(err.Error(), "Permission denied") {
 		t.Errorf("uid 71 must be denied, but: %v", err)
 	}
 }
@@ -176,9 +180,11 @@ func TestEveryVolumeIsATmpfsThatIsReadOnlyOnTheHostToo(t *testing.T) {
 		}
 		can := kernelHasNoSwap(t)
 		if has(super, "noswap") != can || d.Metric("fsuser_noswap") == 1 != can {
-			t.Errorf("that the kernel has noswap is %t; the tmpfs has %s, and the metric is %v", can, super, d.Metric("fsuser_noswap"))
+			t.Errorf("that the kernel has noswap is %t; the tmpfs has %s, and the metric is %v", can, super,
+				d.Metric("fsuser_noswap"))
 		}
-		if err := os.WriteFile(s.target+"/k", nil, 0o600); err == nil || !strings.Contains(err.Error(), "read-only file system") {
+		if err := os.WriteFile(s.target+"/k", nil, 0o600); err == nil ||
+			!strings.Contains(err.Error(), "read-only file system") {
 			t.Errorf("root wrote to the volume on the host: %v", err)
 		}
 	})
@@ -217,7 +223,8 @@ func TestTheSELinuxContextIsAMountOptionWhereThereIsSELinux(t *testing.T) {
 	s := see(t, d, pod("selinux"), ssh("secretName", name))
 	var st unix.Statfs_t
 	enabled := unix.Statfs("/sys/fs/selinux", &st) == nil && int64(st.Type) == unix.SELINUX_MAGIC
-	if _, _, super := s.mountLine(); strings.Contains(super, "context=") != enabled || enabled && !strings.Contains(super, label) {
+	if _, _, super := s.mountLine(); strings.Contains(super, "context=") != enabled || enabled &&
+		!strings.Contains(super, label) {
 		t.Errorf("SELinux is enabled: %t; the tmpfs has %s", enabled, super)
 	}
 }
@@ -259,7 +266,8 @@ func TestStatisticsAreBytesAndInodesOfTheVolume(t *testing.T) {
 	awaitText(t, s.dir+"/l", "1")
 	testkit.Eventually(t, soon, "the old version to be gone", func() bool { return len(s.tree()) == 7 })
 	if bytes, inodes = usage(); bytes.GetUsed() != 11*page || inodes.GetUsed() != 7 {
-		t.Errorf("after the update %d bytes and %d inodes are used, want %d and 7", bytes.GetUsed(), inodes.GetUsed(), 11*page)
+		t.Errorf("after the update %d bytes and %d inodes are used, want %d and 7", bytes.GetUsed(), inodes.GetUsed(),
+			11*page)
 	}
 	request.VolumePath += "/elsewhere"
 	if _, err := d.NodeGetVolumeStats(deadline(t), request); status.Code(err) != codes.NotFound {
@@ -267,8 +275,8 @@ func TestStatisticsAreBytesAndInodesOfTheVolume(t *testing.T) {
 	}
 }
 
-// TestEventsSayWhatKeepsAVolumeFromBeingCurrent goes through what a running pod is told. What a pod is told that waits is the text of the
-// error, which kubelet puts into a FailedMount event.
+// TestEventsSayWhatKeepsAVolumeFromBeingCurrent goes through what a running pod is told. What a pod is told that waits
+// is the text of the error, which kubelet puts into a FailedMount event.
 func TestEventsSayWhatKeepsAVolumeFromBeingCurrent(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
@@ -278,7 +286,8 @@ func TestEventsSayWhatKeepsAVolumeFromBeingCurrent(t *testing.T) {
 	tell := func(reason, kind string, words ...string) {
 		t.Helper()
 		e := shared.event(t, p, reason)
-		if e.Type != kind || e.InvolvedObject.Kind != "Pod" || e.InvolvedObject.UID != types.UID(p.UID) || e.Source.Component == "" {
+		if e.Type != kind || e.InvolvedObject.Kind != "Pod" || e.InvolvedObject.UID != types.UID(p.UID) ||
+			e.Source.Component == "" {
 			t.Errorf("%+v", e)
 		}
 		for _, word := range append(words, `volume "ssh"`) {

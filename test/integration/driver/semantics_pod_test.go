@@ -57,7 +57,8 @@ func TestEachSourceComesAndGoesByItsOwnRules(t *testing.T) {
 func patchPod(t *testing.T, p kubelet.Pod, patch string, subresource ...string) {
 	t.Helper()
 	pods := shared.CoreV1().Pods(p.Namespace)
-	if _, err := pods.Patch(deadline(t), p.Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}, subresource...); err != nil {
+	if _, err := pods.Patch(deadline(t), p.Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{},
+		subresource...); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -75,7 +76,8 @@ func TestFieldsFollowThePod(t *testing.T) {
 	})
 	patchPod(t, p, `{"metadata":{"labels":{"b":"2","a":"1"}}}`)
 	s := see(t, d, p, v)
-	want := files{"name": p.Name, "uid": p.UID, "labels": "a=\"1\"\nb=\"2\"", "one/label": "1", "annotation": "", "cpu": "1500"}
+	want := files{"name": p.Name, "uid": p.UID, "labels": "a=\"1\"\nb=\"2\"", "one/label": "1", "annotation": "",
+		"cpu": "1500"}
 	s.becomes(want)
 	patchPod(t, p, `{"metadata":{"labels":{"a":null},"annotations":{"example.com/x":"two\nlines"}}}`)
 	want["labels"], want["one/label"], want["annotation"] = `b="2"`, "", "two\nlines"
@@ -146,7 +148,8 @@ func TestAFileThatHasAnOwnerOfItsOwn(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"a": "1", "b": "2"})
-	s := see(t, d, pod("owners"), ssh("secretName", name, "uid", "70", "gid", "71", "uid/b", "72", "gid/b", "73", "mode/b", "0440"))
+	s := see(t, d, pod("owners"), ssh("secretName", name, "uid", "70", "gid", "71", "uid/b", "72", "gid/b", "73", "mode/b",
+		"0440"))
 	s.is(
 		"d0755 70:71 .",
 		"l0000 70:71 ..data -> "+tree.Generation,
@@ -196,11 +199,13 @@ func TestTheOwnerIsTheUserOfTheContainersThatMountTheVolume(t *testing.T) {
 		change func(*corev1.PodSpec)
 		want   string
 	}{
-		{"the user of the only container", func(s *corev1.PodSpec) { s.Containers[0].SecurityContext = user(70) }, "-0400 70:0"},
+		{"the user of the only container", func(s *corev1.PodSpec) { s.Containers[0].SecurityContext = user(70) },
+			"-0400 70:0"},
 		{"a sidecar does not mount it", func(s *corev1.PodSpec) {
 			s.Containers[0].SecurityContext = user(70)
 			s.InitContainers = []corev1.Container{{
-				Name: "sidecar", Image: "none", SecurityContext: user(1337), RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways),
+				Name: "sidecar", Image: "none", SecurityContext: user(1337),
+				RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways),
 			}}
 		}, "-0400 70:0"},
 		{"an init container mounts it as another user", func(s *corev1.PodSpec) {

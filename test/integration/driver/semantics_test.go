@@ -25,8 +25,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/tree"
 )
 
-// The tests in the files whose names begin with semantics_ say, each by its name, what a container sees when an object in the API is
-// such and such. docs/compatibility.md lists them.
+// The tests in the files whose names begin with semantics_ say, each by its name, what a container sees when an object
+// in the API is such and such. docs/compatibility.md lists them.
 
 // soon bounds what takes milliseconds, on a machine that is busy with other things.
 const soon = 30 * time.Second
@@ -118,12 +118,14 @@ func (s *seen) is(want ...string) {
 // stale waits until the driver has noticed that the volume can't be brought up to date.
 func (s *seen) stale() {
 	s.t.Helper()
-	testkit.Eventually(s.t, soon, "the driver to say that a volume is not current", func() bool { return s.d.Metric("fsuser_stale_volumes") == 1 })
+	testkit.Eventually(s.t, soon, "the driver to say that a volume is not current",
+		func() bool { return s.d.Metric("fsuser_stale_volumes") == 1 })
 }
 
 func (s *seen) current() {
 	s.t.Helper()
-	testkit.Eventually(s.t, soon, "the driver to say that all volumes are current", func() bool { return s.d.Metric("fsuser_stale_volumes") == 0 })
+	testkit.Eventually(s.t, soon, "the driver to say that all volumes are current",
+		func() bool { return s.d.Metric("fsuser_stale_volumes") == 0 })
 }
 
 func lines(entries []tree.Entry) string {
@@ -155,7 +157,8 @@ func layout(f files) []string {
 	return slices.Sorted(maps.Keys(all))
 }
 
-// waits checks that a volume can't be published, with this code, for reasons that the pod's FailedMount event will tell in these words.
+// waits checks that a volume can't be published, with this code, for reasons that the pod's FailedMount event will tell
+// in these words.
 func waits(t *testing.T, d *testkit.Driver, p kubelet.Pod, v kubelet.Volume, code codes.Code, words ...string) {
 	t.Helper()
 	_, err := d.Publish(deadline(t), p, v)
@@ -240,7 +243,10 @@ type kind struct {
 func forBoth(t *testing.T, test func(t *testing.T, k kind, d *testkit.Driver, name string)) {
 	for _, k := range []kind{
 		{"Secret", "secretName", setSecret, deleteSecret, secretVolume},
-		{"ConfigMap", "configMapName", func(t *testing.T, name string, data files) { t.Helper(); setConfigMap(t, name, data, nil) }, deleteConfigMap, configMapVolume},
+		{"ConfigMap", "configMapName", func(t *testing.T, name string, data files) {
+			t.Helper()
+			setConfigMap(t, name, data, nil)
+		}, deleteConfigMap, configMapVolume},
 	} {
 		t.Run(k.name, func(t *testing.T) {
 			nothingLeft(t)
@@ -249,7 +255,8 @@ func forBoth(t *testing.T, test func(t *testing.T, k kind, d *testkit.Driver, na
 	}
 }
 
-// objectName is a name that no other test uses: what the API server's cache still has of an object with the same name would be seen first.
+// objectName is a name that no other test uses: what the API server's cache still has of an object with the same name
+// would be seen first.
 func objectName(t *testing.T) string {
 	return strings.Trim(strings.Map(func(r rune) rune {
 		switch {
@@ -267,7 +274,8 @@ func setImmutable(t *testing.T, name, value string) {
 	t.Helper()
 	setSecret(t, name, files{"k": value})
 	patch := []byte(`{"immutable": true}`)
-	if _, err := shared.CoreV1().Secrets(namespace).Patch(deadline(t), name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+	if _, err := shared.CoreV1().Secrets(namespace).Patch(deadline(t), name, types.MergePatchType, patch,
+		metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -101,11 +101,13 @@ func TestAChangeOfMetadataAloneWritesNothing(t *testing.T) {
 	s := see(t, d, pod("metadata"), ssh("secretName", name))
 	generation := inode(t, s.dir+"/..data")
 	patch := []byte(`{"metadata": {"labels": {"changed": "yes"}}}`)
-	changed, err := shared.CoreV1().Secrets(namespace).Patch(context.Background(), name, types.MergePatchType, patch, metav1.PatchOptions{})
+	changed, err := shared.CoreV1().Secrets(namespace).Patch(context.Background(), name, types.MergePatchType, patch,
+		metav1.PatchOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	testkit.Eventually(t, soon, "the driver to have seen the change", func() bool { return strings.Contains(d.Status(), " "+changed.ResourceVersion+" ") })
+	testkit.Eventually(t, soon, "the driver to have seen the change",
+		func() bool { return strings.Contains(d.Status(), " "+changed.ResourceVersion+" ") })
 	if now := inode(t, s.dir+"/..data"); now != generation {
 		t.Error("a label of the Secret was changed, and the volume was written")
 	}
@@ -153,8 +155,8 @@ func TestAReaderNeverSeesAMixOfVersions(t *testing.T) {
 	reading.Wait()
 }
 
-// readVersion reads three files as a program does that wants one version of all: through one opening of ..data. If that version goes
-// away meanwhile it begins anew.
+// readVersion reads three files as a program does that wants one version of all: through one opening of ..data. If that
+// version goes away meanwhile it begins anew.
 func readVersion(dir string) (a, b, c string, err error) {
 	for {
 		// The link is always there; what it names may be gone when one gets to it.

@@ -36,7 +36,8 @@ func TestAccess(t *testing.T) {
 	if !errors.Is(err, source.ErrForbidden) {
 		t.Fatalf("Get without a role: error %v, want %v", err, source.ErrForbidden)
 	}
-	for _, part := range []string{ref.String(), `secrets "granted" is forbidden: User "source-reader" cannot watch resource "secrets"`} {
+	for _, part := range []string{ref.String(),
+		`secrets "granted" is forbidden: User "source-reader" cannot watch resource "secrets"`} {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("error %q does not say %q", err, part)
 		}
@@ -51,7 +52,7 @@ func TestAccess(t *testing.T) {
 	admin.create(t, binding)
 	t.Cleanup(func() { cleanUp(admin, binding) })
 	start := time.Now()
-	waitValue(t, api, ref, 40*time.Second, "one")
+	waitValue(t, api, ref, time.Minute, "one")
 	t.Logf("recovered %v after the role was bound", time.Since(start))
 	if changes.Load() < 2 {
 		t.Error("no notification of the recovery")
@@ -74,7 +75,7 @@ func TestAccess(t *testing.T) {
 	if p.Say(nil) == 0 {
 		t.Fatal("no watch to cut")
 	}
-	testkit.Eventually(t, 40*time.Second, "the refusal to be noticed", func() bool {
+	testkit.Eventually(t, time.Minute, "the refusal to be noticed", func() bool {
 		content, err := api.Get(ref)
 		if err != nil && len(content.Data) > 0 {
 			t.Fatal("content next to an error")
@@ -120,7 +121,7 @@ func TestAuthenticationOutage(t *testing.T) {
 
 	p.Answer(faultproxy.Status(http.StatusUnauthorized, metav1.StatusReasonUnauthorized, "Unauthorized"))
 	p.Say(nil)
-	testkit.Eventually(t, 40*time.Second, "the outage to be noticed", func() bool {
+	testkit.Eventually(t, time.Minute, "the outage to be noticed", func() bool {
 		_, err := api.Outage(ref)
 		return errors.Is(err, source.ErrUnavailable) && strings.Contains(err.Error(), "Unauthorized")
 	})
@@ -137,7 +138,7 @@ func TestAuthenticationOutage(t *testing.T) {
 
 	admin.update(t, secret("unknown-user", "two"))
 	p.Answer(nil)
-	waitValue(t, api, ref, 40*time.Second, "two")
+	waitValue(t, api, ref, time.Minute, "two")
 	if _, err := api.Outage(ref); err != nil {
 		t.Errorf("after the outage: %v", err)
 	}

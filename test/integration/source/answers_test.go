@@ -211,7 +211,8 @@ func TestAnswers(t *testing.T) {
 		// most is the maximum of requests in the first second, which has at most four rounds.
 		most int
 	}{
-		"429": {faultproxy.Status(429, metav1.StatusReasonTooManyRequests, "slow down"), source.ErrUnavailable, "slow down", 4},
+		"429": {faultproxy.Status(429, metav1.StatusReasonTooManyRequests, "slow down"), source.ErrUnavailable, "slow down",
+			4},
 		"429 with Retry-After": {func(w http.ResponseWriter, r *http.Request) bool {
 			w.Header().Set("Retry-After", "1")
 			return faultproxy.Status(429, metav1.StatusReasonTooManyRequests, "slow down")(w, r)
@@ -226,10 +227,12 @@ func TestAnswers(t *testing.T) {
 			source.ErrUnavailable, "Too large resource version", 2, // the answer requests a pause of a second
 		},
 		"400 to everything": {faultproxy.Status(400, metav1.StatusReasonBadRequest, "what?"), source.ErrUnavailable, "what?", 8}, // a get after each
-		"410 to everything": {faultproxy.Status(410, metav1.StatusReasonExpired, "too old"), source.ErrUnavailable, "too old", 4},
-		"401":               {faultproxy.Status(401, metav1.StatusReasonUnauthorized, "who?"), source.ErrUnavailable, "who?", 4},
-		"403":               {faultproxy.Status(403, metav1.StatusReasonForbidden, "not you"), source.ErrForbidden, "not you", 4},
-		"404":               {faultproxy.Status(404, metav1.StatusReasonNotFound, "no such path"), source.ErrUnavailable, "no such path", 4},
+		"410 to everything": {faultproxy.Status(410, metav1.StatusReasonExpired, "too old"), source.ErrUnavailable, "too old",
+			4},
+		"401": {faultproxy.Status(401, metav1.StatusReasonUnauthorized, "who?"), source.ErrUnavailable, "who?", 4},
+		"403": {faultproxy.Status(403, metav1.StatusReasonForbidden, "not you"), source.ErrForbidden, "not you", 4},
+		"404": {faultproxy.Status(404, metav1.StatusReasonNotFound, "no such path"), source.ErrUnavailable, "no such path",
+			4},
 		"a page of HTML": {func(w http.ResponseWriter, _ *http.Request) bool {
 			w.Header().Set("Content-Type", "text/html")
 			fmt.Fprintln(w, "<html>Please log in</html>")
@@ -258,12 +261,15 @@ func TestAnswers(t *testing.T) {
 			}
 			return faultproxy.Encoded(&corev1.Pod{})
 		}), source.ErrUnavailable, "understood", 4},
-		"nothing":                    {faultproxy.Protobuf(func(*http.Request) []byte { return nil }), source.ErrUnavailable, "breaks off", 4},
+		"nothing": {faultproxy.Protobuf(func(*http.Request) []byte { return nil }), source.ErrUnavailable,
+			"breaks off", 4},
 		"a status without a failure": {faultproxy.Status(200, "", ""), source.ErrUnavailable, "", 4},
 		"410, as an event, to everything": {faultproxy.Protobuf(func(*http.Request) []byte {
 			return faultproxy.ErrorEvent(410, metav1.StatusReasonExpired, "too old")
 		}), source.ErrUnavailable, "too old", 4},
-		"a list that is not complete": {faultproxy.Protobuf(func(*http.Request) []byte { return faultproxy.Event("ADDED", secret("x", "one")) }),
+		"a list that is not complete": {faultproxy.Protobuf(func(*http.Request) []byte {
+			return faultproxy.Event("ADDED", secret("x", "one"))
+		}),
 			source.ErrUnavailable, "breaks off", 4},
 		"a closed connection": {func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) },
 			source.ErrUnavailable, "EOF", 4},
@@ -311,7 +317,7 @@ func TestAnswers(t *testing.T) {
 
 			p.Answer(nil)
 			start = time.Now()
-			waitValue(t, api, ref, 40*time.Second, "one")
+			waitValue(t, api, ref, time.Minute, "one")
 			t.Logf("recovered in %v", time.Since(start).Round(time.Millisecond))
 
 			// A new source, because the pauses of the other one have grown.
@@ -326,7 +332,7 @@ func TestAnswers(t *testing.T) {
 			switch content, err := api.Get(ref); {
 			case test.want == source.ErrForbidden:
 				// The refusal counts after ten seconds.
-				testkit.Eventually(t, 40*time.Second, "the refusal", func() bool {
+				testkit.Eventually(t, time.Minute, "the refusal", func() bool {
 					_, err := api.Get(ref)
 					return errors.Is(err, source.ErrForbidden)
 				})

@@ -358,7 +358,8 @@ func TestMany(t *testing.T) {
 	config, requests := counted(controlPlane.AdminConfig())
 	api := newAPI(t, config)
 	for n := range many {
-		api.Subscribe(source.Ref{Kind: attributes.ConfigMap, Namespace: namespace, Name: fmt.Sprintf("many-%d", n)}, subscriber, false, func() {})
+		api.Subscribe(source.Ref{Kind: attributes.ConfigMap, Namespace: namespace, Name: fmt.Sprintf("many-%d", n)},
+			subscriber, false, func() {})
 	}
 	for n := range many {
 		waitKnown(t, api, source.Ref{Kind: attributes.ConfigMap, Namespace: namespace, Name: fmt.Sprintf("many-%d", n)})

@@ -99,7 +99,8 @@ func newClient(t testing.TB) client {
 		}
 		return c
 	}
-	return client{core: restClient("/api", corev1.SchemeGroupVersion), rbac: restClient("/apis", rbacv1.SchemeGroupVersion)}
+	return client{core: restClient("/api", corev1.SchemeGroupVersion),
+		rbac: restClient("/apis", rbacv1.SchemeGroupVersion)}
 }
 
 // place returns the client, the resource and the name for an object.
@@ -129,7 +130,8 @@ func (c client) create(t testing.TB, o object) {
 	c.createAtOnce(t, o)
 	rc, resource := c.place(o)
 	testkit.Eventually(t, soon, resource+" "+o.GetName()+" in the API server's cache", func() bool {
-		return rc.Get().Namespace(namespace).Resource(resource).Name(o.GetName()).Param("resourceVersion", "0").Do(t.Context()).Error() == nil
+		return rc.Get().Namespace(namespace).Resource(resource).Name(o.GetName()).Param("resourceVersion",
+			"0").Do(t.Context()).Error() == nil
 	})
 }
 

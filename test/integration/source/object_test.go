@@ -48,7 +48,8 @@ func TestContent(t *testing.T) {
 		},
 		"an immutable object says so": {
 			attributes.ConfigMap,
-			&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "content-2"}, Data: map[string]string{"a": "b"}, Immutable: &yes},
+			&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "content-2"}, Data: map[string]string{"a": "b"},
+				Immutable: &yes},
 			map[string]string{"a": "b"},
 		},
 	} {
@@ -113,7 +114,8 @@ func TestLife(t *testing.T) {
 	notified(3)
 	second, err := api.Get(ref)
 	if err != nil || string(second.Data["key"]) != "two" || second.SameVersion(first) || second.UID != first.UID {
-		t.Errorf("updated: error %v, UID and version %s %s, before %s %s", err, second.UID, second.ResourceVersion, first.UID, first.ResourceVersion)
+		t.Errorf("updated: error %v, UID and version %s %s, before %s %s", err, second.UID, second.ResourceVersion, first.UID,
+			first.ResourceVersion)
 	}
 	if string(first.Data["key"]) != "one" {
 		t.Error("the update changed what Get returned before")
@@ -169,7 +171,8 @@ func TestSubscribers(t *testing.T) {
 		t.Error("the watch ended while it had a subscriber")
 	}
 	api.Unsubscribe(ref, "second")
-	testkit.Eventually(t, soon, "the watch to end with its last subscriber", func() bool { return requests.open.Load() == 0 })
+	testkit.Eventually(t, soon, "the watch to end with its last subscriber",
+		func() bool { return requests.open.Load() == 0 })
 	if n := len(requests.all()); n != 1 || api.Watched() != 0 {
 		t.Errorf("%d requests, %d watched: want 1, 0", n, api.Watched())
 	}
@@ -187,7 +190,8 @@ func TestImmutable(t *testing.T) {
 	api := newAPI(t, config)
 	ref := secretRef("immutable")
 	changes := watched(t, api, ref)
-	testkit.Eventually(t, soon, "the watch of an immutable object to end", func() bool { return requests.open.Load() == 0 })
+	testkit.Eventually(t, soon, "the watch of an immutable object to end",
+		func() bool { return requests.open.Load() == 0 })
 	noGoroutinesLeft(t)
 	if got := value(api, ref); got != "one" {
 		t.Errorf("content %q after the watch ended", got)

@@ -73,9 +73,9 @@ func TestOutage(t *testing.T) {
 	admin.delete(t, secret("outage-deleted", ""))
 	admin.create(t, secret("outage-new", "new"))
 	t.Cleanup(func() { cleanUp(admin, secret("outage-new", "")) })
-	waitValue(t, api, ref, 40*time.Second, "two")
-	waitValue(t, api, fresh, 40*time.Second, "new")
-	testkit.Eventually(t, 40*time.Second, "the deletion to be seen", func() bool {
+	waitValue(t, api, ref, time.Minute, "two")
+	waitValue(t, api, fresh, time.Minute, "new")
+	testkit.Eventually(t, time.Minute, "the deletion to be seen", func() bool {
 		_, err := api.Get(deleted)
 		return errors.Is(err, source.ErrNotFound)
 	})
