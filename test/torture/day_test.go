@@ -53,9 +53,10 @@ type day struct {
 	// driverPod is the driver's own pod, and tokenDir has the file with the pod's token.
 	driverPod *corev1.Pod
 	tokenDir  string
-	// objects are those of the held volumes. updates counts their updates, arrivals the pods that have come later.
-	objects           []string
-	updates, arrivals int
+	// objects are those of the held volumes. updates counts their updates, arrivals the pods that have come
+	// later, and republished the volumes that kubelet has published again.
+	objects                        []string
+	updates, arrivals, republished int
 	// passers are the pods that are there for a short time.
 	passers []mounted
 	// connections are those that the driver has had to the API server, by their local port.
@@ -173,8 +174,8 @@ func (d *day) activities() []activity {
 	return []activity{
 		{"updates of an object", 0, 500 * time.Millisecond, d.update, "each object once an hour"},
 		{"pods that came, and went after 12 s", 0, 2500 * time.Millisecond, d.arrive, "one a minute"},
-		{"publishes of every volume again, by kubelet", time.Second, time.Minute, d.republish,
-			"one a minute; not compressed"},
+		{"publishes of a volume again, by kubelet", 0, 200 * time.Millisecond, d.republish,
+			"each volume once a minute; not compressed"},
 		{"compactions of etcd", 0, 12500 * time.Millisecond, d.compact, "one in 5 minutes"},
 		{"rotations of the driver's token", 2 * time.Minute, 2 * time.Minute, d.rotateToken,
 			"one in 48 minutes, after four fifths of the token's hour"},
@@ -190,7 +191,7 @@ func (d *day) live() {
 	for !d.t.Failed() {
 		slices.SortFunc(activities, func(a, b activity) int { return cmp.Compare(a.next, b.next) })
 		a := &activities[0]
-		if a.next > d.run.Length {
+		if max(a.next, time.Since(d.started)) > d.run.Length {
 			return
 		}
 		time.Sleep(time.Until(d.started.Add(a.next)))
@@ -262,9 +263,16 @@ func (d *day) depart() {
 	}
 }
 
+// republish has kubelet publish the next volume again, as the CSIDriver's requiresRepublish asks for.
 func (d *day) republish() {
-	d.kubelet.Republish()
-	d.settle("publish all volumes again")
+	m := d.volumes[d.republished%len(d.volumes)]
+	d.republished++
+	var secrets map[string]string
+	if m.owned.from == byRequest {
+		secrets = data(d.versions[m.object])
+	}
+	d.kubelet.Push(m.pod, m.name(), secrets)
+	d.settle("publish a volume again")
 }
 
 func (d *day) compact() {
