@@ -264,10 +264,13 @@ func TestStatisticsAreBytesAndInodesOfTheVolume(t *testing.T) {
 	}
 	setSecret(t, name, files{"k": strings.Repeat("x", int(10*page)), "l": "1"})
 	awaitText(t, s.dir+"/l", "1")
-	testkit.Eventually(t, soon, "the old version to be gone", func() bool { return len(s.tree()) == 7 })
-	if bytes, inodes = usage(); bytes.GetUsed() != 11*page || inodes.GetUsed() != 7 {
-		t.Errorf("after the update %d bytes and %d inodes are used, want %d and 7", bytes.GetUsed(), inodes.GetUsed(),
-			11*page)
+	// The last inode of the old version goes when the driver closes the directory that it has removed.
+	testkit.Eventually(t, soon, "the old version to be gone", func() bool {
+		bytes, inodes = usage()
+		return inodes.GetUsed() == 7
+	})
+	if bytes.GetUsed() != 11*page {
+		t.Errorf("after the update %d bytes are used, want %d", bytes.GetUsed(), 11*page)
 	}
 	request.VolumePath += "/elsewhere"
 	if _, err := d.NodeGetVolumeStats(deadline(t), request); status.Code(err) != codes.NotFound {
