@@ -562,7 +562,7 @@ func tooMuch(t *testing.T, c *cluster) {
 			}
 		}
 		// Its content takes about 10 MiB in memory.
-		if most := peak(t, d); most > int(memory)+64<<20 {
+		if most := peak(t, d); most > int(memory)+96<<20 {
 			t.Errorf("the driver had %d MiB of memory, before %d", most>>20, int(memory)>>20)
 		}
 		if err := os.RemoveAll(filepath.Join(d.Root, "pods", pod("keys").UID)); err != nil {
