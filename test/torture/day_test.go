@@ -216,7 +216,8 @@ func (d *day) update() {
 // await waits until the volumes of an object show its present version. It reads without a pause at first, so that the
 // time is exact.
 func (d *day) await(object string) {
-	ctx, cancel := bounded(patience, "show the new version of "+object)
+	// After an outage, the watches start within 30 s.
+	ctx, cancel := bounded(2*time.Minute, "show the new version of "+object)
 	defer cancel()
 	for _, m := range d.volumes {
 		if m.object != object {
