@@ -5,6 +5,7 @@ package projector
 import (
 	"errors"
 	"fmt"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"

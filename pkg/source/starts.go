@@ -18,7 +18,8 @@ const (
 	maxStarts = 16
 	// maxProbePause is the longest pause between two requests of a driver during an outage.
 	maxProbePause = 5 * time.Second
-	// maxProbeWait is how long a watch waits for a pause to end. If the pause takes longer, the watch fails at once.
+	// maxProbeWait is how long a watch waits for a pause or for a probe to end. If the pause takes longer, the watch fails
+	// at once. If the probe takes longer, the watch makes another one.
 	maxProbeWait = time.Second
 )
 
@@ -48,7 +49,8 @@ type probe struct {
 	outage error
 	// refused: the API server has refused the object of an earlier request for this probe.
 	refused bool
-	// owner has a token while a watch makes the request.
+	// owner has a token while a watch makes the request, for at most maxProbeWait: the API server may be slow only for the
+	// object of that watch.
 	owner chan struct{}
 	// done is closed when the request has an answer, or has failed with err.
 	done chan struct{}
@@ -70,7 +72,11 @@ func (s *starts) begin(ctx context.Context) (end func(error), err error) {
 			return nil, err
 		}
 		if s.isNext(p) {
-			return func(err error) { s.end(p, err) }, nil
+			release := p.releaseSoon()
+			return func(err error) {
+				s.end(p, err)
+				release()
+			}, nil
 		}
 		<-s.slots // an outage has begun or ended meanwhile
 		p.release()
@@ -125,6 +131,19 @@ func (p *probe) release() {
 	}
 }
 
+// releaseSoon lets another watch make the probe once the returned function is called, or after maxProbeWait.
+func (p *probe) releaseSoon() func() {
+	if p == nil {
+		return func() {}
+	}
+	release := sync.OnceFunc(p.release)
+	timer := time.AfterFunc(maxProbeWait, release)
+	return func() {
+		timer.Stop()
+		release()
+	}
+}
+
 func (s *starts) isNext(p *probe) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -135,8 +154,7 @@ func (s *starts) isNext(p *probe) bool {
 func (s *starts) end(p *probe, err error) {
 	<-s.slots
 	switch {
-	case errors.Is(err, context.Canceled):
-		p.release()
+	case errors.Is(err, context.Canceled): // this says nothing about the API server
 	case isOutage(err):
 		s.fail(p, err)
 	case p != nil && isRefusal(err) && !p.refused:
@@ -146,14 +164,13 @@ func (s *starts) end(p *probe, err error) {
 	}
 }
 
-// probeAgain lets another watch make the probe, after a pause. In its first seconds, an API server refuses everything,
-// because it does not know the rights yet. A second refusal is an answer.
+// probeAgain has another request probe after a pause. In its first seconds, an API server refuses everything, because it
+// does not know the rights yet. A second refusal is an answer.
 func (s *starts) probeAgain(p *probe) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p.refused = true
 	s.notBefore = time.Now().Add(jittered(maxProbePause))
-	p.release()
 }
 
 // fail begins or continues an outage. A request that is older than the outage changes nothing.

@@ -195,6 +195,26 @@ func TestAbandonedProbe(t *testing.T) {
 	})
 }
 
+// TestSlowProbe: the API server may hang for one object alone.
+func TestSlowProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStarts()
+		begin(t, s)(errAway)
+		slow := begin(t, s)
+		start := time.Now()
+		begin(t, s)(nil)
+		if took := time.Since(start); took != maxProbeWait {
+			t.Errorf("another watch started after %v, want %v", took, maxProbeWait)
+		}
+		slow(errNoAnswer)
+		start = time.Now()
+		begin(t, s)(nil)
+		if took := time.Since(start); took > 0 {
+			t.Errorf("a watch waited %v for a failure that is older than the last answer", took)
+		}
+	})
+}
+
 func TestFailureOfBeforeTheOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStarts()

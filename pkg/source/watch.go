@@ -145,7 +145,7 @@ func (w *watcher) watch(ctx context.Context, listing bool) error {
 	start, duration := time.Now(), jittered(w.api.options.WatchDuration)
 	body, err := w.start(ctx, listing, duration)
 	if err != nil {
-		return causeOf(ctx, err)
+		return err
 	}
 	defer body.Close()
 	w.update(event{kind: connected})
@@ -164,7 +164,12 @@ func (w *watcher) start(ctx context.Context, listing bool, duration time.Duratio
 	if err != nil {
 		return nil, err
 	}
-	defer func() { end(causeOf(ctx, err)) }()
+	defer func() {
+		if err != nil {
+			err = causeOf(ctx, err)
+		}
+		end(err)
+	}()
 	body, err = w.watchRequest(listing, duration).Stream(ctx)
 	if err != nil || !listing {
 		return body, err

@@ -95,26 +95,40 @@ func (m *Manager) refreshNext(v *volume, free func()) {
 		return
 	}
 	v.setRefreshing(time.Now())
-	reported := make(chan struct{})
-	stalled := time.AfterFunc(stallAfter, func() {
-		defer close(reported)
+	stopReport := after(stallAfter, func() {
 		free()
 		if m.get(v.id) == v {
 			m.stale(v, errStalled)
 		}
 	})
-	told := time.AfterFunc(stalledEventAfter, func() { m.tellStalled(v) })
+	stopEvent := after(stalledEventAfter, func() { m.tellStalled(v) })
 	err := safely("refresh volume "+v.id, func() error { return m.refresh(v) })
-	told.Stop()
+	stopEvent()
 	v.setRefreshing(time.Time{})
-	if !stalled.Stop() {
-		<-reported
+	if reported := stopReport(); reported {
 		m.queue.Add(v) // the next refresh finds the volume current, also if the report came last
 	}
 	if err != nil {
 		m.queue.AddRateLimited(v)
 	} else {
 		m.queue.Forget(v)
+	}
+}
+
+// after calls f after a time, unless stop is called before. stop waits for a call that has begun, and reports whether f
+// was called.
+func after(d time.Duration, f func()) (stop func() (called bool)) {
+	done := make(chan struct{})
+	timer := time.AfterFunc(d, func() {
+		defer close(done)
+		f()
+	})
+	return func() bool {
+		if timer.Stop() {
+			return false
+		}
+		<-done
+		return true
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	typedv1 "k8s.io/client-go/kubernetes/typed/core/v1"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/test/bench/lab"
 	"github.com/fsuser-csi/fsuser-csi/test/controlplane"
 )
 
@@ -151,7 +152,7 @@ func (c *cluster) createPadded(ctx context.Context, name string, padding int) (*
 // createMany creates n Secrets of their own.
 func (c *cluster) createMany(ctx context.Context, prefix string, n int) ([]*secret, error) {
 	all := make([]*secret, n)
-	return all, concurrently(n, 8, func(i int) (err error) {
+	return all, lab.Concurrently(n, 8, func(i int) (err error) {
 		all[i], err = c.create(ctx, fmt.Sprintf("%s-%d", prefix, i))
 		return err
 	})

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/test/bench/lab"
 )
 
 // driverBinary builds the driver as its image has it, the first time. Not this module's versions of its dependencies:
@@ -169,7 +170,7 @@ func (n *node) publishMany(ctx context.Context, objects []string) ([]*volume, er
 	if err != nil {
 		return nil, err
 	}
-	return volumes, concurrently(len(volumes), 8, func(i int) error {
+	return volumes, lab.Concurrently(len(volumes), 8, func(i int) error {
 		_, err := n.NodePublishVolume(ctx, volumes[i].request)
 		return err
 	})
@@ -195,7 +196,7 @@ func (n *node) unpublish(ctx context.Context, v *volume) error {
 }
 
 func (n *node) unpublishMany(ctx context.Context, volumes []*volume) error {
-	return concurrently(len(volumes), 8, func(i int) error { return n.unpublish(ctx, volumes[i]) })
+	return lab.Concurrently(len(volumes), 8, func(i int) error { return n.unpublish(ctx, volumes[i]) })
 }
 
 // comeAndGo publishes a volume of an object and unpublishes the volume, and measures both.

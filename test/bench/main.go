@@ -23,16 +23,14 @@ import (
 	"os/exec"
 	"os/signal"
 	"regexp"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/test/bench/lab"
 )
 
-// roleVariable tells a process of this program what it is. Unset: the one that somebody called.
-const roleVariable = "FSUSER_BENCH_ROLE"
-
+// The roles of the processes of this program.
 const (
 	roleRun  = "run"
 	rolePeer = "peer"
@@ -41,56 +39,21 @@ const (
 func main() {
 	testkit.RunHelper(nil)
 	var err error
-	switch os.Getenv(roleVariable) {
+	switch lab.Role() {
 	case roleRun:
 		err = run()
 	case rolePeer:
 		err = servePeer(peer(os.Args[1]), os.Args[2], os.Args[3])
 	default:
-		err = inMountNamespace()
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
-			os.Exit(1) // it has said why
+		var code int
+		if code, err = lab.RunInNamespaces(roleRun, unix.CLONE_NEWNS, (*exec.Cmd).Start); err == nil {
+			os.Exit(code)
 		}
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
-}
-
-// inMountNamespace runs this program again in a private mount namespace: whatever happens to it, no mount stays on the
-// machine.
-func inMountNamespace() error {
-	if os.Geteuid() != 0 {
-		return errors.New("it mounts and changes owners; run it as root")
-	}
-	// Who is interrupted is the other process, which has to clean up; this one waits for it.
-	interrupts := make(chan os.Signal, 1)
-	signal.Notify(interrupts, unix.SIGINT, unix.SIGTERM)
-	cmd := self(roleRun, os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	// Its own process group: it gets an interrupt of the terminal from here, once.
-	cmd.SysProcAttr.Unshareflags, cmd.SysProcAttr.Setpgid = unix.CLONE_NEWNS, true
-	// PDEATHSIG is tied to the thread that forks.
-	runtime.LockOSThread()
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start in a mount namespace: %w", err)
-	}
-	go func() {
-		for s := range interrupts {
-			_ = cmd.Process.Signal(s) // fails only if it has ended
-		}
-	}()
-	return cmd.Wait()
-}
-
-// self is a command that runs this program in a role. It dies with this process.
-func self(role string, args ...string) *exec.Cmd {
-	cmd := exec.Command("/proc/self/exe", args...)
-	cmd.Env = append(os.Environ(), roleVariable+"="+role)
-	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
-	return cmd
 }
 
 func run() (err error) {

@@ -9,6 +9,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/fsuser-csi/fsuser-csi/test/bench/lab"
 )
 
 // manyVolumes are the rows in which things happen to many volumes at once, and those that are no durations.
@@ -203,7 +205,7 @@ func updateAll(ctx context.Context, e *env, volumes []*volume, secrets []*secret
 		return err
 	}
 	defer a.close()
-	if err := concurrently(len(secrets), 8, func(i int) error { return secrets[i].update(ctx) }); err != nil {
+	if err := lab.Concurrently(len(secrets), 8, func(i int) error { return secrets[i].update(ctx) }); err != nil {
 		return err
 	}
 	_, err = a.await(ctx, secrets[0].current(), volumes...)
@@ -221,7 +223,7 @@ func publishAtOnce(count int, took *row) series {
 					return err
 				}
 				start := time.Now()
-				err = concurrently(count, count, func(i int) error {
+				err = lab.Concurrently(count, count, func(i int) error {
 					_, err := n.NodePublishVolume(ctx, volumes[i].request)
 					return err
 				})
@@ -253,7 +255,7 @@ func updateAtOnce(count int, took *row) series {
 					return err
 				}
 				a.forget()
-				if err := concurrently(count, count, func(i int) error { return secrets[i].update(ctx) }); err != nil {
+				if err := lab.Concurrently(count, count, func(i int) error { return secrets[i].update(ctx) }); err != nil {
 					return err
 				}
 				updated := time.Now()

@@ -15,6 +15,7 @@ import (
 	provider "sigs.k8s.io/secrets-store-csi-driver/provider/v1alpha1"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/test/bench/lab"
 )
 
 // peer is a gRPC server, in a process of its own, that the driver is compared with.
@@ -94,7 +95,7 @@ func (e *env) startPeer(p peer, socket, dir string) error {
 		return err
 	}
 	defer log.Close()
-	cmd := self(rolePeer, string(p), socket, dir)
+	cmd := lab.Self(rolePeer, string(p), socket, dir)
 	cmd.Stderr = log
 	if err := cmd.Start(); err != nil {
 		return err

@@ -13,7 +13,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/fsuser-csi/fsuser-csi/test/bench/lab"
 )
 
 // row is a line of the table: something that is measured, in one unit.
@@ -131,7 +131,7 @@ func results(rows []*row) []result {
 func printJSON(w io.Writer, rows []*row) error {
 	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")
-	return encoder.Encode(map[string]any{"machine": machine(), "rows": results(rows)})
+	return encoder.Encode(map[string]any{"machine": lab.Machine(runtime.NumCPU()), "rows": results(rows)})
 }
 
 // printTable prints the rows. Yardsticks have a number, which the column "ratio" refers to.
@@ -146,7 +146,7 @@ func printTable(w io.Writer, rows []*row) error {
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "%s\n3 keys, 4 KiB, owner and mode set, unless a row says otherwise. "+
-		"\"1.5 of #2\": the p50 is 1.5 times that of yardstick #2.\n\n", machine())
+		"\"1.5 of #2\": the p50 is 1.5 times that of yardstick #2.\n\n", lab.Machine(runtime.NumCPU()))
 	fmt.Fprintln(table, "what\tn\tp50\tp99\tratio\tgoal\tmet\t")
 	last := 0
 	for _, r := range results(rows) {
@@ -224,13 +224,4 @@ func met(r result) string {
 		return "yes"
 	}
 	return "no"
-}
-
-// machine says what the figures depend on most.
-func machine() string {
-	var u unix.Utsname
-	_ = unix.Uname(&u) // can't fail with a valid pointer
-	// What follows the version names who built it.
-	release, _, _ := strings.Cut(unix.ByteSliceToString(u.Release[:]), "-")
-	return fmt.Sprintf("Linux %s, %d CPUs, %s", release, runtime.NumCPU(), runtime.Version())
 }

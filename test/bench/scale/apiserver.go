@@ -8,12 +8,9 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // memory is what the API server holds, in bytes.
@@ -163,14 +160,4 @@ func sleep(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-}
-
-// machine says what the figures depend on most.
-func machine() string {
-	var u unix.Utsname
-	_ = unix.Uname(&u) // can't fail with a valid pointer
-	release, _, _ := strings.Cut(unix.ByteSliceToString(u.Release[:]), "-")
-	var cpus unix.CPUSet
-	_ = unix.SchedGetaffinity(os.Getppid(), &cpus) // the parent has started this process on half of its CPUs
-	return fmt.Sprintf("Linux %s, %d CPUs, %s", release, cpus.Count(), runtime.Version())
 }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/fsuser-csi/fsuser-csi/test/bench/lab"
 	"github.com/fsuser-csi/fsuser-csi/test/controlplane"
 	"github.com/fsuser-csi/fsuser-csi/test/nodeaccess"
 )
@@ -72,7 +72,7 @@ func (s size) all() []int {
 }
 
 // eachNode calls f for each node, a few at a time.
-func (s size) eachNode(f func(node int) error) error { return concurrently(s.nodes, 8, f) }
+func (s size) eachNode(f func(node int) error) error { return lab.Concurrently(s.nodes, 8, f) }
 
 func nodeName(node int) string { return fmt.Sprintf("node-%d", node) }
 
@@ -287,27 +287,4 @@ func (c *cluster) update(ctx context.Context, name string) error {
 	patch := fmt.Appendf(nil, `{"stringData":{%q:%q}}`, versionKey, strconv.Itoa(c.version))
 	_, err := c.admin.CoreV1().Secrets(namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
 	return err
-}
-
-// concurrently calls f for each of n, at most so many at a time, and returns the first error.
-func concurrently(n, most int, f func(i int) error) error {
-	var running sync.WaitGroup
-	var mu sync.Mutex
-	var first error
-	tokens := make(chan struct{}, most)
-	for i := range n {
-		tokens <- struct{}{}
-		running.Go(func() {
-			defer func() { <-tokens }()
-			if err := f(i); err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				if first == nil {
-					first = err
-				}
-			}
-		})
-	}
-	running.Wait()
-	return first
 }

@@ -34,6 +34,13 @@ func splitCPUs() (servers, clients string, err error) {
 	return strings.Join(all[:max(1, half)], ","), strings.Join(all[half:], ","), nil
 }
 
+// machineCPUs is the number of CPUs of both halves: the parent of this process has all.
+func machineCPUs() int {
+	var all unix.CPUSet
+	_ = unix.SchedGetaffinity(os.Getppid(), &all) // the parent waits for this process
+	return all.Count()
+}
+
 // startClient starts a client on the clients' CPUs.
 func startClient(cmd *exec.Cmd) error { return startOn(os.Getenv(clientCPUsVariable), cmd) }
 

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/test/bench/lab"
 )
 
 // drivers are real processes of the driver, one for each node.
@@ -69,7 +70,7 @@ func (d *drivers) name() string { return driverName }
 func (d *drivers) start(ctx context.Context) error { return d.startSome(ctx, d.cluster.size.all()) }
 
 func (d *drivers) startSome(ctx context.Context, nodes []int) error {
-	return concurrently(len(nodes), len(nodes), func(i int) error {
+	return lab.Concurrently(len(nodes), len(nodes), func(i int) error {
 		return d.nodes[nodes[i]].start(ctx, d)
 	})
 }
@@ -108,7 +109,7 @@ func (n *driverNode) start(ctx context.Context, d *drivers) error {
 
 // stop ends the drivers of some nodes with SIGTERM.
 func (d *drivers) stop(nodes []int) error {
-	return concurrently(len(nodes), len(nodes), func(i int) error { return d.nodes[nodes[i]].stop() })
+	return lab.Concurrently(len(nodes), len(nodes), func(i int) error { return d.nodes[nodes[i]].stop() })
 }
 
 func (n *driverNode) stop() error {
@@ -178,7 +179,7 @@ func (d *drivers) volumes(node int) (all []shown) {
 // await waits until the files of some Secrets of each node have a version.
 func (d *drivers) await(ctx context.Context, version int, secrets func(node int) []string) error {
 	want := strconv.Itoa(version)
-	return concurrently(len(d.nodes), len(d.nodes), func(node int) error {
+	return lab.Concurrently(len(d.nodes), len(d.nodes), func(node int) error {
 		n := d.nodes[node]
 		files := map[string]string{}
 		for _, v := range d.volumes(node) {
@@ -214,7 +215,7 @@ func (n *driverNode) awaitFile(ctx context.Context, path, want string) error {
 
 // close ends all drivers. Their mounts end with the mount namespaces.
 func (d *drivers) close() error {
-	err := concurrently(len(d.nodes), len(d.nodes), func(i int) error { return d.nodes[i].stop() })
+	err := lab.Concurrently(len(d.nodes), len(d.nodes), func(i int) error { return d.nodes[i].stop() })
 	for _, n := range d.nodes {
 		n.namespace.close()
 		err = errors.Join(err, os.RemoveAll(n.root), os.RemoveAll(n.root+".state"))

@@ -26,6 +26,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/kubernetes/pkg/kubelet/secret"
+
+	"github.com/fsuser-csi/fsuser-csi/test/bench/lab"
 )
 
 // kubelets are kubelet's own watch managers, one for each node, each with a client and a process of its own.
@@ -86,7 +88,7 @@ func (k *kubelets) restart(ctx context.Context, nodes []int) error {
 }
 
 func (k *kubelets) each(nodes []int, f func(*kubeletNode) error) error {
-	return concurrently(len(nodes), len(nodes), func(i int) error { return f(k.nodes[nodes[i]]) })
+	return lab.Concurrently(len(nodes), len(nodes), func(i int) error { return f(k.nodes[nodes[i]]) })
 }
 
 func (n *kubeletNode) start(ctx context.Context) (err error) {
@@ -98,7 +100,7 @@ func (n *kubeletNode) start(ctx context.Context) (err error) {
 	if err := os.WriteFile(path, task, 0o600); err != nil {
 		return err
 	}
-	n.cmd = self(roleKubelet, path)
+	n.cmd = lab.Self(roleKubelet, path)
 	log, err := os.OpenFile(path+".log", os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return err

@@ -19,16 +19,15 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fsuser-csi/fsuser-csi/test/bench/lab"
+	"github.com/fsuser-csi/fsuser-csi/test/loopback"
 )
 
-// roleVariable is the environment variable that tells a process of this program what the process does. It is not set
-// in the process that the user starts.
-const roleVariable = "FSUSER_SCALE_ROLE"
-
+// The roles of the processes of this program.
 const (
 	roleRun     = "run"
 	roleKubelet = "kubelet"
@@ -36,7 +35,7 @@ const (
 
 func main() {
 	var err error
-	switch os.Getenv(roleVariable) {
+	switch lab.Role() {
 	case roleRun:
 		err = run()
 	case roleKubelet:
@@ -77,50 +76,21 @@ func parseFlags() (o options, err error) {
 	return o, err
 }
 
-// inNamespaces runs this program again in a mount namespace and a network namespace. No mount stays on the machine, and
-// the kernel's counters of connections count only the connections of this run. It returns the exit code of the other
-// process, which has printed its error.
+// inNamespaces runs this program again in a mount namespace and a network namespace: the kernel's counters of
+// connections count only the connections of this run. It returns the exit code of the other process.
 func inNamespaces() (code int, err error) {
-	if os.Geteuid() != 0 {
-		return 0, errors.New("it mounts and changes owners; run it as root")
-	}
 	// The flags are wrong here as they would be in the other process.
 	if _, err := parseFlags(); err != nil {
 		return 0, err
 	}
-	interrupts := make(chan os.Signal, 1)
-	signal.Notify(interrupts, unix.SIGINT, unix.SIGTERM)
-	cmd := self(roleRun, os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr.Unshareflags, cmd.SysProcAttr.Setpgid = unix.CLONE_NEWNS|unix.CLONE_NEWNET, true
 	servers, clients, err := splitCPUs()
 	if err != nil {
 		return 0, err
 	}
-	cmd.Env = append(cmd.Env, clientCPUsVariable+"="+clients)
-	// PDEATHSIG is tied to the thread that forks.
-	runtime.LockOSThread()
-	if err := startOn(servers, cmd); err != nil {
-		return 0, fmt.Errorf("start in new namespaces: %w", err)
-	}
-	go func() {
-		for s := range interrupts {
-			_ = cmd.Process.Signal(s) // fails only if the process has ended
-		}
-	}()
-	var exit *exec.ExitError
-	if err := cmd.Wait(); err != nil && !errors.As(err, &exit) {
-		return 0, err
-	}
-	return cmd.ProcessState.ExitCode(), nil
-}
-
-// self is a command that runs this program in a role. The process dies with this one.
-func self(role string, args ...string) *exec.Cmd {
-	cmd := exec.Command("/proc/self/exe", args...)
-	cmd.Env = append(os.Environ(), roleVariable+"="+role)
-	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
-	return cmd
+	return lab.RunInNamespaces(roleRun, unix.CLONE_NEWNS|unix.CLONE_NEWNET, func(cmd *exec.Cmd) error {
+		cmd.Env = append(cmd.Env, clientCPUsVariable+"="+clients)
+		return startOn(servers, cmd)
+	})
 }
 
 func run() (err error) {
@@ -128,8 +98,8 @@ func run() (err error) {
 	if err != nil {
 		return err
 	}
-	if err := loopbackUp(); err != nil {
-		return fmt.Errorf("start the loopback interface: %w", err)
+	if err := loopback.Up(); err != nil {
+		return err
 	}
 	dir, remove, err := workDir()
 	if err != nil {
@@ -149,7 +119,7 @@ func run() (err error) {
 	if !o.wanted("hold") {
 		size.idle, size.hold = time.Second, time.Second
 	}
-	r := &results{size: size, machine: machine()}
+	r := &results{size: size, machine: lab.Machine(machineCPUs())}
 	if err := measure(ctx, o, size, dir, r); err != nil {
 		return err
 	}
@@ -158,7 +128,10 @@ func run() (err error) {
 	if err := r.print(os.Stdout); err != nil {
 		return err
 	}
-	if o.page != "" && !o.quick && o.phase == "" {
+	if o.quick {
+		return r.checkLimit()
+	}
+	if o.page != "" && o.phase == "" {
 		if err := r.writePage(o.page); err != nil {
 			return err
 		}
@@ -187,20 +160,6 @@ func workDir() (dir string, remove func(), err error) {
 		return "", nil, fmt.Errorf("mount tmpfs at %s: %w", dir, err)
 	}
 	return dir, remove, nil
-}
-
-func loopbackUp() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	request, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	request.SetUint16(unix.IFF_UP)
-	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request)
 }
 
 // wanted reports whether a phase runs.

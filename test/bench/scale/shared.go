@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/test/bench/lab"
 )
 
 // updateInterval is the time between two updates of the shared Secret. A volume is refreshed at most every 100 ms.
@@ -99,7 +100,7 @@ func (n *driverNode) unpublishShared(ctx context.Context, volumes int) error {
 
 // awaitShared waits until all volumes of the shared pods have a version.
 func (d *drivers) awaitShared(ctx context.Context, version, volumes int) error {
-	return concurrently(len(d.nodes), len(d.nodes), func(node int) error {
+	return lab.Concurrently(len(d.nodes), len(d.nodes), func(node int) error {
 		n := d.nodes[node]
 		for i := range volumes {
 			path := filepath.Join(n.Target(n.sharedPod(), volumeName(i)), versionKey)

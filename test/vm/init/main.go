@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
+	"github.com/fsuser-csi/fsuser-csi/test/loopback"
 	"github.com/fsuser-csi/fsuser-csi/test/vm/guest"
 )
 
@@ -64,8 +65,8 @@ func run() error {
 			return fmt.Errorf("load %s: %w", module, err)
 		}
 	}
-	if err := loopbackUp(); err != nil {
-		return fmt.Errorf("start the loopback interface: %w", err)
+	if err := loopback.Up(); err != nil {
+		return err
 	}
 	if plan.SELinux {
 		if err := loadPolicy(); err != nil {
@@ -121,20 +122,6 @@ func loadModule(path string) error {
 	}
 	defer f.Close()
 	return unix.FinitModule(int(f.Fd()), "", 0)
-}
-
-func loopbackUp() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	request, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	request.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request)
 }
 
 // loadPolicy does what systemd does at its start. The kernel command line has enforcing=1.

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package lab
 
 import (
 	"errors"
 	"sync"
 )
 
-// concurrently calls f with 0 to n-1, with at most limit calls at a time, and waits for all.
-func concurrently(n, limit int, f func(i int) error) error {
+// Concurrently calls f with 0 to n-1, with at most limit calls at a time, and returns all errors.
+func Concurrently(n, limit int, f func(i int) error) error {
 	errs := make([]error, n)
 	slots := make(chan struct{}, limit)
 	var running sync.WaitGroup
