@@ -153,30 +153,24 @@ func (s *starts) isNext(p *probe) bool {
 // end records the outcome of a start.
 func (s *starts) end(p *probe, err error) {
 	<-s.slots
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	switch {
 	case errors.Is(err, context.Canceled): // this says nothing about the API server
 	case isOutage(err):
 		s.fail(p, err)
-	case p != nil && isRefusal(err) && !p.refused:
-		s.probeAgain(p)
+	case p != nil && p == s.next && isRefusal(err) && !p.refused:
+		// In its first seconds, an API server refuses everything, because it does not know the rights yet. Another request
+		// probes after a pause. A second refusal is an answer.
+		p.refused = true
+		s.notBefore = time.Now().Add(jittered(maxProbePause))
 	default:
 		s.recover()
 	}
 }
 
-// probeAgain has another request probe after a pause. In its first seconds, an API server refuses everything, because it
-// does not know the rights yet. A second refusal is an answer.
-func (s *starts) probeAgain(p *probe) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	p.refused = true
-	s.notBefore = time.Now().Add(jittered(maxProbePause))
-}
-
-// fail begins or continues an outage. A request that is older than the outage changes nothing.
+// fail begins or continues an outage. A request that is older than the outage changes nothing. The caller holds s.mu.
 func (s *starts) fail(p *probe, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.next != p {
 		return
 	}
@@ -189,10 +183,8 @@ func (s *starts) fail(p *probe, err error) {
 	}
 }
 
-// recover ends an outage. A pause that the API server has asked for goes on.
+// recover ends an outage. A pause that the API server has asked for goes on. The caller holds s.mu.
 func (s *starts) recover() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.next != nil {
 		close(s.next.done)
 	}

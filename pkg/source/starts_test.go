@@ -215,6 +215,23 @@ func TestSlowProbe(t *testing.T) {
 	})
 }
 
+// TestRefusedProbes: the API server refuses two requests that probe at the same time.
+func TestRefusedProbes(t *testing.T) {
+	refused := apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, "a", nil)
+	synctest.Test(t, func(t *testing.T) {
+		s := newStarts()
+		begin(t, s)(errAway)
+		slow := begin(t, s)
+		other := begin(t, s)
+		go slow(refused)
+		go other(refused)
+		synctest.Wait()
+		if s.next != nil {
+			t.Error("two requests were refused, and the outage goes on")
+		}
+	})
+}
+
 func TestFailureOfBeforeTheOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStarts()
