@@ -58,6 +58,16 @@ type File struct {
 	GID  uint32
 }
 
+// Layout says what the names in a directory are, and how a change reaches them.
+type Layout int
+
+// The layouts.
+const (
+	Links Layout = iota
+	Files
+	InPlace
+)
+
 // Payload is everything that a directory is to hold.
 type Payload struct {
 	// Files in any order. An empty list empties the directory.
@@ -69,6 +79,7 @@ type Payload struct {
 	// directory that is removed (rmdir(2) on a mount point of another mount namespace). No file may have the same first
 	// path component.
 	MountPoints []string
+	Layout      Layout
 	// DirMode is the permission bits of every directory, the root among them, 0 to 0777.
 	DirMode uint32
 	// UID and GID own directories and links.
