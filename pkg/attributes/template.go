@@ -9,8 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// Template is the text of a file that shows other files of the volume. The syntax is that of command and args in a
-// container: $(FILE) stands for the content of the file FILE, and $$ for the character $. Any other $ stands for itself.
+// Template is the text of a file that shows other files of the volume. The syntax is that of a container's command:
+// $(FILE) stands for the content of the file FILE, and $$ for the character $. Any other $ stands for itself.
 type Template string
 
 // maxTemplate is the length of the longest Template in bytes.

@@ -12,8 +12,8 @@ import (
 	"fmt"
 )
 
-// The versions of the form that this driver reads. Version 5 added layout and templates. A record gets the oldest version that has
-// all its fields, so that an older driver can read it after a rollback.
+// The versions of the form that this driver reads. Version 5 added layout and templates. A record gets the oldest
+// version that has all its fields, so that an older driver can read it after a rollback.
 const (
 	oldestVersion = 4
 	newestVersion = 5
