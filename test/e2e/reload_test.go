@@ -17,8 +17,10 @@ import (
 const (
 	// watches is the line of inotifywait that says that its watches are set.
 	watches = "Watches established."
-	// newKey is what the examples of docs/reload.md print of the second content.
-	newKey = "the key is v2"
+	// second is the content of the key after a change. It is longer than the first, so a file that keeps its inode grows.
+	second = "v2, longer"
+	// newKey is what the examples of docs/reload.md print of it.
+	newKey = "the key is " + second
 )
 
 // reloadExample is the example of docs/reload.md with this name.
@@ -65,10 +67,10 @@ func testReload(t *testing.T) {
 	}
 	n.waitSaid("signal/app", "/keys/key v1")
 
-	n.changeSecret("app-keys", "key", "v2")
+	n.changeSecret("app-keys", "key", second)
 	n.waitSaid("links/app", newKey)
 	n.waitSaid("files/app", newKey)
-	n.waitSaid("signal/app", "/keys/key v2")
+	n.waitSaid("signal/app", "/keys/key "+second)
 	n.waitSaid("links/lost", "DELETE_SELF")
 	n.changeSecret("app-keys", "key", "v3")
 	n.waitSaid("links/app", "the key is v3")
@@ -81,7 +83,7 @@ func testReload(t *testing.T) {
 
 // testSubPath runs the example of docs/reload.md with a subPath. Beside it, the pod mounts the same key by subPath from
 // a volume of Kubernetes and from the driver's other layouts. These files stay old when their volumes are new. A
-// directory that is mounted by subPath is new with plain files, too.
+// directory mounted by subPath shows plain files as they change; with links it is empty after the first change.
 func testSubPath(t *testing.T) {
 	t.Parallel()
 	n := newNamespace(t)
@@ -95,31 +97,31 @@ func testSubPath(t *testing.T) {
 	n.waitSaid("in-place", watches)
 	const mounted = `cd /etc/app
 for f in app.conf key in-tree links files; do echo $f: $(cat $f); done
-for d in in-tree links files; do echo $d as a directory: $(cat /directories/$d/key); done`
+for d in in-tree links files; do echo directory $d: $(cd /directories/$d; [ -f key ] && cat key || echo empty$(ls)); done`
 	n.expect("in-place", "", mounted, `app.conf: of the image
 key: v1
 in-tree: v1
 links: v1
 files: v1
-in-tree as a directory: v1
-links as a directory: v1
-files as a directory: v1`)
+directory in-tree: v1
+directory links: v1
+directory files: v1`)
 
 	seen := n.onLine("in-place", newKey)
 	begin := time.Now()
-	n.changeSecret("app-keys", "key", "v2")
+	n.changeSecret("app-keys", "key", second)
 	t.Logf("a watch on a file mounted by subPath has reported a change after at most %d ms",
 		n.wait(seen, newKey).Sub(begin).Milliseconds())
 	n.touch("in-place")
-	n.untilPrints("in-place", "cd /volumes; cat in-tree/d/key links/d/key files/d/key", "v2v2v2")
+	n.untilPrints("in-place", "cd /volumes; cat in-tree/d/key links/d/key files/d/key", strings.Repeat(second, 3))
 	n.expect("in-place", "", mounted, `app.conf: of the image
-key: v2
+key: v2, longer
 in-tree: v1
 links: v1
 files: v1
-in-tree as a directory: v1
-links as a directory: v1
-files as a directory: v2`)
+directory in-tree: empty
+directory links: empty
+directory files: v2, longer`)
 }
 
 // mountBeside adds volumes that have the file d/key. It mounts each whole at /volumes/NAME, and by subPath its file at
