@@ -53,16 +53,13 @@ func testReload(t *testing.T) {
 	n.secret("app-keys", "key", "v1")
 	n.apply(reloadExample(t, "reloader"), "--dry-run=server")
 
-	links := reloadPod(t, "links")
-	lost := links.Spec.Containers[0]
-	lost.Name, lost.Args = "lost", []string{"inotifywait --monitor --format %e /keys/key"}
-	links.Spec.Containers = append(links.Spec.Containers, lost)
+	links, files := watchFile(reloadPod(t, "links")), watchFile(reloadPod(t, "files"))
 	signal := reloadPod(t, "signal")
 	signal.Spec.Containers[0].Command = []string{"app", "reload", "/keys/key"}
-	for _, pod := range []*corev1.Pod{links, reloadPod(t, "files"), signal} {
+	for _, pod := range []*corev1.Pod{links, files, signal} {
 		n.createPod(pod)
 	}
-	for _, container := range []string{"links/app", "links/lost", "files/app", "signal/reload"} {
+	for _, container := range []string{"links/app", "links/lost", "files/app", "files/lost", "signal/reload"} {
 		n.waitSaid(container, watches)
 	}
 	n.waitSaid("signal/app", "/keys/key v1")
@@ -72,18 +69,28 @@ func testReload(t *testing.T) {
 	n.waitSaid("files/app", newKey)
 	n.waitSaid("signal/app", "/keys/key "+second)
 	n.waitSaid("links/lost", "DELETE_SELF")
+	n.waitSaid("files/lost", "DELETE_SELF")
 	n.changeSecret("app-keys", "key", "v3")
-	n.waitSaid("links/app", "the key is v3")
-	if log, err := kubectl(suite, "", "-n", n.name, "logs", "links", "-c", "lost"); err != nil {
-		t.Error(err)
-	} else if !strings.HasSuffix(log, "DELETE_SELF\n") {
-		t.Errorf("a watch on the file itself reports\n%s\nwant DELETE_SELF, and nothing after that", log)
+	for _, pod := range []string{"links", "files"} {
+		n.waitSaid(pod+"/app", "the key is v3")
+		if log, err := kubectl(suite, "", "-n", n.name, "logs", pod, "-c", "lost"); err != nil {
+			t.Error(err)
+		} else if !strings.HasSuffix(log, "DELETE_SELF\n") {
+			t.Errorf("pod %s: a watch on the file itself reports\n%s\nwant DELETE_SELF, and nothing after that", pod, log)
+		}
 	}
 }
 
-// testSubPath runs the example of docs/reload.md with a subPath. Beside it, the pod mounts the same key by subPath from
-// a volume of Kubernetes and from the driver's other layouts. These files stay old when their volumes are new. A
-// directory mounted by subPath shows plain files as they change; with links it is empty after the first change.
+// watchFile adds a container that watches the file itself and loses it with the first change.
+func watchFile(pod *corev1.Pod) *corev1.Pod {
+	lost := pod.Spec.Containers[0]
+	lost.Name, lost.Args = "lost", []string{"inotifywait --monitor --format %e /keys/key"}
+	pod.Spec.Containers = append(pod.Spec.Containers, lost)
+	return pod
+}
+
+// testSubPath runs the example of docs/reload.md with a subPath. Beside it, the pod mounts a file and a directory by
+// subPath from a volume of Kubernetes and from each layout of the driver, and the test checks the page's table.
 func testSubPath(t *testing.T) {
 	t.Parallel()
 	n := newNamespace(t)
@@ -92,20 +99,25 @@ func testSubPath(t *testing.T) {
 	mountBeside(t, &pod.Spec, `
 - {name: in-tree, secret: {secretName: app-keys, items: [{key: key, path: d/key}]}}
 - {name: links, csi: {driver: fsuser.csi.io, volumeAttributes: {volume: in-tree}}}
-- {name: files, csi: {driver: fsuser.csi.io, volumeAttributes: {volume: in-tree, layout: files}}}`)
+- {name: files, csi: {driver: fsuser.csi.io, volumeAttributes: {volume: in-tree, layout: files}}}
+- {name: in-place, csi: {driver: fsuser.csi.io, volumeAttributes: {volume: in-tree, layout: in-place}}}`)
 	n.createPod(pod)
 	n.waitSaid("in-place", watches)
 	const mounted = `cd /etc/app
-for f in app.conf key in-tree links files; do echo $f: $(cat $f); done
-for d in in-tree links files; do echo directory $d: $(cd /directories/$d; [ -f key ] && cat key || echo empty$(ls)); done`
+for f in app.conf key in-tree links files in-place; do echo $f: $(cat $f); done
+for d in in-tree links files in-place; do
+  echo directory $d: $(cd /directories/$d; [ -f key ] && cat key || echo empty$(ls))
+done`
 	n.expect("in-place", "", mounted, `app.conf: of the image
 key: v1
 in-tree: v1
 links: v1
 files: v1
+in-place: v1
 directory in-tree: v1
 directory links: v1
-directory files: v1`)
+directory files: v1
+directory in-place: v1`)
 
 	seen := n.onLine("in-place", newKey)
 	begin := time.Now()
@@ -113,15 +125,18 @@ directory files: v1`)
 	t.Logf("a watch on a file mounted by subPath has reported a change after at most %d ms",
 		n.wait(seen, newKey).Sub(begin).Milliseconds())
 	n.touch("in-place")
-	n.untilPrints("in-place", "cd /volumes; cat in-tree/d/key links/d/key files/d/key", strings.Repeat(second, 3))
+	n.untilPrints("in-place", "cd /volumes; cat in-tree/d/key links/d/key files/d/key in-place/d/key",
+		strings.Repeat(second, 4))
 	n.expect("in-place", "", mounted, `app.conf: of the image
 key: v2, longer
 in-tree: v1
 links: v1
 files: v1
+in-place: v2, longer
 directory in-tree: empty
 directory links: empty
-directory files: v2, longer`)
+directory files: v2, longer
+directory in-place: v2, longer`)
 }
 
 // mountBeside adds volumes that have the file d/key. It mounts each whole at /volumes/NAME, and by subPath its file at
