@@ -102,9 +102,13 @@ var generationForm = regexp.MustCompile(`^\.\.\d{4}_\d\d_\d\d_\d\d_\d\d_\d\d\.\d
 
 // forEachLayout runs a test with each layout.
 func forEachLayout(t *testing.T, test func(t *testing.T, layout Layout)) {
-	for name, layout := range map[string]Layout{"links": Links, "files": Files, "in-place": InPlace} {
+	for layout, name := range layoutNames() {
 		t.Run(name, func(t *testing.T) { test(t, layout) })
 	}
+}
+
+func layoutNames() map[Layout]string {
+	return map[Layout]string{Links: "links", Files: "files", InPlace: "in-place"}
 }
 
 // check fails t unless dir holds p in its layout and nothing else, owners and modes included.

@@ -18,8 +18,8 @@
 //	a changed file keeps its inode           no         no         yes, unless its owner, group or mode changes
 //	an open descriptor, or a bind mount of
 //	the file (subPath), shows the change     no         no         yes
-//	inotify on the file                      IN_DELETE_SELF        IN_MODIFY
-//	inotify on the volume's directory        IN_MOVED_TO ..data    IN_MOVED_TO the file's name; InPlace: IN_MODIFY
+//	inotify on the file                      IN_ATTRIB  IN_ATTRIB  IN_MODIFY, IN_CLOSE_WRITE
+//	inotify on the file's directory          IN_MOVED_TO, of ..data in the root with Links; IN_MODIFY with InPlace
 //
 // In all layouts, a file that both versions have is there at each instant, unless one of them has a directory at its
 // path; a file is never shorter than both versions; owner, group and mode are those of the content that a reader
