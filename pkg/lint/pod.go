@@ -15,7 +15,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/ptr"
 
-	"github.com/fsuser-csi/fsuser-csi/internal/text"
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/manifest"
 )
@@ -196,7 +195,7 @@ func (l *linter) templates(v volume, at string, attrs *manifest.Node) {
 			if !slices.Contains(paths, file) {
 				name := "template/" + path
 				l.report(v.pod.Object, Error, at+"["+name+"]", fmt.Sprintf("shows the file %q, which no item of the volume %q "+
-					"makes: correct the name, or write $$( for the text $(", text.Shorten(file, 64), v.spec.Volume), attrs.Get(name))
+					"makes: correct the name, or write $$( for the text $(", file, v.spec.Volume), attrs.Get(name))
 			}
 		}
 	}
