@@ -53,7 +53,7 @@ func volumeCases() []volumeCase {
 		{"nodePublishSecretRef", good, withSecretRef(driverVolume("v"), "a")},
 		{"every attribute", good, driverVolume("v", "secretName", "a", "uid", "0", "gid", "2147483647", "mode", "0",
 			"dirMode", "0777",
-			"optional", "false", "refresh", "off", "uid/a", "5", "gid/d/a", "6", "mode/a b:\\\"'", "0400")},
+			"optional", "false", "refresh", "off", "layout", "files", "uid/a", "5", "gid/d/a", "6", "mode/a b:\\\"'", "0400")},
 		{"kubelet's keys", good, driverVolume("v", "secretName", "a", "csi.storage.k8s.io/x", "")},
 		{"the longest name", good, driverVolume("v", "secretName", long[:253])},
 		{"tmpfs", good, withFSType(driverVolume("v", "secretName", "a"), "tmpfs")},
@@ -113,6 +113,12 @@ func volumeCases() []volumeCase {
 	for _, value := range []string{"Watch", "on", "false", "watch\n"} {
 		all = append(all, volumeCase{fmt.Sprintf("refresh %q", value), refuse,
 			driverVolume("v", "secretName", "a", "refresh", value)})
+	}
+	for value, verdict := range map[string]verdict{
+		"links": good, "files": good, "in-place": good, "Files": refuse, "inplace": refuse, "in-place\n": refuse, "0": refuse,
+	} {
+		all = append(all, volumeCase{fmt.Sprintf("layout %q", value), verdict,
+			driverVolume("v", "secretName", "a", "layout", value)})
 	}
 	for _, key := range []string{
 		"Mode", "UID", "secretname", "optionl", "password", "a b", "a\nb", "\"", "ä", long,

@@ -48,6 +48,18 @@ const (
 	RefreshOff Refresh = "off"
 )
 
+// Layout says what the names in a volume are, and how a change reaches them.
+type Layout string
+
+const (
+	// LayoutLinks makes each name a symbolic link into one version of all files, as in Kubernetes' own volumes.
+	LayoutLinks Layout = "links"
+	// LayoutFiles makes plain files. A rename replaces each file that changes.
+	LayoutFiles Layout = "files"
+	// LayoutInPlace makes plain files. A change overwrites the file, which keeps its inode.
+	LayoutInPlace Layout = "in-place"
+)
+
 // Item projects one key of an object, or one field of the pod, to one file.
 type Item struct {
 	// Key of the Secret or ConfigMap. For the Pod the key is the API's fieldPath, such as metadata.labels['app'], or its
@@ -98,6 +110,7 @@ type Spec struct {
 	// DirMode of directories, permission bits only.
 	DirMode uint32
 	Refresh Refresh
+	Layout  Layout
 	// Paths are the owners and modes of single files, by the path of the file.
 	Paths map[string]Permissions
 	// MountPoints are directories of the volume on which containers mount other volumes, and SubPaths are what containers
@@ -126,7 +139,7 @@ func allocatableLimits() []string {
 // SameRequest reports whether s and o come from the same attributes. What Describe has added does not count: the
 // volumes of a pod never change. The order of Sources and Items counts.
 func (s Spec) SameRequest(o Spec) bool {
-	return s.Volume == o.Volume && s.DirMode == o.DirMode && s.Refresh == o.Refresh &&
+	return s.Volume == o.Volume && s.DirMode == o.DirMode && s.Refresh == o.Refresh && s.Layout == o.Layout &&
 		ptr.Equal(s.UID, o.UID) && ptr.Equal(s.GID, o.GID) && ptr.Equal(s.Mode, o.Mode) &&
 		maps.EqualFunc(s.Paths, o.Paths, func(a, b Permissions) bool {
 			return ptr.Equal(a.UID, b.UID) && ptr.Equal(a.GID, b.GID) && ptr.Equal(a.Mode, b.Mode)

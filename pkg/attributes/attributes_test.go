@@ -26,7 +26,7 @@ func with(pairs ...string) map[string]string {
 
 // specOf returns a Spec with these Sources and the defaults for all else.
 func specOf(sources ...Source) Spec {
-	return Spec{Sources: sources, DirMode: 0o755, Refresh: RefreshWatch}
+	return Spec{Sources: sources, DirMode: 0o755, Refresh: RefreshWatch, Layout: LayoutLinks}
 }
 
 // messages is the list as users see it, one problem a line.
@@ -82,8 +82,12 @@ func TestParseAccepts(t *testing.T) {
 		{"optional is false", with("optional", "false"), false, secret},
 		{"refresh is off", with("refresh", "off"), false, change(secret, func(s *Spec) { s.Refresh = RefreshOff })},
 		{"refresh is watch", with("refresh", "watch"), false, secret},
+		{"layout is links", with("layout", "links"), false, secret},
+		{"layout is files", with("layout", "files"), false, change(secret, func(s *Spec) { s.Layout = LayoutFiles })},
+		{"layout is in-place", with("layout", "in-place"), false,
+			change(secret, func(s *Spec) { s.Layout = LayoutInPlace })},
 		{"volume names another volume of the pod", map[string]string{"volume": "keys", "mode": "0400"}, false,
-			Spec{Volume: "keys", Mode: number(0o400), DirMode: 0o755, Refresh: RefreshWatch}},
+			Spec{Volume: "keys", Mode: number(0o400), DirMode: 0o755, Refresh: RefreshWatch, Layout: LayoutLinks}},
 		{"a PATH has an owner, a group and a mode of its own",
 			with("uid/id", "5", "gid/id", "6", "mode/id", "0600", "uid/a/b:c\\d e", "7"), false,
 			change(secret, func(s *Spec) {
@@ -184,6 +188,11 @@ func TestParseRefuses(t *testing.T) {
 		{"refresh Off", with("refresh", "Off"), false,
 			[]string{`volumeAttributes[refresh]: Invalid value: "Off": must be exactly "watch" or "off"`}},
 
+		{"an empty layout", with("layout", ""), false, []string{"volumeAttributes[layout]: Required value"}},
+		{"layout inplace", with("layout", "inplace"), false, []string{
+			`volumeAttributes[layout]: Invalid value: "inplace": must be exactly "links", "files" or "in-place"`}},
+		{"a typo in layout", with("layouts", "files"), false, []string{`the nearest known one is "layout"`}},
+
 		{"a typo in a key (H-046)", map[string]string{"secretname": "keys"}, false,
 			[]string{"volumeAttributes[secretname]: Forbidden: unknown attribute", `"secretName"`,
 				"volumeAttributes: Required value"}},
@@ -273,6 +282,7 @@ func TestParseCutsLongValuesAndLongLists(t *testing.T) {
 func TestSameRequestLooksAtEveryAttribute(t *testing.T) {
 	base := func() Spec {
 		return Spec{UID: number(1), GID: number(2), Mode: number(0o400), DirMode: 0o755, Refresh: RefreshWatch,
+			Layout:  LayoutLinks,
 			Paths:   map[string]Permissions{"f": {UID: number(3), GID: number(4), Mode: number(5)}},
 			Sources: []Source{{Object: Object{Secret, "a"}, Mode: 0o400}}}
 	}
@@ -287,6 +297,7 @@ func TestSameRequestLooksAtEveryAttribute(t *testing.T) {
 		"mode": func(s *Spec) { s.Mode = number(0) }, "no mode": func(s *Spec) { s.Mode = nil },
 		"default mode": func(s *Spec) { s.Sources[0].Mode = 0 }, "dirMode": func(s *Spec) { s.DirMode = 0 },
 		"optional": func(s *Spec) { s.Sources[0].Optional = true }, "refresh": func(s *Spec) { s.Refresh = RefreshOff },
+		"layout":    func(s *Spec) { s.Layout = LayoutFiles },
 		"volume":    func(s *Spec) { s.Volume = "v" },
 		"path":      func(s *Spec) { s.Paths = map[string]Permissions{"g": s.Paths["f"]} },
 		"no path":   func(s *Spec) { s.Paths = nil },
@@ -306,7 +317,7 @@ func TestSameRequestLooksAtEveryAttribute(t *testing.T) {
 		t.Error("what Describe adds is taken for another request")
 	}
 	// A field that is added later must be added to SameRequest too, unless Describe sets it.
-	for kind, known := range map[reflect.Type]int{reflect.TypeFor[Spec](): 11, reflect.TypeFor[Source](): 4,
+	for kind, known := range map[reflect.Type]int{reflect.TypeFor[Spec](): 12, reflect.TypeFor[Source](): 4,
 		reflect.TypeFor[Permissions](): 3} {
 		if n := kind.NumField(); n != known {
 			t.Errorf("%s has %d fields: extend SameRequest and this test", kind, n)

@@ -71,7 +71,7 @@ func TestDescribe(t *testing.T) {
 				attributes[tc.attributes[i]] = tc.attributes[i+1]
 			}
 			got, errs := describe(t, "volumes: [{name: v, "+tc.volume+"}]", attributes)
-			tc.want.Volume, tc.want.DirMode, tc.want.Refresh = "v", 0o755, RefreshWatch
+			tc.want.Volume, tc.want.DirMode, tc.want.Refresh, tc.want.Layout = "v", 0o755, RefreshWatch, LayoutLinks
 			if errs != "" || !reflect.DeepEqual(got, tc.want) {
 				t.Errorf("got %+v %s\nwant %+v", got, errs, tc.want)
 			}

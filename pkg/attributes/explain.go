@@ -17,7 +17,7 @@ import (
 // Names returns the names of the attributes in the order in which they are best read, without those of single files
 // (uid/PATH, gid/PATH and mode/PATH).
 func Names() []string {
-	return []string{"secretName", "configMapName", "volume", "uid", "gid", "mode", "dirMode", "optional", "refresh"}
+	return []string{"secretName", "configMapName", "volume", "uid", "gid", "mode", "dirMode", "optional", "refresh", "layout"}
 }
 
 // pathNames are the attributes that also exist for a single file, as name/PATH.

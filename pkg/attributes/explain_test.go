@@ -30,8 +30,8 @@ func TestUnknownNamesAreAnsweredWithTheRightOne(t *testing.T) {
 		"namespace": "pod's own namespace; remove it", "podNamespace": "remove it", "secretNamespace": "remove it",
 		"configMapNamespace": "remove it",
 		"reload":             "unknown attribute (known: ", "password": "unknown attribute (known: ", // a guess would only mislead
-		"秘密": "unknown attribute (known: secretName, configMapName, volume, uid, gid, mode, dirMode, optional, refresh, and " +
-			"uid/PATH",
+		"秘密": "unknown attribute (known: secretName, configMapName, volume, uid, gid, mode, dirMode, optional, refresh, " +
+			"layout, and uid/PATH",
 	} {
 		if got := refused(t, with(given, "value"), false); !strings.Contains(got, want) || strings.Contains(got, "value") {
 			t.Errorf("%s: got %s, want %s", given, got, want)

@@ -42,7 +42,7 @@ func defaultModeOf(kind Kind) uint32 {
 // volumeAttributes[key], the bad value shortened, and the rule with its remedy. If the Spec has a Volume, call Describe
 // next.
 func Parse(volumeContext map[string]string, requestHasSecrets bool) (Spec, field.ErrorList) {
-	p := parser{spec: Spec{DirMode: defaultDirMode, Refresh: RefreshWatch}}
+	p := parser{spec: Spec{DirMode: defaultDirMode, Refresh: RefreshWatch, Layout: LayoutLinks}}
 	if requestHasSecrets {
 		p.origins = append(p.origins, "nodePublishSecretRef")
 	}
@@ -121,6 +121,9 @@ func (p *parser) set(key, value string) (problem string) {
 	case "refresh":
 		p.spec.Refresh = Refresh(value)
 		return refreshProblem(p.spec.Refresh)
+	case "layout":
+		p.spec.Layout = Layout(value)
+		return layoutProblem(p.spec.Layout)
 	}
 	return problem
 }

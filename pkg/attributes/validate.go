@@ -30,6 +30,7 @@ const (
 	optionalRule      = `must be exactly "true" or "false"`
 	optionalPlaceRule = "belongs to secretName and configMapName: with volume, write optional in the volume that it names"
 	refreshRule       = `must be exactly "watch" or "off"`
+	layoutRule        = `must be exactly "links", "files" or "in-place"`
 
 	volumeItselfRule  = "must name another volume of the pod, not the volume itself"
 	volumeMissingRule = "the pod has no volume of this name: name one of its secret, configMap, downwardAPI or projected volumes"
@@ -59,6 +60,7 @@ func Validate(s Spec) field.ErrorList {
 	number(attribute("gid"), s.GID, idProblem)
 	number(attribute("dirMode"), &s.DirMode, modeProblem)
 	check(attribute("refresh"), short(string(s.Refresh)), refreshProblem(s.Refresh))
+	check(attribute("layout"), short(string(s.Layout)), layoutProblem(s.Layout))
 	if len(s.Sources) == 0 && s.Volume == "" {
 		errs = append(errs, NoObject())
 	}
@@ -131,6 +133,13 @@ func volumeNameProblem(name string) string {
 func refreshProblem(r Refresh) string {
 	if r != RefreshWatch && r != RefreshOff {
 		return refreshRule
+	}
+	return ""
+}
+
+func layoutProblem(l Layout) string {
+	if l != LayoutLinks && l != LayoutFiles && l != LayoutInPlace {
+		return layoutRule
 	}
 	return ""
 }

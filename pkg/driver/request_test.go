@@ -279,7 +279,7 @@ func TestPublishAccepts(t *testing.T) {
 		Pod: volume.Pod{Namespace: "shop", Name: "web-0", UID: podUID},
 		Spec: attributes.Spec{
 			Sources: []attributes.Source{{Object: attributes.Object{Kind: attributes.Secret, Name: "keys"}, Mode: 0o400}},
-			UID:     &uid, DirMode: 0o755, Refresh: attributes.RefreshWatch,
+			UID:     &uid, DirMode: 0o755, Refresh: attributes.RefreshWatch, Layout: attributes.LayoutLinks,
 		},
 	}
 	for _, test := range []struct {

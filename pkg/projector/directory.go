@@ -69,13 +69,13 @@ func (d directory) rename(from, to string) error {
 	return nil
 }
 
-// own gives the directory itself its owner and mode, unless it has them.
-func (d directory) own(uid, gid, mode uint32) error {
+// own gives the directory itself its owner and mode, and reports whether they were others.
+func (d directory) own(uid, gid, mode uint32) (changed bool, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(d.fd(), &st); err == nil && owned(&st, uid, gid, mode) {
-		return nil
+		return false, nil
 	}
-	return own(d.fd(), uid, gid, mode)
+	return true, own(d.fd(), uid, gid, mode)
 }
 
 // own sets owner and group, then the mode, and checks the result. The order matters: a chown clears bits of the mode,

@@ -22,44 +22,50 @@ func inode(t testing.TB, path string) uint64 {
 }
 
 func TestDirectoriesExistInEachVersion(t *testing.T) {
-	dir := newVolume(t, "size=1m")
-	p := payload(file("conf/a", "1"))
-	p.Directories = []string{"empty", "conf/sub/deep", "conf"}
-	if !write(t, dir, p) {
-		t.Error("the first version changed nothing")
-	}
-	before := snapshot(t, dir)
-	if write(t, dir, p) {
-		t.Error("the same payload changed something")
-	}
-	sameSnapshot(t, "a directory that is right", before, snapshot(t, dir))
+	forEachLayout(t, func(t *testing.T, layout Layout) {
+		dir := newVolume(t, "size=1m")
+		p := payload(file("conf/a", "1"))
+		p.Layout = layout
+		p.Directories = []string{"empty", "conf/sub/deep", "conf"}
+		if !write(t, dir, p) {
+			t.Error("the first version changed nothing")
+		}
+		before := snapshot(t, dir)
+		if write(t, dir, p) {
+			t.Error("the same payload changed something")
+		}
+		sameSnapshot(t, "a directory that is right", before, snapshot(t, dir))
 
-	p.Files = []File{file("conf/a", "2")}
-	if !write(t, dir, p) {
-		t.Error("another content changed nothing")
-	}
-	p.Directories = []string{"other"}
-	if !write(t, dir, p) {
-		t.Error("another directory changed nothing")
-	}
+		p.Files = []File{file("conf/a", "2")}
+		if !write(t, dir, p) {
+			t.Error("another content changed nothing")
+		}
+		p.Directories = []string{"other"}
+		if !write(t, dir, p) {
+			t.Error("another directory changed nothing")
+		}
+	})
 }
 
 func TestADirectoryBecomesAFileAndADirectoryAgain(t *testing.T) {
-	for _, path := range []string{"later", "conf/later"} {
-		t.Run(path, func(t *testing.T) {
-			dir := newVolume(t, "size=1m")
-			p := payload(file("other", "1"))
-			p.Directories = []string{path}
-			write(t, dir, p)
-			p.Files = append(p.Files, file(path, "here"))
-			write(t, dir, p)
-			p.Files = p.Files[:1]
-			write(t, dir, p)
-			// A file in the directory is no reason for another directory.
-			p.Files = append(p.Files, file(path+"/in/it", "x"))
-			write(t, dir, p)
-		})
-	}
+	forEachLayout(t, func(t *testing.T, layout Layout) {
+		for _, path := range []string{"later", "conf/later"} {
+			t.Run(path, func(t *testing.T) {
+				dir := newVolume(t, "size=1m")
+				p := payload(file("other", "1"))
+				p.Layout = layout
+				p.Directories = []string{path}
+				write(t, dir, p)
+				p.Files = append(p.Files, file(path, "here"))
+				write(t, dir, p)
+				p.Files = p.Files[:1]
+				write(t, dir, p)
+				// A file in the directory is no reason for another directory.
+				p.Files = append(p.Files, file(path+"/in/it", "x"))
+				write(t, dir, p)
+			})
+		}
+	})
 }
 
 func TestADirectoryBeneathAFileIsPassedOver(t *testing.T) {
@@ -73,47 +79,53 @@ func TestADirectoryBeneathAFileIsPassedOver(t *testing.T) {
 }
 
 func TestMountPointsStayWhileVersionsComeAndGo(t *testing.T) {
-	dir := newVolume(t, "size=1m")
-	p := payload(file("a", "1"))
-	p.MountPoints = []string{"data", "run/deep/er", "run/other"}
-	write(t, dir, p)
-	all := []string{"data", "run", "run/deep", "run/deep/er", "run/other"}
-	inodes := map[string]uint64{}
-	for _, path := range all {
-		inodes[path] = inode(t, filepath.Join(dir, path))
-	}
-	for _, next := range [][]File{
-		{file("a", "2")},                  // another content
-		{file("b", "1"), file("c/d", "")}, // other names
-		{},                                // none
-		{file("a", "1")},                  // as before
-	} {
-		p.Files = next
+	forEachLayout(t, func(t *testing.T, layout Layout) {
+		dir := newVolume(t, "size=1m")
+		p := payload(file("a", "1"))
+		p.Layout = layout
+		p.MountPoints = []string{"data", "run/deep/er", "run/other"}
 		write(t, dir, p)
-	}
-	p.UID, p.GID, p.DirMode = 7, 8, 0o750
-	write(t, dir, p)
-	for _, path := range all {
-		if now := inode(t, filepath.Join(dir, path)); now != inodes[path] {
-			t.Errorf("%s is another directory: inode %d, before: %d", path, now, inodes[path])
+		all := []string{"data", "run", "run/deep", "run/deep/er", "run/other"}
+		inodes := map[string]uint64{}
+		for _, path := range all {
+			inodes[path] = inode(t, filepath.Join(dir, path))
 		}
-	}
-	p.MountPoints = []string{"data"}
-	write(t, dir, p) // check finds that run is gone
+		for _, next := range [][]File{
+			{file("a", "2")},                  // another content
+			{file("b", "1"), file("c/d", "")}, // other names
+			{},                                // none
+			{file("a", "1")},                  // as before
+		} {
+			p.Files = next
+			write(t, dir, p)
+		}
+		p.UID, p.GID, p.DirMode = 7, 8, 0o750
+		write(t, dir, p)
+		for _, path := range all {
+			if now := inode(t, filepath.Join(dir, path)); now != inodes[path] {
+				t.Errorf("%s is another directory: inode %d, before: %d", path, now, inodes[path])
+			}
+		}
+		p.MountPoints = []string{"data"}
+		write(t, dir, p) // check finds that run is gone
+	})
 }
 
 func TestDirectoriesBeneathAMountPointStayWithIt(t *testing.T) {
-	dir := newVolume(t, "size=1m")
-	p := payload(file("a", "1"))
-	p.MountPoints, p.Directories = []string{"data", "run/m"}, []string{"data", "data/sub", "run", "run/n", "other"}
-	write(t, dir, p)
-	isMemory(t, dir, p)
-	before := inode(t, filepath.Join(dir, "data", "sub"))
-	p.Files = []File{file("a", "2")}
-	write(t, dir, p)
-	if now := inode(t, filepath.Join(dir, "data", "sub")); now != before {
-		t.Errorf("data/sub is another directory: inode %d, before: %d", now, before)
-	}
+	forEachLayout(t, func(t *testing.T, layout Layout) {
+		dir := newVolume(t, "size=1m")
+		p := payload(file("a", "1"))
+		p.Layout = layout
+		p.MountPoints, p.Directories = []string{"data", "run/m"}, []string{"data", "data/sub", "run", "run/n", "other"}
+		write(t, dir, p)
+		isMemory(t, dir, p)
+		before := inode(t, filepath.Join(dir, "data", "sub"))
+		p.Files = []File{file("a", "2")}
+		write(t, dir, p)
+		if now := inode(t, filepath.Join(dir, "data", "sub")); now != before {
+			t.Errorf("data/sub is another directory: inode %d, before: %d", now, before)
+		}
+	})
 }
 
 func TestMountPointsThatAreWrongAreMadeAnew(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,90 +19,110 @@ import (
 // TestNoSpace gives a volume that holds one version every number of pages, or of inodes, from what this version takes
 // to what both take, so that the write of the next fails at each of its steps in turn.
 func TestNoSpace(t *testing.T) {
+	forEachLayout(t, func(t *testing.T, layout Layout) {
+		t.Run("inodes", func(t *testing.T) {
+			steps := []string{"make directory", "create"}
+			if layout == Links {
+				steps = append(steps, "publish new generation", "make visible links")
+			}
+			noSpace(t, layout, 4, 40, func(n int) string { return fmt.Sprintf("nr_inodes=%d", n) }, steps)
+		})
+		t.Run("pages", func(t *testing.T) {
+			steps := map[Layout][]string{
+				Links: {`file "a"`, "make visible links"}, Files: {`file "a"`}, InPlace: {`file "a"`, "reserve"},
+			}
+			noSpace(t, layout, 3, 20, func(n int) string { return fmt.Sprintf("size=%dk", 4*n) }, steps[layout])
+		})
+	})
+	reliability.Shown(t, "F-16",
+		"a write that runs out of inodes or pages at each of its steps, from the first page to enough, with each layout")
+}
+
+// noSpace writes one version after another into volumes of each size in turn, and checks at which steps that fails.
+func noSpace(t *testing.T, layout Layout, from, to int, options func(n int) string, wantSteps []string) {
+	testkit.NothingLeft(t)
 	before := payload(file("a", strings.Repeat("a", 5000)), file("d/b", "b"))
 	after := payload(file("a", strings.Repeat("A", 9000)), file("d/e/b", "B"), file("d/e/c", "C"), file("new", "N"),
 		file(strings.Repeat("n", 255), "a name whose link takes a page"))
-	for _, limit := range []struct {
-		name      string
-		from, to  int
-		options   func(n int) string
-		wantSteps []string
-	}{
-		{"inodes", 8, 40, func(n int) string { return fmt.Sprintf("nr_inodes=%d", n) },
-			[]string{"make directory", "create", "publish new generation", "make visible links"}},
-		{"pages", 3, 20, func(n int) string { return fmt.Sprintf("size=%dk", 4*n) },
-			[]string{"file \"a\"", "make visible links"}},
-	} {
-		t.Run(limit.name, func(t *testing.T) {
-			testkit.NothingLeft(t)
-			failures := map[string]bool{}
-			succeeded := false
-			for n := limit.from; n <= limit.to; n++ {
-				dir := newVolume(t, limit.options(n))
-				if _, err := tryWrite(t, dir, before); err != nil {
-					if !errors.Is(err, unix.ENOSPC) {
-						t.Fatalf("%d: first version: %v", n, err)
-					}
-					continue
-				}
-				// Twice: a failure must not eat up the room for the next try.
-				for range 2 {
-					changed, err := tryWrite(t, dir, after)
-					switch {
-					case err == nil:
-						succeeded = true
-						check(t, dir, after)
-					case !errors.Is(err, unix.ENOSPC):
-						t.Fatalf("%d: %v", n, err)
-					case !changed && look(t, filepath.Join(dir, "..data", "a")).content[0] == 'a':
-						// The old version, and not a trace of the new.
-						check(t, dir, before)
-					default:
-						// The new version is published, and a link of it is missing.
-						if got := look(t, filepath.Join(dir, "..data", "d/e/c")); got.content != "C" {
-							t.Errorf("%d: changed is true, but ..data shows %v", n, got)
-						}
-					}
-					if err != nil {
-						failures[err.Error()] = true
-					}
-				}
-				// With room, all is put right.
-				if err := unix.Mount("", dir, "", unix.MS_REMOUNT, "size=1m,nr_inodes=1000"); err != nil {
-					t.Fatal(err)
-				}
-				write(t, dir, after)
+	before.Layout, after.Layout = layout, layout
+	var failures []string
+	succeeded := false
+	for n := from; n <= to; n++ {
+		dir := newVolume(t, options(n))
+		if _, err := tryWrite(t, dir, before); err != nil {
+			if !errors.Is(err, unix.ENOSPC) {
+				t.Fatalf("%d: first version: %v", n, err)
 			}
-			if !succeeded {
-				t.Error("no limit was high enough: the failures above show nothing")
-			}
-			for _, step := range limit.wantSteps {
-				found := false
-				for f := range failures {
-					found = found || strings.Contains(f, step)
+			continue
+		}
+		// Twice: a failure must not eat up the room for the next try.
+		for range 2 {
+			used := usage(t, dir)
+			changed, err := tryWrite(t, dir, after)
+			switch {
+			case err == nil:
+				succeeded = true
+				check(t, dir, after)
+				continue
+			case !errors.Is(err, unix.ENOSPC):
+				t.Fatalf("%d: %v", n, err)
+			case changed && layout == Links:
+				// The new version is published, and a link of it is missing.
+				if got := look(t, filepath.Join(dir, "..data", "d/e/c")); got.content != "C" {
+					t.Errorf("%d: changed is true, but ..data shows %v", n, got)
 				}
-				if !found {
-					t.Errorf("no write failed at %q; it failed with %v", step, failures)
+			case changed:
+				t.Errorf("%d: a part of the new version is visible: %v", n, err)
+			default:
+				// The old version, and not a trace of the new.
+				check(t, dir, before)
+				if now := usage(t, dir); now != used {
+					t.Errorf("%d: the failed write has left something: %s, before: %s", n, now, used)
 				}
 			}
-		})
+			failures = append(failures, err.Error())
+		}
+		// With room, all is put right.
+		if err := unix.Mount("", dir, "", unix.MS_REMOUNT, "size=1m,nr_inodes=1000"); err != nil {
+			t.Fatal(err)
+		}
+		write(t, dir, after)
 	}
-	reliability.Shown(t, "F-16",
-		"a write that runs out of inodes or pages at each of its steps, from the first page to enough")
+	if !succeeded {
+		t.Error("no limit was high enough: the failures above show nothing")
+	}
+	for _, step := range wantSteps {
+		if !slices.ContainsFunc(failures, func(f string) bool { return strings.Contains(f, step) }) {
+			t.Errorf("no write failed at %q; it failed with %q", step, failures)
+		}
+	}
+}
+
+// usage is what the tmpfs at dir holds, as text.
+func usage(t *testing.T, dir string) string {
+	t.Helper()
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%d pages and %d inodes", st.Blocks-st.Bfree, st.Files-st.Ffree)
 }
 
 func TestNoSpaceForTheFirstVersion(t *testing.T) {
-	testkit.NothingLeft(t)
-	dir := newVolume(t, "size=64k")
-	changed, err := tryWrite(t, dir, payload(file("small", "x"), file("large", strings.Repeat("x", 1<<20))))
-	if !errors.Is(err, unix.ENOSPC) || changed {
-		t.Errorf("changed %v, error %v", changed, err)
-	}
-	if got := walk(t, dir); len(got) != 1 {
-		t.Errorf("left: %q", got)
-	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil || st.Bfree != st.Blocks {
-		t.Errorf("%d of %d pages are in use, error %v", st.Blocks-st.Bfree, st.Blocks, err)
-	}
+	forEachLayout(t, func(t *testing.T, layout Layout) {
+		testkit.NothingLeft(t)
+		dir := newVolume(t, "size=64k")
+		p := payload(file("small", "x"), file("large", strings.Repeat("x", 1<<20)))
+		p.Layout = layout
+		changed, err := tryWrite(t, dir, p)
+		if !errors.Is(err, unix.ENOSPC) || changed {
+			t.Errorf("changed %v, error %v", changed, err)
+		}
+		if got := walk(t, dir); len(got) != 1 {
+			t.Errorf("left: %q", got)
+		}
+		if got, want := usage(t, dir), "0 pages and 1 inodes"; got != want {
+			t.Errorf("%s are in use, want %s", got, want)
+		}
+	})
 }

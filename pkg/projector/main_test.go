@@ -100,8 +100,72 @@ func look(t testing.TB, path string) entry {
 
 var generationForm = regexp.MustCompile(`^\.\.\d{4}_\d\d_\d\d_\d\d_\d\d_\d\d\.\d{1,10}$`)
 
-// check fails t unless dir holds p in AtomicWriter's layout and nothing else, owners and modes included.
+// forEachLayout runs a test with each layout.
+func forEachLayout(t *testing.T, test func(t *testing.T, layout Layout)) {
+	for layout, name := range layoutNames() {
+		t.Run(name, func(t *testing.T) { test(t, layout) })
+	}
+}
+
+func layoutNames() map[Layout]string {
+	return map[Layout]string{Links: "links", Files: "files", InPlace: "in-place"}
+}
+
+// check fails t unless dir holds p in its layout and nothing else, owners and modes included.
 func check(t testing.TB, dir string, p Payload) {
+	t.Helper()
+	var want map[string]entry
+	if p.Layout == Links {
+		want = wantLinks(t, dir, p)
+	} else {
+		want = wantFiles(p)
+	}
+	got := map[string]entry{}
+	for _, path := range walk(t, dir) {
+		got[path] = look(t, filepath.Join(dir, path))
+	}
+	differ(t, dir+" is not as it should be (want, got)", want, got)
+}
+
+// directoryEntry is a directory of p.
+func directoryEntry(p Payload) entry {
+	return entry{kind: unix.S_IFDIR, mode: fmt.Sprintf("%04o", p.DirMode), uid: p.UID, gid: p.GID}
+}
+
+func fileEntry(f File) entry {
+	return entry{unix.S_IFREG, fmt.Sprintf("%04o", f.Mode), f.UID, f.GID, string(f.Data)}
+}
+
+// addWithParents adds a directory, and the directories above it up to root.
+func addWithParents(want map[string]entry, path, root string, directory entry) {
+	for ; path != root; path = filepath.Dir(path) {
+		want[path] = directory
+	}
+}
+
+// beneathFile reports whether a path of Directories is, or lies beneath, a file.
+func beneathFile(p Payload, path string) bool {
+	return slices.ContainsFunc(p.Files, func(f File) bool { return path == f.Path || strings.HasPrefix(path, f.Path+"/") })
+}
+
+// wantFiles is what lies in a directory that holds p in the layout Files or InPlace.
+func wantFiles(p Payload) map[string]entry {
+	directory := directoryEntry(p)
+	want := map[string]entry{".": directory}
+	for _, path := range slices.Concat(p.Directories, p.MountPoints) {
+		if !beneathFile(p, path) {
+			addWithParents(want, path, ".", directory)
+		}
+	}
+	for _, f := range p.Files {
+		addWithParents(want, filepath.Dir(f.Path), ".", directory)
+		want[f.Path] = fileEntry(f)
+	}
+	return want
+}
+
+// wantLinks is what lies in dir if it holds p in AtomicWriter's layout.
+func wantLinks(t testing.TB, dir string, p Payload) map[string]entry {
 	t.Helper()
 	generation, err := os.Readlink(filepath.Join(dir, "..data"))
 	if err != nil {
@@ -110,52 +174,39 @@ func check(t testing.TB, dir string, p Payload) {
 	if !generationForm.MatchString(generation) {
 		t.Errorf("..data names %q, which has not the form of a generation", generation)
 	}
-	directory := entry{kind: unix.S_IFDIR, mode: fmt.Sprintf("%04o", p.DirMode), uid: p.UID, gid: p.GID}
+	directory := directoryEntry(p)
 	link := entry{kind: unix.S_IFLNK, mode: "0777", uid: p.UID, gid: p.GID}
 	to := func(target string) entry { l := link; l.content = target; return l }
 	want := map[string]entry{".": directory, "..data": to(generation), generation: directory}
-	above := func(path, root string) {
-		for parent := filepath.Dir(path); parent != root; parent = filepath.Dir(parent) {
-			want[parent] = directory
-		}
-	}
 	visible := func(path string) (inGeneration string) {
-		first, _, _ := strings.Cut(path, "/")
-		want[first] = to("..data/" + first)
+		want[first(path)] = to("..data/" + first(path))
 		return generation + "/" + path
 	}
 	stays := map[string]bool{}
 	for _, path := range p.MountPoints {
-		first, _, _ := strings.Cut(path, "/")
-		stays[first] = true
-		want[path] = directory
-		above(path, ".")
+		stays[first(path)] = true
+		addWithParents(want, path, ".", directory)
 	}
 	for _, path := range p.Directories {
-		if !slices.ContainsFunc(p.Files, func(f File) bool { return path == f.Path || strings.HasPrefix(path, f.Path+"/") }) {
-			root := "."
-			if first, _, _ := strings.Cut(path, "/"); !stays[first] {
-				path, root = visible(path), generation
-			}
-			want[path] = directory
-			above(path, root)
+		switch {
+		case beneathFile(p, path):
+		case stays[first(path)]:
+			addWithParents(want, path, ".", directory)
+		default:
+			addWithParents(want, visible(path), generation, directory)
 		}
 	}
 	for _, f := range p.Files {
 		path := visible(f.Path)
-		want[path] = entry{unix.S_IFREG, fmt.Sprintf("%04o", f.Mode), f.UID, f.GID, string(f.Data)}
-		above(path, generation)
+		addWithParents(want, filepath.Dir(path), generation, directory)
+		want[path] = fileEntry(f)
 		if b, err := os.ReadFile(filepath.Join(dir, f.Path)); err != nil {
 			t.Errorf("read by the visible name: %v", err)
 		} else if !bytes.Equal(b, f.Data) {
 			t.Errorf("%s: %d bytes by the visible name, want %d", f.Path, len(b), len(f.Data))
 		}
 	}
-	got := map[string]entry{}
-	for _, path := range walk(t, dir) {
-		got[path] = look(t, filepath.Join(dir, path))
-	}
-	differ(t, dir+" is not as it should be (want, got)", want, got)
+	return want
 }
 
 func walk(t testing.TB, dir string) []string {

@@ -28,24 +28,32 @@ func (p Payload) DirectoryCount() int {
 	return len(directories)
 }
 
-// Room is what a tmpfs needs to hold two versions of p at once: during a refresh the old one is still there.
+// Room is what a tmpfs needs for a refresh, in which the old version and the new one are there at once. With the layout
+// InPlace, the new one is there twice while it is copied.
 func (p Payload) Room() (bytes, inodes uint64) {
 	directories, names := p.layout()
+	versions := uint64(2)
+	if p.Layout == InPlace {
+		versions = 3
+	}
 	// A long link takes a page, and each visible name is a link. The generation is a directory as well.
 	links := uint64(len(names))
 	perVersion := uint64(len(p.Files)+len(directories)) + 1
 	// Beyond two versions: the root, ..data, ..data_tmp, and the links, of which a refresh replaces one by one.
 	const spare = 16
 	page := uint64(os.Getpagesize())
-	return 2*uint64(p.pages()) + (2*links+spare)*page, 2*perVersion + 2*links + spare
+	return versions*uint64(p.pages()) + (2*links+spare)*page, 2*perVersion + 2*links + spare
 }
 
 // Memory is what one version of p takes of the node's memory, in bytes. Of a tmpfs that holds p the kernel tells the
 // same: its used bytes, and InodeBytes for each used inode.
 func (p Payload) Memory() int64 {
 	directories, names := p.layout()
-	const always = 3 // the root, ..data and the generation
-	bytes := p.pages() + InodeBytes*int64(len(p.Files)+len(directories)+len(names)+always)
+	always := int64(1) // the root
+	if p.Layout == Links {
+		always = 3 // and ..data, and the generation
+	}
+	bytes := p.pages() + InodeBytes*(int64(len(p.Files)+len(directories)+len(names))+always)
 	for name := range names {
 		if len(dataLink+"/"+name) >= 128 { // mm/shmem.c, SHORT_SYMLINK_LEN
 			bytes += int64(os.Getpagesize())
@@ -86,6 +94,9 @@ func (p Payload) layout() (directories, names map[string]bool) {
 	for _, path := range p.MountPoints {
 		add(path)
 		delete(names, first(path))
+	}
+	if p.Layout != Links {
+		clear(names)
 	}
 	return directories, names
 }

@@ -97,17 +97,28 @@ func some(r *rand.Rand, most int, file func(i int) (string, int)) map[string]int
 }
 
 func TestRoomIsEnoughForTwoVersions(t *testing.T) {
-	r := rand.New(rand.NewPCG(1, 2))
 	names := slices.Sorted(maps.Keys(shapes()))
-	for _, name := range names {
-		t.Run("from "+name+" to itself and to another, and back", func(t *testing.T) {
-			shape := shapes()[name]
-			checkRoom(t, shape(r), shape(r))
-			other := shapes()[names[r.IntN(len(names))]]
-			checkRoom(t, shape(r), other(r))
-			checkRoom(t, other(r), shape(r))
-		})
-	}
+	forEachLayout(t, func(t *testing.T, layout Layout) {
+		r := rand.New(rand.NewPCG(1, 2))
+		for _, name := range names {
+			t.Run("from "+name+" to itself and to another, and back", func(t *testing.T) {
+				shape := shapes()[name]
+				checkRoom(t, layout, shape(r), shape(r))
+				other := shapes()[names[r.IntN(len(names))]]
+				checkRoom(t, layout, shape(r), other(r))
+				checkRoom(t, layout, other(r), shape(r))
+			})
+		}
+	})
+}
+
+// TestRoomForFilesThatGrow: the new files take the room twice before the old ones are gone.
+func TestRoomForFilesThatGrow(t *testing.T) {
+	small, large := file("a", "x"), file("b", strings.Repeat("x", 1<<20))
+	grown, shrunk := file("a", strings.Repeat("y", 1<<20)), file("b", "y")
+	forEachLayout(t, func(t *testing.T, layout Layout) {
+		checkRoom(t, layout, payload(small, large), payload(grown, shrunk))
+	})
 }
 
 func FuzzRoom(f *testing.F) {
@@ -117,13 +128,15 @@ func FuzzRoom(f *testing.F) {
 	names := slices.Sorted(maps.Keys(shapes()))
 	f.Fuzz(func(t *testing.T, seed uint64) {
 		r := rand.New(rand.NewPCG(seed, 0))
-		checkRoom(t, shapes()[names[r.IntN(len(names))]](r), shapes()[names[r.IntN(len(names))]](r))
+		layout := Layout(r.IntN(int(InPlace) + 1))
+		checkRoom(t, layout, shapes()[names[r.IntN(len(names))]](r), shapes()[names[r.IntN(len(names))]](r))
 	})
 }
 
 // checkRoom writes old into a tmpfs that has room for old alone, makes room for next and writes next.
-func checkRoom(t *testing.T, old, next Payload) {
+func checkRoom(t *testing.T, layout Layout, old, next Payload) {
 	t.Helper()
+	old.Layout, next.Layout = layout, layout
 	bytes, inodes := old.Room()
 	dir := newVolume(t, roomOption(bytes, inodes))
 	fits := func(p Payload) {

@@ -52,7 +52,7 @@ func writeDir(parent directory, name string, n *node, p Payload) error {
 			return err
 		}
 	}
-	if err := dir.own(p.UID, p.GID, p.DirMode); err != nil {
+	if _, err := dir.own(p.UID, p.GID, p.DirMode); err != nil {
 		return fmt.Errorf("directory %q: %w", name, err)
 	}
 	return nil
@@ -143,7 +143,8 @@ func makeDirectories(dir directory, tree *node, p Payload) error {
 		if err != nil {
 			return fmt.Errorf("open directory %q: %w", name, err)
 		}
-		err = errors.Join(sub.own(p.UID, p.GID, p.DirMode), makeDirectories(sub, child, p))
+		_, err = sub.own(p.UID, p.GID, p.DirMode)
+		err = errors.Join(err, makeDirectories(sub, child, p))
 		sub.close()
 		if err != nil {
 			return fmt.Errorf("directory %q: %w", name, err)

@@ -50,29 +50,37 @@ func TestLayoutOwnersAndModes(t *testing.T) {
 		"the deepest path":  payload(file(strings.Repeat("d/", 2047)+"f", "deep")),
 		"bytes, not a text": payload(file("bytes", "\x00\xff\r\n\x00")),
 	}
-	for name, p := range cases {
-		for _, umask := range []int{0, 0o077, 0o777} {
-			t.Run(fmt.Sprintf("%s, umask %03o", name, umask), func(t *testing.T) {
-				testkit.NothingLeft(t)
-				defer syscall.Umask(syscall.Umask(umask))
-				if name == "the deepest path" {
-					deep(t, p)
-					return
-				}
-				dir := newVolume(t, "")
-				if !write(t, dir, p) {
-					t.Error("first write: changed is false")
-				}
-				before := snapshot(t, dir)
-				if write(t, dir, p) {
-					t.Error("second write of the same: changed is true")
-				}
-				sameSnapshot(t, "second write of the same", before, snapshot(t, dir))
-				if !write(t, dir, Payload{DirMode: 0o750, UID: 5, GID: 6}) {
-					t.Error("write of nothing: changed is false")
-				}
-			})
+	forEachLayout(t, func(t *testing.T, layout Layout) {
+		for name, p := range cases {
+			p.Layout = layout
+			for _, umask := range []int{0, 0o077, 0o777} {
+				t.Run(fmt.Sprintf("%s, umask %03o", name, umask), func(t *testing.T) {
+					testkit.NothingLeft(t)
+					defer syscall.Umask(syscall.Umask(umask))
+					if name == "the deepest path" {
+						deep(t, p)
+					} else {
+						writtenOnce(t, p)
+					}
+				})
+			}
 		}
+	})
+}
+
+func writtenOnce(t *testing.T, p Payload) {
+	t.Helper()
+	dir := newVolume(t, "")
+	if !write(t, dir, p) {
+		t.Error("first write: changed is false")
+	}
+	before := snapshot(t, dir)
+	if write(t, dir, p) {
+		t.Error("second write of the same: changed is true")
+	}
+	sameSnapshot(t, "second write of the same", before, snapshot(t, dir))
+	if !write(t, dir, Payload{Layout: p.Layout, DirMode: 0o750, UID: 5, GID: 6}) {
+		t.Error("write of nothing: changed is false")
 	}
 }
 
@@ -85,38 +93,36 @@ func deep(t *testing.T, p Payload) {
 			t.Fatalf("changed %v, want %v; %v", changed, want, err)
 		}
 	}
-	write(t, dir, payload())
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		t.Fatal(err)
-	}
-	if used := st.Files - st.Ffree; used != 3 {
-		t.Errorf("%d inodes are in use after the path went; want the root, ..data and a generation", used)
-	}
+	p.Files = nil
+	write(t, dir, p)
+	isMemory(t, dir, p)
 }
 
 func TestEqualPayloadTouchesNothing(t *testing.T) {
-	testkit.NothingLeft(t)
-	dir := newVolume(t, "")
-	p := keys()
-	write(t, dir, p)
-	events := watch(t, dir)
-	before := snapshot(t, dir)
-	for i := range p.Files { // in another order too
-		p.Files[0], p.Files[i] = p.Files[i], p.Files[0]
-		if write(t, dir, p) {
-			t.Error("changed is true")
+	forEachLayout(t, func(t *testing.T, layout Layout) {
+		testkit.NothingLeft(t)
+		dir := newVolume(t, "")
+		p := keys()
+		p.Layout = layout
+		write(t, dir, p)
+		events := watch(t, dir)
+		before := snapshot(t, dir)
+		for i := range p.Files { // in another order too
+			p.Files[0], p.Files[i] = p.Files[i], p.Files[0]
+			if write(t, dir, p) {
+				t.Error("changed is true")
+			}
 		}
-	}
-	sameSnapshot(t, "equal payload", before, snapshot(t, dir))
-	if got := events(); got != nil {
-		t.Errorf("a watcher saw events: %v", got)
-	}
-	p.Files[0].Data = []byte("other")
-	write(t, dir, p)
-	if events() == nil {
-		t.Error("a watcher saw nothing of a change: the check above shows nothing")
-	}
+		sameSnapshot(t, "equal payload", before, snapshot(t, dir))
+		if got := events(); got != nil {
+			t.Errorf("a watcher saw events: %v", got)
+		}
+		p.Files[0].Data = []byte("other")
+		write(t, dir, p)
+		if events() == nil {
+			t.Error("a watcher saw nothing of a change: the check above shows nothing")
+		}
+	})
 }
 
 // watch has inotify look at all directories, and returns a function that gives the masks of the events since its last
@@ -196,28 +202,34 @@ func TestEveryDifferenceIsWritten(t *testing.T) {
 		"everything is another":                          func(p *Payload) { *p = payload(file("x", "y")) },
 		"a large file, one byte beyond the first 32 KiB": func(p *Payload) { p.Files[4].Data[40000]++ },
 	}
-	for name, change := range cases {
-		t.Run(name, func(t *testing.T) {
-			testkit.NothingLeft(t)
-			dir := newVolume(t, "")
-			original := func() Payload {
-				p := keys()
-				p.Files = append(p.Files, File{Path: "large", Data: make([]byte, 50000), Mode: 0o444})
-				return p
-			}
-			changed := original()
-			change(&changed)
-			write(t, dir, original())
-			if !write(t, dir, changed) {
-				t.Error("there: changed is false")
-			}
-			if write(t, dir, changed) {
-				t.Error("there again: changed is true")
-			}
-			if !write(t, dir, original()) {
-				t.Error("and back: changed is false")
-			}
-		})
+	forEachLayout(t, func(t *testing.T, layout Layout) {
+		for name, change := range cases {
+			t.Run(name, func(t *testing.T) { differenceIsWritten(t, layout, change) })
+		}
+	})
+}
+
+func differenceIsWritten(t *testing.T, layout Layout, change func(p *Payload)) {
+	testkit.NothingLeft(t)
+	dir := newVolume(t, "")
+	original := func() Payload {
+		p := keys()
+		p.Layout = layout
+		p.Files = append(p.Files, File{Path: "large", Data: make([]byte, 50000), Mode: 0o444})
+		return p
+	}
+	changed := original()
+	change(&changed)
+	changed.Layout = layout
+	write(t, dir, original())
+	if !write(t, dir, changed) {
+		t.Error("there: changed is false")
+	}
+	if write(t, dir, changed) {
+		t.Error("there again: changed is true")
+	}
+	if !write(t, dir, original()) {
+		t.Error("and back: changed is false")
 	}
 }
 

@@ -21,7 +21,7 @@ func pointer(n uint32) *uint32 { return &n }
 // full is a volume with every field set, each to another value.
 func full() Volume {
 	return Volume{
-		Version: version, VolumeID: "csi-1", TargetPath: "/pods/uid/volumes/kubernetes.io~csi/ssh/mount",
+		Version: newestVersion, VolumeID: "csi-1", TargetPath: "/pods/uid/volumes/kubernetes.io~csi/ssh/mount",
 		Pod: Pod{Namespace: "team", Name: "web-0", UID: "0b5c"},
 		Spec: Spec{
 			Volume: "ssh-keys",
@@ -33,7 +33,7 @@ func full() Volume {
 				},
 			}, {}},
 			UID: pointer(1000), GID: pointer(2000), Mode: pointer(0o600), DefaultUser: pointer(71), DirMode: 0o755,
-			Refresh: "watch",
+			Refresh: "watch", Layout: "files",
 			Paths: map[string]Permissions{
 				"dir/a:b\n\\": {UID: pointer(4), GID: pointer(5), Mode: pointer(0)}, "p2": {},
 			},
@@ -46,7 +46,7 @@ func full() Volume {
 
 // minimal is a volume that sets only what a record must have.
 func minimal(id string) Volume {
-	return Volume{Version: version, VolumeID: id, TargetPath: "/t", Pod: Pod{UID: "u"}}
+	return Volume{Version: oldestVersion, VolumeID: id, TargetPath: "/t", Pod: Pod{UID: "u"}}
 }
 
 func newStore(t testing.TB) (*Store, string) {

@@ -12,14 +12,18 @@ import (
 	"fmt"
 )
 
-// version is written to each record. A reader takes its own version only.
-const version = 4
+// The versions of the form that this driver reads. Version 5 added layout. A record gets the oldest version that has
+// all its fields, so that an older driver can read it after a rollback.
+const (
+	oldestVersion = 4
+	newestVersion = 5
+)
 
 // Errors that Store.Load puts around the name of a file.
 var (
 	// ErrCorrupt says that a file is not a record: truncated, garbage, or for another volume than its name says.
 	ErrCorrupt = errors.New("corrupt volume record")
-	// ErrVersion says that another version of the driver wrote the record.
+	// ErrVersion says that a driver wrote the record in a form that this one does not read.
 	ErrVersion = errors.New("volume record of another version")
 )
 
@@ -57,14 +61,16 @@ type Pod struct {
 // Spec is the description of a volume, in a form of its own: the files outlive the code that wrote them.
 type Spec struct {
 	// Volume is the name of the volume of the pod that describes this one; absent if the attributes name an object.
-	Volume      string                 `json:"volume,omitempty"`
-	Sources     []Source               `json:"objects"`
-	UID         *uint32                `json:"uid,omitempty"`
-	GID         *uint32                `json:"gid,omitempty"`
-	Mode        *uint32                `json:"mode,omitempty"`
-	DefaultUser *uint32                `json:"defaultUser,omitempty"`
-	DirMode     uint32                 `json:"dirMode"`
-	Refresh     string                 `json:"refresh"`
+	Volume      string   `json:"volume,omitempty"`
+	Sources     []Source `json:"objects"`
+	UID         *uint32  `json:"uid,omitempty"`
+	GID         *uint32  `json:"gid,omitempty"`
+	Mode        *uint32  `json:"mode,omitempty"`
+	DefaultUser *uint32  `json:"defaultUser,omitempty"`
+	DirMode     uint32   `json:"dirMode"`
+	Refresh     string   `json:"refresh"`
+	// Layout is absent if the names are links.
+	Layout      string                 `json:"layout,omitempty"`
 	Paths       map[string]Permissions `json:"paths,omitempty"`
 	MountPoints []string               `json:"mountPoints,omitempty"`
 	SubPaths    []string               `json:"subPaths,omitempty"`
@@ -97,10 +103,22 @@ type Permissions struct {
 	Mode *uint32 `json:"mode,omitempty"`
 }
 
+// version is the oldest version of the form that has all fields of v.
+func (v *Volume) version() int {
+	if v.Spec.Layout != "" {
+		return 5
+	}
+	return 4
+}
+
 // check tells whether v can be a record at all.
 func (v *Volume) check() error {
-	if v.Version != version {
-		return fmt.Errorf("%w: it has version %d, this driver writes %d", ErrVersion, v.Version, version)
+	if v.Version < oldestVersion || v.Version > newestVersion {
+		return fmt.Errorf("%w: it has version %d, this driver reads %d to %d",
+			ErrVersion, v.Version, oldestVersion, newestVersion)
+	}
+	if want := v.version(); v.Version != want {
+		return fmt.Errorf("%w: it has version %d and the fields of version %d", ErrCorrupt, v.Version, want)
 	}
 	if v.VolumeID == "" || v.TargetPath == "" || v.Pod.UID == "" {
 		return fmt.Errorf("%w: volumeID, targetPath or pod.uid is empty", ErrCorrupt)

@@ -79,7 +79,7 @@ func (s *Store) Save(v Volume) error {
 
 // encode returns the file of a record. Unlike json.Marshal it does not write <, > and & as six bytes each.
 func encode(v Volume) ([]byte, error) {
-	v.Version = version
+	v.Version = v.version()
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
@@ -237,11 +237,10 @@ func decode(b []byte) (Volume, error) {
 	if head.Version < 1 {
 		return Volume{}, fmt.Errorf("%w: it has no version", ErrCorrupt)
 	}
-	if head.Version != version {
-		v := Volume{Version: head.Version}
-		return Volume{}, v.check()
+	v := Volume{Version: head.Version}
+	if err := v.check(); errors.Is(err, ErrVersion) {
+		return Volume{}, err
 	}
-	var v Volume
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&v); err != nil {

@@ -27,17 +27,18 @@ import (
 
 // golden is full() as a file. A change of the form needs a change here and another version: this version of the driver
 // reads the files that earlier versions left, and a field that the driver does not know is an error.
-const golden = `{"version":4,"volumeID":"csi-1","targetPath":"/pods/uid/volumes/kubernetes.io~csi/ssh/mount",` +
+const golden = `{"version":5,"volumeID":"csi-1","targetPath":"/pods/uid/volumes/kubernetes.io~csi/ssh/mount",` +
 	`"pod":{"namespace":"team","name":"web-0","uid":"0b5c"},` +
 	`"spec":{"volume":"ssh-keys","objects":[{"kind":"Secret","name":"ssh-keys","items":[` +
 	`{"key":"key","container":"c","divisor":"1Mi","path":"dir/<path> & \"more\"","mode":292,"uid":3},` +
 	`{"key":"k2","path":"p2"}],"optional":true,"mode":256},{"mode":0}],` +
-	`"uid":1000,"gid":2000,"mode":384,"defaultUser":71,"dirMode":493,"refresh":"watch",` +
+	`"uid":1000,"gid":2000,"mode":384,"defaultUser":71,"dirMode":493,"refresh":"watch","layout":"files",` +
 	`"paths":{"dir/a:b\n\\":{"uid":4,"gid":5,"mode":0},"p2":{}},` +
 	`"mountPoints":["data","run/x"],"subPaths":["conf"]},` +
 	`"mountGroup":5000,"user":70,"allocatable":{"cpu":"4","memory":"8Gi"},"size":12,` +
 	`"device":18446744073709551615,"fsid":9223372036854775809}`
 
+// goldenMinimal has no field that is newer than version 4, so a driver that reads version 4 alone can read the file.
 const goldenMinimal = `{"version":4,"volumeID":"csi-0","targetPath":"/t","pod":{"namespace":"","name":"","uid":"u"},` +
 	`"spec":{"objects":null,"dirMode":0,"refresh":""},"device":0,"fsid":0}`
 
@@ -315,7 +316,9 @@ func TestLoadOfBadFiles(t *testing.T) {
 		"version 3, of the first design": {with(`"version":4`, `"version":3`), other},
 		"version 3, with its fields": {text(`{"version":3,"volumeID":"mine","secretRef":"x","spec":{"sources":[]}}`),
 			other},
-		"version 5":                          {with(`"version":4`, `"version":5`), other},
+		"version 5 without its fields":       {with(`"version":4`, `"version":5`), corrupt},
+		"version 4 with fields of version 5": {with(`"refresh"`, `"layout":"files","refresh"`), corrupt},
+		"version 6":                          {with(`"version":4`, `"version":6`), other},
 		"version 99, with unknown fields":    {text(`{"version":99,"volume":{"id":"mine"}}`), other},
 		"version 4, truncated":               {text(`{"version":4,"volumeID":"mi`), corrupt},
 		"another volume's name":              {with(`"mine"`, `"yours"`), corrupt},

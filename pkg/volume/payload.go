@@ -33,12 +33,22 @@ func (v *volume) payload(content []projected, limits Limits) (projector.Payload,
 	uid, gid := v.owner()
 	p := projector.Payload{
 		Directories: v.spec.SubPaths, MountPoints: v.spec.MountPoints,
-		DirMode: v.spec.DirMode, UID: uid, GID: gid,
+		Layout: layoutOf(v.spec), DirMode: v.spec.DirMode, UID: uid, GID: gid,
 	}
 	for _, path := range slices.Sorted(maps.Keys(files)) {
 		p.Files = append(p.Files, files[path])
 	}
 	return p, v.checkSize(p, limits)
+}
+
+func layoutOf(s attributes.Spec) projector.Layout {
+	switch s.Layout {
+	case attributes.LayoutFiles:
+		return projector.Files
+	case attributes.LayoutInPlace:
+		return projector.InPlace
+	}
+	return projector.Links
 }
 
 // file makes a file, whose owner and mode are those of its path, else of its item, else of the volume.

@@ -324,8 +324,7 @@ func (m *Manager) republish(v *volume, req Request) error {
 	return nil
 }
 
-// adopt takes over a mount that this driver made but has no record of. What it holds is whole: it was when it was
-// attached, and refresh replaces it whole.
+// adopt takes over a mount that this driver made but has no record of.
 func (m *Manager) adopt(ctx context.Context, req Request, state tmpfs.State) error {
 	v := newVolume(req)
 	v.identity = state.Identity
@@ -339,6 +338,7 @@ func (m *Manager) adopt(ctx context.Context, req Request, state tmpfs.State) err
 		klog.ErrorS(err, "An adopted volume has no record; it will be adopted again after a restart", "volume", v.id)
 	}
 	v.share = m.quota.restore(v, state)
+	v.unfinished = v.spec.Layout != attributes.LayoutLinks
 	m.put(v)
 	klog.InfoS("Adopted a mount without a record", v.logFields()...)
 	if v.watches() {

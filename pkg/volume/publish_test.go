@@ -410,6 +410,7 @@ func TestPublishAgain(t *testing.T) {
 		{"with volume", func(h *harness, r *Request) { r.Spec.Volume, r.Spec.Sources = "keys", nil }, ErrConflict},
 		{"with another mode of directories", func(h *harness, r *Request) { r.Spec.DirMode = 0o700 }, ErrConflict},
 		{"with refresh off", func(h *harness, r *Request) { r.Spec.Refresh = attributes.RefreshOff }, ErrConflict},
+		{"with another layout", func(h *harness, r *Request) { r.Spec.Layout = attributes.LayoutFiles }, ErrConflict},
 		{"for another pod", func(h *harness, r *Request) { r.Pod.UID = "uid-other" }, ErrConflict},
 		{"at another target", func(h *harness, r *Request) {
 			r.TargetPath = h.request("elsewhere", "secretName", "keys").TargetPath
@@ -821,7 +822,7 @@ func TestAVolumeSurvivesItsRecord(t *testing.T) {
 	described.Projected.Sources[0].ConfigMap.Optional = ptr.To(true)
 	described.Projected.DefaultUser = ptr.To[int64](7)
 	all := h.described("v", described, "uid", "0", "gid", "2147483647", "mode", "0000", "dirMode", "0711", "refresh",
-		"off",
+		"off", "layout", "in-place",
 		"uid/x/a", "1", "gid/b", "2", "mode/a:b\n", "0777")
 	all.MountGroup = ptr.To[uint32](0)
 	h.describe(all, described, mounted("other", "/v/m"), func(pod *corev1.Pod) {

@@ -3,6 +3,7 @@
 package volume
 
 import (
+	"cmp"
 	"maps"
 
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
@@ -20,6 +21,9 @@ func (v *volume) toRecord() record.Volume {
 			Volume: s.Volume, UID: s.UID, GID: s.GID, Mode: s.Mode, DefaultUser: s.DefaultUser, DirMode: s.DirMode,
 			Refresh: string(s.Refresh), MountPoints: s.MountPoints, SubPaths: s.SubPaths,
 		},
+	}
+	if s.Layout != attributes.LayoutLinks {
+		r.Spec.Layout = string(s.Layout)
 	}
 	for path, p := range s.Paths {
 		if r.Spec.Paths == nil {
@@ -45,6 +49,7 @@ func fromRecord(r record.Volume) *volume {
 	spec := attributes.Spec{
 		Volume: r.Spec.Volume, UID: r.Spec.UID, GID: r.Spec.GID, Mode: r.Spec.Mode, DefaultUser: r.Spec.DefaultUser,
 		DirMode: r.Spec.DirMode, Refresh: attributes.Refresh(r.Spec.Refresh),
+		Layout:      cmp.Or(attributes.Layout(r.Spec.Layout), attributes.LayoutLinks),
 		MountPoints: r.Spec.MountPoints, SubPaths: r.Spec.SubPaths,
 	}
 	for path, p := range r.Spec.Paths {

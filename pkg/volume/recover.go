@@ -66,9 +66,13 @@ func (m *Manager) recover(ctx context.Context, r record.Volume) error {
 		return nil
 	}
 	v.share = m.quota.restore(v, state)
+	v.unfinished = v.spec.Layout != attributes.LayoutLinks
 	m.put(v)
 	if v.watches() {
 		m.subscribe(v, true)
+	}
+	if v.unfinished { // a worker waits for no API server
+		m.queue.Add(v)
 	}
 	return nil
 }

@@ -19,10 +19,17 @@ import (
 
 // refresh brings the files of a volume up to its objects, or to the last request. An error means: try again later.
 func (m *Manager) refresh(v *volume) error {
-	if m.get(v.id) != v || v.spec.Refresh == attributes.RefreshOff || v.isPaused() {
-		return nil // unpublished, or not to be refreshed now
+	if m.get(v.id) != v || v.spec.Refresh == attributes.RefreshOff {
+		return nil // unpublished, or not to be refreshed
 	}
-	err := m.show(v)
+	finished, err := m.finish(v)
+	switch {
+	case err != nil:
+	case v.isPaused(), finished && m.isUnanswered(v): // the answer queues the volume
+		return nil
+	default:
+		err = m.show(v)
+	}
 	if m.get(v.id) != v {
 		return nil // unpublished meanwhile
 	}
@@ -79,13 +86,28 @@ func (m *Manager) show(v *volume) (err error) {
 	return nil
 }
 
-// write puts a new version into the volume, through a private clone of its mount.
-func (m *Manager) write(v *volume, content []projected) (changed bool, size int64, err error) {
-	target, err := tmpfs.OpenTarget(v.targetPath)
-	if err != nil {
-		return false, 0, classify(err)
+// finish completes the version that a killed process, or a refresh that failed, may have left half visible. It reports
+// whether there was anything to look for.
+func (m *Manager) finish(v *volume) (finished bool, err error) {
+	if !v.unfinished {
+		return false, nil
 	}
-	defer target.Close()
+	err = v.open(func(clone *tmpfs.DetachedMount) error { return projector.Finish(clone.Dir(), layoutOf(v.spec)) })
+	if err != nil {
+		return false, fmt.Errorf("complete the last version of volume %s: %w", v.id, err)
+	}
+	v.unfinished = false
+	return true, nil
+}
+
+// isUnanswered reports whether the API server has not answered yet about an object that the volume follows.
+func (m *Manager) isUnanswered(v *volume) bool {
+	_, err := m.latest(v)
+	return errors.Is(err, source.ErrUnavailable)
+}
+
+// write puts a new version into the volume.
+func (m *Manager) write(v *volume, content []projected) (changed bool, size int64, err error) {
 	payload, err := v.payload(content, m.config.Limits)
 	if err != nil {
 		return false, 0, err
@@ -94,26 +116,38 @@ func (m *Manager) write(v *volume, content []projected) (changed bool, size int6
 	if err != nil {
 		return false, 0, err
 	}
-	defer func() {
-		if err != nil {
-			undo()
+	err = v.open(func(clone *tmpfs.DetachedMount) (err error) {
+		if err := failpoint.Error("refresh-cloned"); err != nil {
+			return err
 		}
-	}()
+		if err := clone.Grow(m.limitsOf(payload), m.config.Features.NoSwap); err != nil {
+			return err
+		}
+		if changed, err = projector.Write(clone.Dir(), payload); err != nil {
+			v.unfinished = changed
+			return fmt.Errorf("refresh volume %s: %w", v.id, classify(err))
+		}
+		return nil
+	})
+	if err != nil {
+		undo()
+		return changed, 0, err
+	}
+	return changed, payload.Size(), nil
+}
+
+// open calls use with a private clone of the volume's mount, which is writable.
+func (v *volume) open(use func(*tmpfs.DetachedMount) error) (err error) {
+	target, err := tmpfs.OpenTarget(v.targetPath)
+	if err != nil {
+		return classify(err)
+	}
+	defer target.Close()
 	clone, err := target.Clone(v.identity)
 	if err != nil {
-		return false, 0, err
+		return err
 	}
 	// A clone that stayed open would keep the content in memory after the volume is unmounted.
 	defer func() { err = errors.Join(err, clone.Close()) }()
-	if err := failpoint.Error("refresh-cloned"); err != nil {
-		return false, 0, err
-	}
-	if err := clone.Grow(m.limitsOf(payload), m.config.Features.NoSwap); err != nil {
-		return false, 0, err
-	}
-	changed, err = projector.Write(clone.Dir(), payload)
-	if err != nil {
-		return changed, 0, fmt.Errorf("refresh volume %s: %w", v.id, classify(err))
-	}
-	return changed, payload.Size(), nil
+	return use(clone)
 }

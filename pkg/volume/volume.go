@@ -117,6 +117,9 @@ type volume struct {
 	projections []projection
 	// share is what the volume takes of the node's limits. A new volume has none.
 	share *share
+	// unfinished: the files may show a part of a version, which projector.Finish completes. Only the worker that refreshes
+	// the volume uses it.
+	unfinished bool
 	// written is when the last refresh that wrote to the files ended; nil if none did. Guarded by no lock: the queue reads
 	// it with its own lock, which a subscription takes while mu is held.
 	written atomic.Pointer[time.Time]

@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package projector
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
+)
+
+// pendingDir holds the changed files of a version, at their paths, until each has taken its place. A version that has a
+// pendingDir is completed, whatever happens to the process.
+const pendingDir = "..pending"
+
+// maxWrite is how many bytes one system call writes to a file that is overwritten. A larger file takes several calls, so
+// that its content is not held in memory twice.
+const maxWrite = 1 << 20
+
+// writeFiles is Write for the layouts Files and InPlace. The steps, marked by number in the code:
+//
+//  1. Complete the version that a killed writer left in ..pending.
+//  2. Remove every ".." name: only a killed writer leaves one.
+//  3. Write what is missing or different into a new directory; each file gets owner, then mode.
+//  4. InPlace: reserve memory for the files that grow.
+//  5. Rename the directory to ..pending.
+//  6. Take each file from ..pending to its path.
+//  7. Own the directories, and remove what the payload does not have.
+func writeFiles(dir directory, tree *node, p Payload) (changed bool, err error) {
+	// (1)
+	if err := finish(dir, p.Layout); err != nil {
+		return true, fmt.Errorf("complete the version of an earlier writer: %w", err)
+	}
+	// (2)
+	if err := cleanFiles(dir, p.Layout); err != nil {
+		return false, fmt.Errorf("remove what an earlier writer left: %w", err)
+	}
+	if difference := missing(dir, tree, p); difference != nil {
+		// (3), (4), (5)
+		if err := stage(dir, difference, p); err != nil {
+			return false, fmt.Errorf("write new version: %w", err)
+		}
+		failpoint.Hit("projector-pending")
+		// (6)
+		if err := finish(dir, p.Layout); err != nil {
+			return true, fmt.Errorf("show new version: %w", err)
+		}
+		changed = true
+	}
+	// (7)
+	pruned, err := prune(dir, ".", tree, p)
+	if err != nil {
+		err = fmt.Errorf("remove files of the old version: %w", err)
+	}
+	return changed || pruned, err
+}
+
+// Finish completes the version that a killed writer left half visible in the directory that root is a descriptor of. It
+// needs no payload. With the layout Links there is none: a version becomes visible by one rename.
+func Finish(root int, layout Layout) error {
+	if layout == Links {
+		return nil
+	}
+	dir, err := openDir(root, ".")
+	if err != nil {
+		return fmt.Errorf("open volume directory: %w", err)
+	}
+	defer dir.close()
+	return finish(dir, layout)
+}
+
+// cleanFiles removes all reserved names.
+func cleanFiles(dir directory, layout Layout) error {
+	names, err := dir.names()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if !strings.HasPrefix(name, reservedPrefix) {
+			continue
+		}
+		if isGeneration(name) {
+			if err := unreserve(dir, name, layout); err != nil {
+				return err
+			}
+		}
+		if err := removeTree(dir, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// missing returns the part of the tree that dir does not have, or has with another owner, mode or content; nil if there
+// is none.
+func missing(dir directory, n *node, p Payload) *node {
+	difference := newDirectory()
+	for name, child := range n.children {
+		if child.file != nil {
+			if !sameFile(dir, name, child.file) {
+				difference.children[name] = child
+			}
+			continue
+		}
+		sub, err := openDir(dir.fd(), name)
+		if err != nil {
+			difference.children[name] = child
+			continue
+		}
+		if below := missing(sub, child, p); below != nil {
+			difference.children[name] = below
+		}
+		sub.close()
+	}
+	if len(difference.children) == 0 {
+		return nil
+	}
+	return difference
+}
+
+// stage writes a tree below ..pending. If it fails, what it wrote is gone again.
+func stage(dir directory, tree *node, p Payload) error {
+	name, err := writeGeneration(dir, tree, p)
+	if err != nil {
+		return err
+	}
+	err = reserve(dir, name, p.Layout)
+	if err == nil {
+		err = failpoint.Error("projector-staged")
+	}
+	if err == nil {
+		err = dir.rename(name, pendingDir)
+	}
+	if err != nil {
+		return errors.Join(err, unreserve(dir, name, p.Layout), removeTree(dir, name))
+	}
+	return nil
+}
+
+// finish takes all files from ..pending, if there is one. If a killed process has done a part of that, it does the rest.
+func finish(dir directory, layout Layout) error {
+	err := merge(dir, pendingDir, dir, func(f staged) error {
+		failpoint.Hit("projector-file-taken")
+		switch {
+		case f.overwrites(layout):
+			return f.overwrite()
+		case f.current != nil && isDirectory(f.current) != isDirectory(f.next):
+			if err := removeTree(f.to, f.name); err != nil {
+				return err
+			}
+		}
+		return unix.Renameat(f.from.fd(), f.name, f.to.fd(), f.name)
+	})
+	if err != nil {
+		return err
+	}
+	return removeTree(dir, pendingDir)
+}
+
+// reserve allocates the memory by which files grow when they are overwritten with those below the directory called name.
+// So there is no lack of memory once a part of the version is visible.
+func reserve(dir directory, name string, layout Layout) error {
+	return merge(dir, name, dir, func(f staged) error {
+		if !f.overwrites(layout) || f.next.Size <= f.current.Size {
+			return nil
+		}
+		return f.open(func(fd int) error {
+			if err := unix.Fallocate(fd, unix.FALLOC_FL_KEEP_SIZE, 0, f.next.Size); err != nil {
+				return fmt.Errorf("reserve %d bytes: %w", f.next.Size, err)
+			}
+			return nil
+		})
+	})
+}
+
+// unreserve frees what reserve has allocated.
+func unreserve(dir directory, name string, layout Layout) error {
+	return merge(dir, name, dir, func(f staged) error {
+		if !f.overwrites(layout) {
+			return nil
+		}
+		return f.open(func(fd int) error { return unix.Ftruncate(fd, f.current.Size) })
+	})
+}
+
+// staged is a file, or a directory that the volume does not have, before it takes its place.
+type staged struct {
+	name string
+	// from is the directory in which it lies, and to the one in which its place is.
+	from, to directory
+	// next is what it is, and current what lies in its place; nil if nothing does.
+	next, current *unix.Stat_t
+}
+
+// merge calls visit for each file below the directory called name, and for each directory that does not exist in to.
+func merge(parent directory, name string, to directory, visit func(staged) error) error {
+	from, err := openDir(parent.fd(), name)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		return nil // there is none, or this package did not make it
+	}
+	if err != nil {
+		return err
+	}
+	defer from.close()
+	names, err := from.names()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := mergeOne(from, name, to, visit); err != nil {
+			return fmt.Errorf("%.200q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func mergeOne(from directory, name string, to directory, visit func(staged) error) error {
+	next, err := from.lstat(name)
+	if err != nil {
+		return err
+	}
+	current, err := to.lstat(name)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return visit(staged{name, from, to, &next, nil})
+	case err != nil:
+		return err
+	case !isDirectory(&next) || !isDirectory(&current):
+		return visit(staged{name, from, to, &next, &current})
+	}
+	sub, err := openDir(to.fd(), name)
+	if err != nil {
+		return err
+	}
+	defer sub.close()
+	return merge(from, name, sub, visit)
+}
+
+func isDirectory(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFDIR }
+
+// overwrites reports whether the file that lies in the place keeps its inode. A descriptor of the old file must not show
+// new content to somebody who may not open the new file, so a file whose owner, group or mode changes is replaced.
+func (f staged) overwrites(layout Layout) bool {
+	return layout == InPlace && f.current != nil && f.next.Mode&unix.S_IFMT == unix.S_IFREG && f.current.Nlink == 1 &&
+		f.current.Mode == f.next.Mode && f.current.Uid == f.next.Uid && f.current.Gid == f.next.Gid
+}
+
+// open calls f with a descriptor of the file that lies in the place.
+func (f staged) open(use func(fd int) error) error {
+	fd, err := openat(f.to.fd(), f.name, unix.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return use(fd)
+}
+
+// overwrite copies the staged file over the one in its place, which is never shorter than both versions.
+func (f staged) overwrite() error {
+	source, err := openat(f.from.fd(), f.name, unix.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(source)
+	return f.open(func(fd int) error {
+		if err := copyTo(fd, source, f.next.Size); err != nil {
+			return err
+		}
+		return unix.Ftruncate(fd, f.next.Size) // also if the length is right: it frees what a killed process has reserved
+	})
+}
+
+func copyTo(fd, source int, length int64) error {
+	buf := make([]byte, min(length, maxWrite))
+	for at := int64(0); at < length; {
+		n, err := unix.Pread(source, buf, at)
+		if err != nil || n == 0 {
+			return fmt.Errorf("read at %d of %d bytes: %w", at, length, cmp.Or(err, io.ErrUnexpectedEOF))
+		}
+		if n, err = unix.Pwrite(fd, buf[:n], at); err != nil {
+			return fmt.Errorf("write at %d: %w", at, err)
+		}
+		at += int64(n)
+		failpoint.Hit("projector-half-overwritten")
+	}
+	return nil
+}
+
+// prune gives the directory called name, and those below it, their owner and mode, and removes everything in them that
+// the tree does not have. It reports whether it found something to do.
+func prune(parent directory, name string, n *node, p Payload) (changed bool, err error) {
+	dir, err := openDir(parent.fd(), name)
+	if err != nil {
+		return false, err
+	}
+	defer dir.close()
+	if changed, err = dir.own(p.UID, p.GID, p.DirMode); err != nil {
+		return changed, err
+	}
+	names, err := dir.names()
+	if err != nil {
+		return changed, err
+	}
+	for _, name := range names {
+		child, below := n.children[name], false
+		switch {
+		case child == nil:
+			below, err = true, removeTree(dir, name)
+		case child.file == nil:
+			below, err = prune(dir, name, child, p)
+		}
+		changed = changed || below
+		if err != nil {
+			return changed, fmt.Errorf("%.200q: %w", name, err)
+		}
+	}
+	return changed, nil
+}
