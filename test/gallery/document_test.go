@@ -47,7 +47,8 @@ script and Secret.
 
 All pods with this driver have an `+"`fsGroup`"+`, too, because a pod often needs one for another volume.
 "Refused" means an exit code other than 0. "Stayed old" means that the Secret changed, that kubelet
-refreshed the volume, and that the program still got the content of before.
+refreshed the volume, and that the program still got the content of before. Only a script that waits
+for a change also has the whole volume in another directory.
 
 `, kubernetes)
 	fmt.Fprintf(&d, "## %d programs that no in-tree volume of a Secret suits\n\n", len(needs))

@@ -252,8 +252,8 @@ func (h *harness) createSecret(t *testing.T, name string, data map[string][]byte
 	}
 }
 
-// updateWhenReady changes the Secret of a pod that is ready. Kubelet refreshes in-tree volumes when the pod changes:
-// annotations that change spare the test the minute until kubelet does it by itself.
+// updateWhenReady changes the Secret of a pod that is ready, and waits until the pod has ended. Kubelet refreshes in-tree
+// volumes at once when the pod changes, else within two minutes: so updateWhenReady changes an annotation of the pod.
 func (h *harness) updateWhenReady(t *testing.T, pod string, data map[string][]byte) {
 	t.Helper()
 	now, err := waitForPod(t.Context(), h, h.namespace, pod, "readiness or end",
@@ -268,10 +268,10 @@ func (h *harness) updateWhenReady(t *testing.T, pod string, data map[string][]by
 	if _, err := h.CoreV1().Secrets(h.namespace).Update(t.Context(), object, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	number := 0
+	changes := 0
 	h.until(t, "the end of pod "+pod, func(ctx context.Context) (bool, error) {
-		number++
-		patch := fmt.Appendf(nil, `{"metadata":{"annotations":{"gallery":"%d"}}}`, number)
+		changes++
+		patch := fmt.Appendf(nil, `{"metadata":{"annotations":{"changes":"%d"}}}`, changes)
 		now, err := h.CoreV1().Pods(h.namespace).Patch(ctx, pod, types.MergePatchType, patch, metav1.PatchOptions{})
 		return err == nil && ended(now), err
 	})

@@ -67,6 +67,7 @@ func Images(ctx context.Context, cache string) (tars []string, err error) {
 	return tars, nil
 }
 
+// image makes the image of a suite's programs.
 func image(ctx context.Context, cache, suite string) (tar string, err error) {
 	wanted := slices.Clone(packages)
 	for _, p := range programs {
