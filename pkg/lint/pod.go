@@ -183,7 +183,7 @@ func (l *linter) attributes(v *volume, hasRef bool) {
 func (l *linter) templates(v volume, at string, attrs *manifest.Node) {
 	var paths []string
 	for _, s := range v.spec.Sources {
-		if len(s.Items) == 0 && s.Object.Kind != attributes.Pod {
+		if len(s.Items) == 0 {
 			return // each key is a file
 		}
 		for _, item := range s.Items {
