@@ -851,6 +851,10 @@ func TestAVolumeSurvivesItsRecord(t *testing.T) {
 		if got := fromRecord(loaded[0]); !reflect.DeepEqual(got, v) {
 			t.Errorf("%s:\ngot  %+v\nwant %+v", name, got, v)
 		}
+		// The driver before layouts and templates reads version 4.
+		if wanted := map[bool]int{true: 5, false: 4}[r.ID == all.ID]; loaded[0].Version != wanted {
+			t.Errorf("%s: the record has version %d, want %d", name, loaded[0].Version, wanted)
+		}
 		must(t, h.config.Records.Remove(r.ID))
 	}
 }
