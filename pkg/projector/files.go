@@ -165,6 +165,9 @@ func finish(dir directory, layout Layout) error {
 // reserve allocates the memory by which files grow when they are overwritten with those below the directory called name.
 // So there is no lack of memory once a part of the version is visible.
 func reserve(dir directory, name string, layout Layout) error {
+	if layout != InPlace {
+		return nil
+	}
 	return merge(dir, name, dir, func(f staged) error {
 		if !f.overwrites(layout) || f.next.Size <= f.current.Size {
 			return nil
