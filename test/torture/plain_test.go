@@ -116,8 +116,8 @@ func killsInPlainFiles(t *testing.T, c *cluster) {
 		fmt.Sprintf("%d kills, each during an outage of the API server", len(all[:3])+len(all)))
 }
 
-// killInPlainFiles makes a kill in the change from a version of object a to another. Both have three files. Those of the
-// later version are shorter, which needs one of 99, 99+162, 99+2*162 and so on.
+// killInPlainFiles makes a kill in the change from a version of object a to another. Both have three files. Each file
+// of the later version is shorter, if the version is one of 99, 99+162, 99+2*162 and so on.
 func (h *harness) killInPlainFiles(m mounted, kill plainKill, version int) {
 	h.t.Helper()
 	what := fmt.Sprintf("layout %s, killed at %s", m.owned.layout, kill.point)
