@@ -24,8 +24,8 @@ type part struct {
 	// in-place, until its write has ended.
 	mixed bool
 	size  int64
-	// inode is the file's in the layout in-place; 0 if the inode may change. volume tells the file systems that come
-	// after each other at one target apart: it is the time at which they were made.
+	// inode is the file's with the layout in-place; 0 if the inode may change, or if the kernel does not know volume: the
+	// time at which the file system was made, which tells the file systems apart that come one after the other at a target.
 	inode  uint64
 	volume int64
 }
@@ -64,7 +64,7 @@ func readPlain(root int, want owned, made unix.StatxTimestamp) (map[string]part,
 		p.version, err = parse(p.key, text)
 		if want.layout == attributes.LayoutInPlace {
 			p.mixed, err = err != nil, nil
-			if slices.Contains(always, name) {
+			if slices.Contains(always, name) && made.Sec > 0 {
 				p.inode, p.volume = st.Ino, made.Sec*1e9+int64(made.Nsec)
 			}
 		}
