@@ -24,8 +24,9 @@ type part struct {
 	// in-place, until its write has ended.
 	mixed bool
 	size  int64
-	// inode is the file's with the layout in-place; 0 if the inode may change, or if the kernel does not know volume: the
-	// time at which the file system was made, which tells the file systems apart that come one after the other at a target.
+	// inode is the file's with the layout in-place; 0 if the inode may change, or if the kernel does not tell volume: the
+	// time at which the file system was made. It differs between the file systems that come one after the other at a
+	// target.
 	inode  uint64
 	volume int64
 }
