@@ -167,6 +167,9 @@ func finish(dir directory, layout Layout) error {
 // So there is no lack of memory once a part of the version is visible. The memory is not that of the files, which nobody
 // opens for writing before their content comes: inotify would tell of that.
 func reserve(dir directory, name string, layout Layout) error {
+	if layout != InPlace {
+		return nil
+	}
 	var growth int64
 	err := merge(dir, name, dir, func(f staged) error {
 		if f.overwrites(layout) {

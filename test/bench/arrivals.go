@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// arrivals tells when a new version of a volume became visible at its target: when ..data or the last file was renamed or
-// overwritten, which inotify tells in the target itself. Looking again and again would take a CPU away from what is
-// measured.
+// arrivals tells when a new version of a volume became visible at its target: when ..data was renamed, or the last file
+// was renamed or overwritten. inotify tells that in the target itself. Looking again and again would take a CPU away
+// from what is measured.
 type arrivals struct {
 	inotify *os.File
 	volumes map[int32]*volume

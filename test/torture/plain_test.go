@@ -24,8 +24,9 @@ type part struct {
 	// in-place, until its write has ended.
 	mixed bool
 	size  int64
-	// inode is the file's in the layout in-place; 0 if the inode may change. volume tells the file systems that come
-	// after each other at one target apart: it is the time at which they were made.
+	// inode is the file's with the layout in-place; 0 if the inode may change, or if the kernel does not tell volume: the
+	// time at which the file system was made. It differs between the file systems that come one after the other at a
+	// target.
 	inode  uint64
 	volume int64
 }
@@ -64,7 +65,7 @@ func readPlain(root int, want owned, made unix.StatxTimestamp) (map[string]part,
 		p.version, err = parse(p.key, text)
 		if want.layout == attributes.LayoutInPlace {
 			p.mixed, err = err != nil, nil
-			if slices.Contains(always, name) {
+			if slices.Contains(always, name) && made.Sec > 0 {
 				p.inode, p.volume = st.Ino, made.Sec*1e9+int64(made.Nsec)
 			}
 		}
@@ -79,56 +80,64 @@ func readPlain(root int, want owned, made unix.StatxTimestamp) (map[string]part,
 // shown counts the files of a volume: those that are whole, by version, and those that mix versions.
 type shown struct{ old, next, mixed int }
 
+// plainKill is a kill in the middle of a change of three plain files.
+type plainKill struct {
+	point, action string
+	// dead is what a reader sees before the next process starts, and after what the next process makes of that.
+	dead, after shown
+}
+
 // killsInPlainFiles kills the driver at each step of a change of plain files. The API server is away until the next
-// process has completed the change, or for want of ..pending has left the old version.
+// process has completed the change. A change that was not pending is not made then.
 func killsInPlainFiles(t *testing.T, c *cluster) {
-	kills := 0
-	for _, layout := range []attributes.Layout{attributes.LayoutFiles, attributes.LayoutInPlace} {
+	all := []plainKill{
+		{"projector-staged", "kill", shown{old: 3}, shown{old: 3}},
+		{"projector-pending", "kill", shown{old: 3}, shown{next: 3}},
+		{"projector-file-taken", "kill 1", shown{old: 2, next: 1}, shown{next: 3}},
+		{"projector-half-overwritten", "kill 1", shown{old: 1, next: 1, mixed: 1}, shown{next: 3}},
+	}
+	for layout, kills := range map[attributes.Layout][]plainKill{
+		attributes.LayoutFiles: all[:3], attributes.LayoutInPlace: all,
+	} {
 		h := newHarness(t, c)
 		version := 99
 		h.setVersion("a", version)
 		m := h.want(anOwner(form{byName, layout}), "a")
 		h.settle("publish a volume")
 		readers := startReaders(t, h.driver.Root, time.Millisecond)
-		for _, kill := range []struct {
-			point, action string
-			dead, after   shown
-		}{
-			{"projector-staged", "kill", shown{old: 3}, shown{old: 3}},
-			{"projector-pending", "kill", shown{old: 3}, shown{next: 3}},
-			{"projector-file-taken", "kill 1", shown{old: 2, next: 1}, shown{next: 3}},
-			{"projector-half-overwritten", "kill 1", shown{old: 1, next: 1, mixed: 1}, shown{next: 3}},
-		} {
-			if layout == attributes.LayoutFiles && kill.dead.mixed > 0 {
-				continue
-			}
-			h.setVersion("a", version)
-			h.converge("before a kill at " + kill.point)
-			h.arm(kill.point, kill.action)
-			h.setVersion("a", version+72) // each of its 3 files is shorter
-			what := fmt.Sprintf("layout %s, killed at %s", layout, kill.point)
-			testkit.Eventually(t, patience, what+": the death of the driver", h.driver.Dead)
-			c.proxy.Cut()
-			if got := h.count(m, version); got != kill.dead {
-				t.Errorf("%s: before the restart %+v, want %+v", what, got, kill.dead)
-			}
-			h.driver.Bury()
-			h.died()
-			h.start()
-			testkit.Eventually(t, patience, fmt.Sprintf("%s: %+v after the restart", what, kill.after), func() bool {
-				return h.count(m, version) == kill.after
-			})
-			c.proxy.Heal()
-			h.converge(what + ": the API server is back")
-			h.check(what)
+		for _, kill := range kills {
+			h.killInPlainFiles(m, kill, version)
 			version += 162
-			kills++
 		}
 		readers.stop()
 		h.drop()
 		h.settle("unpublish the volume")
 	}
-	reliability.Shown(t, "F-53", fmt.Sprintf("%d kills, each during an outage of the API server", kills))
+	reliability.Shown(t, "F-53",
+		fmt.Sprintf("%d kills, each during an outage of the API server", len(all[:3])+len(all)))
+}
+
+// killInPlainFiles makes a kill in the change from a version of object a to another. Both have three files. Each file
+// of the later version is shorter, if the version is one of 99, 99+162, 99+2*162 and so on.
+func (h *harness) killInPlainFiles(m mounted, kill plainKill, version int) {
+	h.t.Helper()
+	what := fmt.Sprintf("layout %s, killed at %s", m.owned.layout, kill.point)
+	h.setVersion("a", version)
+	h.converge(what + ": before")
+	h.arm(kill.point, kill.action)
+	h.setVersion("a", version+72)
+	testkit.Eventually(h.t, patience, what+": the death of the driver", h.driver.Dead)
+	h.cluster.proxy.Cut()
+	if got := h.count(m, version); got != kill.dead {
+		h.t.Errorf("%s: before the restart %+v, want %+v", what, got, kill.dead)
+	}
+	h.restart(h.driver.Bury)
+	testkit.Eventually(h.t, patience, fmt.Sprintf("%s: %+v after the restart", what, kill.after), func() bool {
+		return h.count(m, version) == kill.after
+	})
+	h.cluster.proxy.Heal()
+	h.converge(what + ": the API server is back")
+	h.check(what)
 }
 
 // setVersion is set with another version than the next one.
