@@ -28,7 +28,7 @@ import (
 
 var (
 	anyPod   = kubelet.Pod{Namespace: namespace, Name: "any", UID: "99999999-1111-4222-8333-444444444444"}
-	anyOwner = owned{1000, 1000, 0o400, byName}
+	anyOwner = owned{1000, 1000, 0o400, inLinks(byName)}
 )
 
 // raw is a volume whose calls a test makes one by one, against kubelet's rules.
