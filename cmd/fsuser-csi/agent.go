@@ -104,8 +104,11 @@ func (a agent) source() (objects, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := countRequests(a.metrics); err != nil {
+		return nil, err
+	}
 	return source.NewAPI(config, source.Options{
-		NodeName: a.nodeName, Impersonate: a.access == accessNode, WatchDuration: a.watchDuration,
+		NodeName: a.nodeName, Impersonate: a.access == accessNode, WatchDuration: a.watchDuration, Metrics: a.metrics,
 	})
 }
 
@@ -156,7 +159,7 @@ func (a agent) events() (record func(event.Event), run func(context.Context), er
 	}
 	recorder := event.New(client, driver.Name, a.nodeName)
 	return recorder.Record, recorder.Run, a.metrics.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "fsuser_dropped_events_total", Help: "Events about pods that could not be written.",
+		Name: "fsuser_events_dropped_total", Help: "Events about pods that the driver could not write.",
 	}, func() float64 { return float64(recorder.Dropped()) }))
 }
 

@@ -16,8 +16,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
@@ -157,8 +155,7 @@ func (o nodeOptions) run(ctx context.Context) error {
 	if err := confine.Process(o.seccomp); err != nil {
 		return err
 	}
-	openFiles, err := limitOpenFiles(o.maxOpenFiles)
-	if err != nil {
+	if err := limitOpenFiles(o.maxOpenFiles); err != nil {
 		return fmt.Errorf("--max-open-files: %w", err)
 	}
 	binding, err := driver.NewBinding(o.kubeletRoot, o.requestChecks == "csi-sanity")
@@ -181,10 +178,7 @@ func (o nodeOptions) run(ctx context.Context) error {
 		return fmt.Errorf("--state-dir: %w", err)
 	}
 	defer unlock()
-	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		o.limits(openFiles), noSwap(features.NoSwap))
-	return agent{o, binding, features, records, metrics}.run(ctx)
+	return agent{o, binding, features, records, o.newMetrics(features)}.run(ctx)
 }
 
 // check refuses flags with which the driver can't work.
@@ -222,35 +216,14 @@ func (o nodeOptions) setUpLog() error {
 	return flags.Set("v", strconv.Itoa(o.verbosity))
 }
 
-// limitOpenFiles sets the maximum number of the process's file descriptors, and returns it. The administrator's hard
-// limit bounds it.
-func limitOpenFiles(most uint64) (now uint64, err error) {
+// limitOpenFiles sets the maximum number of the process's file descriptors. The administrator's hard limit bounds it.
+func limitOpenFiles(most uint64) error {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return 0, err
+		return err
 	}
 	limit.Cur = min(most, limit.Max)
-	return limit.Cur, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
-}
-
-// limits returns the metric of the limits that the flags set.
-func (o nodeOptions) limits(openFiles uint64) prometheus.Collector {
-	limits := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "fsuser_limit",
-		Help: "What the driver allows: bytes of a volume, its files and directories, volumes of the node, " +
-			"node_bytes (see fsuser_volume_memory_bytes), watched_objects, the percentage of these three for one pod " +
-			"(pod_share) and one namespace (namespace_share), bytes of a request, open files.",
-	}, []string{"limit"})
-	for name, limit := range map[string]float64{
-		"volume_bytes": float64(o.maxVolumeBytes), "volume_files": float64(o.maxVolumeFiles),
-		"volumes": float64(o.maxVolumes), "node_bytes": float64(o.maxNodeBytes),
-		"watched_objects": float64(o.maxWatchedObjects), "pod_share": float64(o.podShare),
-		"namespace_share": float64(o.namespaceShare), "message_bytes": float64(o.maxMessageBytes),
-		"open_files": float64(openFiles),
-	} {
-		limits.WithLabelValues(name).Set(limit)
-	}
-	return limits
+	return unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
 }
 
 // checkLimits refuses limits with which no volume can be published.
@@ -319,20 +292,6 @@ func checkSELinuxContext(features tmpfs.Features, context string) error {
 			"read (on Talos: system_u:object_r:ephemeral_t:s0): %w", err)
 	}
 	return d.Close()
-}
-
-// noSwap returns the metric that shows whether the kernel keeps the volumes out of swap.
-func noSwap(has bool) prometheus.Collector {
-	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "fsuser_noswap",
-		Help: "1 if volumes are never written to swap, 0 if the kernel can't promise that (before Linux 6.4, or in a " +
-			"user namespace).",
-	}, func() float64 {
-		if has {
-			return 1
-		}
-		return 0
-	})
 }
 
 // warnOfSwap logs that the kernel may write volumes to swap. swaps is /proc/swaps: a header, and a line for each area.

@@ -146,8 +146,9 @@ func (c *Checker) record(kind event.Type, reason, message string) {
 }
 
 var ready = prometheus.NewDesc("fsuser_access_ready",
-	"1 if the API server lets the driver read objects, 0 if it refuses. Absent before the first result, and without an "+
-		"API server.", nil, nil)
+	"1 if the API server lets the driver read objects. 0 if the API server refuses: no new volume of the node can be "+
+		"published, except with a nodePublishSecretRef; the log and fsuser-csi status show the reason and the remedy. "+
+		"Absent before the first result, and without an API server.", nil, nil)
 
 // Describe implements prometheus.Collector.
 func (c *Checker) Describe(ch chan<- *prometheus.Desc) { ch <- ready }

@@ -74,14 +74,17 @@ func New(c Config) (*Driver, error) {
 	d := &Driver{
 		Config: c,
 		rpcs: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "fsuser_rpc_duration_seconds",
-			Help:    "Time a call of kubelet took, by CSI method and gRPC code.",
+			Name: "fsuser_rpc_duration_seconds",
+			Help: "Duration of the calls of kubelet, by CSI method and gRPC code, including calls whose request the driver " +
+				"can't read. A request that is longer than --max-message-bytes has the code ResourceExhausted.",
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, .5, 1, 5, 30, 120},
 		}, []string{"method", "code"}),
 	}
 	d.registration = &registration{endpoint: c.Endpoint}
 	registered := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "fsuser_registered", Help: "1 if kubelet has registered the driver, or need not; 0 if pods with a volume can't start on this node.",
+		Name: "fsuser_registered",
+		Help: "1 if kubelet has registered the driver, or if the driver does not register. 0 if no pod with a volume can " +
+			"start on this node; /readyz shows the reason.",
 	}, func() float64 {
 		if d.registered() != nil {
 			return 0

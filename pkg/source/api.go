@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -35,6 +36,7 @@ type API struct {
 	// reconnect closes all connections: a connection may answer pings although the API server behind it is dead.
 	reconnect func()
 	starts    *starts
+	failures  *prometheus.CounterVec
 	registry
 
 	ctx     context.Context
@@ -56,6 +58,8 @@ type Options struct {
 	// with Impersonate, as kubelet's watches, because the node may read an object for as long as its pods declare it. Ten
 	// minutes without, because the owner of a namespace can withdraw the RoleBinding.
 	WatchDuration time.Duration
+	// Metrics takes the metrics of the watches, if it is set.
+	Metrics prometheus.Registerer
 }
 
 const (
@@ -80,11 +84,15 @@ func NewAPI(config *rest.Config, o Options) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
+	failures, err := newFailures(o.Metrics)
+	if err != nil {
+		return nil, err
+	}
 	a := &API{
 		reconnect: dialer.CloseAll,
 		client:    client, decoder: protobuf.NewSerializer(scheme, scheme), options: o,
 		requestTimeout: defaultRequestTimeout, silence: defaultSilence, starts: newStarts(),
-		registry: newRegistry(o.WatchDuration),
+		failures: failures, registry: newRegistry(o.WatchDuration),
 	}
 	a.start = a.startWatcher
 	a.ctx, a.cancel = context.WithCancel(context.Background())

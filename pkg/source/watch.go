@@ -84,6 +84,9 @@ func (w *watcher) run(ctx context.Context) {
 		case err != nil && !isPassing(err):
 			w.version = ""
 		}
+		if err != nil {
+			w.api.failures.WithLabelValues(string(watchFailureOf(err))).Inc()
+		}
 		failure := w.api.explain(w.object.ref, err)
 		w.pause(ctx, w.update(event{kind: ended, err: err, failure: failure, resumed: resumed}))
 	}

@@ -33,22 +33,23 @@ func newMetrics(r prometheus.Registerer, m *Manager) (*metrics, error) {
 	mt := &metrics{
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "fsuser_volume_operation_duration_seconds",
-			Help: "Time an operation on a volume took, by operation (publish, republish, refresh, unpublish) and outcome " +
-				"(ok, error). A publish includes waiting for the object.",
+			Help: "Duration of operations on volumes, by operation (publish, republish, refresh, unpublish) and outcome (ok, " +
+				"error). The duration of a publish includes the wait for the object.",
 			// From a tenth of a millisecond, which a refresh can take, to the two minutes that kubelet waits.
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, .5, 1, 5, 30, 120},
 		}, []string{"operation", "outcome"}),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "fsuser_volume_failures_total",
 			Help: "Operations on volumes that failed, by operation (publish, refresh) and reason (not_found, forbidden, " +
-				"unavailable: the object can't be read; precondition: object or target is not as it must be; limit: the " +
-				"node has reached one; stalled: a refresh runs for more than a second, which counts once more if it fails " +
-				"then; other).",
+				"unavailable: the driver can't read the object; precondition: the object or the target path is not as " +
+				"required; limit: the node has reached a limit; stalled: a refresh has been running for more than a " +
+				"second, and it counts again if it then fails; other).",
 		}, []string{"operation", "reason"}),
 		badRecords: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "fsuser_bad_records_total",
-			Help: "Records of volumes that the driver could not use at its start: damaged or not its own, and so moved " +
-				"aside, or of another version. It takes these volumes over when kubelet republishes them.",
+			Help: "Records of volumes that the driver could not use when it started: damaged records, which it moved to bad " +
+				"below --state-dir, and records of another version. The driver refreshes their volumes again after kubelet " +
+				"republishes them.",
 		}),
 	}
 	mt.initialize()
@@ -80,9 +81,10 @@ func (m *Manager) gauges() (all []prometheus.Collector) {
 		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
 	}
 	gauge("fsuser_volumes", "Volumes that are published on this node.", func() float64 { return float64(len(m.all())) })
-	gauge("fsuser_watched_objects", "Distinct Secrets, ConfigMaps and pods that are watched for the volumes of this node.",
+	gauge("fsuser_watched_objects", "Distinct Secrets, ConfigMaps and pods that the driver watches for the volumes of this "+
+		"node.",
 		func() float64 { return float64(m.config.Source.Watched()) })
-	gauge("fsuser_volume_memory_bytes", "Memory that the volumes of this node take: one version of their files in whole "+
+	gauge("fsuser_volume_memory_bytes", "Memory of the volumes of this node: one version of their files in whole "+
 		"pages, 1.5 KiB for each file, directory and link, their records, and the content of their objects, once "+
 		"for each volume.", func() float64 { return float64(m.quota.taken()) })
 	gauge("fsuser_volume_bytes", "Bytes of content in the volumes of this node.", func() (sum float64) {
@@ -91,18 +93,21 @@ func (m *Manager) gauges() (all []prometheus.Collector) {
 		}
 		return sum
 	})
-	gauge("fsuser_stale_volumes", "Volumes whose files are not known to be current, because their object can't be read or "+
-		"written out, or because the API server has not been reached for ten seconds.",
+	gauge("fsuser_stale_volumes", "Volumes whose files may be outdated: the driver can't read the object, can't write it "+
+		"to the volume, or has not reached the API server for ten seconds. The log, the Events of the pod and "+
+		"fsuser-csi status show the reason. If all volumes of a node are stale, the node can't reach the API server.",
 		func() float64 { return float64(len(m.staleFor())) })
-	gauge("fsuser_oldest_stale_volume_seconds", "How long the volume that has been stale longest has been stale; 0 if none is.",
+	gauge("fsuser_oldest_stale_volume_seconds", "Time for which the volume that has been stale longest has been "+
+		"stale. 0 if no volume is stale.",
 		func() (oldest float64) {
 			for _, age := range m.staleFor() {
 				oldest = max(oldest, age.Seconds())
 			}
 			return oldest
 		})
-	gauge("fsuser_oldest_refresh_seconds", "How long the refresh that has been running longest has been running; 0 if none "+
-		"runs. More than a second probably means that a process holds the volume's directory.", func() (oldest float64) {
+	gauge("fsuser_oldest_refresh_seconds", "Time for which the refresh that has been running longest has been running. 0 "+
+		"if no refresh is running. More than a second probably means that a process holds the directory of a volume: "+
+		"fsuser-csi status shows the pod.", func() (oldest float64) {
 		for _, v := range m.all() {
 			oldest = max(oldest, v.refreshingFor().Seconds())
 		}
