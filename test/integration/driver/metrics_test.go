@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package driver
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/event"
+)
+
+const metricsPage = "../../../docs/metrics.md"
+
+// metrics compares the metrics of a driver with docs/metrics.md, and with Prometheus' conventions. Its own pod is one
+// that the node runs, so that its access works.
+func metrics(t *testing.T, c *cluster) {
+	c = c.asNode(t)
+	own := c.pod(t, "metrics", ssh("secretName", "metrics"))
+	d := c.startAsPod(t, event.Pod{Namespace: own.Namespace, Name: own.Name, UID: own.UID})
+	awaitAccess(t, d, 1)
+	d.Get("/healthz") // a call, so that the metric of calls has a series
+	_, text := d.Get("/metrics")
+
+	problems, err := promlint.New(strings.NewReader(text)).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+
+	comparePage(t, pageOf(t, text))
+}
+
+// comparePage compares docs/metrics.md, or writes it.
+func comparePage(t *testing.T, page string) {
+	t.Helper()
+	if os.Getenv("UPDATE_GOLDEN") != "" {
+		if err := os.WriteFile(metricsPage, []byte(page), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	old, err := os.ReadFile(metricsPage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if page != string(old) {
+		t.Errorf("docs/metrics.md does not have the metrics of the driver; UPDATE_GOLDEN=1 writes\n%s", page)
+	}
+}
+
+const metricsHead = `# Metrics
+
+<!-- A test of test/integration/driver writes this page (UPDATE_GOLDEN=1) and compares it. -->
+
+The driver of each node serves these metrics at ` + "`/metrics`" + ` of ` + "`--http-address`" + `, in Prometheus' text
+format. [Operations](operations.md#metrics) has the queries that show problems, and says who can
+reach the metrics. Without an API server (` + "`--manifests`" + `), the metrics of requests, watches,
+Events and access are absent.
+
+## The driver
+`
+
+const table = `
+| metric | type | labels | unit | meaning |
+|---|---|---|---|---|
+`
+
+const processHead = `
+## The process
+
+Prometheus' client library makes these metrics.
+`
+
+// pageOf returns docs/metrics.md for metrics in Prometheus' text format.
+func pageOf(t *testing.T, text string) string {
+	t.Helper()
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	inMarkdown := strings.NewReplacer("<", "&lt;", "|", `\|`)
+	driver, process := table, table
+	for _, name := range slices.Sorted(maps.Keys(families)) {
+		f := families[name]
+		labels := map[string]bool{}
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				labels["`"+l.GetName()+"`"] = true
+			}
+		}
+		row := fmt.Sprintf("| `%s` | %s | %s | %s | %s |\n", name, strings.ToLower(f.GetType().String()),
+			strings.Join(slices.Sorted(maps.Keys(labels)), ", "), unit(name), inMarkdown.Replace(f.GetHelp()))
+		if strings.HasPrefix(name, "go_") || strings.HasPrefix(name, "process_") {
+			process += row
+		} else {
+			driver += row
+		}
+	}
+	return metricsHead + driver + processHead + process
+}
+
+// unit is the unit of a metric, with which its name ends.
+func unit(name string) string {
+	name = strings.TrimSuffix(name, "_total")
+	for _, u := range []string{"seconds", "bytes", "ratio", "percent"} {
+		if strings.HasSuffix(name, "_"+u) {
+			return u
+		}
+	}
+	return ""
+}
