@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -675,7 +676,7 @@ func health(t *testing.T, c *cluster) {
 		"fsuser_watched_objects 0",
 		"fsuser_stale_volumes 0", "fsuser_rpc_duration_seconds_count", "fsuser_max_volume_files 2048",
 		"fsuser_max_message_bytes 4.194304e+06", "fsuser_pod_share_ratio 0.1",
-		"process_resident_memory_bytes",
+		"process_resident_memory_bytes", `fsuser_build_info{goversion="` + runtime.Version() + `",revision="`,
 	} {
 		if !strings.Contains(body, name) {
 			t.Errorf("/metrics has no %s", name)
