@@ -21,13 +21,17 @@ const platformsPage = "../docs/platforms.md"
 func TestSedCommands(t *testing.T) {
 	for page, set := range map[string]string{
 		"README.md":   "image.registry=registry.example.com",
-		platformsPage: "kubeletRoot=/var/lib/k0s/kubelet",
+		platformsPage: "kubeletRootDir=/var/lib/k0s/kubelet",
 	} {
 		commands := find(t, page, `(?m)^(sed .*) \|\s+kubectl apply -f -$`)
 		if len(commands) != 1 {
 			t.Fatalf("%s has %d sed commands, want one", page, len(commands))
 		}
-		got, want := parse(t, shell(t, commands[0])), template(t, "--set", "namespace.create=true,"+set)
+		out, err := Template(t.Context(), ".", "--set", "namespace.create=true,"+set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, want := parse(t, shell(t, commands[0])), parse(t, helmLabels.ReplaceAll(out, nil))
 		if !equality.Semantic.DeepEqual(got.all, want.all) {
 			t.Errorf("%s: sed makes\n%s\n--set %s makes\n%s", page, encode(t, got.all), set, encode(t, want.all))
 		}

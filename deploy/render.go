@@ -62,9 +62,13 @@ func (m Manifest) Render(ctx context.Context, dir string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("render %s: %w", m.File, err)
 	}
+	out = helmLabels.ReplaceAll(out, nil)
 	head := "# fsuser-csi, " + what + ". Made from chart/ by `make manifests`: change that.\n" + m.Warning
 	return append([]byte(head), out...), nil
 }
+
+// helmLabels are the labels of objects that helm manages. The files are for kubectl alone.
+var helmLabels = regexp.MustCompile(`(?m)^ *(app\.kubernetes\.io/managed-by|helm\.sh/chart): .*\n`)
 
 // Template is `helm template` of the chart in dir, as release fsuser-csi in Namespace, with more arguments of helm.
 func Template(ctx context.Context, dir string, args ...string) ([]byte, error) {
