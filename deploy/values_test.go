@@ -28,7 +28,8 @@ func TestValuesOfTheDaemonSet(t *testing.T) {
 			s := ds.Spec.UpdateStrategy
 			return s.Type == appsv1.OnDeleteDaemonSetStrategyType && s.RollingUpdate == nil
 		},
-		"updateStrategy.rollingUpdate.maxUnavailable=3": func(ds appsv1.DaemonSet, _ corev1.PodSpec, _ corev1.Container) bool {
+		"updateStrategy.rollingUpdate.maxUnavailable=3": func(ds appsv1.DaemonSet, _ corev1.PodSpec,
+			_ corev1.Container) bool {
 			return ds.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable.String() == "3"
 		},
 		"startupProbe.failureThreshold=7": func(_ appsv1.DaemonSet, _ corev1.PodSpec, c corev1.Container) bool {
@@ -91,7 +92,8 @@ func TestValuesOfTheDaemonSet(t *testing.T) {
 // manage.
 func TestLabels(t *testing.T) {
 	objects := template(t, "--set", strings.Join([]string{
-		"commonLabels.team=a", "commonAnnotations.note=b", "namespace.create=true", "fsUser.enabled=true", "allow.enabled=true",
+		"commonLabels.team=a", "commonAnnotations.note=b", "namespace.create=true", "fsUser.enabled=true",
+		"allow.enabled=true",
 		"networkPolicy.enabled=true", "resourceQuota.enabled=true", "openshift.securityContextConstraint=true",
 		"metrics.podMonitor.enabled=true",
 	}, ","))
@@ -128,7 +130,8 @@ func TestLabels(t *testing.T) {
 
 // With other names, no object refers to a name that does not exist.
 func TestNames(t *testing.T) {
-	const more = ",access=cluster,networkPolicy.enabled=true,flowSchema.enabled=true,openshift.securityContextConstraint=true"
+	const more = ",access=cluster,networkPolicy.enabled=true,flowSchema.enabled=true," +
+		"openshift.securityContextConstraint=true"
 	for _, test := range []struct{ set, label, name, account string }{
 		{"nameOverride=other", "other", "other", "other"},
 		{"fullnameOverride=full", "fsuser-csi", "full", "full"},
