@@ -67,6 +67,24 @@ labels:
 {{- end }}
 {{- end }}
 
+{{/* Refuses a memory limit with which the kernel could kill the driver (docs/operations.md). */}}
+{{- define "fsuser-csi.checkMemoryLimit" -}}
+{{- $limits := .Values.limits }}
+{{- with dig "limits" "memory" nil (.Values.resources | default dict) }}
+{{- if not (and $limits.maxNodeBytes $limits.maxVolumes) }}
+{{- fail "resources.limits.memory needs limits.maxNodeBytes and limits.maxVolumes: the content of volumes is memory" }}
+{{- end }}
+{{- $units := dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "k" 1000 "M" 1000000 "G" 1000000000 }}
+{{- $text := kindIs "string" . | ternary . (int64 . | toString) }}
+{{- $bytes := mul (regexFind "^[0-9]+" $text) (get $units (regexFind "[A-Za-z]+$" $text) | default 1) }}
+{{- $least := add 67108864 (mul 65536 (int64 $limits.maxVolumes)) (mul 3 (int64 $limits.maxNodeBytes)) }}
+{{- if lt $bytes $least }}
+{{- fail (printf "resources.limits.memory is %s; it must be at least %d: 64Mi, 64Ki for each of %s, and 3 times %s" $text $least
+  "limits.maxVolumes" "limits.maxNodeBytes") }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "fsuser-csi.needs136" -}}
 {{- $version := .root.Capabilities.KubeVersion.Version -}}
 {{- if semverCompare "<1.36.0-0" $version -}}
