@@ -76,9 +76,13 @@ func volumeCases() []volumeCase {
 		{"a name that is too long", refuse, driverVolume("v", "secretName", long)},
 		{"another namespace", refuse, driverVolume("v", "secretName", "kube-system/a")},
 	}
-	for _, name := range append(attributes.Names(), "uid/PATH", "gid/PATH", "mode/PATH") {
+	for _, name := range attributes.Names() {
 		all = append(all, volumeCase{"empty " + name, refuse, driverVolume("v", name, "")})
 	}
+	for _, name := range attributes.PathNames() {
+		all = append(all, volumeCase{"empty " + name + "/PATH", refuse, driverVolume("v", name+"/PATH", "")})
+	}
+	all = append(all, templateCases()...)
 	for _, name := range []string{"A", "a_b", "-a", "a-", "a..b", "a b", "ä", "a\n", "../a", "."} {
 		all = append(all, volumeCase{fmt.Sprintf("secretName %q", name), refuse, driverVolume("v", "secretName", name)},
 			volumeCase{fmt.Sprintf("configMapName %q", name), refuse, driverVolume("v", "configMapName", name)})
@@ -124,7 +128,7 @@ func volumeCases() []volumeCase {
 		"Mode", "UID", "secretname", "optionl", "password", "a b", "a\nb", "\"", "ä", long,
 		"namespace", "podNamespace", "secretNamespace", "configMapNamespace", "objectNamespace",
 		"defaultMode", "fileMode", "defaultUser", "fsUser", "user", "owner", "runAsUser", "defaultGroup", "fsGroup", "group",
-		"runAsGroup",
+		"runAsGroup", "template", "Templates",
 	} {
 		all = append(all, volumeCase{fmt.Sprintf("unknown %.30q", key), refuse,
 			driverVolume("v", "secretName", "a", key, "x")})
@@ -137,7 +141,7 @@ func volumeCases() []volumeCase {
 		"a/../b": refuse, "./a": refuse, "a/.": refuse, "a/": refuse, "a//b": refuse, "./..a": refuse, "a\x00b": refuse,
 		strings.Repeat("aaaaaaa/", 511) + "aaaaaaaa": good, strings.Repeat("aaaaaaa/", 512) + "a": refuse,
 	} {
-		for key, value := range map[string]string{"uid": "1", "gid": "2", "mode": "0400"} {
+		for key, value := range map[string]string{"uid": "1", "gid": "2", "mode": "0400", "template": "$(a)"} {
 			all = append(all, volumeCase{fmt.Sprintf("%s/%.30q", key, path), verdict,
 				driverVolume("v", "secretName", "a", key+"/"+path, value)})
 		}
@@ -158,6 +162,34 @@ func volumeCases() []volumeCase {
 	} {
 		all = append(all, volumeCase{fmt.Sprintf("volume %.30q", name), verdict,
 			driverVolume("v", "volume", name, "uid", "1", "uid/a", "2")})
+	}
+	return all
+}
+
+// hidden is a word of a template, which no message may show.
+const hidden = "hunter2"
+
+func templateCases() (all []volumeCase) {
+	long := strings.Repeat("a", 256)
+	for text, verdict := range map[string]verdict{
+		"x": good, "$": good, "$$": good, "a$": good, "$a": good, "${a": good, "$$(": good, "$$(../a)": good, "$$$(a)": good,
+		"$(a)": good, "$(a b/ä:c)\n$(a)": good, "$(.a)$(a..)$(a/..b)$(a/...)$(a/.b)": good, "$((a)": good, "a)(..)": good,
+		"$(a)/..)": good, "(/)$$(/)": good,
+		strings.Repeat("ä", 8192): good, strings.Repeat("$(a)", 4096): good, strings.Repeat("$", 16384): good,
+		strings.Repeat("ä", 8192) + "x": refuse, strings.Repeat("x", 16385): refuse, "a\x00": refuse, "$(a\x00)": refuse,
+		"$(": refuse, "$(a": refuse, "x$(a\n": refuse, "$$$(a": refuse, "$(a$)": refuse, "$(a$$)": refuse,
+		"$(a$(b)": refuse, "$(a)$(b": refuse, "$(a$$(b))": refuse, "$(/": refuse,
+		"$()": refuse, "$(.)": refuse, "$(..)": refuse, "$(/)": refuse, "$(/a)": refuse, "$(a/)": refuse, "$(a//b)": refuse,
+		"$(./a)": refuse, "$(a/.)": refuse, "$(a/./b)": refuse, "$(../a)": refuse, "$(a/../b)": refuse, "$(a/..)": refuse,
+		"$(..a)": refuse, "$(...)": refuse, "$(a)$(b)$(/c)": refuse, "$$$(/a)": refuse, "$(//" + long + ")": refuse,
+		"$(" + long + ")": driverOnly,
+	} {
+		all = append(all,
+			volumeCase{fmt.Sprintf("template %.30q", text), verdict, driverVolume("v", "secretName", "a", "template/a", text)})
+		if len(text) < 1000 {
+			all = append(all, volumeCase{fmt.Sprintf("template with text around %.30q", text), verdict,
+				driverVolume("v", "secretName", "a", "template/a/Name", hidden+text+hidden)})
+		}
 	}
 	return all
 }
@@ -198,6 +230,9 @@ func TestTheDriverAndThePolicyAgree(t *testing.T) {
 			if err == nil {
 				return
 			}
+			if strings.Contains(err.Error(), hidden) || strings.Contains(fmt.Sprint(sentences), hidden) {
+				t.Errorf("the policy says %v, the driver %q", err, sentences)
+			}
 			if !strings.Contains(err.Error(), `volume "v": `) || strings.Contains(err.Error(), "failed expression") {
 				t.Errorf("the policy does not name the volume: %v", err)
 			}
@@ -229,6 +264,19 @@ func TestTheDriverAndThePolicyAgree(t *testing.T) {
 	t.Run("many good volumes", func(t *testing.T) {
 		if _, err := c.dryRunPod(t, podWith("p", numbered(300)...)); err != nil {
 			t.Error(err)
+		}
+	})
+	t.Run("texts", func(t *testing.T) {
+		bad := strings.Repeat("$(/)", 4096)
+		for texts, reads := range map[int]bool{16: true, 60: false} {
+			v := driverVolume("v", "secretName", "a")
+			for i := range texts {
+				v.CSI.VolumeAttributes[fmt.Sprint("template/", i)] = bad
+			}
+			_, err := c.dryRunPod(t, podWith("p", v))
+			if (err != nil) != reads || err != nil && !strings.Contains(err.Error(), `"$(/)": must name a file`) {
+				t.Errorf("%d texts: %v", texts, err)
+			}
 		}
 	})
 	t.Run("other drivers", func(t *testing.T) {

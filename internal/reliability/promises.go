@@ -89,8 +89,8 @@ func Promises() []Promise {
 		{"F-33", "Kubelet's root directory is reached through a symbolic link", "it is resolved once, at the start"},
 		{"F-34", "An object is removed between reading it and watching it", "the removal is not lost"},
 		{"F-35", "Readers look all the time while the driver is killed and restarted",
-			"no reader ever sees two versions mixed, an older version after a newer one, a partial file, a wrong owner or a " +
-				"wider mode"},
+			"no reader ever sees an older version after a newer one, a missing file, a wrong owner or a wider mode; nor two " +
+				"versions in one file, except with the layout `in-place`; nor in two files, with the layout `links`"},
 		{"F-36", "A call comes late, twice or out of order: a publish after its unpublish, an unpublish of what is not there",
 			"each call gets the answer that kubelet expects, and nothing is left after the last unpublish"},
 		{"F-37", "Somebody exchanges a part of the target path for a link, a file, a pipe or a socket while the driver works",
@@ -141,5 +141,8 @@ func Promises() []Promise {
 				"right"},
 		{"F-52", "A line of the node's mount table is unreadable (a mount with an empty source)",
 			"the driver starts, and recognizes its own mounts; it reads the lines of those alone"},
+		{"F-53", "The driver is killed while it changes the files of a volume with the layout `files` or `in-place`",
+			"each file shows the old or the new version, with `in-place` also a mixture that is not shorter than both; the next " +
+				"process completes a change that has begun, also while the API server is away"},
 	}
 }

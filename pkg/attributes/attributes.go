@@ -113,6 +113,8 @@ type Spec struct {
 	Layout  Layout
 	// Paths are the owners and modes of single files, by the path of the file.
 	Paths map[string]Permissions
+	// Templates make files, by the path of the file. Such a file takes the place of an object's file with this path.
+	Templates map[string]Template
 	// MountPoints are directories of the volume on which containers mount other volumes, and SubPaths are what containers
 	// mount of this volume by subPath. Both are known only if Volume is set.
 	MountPoints, SubPaths []string
@@ -121,6 +123,14 @@ type Spec struct {
 // FromRequest reports whether the content comes with each publish request, as the data of the volume's
 // nodePublishSecretRef.
 func (s Spec) FromRequest() bool { return len(s.Sources) == 1 && s.Sources[0].Object == Object{} }
+
+// FileMode is the mode of files that have none of their own. All Sources have the same.
+func (s Spec) FileMode() uint32 {
+	if len(s.Sources) > 0 {
+		return s.Sources[0].Mode
+	}
+	return ptr.Deref(s.Mode, defaultDescribedMode)
+}
 
 // ShowsAllocatable reports whether a file shows a limit for which kubelet shows the node's allocatable if the container
 // sets none (MergeContainerResourceLimits in kubelet).
@@ -144,6 +154,7 @@ func (s Spec) SameRequest(o Spec) bool {
 		maps.EqualFunc(s.Paths, o.Paths, func(a, b Permissions) bool {
 			return ptr.Equal(a.UID, b.UID) && ptr.Equal(a.GID, b.GID) && ptr.Equal(a.Mode, b.Mode)
 		}) &&
+		maps.Equal(s.Templates, o.Templates) &&
 		(s.Volume != "" || slices.EqualFunc(s.Sources, o.Sources, func(a, b Source) bool {
 			return a.Object == b.Object && a.Optional == b.Optional && a.Mode == b.Mode // attributes alone name no items
 		}))

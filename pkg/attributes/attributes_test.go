@@ -95,6 +95,14 @@ func TestParseAccepts(t *testing.T) {
 					"id": {UID: number(5), GID: number(6), Mode: number(0o600)}, `a/b:c\d e`: {UID: number(7)},
 				}
 			})},
+		{"a template has a PATH, an owner and a mode",
+			with("template/.pgpass", "db:5432:*:$(user):$(password)\n", "template/a/b", "$", "uid/.pgpass", "5"), false,
+			change(secret, func(s *Spec) {
+				s.Paths = map[string]Permissions{".pgpass": {UID: number(5)}}
+				s.Templates = map[string]Template{".pgpass": "db:5432:*:$(user):$(password)\n", "a/b": "$"}
+			})},
+		{"a template of 16384 bytes", with("template/a", strings.Repeat("é", 8192)), false,
+			change(secret, func(s *Spec) { s.Templates = map[string]Template{"a": Template(strings.Repeat("é", 8192))} })},
 		{"kubelet's keys are skipped, known or not (H-046)", with("csi.storage.k8s.io/ephemeral", "true",
 			"csi.storage.k8s.io/pod.name", "p", "csi.storage.k8s.io/from.the.future", "", "csi.storage.k8s.io/", "x"), false,
 			secret},
@@ -158,6 +166,23 @@ func TestParseRefuses(t *testing.T) {
 		{"a PATH that is not clean", with("mode/a/./b", "0644"), false, []string{"must be in its shortest form"}},
 		{"a PATH of what has none", with("dirMode/a", "0644"), false,
 			[]string{"volumeAttributes[dirMode/a]: Forbidden: unknown attribute"}},
+
+		{"an empty template", with("template/a", ""), false,
+			[]string{"volumeAttributes[template/a]: Required value: must not be empty"}},
+		{"a template of 16385 bytes", with("template/a", strings.Repeat("a", 16385)), false,
+			[]string{"volumeAttributes[template/a]: Invalid value: must have 1 to 16384 bytes"}},
+		{"a template with NUL", with("template/a", "a\x00"), false,
+			[]string{"volumeAttributes[template/a]: Invalid value: must be UTF-8 text without NUL"}},
+		{"a template that is no UTF-8", with("template/a", "a\xff"), false, []string{"must be UTF-8 text without NUL"}},
+		{"a template with an open reference", with("template/a", "$(b"), false,
+			[]string{`volumeAttributes[template/a]: Invalid value: must close each "$(" with ")"`, `write "$$(" for`}},
+		{"a template with the path of no file", with("template/a", "$(b) $(/c)"), false,
+			[]string{`volumeAttributes[template/a]: Invalid value: "$(/c)": must name a file of the volume by its path`}},
+		{"a template whose PATH leaves the volume", with("template/../a", "x"), false,
+			[]string{"volumeAttributes[template/../a]: Invalid value", "must not contain the element '..'"}},
+		{"a template whose PATH is not clean", with("template/a/", "x"), false, []string{"must be in its shortest form"}},
+		{"a template without a PATH", with("template", "x"), false,
+			[]string{`volumeAttributes[template]: Forbidden: unknown attribute: it is called "template/PATH" here`}},
 
 		{"an empty name", with("secretName", ""), false,
 			[]string{"volumeAttributes[secretName]: Required value: must not be empty"}},
@@ -263,6 +288,17 @@ func TestParseNeverEchoesTokensOrValuesOfUnknownKeys(t *testing.T) {
 	}
 }
 
+// A template may hold a password.
+func TestParseNeverEchoesTheTextOfATemplate(t *testing.T) {
+	const secret = "hunter2"
+	for _, text := range []string{secret + "$(", secret + "$(/a)" + secret, secret + "\x00", secret + "\xff",
+		strings.Repeat(secret, maxTemplate)} {
+		if got := refused(t, with("template/a", text), false); strings.Contains(got, secret) {
+			t.Errorf("the text %.40q: %s", text, got)
+		}
+	}
+}
+
 func TestParseCutsLongValuesAndLongLists(t *testing.T) {
 	got := refused(t, with("uid", strings.Repeat("é", 1<<19)), false)
 	if !strings.Contains(got, `"`+strings.Repeat("é", 32)+`…"`) || len(got) > 500 {
@@ -282,9 +318,10 @@ func TestParseCutsLongValuesAndLongLists(t *testing.T) {
 func TestSameRequestLooksAtEveryAttribute(t *testing.T) {
 	base := func() Spec {
 		return Spec{UID: number(1), GID: number(2), Mode: number(0o400), DirMode: 0o755, Refresh: RefreshWatch,
-			Layout:  LayoutLinks,
-			Paths:   map[string]Permissions{"f": {UID: number(3), GID: number(4), Mode: number(5)}},
-			Sources: []Source{{Object: Object{Secret, "a"}, Mode: 0o400}}}
+			Layout:    LayoutLinks,
+			Paths:     map[string]Permissions{"f": {UID: number(3), GID: number(4), Mode: number(5)}},
+			Templates: map[string]Template{"t": "$(a)"},
+			Sources:   []Source{{Object: Object{Secret, "a"}, Mode: 0o400}}}
 	}
 	if !base().SameRequest(base()) {
 		t.Error("equal numbers behind different pointers are not equal")
@@ -297,13 +334,15 @@ func TestSameRequestLooksAtEveryAttribute(t *testing.T) {
 		"mode": func(s *Spec) { s.Mode = number(0) }, "no mode": func(s *Spec) { s.Mode = nil },
 		"default mode": func(s *Spec) { s.Sources[0].Mode = 0 }, "dirMode": func(s *Spec) { s.DirMode = 0 },
 		"optional": func(s *Spec) { s.Sources[0].Optional = true }, "refresh": func(s *Spec) { s.Refresh = RefreshOff },
-		"layout":    func(s *Spec) { s.Layout = LayoutFiles },
-		"volume":    func(s *Spec) { s.Volume = "v" },
-		"path":      func(s *Spec) { s.Paths = map[string]Permissions{"g": s.Paths["f"]} },
-		"no path":   func(s *Spec) { s.Paths = nil },
-		"path uid":  func(s *Spec) { s.Paths["f"] = Permissions{GID: number(4), Mode: number(5)} },
-		"path gid":  func(s *Spec) { s.Paths["f"] = Permissions{UID: number(3), Mode: number(5)} },
-		"path mode": func(s *Spec) { s.Paths["f"] = Permissions{UID: number(3), GID: number(4)} },
+		"layout":      func(s *Spec) { s.Layout = LayoutFiles },
+		"volume":      func(s *Spec) { s.Volume = "v" },
+		"path":        func(s *Spec) { s.Paths = map[string]Permissions{"g": s.Paths["f"]} },
+		"template":    func(s *Spec) { s.Templates = map[string]Template{"t": "$(b)"} },
+		"no template": func(s *Spec) { s.Templates = nil },
+		"no path":     func(s *Spec) { s.Paths = nil },
+		"path uid":    func(s *Spec) { s.Paths["f"] = Permissions{GID: number(4), Mode: number(5)} },
+		"path gid":    func(s *Spec) { s.Paths["f"] = Permissions{UID: number(3), Mode: number(5)} },
+		"path mode":   func(s *Spec) { s.Paths["f"] = Permissions{UID: number(3), GID: number(4)} },
 	} {
 		changed := base()
 		change(&changed)
@@ -317,7 +356,7 @@ func TestSameRequestLooksAtEveryAttribute(t *testing.T) {
 		t.Error("what Describe adds is taken for another request")
 	}
 	// A field that is added later must be added to SameRequest too, unless Describe sets it.
-	for kind, known := range map[reflect.Type]int{reflect.TypeFor[Spec](): 12, reflect.TypeFor[Source](): 4,
+	for kind, known := range map[reflect.Type]int{reflect.TypeFor[Spec](): 13, reflect.TypeFor[Source](): 4,
 		reflect.TypeFor[Permissions](): 3} {
 		if n := kind.NumField(); n != known {
 			t.Errorf("%s has %d fields: extend SameRequest and this test", kind, n)

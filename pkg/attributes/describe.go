@@ -78,7 +78,7 @@ func (d *description) refuse(format string, args ...any) {
 // defaults reads the mode and the user of files that have none of their own. The attribute mode is stronger than the
 // described volume's defaultMode.
 func (d *description) defaults(mode *int32, user *int64) {
-	d.mode = uint32(corev1.SecretVolumeSourceDefaultMode) // 0644, the default of the API for each type of volume
+	d.mode = defaultDescribedMode
 	if m := d.number("defaultMode", int32Pointer(mode), modeProblem); m != nil {
 		d.mode = *m
 	}

@@ -14,14 +14,13 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/text"
 )
 
-// Names returns the names of the attributes in the order in which they are best read, without those of single files
-// (uid/PATH, gid/PATH and mode/PATH).
+// Names returns the names of the attributes in the order in which they are best read, without those of PathNames.
 func Names() []string {
 	return []string{"secretName", "configMapName", "volume", "uid", "gid", "mode", "dirMode", "optional", "refresh", "layout"}
 }
 
-// pathNames are the attributes that also exist for a single file, as name/PATH.
-func pathNames() []string { return []string{"uid", "gid", "mode"} }
+// PathNames returns the names of the attributes of a single file. Each of them is written as name/PATH.
+func PathNames() []string { return []string{"uid", "gid", "mode", "template"} }
 
 // originNames are the attributes that say where the content comes from.
 func originNames() []string { return []string{"secretName", "configMapName", "volume"} }
@@ -42,6 +41,8 @@ func unknownAttribute(name string) string {
 		called = `"uid" here, and takes a number`
 	case "defaultgroup", "fsgroup", "group", "runasgroup":
 		called = `"gid" here, and takes a number`
+	case "template", "templates":
+		called = `"template/PATH" here, and PATH is the path of the file`
 	}
 	if called != "" {
 		return "unknown attribute: it is called " + called
@@ -51,7 +52,8 @@ func unknownAttribute(name string) string {
 	if near := nearest(name, known); near != "" {
 		guess = fmt.Sprintf("; the nearest known one is %q", near)
 	}
-	return fmt.Sprintf("unknown attribute%s (known: %s, and uid/PATH, gid/PATH, mode/PATH)", guess, strings.Join(known, ", "))
+	return fmt.Sprintf("unknown attribute%s (known: %s, and %s/PATH)", guess, strings.Join(known, ", "),
+		strings.Join(PathNames(), "/PATH, "))
 }
 
 // nearest returns the one of known that takes the fewest edits to reach from name, upper and lower case being the same;

@@ -27,11 +27,12 @@ func TestUnknownNamesAreAnsweredWithTheRightOne(t *testing.T) {
 		"defaultUser": `called "uid"`, "fsUser": `called "uid"`, "user": `called "uid"`, "owner": `called "uid"`,
 		"runAsUser": `called "uid"`, "RUNASUSER": `called "uid"`,
 		"fsGroup": `called "gid"`, "group": `called "gid"`, "runAsGroup": `called "gid"`,
+		"template": `called "template/PATH"`, "Templates": `called "template/PATH"`,
 		"namespace": "pod's own namespace; remove it", "podNamespace": "remove it", "secretNamespace": "remove it",
 		"configMapNamespace": "remove it",
 		"reload":             "unknown attribute (known: ", "password": "unknown attribute (known: ", // a guess would only mislead
 		"秘密": "unknown attribute (known: secretName, configMapName, volume, uid, gid, mode, dirMode, optional, refresh, " +
-			"layout, and uid/PATH",
+			"layout, and uid/PATH, gid/PATH, mode/PATH, template/PATH)",
 	} {
 		if got := refused(t, with(given, "value"), false); !strings.Contains(got, want) || strings.Contains(got, "value") {
 			t.Errorf("%s: got %s, want %s", given, got, want)

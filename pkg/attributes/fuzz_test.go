@@ -21,6 +21,7 @@ func FuzzParse(f *testing.F) {
 	f.Add("dirMode", "0700", "optional", "true", "refresh", "off", true)
 	f.Add("secretname", "a/b", "namespace", "x", "items", "[]", false)
 	f.Add("volume", "keys", "gid/../x", "1", "gid", "2", false)
+	f.Add("secretName", "keys", "layout", "files", "template/a", "$(b)$$(c)$d", false)
 	f.Add("", "", "secretName", "", "a\nb]", "\xff", true)
 	f.Fuzz(func(t *testing.T, k1, v1, k2, v2, k3, v3 string, requestHasSecrets bool) {
 		const token = "s3cr3t-t0k3n"

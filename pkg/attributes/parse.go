@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -19,6 +20,8 @@ const (
 	defaultSecretMode uint32 = 0o400
 	defaultMode       uint32 = 0o444
 	defaultDirMode    uint32 = 0o755
+	// defaultDescribedMode is the API's default, 0644, for each type of volume.
+	defaultDescribedMode = uint32(corev1.SecretVolumeSourceDefaultMode)
 )
 
 // defaultModeOf is the mode of the files of an object of this kind when the volume gives none: 0400 for a Secret, else
@@ -71,8 +74,8 @@ func (p *parser) attribute(key, value string) {
 	at := attribute(key)
 	name, file, ofFile := strings.Cut(key, "/")
 	switch {
-	case ofFile && slices.Contains(pathNames(), name):
-		p.permission(at, name, file, value)
+	case ofFile && slices.Contains(PathNames(), name):
+		p.ofFile(at, name, file, value)
 		return
 	case !slices.Contains(Names(), key):
 		p.errs = append(p.errs, field.Forbidden(at, unknownAttribute(key)))
@@ -128,8 +131,8 @@ func (p *parser) set(key, value string) (problem string) {
 	return problem
 }
 
-// permission reads uid/PATH, gid/PATH or mode/PATH: the owner, the group or the mode of one file.
-func (p *parser) permission(at *field.Path, name, file, value string) {
+// ofFile reads an attribute of one file: uid/PATH, gid/PATH, mode/PATH or template/PATH.
+func (p *parser) ofFile(at *field.Path, name, file, value string) {
 	clean, problem := CleanPath(file)
 	switch {
 	case problem != "":
@@ -140,6 +143,10 @@ func (p *parser) permission(at *field.Path, name, file, value string) {
 		return
 	case value == "":
 		p.errs = append(p.errs, empty(at))
+		return
+	}
+	if name == "template" {
+		p.template(at, file, Template(value))
 		return
 	}
 	if p.spec.Paths == nil {
@@ -157,6 +164,16 @@ func (p *parser) permission(at *field.Path, name, file, value string) {
 	p.spec.Paths[file] = permissions
 	if problem != "" {
 		p.errs = append(p.errs, field.Invalid(at, short(value), problem))
+	}
+}
+
+func (p *parser) template(at *field.Path, file string, t Template) {
+	if p.spec.Templates == nil {
+		p.spec.Templates = map[string]Template{}
+	}
+	p.spec.Templates[file] = t
+	if value, problem := t.problem(); problem != "" {
+		p.errs = append(p.errs, field.Invalid(at, value, problem))
 	}
 }
 

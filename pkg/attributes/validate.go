@@ -32,6 +32,12 @@ const (
 	refreshRule       = `must be exactly "watch" or "off"`
 	layoutRule        = `must be exactly "links", "files" or "in-place"`
 
+	templateLengthRule    = "must have 1 to 16384 bytes"
+	templateTextRule      = "must be UTF-8 text without NUL"
+	templateReferenceRule = `must close each "$(" with ")" before the next "$"; write "$$(" for the text "$("`
+	templateFileRule      = "must name a file of the volume by its path, which is relative and in its shortest form; " +
+		`write "$$(" for the text "$("`
+
 	volumeItselfRule  = "must name another volume of the pod, not the volume itself"
 	volumeMissingRule = "the pod has no volume of this name: name one of its secret, configMap, downwardAPI or projected volumes"
 	volumeTypeRule    = "this volume of the pod is none of secret, configMap, downwardAPI and projected"
@@ -78,6 +84,11 @@ func Validate(s Spec) field.ErrorList {
 		number(attribute("uid/"+file), p.UID, idProblem)
 		number(attribute("gid/"+file), p.GID, idProblem)
 		number(attribute("mode/"+file), p.Mode, modeProblem)
+	}
+	for file, t := range s.Templates {
+		check(root(), short(file), recordedPathProblem(file))
+		value, problem := t.problem()
+		check(attribute("template/"+file), value, problem)
 	}
 	for _, p := range slices.Concat(s.MountPoints, s.SubPaths) {
 		check(root(), short(p), recordedPathProblem(p))

@@ -63,6 +63,13 @@ func TestValidate(t *testing.T) {
 			"volumeAttributes[gid/a]: Invalid"},
 		{"a mode of permissions", func(s *Spec) { s.Paths = map[string]Permissions{"a": {Mode: number(0o1000)}} },
 			"volumeAttributes[mode/a]: Invalid"},
+		{"a template", func(s *Spec) { s.Templates = map[string]Template{"a": "$(b)"} }, ""},
+		{"the path of a template", func(s *Spec) { s.Templates = map[string]Template{"../a": "b"} },
+			`Invalid value: "../a"`},
+		{"an empty template", func(s *Spec) { s.Templates = map[string]Template{"a": ""} },
+			"volumeAttributes[template/a]: Invalid value: must have 1 to 16384 bytes"},
+		{"a template of a file elsewhere", func(s *Spec) { s.Templates = map[string]Template{"a": "$(../b)"} },
+			`volumeAttributes[template/a]: Invalid value: "$(../b)"`},
 		{"a mount point", func(s *Spec) { s.MountPoints = []string{"../a"} }, `Invalid value: "../a"`},
 		{"a subPath", func(s *Spec) { s.SubPaths = []string{"/a"} }, `Invalid value: "/a"`},
 	} {

@@ -126,6 +126,14 @@ func confined(args []string) error {
 			_, err := os.ReadFile(path)
 			return err
 		},
+		"memory for a file that grows": func() error {
+			f, err := os.CreateTemp(dir, "")
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			return unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, 1)
+		},
 		"a file system": func() error {
 			fd, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 			unix.Close(fd)

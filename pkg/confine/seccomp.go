@@ -84,10 +84,12 @@ func SystemCalls() []string {
 		},
 		// Files.
 		[]string{
-			"access", "chdir", "close", "close_range", "copy_file_range", "dup", "dup3", "faccessat", "faccessat2", "fchdir", "fchmod", "fchmodat", "fchmodat2",
-			"fchown", "fchownat", "fcntl", "fdatasync", "flock", "fstat", "fstatat", "fstatfs", "fsync", "ftruncate", "getcwd", "getdents64", "ioctl", "linkat", "lseek", "lstat",
-			"mkdirat", "newfstatat", "open", "openat", "openat2", "pread64", "preadv", "pwrite64", "pwritev", "read", "readlink", "readlinkat", "readv", "renameat",
-			"renameat2", "sendfile", "splice", "stat", "statfs", "statx", "symlinkat", "umask", "unlinkat", "utimensat", "write", "writev",
+			"access", "chdir", "close", "close_range", "copy_file_range", "dup", "dup3", "faccessat", "faccessat2", "fallocate",
+			"fchdir", "fchmod", "fchmodat", "fchmodat2", "fchown", "fchownat", "fcntl", "fdatasync", "flock", "fstat",
+			"fstatat", "fstatfs", "fsync", "ftruncate", "getcwd", "getdents64", "ioctl", "linkat", "lseek", "lstat",
+			"mkdirat", "newfstatat", "open", "openat", "openat2", "pread64", "preadv", "pwrite64", "pwritev", "read",
+			"readlink", "readlinkat", "readv", "renameat", "renameat2", "sendfile", "splice", "stat", "statfs", "statx",
+			"symlinkat", "umask", "unlinkat", "utimensat", "write", "writev",
 		},
 		// Mounts, by the interface of descriptors: not mount(2), which takes paths, and no namespaces.
 		[]string{

@@ -5,6 +5,7 @@ package lint
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -154,7 +155,7 @@ func (l *linter) attributes(v *volume, hasRef bool) {
 	allStrings := true
 	for _, e := range attrs.Entries {
 		key := at + "[" + e.Name + "]"
-		if strings.Contains(e.Value.String(), "{{") {
+		if !strings.HasPrefix(e.Name, "template/") && strings.Contains(e.Value.String(), "{{") {
 			l.report(o, Error, key, `is a template ("{{ }}"): give lint the output of "helm template" instead`, e.Value)
 			return
 		}
@@ -173,6 +174,31 @@ func (l *linter) attributes(v *volume, hasRef bool) {
 		l.report(o, Error, v.field+".csi."+err.Field, err.ErrorBody(), place(attrs, err), attrs, v.node.Key("csi"))
 	}
 	v.spec, v.valid = spec, len(errs) == 0 && allStrings
+	if v.valid {
+		l.templates(*v, at, attrs)
+	}
+}
+
+// templates checks the files that templates show, if the manifest lists all files of the volume's objects.
+func (l *linter) templates(v volume, at string, attrs *manifest.Node) {
+	var paths []string
+	for _, s := range v.spec.Sources {
+		if len(s.Items) == 0 {
+			return // each key is a file
+		}
+		for _, item := range s.Items {
+			paths = append(paths, item.Path)
+		}
+	}
+	for _, path := range slices.Sorted(maps.Keys(v.spec.Templates)) {
+		for _, file := range v.spec.Templates[path].Files() {
+			if !slices.Contains(paths, file) {
+				name := "template/" + path
+				l.report(v.pod.Object, Error, at+"["+name+"]", fmt.Sprintf("shows the file %q, which no item of the volume %q "+
+					"makes: correct the name, or write $$( for the text $(", file, v.spec.Volume), attrs.Get(name))
+			}
+		}
+	}
 }
 
 // modes checks the modes in one of Kubernetes' own volumes: the API server refuses those above 0777, and a decimal
@@ -200,10 +226,10 @@ func (l *linter) mounts(v volume) (isMounted bool) {
 		}
 		isMounted = true
 		for _, name := range []string{"subPath", "subPathExpr"} {
-			if sub := m.Node.Get(name); sub.String() != "" {
+			if sub := m.Node.Get(name); sub.String() != "" && v.spec.Layout != attributes.LayoutInPlace {
 				l.report(v.pod.Object, Warning, v.pod.Path(m.Field+"."+name), fmt.Sprintf(
 					"what is mounted by %s stays as it was when the container started, whatever becomes of the "+
-						"object: mount the volume %q as a directory", name, v.name), sub)
+						"object: mount the volume %q as a directory, or set layout to in-place", name, v.name), sub)
 			}
 		}
 		l.beneath(v, m)
@@ -294,6 +320,11 @@ func filesOf(spec attributes.Spec, owner *uint32) (all []file) {
 			own := spec.Paths[item.Path]
 			all = append(all, file{*cmp.Or(own.Mode, item.Mode, &s.Mode), cmp.Or(own.UID, item.UID, owner)})
 		}
+	}
+	mode := spec.FileMode()
+	for path := range spec.Templates {
+		own := spec.Paths[path]
+		all = append(all, file{*cmp.Or(own.Mode, &mode), cmp.Or(own.UID, owner)})
 	}
 	return all
 }

@@ -33,48 +33,64 @@ func mustWrite(b *testing.B, fd int, p Payload, want bool) {
 	}
 }
 
-func BenchmarkWriteFirst(b *testing.B) {
-	b.ReportAllocs()
-	dir := newVolume(b, "")
-	p := ssh("x")
-	for b.Loop() {
-		b.StopTimer()
-		sub := filepath.Join(dir, "volume")
-		if err := os.RemoveAll(sub); err != nil {
-			b.Fatal(err)
-		}
-		if err := os.Mkdir(sub, 0o700); err != nil {
-			b.Fatal(err)
-		}
-		fd := open(b, sub)
-		b.StartTimer()
-		mustWrite(b, fd, p, true)
-		b.StopTimer()
-		unix.Close(fd)
-		b.StartTimer()
+// eachLayout measures for each layout. A payload of the layout has 3 keys of 4 KiB in all, which are full of a letter.
+func eachLayout(b *testing.B, measure func(b *testing.B, dir string, payload func(fill string) Payload)) {
+	for _, layout := range []Layout{Links, Files, InPlace} {
+		b.Run(layoutNames()[layout], func(b *testing.B) {
+			b.ReportAllocs()
+			measure(b, newVolume(b, ""), func(fill string) Payload {
+				p := ssh(fill)
+				p.Layout = layout
+				return p
+			})
+		})
 	}
+}
+
+func BenchmarkWriteFirst(b *testing.B) {
+	eachLayout(b, func(b *testing.B, dir string, payload func(string) Payload) {
+		p := payload("x")
+		for b.Loop() {
+			b.StopTimer()
+			sub := filepath.Join(dir, "volume")
+			if err := os.RemoveAll(sub); err != nil {
+				b.Fatal(err)
+			}
+			if err := os.Mkdir(sub, 0o700); err != nil {
+				b.Fatal(err)
+			}
+			fd := open(b, sub)
+			b.StartTimer()
+			mustWrite(b, fd, p, true)
+			b.StopTimer()
+			unix.Close(fd)
+			b.StartTimer()
+		}
+	})
 }
 
 func BenchmarkWriteChanged(b *testing.B) {
-	b.ReportAllocs()
-	fd := open(b, newVolume(b, ""))
-	defer unix.Close(fd)
-	versions := []Payload{ssh("x"), ssh("y")}
-	mustWrite(b, fd, versions[1], true)
-	i := 0
-	for b.Loop() {
-		mustWrite(b, fd, versions[i%2], true)
-		i++
-	}
+	eachLayout(b, func(b *testing.B, dir string, payload func(string) Payload) {
+		fd := open(b, dir)
+		defer unix.Close(fd)
+		versions := []Payload{payload("x"), payload("y")}
+		mustWrite(b, fd, versions[1], true)
+		i := 0
+		for b.Loop() {
+			mustWrite(b, fd, versions[i%2], true)
+			i++
+		}
+	})
 }
 
 func BenchmarkWriteUnchanged(b *testing.B) {
-	b.ReportAllocs()
-	fd := open(b, newVolume(b, ""))
-	defer unix.Close(fd)
-	p := ssh("x")
-	mustWrite(b, fd, p, true)
-	for b.Loop() {
-		mustWrite(b, fd, p, false)
-	}
+	eachLayout(b, func(b *testing.B, dir string, payload func(string) Payload) {
+		fd := open(b, dir)
+		defer unix.Close(fd)
+		p := payload("x")
+		mustWrite(b, fd, p, true)
+		for b.Loop() {
+			mustWrite(b, fd, p, false)
+		}
+	})
 }

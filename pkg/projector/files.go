@@ -18,6 +18,9 @@ import (
 // pendingDir is completed, whatever happens to the process.
 const pendingDir = "..pending"
 
+// roomFile holds the memory by which overwritten files grow, until the first of them is overwritten.
+const roomFile = "..room"
+
 // maxWrite is how many bytes one system call writes to a file that is overwritten. A larger file takes several calls, so
 // that its content is not held in memory twice.
 const maxWrite = 1 << 20
@@ -37,7 +40,7 @@ func writeFiles(dir directory, tree *node, p Payload) (changed bool, err error) 
 		return true, fmt.Errorf("complete the version of an earlier writer: %w", err)
 	}
 	// (2)
-	if err := cleanFiles(dir, p.Layout); err != nil {
+	if err := cleanFiles(dir); err != nil {
 		return false, fmt.Errorf("remove what an earlier writer left: %w", err)
 	}
 	if difference := missing(dir, tree, p); difference != nil {
@@ -75,7 +78,7 @@ func Finish(root int, layout Layout) error {
 }
 
 // cleanFiles removes all reserved names.
-func cleanFiles(dir directory, layout Layout) error {
+func cleanFiles(dir directory) error {
 	names, err := dir.names()
 	if err != nil {
 		return err
@@ -83,11 +86,6 @@ func cleanFiles(dir directory, layout Layout) error {
 	for _, name := range names {
 		if !strings.HasPrefix(name, reservedPrefix) {
 			continue
-		}
-		if isGeneration(name) {
-			if err := unreserve(dir, name, layout); err != nil {
-				return err
-			}
 		}
 		if err := removeTree(dir, name); err != nil {
 			return err
@@ -137,13 +135,16 @@ func stage(dir directory, tree *node, p Payload) error {
 		err = dir.rename(name, pendingDir)
 	}
 	if err != nil {
-		return errors.Join(err, unreserve(dir, name, p.Layout), removeTree(dir, name))
+		return errors.Join(err, removeTree(dir, roomFile), removeTree(dir, name))
 	}
 	return nil
 }
 
 // finish takes all files from ..pending, if there is one. If a killed process has done a part of that, it does the rest.
 func finish(dir directory, layout Layout) error {
+	if err := removeTree(dir, roomFile); err != nil {
+		return err
+	}
 	err := merge(dir, pendingDir, dir, func(f staged) error {
 		failpoint.Hit("projector-file-taken")
 		switch {
@@ -163,29 +164,31 @@ func finish(dir directory, layout Layout) error {
 }
 
 // reserve allocates the memory by which files grow when they are overwritten with those below the directory called name.
-// So there is no lack of memory once a part of the version is visible.
+// So there is no lack of memory once a part of the version is visible. The memory is not that of the files, which nobody
+// opens for writing before their content comes: inotify would tell of that.
 func reserve(dir directory, name string, layout Layout) error {
-	return merge(dir, name, dir, func(f staged) error {
-		if !f.overwrites(layout) || f.next.Size <= f.current.Size {
-			return nil
+	if layout != InPlace {
+		return nil
+	}
+	var growth int64
+	err := merge(dir, name, dir, func(f staged) error {
+		if f.overwrites(layout) {
+			growth += max(0, wholePages(int(f.next.Size))-wholePages(int(f.current.Size)))
 		}
-		return f.open(func(fd int) error {
-			if err := unix.Fallocate(fd, unix.FALLOC_FL_KEEP_SIZE, 0, f.next.Size); err != nil {
-				return fmt.Errorf("reserve %d bytes: %w", f.next.Size, err)
-			}
-			return nil
-		})
+		return nil
 	})
-}
-
-// unreserve frees what reserve has allocated.
-func unreserve(dir directory, name string, layout Layout) error {
-	return merge(dir, name, dir, func(f staged) error {
-		if !f.overwrites(layout) {
-			return nil
-		}
-		return f.open(func(fd int) error { return unix.Ftruncate(fd, f.current.Size) })
-	})
+	if err != nil || growth == 0 {
+		return err
+	}
+	fd, err := openat(dir.fd(), roomFile, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0)
+	if err != nil {
+		return fmt.Errorf("reserve memory: %w", err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Fallocate(fd, 0, 0, growth); err != nil {
+		return fmt.Errorf("reserve %d bytes: %w", growth, err)
+	}
+	return nil
 }
 
 // staged is a file, or a directory that the volume does not have, before it takes its place.
@@ -250,16 +253,6 @@ func (f staged) overwrites(layout Layout) bool {
 		f.current.Mode == f.next.Mode && f.current.Uid == f.next.Uid && f.current.Gid == f.next.Gid
 }
 
-// open calls f with a descriptor of the file that lies in the place.
-func (f staged) open(use func(fd int) error) error {
-	fd, err := openat(f.to.fd(), f.name, unix.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	return use(fd)
-}
-
 // overwrite copies the staged file over the one in its place, which is never shorter than both versions.
 func (f staged) overwrite() error {
 	source, err := openat(f.from.fd(), f.name, unix.O_RDONLY, 0)
@@ -267,12 +260,18 @@ func (f staged) overwrite() error {
 		return err
 	}
 	defer unix.Close(source)
-	return f.open(func(fd int) error {
-		if err := copyTo(fd, source, f.next.Size); err != nil {
-			return err
-		}
-		return unix.Ftruncate(fd, f.next.Size) // also if the length is right: it frees what a killed process has reserved
-	})
+	target, err := openat(f.to.fd(), f.name, unix.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(target)
+	if err := copyTo(target, source, f.next.Size); err != nil {
+		return err
+	}
+	if f.current.Size <= f.next.Size {
+		return nil
+	}
+	return unix.Ftruncate(target, f.next.Size)
 }
 
 func copyTo(fd, source int, length int64) error {

@@ -78,6 +78,23 @@ func TestGuarantees(t *testing.T) {
 	}
 }
 
+// TestInPlaceEvents: inotify tells of a change once, and not before the new content is there.
+func TestInPlaceEvents(t *testing.T) {
+	dir, p := newVolume(t, ""), plain(InPlace)
+	write(t, dir, p)
+	for _, length := range []int{9000, 9001, 20, 100000} {
+		p.Files[0].Data = []byte(strings.Repeat(fmt.Sprint(length%7), length))
+		happened := events(t, filepath.Join(dir, "id_rsa"))
+		if _, err := tryWrite(t, dir, p); err != nil {
+			t.Fatal(err)
+		}
+		got := slices.DeleteFunc(happened(), func(event string) bool { return event == "" }) // open, read, close
+		if want := []string{"MODIFY", "CLOSE_WRITE"}; !slices.Equal(got, want) {
+			t.Errorf("%d bytes: events %q, want %q", length, got, want)
+		}
+	}
+}
+
 // targetInode is the number of the inode that a path leads to.
 func targetInode(t *testing.T, path string) uint64 {
 	t.Helper()
@@ -327,33 +344,6 @@ func TestFinish(t *testing.T) {
 		}
 		sameSnapshot(t, "Finish without ..pending", before, snapshot(t, dir))
 	})
-}
-
-// TestReservedMemoryIsFreed: a writer that is killed before ..pending has reserved memory behind the end of a file.
-func TestReservedMemoryIsFreed(t *testing.T) {
-	dir := newVolume(t, "")
-	p := steady(InPlace, 0)
-	write(t, dir, p)
-	used := usage(t, dir)
-	inDirectory(t, dir, func(d directory) error {
-		larger := steady(InPlace, 0)
-		for i := range larger.Files {
-			larger.Files[i].Data = make([]byte, 1<<20)
-		}
-		tree, _, err := newTrees(larger)
-		if err != nil {
-			return err
-		}
-		name, err := writeGeneration(d, tree, larger)
-		return errors.Join(err, reserve(d, name, InPlace))
-	})
-	if usage(t, dir) == used {
-		t.Fatal("nothing is reserved: the test shows nothing")
-	}
-	write(t, dir, p)
-	if now := usage(t, dir); now != used {
-		t.Errorf("%s, want %s", now, used)
-	}
 }
 
 func inDirectory(t *testing.T, path string, f func(directory) error) {

@@ -17,21 +17,26 @@ import (
 type harness struct {
 	t          *testing.T
 	dir        string // the volume
-	generation string // the name of its generation
+	generation string // the name of its generation; empty unless the layout is Links
 	victim     string // a directory outside, with a file and a directory in it
 }
 
-func newHarness(t *testing.T) harness {
+func newHarness(t *testing.T, layout Layout) harness {
+	testkit.NothingLeft(t)
 	h := harness{t: t, dir: newVolume(t, "")}
 	h.victim = filepath.Join(filepath.Dir(filepath.Dir(h.dir)), "victim")
 	h.mkdir(filepath.Join(h.victim, "d"))
 	h.file(filepath.Join(h.victim, "precious"), "precious")
 	h.file(filepath.Join(h.victim, "id_rsa"), "private") // what the volume has too
 	h.file(filepath.Join(h.victim, "d", "precious"), "precious")
-	write(t, h.dir, keys())
-	generation, err := os.Readlink(h.in("..data"))
-	h.must(err)
-	h.generation = generation
+	p := keys()
+	p.Layout = layout
+	write(t, h.dir, p)
+	if layout == Links {
+		generation, err := os.Readlink(h.in("..data"))
+		h.must(err)
+		h.generation = generation
+	}
 	return h
 }
 
@@ -70,12 +75,12 @@ func (h harness) node(path string, kind uint32, device uint64) {
 
 const zero = 1<<8 | 5 // /dev/zero
 
-// TestHostileOrLeftOver puts into a volume what a killed writer leaves and what a container that got write access could
-// plant (CVE-2017-1002102, and worse). Whatever it is: the next write, of the same payload or another, puts the volume
-// right, does not hang, and touches nothing outside.
-func TestHostileOrLeftOver(t *testing.T) {
-	const old = "..2001_02_03_04_05_06.7"
-	cases := map[string]func(h harness){
+const old = "..2001_02_03_04_05_06.7" // a generation of another time
+
+// hostileNames are what a killed writer leaves, and what a container could plant, in the root directory of a volume with
+// the layout Links.
+func hostileNames() map[string]func(harness) {
+	return map[string]func(h harness){
 		"nothing": func(harness) {},
 
 		// What a killed writer leaves.
@@ -194,8 +199,12 @@ func TestHostileOrLeftOver(t *testing.T) {
 			h.node(h.in("s"), unix.S_IFSOCK, 0)
 			h.node(h.in("c"), unix.S_IFCHR, zero)
 		},
+	}
+}
 
-		// Inside the generation.
+// hostileFiles are what a container could plant among the files of a volume of any layout.
+func hostileFiles() map[string]func(harness) {
+	return map[string]func(h harness){
 		"a file's bytes were changed": func(h harness) {
 			h.replace(h.now("id_rsa"), func(p string) { h.file(p, "pwned!!") })
 		},
@@ -248,28 +257,63 @@ func TestHostileOrLeftOver(t *testing.T) {
 			h.mkdir(h.in(old))
 			h.must(os.Link(h.now("id_rsa"), h.in(old+"/second")))
 		},
+		// What the layouts files and in-place use.
+		"..pending leads to the victim": func(h harness) { h.link(h.victim, h.in(pendingDir)) },
+		"..pending is a file":           func(h harness) { h.file(h.in(pendingDir), "x") },
+		"..pending is a FIFO":           func(h harness) { h.node(h.in(pendingDir), unix.S_IFIFO, 0) },
+		"..pending has links to the victim": func(h harness) {
+			h.mkdir(h.in(pendingDir + "/conf"))
+			h.link(h.victim, h.in(pendingDir+"/conf/d"))
+			h.link(h.victim+"/id_rsa", h.in(pendingDir+"/id_rsa"))
+		},
+		"..pending has a FIFO and a device": func(h harness) {
+			h.mkdir(h.in(pendingDir))
+			h.node(h.in(pendingDir+"/id_rsa"), unix.S_IFIFO, 0)
+			h.node(h.in(pendingDir+"/id_rsa.pub"), unix.S_IFCHR, zero)
+		},
+		"..pending has a directory for a file, and a file for a directory": func(h harness) {
+			h.mkdir(h.in(pendingDir + "/id_rsa/d"))
+			h.file(h.in(pendingDir+"/conf"), "x")
+		},
+		"..pending has what a visible link names": func(h harness) {
+			h.mkdir(h.in(pendingDir))
+			h.replace(h.in("id_rsa"), func(p string) { h.link(h.victim+"/id_rsa", p) })
+			h.file(h.in(pendingDir+"/id_rsa"), "pwned!!")
+		},
 		"a file has a second name in place of another": func(h harness) { h.remove(h.now("id_rsa.pub")); h.must(os.Link(h.now("id_rsa"), h.now("id_rsa.pub"))) },
 	}
+}
+
+// TestHostileOrLeftOver puts into a volume what a killed writer leaves and what a container that got write access could
+// plant (CVE-2017-1002102, and worse). Whatever it is: the next write, of the same payload or another, puts the volume
+// right, does not hang, and touches nothing outside.
+func TestHostileOrLeftOver(t *testing.T) {
 	other := payload(file("id_rsa", "new private"), file("conf/d", "now a file"), file("foreign", "f"))
-	for name, prepare := range cases {
+	forEachLayout(t, func(t *testing.T, layout Layout) {
 		for which, p := range map[string]Payload{"the same payload": keys(), "another payload": other, "nothing": payload()} {
-			t.Run(name+", then "+which, func(t *testing.T) {
-				testkit.NothingLeft(t)
-				h := newHarness(t)
-				prepare(h)
-				before := snapshot(t, h.victim)
-				within(t, 10*time.Second, func() {
-					if _, err := tryWrite(t, h.dir, p); err != nil {
-						t.Errorf("write: %v", err)
-					}
-				})
-				sameSnapshot(t, "the victim", before, snapshot(t, h.victim))
-				check(t, h.dir, p)
-				if write(t, h.dir, p) {
-					t.Error("once more: changed is true")
-				}
-			})
+			p.Layout = layout
+			for name, prepare := range hostileNames() {
+				t.Run(name+", then "+which, func(t *testing.T) { putRight(t, newHarness(t, Links), prepare, p) })
+			}
+			for name, prepare := range hostileFiles() {
+				t.Run(name+", then "+which, func(t *testing.T) { putRight(t, newHarness(t, layout), prepare, p) })
+			}
 		}
+	})
+}
+
+func putRight(t *testing.T, h harness, prepare func(harness), p Payload) {
+	prepare(h)
+	before := snapshot(t, h.victim)
+	within(t, 10*time.Second, func() {
+		if _, err := tryWrite(t, h.dir, p); err != nil {
+			t.Errorf("write: %v", err)
+		}
+	})
+	sameSnapshot(t, "the victim", before, snapshot(t, h.victim))
+	check(t, h.dir, p)
+	if write(t, h.dir, p) {
+		t.Error("once more: changed is true")
 	}
 }
 
@@ -311,35 +355,40 @@ func TestLooksTheSame(t *testing.T) {
 			h.must(os.Link(h.now("a"), filepath.Join(filepath.Dir(h.dir), "second")))
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			testkit.NothingLeft(t)
-			h := newHarness(t)
-			// The volume is a directory of the mount, so that there is an outside on the same file system.
-			h.dir = h.in("inner/volume")
-			h.mkdir(h.dir)
-			p := payload(file("empty", ""), file("empty2", ""), file("a", "equal"), file("b", "equal"))
-			write(t, h.dir, p)
-			generation, err := os.Readlink(h.in("..data"))
-			h.must(err)
-			h.generation = generation
-			plant(h)
-			within(t, 10*time.Second, func() {
-				if !write(t, h.dir, p) {
-					t.Error("changed is false")
-				}
-			})
-			for _, f := range p.Files {
-				var st unix.Stat_t
-				h.must(unix.Stat(h.in(f.Path), &st))
-				if st.Nlink != 1 {
-					t.Errorf("%s has %d names", f.Path, st.Nlink)
-				}
-			}
+		forEachLayout(t, func(t *testing.T, layout Layout) {
+			t.Run(name, func(t *testing.T) { isWrittenAnew(t, layout, plant) })
 		})
 	}
 }
 
-// A file is never written in place.
+func isWrittenAnew(t *testing.T, layout Layout, plant func(harness)) {
+	h := newHarness(t, layout)
+	// The volume is a directory of the mount, so that there is an outside on the same file system.
+	h.dir = h.in("inner/volume")
+	h.mkdir(h.dir)
+	p := payload(file("empty", ""), file("empty2", ""), file("a", "equal"), file("b", "equal"))
+	p.Layout = layout
+	write(t, h.dir, p)
+	if layout == Links {
+		generation, err := os.Readlink(h.in("..data"))
+		h.must(err)
+		h.generation = generation
+	}
+	plant(h)
+	within(t, 10*time.Second, func() {
+		if !write(t, h.dir, p) {
+			t.Error("changed is false")
+		}
+	})
+	for _, f := range p.Files {
+		var st unix.Stat_t
+		h.must(unix.Stat(h.in(f.Path), &st))
+		if st.Nlink != 1 {
+			t.Errorf("%s has %d names", f.Path, st.Nlink)
+		}
+	}
+}
+
 func TestReaderKeepsTheOldBytes(t *testing.T) {
 	testkit.NothingLeft(t)
 	dir := newVolume(t, "")

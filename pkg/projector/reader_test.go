@@ -217,17 +217,53 @@ func TestReadersNeverSeeAMix(t *testing.T) {
 	t.Logf("%d whole versions read, %d replaced while being read", whole.Load(), gone.Load())
 }
 
-// writeForEver is a helper process: it writes version after version to args[0].
+// writeForEver is a helper process: it writes version after version to args[0], in the layout args[1].
 func writeForEver(args []string) error {
 	fd, err := unix.Open(args[0], unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
+	next := version
+	for layout, name := range layoutNames() {
+		if name == args[1] && layout != Links {
+			next = func(i int) Payload { return steady(layout, i) }
+		}
+	}
 	for i := 1; ; i++ {
-		if _, err := Write(fd, version(i)); err != nil {
+		if _, err := Write(fd, next(i)); err != nil {
 			return err
 		}
 	}
+}
+
+// killWriter kills a process that writes version after version, once it has made so many changes to the directory.
+func killWriter(t *testing.T, dir string, layout Layout, changes int) {
+	t.Helper()
+	events := watch(t, dir)
+	cmd := testkit.Helper(t, false, "writer", dir, layoutNames()[layout])
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	testkit.Eventually(t, 20*time.Second, "the writer to write",
+		func() bool { seen += len(events()); return seen > changes })
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Fatalf("the writer ended by itself: %v", err)
+	}
+}
+
+// leftOver reports whether a killed writer has left something.
+func leftOver(t *testing.T, dir string, pattern string, most int) bool {
+	t.Helper()
+	entries, err := filepath.Glob(filepath.Join(dir, pattern))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries) > most
 }
 
 // TestKilledWriter kills a process after each number of changes that it makes to the directory, and writes after it.
@@ -237,31 +273,13 @@ func TestKilledWriter(t *testing.T) {
 	leftOvers := 0
 	for kill := range 40 {
 		write(t, dir, version(0))
-		events := watch(t, dir)
-		cmd := testkit.Helper(t, false, "writer", dir)
-		cmd.Stderr = os.Stderr
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		seen := 0
-		testkit.Eventually(t, 20*time.Second, "the writer to write",
-			func() bool { seen += len(events()); return seen > kill })
-		if err := cmd.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
-			t.Fatalf("the writer ended by itself: %v", err)
-		}
+		killWriter(t, dir, Links, kill)
 		// Before anything is put right, a reader sees one whole version.
 		i, err := readVersion(dir)
 		if err != nil {
 			t.Fatalf("after the kill: %v", err)
 		}
-		entries, err := filepath.Glob(filepath.Join(dir, "..2*"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(entries) > 1 {
+		if leftOver(t, dir, "..2*", 1) {
 			leftOvers++
 		}
 		// The same version, as after a restart without news, or another.
@@ -274,4 +292,41 @@ func TestKilledWriter(t *testing.T) {
 		t.Error("no kill left anything behind: the test shows nothing")
 	}
 	t.Logf("%d of 40 kills left a second generation", leftOvers)
+}
+
+// TestKilledWriterOfPlainFiles is the same for the layouts Files and InPlace. Finish makes the files one version again.
+func TestKilledWriterOfPlainFiles(t *testing.T) {
+	for _, layout := range []Layout{Files, InPlace} {
+		t.Run(layoutNames()[layout], func(t *testing.T) {
+			testkit.NothingLeft(t)
+			dir := newVolume(t, "")
+			leftOvers := 0
+			for kill := range 40 {
+				write(t, dir, steady(layout, 0))
+				killWriter(t, dir, layout, kill)
+				if leftOver(t, dir, "..*", 0) {
+					leftOvers++
+				}
+				inDirectory(t, dir, func(d directory) error { return Finish(d.fd(), layout) })
+				text, err := os.ReadFile(filepath.Join(dir, "a"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				i, err := number(text, true)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, f := range steady(layout, i).Files {
+					if got := look(t, filepath.Join(dir, f.Path)); got != fileEntry(f) {
+						t.Fatalf("kill %d: %s is not version %d: %.50v", kill, f.Path, i, got)
+					}
+				}
+				write(t, dir, steady(layout, i+1))
+			}
+			if leftOvers == 0 {
+				t.Error("no kill left anything behind: the test shows nothing")
+			}
+			t.Logf("%d of 40 kills left something", leftOvers)
+		})
+	}
 }

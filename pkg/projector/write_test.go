@@ -357,7 +357,6 @@ func TestReadOnlyDirectory(t *testing.T) {
 func TestNoDescriptorLeaks(t *testing.T) {
 	// A file that nothing points to any more is closed by the garbage collector: it would hide a leak.
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
-	dir := newVolume(t, "size=64k,nr_inodes=64")
 	count := func() int {
 		entries, err := os.ReadDir("/proc/self/fd")
 		if err != nil {
@@ -365,23 +364,31 @@ func TestNoDescriptorLeaks(t *testing.T) {
 		}
 		return len(entries)
 	}
-	write(t, dir, keys())
-	before := count()
-	big, bad, other := keys(), keys(), keys()
-	big.Files[0].Data = make([]byte, 1<<20)
-	bad.Files[0].Path = "../x"
-	other.Files[3].UID = 1<<32 - 1
-	for range 20 {
-		for _, p := range []Payload{keys(), payload(file("a", "1")), big, bad, other, payload()} {
-			tryWrite(t, dir, p)
+	forEachLayout(t, func(t *testing.T, layout Layout) {
+		dir := newVolume(t, "size=64k,nr_inodes=64")
+		write(t, dir, keys())
+		before := count()
+		big, bad, other := keys(), keys(), keys()
+		big.Files[0].Data = make([]byte, 1<<20)
+		bad.Files[0].Path = "../x"
+		other.Files[3].UID = 1<<32 - 1
+		for range 20 {
+			for _, p := range []Payload{keys(), payload(file("a", "1")), big, bad, other, payload()} {
+				p.Layout = layout
+				tryWrite(t, dir, p)
+			}
+			data := dir
+			if layout == Links {
+				data = filepath.Join(dir, "..data")
+			}
+			if err := unix.Mkfifo(filepath.Join(data, "fifo"), 0o666); err != nil {
+				t.Fatal(err)
+			}
 		}
-		if err := unix.Mkfifo(filepath.Join(dir, "..data", "fifo"), 0o666); err != nil {
-			t.Fatal(err)
+		if after := count(); after != before {
+			t.Errorf("%d descriptors, %d before", after, before)
 		}
-	}
-	if after := count(); after != before {
-		t.Errorf("%d descriptors, %d before", after, before)
-	}
+	})
 }
 
 func TestTooFewDescriptors(t *testing.T) {

@@ -24,15 +24,16 @@ func FuzzRoundTrip(f *testing.F) {
 			FSID: fsid,
 			Spec: Spec{Volume: kind, Sources: []Source{{Kind: kind, Name: object, Mode: a, Optional: more}}, DirMode: b,
 				Refresh: refresh, Layout: layout}}
-		v.Version = v.version()
 		if more {
 			v.MountGroup, v.User, v.Allocatable = &a, &b, map[string]string{key: path}
 			v.Spec.UID, v.Spec.GID, v.Spec.Mode, v.Spec.DefaultUser = &b, &a, &a, &b
 			v.Spec.Sources[0].Items = []Item{{Key: key, Container: path, Divisor: key, Path: path, Mode: &a, UID: &b},
 				{Key: path, Path: key}}
 			v.Spec.Paths = map[string]Permissions{path: {UID: &a, Mode: &b}, key: {GID: &a}}
+			v.Spec.Templates = map[string]string{path: layout, key: refresh}
 			v.Spec.MountPoints, v.Spec.SubPaths = []string{path, key}, []string{key}
 		}
+		v.Version = v.version()
 		for _, s := range []string{id, target, namespace, name, uid, kind, object, key, path, refresh, layout} {
 			if !utf8.ValidString(s) {
 				return // can't come in a request: protobuf refuses it
@@ -104,6 +105,9 @@ func FuzzDecode(f *testing.F) {
 			append([]string(nil), v.Spec.SubPaths...)
 		if len(v.Spec.Paths) == 0 {
 			v.Spec.Paths = nil
+		}
+		if len(v.Spec.Templates) == 0 {
+			v.Spec.Templates = nil
 		}
 		if len(v.Allocatable) == 0 {
 			v.Allocatable = nil

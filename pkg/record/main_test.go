@@ -37,6 +37,7 @@ func full() Volume {
 			Paths: map[string]Permissions{
 				"dir/a:b\n\\": {UID: pointer(4), GID: pointer(5), Mode: pointer(0)}, "p2": {},
 			},
+			Templates:   map[string]string{"t/<&>": "$(p2)\n"},
 			MountPoints: []string{"data", "run/x"}, SubPaths: []string{"conf"},
 		},
 		MountGroup: pointer(5000), User: pointer(70), Allocatable: map[string]string{"cpu": "4", "memory": "8Gi"},

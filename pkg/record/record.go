@@ -12,8 +12,8 @@ import (
 	"fmt"
 )
 
-// The versions of the form that this driver reads. Version 5 added layout. A record gets the oldest version that has
-// all its fields, so that an older driver can read it after a rollback.
+// The versions of the form that this driver reads. Version 5 added layout and templates. A record gets the oldest
+// version that has all its fields, so that an older driver can read it after a rollback.
 const (
 	oldestVersion = 4
 	newestVersion = 5
@@ -72,6 +72,7 @@ type Spec struct {
 	// Layout is absent if the names are links.
 	Layout      string                 `json:"layout,omitempty"`
 	Paths       map[string]Permissions `json:"paths,omitempty"`
+	Templates   map[string]string      `json:"templates,omitempty"`
 	MountPoints []string               `json:"mountPoints,omitempty"`
 	SubPaths    []string               `json:"subPaths,omitempty"`
 }
@@ -105,7 +106,7 @@ type Permissions struct {
 
 // version is the oldest version of the form that has all fields of v.
 func (v *Volume) version() int {
-	if v.Spec.Layout != "" {
+	if v.Spec.Layout != "" || len(v.Spec.Templates) > 0 {
 		return 5
 	}
 	return 4

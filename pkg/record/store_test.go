@@ -33,7 +33,7 @@ const golden = `{"version":5,"volumeID":"csi-1","targetPath":"/pods/uid/volumes/
 	`{"key":"key","container":"c","divisor":"1Mi","path":"dir/<path> & \"more\"","mode":292,"uid":3},` +
 	`{"key":"k2","path":"p2"}],"optional":true,"mode":256},{"mode":0}],` +
 	`"uid":1000,"gid":2000,"mode":384,"defaultUser":71,"dirMode":493,"refresh":"watch","layout":"files",` +
-	`"paths":{"dir/a:b\n\\":{"uid":4,"gid":5,"mode":0},"p2":{}},` +
+	`"paths":{"dir/a:b\n\\":{"uid":4,"gid":5,"mode":0},"p2":{}},"templates":{"t/<&>":"$(p2)\n"},` +
 	`"mountPoints":["data","run/x"],"subPaths":["conf"]},` +
 	`"mountGroup":5000,"user":70,"allocatable":{"cpu":"4","memory":"8Gi"},"size":12,` +
 	`"device":18446744073709551615,"fsid":9223372036854775809}`
@@ -318,6 +318,7 @@ func TestLoadOfBadFiles(t *testing.T) {
 			other},
 		"version 5 without its fields":       {with(`"version":4`, `"version":5`), corrupt},
 		"version 4 with fields of version 5": {with(`"refresh"`, `"layout":"files","refresh"`), corrupt},
+		"version 4 with templates":           {with(`"refresh"`, `"templates":{"a":"b"},"refresh"`), corrupt},
 		"version 6":                          {with(`"version":4`, `"version":6`), other},
 		"version 99, with unknown fields":    {text(`{"version":99,"volume":{"id":"mine"}}`), other},
 		"version 4, truncated":               {text(`{"version":4,"volumeID":"mi`), corrupt},

@@ -13,7 +13,7 @@ import (
 )
 
 // payload says which files the content of the volume's objects makes. It touches nothing: the same input gives the same
-// files. Of two files with one path the later source wins, as in Kubernetes' projected volumes.
+// files. Of two files with one path the later source wins, as in Kubernetes' projected volumes. Templates come last.
 func (v *volume) payload(content []projected, limits Limits) (projector.Payload, error) {
 	files := map[string]projector.File{}
 	for _, p := range content {
@@ -29,6 +29,9 @@ func (v *volume) payload(content []projected, limits Limits) (projector.Payload,
 		if err != nil {
 			return projector.Payload{}, err
 		}
+	}
+	if err := v.addTemplates(files, content, limits); err != nil {
+		return projector.Payload{}, err
 	}
 	uid, gid := v.owner()
 	p := projector.Payload{
@@ -104,30 +107,45 @@ func (v *volume) fieldFiles(files map[string]projector.File, p projected) error 
 	return nil
 }
 
-// checkPaths reports an attribute uid/PATH, gid/PATH or mode/PATH whose PATH is no file. While something optional is
-// missing, the PATH may be of a file that is still to come.
+// checkPaths reports an attribute uid/PATH, gid/PATH or mode/PATH whose PATH is no file, and of no file that may come.
 func (v *volume) checkPaths(content []projected, p projector.Payload) error {
 	missing := maps.Clone(v.spec.Paths)
 	for _, f := range p.Files {
 		delete(missing, f.Path)
 	}
-	incomplete := slices.ContainsFunc(content, func(p projected) bool {
-		return p.Optional && (p.content.Data == nil || slices.ContainsFunc(p.Items, func(item attributes.Item) bool {
-			_, ok := p.content.Data[item.Key]
-			return !ok
-		}))
+	maps.DeleteFunc(missing, func(path string, _ attributes.Permissions) bool {
+		_, isTemplate := v.spec.Templates[path]
+		return isTemplate || mayCome(path, content)
 	})
-	if len(missing) == 0 || incomplete {
+	if len(missing) == 0 {
 		return nil
 	}
 	path := slices.Min(slices.Collect(maps.Keys(missing)))
 	return fmt.Errorf("%w: an attribute has the PATH %q, which is no file of %s; correct the PATH, or add the file", ErrPrecondition, path, v.origin())
 }
 
-func (v *volume) checkSize(p projector.Payload, limits Limits) error {
-	if size := p.Size(); size > limits.Bytes {
+// mayCome reports whether something optional is missing that may bring a file of this path.
+func mayCome(path string, content []projected) bool {
+	return slices.ContainsFunc(content, func(p projected) bool {
+		return p.Optional && (len(p.Items) == 0 && p.content.Data == nil ||
+			slices.ContainsFunc(p.Items, func(item attributes.Item) bool {
+				_, ok := p.content.Data[item.Key]
+				return item.Path == path && !ok
+			}))
+	})
+}
+
+func (v *volume) checkBytes(size int64, limits Limits) error {
+	if size > limits.Bytes {
 		return fmt.Errorf("%w: the files of %s hold %d bytes, more than the %d that a volume may hold (--max-volume-bytes)",
 			ErrPrecondition, v.origin(), size, limits.Bytes)
+	}
+	return nil
+}
+
+func (v *volume) checkSize(p projector.Payload, limits Limits) error {
+	if err := v.checkBytes(p.Size(), limits); err != nil {
+		return err
 	}
 	// A directory takes as much of the kernel's memory as a file, and one path can want two thousand of them.
 	if directories := p.DirectoryCount(); len(p.Files)+directories > limits.Files {

@@ -410,6 +410,9 @@ func TestPublishAgain(t *testing.T) {
 		{"with volume", func(h *harness, r *Request) { r.Spec.Volume, r.Spec.Sources = "keys", nil }, ErrConflict},
 		{"with another mode of directories", func(h *harness, r *Request) { r.Spec.DirMode = 0o700 }, ErrConflict},
 		{"with refresh off", func(h *harness, r *Request) { r.Spec.Refresh = attributes.RefreshOff }, ErrConflict},
+		{"with another template", func(h *harness, r *Request) {
+			r.Spec.Templates = map[string]attributes.Template{"a": "b"}
+		}, ErrConflict},
 		{"with another layout", func(h *harness, r *Request) { r.Spec.Layout = attributes.LayoutFiles }, ErrConflict},
 		{"for another pod", func(h *harness, r *Request) { r.Pod.UID = "uid-other" }, ErrConflict},
 		{"at another target", func(h *harness, r *Request) {
@@ -822,7 +825,7 @@ func TestAVolumeSurvivesItsRecord(t *testing.T) {
 	described.Projected.Sources[0].ConfigMap.Optional = ptr.To(true)
 	described.Projected.DefaultUser = ptr.To[int64](7)
 	all := h.described("v", described, "uid", "0", "gid", "2147483647", "mode", "0000", "dirMode", "0711", "refresh",
-		"off", "layout", "in-place",
+		"off", "layout", "in-place", "template/t", "$(x/a)", "template/d/u", "<text>",
 		"uid/x/a", "1", "gid/b", "2", "mode/a:b\n", "0777")
 	all.MountGroup = ptr.To[uint32](0)
 	h.describe(all, described, mounted("other", "/v/m"), func(pod *corev1.Pod) {
@@ -847,6 +850,10 @@ func TestAVolumeSurvivesItsRecord(t *testing.T) {
 		}
 		if got := fromRecord(loaded[0]); !reflect.DeepEqual(got, v) {
 			t.Errorf("%s:\ngot  %+v\nwant %+v", name, got, v)
+		}
+		// The driver before layouts and templates reads version 4.
+		if wanted := map[bool]int{true: 5, false: 4}[r.ID == all.ID]; loaded[0].Version != wanted {
+			t.Errorf("%s: the record has version %d, want %d", name, loaded[0].Version, wanted)
 		}
 		must(t, h.config.Records.Remove(r.ID))
 	}

@@ -31,6 +31,12 @@ func (v *volume) toRecord() record.Volume {
 		}
 		r.Spec.Paths[path] = record.Permissions(p)
 	}
+	for path, t := range s.Templates {
+		if r.Spec.Templates == nil {
+			r.Spec.Templates = map[string]string{}
+		}
+		r.Spec.Templates[path] = string(t)
+	}
 	for _, s := range s.Sources {
 		written := record.Source{Kind: string(s.Object.Kind), Name: s.Object.Name, Optional: s.Optional, Mode: s.Mode}
 		for _, item := range s.Items {
@@ -57,6 +63,12 @@ func fromRecord(r record.Volume) *volume {
 			spec.Paths = map[string]attributes.Permissions{}
 		}
 		spec.Paths[path] = attributes.Permissions(p)
+	}
+	for path, t := range r.Spec.Templates {
+		if spec.Templates == nil {
+			spec.Templates = map[string]attributes.Template{}
+		}
+		spec.Templates[path] = attributes.Template(t)
 	}
 	for _, written := range r.Spec.Sources {
 		s := attributes.Source{

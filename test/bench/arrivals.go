@@ -13,19 +13,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// arrivals tells when a new version of a volume became visible at its target: when ..data was renamed, which inotify
-// tells in the target itself. Looking again and again would take a CPU away from what is measured.
+// arrivals tells when a new version of a volume became visible at its target: when ..data was renamed, or the last file
+// was renamed or overwritten. inotify tells that in the target itself. Looking again and again would take a CPU away
+// from what is measured.
 type arrivals struct {
 	inotify *os.File
 	volumes map[int32]*volume
-	// renamed is what was told; err is why nothing is told any more.
-	renamed chan arrival
+	// changed is what was told; err is why nothing is told any more.
+	changed chan arrival
 	err     error
 }
 
 type arrival struct {
 	watch int32
+	name  string
 	at    time.Time
+}
+
+// change is a name that an update changes.
+type change struct {
+	volume *volume
+	name   string
 }
 
 // watchArrivals starts to look at volumes that are published. It ends with env.close.
@@ -36,11 +44,11 @@ func (e *env) watchArrivals(volumes ...*volume) (*arrivals, error) {
 	}
 	a := &arrivals{
 		inotify: os.NewFile(uintptr(fd), "inotify"), volumes: map[int32]*volume{},
-		renamed: make(chan arrival, 4*len(volumes)+100),
+		changed: make(chan arrival, 4*len(volumes)+100),
 	}
 	e.onClose(func() error { a.close(); return nil })
 	for _, v := range volumes {
-		watch, err := unix.InotifyAddWatch(fd, v.request.GetTargetPath(), unix.IN_MOVED_TO)
+		watch, err := unix.InotifyAddWatch(fd, v.request.GetTargetPath(), unix.IN_MOVED_TO|unix.IN_MODIFY)
 		if err != nil {
 			return nil, fmt.Errorf("inotify: %w", err)
 		}
@@ -54,7 +62,7 @@ func (e *env) watchArrivals(volumes ...*volume) (*arrivals, error) {
 func (a *arrivals) close() { a.inotify.Close() }
 
 func (a *arrivals) read() {
-	defer close(a.renamed)
+	defer close(a.changed)
 	buffer := make([]byte, 64<<10)
 	for {
 		n, err := a.inotify.Read(buffer)
@@ -67,9 +75,7 @@ func (a *arrivals) read() {
 		for event := buffer[:n]; len(event) >= unix.SizeofInotifyEvent; {
 			length := unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(event[12:]))
 			name := strings.TrimRight(string(event[unix.SizeofInotifyEvent:length]), "\x00")
-			if name == "..data" {
-				a.renamed <- arrival{int32(binary.NativeEndian.Uint32(event)), at}
-			}
+			a.changed <- arrival{int32(binary.NativeEndian.Uint32(event)), name, at}
 			event = event[length:]
 		}
 	}
@@ -77,39 +83,43 @@ func (a *arrivals) read() {
 
 // forget drops what was told so far.
 func (a *arrivals) forget() {
-	for len(a.renamed) > 0 {
-		<-a.renamed
+	for len(a.changed) > 0 {
+		<-a.changed
 	}
 }
 
 // await waits until the volumes show a version of their objects, and returns when the last of them did.
 func (a *arrivals) await(ctx context.Context, version int, volumes ...*volume) (last time.Time, err error) {
-	waiting := map[*volume]bool{}
+	waiting := map[change]string{}
 	for _, v := range volumes {
-		waiting[v] = true
+		for name, key := range v.changes() {
+			waiting[change{v, name}] = key
+		}
 	}
+	all := len(waiting)
 	for len(waiting) > 0 {
 		select {
-		case r, ok := <-a.renamed:
+		case r, ok := <-a.changed:
 			if !ok {
 				return last, fmt.Errorf("inotify: %w", a.err)
 			}
-			v := a.volumes[r.watch]
-			if !waiting[v] {
+			c := change{a.volumes[r.watch], r.name}
+			key, ok := waiting[c]
+			if !ok {
 				continue
 			}
-			b, err := os.ReadFile(v.file())
+			b, err := os.ReadFile(c.volume.file(key))
 			if err != nil {
 				return last, err
 			}
-			if isVersion(b, version) {
-				delete(waiting, v)
-				v.refreshed = r.at
+			if isVersion(b, key, version) {
+				delete(waiting, c)
+				c.volume.refreshed = r.at
 				last = latest(last, r.at)
 			}
 		case <-ctx.Done():
-			shown := len(volumes) - len(waiting)
-			return last, fmt.Errorf("%d of %d volumes showed the new version: %w", shown, len(volumes), context.Cause(ctx))
+			return last, fmt.Errorf("%d of %d changes showed the new version: %w", all-len(waiting), all,
+				context.Cause(ctx))
 		}
 	}
 	return last, nil

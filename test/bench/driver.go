@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/test/bench/lab"
 )
 
@@ -45,6 +46,8 @@ type node struct {
 	root, endpoint string
 	pid            int
 	log            string
+	// layout is that of the volumes that it publishes. Empty: that of the driver, also of one that knows no layouts.
+	layout attributes.Layout
 }
 
 // apiNode is a driver that reads from the API server. It has no volumes but those that a benchmark gives it.
@@ -127,24 +130,41 @@ func (n *node) withLog(err error) error {
 type volume struct {
 	pod     kubelet.Pod
 	request *csi.NodePublishVolumeRequest
+	layout  attributes.Layout
 	// refreshed is when the last refresh became visible.
 	refreshed time.Time
 }
 
 const volumeName = "keys"
 
-// file is where the main key is.
-func (v *volume) file() string { return filepath.Join(v.request.GetTargetPath(), mainKey) }
+// file is where a key is.
+func (v *volume) file(key string) string { return filepath.Join(v.request.GetTargetPath(), key) }
+
+// changes are the names in the volume that an update changes, each with a key that it shows.
+func (v *volume) changes() map[string]string {
+	if v.layout == "" {
+		return map[string]string{"..data": mainKey}
+	}
+	changes := map[string]string{}
+	for key := range content(0) {
+		changes[key] = key
+	}
+	return changes
+}
 
 // prepare does what kubelet does before it calls: it makes the volume's directory.
 func (n *node) prepare(object string) (*volume, error) {
 	name := n.env.name("pod")
 	pod := kubelet.Pod{Namespace: namespace, Name: name, UID: name + "-6f0a3c1e"}
-	return n.prepareOf(pod, kubelet.Volume{Name: volumeName, Attributes: owned("secretName", object)})
+	of := kubelet.Volume{Name: volumeName, Attributes: owned("secretName", object)}
+	if n.layout != "" {
+		of.Attributes["layout"] = string(n.layout)
+	}
+	return n.prepareOf(pod, of)
 }
 
 func (n *node) prepareOf(pod kubelet.Pod, of kubelet.Volume) (*volume, error) {
-	v := &volume{pod: pod, request: n.Request(pod, of)}
+	v := &volume{pod: pod, request: n.Request(pod, of), layout: n.layout}
 	return v, os.MkdirAll(filepath.Dir(v.request.GetTargetPath()), 0o750)
 }
 

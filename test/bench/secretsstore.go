@@ -150,7 +150,7 @@ func (y *yardsticks) runSecretsStore(ctx context.Context, e *env) (step, error) 
 		if err := n.comeAndGo(ctx, "", y.storePublish, &unmeasured); err != nil {
 			return err
 		}
-		before, err := os.ReadFile(kept.file())
+		before, err := os.ReadFile(kept.file(mainKey))
 		if err != nil {
 			return err
 		}
@@ -159,9 +159,9 @@ func (y *yardsticks) runSecretsStore(ctx context.Context, e *env) (step, error) 
 			return err
 		}
 		y.storeChanged.time(time.Since(start))
-		after, err := os.ReadFile(kept.file())
+		after, err := os.ReadFile(kept.file(mainKey))
 		if err == nil && bytes.Equal(before, after) {
-			err = fmt.Errorf("%s has the old content", kept.file())
+			err = fmt.Errorf("%s has the old content", kept.file(mainKey))
 		}
 		return err
 	}, nil

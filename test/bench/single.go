@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
 // singleVolume are the rows in which one thing happens to one volume.
@@ -35,7 +36,7 @@ func singleVolume(s size, y *yardsticks) []series {
 
 	getAndPublish := ms("API: GET of a pod, then publish, object already watched", nil, goal{})
 
-	return []series{
+	all := []series{
 		comeAndGo((*env).apiSource, true, apiPublish, ms("unpublish", y.unbind, goal{})),
 		publishDescribed(getAndPublish,
 			ms("publish, another volume of the pod describes it, object already watched", getAndPublish, publish)),
@@ -55,6 +56,17 @@ func singleVolume(s size, y *yardsticks) []series {
 			ms("manifests: refresh, file written -> new bytes", y.changed, goal{}),
 			ms("manifests: refresh, file renamed -> new bytes", y.changed, refresh)),
 	}
+	asLinks := goal{ratio: 1.2}
+	for _, layout := range []attributes.Layout{attributes.LayoutFiles, attributes.LayoutInPlace} {
+		name := "layout " + string(layout) + ": "
+		all = append(all,
+			comeAndGo(inLayout(layout), true,
+				ms(name+"publish, object already watched", apiPublish, asLinks), ms(name+"unpublish", y.unbind, goal{})),
+			refreshOne(inLayout(layout),
+				ms(name+"refresh, PUT sent -> last new bytes", apiRefreshWhole, goal{}),
+				ms(name+"refresh, PUT returned -> last new bytes", apiRefresh, asLinks)))
+	}
+	return all
 }
 
 // objectSource gives a driver, and a new object that it can read.
@@ -66,6 +78,19 @@ func (e *env) apiSource(ctx context.Context) (*node, object, error) {
 		return nil, nil, err
 	}
 	return e.withSecret(ctx, n)
+}
+
+// inLayout is apiSource for volumes with a layout.
+func inLayout(l attributes.Layout) objectSource {
+	return func(e *env, ctx context.Context) (*node, object, error) {
+		n, object, err := e.apiSource(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		of := *n
+		of.layout = l
+		return &of, object, nil
+	}
 }
 
 // crowdSource is apiSource with a driver that has many volumes.

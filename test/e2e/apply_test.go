@@ -128,7 +128,8 @@ func (n namespace) haveOwners(pod *corev1.Pod) {
 		if mode := v.CSI.VolumeAttributes["mode"]; mode != "" {
 			format, want = "%u 0%a", want+" "+mode
 		}
-		files := "cd " + paths[v.Name] + " && find -L . ! -path './..*' -type f"
+		// The path is that of a file if the pod mounts the volume with subPath.
+		files := "find -L " + paths[v.Name] + " ! -path '" + paths[v.Name] + "/..*' -type f"
 		n.expect(pod.Name, "", files+" -exec stat -L -c '"+format+"' {} + | sort -u", want)
 	}
 	if volumes == 0 {

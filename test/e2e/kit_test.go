@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os/exec"
 	"slices"
 	"strings"
@@ -349,7 +350,8 @@ func (n namespace) untilPrints(pod, script, want string) {
 	}
 }
 
-// said waits until a container has printed a line, and returns when the test read the line: an upper bound.
+// said waits until a container has printed a line, and returns when the test read the line: an upper bound. The pod is
+// the name of a pod with one container, or pod/container.
 func (n namespace) said(d time.Duration, pod, line string) (time.Time, error) {
 	ctx, cancel := within(n.t, d, fmt.Sprintf("pod %s to print %q", pod, line))
 	defer cancel()
@@ -371,8 +373,15 @@ func (n namespace) said(d time.Duration, pod, line string) (time.Time, error) {
 	}
 }
 
+// follow opens the log of a container.
+func (n namespace) follow(ctx context.Context, pod string) (io.ReadCloser, error) {
+	name, container, _ := strings.Cut(pod, "/")
+	return client.CoreV1().Pods(n.name).GetLogs(name,
+		&corev1.PodLogOptions{Container: container, Follow: true}).Stream(ctx)
+}
+
 func (n namespace) read(ctx context.Context, pod, line string, last *string) (time.Time, bool, error) {
-	stream, err := client.CoreV1().Pods(n.name).GetLogs(pod, &corev1.PodLogOptions{Follow: true}).Stream(ctx)
+	stream, err := n.follow(ctx, pod)
 	if err != nil {
 		return time.Time{}, false, err
 	}
@@ -401,7 +410,7 @@ func (n namespace) waitSaid(pod, line string) time.Time {
 func (n namespace) onLine(pod, line string) (seen <-chan time.Time) {
 	n.t.Helper()
 	ctx, cancel := within(n.t, 3*time.Minute, fmt.Sprintf("pod %s to print %q", pod, line))
-	stream, err := client.CoreV1().Pods(n.name).GetLogs(pod, &corev1.PodLogOptions{Follow: true}).Stream(ctx)
+	stream, err := n.follow(ctx, pod)
 	if err != nil {
 		cancel()
 		n.t.Fatal(err)

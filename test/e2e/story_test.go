@@ -57,6 +57,8 @@ func testVolumes(t *testing.T) {
 		{"fsGroup", testFSGroup},
 		{"a restricted namespace", testRestricted},
 		{"what is wrong is said", testRefused},
+		{"a program learns of a change", testReload},
+		{"a file mounted by subPath", testSubPath},
 		{"a failed refresh is told", testTold},
 		{"kubectl fsuser status", testKubectlStatus},
 		{"the driver keeps only the power that it needs", testLeastPower},

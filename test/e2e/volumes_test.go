@@ -24,25 +24,29 @@ func show(path string) string {
 	return "stat -L -c '%u:%g %a' " + path + " && cat " + path + " && echo"
 }
 
-// readmeExample is one of the YAML blocks of README.md.
-func readmeExample(t *testing.T, number int) string {
+const readme = "../../README.md"
+
+// examples are the YAML blocks of a document.
+func examples(t *testing.T, document string) []string {
 	t.Helper()
-	content, err := os.ReadFile("../../README.md")
+	content, err := os.ReadFile(document)
 	if err != nil {
 		t.Fatal(err)
 	}
-	blocks := strings.Split(string(content), "```yaml\n")
-	if len(blocks) <= number+1 {
-		t.Fatalf("README.md has %d YAML examples", len(blocks)-1)
+	blocks := strings.Split(string(content), "```yaml\n")[1:]
+	for i := range blocks {
+		blocks[i], _, _ = strings.Cut(blocks[i], "```")
 	}
-	example, _, _ := strings.Cut(blocks[number+1], "```")
-	return example
+	if len(blocks) < 2 {
+		t.Fatalf("%s has %d YAML examples; has their form changed?", document, len(blocks))
+	}
+	return blocks
 }
 
 // readmePod is the first YAML example of README.md, with only its image replaced.
 func readmePod(t *testing.T) *corev1.Pod {
 	t.Helper()
-	example := readmeExample(t, 0)
+	example := examples(t, readme)[0]
 	if strings.Count(example, "example.com/git") != 1 {
 		t.Fatal("the first YAML example of README.md does not name the image example.com/git once")
 	}
@@ -73,7 +77,7 @@ func testREADMEVolume(t *testing.T) {
 	n.secret("ssh-keys", "id_ed25519", readmeKey, "other", "x")
 	pod := readmePod(t)
 	var second corev1.PodSpec
-	if err := yaml.UnmarshalStrict([]byte(readmeExample(t, 1)), &second); err != nil {
+	if err := yaml.UnmarshalStrict([]byte(examples(t, readme)[1]), &second); err != nil {
 		t.Fatal(err)
 	}
 	pod.Spec.Volumes = second.Volumes

@@ -5,7 +5,9 @@
 package gallery
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -44,10 +46,12 @@ them again. The pod that worked with this driver is the pod of the example, with
 script and Secret.
 
 All pods with this driver have an `+"`fsGroup`"+`, too, because a pod often needs one for another volume.
-"Refused" means an exit code other than 0.
+"Refused" means an exit code other than 0. "Stayed old" means that the Secret changed, that kubelet
+refreshed the volume, and that the program still got the content of before. Only a script that waits
+for a change also has the whole volume in another directory.
 
 `, kubernetes)
-	fmt.Fprintf(&d, "## %d programs that accept no in-tree volume of a Secret\n\n", len(needs))
+	fmt.Fprintf(&d, "## %d programs that no in-tree volume of a Secret suits\n\n", len(needs))
 	table(&d, needs)
 	d.WriteString(`
 ## Programs that accept some in-tree volume
@@ -70,15 +74,23 @@ func table(d *strings.Builder, findings []finding) {
 		}
 		var pairs []string
 		all := podManifest{program: f.program}.Attributes()
-		for _, key := range []string{"uid", "gid", "mode", "dirMode"} {
-			if value := all[key]; value != "" {
-				pairs = append(pairs, fmt.Sprintf("%s: %q", key, value))
-			}
+		for _, key := range slices.SortedFunc(maps.Keys(all), byPlace) {
+			pairs = append(pairs, fmt.Sprintf("%s: %q", key, all[key]))
+		}
+		version := f.version
+		if f.program.suite != "" {
+			version += " of " + f.program.suite
 		}
 		fmt.Fprintf(d, "| %s<br>`%s` %s<br>[example](../examples/%s.yaml) | %s | %s | **worked** with `%s`: %s |\n",
-			f.program.name, f.program.packages[0], f.version, f.program.example.name, f.program.checks,
+			f.program.name, f.program.packages[0], version, f.program.example.name, f.program.checks,
 			strings.Join(attempts, "<br>"), strings.Join(pairs, ", "), quote(f.works))
 	}
+}
+
+// byPlace orders attributes: the first ones as a user reads them, then the others.
+func byPlace(a, b string) int {
+	first := []string{"dirMode", "mode", "gid", "uid"}
+	return cmp.Or(slices.Index(first, b)-slices.Index(first, a), cmp.Compare(a, b))
 }
 
 // quote makes the words of a program code in a table's cell.

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +22,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -131,7 +133,7 @@ func (h *harness) until(t *testing.T, what string, holds func(context.Context) (
 // startCounterpart starts the pod that the clients log in to.
 func (h *harness) startCounterpart(t *testing.T, password string) {
 	t.Helper()
-	pod := podOf("peer", "exec counterpart")
+	pod := podOf("peer", "", "exec counterpart")
 	postgres := *pod.Spec.Containers[0].DeepCopy()
 	postgres.Name = "postgres"
 	postgres.Command[2] = `
@@ -150,71 +152,129 @@ exec postgres -D /tmp/data -k /tmp -c fsync=off -c listen_addresses='*'`
 		c := &pod.Spec.Containers[i]
 		c.Env = append(c.Env, corev1.EnvVar{Name: "PASSWORD", Value: password})
 	}
-	if _, err := h.CoreV1().Pods(h.namespace).Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	ready, err := waitForPod(t.Context(), h, h.namespace, pod.Name, "readiness", func(p *corev1.Pod) bool {
-		return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
-			return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-		})
-	})
+	h.createPod(t, pod)
+	peer, err := waitForPod(t.Context(), h, h.namespace, pod.Name, "readiness", ready)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.peer = ready.Status.PodIP
+	h.peer = peer.Status.PodIP
 }
 
-// keySet is the output of a program's forge.
-type keySet struct{ volume, environment map[string][]byte }
+// keySet is the output of a program's forge: files by name. Update is the volume's later content.
+type keySet struct{ volume, environment, update map[string][]byte }
 
-// forge makes the keys of each program in a pod, with the programs themselves, and returns the keys and the versions of
-// the packages.
+// forge makes the keys of each program in a pod of its suite, with the programs themselves, and returns the keys and
+// the versions of the packages.
 func (h *harness) forge(t *testing.T, password string) ([]keySet, map[string]string) {
 	t.Helper()
-	var script strings.Builder
-	script.WriteString("umask 077\n")
-	for i, p := range programs {
-		fmt.Fprintf(&script, "V=/tmp/forge/%d/volume E=/tmp/forge/%d/environment\nmkdir -p $V $E\n%s\n", i, i, p.forge)
-	}
-	script.WriteString(`cd /tmp/forge
-for file in */*/* */volume/.[!.]*; do [ ! -f "$file" ] || echo "FILE $file $(base64 --wrap=0 "$file")"; done
-sed 's/^/VERSION /' ` + versionsFile)
-	pod := podOf("forge", script.String())
-	pod.Spec.Containers[0].Env = append(pod.Spec.Containers[0].Env, corev1.EnvVar{Name: "PASSWORD", Value: password})
-	log, code, err := runPod(t.Context(), h, h.namespace, pod)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if code != 0 {
-		t.Fatalf("the forge ends with %d:\n%s", code, log)
-	}
 	sets, versions := make([]keySet, len(programs)), map[string]string{}
 	for i := range sets {
-		sets[i] = keySet{map[string][]byte{}, map[string][]byte{}}
+		sets[i] = keySet{map[string][]byte{}, map[string][]byte{}, map[string][]byte{}}
 	}
-	for line := range strings.Lines(log) {
-		f := append(strings.Fields(line), "", "", "")
-		switch f[0] {
-		case "VERSION":
-			versions[f[1]] = f[2]
-		case "FILE":
-			content, err := base64.StdEncoding.DecodeString(f[2])
-			if err != nil {
-				t.Fatalf("file %s of the forge: %v", f[1], err)
-			}
-			var i int
-			path := strings.SplitN(f[1], "/", 3)
-			if _, err := fmt.Sscan(path[0], &i); err != nil {
-				t.Fatal(err)
-			}
-			if path[1] == "volume" {
-				sets[i].volume[path[2]] = content
-			} else {
-				sets[i].environment[path[2]] = content
+	for _, suite := range suites() {
+		pod := podOf("forge"+suite, suite, forgeScript(suite))
+		pod.Spec.Containers[0].Env = append(pod.Spec.Containers[0].Env, corev1.EnvVar{Name: "PASSWORD", Value: password})
+		h.createPod(t, pod)
+		log, code, err := endOf(t.Context(), h, h.namespace, pod.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if code != 0 {
+			t.Fatalf("pod %s ends with %d:\n%s", pod.Name, code, log)
+		}
+		for line := range strings.Lines(log) {
+			f := append(strings.Fields(line), "", "", "")
+			switch f[0] {
+			case "VERSION":
+				versions[f[1]] = f[2]
+			case "FILE":
+				if err := addFile(sets, f[1], f[2]); err != nil {
+					t.Fatalf("file %s of pod %s: %v", f[1], pod.Name, err)
+				}
 			}
 		}
 	}
 	return sets, versions
+}
+
+// forgeScript runs the forge of each program of a suite, and prints the files and the versions of the packages.
+func forgeScript(suite string) string {
+	var script strings.Builder
+	script.WriteString("umask 077\n")
+	for i, p := range programs {
+		if p.suite == suite {
+			fmt.Fprintf(&script, "D=/tmp/forge/%d; V=$D/volume E=$D/environment U=$D/update\nmkdir -p $V $E $U\n%s\n", i,
+				p.forge)
+		}
+	}
+	script.WriteString(`cd /tmp/forge
+for file in */*/* */*/.[!.]*; do [ ! -f "$file" ] || echo "FILE $file $(base64 --wrap=0 "$file")"; done
+sed 's/^/VERSION /' ` + versionsFile)
+	return script.String()
+}
+
+// addFile adds a file with a path such as 3/volume/key.
+func addFile(sets []keySet, path, base64Content string) error {
+	content, err := base64.StdEncoding.DecodeString(base64Content)
+	if err != nil {
+		return err
+	}
+	parts := append(strings.SplitN(path, "/", 3), "", "")
+	i, err := strconv.Atoi(parts[0])
+	if err != nil {
+		return err
+	}
+	switch set, name := sets[i], parts[2]; parts[1] {
+	case "volume":
+		set.volume[name] = content
+	case "environment":
+		set.environment[name] = content
+	case "update":
+		set.update[name] = content
+	}
+	return nil
+}
+
+// createPod creates a pod of the namespace.
+func (h *harness) createPod(t *testing.T, pod *corev1.Pod) {
+	t.Helper()
+	if _, err := h.CoreV1().Pods(h.namespace).Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// createSecret creates a Secret of the namespace.
+func (h *harness) createSecret(t *testing.T, name string, data map[string][]byte) {
+	t.Helper()
+	object := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: data}
+	if _, err := h.CoreV1().Secrets(h.namespace).Create(t.Context(), object, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// updateWhenReady changes the Secret of a pod that is ready, and waits until the pod has ended. Kubelet refreshes in-tree
+// volumes at once when the pod changes, else within two minutes: so updateWhenReady changes an annotation of the pod.
+func (h *harness) updateWhenReady(t *testing.T, pod string, data map[string][]byte) {
+	t.Helper()
+	now, err := waitForPod(t.Context(), h, h.namespace, pod, "readiness or end",
+		func(p *corev1.Pod) bool { return ready(p) || ended(p) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ended(now) {
+		return
+	}
+	object := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: pod}, Data: data}
+	if _, err := h.CoreV1().Secrets(h.namespace).Update(t.Context(), object, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	changes := 0
+	h.until(t, "the end of pod "+pod, func(ctx context.Context) (bool, error) {
+		changes++
+		patch := fmt.Appendf(nil, `{"metadata":{"annotations":{"changes":"%d"}}}`, changes)
+		now, err := h.CoreV1().Pods(h.namespace).Patch(ctx, pod, types.MergePatchType, patch, metav1.PatchOptions{})
+		return err == nil && ended(now), err
+	})
 }
 
 // show runs a program with each volume, and checks that the program says and does what the table claims.
@@ -223,54 +283,31 @@ func (h *harness) show(t *testing.T, number int, p program, keys keySet) finding
 		t.Fatal("the forge has made no key")
 	}
 	name := fmt.Sprintf("program-%d", number)
-	environment := name + "-environment"
-	for secret, data := range map[string]map[string][]byte{name: keys.volume, environment: keys.environment} {
-		object := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: secret}, Data: data}
-		if _, err := h.CoreV1().Secrets(h.namespace).Create(t.Context(), object, metav1.CreateOptions{}); err != nil {
-			t.Fatal(err)
-		}
-	}
+	h.createSecret(t, name+"-environment", keys.environment)
 	names := slices.Sorted(maps.Keys(keys.volume))
 	for key := range p.example.content {
 		if _, made := keys.volume[key]; !made && !strings.Contains(key, "KEYGRIP") {
 			t.Errorf("examples/%s.yaml has the key %s, the gallery has only %q", p.example.name, key, names)
 		}
 	}
-	run := func(t *testing.T, suffix string, a attempt, change func(*corev1.Pod)) (string, int32) {
-		pod, err := p.galleryPod(name+"-"+suffix, name, names)
-		if err != nil {
-			t.Fatal(err)
-		}
-		change(pod)
-		if a.subPath {
-			mountFiles(pod, names)
-		}
-		pod.Spec.HostAliases = []corev1.HostAlias{{IP: h.peer, Hostnames: []string{"peer"}}}
-		pod.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: environment}}}}
-		if a.fsGroup {
-			pod.Spec.SecurityContext.FSGroup = new(user)
-		}
-		log, code, err := runPod(t.Context(), h, h.namespace, pod)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Logf("ends with %d:\n%s", code, log)
-		return log, code
-	}
 	found := finding{program: p}
 	for i, a := range p.attempts {
 		t.Run("in-tree, "+a.String(), func(t *testing.T) {
-			log, code := run(t, fmt.Sprint(i), a, func(pod *corev1.Pod) { inTree(pod, name, names, a.mode) })
+			pod := h.pod(t, p, fmt.Sprintf("%s-%d", name, i), name+"-environment", keys)
+			inTree(pod, pod.Name, names, a)
+			pod.Spec.Containers[0].VolumeMounts = mountsOf(p.mount, names, a.subPath)
+			log, code := h.run(t, pod, a.fsGroup, keys.update)
 			said := regexp.MustCompile(a.says).FindString(log)
-			if failed := code != 0; said == "" || failed != (a.ends == refuses) {
+			if failed := code != 0; said == "" || failed != a.ends.fails() {
 				t.Errorf("should have %s, with %q", a.ends, a.says)
 			}
 			found.said = append(found.said, said)
 		})
 	}
 	t.Run("this driver", func(t *testing.T) {
+		pod := h.pod(t, p, name+"-ours", name+"-environment", keys)
 		// With fsGroup, which widens the modes of in-tree volumes.
-		log, code := run(t, "ours", attempt{fsGroup: true}, func(*corev1.Pod) {})
+		log, code := h.run(t, pod, true, keys.update)
 		said := regexp.MustCompile(p.works).FindString(log)
 		if code != 0 || said == "" {
 			t.Errorf("should have worked, with %q", p.works)
@@ -283,4 +320,39 @@ func (h *harness) show(t *testing.T, number int, p program, keys keySet) finding
 		found.works = said
 	})
 	return found
+}
+
+// pod creates a Secret of the keys, and returns the program's pod, which shares the Secret's name.
+func (h *harness) pod(t *testing.T, p program, name, environment string, keys keySet) *corev1.Pod {
+	t.Helper()
+	h.createSecret(t, name, keys.volume)
+	pod, err := p.galleryPod(name, name, slices.Sorted(maps.Keys(keys.volume)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod.Spec.HostAliases = []corev1.HostAlias{{IP: h.peer, Hostnames: []string{"peer"}}}
+	pod.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{
+		LocalObjectReference: corev1.LocalObjectReference{Name: environment}}}}
+	return pod
+}
+
+// run runs a pod, and changes its Secret if there is an update.
+func (h *harness) run(t *testing.T, pod *corev1.Pod, fsGroup bool, update map[string][]byte) (log string, code int32) {
+	t.Helper()
+	if fsGroup {
+		pod.Spec.SecurityContext.FSGroup = new(user)
+	}
+	if len(update) > 0 {
+		awaitsUpdate(pod)
+	}
+	h.createPod(t, pod)
+	if len(update) > 0 {
+		h.updateWhenReady(t, pod.Name, update)
+	}
+	log, code, err := endOf(t.Context(), h, h.namespace, pod.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("ends with %d:\n%s", code, log)
+	return log, code
 }

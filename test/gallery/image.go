@@ -22,8 +22,23 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/images"
 )
 
-// ImageName is the reference of the image in which all programs are.
-const ImageName = "fsuser.test/gallery:1"
+// imageName is the reference of the image that has the programs of a suite.
+func imageName(suite string) string {
+	if suite == "" {
+		return "fsuser.test/gallery:1"
+	}
+	return "fsuser.test/gallery:" + suite
+}
+
+// suites are the suites of Debian that the programs are of.
+func suites() (all []string) {
+	for _, p := range programs {
+		if !slices.Contains(all, p.suite) {
+			all = append(all, p.suite)
+		}
+	}
+	return all
+}
 
 // versionsFile is a file of the image: a line "package version" for each program.
 const versionsFile = "/usr/share/gallery/versions"
@@ -39,19 +54,29 @@ var superfluous = []string{
 	"usr/lib/gcc",
 }
 
-// Image makes the image of the gallery's programs, below a cache folder, and returns the path of its tar.
-func Image(ctx context.Context, cache string) (tar string, err error) {
-	defer func() {
+// Images makes the images of the gallery's programs, one for each suite, below a cache folder, and returns the paths of
+// their tars.
+func Images(ctx context.Context, cache string) (tars []string, err error) {
+	for _, suite := range suites() {
+		tar, err := image(ctx, cache, suite)
 		if err != nil {
-			err = fmt.Errorf("make the gallery's image: %w", err)
+			return nil, fmt.Errorf("make the image %s: %w", imageName(suite), err)
 		}
-	}()
+		tars = append(tars, tar)
+	}
+	return tars, nil
+}
+
+// image makes the image of a suite's programs.
+func image(ctx context.Context, cache, suite string) (tar string, err error) {
 	wanted := slices.Clone(packages)
 	for _, p := range programs {
-		wanted = append(wanted, p.packages...)
+		if p.suite == suite {
+			wanted = append(wanted, p.packages...)
+		}
 	}
 	slices.Sort(wanted)
-	root, err := images.Unpack(ctx, filepath.Join(cache, "debian"), slices.Compact(wanted)...)
+	root, err := images.UnpackSuite(ctx, filepath.Join(cache, "debian"), suite, slices.Compact(wanted)...)
 	if err != nil {
 		return "", err
 	}
@@ -68,16 +93,17 @@ func Image(ctx context.Context, cache string) (tar string, err error) {
 	if err != nil {
 		return "", err
 	}
-	files, err := imageFiles(ctx, root, work)
+	files, err := imageFiles(ctx, suite, root, work)
 	if err != nil {
 		return "", err
 	}
-	tar = filepath.Join(folder, "gallery.tar")
-	return tar, images.Build(tar, images.Image{Name: ImageName, Root: slim, Files: files, Cmd: []string{"/bin/sh"},
-		Env: []string{"LC_ALL=C.UTF-8"}})
+	tar = filepath.Join(folder, "gallery"+suite+".tar")
+	return tar, images.Build(tar, images.Image{Name: imageName(suite), Root: slim, Files: files,
+		Cmd: []string{"/bin/sh"}, Env: []string{"LC_ALL=C.UTF-8"}})
 }
 
-// slimCopy makes a copy of hard links without what is superfluous.
+// slimCopy makes a copy of hard links without what is superfluous, and with the links to libraries that installing the
+// packages would have made.
 func slimCopy(ctx context.Context, root, slim string) (string, error) {
 	if output, err := exec.CommandContext(ctx, "cp", "--archive", "--link", root, slim).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("copy %s: %w\n%s", root, err, output)
@@ -93,11 +119,14 @@ func slimCopy(ctx context.Context, root, slim string) (string, error) {
 			}
 		}
 	}
+	if output, err := exec.CommandContext(ctx, "ldconfig", "-r", slim).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("ldconfig -r %s: %w\n%s", slim, err, output)
+	}
 	return slim, nil
 }
 
 // imageFiles are those that installing the packages would have made, and ours.
-func imageFiles(ctx context.Context, root, work string) ([]images.File, error) {
+func imageFiles(ctx context.Context, suite, root, work string) ([]images.File, error) {
 	counterpart := filepath.Join(work, "counterpart")
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", counterpart,
 		"github.com/fsuser-csi/fsuser-csi/test/gallery/counterpart")
@@ -105,7 +134,7 @@ func imageFiles(ctx context.Context, root, work string) ([]images.File, error) {
 	if output, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("%s: %w\n%s", build, err, output)
 	}
-	versions, err := versionsOf(root)
+	versions, err := versionsOf(suite, root)
 	if err != nil {
 		return nil, err
 	}
@@ -139,9 +168,12 @@ until "$@" >/dev/null 2>&1; do
 done
 `
 
-func versionsOf(root string) (string, error) {
+func versionsOf(suite, root string) (string, error) {
 	var lines strings.Builder
 	for _, p := range programs {
+		if p.suite != suite {
+			continue
+		}
 		name := p.packages[0]
 		version, err := versionOf(root, name)
 		if err != nil {

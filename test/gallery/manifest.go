@@ -10,11 +10,14 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"text/template"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
@@ -43,11 +46,28 @@ func (v values) Paths() map[string]string {
 
 func pathOf(key string) string { return strings.ReplaceAll(key, "--", "/") }
 
-// Driver, User, Mount, Environment and Attributes are what the template takes from the program.
+// Driver, User, Mounts, Environment and Attributes are what the template takes from the program.
 func (podManifest) Driver() string                   { return attributes.Driver }
 func (podManifest) User() int64                      { return user }
-func (m podManifest) Mount() string                  { return m.program.mount }
 func (m podManifest) Environment() map[string]string { return m.program.environment }
+func (m podManifest) Mounts() []corev1.VolumeMount {
+	return mountsOf(m.program.mount, m.Keys, m.program.subPath)
+}
+
+// mountsOf mounts the volume's directory, or each of its files with subPath.
+func mountsOf(directory string, keys []string, subPath bool) (mounts []corev1.VolumeMount) {
+	if !subPath {
+		return []corev1.VolumeMount{{Name: volumeName, MountPath: directory}}
+	}
+	for _, key := range keys {
+		file := pathOf(key)
+		mounts = append(mounts, corev1.VolumeMount{Name: volumeName, MountPath: path.Join(directory, file), SubPath: file})
+	}
+	return mounts
+}
+
+// volumeName is the name of the volume in each pod.
+const volumeName = "keys"
 
 // Attributes has uid, too.
 func (m podManifest) Attributes() map[string]string {
@@ -88,8 +108,13 @@ spec:
 {{- end}}
 {{- end}}
     volumeMounts:
-    - name: keys
-      mountPath: {{.Mount}}
+{{- range .Mounts}}
+    - name: {{.Name}}
+      mountPath: {{.MountPath}}
+{{- with .SubPath}}
+      subPath: {{.}}
+{{- end}}
+{{- end}}
   volumes:
 {{- with .Paths}}
   - name: keys-of-secret # the volume keys shows these files

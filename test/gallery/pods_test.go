@@ -7,7 +7,7 @@ package gallery
 import (
 	"context"
 	"fmt"
-	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,11 +21,11 @@ import (
 
 const podTimeout = 2 * time.Minute
 
-// podOf returns a pod of the gallery's image that runs a script once.
-func podOf(name, script string) *corev1.Pod {
+// podOf returns a pod of the image of a suite that runs a script once.
+func podOf(name, suite, script string) *corev1.Pod {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	pod.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsUser: new(user), RunAsGroup: new(user)}
-	pod.Spec.Containers = []corev1.Container{{Name: "program", Image: ImageName}}
+	pod.Spec.Containers = []corev1.Container{{Name: "program", Image: imageName(suite)}}
 	runOnce(pod, script)
 	return pod
 }
@@ -45,7 +45,7 @@ func runOnce(pod *corev1.Pod, script string) {
 
 // galleryPod is the pod of the program's example, with the gallery's Secret, image and script.
 func (p program) galleryPod(name, secret string, keys []string) (*corev1.Pod, error) {
-	manifest := p.pod(values{Name: name, Image: ImageName, Secret: secret, Keys: keys})
+	manifest := p.pod(values{Name: name, Image: imageName(p.suite), Secret: secret, Keys: keys})
 	pod := &corev1.Pod{}
 	if err := yaml.UnmarshalStrict([]byte(manifest), pod); err != nil {
 		return nil, fmt.Errorf("%w in\n%s", err, manifest)
@@ -54,52 +54,57 @@ func (p program) galleryPod(name, secret string, keys []string) (*corev1.Pod, er
 	return pod, nil
 }
 
-// mountFiles gives each file of a pod's volume a mount of its own.
-func mountFiles(pod *corev1.Pod, keys []string) {
-	container := &pod.Spec.Containers[0]
-	directory := container.VolumeMounts[0]
-	container.VolumeMounts = nil
+// inTree gives the pod Kubernetes' own volume of the Secret, with the same files or those that the attempt names.
+func inTree(pod *corev1.Pod, secret string, keys []string, a attempt) {
+	source := &corev1.SecretVolumeSource{SecretName: secret, DefaultMode: new(a.mode)}
 	for _, key := range keys {
-		file := directory
-		file.SubPath = pathOf(key)
-		file.MountPath = path.Join(directory.MountPath, file.SubPath)
-		container.VolumeMounts = append(container.VolumeMounts, file)
+		path := pathOf(key)
+		if a.items != nil {
+			path = a.items[key]
+		}
+		if path != "" {
+			source.Items = append(source.Items, corev1.KeyToPath{Key: key, Path: path})
+		}
 	}
+	pod.Spec.Volumes = []corev1.Volume{{Name: volumeName, VolumeSource: corev1.VolumeSource{Secret: source}}}
 }
 
-// inTree gives the pod Kubernetes' own volume of the Secret, with the same files.
-func inTree(pod *corev1.Pod, secret string, keys []string, mode int32) {
-	source := &corev1.SecretVolumeSource{SecretName: secret, DefaultMode: new(mode)}
-	for _, key := range keys {
-		source.Items = append(source.Items, corev1.KeyToPath{Key: key, Path: pathOf(key)})
-	}
-	pod.Spec.Volumes = []corev1.Volume{{Name: "keys", VolumeSource: corev1.VolumeSource{Secret: source}}}
+// awaitsUpdate has the pod report the script's file /tmp/ready, and gives the script the whole volume.
+func awaitsUpdate(pod *corev1.Pod) {
+	c := &pod.Spec.Containers[0]
+	c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: volumeName, MountPath: watched})
+	c.ReadinessProbe = &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{
+		Command: []string{"test", "-e", "/tmp/ready"}}}}
 }
 
-// runPod makes a pod, waits until it has ended, and returns its log and exit code.
-func runPod(
-	ctx context.Context, client kubernetes.Interface, namespace string, pod *corev1.Pod,
+// endOf waits until a pod has ended, and returns its log and exit code.
+func endOf(
+	ctx context.Context, client kubernetes.Interface, namespace, name string,
 ) (log string, code int32, err error) {
-	if _, err := client.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{}); err != nil {
-		return "", 0, fmt.Errorf("create pod %s: %w", pod.Name, err)
-	}
-	ended, err := waitForPod(ctx, client, namespace, pod.Name, "end", func(p *corev1.Pod) bool {
-		return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
-	})
+	pod, err := waitForPod(ctx, client, namespace, name, "end", ended)
 	if err != nil {
 		return "", 0, err
 	}
-	text, err := client.CoreV1().Pods(namespace).GetLogs(pod.Name, &corev1.PodLogOptions{}).DoRaw(ctx)
+	text, err := client.CoreV1().Pods(namespace).GetLogs(name, &corev1.PodLogOptions{}).DoRaw(ctx)
 	if err != nil {
-		return "", 0, fmt.Errorf("read the log of pod %s: %w", pod.Name, err)
+		return "", 0, fmt.Errorf("read the log of pod %s: %w", name, err)
 	}
-	for _, status := range ended.Status.ContainerStatuses {
+	for _, status := range pod.Status.ContainerStatuses {
 		if status.State.Terminated != nil {
 			return string(text), status.State.Terminated.ExitCode, nil
 		}
 	}
-	return "", 0, fmt.Errorf("pod %s is %s, and no container has ended: %s", pod.Name, ended.Status.Phase,
-		ended.Status.Message)
+	return "", 0, fmt.Errorf("pod %s is %s, and no container has ended: %s", name, pod.Status.Phase, pod.Status.Message)
+}
+
+func ended(p *corev1.Pod) bool {
+	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+}
+
+func ready(p *corev1.Pod) bool {
+	return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
 }
 
 // waitForPod waits until a pod is as wanted.

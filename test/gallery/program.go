@@ -4,18 +4,25 @@
 
 package gallery
 
-import "fmt"
+import (
+	"fmt"
+	"maps"
+	"slices"
+)
 
 // program is one entry of the gallery, and one file of examples/.
 type program struct {
 	name     string
 	packages []string // the document shows the version of the first
+	suite    string   // of Debian that has the packages; empty: that of the machine
 	checks   string   // what the program requires of its file, for the document and the example
 	// forge is a shell script that makes the keys: a file $V/x becomes the volume's file x (with -- in its name a file
 	// in a directory), and a file $E/X becomes the environment variable X of the script's container. $PASSWORD is the
-	// counterpart's.
-	forge string
-	mount string // the volume's path
+	// counterpart's. A file $U/x is the content that x has later: the Secret changes when the script has made the file
+	// /tmp/ready. The script of such a program has the whole volume in the directory watched, too.
+	forge   string
+	mount   string // the volume's path
+	subPath bool   // each file of the volume has a mount of its own, in the directory mount
 	// environment of the container that uses the key.
 	environment map[string]string
 	// script uses the key. It runs as user 1000, with every volume.
@@ -36,11 +43,15 @@ type example struct {
 	content map[string]string
 }
 
+// watched is where the script of a program whose Secret changes has the whole volume.
+const watched = "/watched"
+
 // attempt is an in-tree secret volume, and what the program says about it.
 type attempt struct {
 	mode    int32
 	fsGroup bool
-	subPath bool // each file has a mount of its own
+	subPath bool              // each file has a mount of its own
+	items   map[string]string // the path of each key; nil: the paths are those of this driver's volume
 	ends    ending
 	says    string // pattern
 }
@@ -48,12 +59,16 @@ type attempt struct {
 type ending int
 
 const (
-	refuses ending = iota // the script fails
-	warns                 // the script works, but the program warns
+	refuses  ending = iota // the script fails
+	warns                  // the script works, but the program warns
+	outdated               // the script fails because the program has the content of before the change
 	accepts
 )
 
-func (e ending) String() string { return [...]string{"refused", "warned", "worked"}[e] }
+func (e ending) String() string { return [...]string{"refused", "warned", "stayed old", "worked"}[e] }
+
+// fails reports that the script ends with another exit code than 0.
+func (e ending) fails() bool { return e == refuses || e == outdated }
 
 // String is the volume as a user writes it.
 func (a attempt) String() string {
@@ -66,6 +81,9 @@ func (a attempt) String() string {
 	}
 	if a.subPath {
 		text += ", subPath"
+	}
+	for _, key := range slices.Sorted(maps.Keys(a.items)) {
+		text += fmt.Sprintf(", %s as %s", key, a.items[key])
 	}
 	return text
 }

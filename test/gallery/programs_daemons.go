@@ -41,32 +41,72 @@ func munged() program {
 	return program{
 		name:     "munged, munge.key",
 		packages: []string{"munge"},
-		checks: "The key belongs to the daemon's user, nobody else can read it, and it is no symbolic link: name it " +
-			"through `..data`.",
-		forge: `mungekey --create --keyfile=$V/munge.key`,
-		mount: "/keys",
+		checks:   "The key is no symbolic link, belongs to the daemon's user, and nobody else can read it.",
+		forge:    `mungekey --create --keyfile=$V/munge.key`,
+		mount:    "/keys",
 		script: `
 mkdir -m 755 /tmp/munge && cd /tmp/munge
-munged --key-file=/keys/..data/munge.key --socket=$PWD/socket --pid-file=$PWD/pid --log-file=$PWD/log --seed-file=$PWD/seed
+munged --key-file=/keys/munge.key --socket=$PWD/socket --pid-file=$PWD/pid --log-file=$PWD/log --seed-file=$PWD/seed
 echo 'hello from munge' | munge --socket=$PWD/socket | unmunge --socket=$PWD/socket`,
 		works:      `hello from munge`,
-		attributes: map[string]string{"mode": "0400", "dirMode": "0700"},
-		attempts: three(
-			attempt{says: `munged: Error: .*`},
-			attempt{says: `munged: Error: .*`},
-			attempt{says: `munged: Error: .*`},
-		),
+		attributes: map[string]string{"mode": "0400", "dirMode": "0700", "layout": "files"},
+		attempts: append(three(
+			attempt{says: `munged: Error: .* should not be a symbolic link`},
+			attempt{says: `munged: Error: .* should not be a symbolic link`},
+			attempt{says: `munged: Error: .* should not be a symbolic link`},
+		), attempt{mode: 0o400, fsGroup: true, subPath: true, says: `munged: Error: .* should be owned by UID .*`}),
 		example: example{
 			name: "munge",
 			command: []string{
 				"sh", "-ec", `
 mkdir -m 755 /tmp/munge
 cd /tmp/munge
-exec munged --foreground --key-file=/keys/..data/munge.key \
+exec munged --foreground --key-file=/keys/munge.key \
   --socket=$PWD/socket --pid-file=$PWD/pid --seed-file=$PWD/seed
 `,
 			},
 			content: map[string]string{"munge.key": "replace this by the output of mungekey, which is 128 random bytes"},
+		},
+	}
+}
+
+func mosquitto() program {
+	return program{
+		name:     "Mosquitto 2.1, password_file",
+		packages: []string{"mosquitto", "mosquitto-clients", "systemd-standalone-sysusers"},
+		suite:    "forky",
+		checks: "The file is no symbolic link, unless `MOSQUITTO_UNSAFE_ALLOW_SYMLINKS` is set. A version to come refuses " +
+			"a file that does not belong to the user and the group, or that everybody can read; 2.1 warns.",
+		forge: `
+mosquitto_passwd -b -c $V/passwords app "$PASSWORD" 2>/dev/null
+printf %s "$PASSWORD" >$E/MQTT_PASSWORD`,
+		mount: "/keys",
+		script: `
+printf 'listener 1883 127.0.0.1\npassword_file /keys/passwords\n' >/tmp/mosquitto.conf
+mosquitto -c /tmp/mosquitto.conf &
+AWAIT_PID=$! await 30 'login' mosquitto_pub -u app -P "$MQTT_PASSWORD" -t greeting --retain -m 'hello from mosquitto'
+mosquitto_sub -u app -P "$MQTT_PASSWORD" -t greeting -C 1 -W 30`,
+		works:      `hello from mosquitto`,
+		attributes: map[string]string{"mode": "0600", "layout": "files"},
+		attempts: append(three(
+			attempt{says: `Error: Unable to open pwfile "\S+"`},
+			attempt{says: `Error: Unable to open pwfile "\S+"`},
+			attempt{says: `Error: Unable to open pwfile "\S+"`},
+		),
+			attempt{mode: 0o644, subPath: true, ends: warns,
+				says: `Warning: File \S+ has world readable permissions\. Future versions will refuse to load this file\.`},
+			attempt{mode: 0o400, fsGroup: true, subPath: true, ends: warns,
+				says: `Warning: File \S+ owner is not app\. Future versions will refuse to load this file\.`},
+		),
+		example: example{
+			name: "mosquitto",
+			command: []string{
+				"sh", "-ec", `
+printf 'listener 1883\npassword_file /keys/passwords\n' >/tmp/mosquitto.conf
+exec mosquitto -c /tmp/mosquitto.conf
+`,
+			},
+			content: map[string]string{"passwords": "app:replace this by the output of mosquitto_passwd"},
 		},
 	}
 }

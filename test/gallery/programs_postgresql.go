@@ -32,6 +32,45 @@ func psql() program {
 	}
 }
 
+func psqlComposed() program {
+	return program{
+		name:     "psql, .pgpass composed of an operator's Secret",
+		packages: []string{"postgresql-client-15", "postgresql-15"},
+		checks: "libpq reads one line of host, port, database, user and password, and ignores a file that group or others " +
+			"have access to. An operator's Secret has a key for each. A `:` or `\\` in a key needs a `\\` before it.",
+		forge: `
+printf peer >$V/host
+printf 5432 >$V/port
+printf postgres >$V/dbname
+printf app >$V/user
+printf %s "$PASSWORD" >$V/password`,
+		mount:       "/keys",
+		environment: map[string]string{"PGPASSFILE": "/keys/.pgpass"},
+		script: `exec /usr/lib/postgresql/15/bin/psql --no-password -h peer -U app -d postgres -At ` +
+			`-c "select 'connected as ' || current_user"`,
+		works: `connected as app`,
+		attributes: map[string]string{
+			"mode": "0600", "template/.pgpass": "$(host):$(port):$(dbname):$(user):$(password)",
+		},
+		attempts: []attempt{
+			{mode: 0o644, says: `fe_sendauth: no password supplied`},
+			{mode: 0o600, fsGroup: true, items: map[string]string{"password": ".pgpass"},
+				says: `WARNING: password file .* has group or world access; permissions should be u=rw \(0600\) or less`},
+		},
+		example: example{
+			name: "psql-composed",
+			command: []string{
+				"psql", "--host=db.example.com", "--username=app", "--dbname=app",
+				"--command=select current_user",
+			},
+			content: map[string]string{
+				"host": "db.example.com", "port": "5432", "dbname": "app", "user": "app",
+				"password": "replace-this-by-the-password",
+			},
+		},
+	}
+}
+
 func postgreSQLServer() program {
 	return program{
 		name:     "PostgreSQL server, ssl_key_file",

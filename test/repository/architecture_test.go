@@ -55,7 +55,7 @@ func TestImportsPointOneWay(t *testing.T) {
 			"pkg/status", "pkg/tmpfs", "pkg/volume"},
 		"cmd/kubectl-fsuser": {"pkg/attributes", "pkg/convert", "pkg/lint", "pkg/manifest", "pkg/status"},
 		"pkg/driver":         {"internal/failpoint", "pkg/attributes", "pkg/source", "pkg/tmpfs", "pkg/volume"},
-		"pkg/volume": {"internal/failpoint", "pkg/attributes", "pkg/event", "pkg/projector", "pkg/record",
+		"pkg/volume": {"internal/failpoint", "internal/text", "pkg/attributes", "pkg/event", "pkg/projector", "pkg/record",
 			"pkg/source", "pkg/status", "pkg/tmpfs"},
 		"pkg/lint":           {"pkg/attributes", "pkg/manifest"},
 		"pkg/convert":        {"pkg/attributes", "pkg/manifest"},

@@ -13,13 +13,36 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
-// owned says who owns the files of a volume, which mode they have, and where they come from. It is the volume's name,
-// so that a reader knows what to expect.
+// owned says who owns the files of a volume, which mode they have, and of which form the volume is. It is the volume's
+// name, so that a reader knows what to expect.
 type owned struct {
 	uid, gid, mode uint32
-	from           origin
+	form
+}
+
+// form is where the files of a volume come from, and their layout.
+type form struct {
+	from   origin
+	layout attributes.Layout
+}
+
+// inLinks is the form of a volume with the default layout.
+func inLinks(from origin) form { return form{from, attributes.LayoutLinks} }
+
+func layouts() []attributes.Layout {
+	return []attributes.Layout{attributes.LayoutLinks, attributes.LayoutFiles, attributes.LayoutInPlace}
+}
+
+func allForms() (all []form) {
+	for _, from := range []origin{byName, byVolume, byRequest} {
+		for _, layout := range layouts() {
+			all = append(all, form{from, layout})
+		}
+	}
+	return all
 }
 
 // origin says what names the object of a volume.
@@ -43,9 +66,9 @@ func isConfigMap(name string) bool { return strings.HasPrefix(name, "map") }
 // volume is a volume of version n of an object. The version plays a part only if kubelet brings the content.
 func (o owned) volume(object string, n int) kubelet.Volume {
 	v := kubelet.Volume{
-		Name: fmt.Sprintf("u%d-g%d-m%o", o.uid, o.gid, o.mode) + string(o.from),
+		Name: fmt.Sprintf("u%d-g%d-m%o%s-%s", o.uid, o.gid, o.mode, o.from, o.layout),
 		Attributes: map[string]string{"uid": fmt.Sprint(o.uid), "gid": fmt.Sprint(o.gid),
-			"mode": fmt.Sprintf("%04o", o.mode)},
+			"mode": fmt.Sprintf("%04o", o.mode), "layout": string(o.layout)},
 	}
 	switch {
 	case o.from == byVolume:
@@ -81,7 +104,15 @@ func (o owned) files(n int) []string {
 	return slices.Sorted(maps.Keys(data(n)))
 }
 
+// keyOf is the key that a file shows.
+func keyOf(file string) string { return strings.TrimPrefix(file, itemPrefix) }
+
 func parseOwned(name string) (o owned, err error) {
+	for _, layout := range layouts() {
+		if rest, ok := strings.CutSuffix(name, "-"+string(layout)); ok {
+			name, o.layout = rest, layout
+		}
+	}
 	for _, from := range []origin{byVolume, byRequest} {
 		if rest, ok := strings.CutSuffix(name, string(from)); ok {
 			name, o.from = rest, from
@@ -112,7 +143,7 @@ func data(n int) map[string]string {
 	return d
 }
 
-// parse returns the version in a file of a key. The file must be whole.
+// parse returns the version that a file of a key begins with. The file must be whole.
 func parse(key, text string) (version int, err error) {
 	var name string
 	var keys, fill int
@@ -120,9 +151,20 @@ func parse(key, text string) (version int, err error) {
 		return 0, fmt.Errorf("file %s with %d bytes begins with %.40q", key, len(text), text)
 	}
 	if want := data(version)[key]; text != want {
-		return 0, fmt.Errorf("file %s of version %d has %d bytes, not its %d, or others", key, version, len(text), len(want))
+		return version, fmt.Errorf("file %s of version %d has %d bytes, not its %d, or others", key, version, len(text),
+			len(want))
 	}
 	return version, nil
+}
+
+// shortest is the length of the shortest file of a key in the versions first to last; 0 if none has the key.
+func shortest(key string, first, last int) (length int64) {
+	for n := first; n <= last; n++ {
+		if text, ok := data(n)[key]; ok && (length == 0 || int64(len(text)) < length) {
+			length = int64(len(text))
+		}
+	}
+	return length
 }
 
 func TestReadersNoticeWhatIsWrong(t *testing.T) {
@@ -138,8 +180,9 @@ func TestReadersNoticeWhatIsWrong(t *testing.T) {
 			t.Errorf("%s passes", what)
 		}
 	}
-	o := owned{1000, 2000, 0o440, byName}
-	for _, o := range []owned{o, {1000, 2000, 0o440, byVolume}, {1000, 2000, 0o440, byRequest}} {
+	o := owned{1000, 2000, 0o440, inLinks(byName)}
+	for _, form := range allForms() {
+		o.form = form
 		if parsed, err := parseOwned(o.volume("s", 1).Name); parsed != o || err != nil {
 			t.Errorf("%+v is parsed as %+v, %v", o, parsed, err)
 		}
@@ -156,6 +199,19 @@ func TestReadersNoticeWhatIsWrong(t *testing.T) {
 		change(&bad)
 		if o.check(&bad) == nil {
 			t.Errorf("%d:%d %#o passes", bad.Uid, bad.Gid, bad.Mode)
+		}
+	}
+	before := part{key: "k0", version: 4, inode: 7}
+	for _, now := range []part{before, {key: "k0", version: 5, inode: 7}, {key: "k0", version: 4, inode: 8, volume: 1},
+		{key: "k0", version: 5, inode: 7, mixed: true, size: shortest("k0", 4, 4)}} {
+		if err := now.after(before); err != nil {
+			t.Errorf("%+v after %+v: %v", now, before, err)
+		}
+	}
+	for _, now := range []part{{key: "k0", version: 3, inode: 7}, {key: "k0", version: 4, inode: 8},
+		{key: "k0", version: 5, inode: 7, mixed: true, size: shortest("k0", 4, 4) - 1}} {
+		if now.after(before) == nil {
+			t.Errorf("%+v passes after %+v", now, before)
 		}
 	}
 }

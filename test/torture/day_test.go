@@ -147,7 +147,7 @@ func (d *day) begin() {
 		}
 		d.versions[object] = 20 * i
 		d.set(object)
-		d.want(anOwner(from), object)
+		d.want(anOwner(inLinks(from)), object)
 		d.objects = append(d.objects, object)
 	}
 	d.converge("publish the volumes")
@@ -242,7 +242,7 @@ func (d *day) arrive() {
 		d.set(object)
 	}
 	d.arrivals++
-	m := d.want(anOwner(from), object)
+	m := d.want(anOwner(inLinks(from)), object)
 	d.passers = append(d.passers, m)
 	d.settle("publish the volume of a pod that came")
 	d.set(object)

@@ -41,7 +41,7 @@ const (
 func (h *harness) killBesideStall(p point) {
 	h.t.Helper()
 	const object = "a"
-	victim := h.want(anOwner(byName), object)
+	victim := h.want(anOwner(form{byName, layouts()[rand.N(len(layouts()))]}), object)
 	h.converge("before a stall")
 	release := testkit.Stall(h.t, h.target(victim))
 	h.driver.Stalled, h.unsettled[victim.pod.UID] = true, true
@@ -139,7 +139,7 @@ const flooded = "flooded"
 func (h *harness) startFlood() (stop func()) {
 	h.t.Helper()
 	h.set(flooded)
-	m := h.want(anOwner(byName), flooded)
+	m := h.want(anOwner(inLinks(byName)), flooded)
 	h.unsettled[m.pod.UID] = true
 	ctx, cancel := context.WithCancel(context.Background())
 	var flooding sync.WaitGroup

@@ -20,6 +20,7 @@ import (
 
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/test/nodeaccess"
 )
 
@@ -41,7 +42,7 @@ type harness struct {
 	pods     int
 	// deaths are how often the driver was killed, and deathsWith how often a volume of a form was there then.
 	deaths     int
-	deathsWith map[origin]int
+	deathsWith map[form]int
 	// disturbed counts the disturbances.
 	disturbed [disturbances]int
 	// killAt is when to kill it. Zero: not at all.
@@ -72,7 +73,7 @@ func newHarness(t testing.TB, c *cluster) *harness {
 func newHarnessOf(t testing.TB, c *cluster, binary string, args ...string) *harness {
 	t.Helper()
 	h := &harness{t: t, cluster: c, armed: t.TempDir(), versions: map[string]int{}, unsettled: map[string]bool{},
-		deathsWith: map[origin]int{}}
+		deathsWith: map[form]int{}}
 	args = append([]string{"--access=" + c.access, "--kubeconfig=" + c.kubeconfig, "--collect-interval=50ms"}, args...)
 	h.driver = testkit.StartDriver(t, binary, args...)
 	// The first process is not to be killed at its start: the points are given to the next.
@@ -153,7 +154,7 @@ func (h *harness) want(o owned, object string) mounted {
 // wantNext adds a pod with a volume of the same form as the oldest one, which then can go: a volume of each form stays.
 func (h *harness) wantNext(object string) mounted {
 	h.t.Helper()
-	return h.want(anOwner(h.volumes[0].owned.from), object)
+	return h.want(anOwner(h.volumes[0].owned.form), object)
 }
 
 // drop takes the oldest pod away.
@@ -246,12 +247,12 @@ func (h *harness) restart(end func()) {
 // died counts a death.
 func (h *harness) died() {
 	h.deaths++
-	there := map[origin]bool{}
+	there := map[form]bool{}
 	for _, m := range h.volumes {
-		there[m.owned.from] = true
+		there[m.owned.form] = true
 	}
-	for from := range there {
-		h.deathsWith[from]++
+	for form := range there {
+		h.deathsWith[form]++
 	}
 }
 
@@ -360,7 +361,7 @@ func (h *harness) leftovers() (wrong []string) {
 			objects[m.object] = true
 		}
 		uids = append(uids, m.pod.UID)
-		wrong = append(wrong, h.layout(m)...)
+		wrong = append(wrong, h.names(m)...)
 	}
 	for metric, want := range map[string]int{"fsuser_watched_objects": len(objects), "fsuser_volumes": len(h.volumes)} {
 		if n, err := h.driver.TryMetric(metric); err != nil || int(n) != want {
@@ -385,14 +386,16 @@ func (h *harness) leftovers() (wrong []string) {
 	return wrong
 }
 
-// layout tells what is wrong with the names in a volume.
-func (h *harness) layout(m mounted) (wrong []string) {
-	target := h.target(m)
-	generation, err := os.Readlink(filepath.Join(target, "..data"))
-	if err != nil {
-		return []string{err.Error()}
+// names tells what is wrong with the names in a volume.
+func (h *harness) names(m mounted) (wrong []string) {
+	target, want := h.target(m), m.owned.files(h.versions[m.object])
+	if m.owned.layout == attributes.LayoutLinks {
+		generation, err := os.Readlink(filepath.Join(target, "..data"))
+		if err != nil {
+			return []string{err.Error()}
+		}
+		want = append(want, "..data", generation)
 	}
-	want := append([]string{"..data", generation}, m.owned.files(h.versions[m.object])...)
 	slices.Sort(want)
 	if got, err := list(target); err != nil || !slices.Equal(got, want) {
 		wrong = append(wrong, fmt.Sprintf("volume %s of %s has %q, not %q (%v)", m.name(), m.pod.Name, got, want, err))

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
 // kills kills the driver once at each of its failpoints, then at random points and at random times, while all kinds of
@@ -24,8 +25,9 @@ func kills(t *testing.T, c *cluster) {
 	for _, object := range objects() {
 		h.set(object)
 	}
-	for i, from := range []origin{byName, byVolume, byName, byRequest} {
-		h.want(anOwner(from), objects()[i%len(objects())])
+	held := heldForms()
+	for i, form := range held {
+		h.want(anOwner(form), objects()[i%len(objects())])
 	}
 	h.settle("publish the first volumes")
 	readers := startReaders(t, h.driver.Root, 2*time.Millisecond)
@@ -41,10 +43,9 @@ func kills(t *testing.T, c *cluster) {
 	h.killAtSteps(steps, readers)
 	failing := h.failAtSteps(steps)
 	h.killAtRandom(all, random, readers)
-	for form, from := range map[string]origin{"secretName": byName, "volume": byVolume,
-		"nodePublishSecretRef": byRequest} {
-		if n := h.deathsWith[from]; n != h.deaths {
-			t.Errorf("at %d of %d kills, there was no volume with %s", h.deaths-n, h.deaths, form)
+	for _, form := range held {
+		if n := h.deathsWith[form]; n != h.deaths {
+			t.Errorf("at %d of %d kills, there was no volume of form %+v", h.deaths-n, h.deaths, form)
 		}
 	}
 
@@ -141,17 +142,31 @@ func (h *harness) killAtEach(points []point, kind disturbance) (missed []point) 
 // objects are what changes all the time: two Secrets and a ConfigMap.
 func objects() []string { return []string{"a", "b", "map"} }
 
+// heldForms are the forms of which there is a volume all the time: each origin and each layout, in "make torture" each
+// pair of them.
+func heldForms() []form {
+	if long() {
+		return allForms()
+	}
+	return []form{{byName, attributes.LayoutLinks}, {byVolume, attributes.LayoutFiles},
+		{byName, attributes.LayoutInPlace}, {byRequest, attributes.LayoutLinks}}
+}
+
+// owners are owners of volumes with the default layout.
 func owners() []owned {
+	name, volume, request := inLinks(byName), inLinks(byVolume), inLinks(byRequest)
 	return []owned{
-		{1000, 1000, 0o400, byName}, {1001, 2001, 0o440, byVolume}, {0, 0, 0o600, byName}, {65534, 7, 0o644, byVolume},
-		{2147483647, 2147483647, 0o500, byName}, {1002, 1002, 0o400, byRequest},
+		{1000, 1000, 0o400, name}, {1001, 2001, 0o440, volume}, {0, 0, 0o600, name}, {65534, 7, 0o644, volume},
+		{2147483647, 2147483647, 0o500, name}, {1002, 1002, 0o400, request},
 	}
 }
 
 // anOwner returns one of the owners of volumes of a form.
-func anOwner(from origin) owned {
-	of := slices.DeleteFunc(owners(), func(o owned) bool { return o.from != from })
-	return of[rand.N(len(of))]
+func anOwner(f form) owned {
+	of := slices.DeleteFunc(owners(), func(o owned) bool { return o.from != f.from })
+	o := of[rand.N(len(of))]
+	o.form = f
+	return o
 }
 
 // round lets happen whatever can: pods come and go, objects change, connections break, kubelet and driver restart, and

@@ -32,6 +32,7 @@ func TestTorture(t *testing.T) {
 		{"records of other versions", otherVersions},
 		{"a long life with a directory of manifests", soakManifests},
 		{"a long life with the API server", soakAPI},
+		{"the driver is killed while it changes plain files", killsInPlainFiles},
 		{"the driver is killed at every step, and at any time", kills},
 		{"the driver is killed with --access=node", func(t *testing.T, c *cluster) { kills(t, c.asNode(t)) }},
 	} {

@@ -24,11 +24,12 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
 var (
 	anyPod   = kubelet.Pod{Namespace: namespace, Name: "any", UID: "99999999-1111-4222-8333-444444444444"}
-	anyOwner = owned{1000, 1000, 0o400, byName}
+	anyOwner = owned{1000, 1000, 0o400, inLinks(byName)}
 )
 
 // raw is a volume whose calls a test makes one by one, against kubelet's rules.
@@ -288,7 +289,7 @@ func panics(t *testing.T, c *cluster) {
 	h := newHarness(t, c)
 	h.set("a")
 	h.set("b") // watched for nobody else
-	other := h.want(anyOwner, "a")
+	h.want(anyOwner, "a")
 	h.settle("publish another volume")
 	pid, n := h.driver.PID(), 0
 	for _, point := range []string{"publish-watching", "tmpfs-directory-made", "projector-file-made", "publish-recorded",
@@ -317,8 +318,11 @@ func panics(t *testing.T, c *cluster) {
 			n++
 		}
 	}
+	h.want(anOwner(form{byName, attributes.LayoutInPlace}), "a")
+	h.settle("publish a volume of plain files")
 	for _, point := range []string{"refresh-cloned", "projector-generation-written", "projector-data-tmp-made",
-		"projector-data-renamed", "refresh-done"} {
+		"projector-data-renamed", "projector-staged", "projector-pending", "projector-file-taken",
+		"projector-half-overwritten", "refresh-done"} {
 		h.arm(point, "panic")
 		h.set("a")
 		h.converge("after a panic at " + point)
@@ -333,7 +337,8 @@ func panics(t *testing.T, c *cluster) {
 		t.Error("the driver died")
 	}
 	h.drop()
-	h.settle("unpublish " + other.pod.Name)
+	h.drop()
+	h.settle("unpublish the volumes")
 	reliability.Shown(t, "F-30", fmt.Sprintf("%d panics in calls and refreshes", n))
 }
 

@@ -19,10 +19,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
+	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
-// readers is a process that reads all volumes all the time, as programs do that read atomically: one open of ..data,
-// and all files through it. What it finds wrong it says at once.
+// readers is a process that reads all volumes all the time. With the layout links it reads as programs do that read
+// atomically: one open of ..data, and all files through it. What it finds wrong it says at once.
 type readers struct {
 	t      testing.TB
 	cmd    *exec.Cmd
@@ -107,7 +108,7 @@ func readerMain(args []string) error {
 	if err != nil {
 		return err
 	}
-	reads, latest := 0, map[string]int{}
+	reads, latest := 0, map[string]part{}
 	for {
 		select {
 		case <-stop:
@@ -120,16 +121,22 @@ func readerMain(args []string) error {
 			return err
 		}
 		for _, target := range targets {
-			version, err := readVolume(target)
-			switch {
-			case errors.Is(err, errNothing):
+			parts, err := readParts(target)
+			if errors.Is(err, errNothing) {
 				continue
-			case err != nil:
-				fmt.Printf("%s: %s\n", target, strings.ReplaceAll(err.Error(), "\n", "; "))
-			case version < latest[target]:
-				fmt.Printf("%s: version %d after version %d\n", target, version, latest[target])
 			}
-			latest[target] = version
+			if err != nil {
+				fmt.Printf("%s: %s\n", target, strings.ReplaceAll(err.Error(), "\n", "; "))
+			}
+			for name, now := range parts {
+				path := filepath.Join(target, name)
+				if err := now.after(latest[path]); err != nil {
+					fmt.Printf("%s: %v\n", path, err)
+				}
+				if !now.mixed {
+					latest[path] = now
+				}
+			}
 			reads++
 		}
 	}
@@ -138,29 +145,51 @@ func readerMain(args []string) error {
 // errNothing: there is no volume to read, not even a wrong one.
 var errNothing = errors.New("no volume")
 
-// readVolume reads a volume and returns the version that it shows. The error is errNothing, or what is wrong with it.
+// readVolume reads a volume and returns the version that all its files show. The error is errNothing, or what is wrong
+// with the volume.
 func readVolume(target string) (version int, err error) {
-	want, err := parseOwned(filepath.Base(filepath.Dir(target)))
+	parts, err := readParts(target)
 	if err != nil {
 		return 0, err
 	}
+	for _, p := range parts {
+		version = p.version
+	}
+	for name, p := range parts {
+		if p.mixed || p.version != version {
+			return 0, fmt.Errorf("file %s is not of version %d: %+v", name, version, parts)
+		}
+	}
+	return version, nil
+}
+
+// readParts reads a volume, and returns by name what changes at once: each file, or with the layout links the whole
+// volume, which has the name "". The error is errNothing, or what is wrong with the volume.
+func readParts(target string) (map[string]part, error) {
+	want, err := parseOwned(filepath.Base(filepath.Dir(target)))
+	if err != nil {
+		return nil, err
+	}
 	root, err := unix.Open(target, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return 0, errNothing
+		return nil, errNothing
 	}
 	defer unix.Close(root)
 	var stx unix.Statx_t
-	if err := unix.Statx(root, "", unix.AT_EMPTY_PATH, 0, &stx); err != nil ||
+	if err := unix.Statx(root, "", unix.AT_EMPTY_PATH, unix.STATX_BTIME, &stx); err != nil ||
 		stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
-		return 0, errNothing
+		return nil, errNothing
+	}
+	if want.layout != attributes.LayoutLinks {
+		return readPlain(root, want, stx.Btime)
 	}
 	for range 1000 {
-		version, err = readData(root, want)
+		version, err := readData(root, want)
 		if !errors.Is(err, errReplaced) {
-			return version, err
+			return map[string]part{"": {version: version}}, err
 		}
 	}
-	return 0, err
+	return nil, errReplaced
 }
 
 // errReplaced: the version that was read was replaced meanwhile, and its files began to go. Any reader of such a layout
@@ -190,7 +219,11 @@ func readData(root int, want owned) (version int, err error) {
 		if err != nil {
 			return 0, err
 		}
-		v, err := readFile(fd, name, want)
+		_, text, err := readFile(fd, name, want)
+		if err != nil {
+			return 0, err
+		}
+		v, err := parse(keyOf(name), text)
 		if err != nil {
 			return 0, err
 		}
@@ -228,19 +261,15 @@ func openData(root int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "..data"), nil
 }
 
-func readFile(fd int, name string, want owned) (version int, err error) {
+func readFile(fd int, name string, want owned) (st unix.Stat_t, text string, err error) {
 	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
-	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return 0, err
+		return st, "", err
 	}
 	if err := want.check(&st); err != nil {
-		return 0, fmt.Errorf("file %s: %w", name, err)
+		return st, "", fmt.Errorf("file %s: %w", name, err)
 	}
 	b, err := io.ReadAll(f)
-	if err != nil {
-		return 0, err
-	}
-	return parse(strings.TrimPrefix(name, itemPrefix), string(b))
+	return st, string(b), err
 }

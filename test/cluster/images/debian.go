@@ -32,6 +32,12 @@ import (
 //
 // It needs apt-get and dpkg-deb.
 func Unpack(ctx context.Context, cache string, packages ...string) (root string, err error) {
+	return UnpackSuite(ctx, cache, "", packages...)
+}
+
+// UnpackSuite is Unpack with the packages of a suite of Debian, such as forky.
+// An empty suite stands for the sources of packages that the machine has.
+func UnpackSuite(ctx context.Context, cache, suite string, packages ...string) (root string, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("unpack %s: %w", strings.Join(packages, ", "), err)
@@ -45,7 +51,7 @@ func Unpack(ctx context.Context, cache string, packages ...string) (root string,
 	if cache, err = filepath.Abs(cache); err != nil {
 		return "", err
 	}
-	root = filepath.Join(cache, "root-"+key)
+	root = filepath.Join(cache, "root-"+suite+key)
 	if _, err := os.Stat(root); !errors.Is(err, fs.ErrNotExist) {
 		return root, err
 	}
@@ -57,7 +63,11 @@ func Unpack(ctx context.Context, cache string, packages ...string) (root string,
 		return "", err
 	}
 	defer os.RemoveAll(work)
-	debs, err := download(ctx, work, filepath.Join(cache, "debs"), packages)
+	source, err := useSuite(ctx, work, suite)
+	if err != nil {
+		return "", err
+	}
+	debs, err := download(ctx, work, filepath.Join(cache, "debs"), source, packages)
 	if err != nil {
 		return "", err
 	}
@@ -80,9 +90,35 @@ func Unpack(ctx context.Context, cache string, packages ...string) (root string,
 	return root, err
 }
 
+// useSuite fetches the lists of a suite's packages, and returns the options
+// with which apt-get takes packages from that suite only.
+func useSuite(ctx context.Context, work, suite string) (options []string, err error) {
+	if suite == "" {
+		return nil, nil
+	}
+	list, lists := filepath.Join(work, "sources.list"), filepath.Join(work, "lists")
+	if err := os.MkdirAll(filepath.Join(lists, "partial"), 0o755); err != nil {
+		return nil, err
+	}
+	source := "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian " + suite +
+		" main\n"
+	if err := os.WriteFile(list, []byte(source), 0o644); err != nil {
+		return nil, err
+	}
+	options = []string{
+		"-o", "Dir::Etc::sourcelist=" + list,
+		"-o", "Dir::Etc::sourceparts=/dev/null",
+		"-o", "Dir::State::lists=" + lists,
+		"-o", "Dir::Cache=" + filepath.Join(work, "cache"),
+		"-o", "APT::Sandbox::User=root",
+	}
+	_, err = apt.Get(ctx, append(options, "update")...)
+	return options, err
+}
+
 // download fetches the packages and their dependencies, as apt-get resolves
 // them for a machine on which nothing is installed, and returns their files.
-func download(ctx context.Context, work, debs string, packages []string) ([]string, error) {
+func download(ctx context.Context, work, debs string, source, packages []string) ([]string, error) {
 	empty := filepath.Join(work, "archives")
 	for _, dir := range []string{debs, empty} {
 		if err := os.MkdirAll(filepath.Join(dir, "partial"), 0o755); err != nil {
@@ -94,14 +130,14 @@ func download(ctx context.Context, work, debs string, packages []string) ([]stri
 		return nil, err
 	}
 	install := func(archives, mode string) []string {
-		return append([]string{
-			"-o", "Dir::State::status=" + status,
-			"-o", "Dir::State::extended_states=" + filepath.Join(work, "extended_states"),
-			"-o", "Dir::Cache::archives=" + archives,
+		options := append(slices.Clone(source),
+			"-o", "Dir::State::status="+status,
+			"-o", "Dir::State::extended_states="+filepath.Join(work, "extended_states"),
+			"-o", "Dir::Cache::archives="+archives,
 			"-o", "Debug::NoLocking=true", // apt's lock fails whoever comes second; ours makes it wait
 			"-o", "APT::Sandbox::User=root",
-			"--no-install-recommends", "--yes", "--quiet=2", mode, "install",
-		}, packages...)
+			"--no-install-recommends", "--yes", "--quiet=2", mode, "install")
+		return append(options, packages...)
 	}
 	unlock, err := lockFolder(ctx, debs)
 	if err != nil {

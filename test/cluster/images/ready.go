@@ -64,22 +64,15 @@ func Busybox(ctx context.Context, dir string, progress io.Writer) (string, error
 // BusyboxFiles are a shell, the usual commands and the files that they need, for an image that has other programs, too.
 // Progress has a line if busybox has to be installed.
 func BusyboxFiles(ctx context.Context, progress io.Writer) ([]File, error) {
-	binary, err := exec.LookPath("busybox")
-	if errors.Is(err, exec.ErrNotFound) {
-		if err := apt.Install(ctx, progress, "busybox-static"); err != nil {
-			return nil, err
-		}
-		binary, err = exec.LookPath("busybox")
-	}
+	busybox, err := Program(ctx, progress, "busybox", "busybox-static")
 	if err != nil {
-		return nil, fmt.Errorf("find busybox: %w", err)
+		return nil, err
 	}
-	list, err := exec.CommandContext(ctx, binary, "--list").Output()
+	list, err := exec.CommandContext(ctx, busybox.Source, "--list").Output()
 	if err != nil {
 		return nil, fmt.Errorf("list the commands of busybox: %w", err)
 	}
-	// Under /bin it is also if Debian's is in /usr/bin.
-	files, err := WithLibraries(File{Path: "/bin/busybox", Source: binary, Mode: 0o755})
+	files, err := WithLibraries(busybox)
 	if err != nil {
 		return nil, err
 	}
@@ -94,4 +87,20 @@ func BusyboxFiles(ctx context.Context, progress io.Writer) ([]File, error) {
 		File{Path: "/etc/passwd", Content: []byte("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n")},
 		File{Path: "/etc/group", Content: []byte("root:x:0:\nnogroup:x:65534:\n")},
 	), nil
+}
+
+// Program is the file /bin/NAME of an image: a program of this machine, without the libraries that it may need. If the
+// machine does not have the program, Program installs the Debian package, and progress has a line about that.
+func Program(ctx context.Context, progress io.Writer, name, debianPackage string) (File, error) {
+	path, err := exec.LookPath(name)
+	if errors.Is(err, exec.ErrNotFound) {
+		if err := apt.Install(ctx, progress, debianPackage); err != nil {
+			return File{}, err
+		}
+		path, err = exec.LookPath(name)
+	}
+	if err != nil {
+		return File{}, fmt.Errorf("find %s: %w", name, err)
+	}
+	return File{Path: "/bin/" + name, Source: path, Mode: 0o755}, nil
 }

@@ -8,6 +8,7 @@
 //	pod get <url>       print what an HTTP server answers
 //	pod watch <file>... print each file as `<file> <content>` now, whenever ..data of its directory is replaced, and when
 //	                    its name appears, which for a new key is a moment after ..data, as in kubelet
+//	pod reload <file>   print the file as `<file> <content>` now and at each SIGHUP
 //	pod list <path>...  print the tree below each path, as JSON of a []tree.Entry
 //
 // Like a reloader in a container, watch relies on inotify events alone. The program ends at SIGTERM.
@@ -41,12 +42,14 @@ func main() {
 		<-ctx.Done()
 	case os.Args[1] == "watch":
 		err = watch(ctx, os.Args[2:])
+	case os.Args[1] == "reload" && len(os.Args) == 3:
+		reload(ctx, os.Args[2])
 	case os.Args[1] == "get" && len(os.Args) == 3:
 		err = get(ctx, os.Args[2])
 	case os.Args[1] == "list":
 		err = list(os.Args[2:])
 	default:
-		err = errors.New("say nothing, or: get <url>, or: watch <file>..., or: list <path>...")
+		err = errors.New("say nothing, or: get <url>, or: watch <file>..., or: reload <file>, or: list <path>...")
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "pod:", err)
@@ -115,6 +118,19 @@ func watch(ctx context.Context, files []string) error {
 					show(file)
 				}
 			}
+		}
+	}
+}
+
+func reload(ctx context.Context, file string) {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	for {
+		show(file)
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangup:
 		}
 	}
 }

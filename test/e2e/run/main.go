@@ -128,14 +128,30 @@ func buildImages(ctx context.Context, dir string) (tars []string, err error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build the program of the tests' pods: %w\n%s", err, out)
 	}
+	files, err := podFiles(ctx, pod)
+	if err != nil {
+		return nil, err
+	}
+	err = images.Build(podTar, images.Image{Name: podImage, Files: files, Cmd: []string{"/pod"}})
+	return []string{driverTar, podTar}, err
+}
+
+// podFiles are those of the image of the tests' pods: a shell, inotifywait, the program of the tests' pods, also by the
+// name that the documents use, and files of an application.
+func podFiles(ctx context.Context, pod string) ([]images.File, error) {
 	shell, err := images.BusyboxFiles(ctx, os.Stdout)
 	if err != nil {
 		return nil, err
 	}
-	err = images.Build(podTar, images.Image{
-		Name:  podImage,
-		Files: append(shell, images.File{Path: "/pod", Source: pod, Mode: 0o755}),
-		Cmd:   []string{"/pod"},
-	})
-	return []string{driverTar, podTar}, err
+	inotifywait, err := images.Program(ctx, os.Stdout, "inotifywait", "inotify-tools")
+	if err != nil {
+		return nil, err
+	}
+	return images.WithLibraries(append(shell,
+		inotifywait,
+		images.File{Path: "/pod", Source: pod, Mode: 0o755},
+		images.File{Path: "/bin/app", Symlink: "/pod"},
+		images.File{Path: "/etc/app/app.conf", Content: []byte("of the image"), Mode: 0o644},
+		images.File{Path: "/etc/app/key", Content: []byte("of the image"), Mode: 0o644},
+	)...)
 }

@@ -5,7 +5,7 @@
 // Command run shows the gallery: it starts a cluster with the driver of this tree, runs the test, and leaves nothing.
 //
 //	go run ./test/gallery/run [-keep] [arguments of go test]
-//	go run ./test/gallery/run -image      # make the image, for another cluster
+//	go run ./test/gallery/run -image      # make the images, for another cluster
 //	go run ./test/gallery/run -examples   # write the programs' files of examples/
 package main
 
@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -33,7 +34,7 @@ func main() {
 	keep := flag.Bool("keep", false,
 		"leave the cluster running, for the next run; fsuser-cluster -run .cache/gallery-cluster down ends it")
 	imageOnly := flag.Bool("image", false,
-		"make the image of the programs, print the path of its tar, and do nothing else")
+		"make the images of the programs, print the paths of their tars, and do nothing else")
 	examples := flag.Bool("examples", false, "write the programs' files of examples/, and do nothing else")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -41,7 +42,7 @@ func main() {
 	do := func() error { return run(ctx, *keep, flag.Args()) }
 	switch {
 	case *imageOnly:
-		do = func() error { return printImage(ctx) }
+		do = func() error { return printImages(ctx) }
 	case *examples:
 		do = writeExamples
 	}
@@ -61,7 +62,7 @@ func run(ctx context.Context, keep bool, testArgs []string) (err error) {
 		return err
 	}
 	// Before the cluster: it needs the processors, too.
-	image, err := gallery.Image(ctx, cache)
+	tars, err := gallery.Images(ctx, cache)
 	if err != nil {
 		return err
 	}
@@ -69,8 +70,8 @@ func run(ctx context.Context, keep bool, testArgs []string) (err error) {
 	if err != nil {
 		return err
 	}
-	c, end, err := setup.Cluster(ctx, cluster.Options{RunDir: filepath.Join(cache, "gallery-cluster")}, keep, driver,
-		image)
+	c, end, err := setup.Cluster(ctx, cluster.Options{RunDir: filepath.Join(cache, "gallery-cluster")}, keep,
+		append(tars, driver)...)
 	if err != nil {
 		return err
 	}
@@ -92,17 +93,17 @@ func writeExamples() error {
 	return gallery.WriteExamples(filepath.Join(repository, "examples"))
 }
 
-// printImage makes the image and prints its path.
-func printImage(ctx context.Context) error {
+// printImages makes the images and prints their paths.
+func printImages(ctx context.Context) error {
 	cache, err := tools.Cache()
 	if err != nil {
 		return err
 	}
-	tar, err := gallery.Image(ctx, cache)
+	tars, err := gallery.Images(ctx, cache)
 	if err != nil {
 		return err
 	}
-	fmt.Println(tar)
+	fmt.Println(strings.Join(tars, "\n"))
 	return nil
 }
 

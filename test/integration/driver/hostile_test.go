@@ -61,10 +61,14 @@ func each(name, key string, code codes.Code, values ...string) (cases []hostileR
 	return cases
 }
 
-// paths makes a case of each PATH in uid/PATH, gid/PATH and mode/PATH.
+// paths makes a case of each PATH in uid/PATH, gid/PATH and mode/PATH, and in template/PATH if the PATH can be no file.
 func paths(name string, code codes.Code, values ...string) (cases []hostileRequest) {
+	names := []string{"uid/", "gid/", "mode/"}
+	if code == codes.InvalidArgument {
+		names = append(names, "template/")
+	}
 	for _, v := range values {
-		for _, attributeName := range []string{"uid/", "gid/", "mode/"} {
+		for _, attributeName := range names {
 			cases = append(cases, hostileRequest{fmt.Sprintf("%s: %s%.40q", name, attributeName, v),
 				attribute(attributeName+v, "0"), code})
 		}
@@ -144,6 +148,10 @@ func hostileRequests(t *testing.T, d *testkit.Driver, p kubelet.Pod) []hostileRe
 		{"H-126 a PATH that is no file", attribute("uid/z", "0"), codes.FailedPrecondition},
 		{"H-126 a PATH that is a directory of the layout", attribute("mode/..data", "0777"), refused},
 		{"H-126 1000 PATHs that are no files", manyPaths(1000), codes.FailedPrecondition},
+		{"H-129 a template that shows another one", attribute("template/t", "$(u)", "template/u", hostileValue),
+			codes.FailedPrecondition},
+		{"H-129 a template beneath a file", attribute("template/a/t", hostileValue), codes.FailedPrecondition},
+		{"H-130 90 templates that show a file 4096 times each", manyTemplates(90), codes.FailedPrecondition},
 	}
 	for _, flags := range [][]string{{"rw"}, {"suid", "exec", "dev"}, {"size=100%"}, {"remount"}, {"bind"}} {
 		cases = append(cases, hostileRequest{fmt.Sprintf("H-060 mount flags %q", flags),
@@ -192,6 +200,13 @@ func hostileRequests(t *testing.T, d *testkit.Driver, p kubelet.Pod) []hostileRe
 		each("H-072 optional that is neither", "optional", refused, "yes", "1", "TRUE", ""),
 		each("H-118 a volume's name that is none", "volume", refused, "../x", "A", "a.b", "a/b", "", "a\x00b",
 			strings.Repeat("a", 64)),
+		each("H-128 a template that can't be read", "template/t", refused, "", hostileValue+"$(", hostileValue+"$(a$(b)",
+			hostileValue+"\x00", hostileValue+strings.Repeat("x", 16384)),
+		each("H-128 a template with the path of no file", "template/t", refused, hostileValue+"$(/etc/shadow)",
+			"$(../../etc/shadow)", "$(..data/a)", "$()", "$(a/)", "$(a\x00)"),
+		each("H-129 a template of a file that the Secret does not make", "template/t", codes.FailedPrecondition,
+			hostileValue+"$(c)", "$(t)", "$(etc/shadow)", "$(a\x1b[2J\n)", "$("+strings.Repeat("a", 255)+")"),
+		each("H-131 a layout that is none", "layout", refused, "", "Links", "in place", "files,in-place"),
 		paths("H-075 an absolute path", refused, "/abs"),
 		paths("H-076 a path that climbs or is the writer's", refused, "..data", "..x", "a/../b", "..", "../../etc/passwd",
 			"..2024_01_01/x"),
@@ -217,6 +232,14 @@ func manyPaths(n int) func(*csi.NodePublishVolumeRequest) {
 	return func(r *csi.NodePublishVolumeRequest) {
 		for i := range n {
 			r.VolumeContext[fmt.Sprintf("mode/p%d", i)] = "0400"
+		}
+	}
+}
+
+func manyTemplates(n int) func(*csi.NodePublishVolumeRequest) {
+	return func(r *csi.NodePublishVolumeRequest) {
+		for i := range n {
+			r.VolumeContext[fmt.Sprintf("template/t%d", i)] = strings.Repeat("$(a)", 4096)
 		}
 	}
 }

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
+)
+
+// TestLayouts: what a change does to a file that a container has mounted by subPath, and to the file itself.
+func TestLayouts(t *testing.T) {
+	for layout, want := range map[string]struct{ link, follows bool }{
+		"links": {link: true}, "files": {}, "in-place": {follows: true},
+	} {
+		t.Run(layout, func(t *testing.T) {
+			h := newHarness(t)
+			h.secret("keys", content{"k": "before"})
+			r := h.request("app", "secretName", "keys", "layout", layout, "uid", "1000")
+			h.publish(r)
+			h.present(r, content{"k": "before"})
+			path := filepath.Join(r.TargetPath, "k")
+			info, err := os.Lstat(path)
+			must(t, err)
+			if link := info.Mode()&os.ModeSymlink != 0; link != want.link {
+				t.Errorf("the file is a link: %v", link)
+			}
+			mounted := filepath.Join(t.TempDir(), "k")
+			must(t, os.WriteFile(mounted, nil, 0o600))
+			must(t, unix.Mount(path, mounted, "", unix.MS_BIND, ""))
+			defer func() { must(t, unix.Unmount(mounted, 0)) }()
+
+			h.run()
+			h.secret("keys", content{"k": "after", "more": ""})
+			h.becomes(r, content{"k": "after", "more": ""})
+			b, err := os.ReadFile(mounted)
+			must(t, err)
+			if follows := string(b) == "after"; follows != want.follows {
+				t.Errorf("the mounted file shows %q", b)
+			}
+			h.secret("keys", content{"more": ""})
+			h.becomes(r, content{"more": ""})
+			h.unpublish(r)
+		})
+	}
+}
+
+// TestAHalfVisibleVersionIsCompleted: a process was killed while it made a version visible. The next process completes
+// the version although the API server does not answer, also if the record of the volume is lost.
+func TestAHalfVisibleVersionIsCompleted(t *testing.T) {
+	for _, layout := range []string{"files", "in-place"} {
+		for name, start := range map[string]func(*harness, Request){
+			"restart":        func(h *harness, _ Request) { h.restart(); h.run() },
+			"without record": func(h *harness, r Request) { h.loseRecords(); h.run(); h.publish(r) },
+		} {
+			t.Run(layout+", "+name, func(t *testing.T) {
+				h := newFakeHarness(t)
+				h.secret("keys", content{"a": "before", "b": "before"})
+				r := h.request("app", "secretName", "keys", "layout", layout, "uid", "1000")
+				h.publish(r)
+				h.end()
+				killedWriter(t, r, content{"a": "after, and longer", "b": "after"})
+				h.fake.hang(secretRef("keys"))
+				start(h, r)
+				h.becomes(r, content{"a": "after, and longer", "b": "after"})
+				if left, err := filepath.Glob(filepath.Join(r.TargetPath, "..*")); err != nil || len(left) > 0 {
+					t.Errorf("left: %q, %v", left, err)
+				}
+				if log := logged.Text(); name == "restart" && strings.Contains(log, "Not refreshed") {
+					t.Errorf("the log tells of a failure:\n%s", log)
+				}
+				h.secret("keys", content{"a": "newer", "b": "after"})
+				h.becomes(r, content{"a": "newer", "b": "after"})
+				h.unpublish(r)
+			})
+		}
+	}
+}
+
+// killedWriter leaves in a volume what a process leaves that is killed after the first bytes of the file "a".
+func killedWriter(t *testing.T, r Request, files content) {
+	t.Helper()
+	target, err := tmpfs.OpenTarget(r.TargetPath)
+	must(t, err)
+	defer target.Close()
+	state, err := target.Inspect()
+	must(t, err)
+	clone, err := target.Clone(state.Identity)
+	must(t, err)
+	defer clone.Close()
+	must(t, unix.Mkdirat(clone.Dir(), "..pending", 0o700))
+	write := func(path, text string, flags int) {
+		fd, err := unix.Openat(clone.Dir(), path, unix.O_WRONLY|flags, 0o400)
+		must(t, err)
+		defer unix.Close(fd)
+		_, err = unix.Write(fd, []byte(text))
+		must(t, err)
+		must(t, unix.Fchown(fd, 1000, 0))
+	}
+	for path, text := range files {
+		write("..pending/"+path, text, unix.O_CREAT)
+	}
+	write("a", "aft", 0)
+}
