@@ -84,6 +84,7 @@ func TestValuesThatTheSchemaRefuses(t *testing.T) {
 		"selinux.context=container_file_t", "selinux.context=a:b:c:s0 d", "selinux.label=a:b:c", "networkPolicy.enabled=some",
 		"networkPolicy.from=all", "networkPolicy.from[0].pods=x", "networkPolicy.ingress={}",
 		"resources.limits.memory=1.5Gi", "resources.limits.memory=1e9", "resources.limits.memory=0",
+		"helmTester=null", "helmTester.image=", "helmTester.enabled=some",
 		"flowSchema.enabled=some", "flowSchema.priorityLevel=", "flowSchema.priorityLevel=null",
 		"flowSchema.priorityLevel=exempt", "flowSchema.priorityLevel=A", "flowSchema.precedence=1",
 	} {

@@ -70,10 +70,11 @@ func (m Manifest) Render(ctx context.Context, dir string) ([]byte, error) {
 // helmLabels are the labels of objects that helm manages. The files are for kubectl alone.
 var helmLabels = regexp.MustCompile(`(?m)^ *(app\.kubernetes\.io/managed-by|helm\.sh/chart): .*\n`)
 
-// Template is `helm template` of the chart in dir, as release fsuser-csi in Namespace, with more arguments of helm.
+// Template is `helm template` of the chart in dir, as release fsuser-csi in Namespace, without the objects of `helm test`,
+// with more arguments of helm.
 func Template(ctx context.Context, dir string, args ...string) ([]byte, error) {
 	return helm(ctx, append([]string{
-		"template", "fsuser-csi", filepath.Join(dir, "chart"), "--namespace", Namespace, "--kube-version", oldest,
+		"template", "fsuser-csi", filepath.Join(dir, "chart"), "--namespace", Namespace, "--kube-version", oldest, "--skip-tests",
 	}, args...)...)
 }
 

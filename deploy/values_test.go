@@ -10,6 +10,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
@@ -86,6 +87,48 @@ func TestValuesOfTheDaemonSet(t *testing.T) {
 			t.Errorf("--set %s makes\n%s", set, encode(t, ds))
 		}
 	}
+}
+
+// The pod of helm test is no pod of the DaemonSet, whose controller would adopt it, and its volume needs no right in the
+// release's namespace.
+func TestHelmTest(t *testing.T) {
+	for _, access := range []string{"node", "namespaces", "cluster"} {
+		objects := templateOfTest(t, "access="+access)
+		var pod corev1.Pod
+		objects.find(t, "Pod", "fsuser-csi-test", &pod)
+		var secret corev1.Secret
+		objects.find(t, "Secret", "fsuser-csi-test", &secret)
+		ds := daemonSet(t, "fsuser-csi", "access="+access)
+		for key, value := range ds.Spec.Selector.MatchLabels {
+			if pod.Labels[key] == value {
+				t.Errorf("access %s: the pod of the test has the label %s=%s of the driver's pods", access, key, value)
+			}
+		}
+		for _, o := range []metav1.Object{&pod, &secret} {
+			if got := o.GetAnnotations()["helm.sh/hook"]; got != "test" {
+				t.Errorf("access %s: the hook is %q", access, got)
+			}
+		}
+		csi := pod.Spec.Volumes[0].CSI
+		if byKubelet := csi.NodePublishSecretRef != nil; byKubelet != (access == "namespaces") ||
+			byKubelet == (csi.VolumeAttributes["secretName"] != "") {
+			t.Errorf("access %s: the volume is %+v", access, csi)
+		}
+	}
+	if templateOfTest(t, "helmTester.enabled=false").has("Pod") {
+		t.Error("helmTester.enabled=false: there is a pod")
+	}
+}
+
+// templateOfTest has the objects of helm test, too.
+func templateOfTest(t *testing.T, set string) objects {
+	t.Helper()
+	out, err := helm(t.Context(), "template", "fsuser-csi", "chart", "--namespace", Namespace, "--kube-version", oldest,
+		"--set", set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parse(t, out)
 }
 
 // All objects have the standard labels and the administrator's own, and the driver's pods have those that Helm does not
