@@ -34,8 +34,8 @@ type Manifest struct {
 	Access string
 	// Warning is repeated at the head of the file.
 	Warning string
-	// Policy is a template that makes the whole file, to be applied beside one of the others; Set is the value that turns it on.
-	Policy, Set string
+	// Template makes the whole file, to be applied beside one of the others. Set is the value that turns it on.
+	Template, Set string
 }
 
 // Manifests returns the files that lie next to the chart.
@@ -47,16 +47,21 @@ func Manifests() []Manifest {
 			File: "fsuser-csi-DANGER-cluster-wide-secrets.yaml", Access: "cluster",
 			Warning: "# DANGER: this gives the driver every Secret of the cluster, on every node. Prefer fsuser-csi.yaml.\n",
 		},
-		{File: FsUserFile, Policy: "policy-fs-user.yaml", Set: "fsUser.enabled=true"},
-		{File: AllowFile, Policy: "policy-allow.yaml", Set: "allow.enabled=true"},
+		{File: FsUserFile, Template: "policy-fs-user.yaml", Set: "fsUser.enabled=true"},
+		{File: AllowFile, Template: "policy-allow.yaml", Set: "allow.enabled=true"},
+		{File: "kustomize/gke/resourcequota.yaml", Template: "resourcequota.yaml", Set: "resourceQuota.enabled=true"},
+		{
+			File: "kustomize/openshift/rolebinding.yaml", Template: "openshift.yaml",
+			Set: "openshift.securityContextConstraint=true",
+		},
 	}
 }
 
 // Render returns the content of the file, from the chart in dir.
 func (m Manifest) Render(ctx context.Context, dir string) ([]byte, error) {
 	what, args := "access: "+m.Access, []string{"--set", "access=" + m.Access, "--set", "namespace.create=true"}
-	if m.Policy != "" {
-		what, args = m.Set, []string{"--set", m.Set, "--show-only", "templates/" + m.Policy}
+	if m.Template != "" {
+		what, args = m.Set, []string{"--set", m.Set, "--show-only", "templates/" + m.Template}
 	}
 	out, err := Template(ctx, dir, args...)
 	if err != nil {
@@ -80,7 +85,7 @@ func Template(ctx context.Context, dir string, args ...string) ([]byte, error) {
 
 var imageLine = regexp.MustCompile(`(?m)^( *image: )"localhost/fsuser-csi:[^"]*"$`)
 
-// WithImage returns the manifest with another image of the driver, as people make it with sed or kustomize.
+// WithImage returns the manifest with another image of the driver, as people make it with kustomize.
 func WithImage(manifest []byte, image string) ([]byte, error) {
 	if n := len(imageLine.FindAll(manifest, -1)); n != 1 {
 		return nil, fmt.Errorf("the manifest names the driver's image %d times, want once", n)
