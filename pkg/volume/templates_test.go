@@ -176,6 +176,12 @@ func TestATemplateIsLeftOutWhileSomethingOptionalIsMissing(t *testing.T) {
 }
 
 func TestAChangeOfAnyFileRefreshesItsTemplates(t *testing.T) {
+	for _, layout := range []attributes.Layout{attributes.LayoutLinks, attributes.LayoutFiles, attributes.LayoutInPlace} {
+		t.Run(string(layout), func(t *testing.T) { refreshTemplates(t, layout) })
+	}
+}
+
+func refreshTemplates(t *testing.T, layout attributes.Layout) {
 	h := newFakeHarness(t)
 	h.secret("a", content{"user": "u1"})
 	h.fake.set(configMapRef("b"), content{"host": "h1"})
@@ -183,7 +189,8 @@ func TestAChangeOfAnyFileRefreshesItsTemplates(t *testing.T) {
 		corev1.VolumeProjection{DownwardAPI: &corev1.DownwardAPIProjection{Items: []corev1.DownwardAPIVolumeFile{
 			{Path: "labels", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.labels"}},
 		}}})
-	r := h.described("v", described, "uid", "1000", "template/all", "$(user)@$(host) $(labels)")
+	r := h.described("v", described, "uid", "1000", "layout", string(layout),
+		"template/all", "$(user)@$(host) $(labels)")
 	h.fake.setFields(r, "1", content{"metadata.labels": "l1"})
 	h.publish(r)
 	h.run()
