@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -35,13 +36,23 @@ const maxWrite = 1 << 20
 //  6. Take each file from ..pending to its path.
 //  7. Own the directories, and remove what the payload does not have.
 func writeFiles(dir directory, tree *node, p Payload) (changed bool, err error) {
+	names, err := dir.names()
+	if err != nil {
+		return false, fmt.Errorf("list: %w", err)
+	}
 	// (1)
-	if err := finish(dir, p.Layout); err != nil {
-		return true, fmt.Errorf("complete the version of an earlier writer: %w", err)
+	if slices.Contains(names, pendingDir) {
+		if err := finish(dir, p.Layout); err != nil {
+			return true, fmt.Errorf("complete the version of an earlier writer: %w", err)
+		}
 	}
 	// (2)
-	if err := cleanFiles(dir); err != nil {
-		return false, fmt.Errorf("remove what an earlier writer left: %w", err)
+	for _, name := range names {
+		if strings.HasPrefix(name, reservedPrefix) {
+			if err := removeTree(dir, name); err != nil {
+				return false, fmt.Errorf("remove what an earlier writer left: %w", err)
+			}
+		}
 	}
 	if difference := missing(dir, tree, p); difference != nil {
 		// (3), (4), (5)
@@ -75,23 +86,6 @@ func Finish(root int, layout Layout) error {
 	}
 	defer dir.close()
 	return finish(dir, layout)
-}
-
-// cleanFiles removes all reserved names.
-func cleanFiles(dir directory) error {
-	names, err := dir.names()
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if !strings.HasPrefix(name, reservedPrefix) {
-			continue
-		}
-		if err := removeTree(dir, name); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // missing returns the part of the tree that dir does not have, or has with another owner, mode or content; nil if there

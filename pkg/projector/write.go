@@ -24,15 +24,15 @@ func writeGeneration(dir directory, tree *node, p Payload) (name string, err err
 	if err != nil {
 		return "", fmt.Errorf("make directory: %w", err)
 	}
-	if err := writeDir(dir, name, tree, p); err != nil {
+	if err := writeDir(dir, name, tree, p, p.Layout == Links); err != nil {
 		return "", errors.Join(err, removeTree(dir, name))
 	}
 	return name, nil
 }
 
-// writeDir fills the directory called name, which exists and which nobody else may enter yet, and then gives
-// it its owner and mode.
-func writeDir(parent directory, name string, n *node, p Payload) error {
+// writeDir fills the directory called name, which exists and which nobody else may enter yet. A directory that will be
+// shown then gets its owner and mode.
+func writeDir(parent directory, name string, n *node, p Payload, shown bool) error {
 	dir, err := openDir(parent.fd(), name)
 	if err != nil {
 		return fmt.Errorf("open directory %q: %w", name, err)
@@ -48,9 +48,12 @@ func writeDir(parent directory, name string, n *node, p Payload) error {
 		if err := unix.Mkdirat(dir.fd(), childName, 0o700); err != nil {
 			return fmt.Errorf("make directory %q: %w", childName, err)
 		}
-		if err := writeDir(dir, childName, child, p); err != nil {
+		if err := writeDir(dir, childName, child, p, true); err != nil {
 			return err
 		}
+	}
+	if !shown {
+		return nil
 	}
 	if _, err := dir.own(p.UID, p.GID, p.DirMode); err != nil {
 		return fmt.Errorf("directory %q: %w", name, err)

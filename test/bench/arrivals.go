@@ -13,27 +13,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// arrivals tells when a new version of a volume became visible at its target: when ..data was renamed, or the last file
-// was renamed or overwritten. inotify tells that in the target itself. Looking again and again would take a CPU away
-// from what is measured.
+// arrivals tells when a new version of a volume became visible at its target, by one inotify event for each version.
+// More events, or looking again and again, would take a CPU away from what is measured.
 type arrivals struct {
 	inotify *os.File
 	volumes map[int32]*volume
-	// changed is what was told; err is why nothing is told any more.
-	changed chan arrival
+	// arrived is what was told; err is why nothing is told any more.
+	arrived chan arrival
 	err     error
 }
 
 type arrival struct {
 	watch int32
-	name  string
 	at    time.Time
-}
-
-// change is a name that an update changes.
-type change struct {
-	volume *volume
-	name   string
 }
 
 // watchArrivals starts to look at volumes that are published. It ends with env.close.
@@ -44,11 +36,11 @@ func (e *env) watchArrivals(volumes ...*volume) (*arrivals, error) {
 	}
 	a := &arrivals{
 		inotify: os.NewFile(uintptr(fd), "inotify"), volumes: map[int32]*volume{},
-		changed: make(chan arrival, 4*len(volumes)+100),
+		arrived: make(chan arrival, 4*len(volumes)+100),
 	}
 	e.onClose(func() error { a.close(); return nil })
 	for _, v := range volumes {
-		watch, err := unix.InotifyAddWatch(fd, v.request.GetTargetPath(), unix.IN_MOVED_TO|unix.IN_MODIFY)
+		watch, err := unix.InotifyAddWatch(fd, v.event().path, v.event().mask)
 		if err != nil {
 			return nil, fmt.Errorf("inotify: %w", err)
 		}
@@ -62,7 +54,7 @@ func (e *env) watchArrivals(volumes ...*volume) (*arrivals, error) {
 func (a *arrivals) close() { a.inotify.Close() }
 
 func (a *arrivals) read() {
-	defer close(a.changed)
+	defer close(a.arrived)
 	buffer := make([]byte, 64<<10)
 	for {
 		n, err := a.inotify.Read(buffer)
@@ -75,7 +67,10 @@ func (a *arrivals) read() {
 		for event := buffer[:n]; len(event) >= unix.SizeofInotifyEvent; {
 			length := unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(event[12:]))
 			name := strings.TrimRight(string(event[unix.SizeofInotifyEvent:length]), "\x00")
-			a.changed <- arrival{int32(binary.NativeEndian.Uint32(event)), name, at}
+			watch := int32(binary.NativeEndian.Uint32(event))
+			if v := a.volumes[watch]; v != nil && v.event().name == name {
+				a.arrived <- arrival{watch, at}
+			}
 			event = event[length:]
 		}
 	}
@@ -83,43 +78,39 @@ func (a *arrivals) read() {
 
 // forget drops what was told so far.
 func (a *arrivals) forget() {
-	for len(a.changed) > 0 {
-		<-a.changed
+	for len(a.arrived) > 0 {
+		<-a.arrived
 	}
 }
 
 // await waits until the volumes show a version of their objects, and returns when the last of them did.
 func (a *arrivals) await(ctx context.Context, version int, volumes ...*volume) (last time.Time, err error) {
-	waiting := map[change]string{}
+	waiting := map[*volume]bool{}
 	for _, v := range volumes {
-		for name, key := range v.changes() {
-			waiting[change{v, name}] = key
-		}
+		waiting[v] = true
 	}
-	all := len(waiting)
 	for len(waiting) > 0 {
 		select {
-		case r, ok := <-a.changed:
+		case r, ok := <-a.arrived:
 			if !ok {
 				return last, fmt.Errorf("inotify: %w", a.err)
 			}
-			c := change{a.volumes[r.watch], r.name}
-			key, ok := waiting[c]
-			if !ok {
+			v := a.volumes[r.watch]
+			if !waiting[v] {
 				continue
 			}
-			b, err := os.ReadFile(c.volume.file(key))
+			b, err := os.ReadFile(v.file())
 			if err != nil {
 				return last, err
 			}
-			if isVersion(b, key, version) {
-				delete(waiting, c)
-				c.volume.refreshed = r.at
+			if isVersion(b, version) {
+				delete(waiting, v)
+				v.refreshed = r.at
 				last = latest(last, r.at)
 			}
 		case <-ctx.Done():
-			return last, fmt.Errorf("%d of %d changes showed the new version: %w", all-len(waiting), all,
-				context.Cause(ctx))
+			shown := len(volumes) - len(waiting)
+			return last, fmt.Errorf("%d of %d volumes showed the new version: %w", shown, len(volumes), context.Cause(ctx))
 		}
 	}
 	return last, nil

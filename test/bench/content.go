@@ -26,5 +26,5 @@ func content(version int) map[string][]byte {
 	return data
 }
 
-// isVersion reports whether b is a key of a version.
-func isVersion(b []byte, key string, version int) bool { return bytes.Equal(b, content(version)[key]) }
+// isVersion reports whether b is the main key of a version.
+func isVersion(b []byte, version int) bool { return bytes.Equal(b, content(version)[mainKey]) }

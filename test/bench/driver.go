@@ -137,19 +137,26 @@ type volume struct {
 
 const volumeName = "keys"
 
-// file is where a key is.
-func (v *volume) file(key string) string { return filepath.Join(v.request.GetTargetPath(), key) }
+// file is where the main key is.
+func (v *volume) file() string { return filepath.Join(v.request.GetTargetPath(), mainKey) }
 
-// changes are the names in the volume that an update changes, each with a key that it shows.
-func (v *volume) changes() map[string]string {
-	if v.layout == "" {
-		return map[string]string{"..data": mainKey}
+// event is an inotify event: what is watched, for what, and the name in it.
+type event struct {
+	path string
+	mask uint32
+	name string
+}
+
+// event is the event by which a new version of the volume becomes visible: all files, or with the layout in-place the
+// main key.
+func (v *volume) event() event {
+	switch v.layout {
+	case attributes.LayoutFiles:
+		return event{v.request.GetTargetPath(), unix.IN_DELETE, "..pending"}
+	case attributes.LayoutInPlace:
+		return event{v.file(), unix.IN_MODIFY, ""}
 	}
-	changes := map[string]string{}
-	for key := range content(0) {
-		changes[key] = key
-	}
-	return changes
+	return event{v.request.GetTargetPath(), unix.IN_MOVED_TO, "..data"}
 }
 
 // prepare does what kubelet does before it calls: it makes the volume's directory.

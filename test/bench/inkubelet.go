@@ -124,7 +124,7 @@ func (h *kubeletHost) podOf(name string, s *secret) *corev1.Pod {
 func (h *kubeletHost) await(ctx context.Context, s *secret) error {
 	for {
 		got, err := h.secrets.GetSecret(namespace, s.name)
-		if err == nil && isVersion(got.Data[mainKey], mainKey, s.version) {
+		if err == nil && isVersion(got.Data[mainKey], s.version) {
 			return nil
 		}
 		select {
@@ -198,7 +198,7 @@ func (y *yardsticks) setUpAgain(ctx context.Context, h *kubeletHost, pod *corev1
 	y.kubeletChanged.time(time.Since(start))
 	dir := h.GetPodVolumeDir(pod.UID, "kubernetes.io~secret", volumeName)
 	data, err := os.ReadFile(filepath.Join(dir, mainKey))
-	if err == nil && !isVersion(data, mainKey, s.version) {
+	if err == nil && !isVersion(data, s.version) {
 		err = fmt.Errorf("%s does not have version %d", dir, s.version)
 	}
 	return err

@@ -150,7 +150,7 @@ func (y *yardsticks) runSecretsStore(ctx context.Context, e *env) (step, error) 
 		if err := n.comeAndGo(ctx, "", y.storePublish, &unmeasured); err != nil {
 			return err
 		}
-		before, err := os.ReadFile(kept.file(mainKey))
+		before, err := os.ReadFile(kept.file())
 		if err != nil {
 			return err
 		}
@@ -159,9 +159,9 @@ func (y *yardsticks) runSecretsStore(ctx context.Context, e *env) (step, error) 
 			return err
 		}
 		y.storeChanged.time(time.Since(start))
-		after, err := os.ReadFile(kept.file(mainKey))
+		after, err := os.ReadFile(kept.file())
 		if err == nil && bytes.Equal(before, after) {
-			err = fmt.Errorf("%s has the old content", kept.file(mainKey))
+			err = fmt.Errorf("%s has the old content", kept.file())
 		}
 		return err
 	}, nil

@@ -63,8 +63,8 @@ func singleVolume(s size, y *yardsticks) []series {
 			comeAndGo(inLayout(layout), true,
 				ms(name+"publish, object already watched", apiPublish, asLinks), ms(name+"unpublish", y.unbind, goal{})),
 			refreshOne(inLayout(layout),
-				ms(name+"refresh, PUT sent -> last new bytes", apiRefreshWhole, goal{}),
-				ms(name+"refresh, PUT returned -> last new bytes", apiRefresh, asLinks)))
+				ms(name+"refresh, PUT sent -> new bytes", apiRefreshWhole, goal{}),
+				ms(name+"refresh, PUT returned -> new bytes", apiRefresh, asLinks)))
 	}
 	return all
 }
