@@ -101,7 +101,7 @@ scale: build prerequisites control-plane ## Compare what 50 drivers and 50 kubel
 control-plane: ## Build kube-apiserver, etcd and helm from their Go modules, once
 	@$(GO) run ./test/cluster/build kube-apiserver etcd helm
 
-manifests: control-plane ## Render deploy/*.yaml from the chart
+manifests: control-plane ## Render deploy/*.yaml, and write the README of the chart, from the chart
 	$(GO) run ./deploy/manifests
 
 # The name in the manifests.
