@@ -32,7 +32,7 @@ demo: build ## Show the driver at work on this machine, without a cluster (root)
 test: prerequisites lint control-plane unit fuzz-once sanity bench-once ## Run every test but the cluster's, with the race detector (root)
 	@echo "all tests passed, in $$((($$(date +%s) - $(STARTED)) / 60)) minutes"
 
-lint: ## Check formatting and vet every module
+lint: ## Check formatting, vet every module, and check the workflows of GitHub
 	@unformatted=$$(gofmt -l cmd deploy internal pkg test); test -z "$$unformatted" || { echo "gofmt -w $$unformatted"; exit 1; }
 	$(GO) vet -tags $(TAGS) ./...
 	$(GO) vet -tags '$(TAGS) failpoints' ./cmd/... ./internal/... ./pkg/...
@@ -40,6 +40,7 @@ lint: ## Check formatting and vet every module
 	$(GO) vet -tags '$(TAGS) vm' ./test/vm/...
 	$(GO) vet -tags '$(TAGS) soak' ./test/torture/...
 	@for m in $(TEST_MODULES); do echo "$(GO) vet $$m"; $(GO) -C $$m vet -tags $(TAGS) ./... || exit 1; done
+	$(GO) run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 -shellcheck= -pyflakes= .github/workflows/*.yml
 
 # -p 2: several of these packages start an API server each. -count=1: some build the driver, whose sources the cache of results does not know of.
 unit: ## Run the tests of this module, those against the real kernel and a real API server among them (root)
@@ -100,7 +101,7 @@ scale: build prerequisites control-plane ## Compare what 50 drivers and 50 kubel
 control-plane: ## Build kube-apiserver, etcd and helm from their Go modules, once
 	@$(GO) run ./test/cluster/build kube-apiserver etcd helm
 
-manifests: control-plane ## Render deploy/*.yaml from the chart
+manifests: control-plane ## Render deploy/*.yaml, and write the README of the chart, from the chart
 	$(GO) run ./deploy/manifests
 
 # The name in the manifests.

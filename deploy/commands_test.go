@@ -8,31 +8,11 @@ import (
 	"regexp"
 	"testing"
 
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
 )
 
 // platformsPage describes the installation on each platform.
 const platformsPage = "../docs/platforms.md"
-
-// The sed commands of the documents change a manifest as values of the chart do.
-func TestSedCommands(t *testing.T) {
-	for page, set := range map[string]string{
-		"README.md":   "image.registry=registry.example.com",
-		platformsPage: "kubeletRoot=/var/lib/k0s/kubelet",
-	} {
-		commands := find(t, page, `(?m)^(sed .*) \|\s+kubectl apply -f -$`)
-		if len(commands) != 1 {
-			t.Fatalf("%s has %d sed commands, want one", page, len(commands))
-		}
-		got, want := parse(t, shell(t, commands[0])), template(t, "--set", "namespace.create=true,"+set)
-		if !equality.Semantic.DeepEqual(got.all, want.all) {
-			t.Errorf("%s: sed makes\n%s\n--set %s makes\n%s", page, encode(t, got.all), set, encode(t, want.all))
-		}
-	}
-}
 
 // The helm commands of the documents make a DaemonSet that fits the contract with kubelet.
 func TestHelmCommands(t *testing.T) {
@@ -48,21 +28,6 @@ func TestHelmCommands(t *testing.T) {
 		for _, command := range commands {
 			checkDaemonSet(t, parse(t, shell(t, path+" template --kube-version "+oldest+" "+command)))
 		}
-	}
-}
-
-// The ResourceQuota of the document is that of the chart.
-func TestQuotaOfTheDocument(t *testing.T) {
-	blocks := find(t, platformsPage, "(?ms)^```yaml\n(apiVersion: v1\nkind: ResourceQuota\n.*?)```")
-	if len(blocks) != 1 {
-		t.Fatalf("%s has %d ResourceQuotas, want one", platformsPage, len(blocks))
-	}
-	var got, want corev1.ResourceQuota
-	parse(t, []byte(blocks[0])).find(t, "ResourceQuota", "fsuser-csi", &got)
-	template(t, "--set", "resourceQuota.enabled=true").find(t, "ResourceQuota", "fsuser-csi", &want)
-	want.Labels = nil
-	if !equality.Semantic.DeepEqual(got, want) {
-		t.Errorf("the document has\n%s\nthe chart\n%s", encode(t, got), encode(t, want))
 	}
 }
 

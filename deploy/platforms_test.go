@@ -29,13 +29,13 @@ func TestPlatformsAreDetected(t *testing.T) {
 		set                string
 		quota, roleBinding bool
 	}{
-		{nil, "verbosity=0", false, false},
+		{nil, "logLevel=0", false, false},
 		{nil, "resourceQuota.enabled=true", true, false},
 		{nil, "openshift.securityContextConstraint=true", false, true},
-		{gke, "verbosity=0", true, false},
+		{gke, "logLevel=0", true, false},
 		{gke, "resourceQuota=null", true, false},
 		{gke, "resourceQuota.enabled=false", false, false},
-		{openshift, "verbosity=0", false, true},
+		{openshift, "logLevel=0", false, true},
 		{openshift, "openshift=null", false, true},
 		{openshift, "openshift.securityContextConstraint=false", false, false},
 	} {
@@ -150,7 +150,7 @@ func TestAffinity(t *testing.T) {
 		"typed":   {"type": "gpu", "eks.amazonaws.com/compute-type": "auto"},
 	}
 	for set, want := range map[string]string{
-		"verbosity=0":   "any typed",
+		"logLevel=0":    "any typed",
 		"affinity=null": "any fargate typed virtual",
 		term + ".key=type," + term + ".operator=In," + term + ".values={gpu}": "typed",
 	} {

@@ -34,8 +34,8 @@ type Manifest struct {
 	Access string
 	// Warning is repeated at the head of the file.
 	Warning string
-	// Policy is a template that makes the whole file, to be applied beside one of the others; Set is the value that turns it on.
-	Policy, Set string
+	// Template makes the whole file, to be applied beside one of the others. Set is the value that turns it on.
+	Template, Set string
 }
 
 // Manifests returns the files that lie next to the chart.
@@ -47,35 +47,45 @@ func Manifests() []Manifest {
 			File: "fsuser-csi-DANGER-cluster-wide-secrets.yaml", Access: "cluster",
 			Warning: "# DANGER: this gives the driver every Secret of the cluster, on every node. Prefer fsuser-csi.yaml.\n",
 		},
-		{File: FsUserFile, Policy: "policy-fs-user.yaml", Set: "fsUser.enabled=true"},
-		{File: AllowFile, Policy: "policy-allow.yaml", Set: "allow.enabled=true"},
+		{File: FsUserFile, Template: "policy-fs-user.yaml", Set: "fsUser.enabled=true"},
+		{File: AllowFile, Template: "policy-allow.yaml", Set: "allow.enabled=true"},
+		{File: "kustomize/gke/resourcequota.yaml", Template: "resourcequota.yaml", Set: "resourceQuota.enabled=true"},
+		{
+			File: "kustomize/openshift/rolebinding.yaml", Template: "openshift.yaml",
+			Set: "openshift.securityContextConstraint=true",
+		},
 	}
 }
 
 // Render returns the content of the file, from the chart in dir.
 func (m Manifest) Render(ctx context.Context, dir string) ([]byte, error) {
 	what, args := "access: "+m.Access, []string{"--set", "access=" + m.Access, "--set", "namespace.create=true"}
-	if m.Policy != "" {
-		what, args = m.Set, []string{"--set", m.Set, "--show-only", "templates/" + m.Policy}
+	if m.Template != "" {
+		what, args = m.Set, []string{"--set", m.Set, "--show-only", "templates/" + m.Template}
 	}
 	out, err := Template(ctx, dir, args...)
 	if err != nil {
 		return nil, fmt.Errorf("render %s: %w", m.File, err)
 	}
+	out = helmLabels.ReplaceAll(out, nil)
 	head := "# fsuser-csi, " + what + ". Made from chart/ by `make manifests`: change that.\n" + m.Warning
 	return append([]byte(head), out...), nil
 }
 
-// Template is `helm template` of the chart in dir, as release fsuser-csi in Namespace, with more arguments of helm.
+// helmLabels are the labels of objects that helm manages. The files are for kubectl alone.
+var helmLabels = regexp.MustCompile(`(?m)^ *(app\.kubernetes\.io/managed-by|helm\.sh/chart): .*\n`)
+
+// Template is `helm template` of the chart in dir, as release fsuser-csi in Namespace, without the objects of `helm test`,
+// with more arguments of helm.
 func Template(ctx context.Context, dir string, args ...string) ([]byte, error) {
 	return helm(ctx, append([]string{
-		"template", "fsuser-csi", filepath.Join(dir, "chart"), "--namespace", Namespace, "--kube-version", oldest,
+		"template", "fsuser-csi", filepath.Join(dir, "chart"), "--namespace", Namespace, "--kube-version", oldest, "--skip-tests",
 	}, args...)...)
 }
 
 var imageLine = regexp.MustCompile(`(?m)^( *image: )"localhost/fsuser-csi:[^"]*"$`)
 
-// WithImage returns the manifest with another image of the driver, as people make it with sed or kustomize.
+// WithImage returns the manifest with another image of the driver, as people make it with kustomize.
 func WithImage(manifest []byte, image string) ([]byte, error) {
 	if n := len(imageLine.FindAll(manifest, -1)); n != 1 {
 		return nil, fmt.Errorf("the manifest names the driver's image %d times, want once", n)

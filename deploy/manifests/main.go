@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command manifests writes the manifests that lie next to the chart anew. Run it at the root of the repository.
+// Command manifests writes the manifests that lie next to the chart, and the README of the chart. Run it at the root of the repository.
 package main
 
 import (
@@ -32,5 +32,9 @@ func run(ctx context.Context, dir string) error {
 			return err
 		}
 	}
-	return nil
+	readme, err := deploy.ChartReadme(dir)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "chart", deploy.ChartReadmeFile), readme, 0o644)
 }

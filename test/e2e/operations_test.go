@@ -234,7 +234,7 @@ func testHelm(t *testing.T) {
 		t.Helper()
 		helm(t, append([]string{what, "fsuser-csi", chart, "--namespace", driverNamespace,
 			"--set", "image.registry=" + registry + ",image.repository=" + repository + ",image.tag=" + tag,
-			"--set", "access=" + accessOf(manifest)}, args...)...)
+			"--set", "helmTester.image=" + podImage, "--set", "access=" + accessOf(manifest)}, args...)...)
 	}
 	do(manifests()[0], "install", "--create-namespace")
 	uninstalled := false
@@ -248,8 +248,10 @@ func testHelm(t *testing.T) {
 	n.secret("s", "key", "v1")
 	n.run(watchingPod("helm", `secretName: s`))
 	n.expect("helm", "", show("/v/key"), "1000:0 400\nv1")
+	helm(t, "test", "fsuser-csi", "--namespace", driverNamespace)
 	do(manifests()[1], "upgrade")
 	installed(t, manifests()[1])
+	helm(t, "test", "fsuser-csi", "--namespace", driverNamespace)
 	if manifests()[1] == manifestNamespaces {
 		consent(n)
 	}

@@ -5,18 +5,24 @@
 package kustomize
 
 import (
+	"io/fs"
 	"os"
+	"path/filepath"
+	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/api/provider"
 	"sigs.k8s.io/kustomize/api/resmap"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 	"sigs.k8s.io/yaml"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/fsuser-csi/fsuser-csi/deploy"
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 	"github.com/fsuser-csi/fsuser-csi/pkg/convert"
 	"github.com/fsuser-csi/fsuser-csi/pkg/manifest"
@@ -101,34 +107,92 @@ func TestNamesFollow(t *testing.T) {
 	}
 }
 
-// The kustomization in deploy/README.md gives the driver another image.
-func TestImageOfTheDriver(t *testing.T) {
-	readme, err := os.ReadFile("../../deploy/README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	block := regexp.MustCompile("(?s)```yaml\n(resources: .*?)```").FindSubmatch(readme)
-	if block == nil {
-		t.Fatal("deploy/README.md has no kustomization")
-	}
-	manifest, err := os.ReadFile("../../deploy/fsuser-csi.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	fs := filesys.MakeFsInMemory()
-	for name, content := range map[string][]byte{"fsuser-csi.yaml": manifest, "kustomization.yaml": block[1]} {
-		if err := fs.WriteFile(name, content); err != nil {
+// The kustomizations of the documents, and the components that they name, make what the chart makes with values.
+func TestKustomizationsOfTheDriver(t *testing.T) {
+	const platforms = "../../docs/platforms.md"
+	k0s := block(t, platforms)
+	component := func(name string) string { return strings.ReplaceAll(k0s, "/k0s", "/"+name) }
+	for _, test := range []struct{ kustomization, set string }{
+		{block(t, "../../deploy/README.md"), "image.registry=registry.example.com"},
+		{k0s, "kubeletRootDir=/var/lib/k0s/kubelet"},
+		{component("microk8s"), "kubeletRootDir=/var/snap/microk8s/common/var/lib/kubelet"},
+		{component("gke"), "resourceQuota.enabled=true"},
+		{component("openshift"), "openshift.securityContextConstraint=true"},
+		{strings.ReplaceAll(component("gke"), "[deploy]", "[deploy/fsuser-csi-namespaces.yaml]"),
+			"access=namespaces,resourceQuota.enabled=true"},
+	} {
+		files := filesys.MakeFsInMemory()
+		if err := files.WriteFile("kustomization.yaml", []byte(test.kustomization)); err != nil {
 			t.Fatal(err)
 		}
+		copyDeploy(t, files)
+		got, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(files, ".")
+		if err != nil {
+			t.Errorf("%s: %v", test.kustomization, err)
+			continue
+		}
+		rendered, err := deploy.Template(t.Context(), "../../deploy", "--set", "namespace.create=true,"+test.set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := resmap.NewFactory(provider.NewDefaultDepProvider().GetResourceFactory()).NewResMapFromBytes(rendered)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := names(got), names(want); !slices.Equal(got, want) {
+			t.Errorf("%s makes %q, --set %s makes %q", test.kustomization, got, test.set, want)
+		}
+		if got, want := podSpec(t, got, "DaemonSet"), podSpec(t, want, "DaemonSet"); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s makes the pods\n%+v\n--set %s makes\n%+v", test.kustomization, got, test.set, want)
+		}
 	}
-	resources, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(fs, ".")
+}
+
+// block is the kustomization of a page.
+func block(t *testing.T, page string) string {
+	t.Helper()
+	content, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
-	image := podSpec(t, resources, "DaemonSet").Containers[0].Image
-	if !strings.HasPrefix(image, "registry.example.com/fsuser-csi:") {
-		t.Errorf("the image is %s", image)
+	blocks := regexp.MustCompile("(?s)```yaml\n(resources: .*?)```").FindAllSubmatch(content, -1)
+	if len(blocks) != 1 {
+		t.Fatalf("%s has %d kustomizations, want one", page, len(blocks))
 	}
+	return string(blocks[0][1])
+}
+
+// copyDeploy copies the YAML files of the folder deploy, without the chart.
+func copyDeploy(t *testing.T, to filesys.FileSystem) {
+	t.Helper()
+	root := os.DirFS("../..")
+	err := fs.WalkDir(root, "deploy", func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case path == "deploy/chart":
+			return fs.SkipDir
+		case filepath.Ext(path) != ".yaml":
+			return nil
+		}
+		content, err := fs.ReadFile(root, path)
+		if err != nil {
+			return err
+		}
+		return to.WriteFile(path, content)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// names are the kinds and names of objects.
+func names(resources resmap.ResMap) (all []string) {
+	for _, r := range resources.Resources() {
+		all = append(all, r.GetKind()+"/"+r.GetName())
+	}
+	slices.Sort(all)
+	return all
 }
 
 // build is the pod that kustomize makes of a base.
