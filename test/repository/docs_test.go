@@ -130,3 +130,37 @@ func comparisons(t *testing.T) (names, rows []string) {
 	}
 	return names, rows
 }
+
+// TestDocsNameMetricsThatExist compares the names of metrics in all pages with docs/metrics.md, which a test compares
+// with a driver.
+func TestDocsNameMetricsThatExist(t *testing.T) {
+	page, err := os.ReadFile("docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var exist []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\|").FindAllSubmatch(page, -1) {
+		exist = append(exist, string(row[1]))
+	}
+	pages, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	name := regexp.MustCompile(`\b(fsuser|process|rest_client)_[a-z_]+\b`)
+	for _, file := range append(pages, "README.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md", "deploy/README.md") {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, metric := range name.FindAllString(string(text), -1) {
+			found++
+			if !slices.Contains(exist, metric) {
+				t.Errorf("%s names the metric %s, which docs/metrics.md does not have", file, metric)
+			}
+		}
+	}
+	if len(exist) < 40 || found < 40 {
+		t.Errorf("%d metrics and %d names of metrics were found; has their form changed?", len(exist), found)
+	}
+}
