@@ -65,20 +65,11 @@ const metricsHead = `# Metrics
 The driver of each node serves these metrics at ` + "`/metrics`" + ` of ` + "`--http-address`" + `, in Prometheus' text
 format. [Operations](operations.md#metrics) has the queries that show problems, and says who can
 reach the metrics. Without an API server (` + "`--manifests`" + `), the metrics of requests, watches,
-Events and access are absent.
+Events and access are absent. Metrics with the prefixes ` + "`go_` and `process_`" + ` are those of Prometheus'
+client library for Go.
 
-## The driver
-`
-
-const table = `
 | metric | type | labels | unit | meaning |
 |---|---|---|---|---|
-`
-
-const processHead = `
-## The process
-
-Prometheus' client library makes these metrics.
 `
 
 // pageOf returns docs/metrics.md for metrics in Prometheus' text format.
@@ -90,8 +81,11 @@ func pageOf(t *testing.T, text string) string {
 		t.Fatal(err)
 	}
 	inMarkdown := strings.NewReplacer("<", "&lt;", "|", `\|`)
-	driver, process := table, table
+	page := metricsHead
 	for _, name := range slices.Sorted(maps.Keys(families)) {
+		if strings.HasPrefix(name, "go_") || strings.HasPrefix(name, "process_") {
+			continue // what the client library has depends on its version, on Go's and on the kernel
+		}
 		f := families[name]
 		labels := map[string]bool{}
 		for _, m := range f.GetMetric() {
@@ -99,15 +93,10 @@ func pageOf(t *testing.T, text string) string {
 				labels["`"+l.GetName()+"`"] = true
 			}
 		}
-		row := fmt.Sprintf("| `%s` | %s | %s | %s | %s |\n", name, strings.ToLower(f.GetType().String()),
+		page += fmt.Sprintf("| `%s` | %s | %s | %s | %s |\n", name, strings.ToLower(f.GetType().String()),
 			strings.Join(slices.Sorted(maps.Keys(labels)), ", "), unit(name), inMarkdown.Replace(f.GetHelp()))
-		if strings.HasPrefix(name, "go_") || strings.HasPrefix(name, "process_") {
-			process += row
-		} else {
-			driver += row
-		}
 	}
-	return metricsHead + driver + processHead + process
+	return page
 }
 
 // unit is the unit of a metric, with which its name ends.
