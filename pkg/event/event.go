@@ -13,6 +13,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"runtime/debug"
@@ -27,6 +28,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 
+	"github.com/fsuser-csi/fsuser-csi/internal/apierror"
 	"github.com/fsuser-csi/fsuser-csi/internal/text"
 )
 
@@ -197,7 +199,8 @@ func (r *Recorder) write(ctx context.Context, s *series, e Event, now time.Time)
 	defer cancel()
 	if err := r.sendSafely(ctx, s, e, now); err != nil {
 		r.dropped.Add(1)
-		klog.V(2).ErrorS(err, "Event not written", "pod", klog.KRef(e.Pod.Namespace, e.Pod.Name), "reason", e.Reason)
+		pod := klog.KRef(e.Pod.Namespace, e.Pod.Name)
+		klog.V(2).ErrorS(errors.New(apierror.Message(err)), "Event not written", "pod", pod, "reason", e.Reason)
 	}
 }
 

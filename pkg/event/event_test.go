@@ -42,6 +42,8 @@ type apiServer struct {
 	requests []request
 	// answer is the status code; 0 is 201.
 	answer int
+	// text is the body of an answer.
+	text string
 	// broken makes a request panic.
 	broken bool
 }
@@ -89,7 +91,7 @@ func (s *apiServer) RoundTrip(r *http.Request) (*http.Response, error) {
 	if code == 0 {
 		code = http.StatusCreated
 	}
-	return &http.Response{StatusCode: code, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("")), Request: r},
+	return &http.Response{StatusCode: code, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(s.text)), Request: r},
 		nil
 }
 
@@ -334,6 +336,20 @@ func TestHowMuchIsRememberedIsBounded(t *testing.T) {
 			t.Errorf("%d requests, %d of them patches; want 2 of 4", len(got), patches(got))
 		}
 	})
+}
+
+// TestAnAnswerIsNotRepeated: a proxy can answer with the request, and the request has the driver's token.
+func TestAnAnswerIsNotRepeated(t *testing.T) {
+	logged := testkit.LogOf(t, 5)
+	run(t, func(t *testing.T, r *Recorder, s *apiServer) {
+		s.answers(http.StatusInternalServerError)
+		s.text = "Authorization: Bearer secret"
+		r.Record(Event{Pod: pod("web"), Reason: "R"})
+		synctest.Wait()
+	})
+	if log := logged.Text(); strings.Contains(log, "secret") || !strings.Contains(log, "the server answered 500") {
+		t.Errorf("the log: %s", log)
+	}
 }
 
 func TestWhatCannotBeWrittenIsDroppedAndCounted(t *testing.T) {

@@ -5,13 +5,12 @@ package source
 import (
 	"errors"
 	"fmt"
-	"net/http"
-	"net/url"
 	"regexp"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/fsuser-csi/fsuser-csi/internal/apierror"
 	"github.com/fsuser-csi/fsuser-csi/internal/text"
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
@@ -38,7 +37,7 @@ func (a *API) explain(ref Ref, err error) *Error {
 		e.Undeclared = a.options.Impersonate && !mayNotImpersonate(err)
 	}
 	room := max(0, min(maxDetail, maxText-len(e.Error())-len(": ")-len(remedy)))
-	e.Detail = text.Shorten(text.OneLine(message(err)), room) + remedy
+	e.Detail = text.Shorten(text.OneLine(apierror.Message(err)), room) + remedy
 	return e
 }
 
@@ -61,7 +60,7 @@ func (a *API) remedy(ref Ref, refusal error) string {
 	case attributes.ConfigMap:
 		volume, attribute = fmt.Sprintf("configMap: {name: %s}", ref.Name), "configMapName"
 	default: // no pod has to declare itself or its node
-		if strings.Contains(message(refusal), "no relationship found between node") {
+		if strings.Contains(apierror.Message(refusal), "no relationship found between node") {
 			return "" // by the Node authorizer
 		}
 		return "; access node needs the Node authorizer (--authorization-mode of the API server); " + otherwise
@@ -78,7 +77,7 @@ func remedyOfRBAC(ref Ref, refusal error) string {
 	if ref.Kind == node {
 		return "; the driver's ClusterRole must allow it to get nodes"
 	}
-	if account := serviceAccount.FindStringSubmatch(message(refusal)); account != nil {
+	if account := serviceAccount.FindStringSubmatch(apierror.Message(refusal)); account != nil {
 		return fmt.Sprintf("; let the driver read it: kubectl -n %s create rolebinding fsuser-csi "+
 			"--clusterrole=fsuser-csi-reader --serviceaccount=%s", ref.Namespace, account[1])
 	}
@@ -97,22 +96,5 @@ func mayNotImpersonate(refusal error) bool {
 		}
 	}
 	// The verb impersonate-on:associated-node:get belongs to the requested resource. No name contains a space.
-	return strings.Contains(message(refusal), "cannot impersonate")
-}
-
-// message returns the API server's message, or the connection's error without the request's URL. An answer that is no
-// Status may come from a proxy and repeat the request with its token, so of that only the code is returned.
-func message(err error) string {
-	var status apierrors.APIStatus
-	if errors.As(err, &status) && status.Status().Message != "" {
-		if code := int(status.Status().Code); apierrors.IsUnexpectedServerError(err) {
-			return fmt.Sprintf("the server answered %d %s", code, http.StatusText(code))
-		}
-		return status.Status().Message
-	}
-	var request *url.Error
-	if errors.As(err, &request) {
-		err = request.Err
-	}
-	return err.Error()
+	return strings.Contains(apierror.Message(refusal), "cannot impersonate")
 }

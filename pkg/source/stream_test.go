@@ -17,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/client-go/rest"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/apierror"
 )
 
 func coreDecoder(t testing.TB) runtime.Decoder {
@@ -96,7 +98,7 @@ func FuzzReadEvent(f *testing.F) {
 		if (object == nil) != (err != nil) {
 			t.Errorf("object %T and error %v", object, err)
 		}
-		if err != nil && strings.ContainsAny(message(err), "\x00") && !isStatus(err) {
+		if err != nil && strings.ContainsAny(apierror.Message(err), "\x00") && !isStatus(err) {
 			t.Errorf("the error repeats what came: %q", err)
 		}
 	})
