@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // memory is what the API server holds, in bytes.
@@ -78,27 +80,15 @@ func (c *cluster) get(ctx context.Context, path string) ([]byte, error) {
 // cpu is the CPU time of the API server so far.
 func (c *cluster) cpu() (time.Duration, error) { return cpuOf(c.APIServerPID()) }
 
+// cpuOf is the CPU time of a process, by its clock (clock_getcpuclockid(3)). The times in /proc/PID/stat are multiples of
+// 10 ms.
 func cpuOf(pid int) (time.Duration, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
+	const schedulerClock = 2 // CPUCLOCK_SCHED of the kernel
+	var cpu unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|schedulerClock), &cpu); err != nil {
+		return 0, fmt.Errorf("CPU time of process %d: %w", pid, err)
 	}
-	// The name, in parentheses, may contain spaces. utime and stime are the fields 14 and 15 of proc_pid_stat(5).
-	_, after, _ := strings.Cut(string(stat), ") ")
-	fields := strings.Fields(after)
-	if len(fields) < 13 {
-		return 0, fmt.Errorf("process %d: the kernel's statistics have %d fields", pid, len(fields))
-	}
-	var ticks int
-	for _, field := range fields[11:13] {
-		n, err := strconv.Atoi(field)
-		if err != nil {
-			return 0, err
-		}
-		ticks += n
-	}
-	const tick = time.Second / 100 // USER_HZ
-	return time.Duration(ticks) * tick, nil
+	return time.Duration(cpu.Nano()), nil
 }
 
 // restartAPIServer replaces the API server by a new process with an empty heap.

@@ -191,7 +191,7 @@ func (r *results) tables() []table {
 			{what: "requests that were rejected (429)", of: of + rejected},
 			{what: "API server CPU per watch", of: of + millis, unit: "ms"},
 			{what: "watch requests under way at once, one node", of: of + peakNode, limit: maxUnderWay},
-			{what: "watch requests under way at once, all nodes", of: of + peakAll},
+			{what: "watch requests under way at once, all nodes", of: of + peakAll, limit: float64(maxUnderWay * r.size.nodes)},
 			{what: "of these, waiting in the queues", of: of + waiting, info: true},
 			{what: "a Lease update waits, median", of: of + lease, unit: "ms", slack: 10},
 			{what: "a Lease update waits, longest", of: of + lease + longest, unit: "ms", slack: 250},
