@@ -80,8 +80,8 @@ func (c *cluster) get(ctx context.Context, path string) ([]byte, error) {
 // cpu is the CPU time of the API server so far.
 func (c *cluster) cpu() (time.Duration, error) { return cpuOf(c.APIServerPID()) }
 
-// cpuOf is the CPU time of a process, by its clock (clock_getcpuclockid(3)). The times in /proc/PID/stat are multiples of
-// 10 ms.
+// cpuOf is the CPU time of a process, by its clock (clock_getcpuclockid(3)). The times in /proc/PID/stat are multiples
+// of 10 ms.
 func cpuOf(pid int) (time.Duration, error) {
 	const schedulerClock = 2 // CPUCLOCK_SCHED of the kernel
 	var cpu unix.Timespec
