@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package deploy renders the Helm chart in ./chart, with the helm of package tools (make control-plane). Its tests hold the chart to what
-// kubelet and the API server demand, on a real API server.
+// Package deploy renders the Helm chart in ./chart, with the helm of package tools (make control-plane). Its tests hold
+// the chart to what kubelet and the API server demand, on a real API server.
 package deploy
 
 import (
@@ -19,7 +19,8 @@ import (
 // Namespace is where the manifests install the driver.
 const Namespace = "fsuser-csi"
 
-// oldest is the first Kubernetes that all of the chart works with. Named, so that the result does not depend on helm's own.
+// oldest is the first Kubernetes that all of the chart works with. Named, so that the result does not depend on helm's
+// own.
 const oldest = "1.36.0"
 
 // FsUserFile has the policies of fsUser alone, to be applied beside one of the other files.
@@ -75,11 +76,12 @@ func (m Manifest) Render(ctx context.Context, dir string) ([]byte, error) {
 // helmLabels are the labels of objects that helm manages. The files are for kubectl alone.
 var helmLabels = regexp.MustCompile(`(?m)^ *(app\.kubernetes\.io/managed-by|helm\.sh/chart): .*\n`)
 
-// Template is `helm template` of the chart in dir, as release fsuser-csi in Namespace, without the objects of `helm test`,
-// with more arguments of helm.
+// Template is `helm template` of the chart in dir, as release fsuser-csi in Namespace, without the objects of
+// `helm test`, with more arguments of helm.
 func Template(ctx context.Context, dir string, args ...string) ([]byte, error) {
 	return helm(ctx, append([]string{
-		"template", "fsuser-csi", filepath.Join(dir, "chart"), "--namespace", Namespace, "--kube-version", oldest, "--skip-tests",
+		"template", "fsuser-csi", filepath.Join(dir, "chart"), "--namespace", Namespace,
+		"--kube-version", oldest, "--skip-tests",
 	}, args...)...)
 }
 

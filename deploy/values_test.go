@@ -89,8 +89,8 @@ func TestValuesOfTheDaemonSet(t *testing.T) {
 	}
 }
 
-// The pod of helm test is no pod of the DaemonSet, whose controller would adopt it, and its volume needs no right in the
-// release's namespace.
+// The pod of helm test is no pod of the DaemonSet, whose controller would adopt it, and its volume needs no right in
+// the release's namespace.
 func TestHelmTest(t *testing.T) {
 	for _, access := range []string{"node", "namespaces", "cluster"} {
 		objects := templateOfTest(t, "access="+access)

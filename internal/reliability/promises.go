@@ -142,7 +142,7 @@ func Promises() []Promise {
 		{"F-52", "A line of the node's mount table is unreadable (a mount with an empty source)",
 			"the driver starts, and recognizes its own mounts; it reads the lines of those alone"},
 		{"F-53", "The driver is killed while it changes the files of a volume with the layout `files` or `in-place`",
-			"each file shows the old or the new version, with `in-place` also a mixture that is not shorter than both; the next " +
-				"process completes a change that has begun, also while the API server is away"},
+			"each file shows the old or the new version, with `in-place` also a mixture that is not shorter than both; the " +
+				"next process completes a change that has begun, also while the API server is away"},
 	}
 }

@@ -16,7 +16,8 @@ import (
 
 // Names returns the names of the attributes in the order in which they are best read, without those of PathNames.
 func Names() []string {
-	return []string{"secretName", "configMapName", "volume", "uid", "gid", "mode", "dirMode", "optional", "refresh", "layout"}
+	return []string{"secretName", "configMapName", "volume", "uid", "gid", "mode", "dirMode", "optional", "refresh",
+		"layout"}
 }
 
 // PathNames returns the names of the attributes of a single file. Each of them is written as name/PATH.

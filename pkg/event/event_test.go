@@ -91,8 +91,8 @@ func (s *apiServer) RoundTrip(r *http.Request) (*http.Response, error) {
 	if code == 0 {
 		code = http.StatusCreated
 	}
-	return &http.Response{StatusCode: code, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(s.text)), Request: r},
-		nil
+	answer := io.NopCloser(strings.NewReader(s.text))
+	return &http.Response{StatusCode: code, Header: http.Header{}, Body: answer, Request: r}, nil
 }
 
 func (s *apiServer) take() []request {

@@ -22,8 +22,8 @@ const pendingDir = "..pending"
 // roomFile holds the memory by which overwritten files grow, until the first of them is overwritten.
 const roomFile = "..room"
 
-// maxWrite is how many bytes one system call writes to a file that is overwritten. A larger file takes several calls, so
-// that its content is not held in memory twice.
+// maxWrite is how many bytes one system call writes to a file that is overwritten. A larger file takes several calls,
+// so that its content is not held in memory twice.
 const maxWrite = 1 << 20
 
 // writeFiles is Write for the layouts Files and InPlace. The steps, marked by number in the code:
@@ -134,7 +134,8 @@ func stage(dir directory, tree *node, p Payload) error {
 	return nil
 }
 
-// finish takes all files from ..pending, if there is one. If a killed process has done a part of that, it does the rest.
+// finish takes all files from ..pending, if there is one. If a killed process has done a part of that, it does the
+// rest.
 func finish(dir directory, layout Layout) error {
 	if err := removeTree(dir, roomFile); err != nil {
 		return err
@@ -157,9 +158,9 @@ func finish(dir directory, layout Layout) error {
 	return removeTree(dir, pendingDir)
 }
 
-// reserve allocates the memory by which files grow when they are overwritten with those below the directory called name.
-// So there is no lack of memory once a part of the version is visible. The memory is not that of the files, which nobody
-// opens for writing before their content comes: inotify would tell of that.
+// reserve allocates the memory by which files grow when they are overwritten with those below the directory called
+// name. So there is no lack of memory once a part of the version is visible. The memory is not that of the files, which
+// nobody opens for writing before their content comes: inotify would report that.
 func reserve(dir directory, name string, layout Layout) error {
 	if layout != InPlace {
 		return nil
@@ -240,8 +241,8 @@ func mergeOne(from directory, name string, to directory, visit func(staged) erro
 
 func isDirectory(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFDIR }
 
-// overwrites reports whether the file that lies in the place keeps its inode. A descriptor of the old file must not show
-// new content to somebody who may not open the new file, so a file whose owner, group or mode changes is replaced.
+// overwrites reports whether the file that lies in the place keeps its inode. A descriptor of the old file must not
+// show new content to somebody who may not open the new file, so a file whose owner, group or mode changes is replaced.
 func (f staged) overwrites(layout Layout) bool {
 	return layout == InPlace && f.current != nil && f.next.Mode&unix.S_IFMT == unix.S_IFREG && f.current.Nlink == 1 &&
 		f.current.Mode == f.next.Mode && f.current.Uid == f.next.Uid && f.current.Gid == f.next.Gid

@@ -26,7 +26,7 @@ func plain(layout Layout) Payload {
 	return p
 }
 
-// TestGuarantees holds the table in the comment of the package: what a change of one file is to those who have that file
+// TestGuarantees checks the table in the comment of the package: what a process sees of a change of a file that it has
 // open, mounted or watched.
 func TestGuarantees(t *testing.T) {
 	type seen struct {
@@ -238,8 +238,8 @@ func number(text []byte, whole bool) (int, error) {
 	return i, nil
 }
 
-// TestReadersOfPlainFiles: what readers that never stop see. Each file is there at each instant, goes never back, and is
-// never shorter than the shortest version. With Files, each read shows one version.
+// TestReadersOfPlainFiles: what readers that never stop see. Each file is there at each instant, never goes back, and
+// is never shorter than the shortest version. With Files, each read shows one version.
 func TestReadersOfPlainFiles(t *testing.T) {
 	const writes = 400
 	for _, layout := range []Layout{Files, InPlace} {

@@ -29,9 +29,15 @@ func newHarness(t *testing.T, layout Layout) harness {
 	h.file(filepath.Join(h.victim, "precious"), "precious")
 	h.file(filepath.Join(h.victim, "id_rsa"), "private") // what the volume has too
 	h.file(filepath.Join(h.victim, "d", "precious"), "precious")
-	p := keys()
+	return h.holding(keys(), layout)
+}
+
+// holding writes a payload into the volume.
+func (h harness) holding(p Payload, layout Layout) harness {
+	h.t.Helper()
 	p.Layout = layout
-	write(t, h.dir, p)
+	write(h.t, h.dir, p)
+	h.generation = ""
 	if layout == Links {
 		generation, err := os.Readlink(h.in("..data"))
 		h.must(err)
@@ -77,8 +83,8 @@ const zero = 1<<8 | 5 // /dev/zero
 
 const old = "..2001_02_03_04_05_06.7" // a generation of another time
 
-// hostileNames are what a killed writer leaves, and what a container could plant, in the root directory of a volume with
-// the layout Links.
+// hostileNames are what a killed writer leaves, and what a container could plant, in the root directory of a volume
+// with the layout Links.
 func hostileNames() map[string]func(harness) {
 	return map[string]func(h harness){
 		"nothing": func(harness) {},
@@ -368,12 +374,7 @@ func isWrittenAnew(t *testing.T, layout Layout, plant func(harness)) {
 	h.mkdir(h.dir)
 	p := payload(file("empty", ""), file("empty2", ""), file("a", "equal"), file("b", "equal"))
 	p.Layout = layout
-	write(t, h.dir, p)
-	if layout == Links {
-		generation, err := os.Readlink(h.in("..data"))
-		h.must(err)
-		h.generation = generation
-	}
+	h = h.holding(p, layout)
 	plant(h)
 	within(t, 10*time.Second, func() {
 		if !write(t, h.dir, p) {

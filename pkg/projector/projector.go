@@ -105,10 +105,10 @@ type Payload struct {
 	GID uint32
 }
 
-// Write makes p the content of the directory that root is a descriptor of, and reports whether files changed.
-// An O_PATH descriptor will do. On an error with changed false the directory still shows what it showed before,
-// whole; with changed true the new version is visible, or the next Write or Finish makes the rest of it visible, and the
-// next Write removes what is left.
+// Write makes p the content of the directory that root is a descriptor of, and reports whether files changed. An O_PATH
+// descriptor will do. On an error with changed false the directory still shows what it showed before, whole; with
+// changed true the new version is visible, or the next Write or Finish makes the rest of it visible, and the next Write
+// removes what is left.
 func Write(root int, p Payload) (changed bool, err error) {
 	tree, mountPoints, err := newTrees(p)
 	if err != nil {
@@ -128,8 +128,9 @@ func Write(root int, p Payload) (changed bool, err error) {
 
 // writeLinks is Write for the layout Links. The steps, marked by number in the code:
 //
-//  1. Remove ..data_tmp, then find the current generation: what ..data names, if that is a name this package gives. In this
-//     order, because a killed process whose rename of ..data_tmp waits for the directory's lock can still complete it.
+//  1. Remove ..data_tmp, then find the current generation: what ..data names, if that is a name this package gives. In
+//     this order, because a killed process whose rename of ..data_tmp waits for the directory's lock can still complete
+//     it.
 //  2. Remove every other ".." name: only a killed writer leaves one.
 //  3. Compare the current generation with the payload: names, owners, modes, bytes. If equal, go to 6.
 //  4. Write a new generation; each file gets owner, then mode, before the generation has a visible name.

@@ -13,13 +13,15 @@ import (
 
 // FuzzRoundTrip checks that what is saved is what is loaded, and that nothing is written but the record.
 func FuzzRoundTrip(f *testing.F) {
-	f.Add("csi-1", "/t", "ns", "pod", "uid", "Secret", "name", "key", "a/<b>&", "watch", "", uint32(1), uint32(2), uint64(3),
+	f.Add("csi-1", "/t", "ns", "pod", "uid", "Secret", "name", "key", "a/<b>&", "watch", "", uint32(1), uint32(2),
+		uint64(3),
 		uint64(1<<63), true)
-	f.Add("../x\x00", "\u2028", "", "", "u", "", "", "", "", "", "files", uint32(1<<32-1), uint32(0), uint64(1<<64-1), uint64(0),
+	f.Add("../x\x00", "\u2028", "", "", "u", "", "", "", "", "", "files", uint32(1<<32-1), uint32(0), uint64(1<<64-1),
+		uint64(0),
 		false)
 	dir := filepath.Join(f.TempDir(), "volumes")
-	f.Fuzz(func(t *testing.T, id, target, namespace, name, uid, kind, object, key, path, refresh, layout string, a, b uint32,
-		device, fsid uint64, more bool) {
+	f.Fuzz(func(t *testing.T, id, target, namespace, name, uid, kind, object, key, path, refresh, layout string,
+		a, b uint32, device, fsid uint64, more bool) {
 		v := Volume{VolumeID: id, TargetPath: target, Pod: Pod{namespace, name, uid}, Device: device,
 			FSID: fsid,
 			Spec: Spec{Volume: kind, Sources: []Source{{Kind: kind, Name: object, Mode: a, Optional: more}}, DirMode: b,
@@ -76,7 +78,8 @@ func FuzzRoundTrip(f *testing.F) {
 // be written and read as the same.
 func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{
-		golden, goldenMinimal, "", "{}", "null", "[]", `{"version":4}`, `{"version":5}`, `{"version":3}`, golden + golden, golden + "]",
+		golden, goldenMinimal, "", "{}", "null", "[]", `{"version":4}`, `{"version":5}`, `{"version":3}`, golden + golden,
+		golden + "]",
 		golden[:100],
 		`{"VERSION":4,"volumeid":"a","targetpath":"b","pod":{"uid":"c"}}`, `{"version":4e0}`, `{"version":3,"version":4}`,
 	} {

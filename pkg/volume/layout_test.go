@@ -9,8 +9,6 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
 // TestLayouts: what a change does to a file that a container has mounted by subPath, and to the file itself.
@@ -85,25 +83,17 @@ func TestAHalfVisibleVersionIsCompleted(t *testing.T) {
 // killedWriter leaves in a volume what a process leaves that is killed after the first bytes of the file "a".
 func killedWriter(t *testing.T, r Request, files content) {
 	t.Helper()
-	target, err := tmpfs.OpenTarget(r.TargetPath)
-	must(t, err)
-	defer target.Close()
-	state, err := target.Inspect()
-	must(t, err)
-	clone, err := target.Clone(state.Identity)
-	must(t, err)
-	defer clone.Close()
-	must(t, unix.Mkdirat(clone.Dir(), "..pending", 0o700))
-	write := func(path, text string, flags int) {
-		fd, err := unix.Openat(clone.Dir(), path, unix.O_WRONLY|flags, 0o400)
+	inside(t, r, func(dir string) {
+		must(t, os.Mkdir(filepath.Join(dir, "..pending"), 0o700))
+		for path, text := range files {
+			staged := filepath.Join(dir, "..pending", path)
+			must(t, os.WriteFile(staged, []byte(text), 0o400))
+			must(t, os.Chown(staged, 1000, 0))
+		}
+		f, err := os.OpenFile(filepath.Join(dir, "a"), os.O_WRONLY, 0)
 		must(t, err)
-		defer unix.Close(fd)
-		_, err = unix.Write(fd, []byte(text))
+		defer f.Close()
+		_, err = f.WriteString("aft")
 		must(t, err)
-		must(t, unix.Fchown(fd, 1000, 0))
-	}
-	for path, text := range files {
-		write("..pending/"+path, text, unix.O_CREAT)
-	}
-	write("a", "aft", 0)
+	})
 }

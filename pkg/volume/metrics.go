@@ -81,8 +81,8 @@ func (m *Manager) gauges() (all []prometheus.Collector) {
 		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
 	}
 	gauge("fsuser_volumes", "Volumes that are published on this node.", func() float64 { return float64(len(m.all())) })
-	gauge("fsuser_watched_objects", "Distinct Secrets, ConfigMaps and pods that the driver watches for the volumes of this "+
-		"node.",
+	gauge("fsuser_watched_objects", "Distinct Secrets, ConfigMaps and pods that the driver watches for the volumes of "+
+		"this node.",
 		func() float64 { return float64(m.config.Source.Watched()) })
 	gauge("fsuser_volume_memory_bytes", "Memory of the volumes of this node: one version of their files in whole "+
 		"pages, 1.5 KiB for each file, directory and link, their records, and the content of their objects, once "+

@@ -252,8 +252,9 @@ func (h *harness) createSecret(t *testing.T, name string, data map[string][]byte
 	}
 }
 
-// updateWhenReady changes the Secret of a pod that is ready, and waits until the pod has ended. Kubelet refreshes in-tree
-// volumes at once when the pod changes, else within two minutes: so updateWhenReady changes an annotation of the pod.
+// updateWhenReady changes the Secret of a pod that is ready, and waits until the pod has ended. Kubelet refreshes
+// in-tree volumes at once when the pod changes, else within two minutes: so updateWhenReady changes an annotation of
+// the pod.
 func (h *harness) updateWhenReady(t *testing.T, pod string, data map[string][]byte) {
 	t.Helper()
 	now, err := waitForPod(t.Context(), h, h.namespace, pod, "readiness or end",

@@ -72,7 +72,8 @@ type issueForm struct {
 	} `json:"body"`
 }
 
-// TestIssueForms checks the forms, which GitHub ignores without a message if they are wrong. Each form warns of secrets.
+// TestIssueForms checks the forms, which GitHub ignores without a message if they are wrong. Each form warns of
+// secrets.
 func TestIssueForms(t *testing.T) {
 	forms := files(t, ".github/ISSUE_TEMPLATE/*")
 	const chooser = ".github/ISSUE_TEMPLATE/config.yml"

@@ -29,9 +29,9 @@ func Self(role string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// RunInNamespaces runs this program again in a role, with the same arguments, in new namespaces (CLONE_NEWNS and so on).
-// No mount stays on the machine, whatever happens to the other process. start starts the command. The result is the exit
-// code of the other process, which has printed its error.
+// RunInNamespaces runs this program again in a role, with the same arguments, in new namespaces (CLONE_NEWNS and so
+// on). No mount stays on the machine, whatever happens to the other process. start starts the command. The result is
+// the exit code of the other process, which has printed its error.
 func RunInNamespaces(role string, namespaces uintptr, start func(*exec.Cmd) error) (code int, err error) {
 	if os.Geteuid() != 0 {
 		return 0, errors.New("it mounts and changes owners; run it as root")

@@ -79,8 +79,8 @@ type filled struct {
 	target string
 }
 
-// fillNode publishes volumes with a Secret of their own, until the driver refuses one. Each fourth of them shows all of its
-// Secret, in the memory of the volume. The others show a small key, so that most is in the memory of the process.
+// fillNode publishes volumes with a Secret of their own, until the driver refuses one. Each fourth of them shows all of
+// its Secret, in the memory of the volume. The others show a small key, so that most is in the memory of the process.
 // It returns the volumes by the names of the Secrets.
 func fillNode(t *testing.T, c *cluster, d *testkit.Driver) map[string]filled {
 	t.Helper()
