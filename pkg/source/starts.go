@@ -67,8 +67,10 @@ type probe struct {
 func newStarts() *starts { return &starts{slots: make(chan struct{}, maxStarts)} }
 
 // begin waits until a watch may be started. The caller calls end with the outcome, which is nil or the reason why the
-// API server did not start the watch. The error of begin is the failure of a probe, or why ctx has ended. A watch that
-// has failed already (again) does not wait for the probe of another one: it would start together with all that wait.
+// API server did not start the watch. The error of begin is the failure of a probe, or why ctx has ended.
+//
+// again: the watch has failed before. It does not wait for the probe of another watch, because all watches that wait
+// start at the same time.
 func (s *starts) begin(ctx context.Context, again bool) (end func(error), err error) {
 	for {
 		p, err := s.probe(ctx, again)
