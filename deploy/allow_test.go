@@ -20,7 +20,8 @@ import (
 func TestAllow(t *testing.T) {
 	c := startCluster(t)
 	c.installAllow(t,
-		`allow={"enabled": true, "uids": ["1000-1999", 70], "gids": [0, "5-6"], "secrets": ["ssh-*", "tls"], "configMaps": []}`)
+		`allow={"enabled": true, "uids": ["1000-1999", 70], "gids": [0, "5-6"], "secrets": ["ssh-*", "tls"], `+
+			`"configMaps": []}`)
 	c.waitForAllow(t, "not-allowed")
 	for _, test := range []struct {
 		name   string
@@ -83,7 +84,8 @@ func TestAllow(t *testing.T) {
 		{"another volume without an owner", driverVolume("v", "volume", "o"), "uid 0 ",
 			beside(`{"name": "o", "secret": {"secretName": "tls"}}`)},
 		{"projected", driverVolume("v", "volume", "o", "uid", "70"), "", beside(`{"name": "o", "projected": {"sources": [
-			{"secret": {"name": "tls"}}, {"secret": {"name": "ssh-a"}}, {"downwardAPI": {"items": [{"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}}]}}`)},
+			{"secret": {"name": "tls"}}, {"secret": {"name": "ssh-a"}},
+			{"downwardAPI": {"items": [{"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}}]}}`)},
 		{"projected of another Secret", driverVolume("v", "volume", "o", "uid", "70"), `Secret "x" is not allowed here`,
 			beside(`{"name": "o", "projected": {"sources": [{"secret": {"name": "tls"}}, {"secret": {"name": "x"}}]}}`)},
 		{"projected of a ConfigMap", driverVolume("v", "volume", "o", "uid", "70"), `ConfigMap "x" is not allowed here`,
@@ -188,11 +190,13 @@ func TestAllowTypedFields(t *testing.T) {
 		{"a volume's owner, who is not allowed", `{"name": "v", "configMap": {"name": "conf", "defaultUser": 71}}`,
 			"uid 71 "},
 		{"a file's owner",
-			`{"name": "v", "secret": {"secretName": "tls", "defaultUser": 70, "items": [{"key": "k", "path": "k", "user": 70}]}}`, ""},
+			`{"name": "v", "secret": {"secretName": "tls", "defaultUser": 70, ` +
+				`"items": [{"key": "k", "path": "k", "user": 70}]}}`, ""},
 		{"a file's owner, who is not allowed",
 			`{"name": "v", "secret": {"secretName": "tls", "defaultUser": 70, "items": [{"key": "k", "path": "k", "user": 0}]}}`,
 			"uid 0 "},
-		{"a field's owner", `{"name": "v", "downwardAPI": {"defaultUser": 70, "items": [{"path": "n", "user": 72, "fieldRef": {"fieldPath": "metadata.name"}}]}}`, "uid 72 "},
+		{"a field's owner", `{"name": "v", "downwardAPI": {"defaultUser": 70, ` +
+			`"items": [{"path": "n", "user": 72, "fieldRef": {"fieldPath": "metadata.name"}}]}}`, "uid 72 "},
 		{"a projected owner", `{"name": "v", "projected": {"defaultUser": 73, "sources": [{"secret": {"name": "tls"}}]}}`,
 			"uid 73 "},
 		{"a projected file's owner", `{"name": "v", "projected": {"defaultUser": 70, "sources": [{"secret": {"name": "tls"}},

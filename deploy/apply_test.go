@@ -29,7 +29,8 @@ spec:
     volumeMounts: [{name: ssh, mountPath: /ssh}, {name: conf, mountPath: /conf}]
   volumes:
   - {name: ssh, secret: {secretName: ssh-keys, defaultMode: 0400}}
-  - {name: conf, projected: {sources: [{configMap: {name: conf}}, {downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}]}}
+  - {name: conf, projected: {sources: [{configMap: {name: conf}},
+      {downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}]}}
 `,
 		"driver": `
 spec:

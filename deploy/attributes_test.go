@@ -33,9 +33,10 @@ import (
 type verdict int
 
 const (
-	good       verdict = iota // both take it
-	refuse                    // both refuse it, in the same words
-	driverOnly                // only the driver refuses it: what another volume of the pod says is the API server's to judge
+	good   verdict = iota // both take it
+	refuse                // both refuse it, in the same words
+	// driverOnly: only the driver refuses it. The API server validates the other volumes of the pod itself.
+	driverOnly
 )
 
 // volumeCase is a volume that the driver and the policy have to judge alike.
@@ -199,8 +200,10 @@ func otherVolumes() []corev1.Volume {
 	return []corev1.Volume{
 		secretVolume("secret", "s"), configMapVolume("config-map", "c"), secretVolume("no-name", "Upper"),
 		otherDriverVolume("other-csi"), tokenVolume("token"),
-		volumeOf(`{"name": "downward-api", "downwardAPI": {"items": [{"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}}`),
-		volumeOf(`{"name": "projected", "projected": {"sources": [{"secret": {"name": "s"}}, {"configMap": {"name": "c"}}]}}`),
+		volumeOf(`{"name": "downward-api", "downwardAPI": ` +
+			`{"items": [{"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}}`),
+		volumeOf(`{"name": "projected", "projected": ` +
+			`{"sources": [{"secret": {"name": "s"}}, {"configMap": {"name": "c"}}]}}`),
 		volumeOf(`{"name": "empty-dir", "emptyDir": {}}`),
 	}
 }

@@ -171,6 +171,7 @@ func checkCSIDriver(t *testing.T, objects objects) {
 	var d storagev1.CSIDriver
 	objects.find(t, "CSIDriver", "fsuser.csi.io", &d)
 	s := d.Spec
+	const profile = "security.openshift.io/csi-ephemeral-volume-profile"
 	for what, ok := range map[string]bool{
 		"attachRequired is false": s.AttachRequired != nil && !*s.AttachRequired,
 		"podInfoOnMount is true":  s.PodInfoOnMount != nil && *s.PodInfoOnMount,
@@ -181,7 +182,7 @@ func checkCSIDriver(t *testing.T, objects objects) {
 		"requiresRepublish is true":                  s.RequiresRepublish != nil && *s.RequiresRepublish,
 		"no tokens are asked for":                    len(s.TokenRequests) == 0,
 		"no NodeGetInfo by the clock":                s.NodeAllocatableUpdatePeriodSeconds == nil,
-		"OpenShift's profile is said":                d.Labels["security.openshift.io/csi-ephemeral-volume-profile"] == "restricted",
+		"OpenShift's profile is set":                 d.Labels[profile] == "restricted",
 		"kubelet passes no SELinux context in flags": s.SELinuxMount == nil || !*s.SELinuxMount,
 	} {
 		if !ok {

@@ -151,7 +151,8 @@ func TestFsUserWithUserFields(t *testing.T) {
 func TestFsUserSeen(t *testing.T) {
 	dir := t.TempDir()
 	rules, log := filepath.Join(dir, "rules.yaml"), filepath.Join(dir, "audit.log")
-	if err := os.WriteFile(rules, []byte(`{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [{"level": "Metadata", "resources": [{"resources": ["pods"]}]}]}`), 0o644); err != nil {
+	if err := os.WriteFile(rules, []byte(`{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", `+
+		`"rules": [{"level": "Metadata", "resources": [{"resources": ["pods"]}]}]}`), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	c := startClusterWith(t, controlplane.Options{ExtraArgs: []string{"--audit-policy-file=" + rules,
@@ -436,7 +437,8 @@ spec:
   - patchType: JSONPatch
     jsonPatch:
       expression: >-
-        [JSONPatch{op: 'add', path: '/spec/volumes/-', value: Object.spec.volumes{name: 'injected', secret: Object.spec.volumes.secret{secretName: 'injected'}}},
+        [JSONPatch{op: 'add', path: '/spec/volumes/-', value: Object.spec.volumes{name: 'injected',
+            secret: Object.spec.volumes.secret{secretName: 'injected'}}},
         JSONPatch{op: 'add', path: '/metadata/annotations/seen', value: string(size(object.spec.volumes))},
         JSONPatch{op: 'add', path: '/spec/containers/-', value: Object.spec.containers{name: 'injected', image: 'i',
           volumeMounts: [Object.spec.containers.volumeMounts{name: 'injected', mountPath: '/x'}]}}]
@@ -564,17 +566,21 @@ func moves(t *testing.T, c *cluster, w *warnings) {
 		{"modes, optional, items", []corev1.Volume{
 			volumeOf(`{"name": "a", "secret": {"secretName": "x", "defaultMode": 256, "optional": true, "items": [
 				{"key": "k", "path": "d/k", "mode": 384}, {"key": ".K_1-2", "path": "a b"}, {"key": "k", "path": "d/k"}]}}`),
-			volumeOf(`{"name": "b", "configMap": {"name": "y", "defaultMode": 0, "optional": false, "items": [{"key": "k", "path": "k", "mode": 0}]}}`),
+			volumeOf(`{"name": "b", "configMap": {"name": "y", "defaultMode": 0, "optional": false, ` +
+				`"items": [{"key": "k", "path": "k", "mode": 0}]}}`),
 		}, moved{"a": user, "b": user}, nil},
 		{"paths that are hard to write", []corev1.Volume{
 			volumeOf(`{"name": "a", "secret": {"secretName": "x", "items": [{"key": "k", "path": ` + string(encode(t, hard)) +
 				`}]}}`),
 		}, moved{"a": user}, nil},
 		{"the user that KEP-5936 gives to a volume or a file", []corev1.Volume{
-			volumeOf(`{"name": "a", "secret": {"secretName": "x", "defaultUser": 7, "items": [{"key": "k", "path": "k"}, {"key": "l", "path": "l", "user": 0}]}}`),
+			volumeOf(`{"name": "a", "secret": {"secretName": "x", "defaultUser": 7, ` +
+				`"items": [{"key": "k", "path": "k"}, {"key": "l", "path": "l", "user": 0}]}}`),
 			volumeOf(`{"name": "b", "configMap": {"name": "x", "items": [{"key": "l", "path": "l", "user": 8, "mode": 256}]}}`),
-			volumeOf(`{"name": "c", "projected": {"defaultUser": 0, "sources": [{"secret": {"name": "x", "items": [{"key": "l", "path": "l", "user": 8}]}}]}}`),
-			volumeOf(`{"name": "d", "downwardAPI": {"defaultUser": 3, "items": [{"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}}`),
+			volumeOf(`{"name": "c", "projected": {"defaultUser": 0, ` +
+				`"sources": [{"secret": {"name": "x", "items": [{"key": "l", "path": "l", "user": 8}]}}]}}`),
+			volumeOf(`{"name": "d", "downwardAPI": {"defaultUser": 3, ` +
+				`"items": [{"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}}`),
 		}, moved{"a": {"uid": "7"}, "b": user, "c": {"uid": "0"}, "d": {"uid": "3"}}, nil},
 		{"projected", []corev1.Volume{
 			volumeOf(`{"name": "a", "projected": {"defaultMode": 288, "sources": [
@@ -694,20 +700,22 @@ func refusedAlike(t *testing.T, c *cluster) {
 		return `{"name": "v", "projected": {"sources": [{"downwardAPI": {"items": [{"path": "p", ` + f + `}]}}]}}`
 	}
 	for name, volume := range map[string]string{
-		"no name of a Secret":         `{"name": "v", "secret": {}}`,
-		"no name of a ConfigMap":      `{"name": "v", "configMap": {}}`,
-		"a path out of the volume":    items(`{"key": "k", "path": "../b"}`),
-		"an absolute path":            items(`{"key": "k", "path": "/b"}`),
-		"a mode of the volume":        `{"name": "v", "secret": {"secretName": "s", "defaultMode": 1023}}`,
-		"a mode of a file":            items(`{"key": "k", "path": "k", "mode": -1}`),
-		"two types in one volume":     `{"name": "v", "secret": {"secretName": "s"}, "emptyDir": {}}`,
-		"two types, both of files":    `{"name": "v", "secret": {"secretName": "s"}, "configMap": {"name": "s"}}`,
-		"two types in one source":     `{"name": "v", "projected": {"sources": [{"secret": {"name": "s"}, "configMap": {"name": "s"}}]}}`,
-		"an environment's field":      field(`"fieldRef": {"fieldPath": "status.podIP"}`),
-		"another API's field":         field(`"fieldRef": {"apiVersion": "v2", "fieldPath": "metadata.name"}`),
-		"neither field":               field(`"mode": 292`),
-		"no resource":                 field(`"resourceFieldRef": {"containerName": "c", "resource": "limits.sugar"}`),
-		"a divisor":                   field(`"resourceFieldRef": {"containerName": "c", "resource": "limits.cpu", "divisor": "2"}`),
+		"no name of a Secret":      `{"name": "v", "secret": {}}`,
+		"no name of a ConfigMap":   `{"name": "v", "configMap": {}}`,
+		"a path out of the volume": items(`{"key": "k", "path": "../b"}`),
+		"an absolute path":         items(`{"key": "k", "path": "/b"}`),
+		"a mode of the volume":     `{"name": "v", "secret": {"secretName": "s", "defaultMode": 1023}}`,
+		"a mode of a file":         items(`{"key": "k", "path": "k", "mode": -1}`),
+		"two types in one volume":  `{"name": "v", "secret": {"secretName": "s"}, "emptyDir": {}}`,
+		"two types, both of files": `{"name": "v", "secret": {"secretName": "s"}, "configMap": {"name": "s"}}`,
+		"two types in one source": `{"name": "v", "projected": ` +
+			`{"sources": [{"secret": {"name": "s"}, "configMap": {"name": "s"}}]}}`,
+		"an environment's field": field(`"fieldRef": {"fieldPath": "status.podIP"}`),
+		"another API's field":    field(`"fieldRef": {"apiVersion": "v2", "fieldPath": "metadata.name"}`),
+		"neither field":          field(`"mode": 292`),
+		"no resource":            field(`"resourceFieldRef": {"containerName": "c", "resource": "limits.sugar"}`),
+		"a divisor": field(`"resourceFieldRef": {"containerName": "c", "resource": "limits.cpu", ` +
+			`"divisor": "2"}`),
 		"a volume that is not a name": `{"name": "V", "secret": {"secretName": "s"}}`,
 	} {
 		t.Run(name, func(t *testing.T) {

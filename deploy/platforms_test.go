@@ -142,7 +142,8 @@ func TestSecurityContextConstraint(t *testing.T) {
 }
 
 func TestAffinity(t *testing.T) {
-	const term = "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0]"
+	const term = "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution." +
+		"nodeSelectorTerms[0].matchExpressions[0]"
 	nodes := map[string]labels.Set{
 		"any":     {"kubernetes.io/os": "linux"},
 		"fargate": {"eks.amazonaws.com/compute-type": "fargate"},

@@ -324,7 +324,8 @@ spec:
   - patchType: JSONPatch
     jsonPatch:
       expression: >-
-        [JSONPatch{op: 'add', path: '/spec/volumes/-', value: Object.spec.volumes{name: 'injected', csi: Object.spec.volumes.csi{
+        [JSONPatch{op: 'add', path: '/spec/volumes/-', value: Object.spec.volumes{name: 'injected',
+            csi: Object.spec.volumes.csi{
           driver: 'fsuser.csi.io', readOnly: true, volumeAttributes: {'secretName': 'injected'}}}}]
 ---
 apiVersion: admissionregistration.k8s.io/v1

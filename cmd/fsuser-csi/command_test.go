@@ -150,7 +150,8 @@ func TestSwapThatSecretsMayReachIsInTheLog(t *testing.T) {
 		}
 		return path
 	}
-	both := head + "/dev/sda2                               partition\t8388604\t\t0\t\t-2\n/swap\\040file                " +
+	both := head + "/dev/sda2                               partition\t8388604\t\t0\t\t-2\n" +
+		"/swap\\040file                " +
 		"           file\t\t524284\t\t0\t\t-3\n"
 	for _, test := range []struct {
 		name   string

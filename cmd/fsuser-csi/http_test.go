@@ -34,7 +34,8 @@ func TestAnswerOfAHealthCheck(t *testing.T) {
 		body string
 	}{
 		{nil, http.StatusOK, "ok"},
-		{errors.New("kubelet has not registered the driver"), http.StatusServiceUnavailable, "kubelet has not registered the driver"},
+		{errors.New("kubelet has not registered the driver"), http.StatusServiceUnavailable,
+			"kubelet has not registered the driver"},
 	} {
 		w := httptest.NewRecorder()
 		answer(func() error { return test.err })(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))

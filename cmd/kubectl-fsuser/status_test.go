@@ -55,8 +55,10 @@ func (c *fakeCluster) start() string {
 	server := httptest.NewServer(mux)
 	c.t.Cleanup(server.Close)
 	path := filepath.Join(c.t.TempDir(), "kubeconfig")
-	config := fmt.Sprintf(`{"apiVersion": "v1", "kind": "Config", "current-context": "c", "clusters": [{"name": "c", "cluster": {"server": %q}}],
-"contexts": [{"name": "c", "context": {"cluster": "c", "namespace": "team"}}, {"name": "other", "context": {"cluster": "c", "namespace": "other"}}]}`, server.URL)
+	config := fmt.Sprintf(`{"apiVersion": "v1", "kind": "Config", "current-context": "c",
+"clusters": [{"name": "c", "cluster": {"server": %q}}],
+"contexts": [{"name": "c", "context": {"cluster": "c", "namespace": "team"}},
+{"name": "other", "context": {"cluster": "c", "namespace": "other"}}]}`, server.URL)
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		c.t.Fatal(err)
 	}

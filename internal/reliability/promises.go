@@ -101,24 +101,28 @@ func Promises() []Promise {
 			"Somebody reads what the driver leaves to read: logs at each level, metrics, Events, errors, status, records, " +
 				"`/proc`", "no value of a Secret and no token is in it, whole, in part or encoded"},
 		{"F-40", "The driver's process is taken over",
-			"it has four capabilities and may not gain more, a seccomp filter, and no core dump; only root can enter its state " +
+			"it has four capabilities and may not gain more, a seccomp filter, and no core dump; " +
+				"only root can enter its state " +
 				"directory, also if kubelet made it"},
 		{"F-41", "A volume or the node reaches a limit",
-			"the request is refused with the limit's flag in the error; published volumes stay, and freed room can be used again"},
+			"the request is refused with the limit's flag in the error; " +
+				"published volumes stay, and freed room can be used again"},
 		{"F-42",
 			"A request is hostile: any field, attribute, target or order of calls in [hostile-inputs.md](hostile-inputs.md)",
 			"it is refused before anything is touched; what is published stays as it is"},
 		{"F-43",
 			"The API server has an older version than the files: its cache lags behind after a restart of the driver, or etcd " +
 				"was restored",
-			"what was shown does not become older than etcd: a read is at least as new as the files; the volume is stale until " +
+			"what was shown does not become older than etcd: a read is at least as new as the files; " +
+				"the volume is stale until " +
 				"the API server can answer; what a restored etcd has counts, and the files follow it"},
 		{"F-44", "A process holds the directory of its volume, so that the kernel makes each writer wait in it",
 			"other volumes are refreshed, after at most a second for each set of workers; the held volume is stale in metric " +
 				"and status, and after ten seconds in an Event; its republish and unpublish end; its files follow when the " +
 				"process lets go"},
 		{"F-45",
-			"The driver is killed (SIGKILL) while a thread of it is stuck in a volume's directory, so that the process can't end",
+			"The driver is killed (SIGKILL) while a thread of it is stuck in a volume's directory, " +
+				"so that the process can't end",
 			"the next driver starts, and takes over and refreshes the other volumes; what the stuck thread was doing changes " +
 				"nothing that is shown"},
 		{"F-46", "One pod, or all pods of one namespace, take as much as they can",

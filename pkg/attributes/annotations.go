@@ -65,7 +65,8 @@ func ValidateAnnotations(on Annotated, values map[string]string) field.ErrorList
 		}
 		at, value := field.NewPath("annotations").Key(key), values[key]
 		if places := annotations()[key]; len(places) > 0 && !slices.Contains(places, on) {
-			errs = append(errs, field.Forbidden(at, fmt.Sprintf("has no effect on %s: it belongs on %s or %s", on, places[0], places[1])))
+			errs = append(errs, field.Forbidden(at, fmt.Sprintf("has no effect on %s: it belongs on %s or %s", on, places[0],
+				places[1])))
 			continue
 		}
 		if !slices.Contains(known, key) {
@@ -73,7 +74,8 @@ func ValidateAnnotations(on Annotated, values map[string]string) field.ErrorList
 			if near := nearest(key, known); near != "" {
 				guess = fmt.Sprintf("; the nearest known one is %q", near)
 			}
-			errs = append(errs, field.Forbidden(at, fmt.Sprintf("unknown annotation%s (known: %s)", guess, strings.Join(known, ", "))))
+			errs = append(errs, field.Forbidden(at, fmt.Sprintf("unknown annotation%s (known: %s)", guess,
+				strings.Join(known, ", "))))
 			continue
 		}
 		if problem := annotationProblem(key, value); problem != "" {

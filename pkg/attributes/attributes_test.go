@@ -275,7 +275,8 @@ func TestParseReportsEverythingAtOnceSortedByKey(t *testing.T) {
 func TestParseNeverEchoesTokensOrValuesOfUnknownKeys(t *testing.T) {
 	const secret = "eyJhbGciOi"
 	for _, key := range []string{
-		"csi.storage.k8s.io/serviceAccount.tokens", "csi.storage.k8s.io/" + secret, // the prefix alone makes a key untouchable
+		// the prefix alone makes a key untouchable
+		"csi.storage.k8s.io/serviceAccount.tokens", "csi.storage.k8s.io/" + secret,
 		"CSI.storage.k8s.io/serviceAccount.tokens", "serviceAccount.tokens", "password",
 	} {
 		got := refused(t, map[string]string{key: secret, "uid": "x"}, false)

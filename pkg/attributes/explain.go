@@ -35,7 +35,8 @@ func unknownAttribute(name string) string {
 	case "namespace", "podnamespace", "secretnamespace", "configmapnamespace", "objectnamespace":
 		return "unknown attribute: the object is always read from the pod's own namespace; remove it"
 	case "items":
-		return "unknown attribute: write items in a secret, configMap or projected volume of the pod, and name that volume in volume"
+		return "unknown attribute: write items in a secret, configMap or projected volume of the pod, " +
+			"and name that volume in volume"
 	case "defaultmode", "filemode":
 		called = `"mode" here`
 	case "defaultuser", "fsuser", "user", "owner", "runasuser":
@@ -102,7 +103,8 @@ func attribute(key string) *field.Path { return root().Key(printable(key)) }
 func printable(name string) string {
 	name = short(name)
 	plain := func(r rune) bool {
-		return r == '…' || r < utf8.RuneSelf && (('0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z') || strings.ContainsRune("-_./", r))
+		return r == '…' || r < utf8.RuneSelf && (('0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z') ||
+			strings.ContainsRune("-_./", r))
 	}
 	if name == "" || strings.ContainsFunc(name, func(r rune) bool { return !plain(r) }) {
 		return strconv.Quote(name)

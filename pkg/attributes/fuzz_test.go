@@ -60,10 +60,14 @@ func FuzzParse(f *testing.F) {
 // exclude each other, and that what it accepts passes Validate and stays in the volume.
 func FuzzDescribe(f *testing.F) {
 	for _, seed := range []string{
-		`{"volumes":[{"name":"v","secret":{"secretName":"s","defaultMode":384,"items":[{"key":"a","path":"certs.d/host:5000/ca","mode":256,"user":5}]}}]}`,
-		`{"volumes":[{"name":"v","projected":{"defaultUser":7,"sources":[{"secret":{"name":"s"}},{"configMap":{"name":"c","optional":true}},` +
-			`{"downwardAPI":{"items":[{"path":"l","fieldRef":{"fieldPath":"metadata.labels['a']"}},{"path":"m","resourceFieldRef":{"containerName":"c","resource":"limits.memory"}}]}}]}}]}`,
-		`{"containers":[{"name":"c","volumeMounts":[{"name":"csi","mountPath":"/a"},{"name":"x","mountPath":"/a/b/c"},{"name":"csi","mountPath":"/d","subPath":"e"}]}],` +
+		`{"volumes":[{"name":"v","secret":{"secretName":"s","defaultMode":384,` +
+			`"items":[{"key":"a","path":"certs.d/host:5000/ca","mode":256,"user":5}]}}]}`,
+		`{"volumes":[{"name":"v","projected":{"defaultUser":7,"sources":[{"secret":{"name":"s"}},` +
+			`{"configMap":{"name":"c","optional":true}},` +
+			`{"downwardAPI":{"items":[{"path":"l","fieldRef":{"fieldPath":"metadata.labels['a']"}},` +
+			`{"path":"m","resourceFieldRef":{"containerName":"c","resource":"limits.memory"}}]}}]}}]}`,
+		`{"containers":[{"name":"c","volumeMounts":[{"name":"csi","mountPath":"/a"},` +
+			`{"name":"x","mountPath":"/a/b/c"},{"name":"csi","mountPath":"/d","subPath":"e"}]}],` +
 			`"volumes":[{"name":"v","configMap":{"name":"c"}}]}`,
 		`{"volumes":[{"name":"v","secret":{"secretName":"../x","items":[{"path":"../y","mode":-1,"user":-1}]}}]}`,
 		`{"volumes":[{"name":"v","emptyDir":{}}]}`, `{"volumes":[{"name":"csi"}]}`, `{}`,

@@ -17,7 +17,8 @@ const (
 
 	idRule = "must be a number from 0 to 2147483647 in plain decimal digits, without sign, space or leading zero " +
 		"(names are not looked up), such as 1000"
-	modeRule = `must be octal permission bits from 0 to 0777, such as "0400" (always octal; setuid, setgid and sticky are never set)`
+	modeRule = `must be octal permission bits from 0 to 0777, such as "0400" ` +
+		`(always octal; setuid, setgid and sticky are never set)`
 )
 
 // idProblem is the one home of the range of uid and gid. It returns "" for a good value.

@@ -139,7 +139,8 @@ func (p *parser) ofFile(at *field.Path, name, file, value string) {
 		p.errs = append(p.errs, field.Invalid(at, short(file), "the path "+problem))
 		return
 	case clean != file:
-		p.errs = append(p.errs, field.Invalid(at, short(file), "the path must be in its shortest form, as path.Clean in Go makes it"))
+		p.errs = append(p.errs, field.Invalid(at, short(file),
+			"the path must be in its shortest form, as path.Clean in Go makes it"))
 		return
 	case value == "":
 		p.errs = append(p.errs, empty(at))

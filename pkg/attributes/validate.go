@@ -26,7 +26,8 @@ const (
 
 	oneOriginRule = "only one of secretName, configMapName, volume and nodePublishSecretRef may be given: keep one; " +
 		"to project several objects, name a projected volume of the pod in volume"
-	noOriginRule      = "name the content: give secretName, configMapName or volume, or set the volume's nodePublishSecretRef"
+	noOriginRule = "name the content: give secretName, configMapName or volume, " +
+		"or set the volume's nodePublishSecretRef"
 	optionalRule      = `must be exactly "true" or "false"`
 	optionalPlaceRule = "belongs to secretName and configMapName: with volume, write optional in the volume that it names"
 	refreshRule       = `must be exactly "watch" or "off"`
@@ -39,9 +40,11 @@ const (
 		`write "$$(" for the text "$("`
 
 	volumeItselfRule  = "must name another volume of the pod, not the volume itself"
-	volumeMissingRule = "the pod has no volume of this name: name one of its secret, configMap, downwardAPI or projected volumes"
-	volumeTypeRule    = "this volume of the pod is none of secret, configMap, downwardAPI and projected"
-	projectedRule     = "it has a serviceAccountToken, clusterTrustBundle or podCertificate, which only kubelet can make: " +
+	volumeMissingRule = "the pod has no volume of this name: " +
+		"name one of its secret, configMap, downwardAPI or projected volumes"
+	volumeTypeRule = "this volume of the pod is none of secret, configMap, downwardAPI and projected"
+	projectedRule  = "it has a serviceAccountToken, clusterTrustBundle or podCertificate, " +
+		"which only kubelet can make: " +
 		"put that into a projected volume of its own; its files belong to the pod's runAsUser already"
 
 	nameOnlyRule = "give the name alone: the object is always read from the pod's own namespace; "

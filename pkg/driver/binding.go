@@ -69,7 +69,8 @@ func (b Binding) target(volumeID, path string) (resolved, podUID string, err err
 		return "", "", errors.New(badVolumeID)
 	}
 	if len(path) > maxPath || !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
-		return "", "", fmt.Errorf("target_path must be an absolute path of at most %d bytes without '.', '..' and double slashes", maxPath)
+		return "", "", fmt.Errorf("target_path must be an absolute path of at most %d bytes "+
+			"without '.', '..' and double slashes", maxPath)
 	}
 	resolved = b.resolve(path)
 	if b.lenient {
@@ -77,10 +78,12 @@ func (b Binding) target(volumeID, path string) (resolved, podUID string, err err
 	}
 	podUID, volumeName, ok := b.parse(resolved)
 	if !ok {
-		return "", "", fmt.Errorf("target_path is not one of this kubelet's: it must be %s/pods/<uid>/volumes/kubernetes.io~csi/<volume>/mount", b.root)
+		return "", "", fmt.Errorf("target_path is not one of this kubelet's: it must be "+
+			"%s/pods/<uid>/volumes/kubernetes.io~csi/<volume>/mount", b.root)
 	}
 	if volumeID != VolumeID(podUID, volumeName) {
-		return "", "", errors.New("volume_id does not belong to target_path: kubelet makes both from the pod's uid and the volume's name")
+		return "", "", errors.New("volume_id does not belong to target_path: " +
+			"kubelet makes both from the pod's uid and the volume's name")
 	}
 	return resolved, podUID, nil
 }

@@ -65,9 +65,11 @@ func New(c Config) (*Driver, error) {
 	case c.NodeID == "":
 		return nil, errors.New("the name of the node is empty; set --node-name (in a DaemonSet: from spec.nodeName)")
 	case len(c.NodeID) > maxNodeID:
-		return nil, fmt.Errorf("the name of the node has %d bytes, more than the %d that CSINode takes", len(c.NodeID), maxNodeID)
+		return nil, fmt.Errorf("the name of the node has %d bytes, more than the %d that CSINode takes",
+			len(c.NodeID), maxNodeID)
 	case !filepath.IsAbs(c.Endpoint):
-		return nil, fmt.Errorf("the CSI endpoint %q is not an absolute path; kubelet is to dial it as it is, so give it without unix://", c.Endpoint)
+		return nil, fmt.Errorf("the CSI endpoint %q is not an absolute path; "+
+			"kubelet is to dial it as it is, so give it without unix://", c.Endpoint)
 	case c.Volumes == nil || c.Metrics == nil || c.MaxMessageBytes <= 0:
 		return nil, errors.New("driver: Volumes, Metrics and MaxMessageBytes must be set")
 	}

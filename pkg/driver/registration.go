@@ -29,15 +29,20 @@ type registration struct {
 }
 
 // GetInfo answers from memory: kubelet waits one second.
-func (r *registration) GetInfo(context.Context, *pluginregistration.InfoRequest) (*pluginregistration.PluginInfo, error) {
+func (r *registration) GetInfo(
+	context.Context, *pluginregistration.InfoRequest,
+) (*pluginregistration.PluginInfo, error) {
 	return &pluginregistration.PluginInfo{
-		Type: pluginregistration.CSIPlugin, Name: Name, Endpoint: r.endpoint, SupportedVersions: []string{registrationVersion},
+		Type: pluginregistration.CSIPlugin, Name: Name, Endpoint: r.endpoint,
+		SupportedVersions: []string{registrationVersion},
 	}, nil
 }
 
 // NotifyRegistrationStatus receives the result from kubelet. A refusal is no reason to exit: kubelet tries again by
 // itself.
-func (r *registration) NotifyRegistrationStatus(_ context.Context, s *pluginregistration.RegistrationStatus) (*pluginregistration.RegistrationStatusResponse, error) {
+func (r *registration) NotifyRegistrationStatus(
+	_ context.Context, s *pluginregistration.RegistrationStatus,
+) (*pluginregistration.RegistrationStatusResponse, error) {
 	r.mu.Lock()
 	r.registered, r.refusal = s.GetPluginRegistered(), s.GetError()
 	r.mu.Unlock()

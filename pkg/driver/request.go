@@ -63,7 +63,8 @@ func (b Binding) publishRequest(req *csi.NodePublishVolumeRequest) (volume.Reque
 	}
 	group := p.capability(req.GetVolumeCapability())
 	if !req.GetReadonly() && !b.lenient {
-		p.add("the volume must be read-only: set csi.readOnly: true. The files belong to the container's user, who could rewrite them otherwise")
+		p.add("the volume must be read-only: set csi.readOnly: true. " +
+			"The files belong to the container's user, who could rewrite them otherwise")
 	}
 	if len(req.GetPublishContext()) > 0 || req.GetStagingTargetPath() != "" {
 		p.add("publish_context and staging_target_path must be empty: this driver has no controller and stages nothing")

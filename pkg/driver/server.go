@@ -58,7 +58,9 @@ func (d *Driver) Run(ctx context.Context) error {
 }
 
 // serve serves on a socket until stop is called, which waits for running calls.
-func (d *Driver) serve(serving *sync.WaitGroup, fatal context.CancelCauseFunc, path string, register func(grpc.ServiceRegistrar)) (stop func(), err error) {
+func (d *Driver) serve(
+	serving *sync.WaitGroup, fatal context.CancelCauseFunc, path string, register func(grpc.ServiceRegistrar),
+) (stop func(), err error) {
 	listener, err := Listen(path)
 	if err != nil {
 		return nil, err

@@ -32,7 +32,8 @@ type Socket struct {
 func Listen(path string) (*Socket, error) {
 	hidden := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
 	if len(hidden) > maxSocketPath {
-		return nil, fmt.Errorf("socket path %s is longer than the %d bytes that a unix socket can have", path, maxSocketPath-1)
+		return nil, fmt.Errorf("socket path %s is longer than the %d bytes that a unix socket can have",
+			path, maxSocketPath-1)
 	}
 	for _, p := range []string{path, hidden} {
 		if st, err := os.Lstat(p); err == nil && st.Mode().Type() != fs.ModeSocket {
@@ -41,7 +42,8 @@ func Listen(path string) (*Socket, error) {
 	}
 	dir := filepath.Dir(path)
 	if st, err := os.Stat(dir); err != nil || !st.IsDir() {
-		return nil, fmt.Errorf("the directory %s for the socket is not there; is --kubelet-root kubelet's root directory, and its directory of this plugin mounted?", dir)
+		return nil, fmt.Errorf("the directory %s for the socket is not there; "+
+			"is --kubelet-root kubelet's root directory, and its directory of this plugin mounted?", dir)
 	}
 	if err := os.Remove(hidden); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err

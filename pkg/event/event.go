@@ -255,10 +255,12 @@ func (r *Recorder) object(e Event, now time.Time) *corev1.Event {
 // repeat counts up the object that is there.
 func (r *Recorder) repeat(ctx context.Context, e Event, w *written, now time.Time) error {
 	patch, err := json.Marshal(map[string]any{
-		"count": w.count, "lastTimestamp": metav1.NewTime(now), "message": text.Shorten(e.Message, maxMessage-len("…")), "type": e.Type,
+		"count": w.count, "lastTimestamp": metav1.NewTime(now), "message": text.Shorten(e.Message, maxMessage-len("…")),
+		"type": e.Type,
 	})
 	if err != nil {
 		return err
 	}
-	return r.client.Patch(types.MergePatchType).Namespace(e.Pod.Namespace).Resource("events").Name(w.name).Body(patch).Do(ctx).Error()
+	return r.client.Patch(types.MergePatchType).Namespace(e.Pod.Namespace).Resource("events").Name(w.name).Body(patch).
+		Do(ctx).Error()
 }

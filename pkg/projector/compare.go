@@ -59,7 +59,8 @@ func sameFile(dir directory, name string, f *File) bool {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return false
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 || st.Size != int64(len(f.Data)) || !owned(&st, f.UID, f.GID, f.Mode) {
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 || st.Size != int64(len(f.Data)) ||
+		!owned(&st, f.UID, f.GID, f.Mode) {
 		return false
 	}
 	rest := f.Data

@@ -93,7 +93,8 @@ func own(fd int, uid, gid, mode uint32) error {
 		return fmt.Errorf("stat: %w", err)
 	}
 	if !owned(&st, uid, gid, mode) {
-		return fmt.Errorf("chown and chmod to %d:%d %#o had no effect: it is %d:%d %#o", uid, gid, mode, st.Uid, st.Gid, st.Mode&0o7777)
+		return fmt.Errorf("chown and chmod to %d:%d %#o had no effect: it is %d:%d %#o",
+			uid, gid, mode, st.Uid, st.Gid, st.Mode&0o7777)
 	}
 	return nil
 }

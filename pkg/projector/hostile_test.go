@@ -114,11 +114,14 @@ func hostileNames() map[string]func(harness) {
 		},
 
 		// Wrong kinds in the place of the layout's names.
-		"..data_tmp is a file":                   func(h harness) { h.file(h.in("..data_tmp"), "x") },
-		"..data_tmp is a directory with content": func(h harness) { h.mkdir(h.in("..data_tmp/d")); h.file(h.in("..data_tmp/d/f"), "x") },
-		"..data_tmp is a link to the victim":     func(h harness) { h.link(h.victim, h.in("..data_tmp")) },
-		"..data_tmp is a FIFO":                   func(h harness) { h.node(h.in("..data_tmp"), unix.S_IFIFO, 0) },
-		"..data is a directory":                  func(h harness) { h.replace(h.in("..data"), h.mkdir) },
+		"..data_tmp is a file": func(h harness) { h.file(h.in("..data_tmp"), "x") },
+		"..data_tmp is a directory with content": func(h harness) {
+			h.mkdir(h.in("..data_tmp/d"))
+			h.file(h.in("..data_tmp/d/f"), "x")
+		},
+		"..data_tmp is a link to the victim": func(h harness) { h.link(h.victim, h.in("..data_tmp")) },
+		"..data_tmp is a FIFO":               func(h harness) { h.node(h.in("..data_tmp"), unix.S_IFIFO, 0) },
+		"..data is a directory":              func(h harness) { h.replace(h.in("..data"), h.mkdir) },
 		"..data is a directory with content": func(h harness) {
 			h.replace(h.in("..data"), func(p string) { h.mkdir(p + "/a"); h.file(p+"/a/b", "x") })
 		},
@@ -286,7 +289,10 @@ func hostileFiles() map[string]func(harness) {
 			h.replace(h.in("id_rsa"), func(p string) { h.link(h.victim+"/id_rsa", p) })
 			h.file(h.in(pendingDir+"/id_rsa"), "pwned!!")
 		},
-		"a file has a second name in place of another": func(h harness) { h.remove(h.now("id_rsa.pub")); h.must(os.Link(h.now("id_rsa"), h.now("id_rsa.pub"))) },
+		"a file has a second name in place of another": func(h harness) {
+			h.remove(h.now("id_rsa.pub"))
+			h.must(os.Link(h.now("id_rsa"), h.now("id_rsa.pub")))
+		},
 	}
 }
 

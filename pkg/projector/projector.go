@@ -163,7 +163,8 @@ func writeLinks(dir directory, tree, mountPoints *node, p Payload) (changed bool
 	// (5)
 	failpoint.Hit("projector-generation-written")
 	if err := publish(dir, next, p); err != nil {
-		return false, errors.Join(fmt.Errorf("publish new generation: %w", err), removeTree(dir, dataLinkTmp), removeTree(dir, next))
+		return false, errors.Join(fmt.Errorf("publish new generation: %w", err),
+			removeTree(dir, dataLinkTmp), removeTree(dir, next))
 	}
 
 	failpoint.Hit("projector-data-renamed")

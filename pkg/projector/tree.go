@@ -38,7 +38,8 @@ func newTrees(p Payload) (generation, mountPoints *node, err error) {
 			return nil, nil, err
 		}
 		if name := first(path); generation.children[name] != nil {
-			return nil, nil, fmt.Errorf("%w: another volume is mounted at %.200q, for which the volume needs a directory %q of its own, "+
+			return nil, nil, fmt.Errorf("%w: another volume is mounted at %.200q, "+
+				"for which the volume needs a directory %q of its own, "+
 				"but a file has that path or lies in that directory", ErrBadPayload, path, name)
 		}
 		mountPoints.addDirectory(path)
@@ -102,7 +103,8 @@ func (n *node) addDirectory(path string) {
 
 func checkPath(path string) error {
 	if path == "." || !fs.ValidPath(path) || strings.HasPrefix(path, reservedPrefix) || strings.ContainsRune(path, 0) {
-		return fmt.Errorf("%w: path %.200q is not a clean relative path or starts with %q", ErrBadPayload, path, reservedPrefix)
+		return fmt.Errorf("%w: path %.200q is not a clean relative path or starts with %q",
+			ErrBadPayload, path, reservedPrefix)
 	}
 	if len(path) > maxPath {
 		return fmt.Errorf("%w: a path is %d bytes long, more than %d", ErrBadPayload, len(path), maxPath)

@@ -138,7 +138,8 @@ func watch(t testing.TB, dir string) func() []uint32 {
 		if look(t, filepath.Join(dir, path)).kind != unix.S_IFDIR {
 			continue
 		}
-		const mask = unix.IN_MODIFY | unix.IN_ATTRIB | unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVE | unix.IN_CLOSE_WRITE | unix.IN_DELETE_SELF
+		const mask = unix.IN_MODIFY | unix.IN_ATTRIB | unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVE | unix.IN_CLOSE_WRITE |
+			unix.IN_DELETE_SELF
 		if _, err := unix.InotifyAddWatch(in, filepath.Join(dir, path), mask); err != nil {
 			t.Fatal(err)
 		}

@@ -342,7 +342,8 @@ func TestLoadOfBadFiles(t *testing.T) {
 		"17 MiB that are nowhere on the disk": {func(path string) error {
 			return errors.Join(text(valid)(path), os.Truncate(path, 17<<20))
 		}, corrupt},
-		"a key twice, the last one right":  {with(`"device":0`, `"device":5,"device":0`), good}, // encoding/json takes the last
+		// encoding/json takes the last one.
+		"a key twice, the last one right":  {with(`"device":0`, `"device":5,"device":0`), good},
 		"a version twice":                  {with(`"device":0`, `"version":2,"device":0`), other},
 		"a name twice, the last one wrong": {with(`"device":0`, `"volumeID":"yours","device":0`), corrupt},
 		"a symbolic link to a good record": {func(path string) error {

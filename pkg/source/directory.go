@@ -216,8 +216,8 @@ func (d *Directory) show(o *object, all manifests) {
 	d.apply(o, e)
 }
 
-// parseFile returns the objects of a file of YAML or JSON documents. It ignores other kinds. A panic in reading one file
-// does not end the driver.
+// parseFile returns the objects of a file of YAML or JSON documents. It ignores other kinds. A panic in reading one
+// file does not end the driver.
 func (d *Directory) parseFile(path string) (_ manifests, err error) {
 	defer recovered(&err, "file", path)
 	f, err := os.Open(path)

@@ -37,11 +37,11 @@ import (
 //  4. Watch from the version of the object, or if it does not exist from the most recent version.
 //  5. Handle the events as they come. Each has the version to continue from.
 //  6. Stop once an immutable object has been read. The registry restarts the watcher later.
-//  7. The watch lasted for its time. The API server still has its version, which a bookmark has just brought. Pause, and
-//     go to 4.
-//  8. The watch ended earlier, or brought nothing for three minutes, or something failed. Forget the version, so that the
-//     next list is of the newest one, unless the failure says nothing about the version (no connection, an overloaded
-//     server). Pause. Go to 1.
+//  7. The watch lasted for its time. The API server still has its version, which a bookmark has just brought. Pause,
+//     and go to 4.
+//  8. The watch ended earlier, or brought nothing for three minutes, or something failed. Forget the version, so
+//     that the next list is of the newest one, unless the failure says nothing about the version (no connection, an
+//     overloaded server). Pause. Go to 1.
 //
 // A round makes at most three requests and ends with a pause, so no answer causes requests without end.
 type watcher struct {
@@ -263,8 +263,8 @@ func (w *watcher) get(ctx context.Context, version string) error {
 
 // follow handles the events of a watch until it ends. The end of the connection is no failure, unless it comes at
 // once and before anything else. listed: something came before. follow calls alive at first and after each event. A
-// watch that is silent for too long is ended, with its connection: the connection may work although what is behind it is
-// dead.
+// watch that is silent for too long is ended, with its connection: the connection may work although what is behind it
+// is dead.
 func (w *watcher) follow(body io.Reader, listed bool, alive func()) error {
 	for start := time.Now(); ; listed = true {
 		alive()

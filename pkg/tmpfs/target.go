@@ -122,7 +122,8 @@ func (p *Target) Clone(want Identity) (*DetachedMount, error) {
 	clone := &DetachedMount{fd: fd}
 	attr := unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
-		return nil, errors.Join(&Error{Op: "clone", Call: "mount_setattr", Target: p.path, Options: "rw", Err: err}, clone.Close())
+		return nil, errors.Join(&Error{Op: "clone", Call: "mount_setattr", Target: p.path, Options: "rw", Err: err},
+			clone.Close())
 	}
 	return clone, nil
 }

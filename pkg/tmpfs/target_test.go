@@ -214,7 +214,8 @@ func TestAttachWhileThePathIsExchanged(t *testing.T) {
 			wg.Go(func() {
 				for !stop.Load() {
 					pause.Lock()
-					if unix.Renameat2(unix.AT_FDCWD, exchanged, unix.AT_FDCWD, link, unix.RENAME_EXCHANGE) == nil { // EBUSY while the mount is there
+					// EBUSY while the mount is there.
+					if unix.Renameat2(unix.AT_FDCWD, exchanged, unix.AT_FDCWD, link, unix.RENAME_EXCHANGE) == nil {
 						exchanges.Add(1)
 					}
 					pause.Unlock()
@@ -685,10 +686,11 @@ func TestAnUnreadableLineOfTheMountTable(t *testing.T) {
 
 func TestParseMountInfo(t *testing.T) {
 	for line, want := range map[string]mountInfo{
-		"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n":    {source: "/dev/root"},
-		"36 35 0:9 / /a\\040-\\040b rw shared:7 - tmpfs fsuser.csi.io rw\n":                   {source: Source, shared: true},
-		"36 35 0:9 / /mnt rw shared:7 master:1 propagate_from:2 unbindable - tmpfs  rw\n":     {shared: true},
-		"36 35 0:9 / /mnt rw - fuse.a\\040-\\040b -\\040fsuser.csi.io rw,context=\"a - b\"\n": {source: "-\\040fsuser.csi.io"},
+		"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n": {source: "/dev/root"},
+		"36 35 0:9 / /a\\040-\\040b rw shared:7 - tmpfs fsuser.csi.io rw\n":                {source: Source, shared: true},
+		"36 35 0:9 / /mnt rw shared:7 master:1 propagate_from:2 unbindable - tmpfs  rw\n":  {shared: true},
+		"36 35 0:9 / /mnt rw - fuse.a\\040-\\040b -\\040fsuser.csi.io " +
+			"rw,context=\"a - b\"\n": {source: "-\\040fsuser.csi.io"},
 	} {
 		if got, err := parseMountInfo(line); got != want || err != nil {
 			t.Errorf("%q: %+v, %v; want %+v", line, got, err, want)

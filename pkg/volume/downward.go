@@ -22,7 +22,8 @@ func downward(pod source.Content, item attributes.Item, allocatable map[string]s
 		return pod.Data[item.Key], nil
 	}
 	if _, ok := pod.Data[source.ResourceKey(item.Container, "")]; !ok {
-		return nil, fmt.Errorf("has no container %q, whose %s the file %q is to show; name one of its containers", item.Container, item.Key, item.Path)
+		return nil, fmt.Errorf("has no container %q, whose %s the file %q is to show; name one of its containers",
+			item.Container, item.Key, item.Path)
 	}
 	value, err := quantity(string(pod.Data[source.ResourceKey(item.Container, item.Key)]))
 	if limit, ok := strings.CutPrefix(item.Key, "limits."); ok && err == nil && value.IsZero() {

@@ -90,7 +90,8 @@ func New(c Config) (*Manager, error) {
 	if l.PodShare < 1 || l.PodShare > 100 || l.NamespaceShare < 1 || l.NamespaceShare > 100 {
 		return nil, errors.New("volume manager: PodShare and NamespaceShare must be from 1 to 100")
 	}
-	if l.Bytes <= 0 || l.Files <= 0 || l.Volumes <= 0 || l.NodeBytes <= 0 || l.Objects <= 0 || c.Workers <= 0 || c.CollectEvery <= 0 {
+	if l.Bytes <= 0 || l.Files <= 0 || l.Volumes <= 0 || l.NodeBytes <= 0 || l.Objects <= 0 || c.Workers <= 0 ||
+		c.CollectEvery <= 0 {
 		return nil, errors.New("volume manager: limits, Workers and CollectEvery must be greater than zero")
 	}
 	m := &Manager{
@@ -155,8 +156,8 @@ func (m *Manager) all() []*volume {
 }
 
 // subscribe has the volume refreshed after each change of its objects. A change that comes before the volume is
-// published does nothing: publish calls queueIfChanged at its end. newest: the pod may have seen content of the objects,
-// so an older version must not come.
+// published does nothing: publish calls queueIfChanged at its end. newest: the pod may have seen content of the
+// objects, so an older version must not come.
 func (m *Manager) subscribe(v *volume, newest bool) {
 	changed := func() {
 		if m.get(v.id) == v {
@@ -243,8 +244,8 @@ func (v *volume) contentFrom(get func(source.Ref) (source.Content, error)) ([]pr
 	return all, nil
 }
 
-// latest returns the content that the volume has to show now: what its objects hold, or what the last republish brought;
-// nil if no republish came since the driver started.
+// latest returns the content that the volume has to show now: what its objects hold, or what the last republish
+// brought; nil if no republish came since the driver started.
 func (m *Manager) latest(v *volume) ([]projected, error) {
 	if !v.fromRequest() {
 		return m.content(v)

@@ -64,7 +64,9 @@ func newMetrics(r prometheus.Registerer, m *Manager) (*metrics, error) {
 // initialize makes every series visible before its first event.
 func (mt *metrics) initialize() {
 	for _, op := range []operation{opPublish, opRefresh} {
-		for _, reason := range []string{"not_found", "forbidden", "unavailable", "precondition", "limit", "stalled", "other"} {
+		for _, reason := range []string{
+			"not_found", "forbidden", "unavailable", "precondition", "limit", "stalled", "other",
+		} {
 			mt.failures.WithLabelValues(string(op), reason)
 		}
 	}

@@ -73,7 +73,8 @@ func (v *volume) keyFiles(files map[string]projector.File, p projected) error {
 			problem = "must be a single element"
 		}
 		if problem != "" {
-			return fmt.Errorf("%w: key %q of %s can't be a file name: it %s", ErrPrecondition, key, v.originOf(p.projection), problem)
+			return fmt.Errorf("%w: key %q of %s can't be a file name: it %s",
+				ErrPrecondition, key, v.originOf(p.projection), problem)
 		}
 		files[key] = v.file(key, data, p.Source, attributes.Item{})
 	}
@@ -88,7 +89,8 @@ func (v *volume) itemFiles(files map[string]projector.File, p projected) error {
 		case ok:
 			files[item.Path] = v.file(item.Path, data, p.Source, item)
 		case !p.Optional:
-			return fmt.Errorf("%w: %s has no key %q, which an item of the pod's volume %q names; add the key, or set optional: true in that volume",
+			return fmt.Errorf("%w: %s has no key %q, which an item of the pod's volume %q names; "+
+				"add the key, or set optional: true in that volume",
 				ErrPrecondition, v.originOf(p.projection), item.Key, v.spec.Volume)
 		}
 	}
@@ -121,7 +123,8 @@ func (v *volume) checkPaths(content []projected, p projector.Payload) error {
 		return nil
 	}
 	path := slices.Min(slices.Collect(maps.Keys(missing)))
-	return fmt.Errorf("%w: an attribute has the PATH %q, which is no file of %s; correct the PATH, or add the file", ErrPrecondition, path, v.origin())
+	return fmt.Errorf("%w: an attribute has the PATH %q, which is no file of %s; correct the PATH, or add the file",
+		ErrPrecondition, path, v.origin())
 }
 
 // mayCome reports whether something optional is missing that may bring a file of this path.
@@ -149,8 +152,9 @@ func (v *volume) checkSize(p projector.Payload, limits Limits) error {
 	}
 	// A directory takes as much of the kernel's memory as a file, and one path can want two thousand of them.
 	if directories := p.DirectoryCount(); len(p.Files)+directories > limits.Files {
-		return fmt.Errorf("%w: %s makes %d files and %d directories, more than the %d that a volume may have of both (--max-volume-files); "+
-			"pick keys with items, and give them paths with fewer directories", ErrPrecondition, v.origin(), len(p.Files), directories, limits.Files)
+		return fmt.Errorf("%w: %s makes %d files and %d directories, more than the %d that a volume may have of both "+
+			"(--max-volume-files); pick keys with items, and give them paths with fewer directories",
+			ErrPrecondition, v.origin(), len(p.Files), directories, limits.Files)
 	}
 	return nil
 }

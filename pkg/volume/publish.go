@@ -46,7 +46,8 @@ func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
 	v := m.get(req.ID)
 	switch {
 	case v != nil && v.targetPath != req.TargetPath:
-		return fmt.Errorf("%w: volume %s is published at %s, not at %s", ErrPrecondition, req.ID, v.targetPath, req.TargetPath)
+		return fmt.Errorf("%w: volume %s is published at %s, not at %s",
+			ErrPrecondition, req.ID, v.targetPath, req.TargetPath)
 	case v != nil && state.Mounted && state.Identity == v.identity:
 		op = opRepublish
 		return m.republish(v, req)
@@ -112,7 +113,8 @@ func (m *Manager) publish(ctx context.Context, target *tmpfs.Target, req Request
 	m.current(v, content, payload.Size())
 	m.put(v)
 	if ownerUnknown != "" { // only now: kubelet tries a failed publish again, and the pod may say by then
-		m.tell(v, event.Warning, reasonOwnerUnknown, "the files of volume %q belong to root: %s; set uid in volumeAttributes", v.name(), ownerUnknown)
+		m.tell(v, event.Warning, reasonOwnerUnknown,
+			"the files of volume %q belong to root: %s; set uid in volumeAttributes", v.name(), ownerUnknown)
 	}
 	if v.watches() {
 		m.queueIfChanged(v)
@@ -163,7 +165,8 @@ func (m *Manager) resolve(ctx context.Context, v *volume) (ownerUnknown string, 
 func (m *Manager) readAllocatable(ctx context.Context, v *volume) error {
 	list, err := m.config.Source.Allocatable(ctx)
 	if err != nil {
-		return fmt.Errorf("read the node's allocatable, which a file of volume %q shows where a container sets no limit: %w", v.name(), err)
+		return fmt.Errorf("read the node's allocatable, which a file of volume %q shows where a container sets no limit: %w",
+			v.name(), err)
 	}
 	v.allocatable = map[string]string{}
 	for name, quantity := range list {
@@ -240,7 +243,9 @@ func undeclared(err error) *source.Error {
 }
 
 // attach makes the mount, records the volume, and attaches the mount at target.
-func (m *Manager) attach(ctx context.Context, v *volume, target *tmpfs.Target, payload projector.Payload, done *undo) error {
+func (m *Manager) attach(
+	ctx context.Context, v *volume, target *tmpfs.Target, payload projector.Payload, done *undo,
+) error {
 	if err := target.Mkdir(); err != nil {
 		return classify(err)
 	}
@@ -352,7 +357,8 @@ func (m *Manager) adopt(ctx context.Context, req Request, state tmpfs.State) err
 func openTarget(path string) (*tmpfs.Target, error) {
 	target, err := tmpfs.OpenTarget(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: the directory that is to hold %s does not exist; is --kubelet-root kubelet's root directory, mounted at the same path?", ErrPrecondition, path)
+		return nil, fmt.Errorf("%w: the directory that is to hold %s does not exist; "+
+			"is --kubelet-root kubelet's root directory, mounted at the same path?", ErrPrecondition, path)
 	}
 	return target, classify(err)
 }

@@ -48,7 +48,8 @@ func (m *Manager) recover(ctx context.Context, r record.Volume) error {
 	v := fromRecord(r)
 	if err := m.check(v); err != nil {
 		m.metrics.badRecords.Inc()
-		klog.ErrorS(err, "This driver can't have written a volume's record; the record was moved aside, and nothing else was touched", "volume", r.VolumeID)
+		klog.ErrorS(err, "This driver can't have written a volume's record; the record was moved aside, "+
+			"and nothing else was touched", "volume", r.VolumeID)
 		// One bad record must not keep the driver from taking over the other volumes.
 		if err := m.config.Records.SetAside(r.VolumeID); err != nil {
 			klog.ErrorS(err, "A volume's record could not be moved aside", "volume", r.VolumeID)
@@ -57,7 +58,8 @@ func (m *Manager) recover(ctx context.Context, r record.Volume) error {
 	}
 	state, mounted, err := mountOf(v)
 	if err != nil {
-		klog.ErrorS(err, "The target of a volume can't be inspected; its record stays, and the driver takes the volume over when kubelet republishes it", "volume", v.id)
+		klog.ErrorS(err, "The target of a volume can't be inspected; its record stays, "+
+			"and the driver takes the volume over when kubelet republishes it", "volume", v.id)
 		return nil
 	}
 	if !mounted {

@@ -276,7 +276,8 @@ func TestRefreshThatGetsHalfwayIsFinished(t *testing.T) {
 		clone, err := target.Clone(h.get(r.ID).identity)
 		must(t, err)
 		defer clone.Close()
-		must(t, clone.Grow(tmpfs.Limits{Bytes: 1 << 20, Inodes: 100}, h.config.Features.NoSwap)) // enough, so that the refresh grows nothing
+		// Room enough that the refresh grows nothing.
+		must(t, clone.Grow(tmpfs.Limits{Bytes: 1 << 20, Inodes: 100}, h.config.Features.NoSwap))
 		n := 0
 		for ; err == nil; n++ {
 			err = os.WriteFile(fmt.Sprintf("%s/filler%d", dir, n), nil, 0o600)

@@ -124,7 +124,8 @@ func (m *Manager) staleness(v *volume) (since time.Time, why error) {
 
 func (m *Manager) tell(v *volume, kind event.Type, reason, format string, args ...any) {
 	if m.config.Events != nil {
-		m.config.Events(event.Event{Pod: event.Pod(v.pod), Volume: v.name(), Type: kind, Reason: reason, Message: fmt.Sprintf(format, args...)})
+		m.config.Events(event.Event{Pod: event.Pod(v.pod), Volume: v.name(), Type: kind, Reason: reason,
+			Message: fmt.Sprintf(format, args...)})
 	}
 }
 

@@ -27,7 +27,8 @@ func (m *Manager) Unpublish(ctx context.Context, id, targetPath string) (err err
 	defer m.metrics.observe(&err)(opUnpublish)
 	v := m.get(id)
 	if v != nil && v.targetPath != targetPath {
-		return fmt.Errorf("%w: volume %s is published at %s, not at %s; nothing was unmounted", ErrPrecondition, id, v.targetPath, targetPath)
+		return fmt.Errorf("%w: volume %s is published at %s, not at %s; nothing was unmounted",
+			ErrPrecondition, id, v.targetPath, targetPath)
 	}
 	if v != nil {
 		m.remove(v) // a refresh that fails because the mount goes away is no failure

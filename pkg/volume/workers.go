@@ -132,8 +132,8 @@ func after(d time.Duration, f func()) (stop func() (called bool)) {
 	}
 }
 
-// refreshInterval is how long a volume has to wait for its next refresh after one that took so long. Each of the volumes
-// that show the same object takes that long.
+// refreshInterval is how long a volume has to wait for its next refresh after one that took so long. Each of the
+// volumes that show the same object takes that long.
 func refreshInterval(took time.Duration, volumes int) time.Duration {
 	if took >= stallAfter {
 		return minRefreshInterval // a stall takes no CPU

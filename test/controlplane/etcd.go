@@ -100,7 +100,8 @@ func (cp *ControlPlane) Compact(ctx context.Context) error {
 	if err := cp.askEtcd(ctx, "range", map[string]any{"key": []byte{0}, "limit": 1}, &newest); err != nil {
 		return fmt.Errorf("compact etcd: %w", err)
 	}
-	if err := cp.askEtcd(ctx, "compaction", map[string]any{"revision": newest.Header.Revision, "physical": true}, nil); err != nil {
+	compaction := map[string]any{"revision": newest.Header.Revision, "physical": true}
+	if err := cp.askEtcd(ctx, "compaction", compaction, nil); err != nil {
 		return fmt.Errorf("compact etcd: %w", err)
 	}
 	return nil

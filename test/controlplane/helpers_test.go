@@ -81,7 +81,8 @@ func createSecret(ctx context.Context, t *testing.T, client *rest.RESTClient, na
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		StringData: map[string]string{"key": value},
 	}
-	if err := client.Post().Namespace(metav1.NamespaceDefault).Resource("secrets").Body(secret).Do(ctx).Error(); err != nil {
+	err := client.Post().Namespace(metav1.NamespaceDefault).Resource("secrets").Body(secret).Do(ctx).Error()
+	if err != nil {
 		t.Fatalf("create secret: %v", err)
 	}
 }
@@ -140,7 +141,8 @@ func grantSecret(ctx context.Context, t *testing.T, cp *ControlPlane, user, secr
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
 	}
 	for resource, object := range map[string]runtime.Object{"roles": role, "rolebindings": binding} {
-		if err := client.Post().Namespace(metav1.NamespaceDefault).Resource(resource).Body(object).Do(ctx).Error(); err != nil {
+		err := client.Post().Namespace(metav1.NamespaceDefault).Resource(resource).Body(object).Do(ctx).Error()
+		if err != nil {
 			t.Fatalf("create %s: %v", resource, err)
 		}
 	}

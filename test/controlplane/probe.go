@@ -44,7 +44,8 @@ func (p probe) wait(ctx context.Context, processes ...*process) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("get %s: %w; the last answer was: %w; %s", p.url, context.Cause(ctx), last, processes[0].lastWords())
+			return fmt.Errorf("get %s: %w; the last answer was: %w; %s",
+				p.url, context.Cause(ctx), last, processes[0].lastWords())
 		case <-ticker.C:
 		}
 	}

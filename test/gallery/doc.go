@@ -9,7 +9,9 @@
 //
 //	go run ./test/gallery/run             # a cluster, the driver, the gallery; nothing is left
 //	go run ./test/gallery/run -examples   # write examples/
-//	go test -tags e2e -count=1 -timeout=15m -parallel=6 ./test/gallery # in the cluster of KUBECONFIG, where driver and images are
+//	go test -tags e2e -count=1 -timeout=15m -parallel=6 ./test/gallery # in the cluster of KUBECONFIG
+//
+// The third command expects the driver and the images in the cluster.
 //
 // [Images] makes the images. In a cluster the test needs the right to make namespaces, and a node that has the images.
 package gallery

@@ -140,7 +140,8 @@ func imageFiles(ctx context.Context, suite, root, work string) ([]images.File, e
 	}
 	return []images.File{
 		{Path: "/etc/passwd",
-			Content: []byte("root:x:0:0:root:/root:/bin/sh\nsshd:x:100:65534::/run/sshd:/usr/sbin/nologin\napp:x:1000:1000:app:/home/app:/bin/sh\n")},
+			Content: []byte("root:x:0:0:root:/root:/bin/sh\n" +
+				"sshd:x:100:65534::/run/sshd:/usr/sbin/nologin\napp:x:1000:1000:app:/home/app:/bin/sh\n")},
 		{Path: "/etc/group", Content: []byte("root:x:0:\napp:x:1000:\nnogroup:x:65534:\n")},
 		{Path: "/etc/nsswitch.conf", Content: []byte("passwd: files\ngroup: files\nhosts: files\n")},
 		{Path: "/etc/pam.d/other", Content: []byte(pam)},
@@ -162,7 +163,9 @@ const pam = "auth required pam_deny.so\naccount required pam_permit.so\npassword
 const await = `#!/bin/sh
 end=$(($(date +%s) + $1)); what=$2; shift 2
 until "$@" >/dev/null 2>&1; do
-	if [ -n "$AWAIT_PID" ] && ! kill -0 "$AWAIT_PID" 2>/dev/null; then echo "await: no $what: the process has ended" >&2; exit 1; fi
+	if [ -n "$AWAIT_PID" ] && ! kill -0 "$AWAIT_PID" 2>/dev/null; then
+		echo "await: no $what: the process has ended" >&2; exit 1
+	fi
 	if [ "$(date +%s)" -ge "$end" ]; then echo "await: no $what in time" >&2; exit 1; fi
 	sleep 0.1
 done

@@ -45,8 +45,8 @@ const (
 	driverName = "fsuser.csi.io"
 )
 
-// Install applies deploy/fsuser-csi.yaml, creates the Node and a namespace for pods, and waits until the policy declares
-// the objects of pods in the namespace.
+// Install applies deploy/fsuser-csi.yaml, creates the Node and a namespace for pods, and waits until the policy
+// declares the objects of pods in the namespace.
 func Install(ctx context.Context, cp *controlplane.ControlPlane, admin kubernetes.Interface, namespace string) error {
 	if err := apply(ctx, cp, func(string) bool { return true }); err != nil {
 		return err
@@ -151,7 +151,8 @@ func apply(ctx context.Context, cp *controlplane.ControlPlane, wanted func(kind 
 func awaitPolicy(ctx context.Context, admin kubernetes.Interface, namespace string) error {
 	probe := Pod("probe", kubelet.Volume{Name: "a", Attributes: map[string]string{"secretName": "a"}})
 	for {
-		pod, err := admin.CoreV1().Pods(namespace).Create(ctx, probe, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		pod, err := admin.CoreV1().Pods(namespace).Create(ctx, probe,
+			metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if err == nil && len(pod.Spec.Volumes) > len(probe.Spec.Volumes) {
 			return nil
 		}
@@ -164,8 +165,8 @@ func awaitPolicy(ctx context.Context, admin kubernetes.Interface, namespace stri
 }
 
 // Config creates a pod of the driver on the node, as the DaemonSet would, and returns its client configuration, with a
-// token of the service account that is bound to the pod. If the service account is not the manifest's, Config creates it,
-// without any right.
+// token of the service account that is bound to the pod. If the service account is not the manifest's, Config creates
+// it, without any right.
 func Config(
 	ctx context.Context, cp *controlplane.ControlPlane, admin kubernetes.Interface, serviceAccount string,
 ) (*rest.Config, error) {
@@ -208,7 +209,9 @@ func Token(ctx context.Context, admin kubernetes.Interface, pod *corev1.Pod, lif
 }
 
 // CreatePod creates a pod. If its volume names an object itself, the policy adds what declares the object.
-func CreatePod(ctx context.Context, admin kubernetes.Interface, namespace string, pod *corev1.Pod) (kubelet.Pod, error) {
+func CreatePod(
+	ctx context.Context, admin kubernetes.Interface, namespace string, pod *corev1.Pod,
+) (kubelet.Pod, error) {
 	created, err := admin.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{})
 	if err != nil {
 		return kubelet.Pod{}, err

@@ -94,9 +94,11 @@ func TestImportsPointOneWay(t *testing.T) {
 // Each of these libraries has owners. Other packages call the owners.
 func TestLibrariesHaveOwners(t *testing.T) {
 	owners := map[string][]string{
-		"google.golang.org/grpc/codes":                  {"pkg/driver", "internal/kubelet"}, // who writes them, and who plays their reader
-		"google.golang.org/grpc/status":                 {"pkg/driver", "internal/kubelet"},
-		"k8s.io/client-go/tools/cache":                  {}, // a watch would take twice the memory (docs/decisions/0005-no-reflector.md)
+		// The driver writes the codes; the kubelet of the tests reads them.
+		"google.golang.org/grpc/codes":  {"pkg/driver", "internal/kubelet"},
+		"google.golang.org/grpc/status": {"pkg/driver", "internal/kubelet"},
+		// A watch would take twice the memory (docs/decisions/0005-no-reflector.md).
+		"k8s.io/client-go/tools/cache":                  {},
 		"k8s.io/mount-utils":                            {"pkg/tmpfs"},
 		"github.com/spf13/cobra":                        {"cmd/fsuser-csi", "cmd/kubectl-fsuser"},
 		"os/exec":                                       {"internal/testkit"}, // the agent runs no program
@@ -170,8 +172,10 @@ func TestNothingGoesByTheClock(t *testing.T) {
 		"Hour", "Minute", "Second", "YearDay", "Weekday", "Parse", "ParseInLocation", "ModTime", "WithDeadline",
 		"SetDeadline"}
 	allowed := []string{
-		"pkg/status/status.go Round",                                                                              // of a duration, to print it
-		"pkg/projector/projector.go Format", "pkg/projector/projector.go UTC", "pkg/projector/projector.go Parse", // the names of generations
+		// Rounds a duration, to print it.
+		"pkg/status/status.go Round",
+		// These make and read the names of generations.
+		"pkg/projector/projector.go Format", "pkg/projector/projector.go UTC", "pkg/projector/projector.go Parse",
 	}
 	seen := map[string]bool{}
 	files := 0

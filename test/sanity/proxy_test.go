@@ -117,7 +117,8 @@ func (p *proxy) forward(ctx context.Context, req any, info *grpc.UnaryServerInfo
 
 func (p *proxy) invoke(ctx context.Context, fullMethod string, req any) (any, error) {
 	name := strings.ReplaceAll(strings.TrimPrefix(fullMethod, "/"), "/", ".")
-	method := csi.File_csi_proto.Services().ByName(protoreflect.FullName(name).Parent().Name()).Methods().ByName(protoreflect.FullName(name).Name())
+	method := csi.File_csi_proto.Services().ByName(protoreflect.FullName(name).Parent().Name()).Methods().
+		ByName(protoreflect.FullName(name).Name())
 	resp := dynamicpb.NewMessage(method.Output())
 	err := p.driver.Invoke(ctx, fullMethod, req, resp)
 	p.mu.Lock()

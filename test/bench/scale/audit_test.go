@@ -56,9 +56,10 @@ func stage(id, stage string, ms int, rest string) string {
 const (
 	kubeletUser  = `"user":{"username":"system:node:node-1","groups":["system:nodes"]},`
 	driverUser   = `"user":{"username":"system:serviceaccount:a:b","extra":{"` + tokenNode + `":["node-2"]}},`
-	impersonated = `"user":{"username":"system:serviceaccount:a:b"},"impersonatedUser":{"username":"system:node:node-3","groups":["system:nodes"]},`
-	ok           = `"responseStatus":{"metadata":{},"code":200},`
-	tooMany      = `"responseStatus":{"metadata":{},"code":429},`
+	impersonated = `"user":{"username":"system:serviceaccount:a:b"},` +
+		`"impersonatedUser":{"username":"system:node:node-3","groups":["system:nodes"]},`
+	ok      = `"responseStatus":{"metadata":{},"code":200},`
+	tooMany = `"responseStatus":{"metadata":{},"code":429},`
 )
 
 func TestAuditLog(t *testing.T) {
@@ -98,7 +99,8 @@ func TestAuditLog(t *testing.T) {
 	}
 	write(later[40:] + stage("b", "ResponseStarted", 6, kubeletUser+tooMany) +
 		stage("b", "ResponseComplete", 7, kubeletUser+tooMany) +
-		stage("c", "RequestReceived", 0, kubeletUser) + stage("c", "Panic", 9, kubeletUser) + stage("a", "ResponseComplete", 900, impersonated+ok))
+		stage("c", "RequestReceived", 0, kubeletUser) + stage("c", "Panic", 9, kubeletUser) +
+		stage("a", "ResponseComplete", 900, impersonated+ok))
 	all = read()
 	if len(all) != 3 {
 		t.Fatalf("%d requests, want 3", len(all))

@@ -6,8 +6,8 @@
 //	make scale                                                          # 50 nodes, 5,000 watches; root
 //	cd test/bench && go run ./scale -driver ../../bin/fsuser-csi -quick # 5 nodes: do all steps work?
 //
-// The API server, etcd and the drivers are real processes. Kubelet's manager is the package of Kubernetes. The exit code
-// is 1 if a row of the driver is worse than kubelet's, beyond the noise of the run.
+// The API server, etcd and the drivers are real processes. Kubelet's manager is the package of Kubernetes. The exit
+// code is 1 if a row of the driver is worse than kubelet's, beyond the noise of the run.
 package main
 
 import (

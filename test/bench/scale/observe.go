@@ -162,10 +162,10 @@ func (n *heartbeatNode) report(ctx context.Context) error {
 	return err
 }
 
-// waits are how many milliseconds the heartbeats of a kind waited that were due in a window. One that began before waited
-// from the beginning of the window on. While one waits, its successors are due at each interval and wait with it:
-// otherwise a long wait would count less than many short ones. Windows of the same length compare a short storm with a
-// long one.
+// waits are how many milliseconds the heartbeats of a kind waited that were due in a window. One that began before
+// waited from the beginning of the window on. While one waits, its successors are due at each interval and wait with
+// it: otherwise a long wait would count less than many short ones. Windows of the same length compare a short storm
+// with a long one.
 func (h *heartbeats) waits(kind int, since time.Time, window time.Duration) (waits []float64) {
 	for _, b := range h.beats[kind] {
 		if b.start.Before(since) {

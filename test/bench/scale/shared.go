@@ -56,8 +56,8 @@ func (p *phases) updateBatch(ctx context.Context) error {
 	return nil
 }
 
-// sharedByMany updates the Secret while many volumes of each node show it. Kubelet's manager has no counterpart: kubelet
-// writes a volume when it synchronizes the pod, which is once a minute.
+// sharedByMany updates the Secret while many volumes of each node show it. Kubelet's manager has no counterpart:
+// kubelet writes a volume when it synchronizes the pod, which is once a minute.
 func (p *phases) sharedByMany(ctx context.Context, d *drivers) error {
 	err := p.size.eachNode(func(node int) error { return d.nodes[node].publishShared(ctx, p.size.sharedVolumes) })
 	if err != nil {

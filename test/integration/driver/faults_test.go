@@ -49,7 +49,8 @@ func TestFaults(t *testing.T) {
 		{"F-11", "the pod's directory is removed without an unpublish: the volume is forgotten", directoryRemoved},
 		{"F-14", "a process works in a volume that is unpublished: it goes at once for all others", busy},
 		{"F-18",
-			"foreign and broken mounts at the target: a publish is refused and does not touch them, an unpublish takes them away", foreignMounts},
+			"foreign and broken mounts at the target: a publish is refused and does not touch them, an unpublish takes them " +
+				"away", foreignMounts},
 		{"F-19", "the directory of records is full, then read-only: only new volumes fail", recordsCanNotBeWritten},
 		{"F-20", "records are damaged: the other volumes are taken up, and a republish takes up theirs", damagedRecords},
 		{"F-26", "immutable objects are made anew, data moves to binaryData, the type changes: the files follow",

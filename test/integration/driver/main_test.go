@@ -26,7 +26,8 @@ const (
 	user      = "system:serviceaccount:fsuser-csi:fsuser-csi"
 )
 
-// cluster is a control plane, an administrator, and the credentials of a driver that may read Secrets and ConfigMaps in one namespace.
+// cluster is a control plane, an administrator, and the credentials of a driver that may read Secrets and ConfigMaps in
+// one namespace.
 type cluster struct {
 	*controlplane.ControlPlane
 	kubernetes.Interface
@@ -96,7 +97,8 @@ func newCluster(cp *controlplane.ControlPlane, binary, dir string) (*cluster, er
 		return nil, err
 	}
 	c := &cluster{
-		ControlPlane: cp, Interface: client, binary: binary, access: "service-account", namespace: namespace, kubeconfig: filepath.Join(dir, "kubeconfig"),
+		ControlPlane: cp, Interface: client, binary: binary, access: "service-account", namespace: namespace,
+		kubeconfig: filepath.Join(dir, "kubeconfig"),
 	}
 	role := &rbacv1.Role{
 		ObjectMeta: metav1.ObjectMeta{Name: "fsuser-csi"},
@@ -127,7 +129,8 @@ func newCluster(cp *controlplane.ControlPlane, binary, dir string) (*cluster, er
 	return c, cp.Kubeconfig(c.kubeconfig, c.credentials)
 }
 
-// asNode is the cluster for drivers with --access=node. They have the rights of the shipped manifest, and a namespace where RBAC gives them none.
+// asNode is the cluster for drivers with --access=node. They have the rights of the shipped manifest, and a namespace
+// where RBAC gives them none.
 func (c *cluster) asNode(t *testing.T) *cluster {
 	t.Helper()
 	node := *c
@@ -185,8 +188,8 @@ func (c *cluster) letReadNodes() error {
 	return err
 }
 
-// nothingLeft is testkit.NothingLeft for tests that share the cluster: its client closes a connection that was idle for long, and would open
-// one more in the test.
+// nothingLeft is testkit.NothingLeft for tests that share the cluster: its client closes a connection that was idle for
+// long, and would open one more in the test.
 func nothingLeft(t *testing.T) {
 	t.Helper()
 	if _, err := shared.Discovery().ServerVersion(); err != nil {

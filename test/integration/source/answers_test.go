@@ -26,7 +26,8 @@ import (
 
 // TestWithoutStreamingLists lets the API server refuse sendInitialEvents, as an API server does without the feature.
 func TestWithoutStreamingLists(t *testing.T) {
-	const refusal = `ListOptions.meta.k8s.io "" is invalid: sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled`
+	const refusal = `ListOptions.meta.k8s.io "" is invalid: sendInitialEvents: Forbidden: sendInitialEvents is ` +
+		`forbidden for watch unless the WatchList feature gate is enabled`
 	for name, refuse := range map[string]func(http.ResponseWriter, *http.Request) bool{
 		"422 Invalid":     faultproxy.Status(422, metav1.StatusReasonInvalid, refusal),
 		"400 Bad Request": faultproxy.Status(400, metav1.StatusReasonBadRequest, refusal),
@@ -226,7 +227,9 @@ func TestAnswers(t *testing.T) {
 			faultproxy.TooLarge,
 			source.ErrUnavailable, "Too large resource version", 2, // the answer requests a pause of a second
 		},
-		"400 to everything": {faultproxy.Status(400, metav1.StatusReasonBadRequest, "what?"), source.ErrUnavailable, "what?", 8}, // a get after each
+		// a get after each
+		"400 to everything": {faultproxy.Status(400, metav1.StatusReasonBadRequest, "what?"), source.ErrUnavailable,
+			"what?", 8},
 		"410 to everything": {faultproxy.Status(410, metav1.StatusReasonExpired, "too old"), source.ErrUnavailable, "too old",
 			4},
 		"401": {faultproxy.Status(401, metav1.StatusReasonUnauthorized, "who?"), source.ErrUnavailable, "who?", 4},
@@ -249,8 +252,9 @@ func TestAnswers(t *testing.T) {
 			fmt.Fprintln(w, `{"type":"ADDED","object":{"kind":"Secret","apiVersion":"v1"}}`)
 			return true
 		}, source.ErrUnavailable, "no protobuf", 4},
-		"something that is not protobuf": {faultproxy.Protobuf(func(*http.Request) []byte { return []byte("\x00\x00\x00\x05hello") }),
-			source.ErrUnavailable, "understood", 4},
+		"something that is not protobuf": {faultproxy.Protobuf(func(*http.Request) []byte {
+			return []byte("\x00\x00\x00\x05hello")
+		}), source.ErrUnavailable, "understood", 4},
 		"an event that ends in the middle": {faultproxy.Protobuf(func(*http.Request) []byte {
 			whole := faultproxy.Event("ADDED", secret("x", "one"))
 			return whole[:len(whole)-5]

@@ -147,7 +147,8 @@ func (c client) createAtOnce(t testing.TB, o object) {
 func (c client) update(t testing.TB, o object) {
 	t.Helper()
 	rc, resource := c.place(o)
-	if err := rc.Put().Namespace(namespace).Resource(resource).Name(o.GetName()).Body(o).Do(t.Context()).Error(); err != nil {
+	err := rc.Put().Namespace(namespace).Resource(resource).Name(o.GetName()).Body(o).Do(t.Context()).Error()
+	if err != nil {
 		t.Fatalf("update %s %s: %v", resource, o.GetName(), err)
 	}
 }
