@@ -11,7 +11,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
-// toRecord is the record of the volume: its description, and no content.
+// toRecord returns the record of the volume: the description of the volume without content.
 func (v *volume) toRecord() record.Volume {
 	s := v.spec
 	r := record.Volume{
