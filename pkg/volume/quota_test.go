@@ -70,7 +70,8 @@ func TestAPublishThatFailsGivesItsShareBack(t *testing.T) {
 	h := newFakeHarness(t, limited(func(l *Limits) { l.Volumes = 1 }))
 	h.secret("keys", content{"k": "v"})
 	bad, good := h.request("bad", "secretName", "keys"), h.request("good", "secretName", "keys")
-	must(t, os.WriteFile(bad.TargetPath, nil, 0o600)) // The target is no directory: the publish fails after it took its share.
+	// The target is no directory, so the publish fails after it has taken its share.
+	must(t, os.WriteFile(bad.TargetPath, nil, 0o600))
 	isErr(t, h.Publish(t.Context(), bad), ErrPrecondition)
 	h.publish(good)
 	h.unpublish(good)
