@@ -19,7 +19,8 @@ type node struct {
 }
 
 func (n node) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
-	// No topology, which would become node labels, and no limit: the scheduler does not count inline volumes.
+	// The answer has no topology, which would become node labels, and no limit: the scheduler does not count inline
+	// volumes.
 	return &csi.NodeGetInfoResponse{NodeId: n.id}, nil
 }
 
@@ -29,7 +30,7 @@ func (n node) NodeGetCapabilities(
 	var r csi.NodeGetCapabilitiesResponse
 	for _, c := range []csi.NodeServiceCapability_RPC_Type{
 		csi.NodeServiceCapability_RPC_GET_VOLUME_STATS,
-		// Has kubelet send the pod's fsGroup instead of applying it, which would widen the modes.
+		// With this capability, kubelet sends the pod's fsGroup instead of applying it. Applying it would widen the modes.
 		csi.NodeServiceCapability_RPC_VOLUME_MOUNT_GROUP,
 	} {
 		r.Capabilities = append(r.Capabilities, &csi.NodeServiceCapability{

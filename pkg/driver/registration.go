@@ -12,12 +12,12 @@ import (
 	pluginregistration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 )
 
-// registrationVersion is the version that the driver registers with. It never changes: kubelet accepts a second driver
-// of the same name only if its version is higher, and an upgrade must not depend on that.
+// registrationVersion is the version with which the driver registers. It never changes: kubelet accepts a second driver
+// of the same name only with a higher version, and an upgrade must not depend on that.
 const registrationVersion = "1.0.0"
 
 // registration registers the driver with kubelet, in place of the node-driver-registrar sidecar. Kubelet finds its
-// socket in plugins_registry and calls GetInfo (kubelet's pkg/kubelet/pluginmanager). Safe for concurrent use.
+// socket in plugins_registry and calls GetInfo (kubelet's pkg/kubelet/pluginmanager). It is safe for concurrent use.
 type registration struct {
 	pluginregistration.UnimplementedRegistrationServer
 	endpoint string
@@ -28,7 +28,7 @@ type registration struct {
 	refusal string
 }
 
-// GetInfo answers from memory: kubelet waits one second.
+// GetInfo answers from memory, because kubelet waits only one second.
 func (r *registration) GetInfo(
 	context.Context, *pluginregistration.InfoRequest,
 ) (*pluginregistration.PluginInfo, error) {
@@ -38,8 +38,8 @@ func (r *registration) GetInfo(
 	}, nil
 }
 
-// NotifyRegistrationStatus receives the result from kubelet. A refusal is no reason to exit: kubelet tries again by
-// itself.
+// NotifyRegistrationStatus receives the result from kubelet. The driver does not exit after a refusal, because kubelet
+// tries again.
 func (r *registration) NotifyRegistrationStatus(
 	_ context.Context, s *pluginregistration.RegistrationStatus,
 ) (*pluginregistration.RegistrationStatusResponse, error) {
