@@ -262,10 +262,10 @@ func (w *watcher) get(ctx context.Context, version string) error {
 	return errRewatch
 }
 
-// follow handles the events of a watch until it ends. listed means that a list came before. The end of the connection is
-// a failure only if nothing came before and the connection ends at once. follow calls alive at its start and after each
-// event. It ends a watch that is silent for too long, and closes the connection: the connection may work although the
-// server behind it is dead.
+// follow handles the events of a watch until it ends. listed means that a list came before. The end of the connection
+// is a failure only if nothing came before and the connection ends at once. follow calls alive at its start and after
+// each event. It ends a watch that is silent for too long, and closes the connection: the connection may work although
+// the server behind it is dead.
 func (w *watcher) follow(body io.Reader, listed bool, alive func()) error {
 	for start := time.Now(); ; listed = true {
 		alive()
