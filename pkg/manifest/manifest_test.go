@@ -108,7 +108,7 @@ func TestPlaces(t *testing.T) {
 	for _, test := range []struct {
 		path         string
 		line, column int
-		text         string // with which the value begins
+		text         string // the beginning of the value
 	}{
 		{"a", 2, 4, "{b: "},
 		{"a.b", 2, 8, `"ü\""`},
