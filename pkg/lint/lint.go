@@ -217,7 +217,7 @@ func meant(e manifest.Entry, accepts func(text string) bool) string {
 	value, isInteger := e.Value.Integer()
 	truth, isBool := e.Value.Value.(bool)
 	digits, err := strconv.ParseInt(text, 8, 64)
-	looksLikeMode := err == nil && manifest.IsUsualMode(digits) // 400 means 400, but 256 and 0o400 mean 0400.
+	looksLikeMode := err == nil && manifest.IsUsualMode(digits) // true for 400; false for 256 and 0o400, which are 0400
 	switch {
 	case (name == "mode" || name == "dirMode") && isInteger && manifest.IsUsualMode(value) && !looksLikeMode:
 		text = fmt.Sprintf("%04o", value)
