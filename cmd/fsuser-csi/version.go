@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// version is the driver's version. The Makefile sets it by -ldflags "-X main.version=...".
+// version is the driver's version. The Makefile sets it with -ldflags "-X main.version=...".
 var version = ""
 
 func newVersionCommand() *cobra.Command {
@@ -25,7 +25,7 @@ func newVersionCommand() *cobra.Command {
 	}
 }
 
-// buildVersion is the version, or what Go recorded at the build if none was set.
+// buildVersion returns the version, or the version that Go recorded at the build if version is empty.
 func buildVersion() string {
 	if version != "" {
 		return version
