@@ -115,7 +115,7 @@ func TestDescribeRefuses(t *testing.T) {
 	}
 }
 
-// What Kubernetes' own test of getNestedMountpoints expects, among others.
+// The cases include those of Kubernetes' own test of getNestedMountpoints.
 func TestMountPointsAndSubPathsAreThoseOfKubelet(t *testing.T) {
 	for _, tc := range []struct {
 		name, mounts          string

@@ -15,11 +15,11 @@ const (
 	maxPath    = 4096 // bytes; AtomicWriter's limit, and the kernel's PATH_MAX
 	maxElement = 255  // bytes; AtomicWriter's limit, and the kernel's NAME_MAX
 
-	// maxProblems bounds the list and with it the message to kubelet, which cuts Events at 1 KiB anyway.
+	// maxProblems bounds the list, and so the message to kubelet, which cuts Events at 1 KiB anyway.
 	maxProblems = 32
 )
 
-// The rules as people read them. The policy "attributes" has the same texts.
+// The rules in the words of the messages. The policy "attributes" has the same texts.
 const (
 	pathLengthRule    = "must be at most 4096 bytes long"
 	elementLengthRule = "must not contain an element of more than 255 bytes"
@@ -50,8 +50,8 @@ const (
 	nameOnlyRule = "give the name alone: the object is always read from the pod's own namespace; "
 )
 
-// Validate applies the rules of the vocabulary to a Spec that was read back from a record. It returns all problems of
-// the Spec, or an empty list. No defaults are applied, so the zero Spec is not good.
+// Validate applies the rules to a Spec that was read back from a record. It returns all problems of the Spec, or an
+// empty list. It sets no defaults, so the zero Spec is invalid.
 func Validate(s Spec) field.ErrorList {
 	var errs field.ErrorList
 	check := func(at *field.Path, value any, problem string) {
@@ -107,7 +107,7 @@ func recordedPathProblem(path string) string {
 	return problem
 }
 
-// sourceProblem keeps an object that this driver does not read, and a name that could change the request's URL, out.
+// sourceProblem refuses an object that this driver does not read, and a name that could change the URL of the request.
 func sourceProblem(s Source, fromRequest bool) string {
 	switch s.Object.Kind {
 	case Secret, ConfigMap:
@@ -124,9 +124,9 @@ func sourceProblem(s Source, fromRequest bool) string {
 	return "must be a Secret, a ConfigMap or the Pod"
 }
 
-// objectNameProblem says what is wrong with the name of a Secret or ConfigMap; "" if nothing is.
+// objectNameProblem returns the problem of the name of a Secret or ConfigMap, or "" for a valid name.
 func objectNameProblem(name string) string {
-	if len(name) > validation.DNS1123SubdomainMaxLength { // before any regular expression sees it
+	if len(name) > validation.DNS1123SubdomainMaxLength { // first, so that no regular expression sees a long name
 		return validation.MaxLenError(validation.DNS1123SubdomainMaxLength)
 	}
 	problems := validation.IsDNS1123Subdomain(name)
@@ -136,7 +136,7 @@ func objectNameProblem(name string) string {
 	return strings.Join(problems, "; ")
 }
 
-// volumeNameProblem says what is wrong with the name of a volume; "" if nothing is.
+// volumeNameProblem returns the problem of the name of a volume, or "" for a valid name.
 func volumeNameProblem(name string) string {
 	if len(name) > validation.DNS1123LabelMaxLength {
 		return validation.MaxLenError(validation.DNS1123LabelMaxLength)
@@ -158,7 +158,7 @@ func layoutProblem(l Layout) string {
 	return ""
 }
 
-// present sorts errs by attribute, keeping the order within each, and cuts the list to a length that can be sent.
+// present sorts errs by attribute, keeps the order of the errors of an attribute, and limits the length of the list.
 func present(errs field.ErrorList) field.ErrorList {
 	slices.SortStableFunc(errs, func(a, b *field.Error) int { return strings.Compare(a.Field, b.Field) })
 	if total := len(errs); total > maxProblems {
