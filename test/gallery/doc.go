@@ -12,7 +12,7 @@
 //	go test -tags e2e -count=1 -timeout=15m -parallel=6 ./test/gallery # in the cluster of KUBECONFIG
 //
 // The third command expects the driver and the images in the cluster.
+//
 // [Images] makes the images. In a cluster, the test requires the right to create namespaces, and a node with the
 // images.
-// [Images] makes the images. In a cluster the test needs the right to make namespaces, and a node that has the images.
 package gallery
