@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 	testkit.RunInMountNamespace(m)
 }
 
-// run runs the program and returns what it prints to stderr. It must fail.
+// run runs the program and returns its output on stderr. It fails the test if the program succeeds.
 func run(t *testing.T, binary string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(binary, args...)
@@ -128,7 +128,7 @@ func TestWhatIsWrongAtTheStartIsSaidInOneLine(t *testing.T) {
 	reliability.Shown(t, "F-32", "the driver ends, and the last line of its log says what to set")
 }
 
-// What it would log is seen in net/http/h2_bundle.go: header fields, and the first bytes of each frame.
+// net/http/h2_bundle.go shows what Go would log: header fields, and the first bytes of each frame.
 func TestASwitchOfGoThatLogsSecretsIsRefused(t *testing.T) {
 	binary := testkit.BuildDriver(t)
 	for _, value := range []string{"http2debug=1", "http2debug=2", "netdns=go,http2debug=2"} {
@@ -150,7 +150,8 @@ func TestSwapThatSecretsMayReachIsInTheLog(t *testing.T) {
 		}
 		return path
 	}
-	both := head + "/dev/sda2                               partition\t8388604\t\t0\t\t-2\n/swap\\040file                " +
+	both := head + "/dev/sda2                               partition\t8388604\t\t0\t\t-2\n" +
+		"/swap\\040file                " +
 		"           file\t\t524284\t\t0\t\t-3\n"
 	for _, test := range []struct {
 		name   string
@@ -193,7 +194,7 @@ func TestASecondDriverWithTheSameRecordsEndsAtOnce(t *testing.T) {
 	}
 }
 
-// What these mean: capabilities(7), and proc_pid_status(5).
+// capabilities(7) and proc_pid_status(5) explain these values.
 func TestTheProcessKeepsOnlyThePowerThatItNeeds(t *testing.T) {
 	testkit.NothingLeft(t)
 	d := testkit.StartDriver(t, testkit.BuildDriver(t), "--manifests="+t.TempDir())
@@ -204,7 +205,7 @@ func TestTheProcessKeepsOnlyThePowerThatItNeeds(t *testing.T) {
 	for _, thread := range threads {
 		status, err := os.ReadFile(thread)
 		if errors.Is(err, unix.ESRCH) || errors.Is(err, fs.ErrNotExist) {
-			continue // it has ended
+			continue // The thread has ended.
 		}
 		if err != nil {
 			t.Fatal(err)

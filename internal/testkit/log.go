@@ -12,7 +12,7 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// Log records the output of klog. Safe for concurrent use.
+// Log records the output of klog. It is safe for concurrent use.
 type Log struct {
 	mu sync.Mutex
 	b  bytes.Buffer
