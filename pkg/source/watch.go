@@ -53,6 +53,8 @@ type watcher struct {
 	listVersion string
 	// resume means that the last watch ran for its full time, so the next one requires no list.
 	resume bool
+	// again means that the last request failed in an outage of the API server, and that no caller requested a retry.
+	again bool
 }
 
 const (
@@ -88,21 +90,28 @@ func (w *watcher) run(ctx context.Context) {
 			w.api.failures.WithLabelValues(string(watchFailureOf(err))).Inc()
 		}
 		failure := w.api.explain(w.object.ref, err)
-		w.pause(ctx, w.update(event{kind: ended, err: err, failure: failure, resumed: resumed}))
+		failed := time.Now()
+		pause := w.update(event{kind: ended, err: err, failure: failure, resumed: resumed})
+		w.again = w.pause(ctx, pause) && isOutage(err)
+		if w.again {
+			w.again = w.pause(ctx, w.api.starts.spread(failed, w.api.Watched()))
+		}
 	}
 }
 
 func (w *watcher) update(e event) (pause time.Duration) { return w.api.update(w.object, e) }
 
-// pause waits for d, or until retryNow, or until ctx ends.
-func (w *watcher) pause(ctx context.Context, d time.Duration) {
+// pause waits for d, or until retryNow, or until ctx ends. It reports whether d has passed.
+func (w *watcher) pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
+		return true
 	case <-w.object.retry:
 	case <-ctx.Done():
 	}
+	return false
 }
 
 // roundSafely prevents a panic in the round of one object from ending the driver. The next round lists the object.
@@ -164,7 +173,7 @@ func (w *watcher) watch(ctx context.Context, listing bool) error {
 
 // start waits for permission to start a watch, starts it, and reads the list at its beginning.
 func (w *watcher) start(ctx context.Context, listing bool, duration time.Duration) (body io.ReadCloser, err error) {
-	end, err := w.api.starts.begin(ctx)
+	end, err := w.api.starts.begin(ctx, w.again)
 	if err != nil {
 		return nil, err
 	}
