@@ -81,8 +81,8 @@ func (r Request) CheckContent() error {
 	if len(r.Secrets) > 0 || !r.Spec.FromRequest() {
 		return nil
 	}
-	return fmt.Errorf("%w: %w; if nodePublishSecretRef is set, its Secret has no data, "+
-		"which looks the same: give it a key",
+	return fmt.Errorf("%w: %w; if nodePublishSecretRef is set, "+
+		"its Secret has no data: add a key",
 		ErrInvalid, attributes.NoObject())
 }
 
