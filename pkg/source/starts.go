@@ -214,8 +214,8 @@ func (s *starts) recover() {
 }
 
 // spread returns a random pause for one of n watches that start again after an outage. failed is the time at which the
-// watch failed. If that was not in the last outage, or the outage has not ended, spread returns 0. After a longer outage
-// the pauses are longer, because watches of more nodes have failed, and the API server may have just started.
+// watch failed. If that was not in the last outage, or the outage has not ended, spread returns 0. After a longer
+// outage the pauses are longer, because watches of more nodes have failed, and the API server may have just started.
 func (s *starts) spread(failed time.Time, n int) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()

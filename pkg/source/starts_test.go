@@ -64,8 +64,8 @@ func TestProbeFailsForAll(t *testing.T) {
 	})
 }
 
-// TestProbeOfAnother checks that a watch that failed before does not wait for the probe of another watch, because it would
-// start together with others.
+// TestProbeOfAnother checks that a watch that failed before does not wait for the probe of another watch, because it
+// would start together with others.
 func TestProbeOfAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStarts()
