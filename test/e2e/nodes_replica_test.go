@@ -38,9 +38,11 @@ func startReplica(t *testing.T) *replica {
 	const script = `
 		first=$(tr '\0' ' ' </proc/$(pidof -s kube-apiserver)/cmdline)
 		etcd=$(echo "$first" | sed 's,.*--etcd-servers=http://127.0.0.1:\([0-9]*\).*,\1,')
-		iptables -t nat -I OUTPUT -p tcp -d 127.0.0.1 --dport ` + replicaEtcdPort + ` -j DNAT --to-destination 127.0.0.1:$etcd || exit
+		iptables -t nat -I OUTPUT -p tcp -d 127.0.0.1 --dport ` + replicaEtcdPort + ` \
+			-j DNAT --to-destination 127.0.0.1:$etcd || exit
 		echo $$
-		exec $(echo "$first" | sed s/:$etcd/:` + replicaEtcdPort + `/) --secure-port=` + replicaPort + ` --endpoint-reconciler-type=none >/dev/null 2>&1`
+		exec $(echo "$first" | sed s/:$etcd/:` + replicaEtcdPort + `/) --secure-port=` + replicaPort + ` \
+			--endpoint-reconciler-type=none >/dev/null 2>&1`
 	cmd, err := r.node.Command(suite, "sh", "-c", script)
 	if err != nil {
 		t.Fatal(err)
