@@ -370,7 +370,7 @@ func startDriver(t *testing.T) func(*testing.T, corev1.Volume) []string {
 		// An expression can find neither the nearest word nor out whether a Secret has data.
 		text = regexp.MustCompile(`; the nearest known one is "[a-zA-Z]+"`).ReplaceAllString(text, "")
 		text = strings.TrimSuffix(text,
-			"; if nodePublishSecretRef is set, its Secret has no data, which looks the same: give it a key")
+			"; if nodePublishSecretRef is set, its Secret has no data: add a key")
 		// The driver quotes a value as Go does, and the policy as CEL does. The same applies to the place of an attribute
 		// whose name is not plain.
 		plain := regexp.MustCompile(`^volumeAttributes(\[[-_./0-9A-Za-z]{1,64}\])?$`)

@@ -198,7 +198,7 @@ func (r *checkReport) advice() string {
 		return "Access node does not work in this cluster: install with " + set
 	}
 	return "Access node is not known to work in this cluster. Install with " + set + ", and run this check again: " +
-		"the driver then knows"
+		"then it asks the driver"
 }
 
 // failure returns an error if the report says that something does not work or is not known to work.

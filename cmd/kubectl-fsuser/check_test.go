@@ -148,7 +148,7 @@ func TestCheckWithFewRights(t *testing.T) {
 		lacks("driver", `list daemonsets\.apps`), goodVersion, lacks("constrained impersonation", "get the URL /metrics .*"),
 		lacks("Node authorizer", `create subjectaccessreviews\.authorization\.k8s\.io`), goodMutating, goodValidating,
 		lacks("quota", "list resourcequotas"), goodSCC, `Access node is not known to work in this cluster\. `+
-			`Install with --set access=node, and run this check again: the driver then knows`))
+			`Install with --set access=node, and run this check again: then it asks the driver`))
 }
 
 // bind binds a ClusterRole. With rules, it creates the ClusterRole first.

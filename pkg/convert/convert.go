@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package convert edits the text of manifests. It replaces Kubernetes' own volumes by volumes of this driver, and back.
+// Package convert edits the text of manifests. It makes containers mount volumes of this driver in place of Kubernetes'
+// own volumes, and back.
 //
 // In the conversion to the driver, each mounted secret, configMap, downwardAPI and projected volume of a pod stays as
 // it is. At the end of the list, convert adds a csi volume that names it in the attribute "volume", and it points the

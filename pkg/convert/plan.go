@@ -110,7 +110,7 @@ func (p *planner) toDriver(pod *pod, i int) {
 	spec, reason := describe(after, added)
 	if reason == "" && onlyFSGroupReads(after, spec, added.Name) {
 		reason = "the pod's fsGroup lets its group read these files now; the driver widens no mode, and without an " +
-			"owner they would be root's alone: give --uid"
+			"owner only root could read them: set --uid"
 	}
 	if reason != "" {
 		p.leave(left, reason)
@@ -291,8 +291,8 @@ func (p *planner) elsewhere(o manifest.Object, _ string, n *manifest.Node) {
 	list := func(_ string, n *manifest.Node) bool {
 		if looksLikeVolume(n) {
 			left.Volume = n.Get("name").Text
-			p.leave(left, "it is in no pod, and in no pod template with containers: convert the manifest that is made "+
-				"of it, such as the output of kustomize build")
+			p.leave(left, "it is in no pod, and in no pod template with containers: convert the complete manifest, "+
+				"such as the output of kustomize build")
 		}
 		return true
 	}

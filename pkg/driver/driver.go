@@ -71,7 +71,7 @@ func New(c Config) (*Driver, error) {
 			len(c.NodeID), maxNodeID)
 	case !filepath.IsAbs(c.Endpoint):
 		return nil, fmt.Errorf("the CSI endpoint %q is not an absolute path; "+
-			"kubelet is to dial it as it is, so give it without unix://", c.Endpoint)
+			"kubelet dials the path unchanged, so omit unix://", c.Endpoint)
 	case c.Volumes == nil || c.Metrics == nil || c.MaxMessageBytes <= 0:
 		return nil, errors.New("driver: Volumes, Metrics and MaxMessageBytes must be set")
 	}

@@ -165,7 +165,7 @@ func (l *linter) elsewhere(o manifest.Object, path string, n *manifest.Node) {
 	driver := n.Get("csi", "driver")
 	if driver.String() == attributes.Driver && o.Kind() != "PersistentVolume" { // a PersistentVolume has its own message
 		l.report(o, Warning, path, "is a volume of "+attributes.Driver+" and was not checked, since it is in no pod, "+
-			"and in no pod template with containers: give lint the manifest that is made of it, such as the output "+
+			"and in no pod template with containers: give lint the complete manifest, such as the output "+
 			"of kustomize build", driver)
 	}
 }

@@ -228,8 +228,8 @@ func (l *linter) mounts(v volume) (isMounted bool) {
 		for _, name := range []string{"subPath", "subPathExpr"} {
 			if sub := m.Node.Get(name); sub.String() != "" && v.spec.Layout != attributes.LayoutInPlace {
 				l.report(v.pod.Object, Warning, v.pod.Path(m.Field+"."+name), fmt.Sprintf(
-					"what is mounted by %s stays as it was when the container started, whatever becomes of the "+
-						"object: mount the volume %q as a directory, or set layout to in-place", name, v.name), sub)
+					"a file that is mounted by %s does not change while the container runs, even if the object "+
+						"changes: mount the volume %q as a directory, or set layout to in-place", name, v.name), sub)
 			}
 		}
 		l.beneath(v, m)
@@ -285,8 +285,8 @@ func (l *linter) owner(v volume) {
 	}
 	if ptr.Deref(v.pod.Spec.HostUsers, true) == false && ptr.Deref(v.spec.UID, 0) > maxMappedID {
 		l.report(o, Warning, field+"[uid]",
-			"with hostUsers: false a pod has the uids 0 to 65535 unless the node is set up for more: nobody in it "+
-				"would own the files; choose a smaller uid", at)
+			"with hostUsers: false a pod has the uids 0 to 65535 unless the node is set up for more: no user of the "+
+				"pod would own the files; choose a smaller uid", at)
 	}
 	for _, c := range slices.Concat(v.pod.Spec.InitContainers, v.pod.Spec.Containers) {
 		user := attributes.PodUser(&corev1.PodSpec{SecurityContext: v.pod.Spec.SecurityContext,

@@ -46,7 +46,7 @@ type starts struct {
 	// backoff is the upper bound of the pause before the next probe, and notBefore is the end of that pause.
 	backoff   time.Duration
 	notBefore time.Time
-	// since is when the current or the last outage began, and until is when the last outage ended.
+	// since is the beginning of the current or the last outage, and until is the end of the last outage.
 	since, until time.Time
 }
 
@@ -69,8 +69,8 @@ func newStarts() *starts { return &starts{slots: make(chan struct{}, maxStarts)}
 // begin waits until a watch may be started. The caller calls end with the outcome, which is nil or the reason why the
 // watch did not start. The error of begin is the failure of a probe, or the reason why ctx has ended.
 //
-// again: the watch has failed before. It does not wait for the probe of another watch, because all watches that wait
-// start at the same time.
+// again means that the watch has failed before. Such a watch does not wait for the probe of another watch, because all
+// waiting watches start at the same time.
 func (s *starts) begin(ctx context.Context, again bool) (end func(error), err error) {
 	for {
 		p, err := s.probe(ctx, again)
@@ -213,9 +213,9 @@ func (s *starts) recover() {
 	s.next, s.backoff = nil, 0
 }
 
-// spread returns a random pause for a watch that failed at a time in an outage that has ended, and else 0. n is the number
-// of watches that start again. The pauses are longer after a longer outage: then the watches of more nodes have failed,
-// and the API server may have just started.
+// spread returns a random pause for one of n watches that start again after an outage. failed is the time at which the
+// watch failed. If that was not in the last outage, or the outage has not ended, spread returns 0. After a longer
+// outage the pauses are longer, because watches of more nodes have failed, and the API server may have just started.
 func (s *starts) spread(failed time.Time, n int) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()

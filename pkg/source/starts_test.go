@@ -64,7 +64,8 @@ func TestProbeFailsForAll(t *testing.T) {
 	})
 }
 
-// TestProbeOfAnother: a watch that failed before does not wait for the probe. It would start together with others.
+// TestProbeOfAnother checks that a watch that failed before does not wait for the probe of another watch, because it
+// would start together with others.
 func TestProbeOfAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStarts()
@@ -262,7 +263,7 @@ func TestFailureOfBeforeTheOutage(t *testing.T) {
 	})
 }
 
-// TestSpread: the longest pause depends on the length of the outage and on the number of watches.
+// TestSpread checks that the longest pause depends on the length of the outage and on the number of watches.
 func TestSpread(t *testing.T) {
 	for name, test := range map[string]struct {
 		outage time.Duration
@@ -290,7 +291,7 @@ func TestSpread(t *testing.T) {
 				}
 				time.Sleep(test.outage)
 				begin(t, s)(nil)
-				// That none of 1000 pauses is in the last tenth has a probability of 2e-46.
+				// The probability that none of 1000 pauses is in the last tenth is 2e-46.
 				if pause := longest(failed); pause > test.want || pause < test.want*9/10 {
 					t.Errorf("at most %v after the outage, want %v", pause, test.want)
 				}

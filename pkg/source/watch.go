@@ -53,7 +53,7 @@ type watcher struct {
 	listVersion string
 	// resume means that the last watch ran for its full time, so the next one requires no list.
 	resume bool
-	// again: the last request failed in an outage of the API server, and nothing asked for another one.
+	// again means that the last request failed in an outage of the API server, and that no caller requested a retry.
 	again bool
 }
 

@@ -178,7 +178,8 @@ func (s *share) resize(files, content int64) (undo func(), err error) {
 	if s.released {
 		return nil, errReleased
 	}
-	// After a restart with a lower limit, known content must not make the volume stale.
+	// The content is that of before the restart. It counts without a check, because a lower limit after the restart must
+	// not make the volume stale.
 	if s.contentUnknown {
 		s.contentUnknown = false
 		s.set(s.files, content)

@@ -67,8 +67,8 @@ func (v *volume) shownTemplates(
 	return shown, nil
 }
 
-// templateFile makes the file of a template. Unless the attributes set owner and mode, the file permits an access only
-// if each file that the template shows permits it.
+// templateFile makes the file of a template. Unless the attributes set its mode, the mode has only the bits that all
+// files have that the template shows.
 func (v *volume) templateFile(path string, t attributes.Template, files map[string]projector.File) projector.File {
 	mode := v.spec.FileMode()
 	for _, file := range t.Files() {
