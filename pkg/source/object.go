@@ -20,8 +20,6 @@ const (
 	// (docs/decisions/0007-refused.md).
 	forbiddenMaxBackoff = 5 * time.Minute
 	forbiddenSlowAfter  = time.Minute
-	// maxOutagePause replaces maxBackoff in an outage of the API server.
-	maxOutagePause = 30 * time.Second
 	// recoveryMaxBackoff caps the backoff after the API server comes back and first rejects our resource version or
 	// credentials.
 	recoveryMaxBackoff = time.Second
@@ -176,9 +174,6 @@ func (r *registry) end(o *object, e event) (pause time.Duration) {
 	}
 	o.connected = time.Time{}
 	longest := maxBackoff
-	if isOutage(e.err) {
-		longest = maxOutagePause
-	}
 	if e.failure != nil && e.failure.Reason == ErrForbidden {
 		if o.refused.IsZero() {
 			o.refused, o.backoff = now, min(o.backoff, recoveryMaxBackoff)

@@ -245,7 +245,6 @@ func TestBackoff(t *testing.T) {
 		most *= time.Millisecond
 		within(fmt.Sprintf("pause %d", n+1), m.fail(failure), most/2, most)
 	}
-	within("away", m.fail(errors.New("away")), maxOutagePause/2, maxOutagePause)
 	m.backoff = maxBackoff
 	for n, most := range []time.Duration{3, 9, 15, 15, 45, 135, 300, 300} {
 		if n == 4 {

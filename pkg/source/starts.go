@@ -5,6 +5,7 @@ package source
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net/http"
 	"sync"
 	"time"
@@ -21,6 +22,10 @@ const (
 	// maxProbeWait is how long a watch waits for a pause or for a probe to end. If the pause takes longer, the watch fails
 	// at once. If the probe takes longer, the watch makes another one.
 	maxProbeWait = time.Second
+	// maxSpread and spreadPerWatch bound the time over which the watches start again after an outage. A driver with fewer
+	// than 100 watches needs less time for the same number of requests per second.
+	maxSpread      = 45 * time.Second
+	spreadPerWatch = maxSpread / 100
 )
 
 // starts decides when a watch may be started. At most maxStarts are being started at the same time.
@@ -28,7 +33,7 @@ const (
 // A failure that concerns all objects (isOutage) begins an outage, in which one request at a time is a probe, with a
 // pause before each. The failure of the probe is the failure of the other watches too. So a driver with a thousand
 // watches makes as few requests to an API server that is away as a driver with one. The first answer ends the outage.
-// The watches then start after their own pauses, which spreads them over maxOutagePause.
+// Each of the other watches then ends its own pause, and makes another one (spread).
 //
 // It is safe for concurrent use.
 type starts struct {
@@ -41,6 +46,8 @@ type starts struct {
 	// backoff is the maximum of the pause before the next probe, and notBefore is when that pause ends.
 	backoff   time.Duration
 	notBefore time.Time
+	// since is when the current or the last outage began, and until is when the last outage ended.
+	since, until time.Time
 }
 
 // probe is a request that shows whether an outage has ended.
@@ -60,10 +67,11 @@ type probe struct {
 func newStarts() *starts { return &starts{slots: make(chan struct{}, maxStarts)} }
 
 // begin waits until a watch may be started. The caller calls end with the outcome, which is nil or the reason why the
-// API server did not start the watch. The error of begin is the failure of a probe, or why ctx has ended.
-func (s *starts) begin(ctx context.Context) (end func(error), err error) {
+// API server did not start the watch. The error of begin is the failure of a probe, or why ctx has ended. A watch that
+// has failed already (again) does not wait for the probe of another one: it would start together with all that wait.
+func (s *starts) begin(ctx context.Context, again bool) (end func(error), err error) {
 	for {
-		p, err := s.probe(ctx)
+		p, err := s.probe(ctx, again)
 		if err != nil {
 			return nil, err
 		}
@@ -85,7 +93,7 @@ func (s *starts) begin(ctx context.Context) (end func(error), err error) {
 
 // probe returns the probe that the caller makes, or nil if there is no outage. If another watch makes the probe, or the
 // pause is long, the error is the failure of the last probe.
-func (s *starts) probe(ctx context.Context) (*probe, error) {
+func (s *starts) probe(ctx context.Context, again bool) (*probe, error) {
 	s.mu.Lock()
 	p, pause := s.next, time.Until(s.notBefore)
 	s.mu.Unlock()
@@ -93,6 +101,14 @@ func (s *starts) probe(ctx context.Context) (*probe, error) {
 	case p == nil:
 		return nil, nil
 	case pause > maxProbeWait:
+		return nil, p.outage
+	}
+	select {
+	case p.owner <- struct{}{}:
+		return p, nil
+	default:
+	}
+	if again {
 		return nil, p.outage
 	}
 	select {
@@ -174,6 +190,9 @@ func (s *starts) fail(p *probe, err error) {
 	if s.next != p {
 		return
 	}
+	if p == nil {
+		s.since = time.Now()
+	}
 	s.backoff = min(max(minBackoff, 3*s.backoff), maxProbePause)
 	s.notBefore = time.Now().Add(max(jittered(s.backoff), requestedDelay(err)))
 	s.next = &probe{outage: err, owner: make(chan struct{}, 1), done: make(chan struct{})}
@@ -187,8 +206,21 @@ func (s *starts) fail(p *probe, err error) {
 func (s *starts) recover() {
 	if s.next != nil {
 		close(s.next.done)
+		s.until = time.Now()
 	}
 	s.next, s.backoff = nil, 0
+}
+
+// spread returns a random pause for a watch that failed at a time in an outage that has ended, and else 0. n is the number
+// of watches that start again. The pauses are longer after a longer outage: then the watches of more nodes have failed,
+// and the API server may have just started.
+func (s *starts) spread(failed time.Time, n int) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.next != nil || s.until.Before(failed) {
+		return 0
+	}
+	return rand.N(1 + min(maxSpread, s.until.Sub(s.since)*3/2, time.Duration(n)*spreadPerWatch))
 }
 
 // isRefusal reports whether the API server has denied a right, or does not know the driver.

@@ -53,6 +53,8 @@ type watcher struct {
 	listVersion string
 	// resume: the last watch lasted for its time, so the next one needs no list.
 	resume bool
+	// again: the last request failed in an outage of the API server, and nothing asked for another one.
+	again bool
 }
 
 const (
@@ -88,21 +90,28 @@ func (w *watcher) run(ctx context.Context) {
 			w.api.failures.WithLabelValues(string(watchFailureOf(err))).Inc()
 		}
 		failure := w.api.explain(w.object.ref, err)
-		w.pause(ctx, w.update(event{kind: ended, err: err, failure: failure, resumed: resumed}))
+		failed := time.Now()
+		pause := w.update(event{kind: ended, err: err, failure: failure, resumed: resumed})
+		w.again = w.pause(ctx, pause) && isOutage(err)
+		if w.again {
+			w.again = w.pause(ctx, w.api.starts.spread(failed, w.api.Watched()))
+		}
 	}
 }
 
 func (w *watcher) update(e event) (pause time.Duration) { return w.api.update(w.object, e) }
 
-// pause waits for d, or until retryNow, or until ctx ends.
-func (w *watcher) pause(ctx context.Context, d time.Duration) {
+// pause waits for d, or until retryNow, or until ctx ends. It reports whether d has passed.
+func (w *watcher) pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
+		return true
 	case <-w.object.retry:
 	case <-ctx.Done():
 	}
+	return false
 }
 
 // roundSafely keeps a panic of one object's round from ending the driver. The next round lists the object.
@@ -163,7 +172,7 @@ func (w *watcher) watch(ctx context.Context, listing bool) error {
 
 // start starts a watch once its turn has come, and reads the list at its beginning.
 func (w *watcher) start(ctx context.Context, listing bool, duration time.Duration) (body io.ReadCloser, err error) {
-	end, err := w.api.starts.begin(ctx)
+	end, err := w.api.starts.begin(ctx, w.again)
 	if err != nil {
 		return nil, err
 	}

@@ -516,7 +516,7 @@ func TestOutageOfManyObjects(t *testing.T) {
 	}
 	back.Store(true)
 	for n := range many {
-		testkit.Eventually(t, maxOutagePause+soon, "the content of all objects",
+		testkit.Eventually(t, maxBackoff+maxSpread+soon, "the content of all objects",
 			func() bool { return value(&api.registry, ref(n)) == "1" })
 	}
 }
