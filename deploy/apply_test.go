@@ -134,7 +134,8 @@ spec:
 			metav1.PatchOptions{FieldManager: manager, Force: ptr.To(true)})
 	}
 	for _, test := range []struct{ name, manager, mount, volumes, refused string }{
-		{"another-manager", "other", "ssh", "{name: ssh, " + driver, "may not specify more than 1 volume type"},
+		{"another-manager", "other", "ssh", "{name: ssh, " + driver,
+			"spec.template.spec.volumes[0].csi: Forbidden: may not specify more than 1 volume type"},
 		{"same-manager", "git", "ssh", "{name: ssh, " + driver, ""},
 		{"another-name", "other", "ssh-fsuser", "{name: ssh-fsuser, " + driver, ""},
 	} {
