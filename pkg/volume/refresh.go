@@ -3,6 +3,7 @@
 package volume
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,7 +19,7 @@ import (
 )
 
 // refresh brings the files of a volume up to its objects, or to the last request. An error means: try again later.
-func (m *Manager) refresh(v *volume) error {
+func (m *Manager) refresh(ctx context.Context, v *volume) error {
 	if m.get(v.id) != v || v.spec.Refresh == attributes.RefreshOff {
 		return nil // unpublished, or not to be refreshed
 	}
@@ -28,7 +29,7 @@ func (m *Manager) refresh(v *volume) error {
 	case v.isPaused(), finished && m.isUnanswered(v): // the answer queues the volume
 		return nil
 	default:
-		err = m.show(v)
+		err = m.show(ctx, v)
 	}
 	if m.get(v.id) != v {
 		return nil // unpublished meanwhile
@@ -38,7 +39,7 @@ func (m *Manager) refresh(v *volume) error {
 	}
 	if err != nil {
 		// Not current, even if the new version is visible: the next attempt must get as far as write, which completes it.
-		m.stale(v, err)
+		m.stale(ctx, v, err)
 	}
 	if worthRetry(err) {
 		return err
@@ -55,11 +56,11 @@ func worthRetry(err error) bool {
 }
 
 // show makes the files of a published volume show its content, unless they do. A failure leaves the files as they are.
-func (m *Manager) show(v *volume) (err error) {
+func (m *Manager) show(ctx context.Context, v *volume) (err error) {
 	content, err := m.latest(v)
 	now := v.snapshot()
 	if err == nil && now.shows(content) {
-		m.current(v, content, now.size)
+		m.current(ctx, v, content, now.size)
 		return nil
 	}
 	if err == nil && content == nil {
@@ -79,9 +80,9 @@ func (m *Manager) show(v *volume) (err error) {
 	if m.get(v.id) != v {
 		return nil // unpublished meanwhile
 	}
-	m.current(v, content, size)
+	m.current(ctx, v, content, size)
 	if changed {
-		klog.InfoS("Refreshed", v.logFields()...)
+		klog.FromContext(ctx).Info("Refreshed", v.logFields()...)
 	}
 	return nil
 }
