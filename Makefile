@@ -151,7 +151,7 @@ examples: ## Write examples/ from the gallery's table of programs
 
 alerts: prerequisites control-plane ## Make each fault on real drivers, and see its alert in a real Prometheus, and each query of the dashboard (root)
 	@$(GO) run ./test/cluster/build prometheus
-	$(GO) test -tags '$(TAGS) alerts' -count=1 -timeout 20m -v ./test/alerts
+	$(GO) test -tags '$(TAGS) alerts' -count=1 -parallel 12 -timeout 20m -v ./test/alerts
 
 conformance: prerequisites ## Run Kubernetes' own tests of its volumes and of CSI drivers on this driver, and write docs/conformance.md (root)
 	@$(GO) run ./test/cluster/build ginkgo e2e.test agnhost
