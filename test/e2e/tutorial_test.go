@@ -5,6 +5,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,21 +55,22 @@ func prints(t *testing.T, dir, commands, text string) {
 	t.Helper()
 	ctx, cancel := within(t, soon, "the output of "+commands)
 	defer cancel()
+	printed, missing := "", ""
 	for {
 		cmd := exec.CommandContext(ctx, "bash", "-c", commands)
 		cmd.Dir = dir
 		out, err := cmd.CombinedOutput()
-		missing := ""
+		if ctx.Err() != nil {
+			t.Fatalf("%s\nprinted\n%s\nwithout the line of the page: %s", commands, printed, missing)
+		}
+		printed, missing = fmt.Sprintf("%s(%v)", out, err), ""
 		for line := range strings.Lines(text) {
 			if line = words(line); line != untilKubeletsRefresh && !strings.Contains(words(string(out)), line) {
 				missing = line
 			}
 		}
-		switch {
-		case missing == "":
+		if missing == "" {
 			return
-		case ctx.Err() != nil:
-			t.Fatalf("%s\nprinted %s(%v), which does not have the line of the page: %s", commands, out, err, missing)
 		}
 	}
 }
