@@ -20,7 +20,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// barePods are pods as people apply them. The API server adds the volume of the service account to each.
+// barePods returns pods in the form in which people apply them. The API server adds the volume of the service account
+// to each.
 func barePods() map[string]string {
 	return map[string]string{
 		"fsUser": `
@@ -32,7 +33,8 @@ spec:
     volumeMounts: [{name: ssh, mountPath: /ssh}, {name: conf, mountPath: /conf}]
   volumes:
   - {name: ssh, secret: {secretName: ssh-keys, defaultMode: 0400}}
-  - {name: conf, projected: {sources: [{configMap: {name: conf}}, {downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}]}}
+  - {name: conf, projected: {sources: [{configMap: {name: conf}},
+      {downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}]}}
 `,
 		"driver": `
 spec:
@@ -92,7 +94,7 @@ func TestApplyTwice(t *testing.T) {
 	}
 }
 
-// What did not move may not change, with or without the policy.
+// A volume that was not moved may not change, with or without the policy.
 func TestApplyOfAnotherVolume(t *testing.T) {
 	c := startCluster(t)
 	startFsUser(t, c)
@@ -181,8 +183,8 @@ func volumeNamed(t *testing.T, pod *corev1.Pod, name string) corev1.Volume {
 	return pod.Spec.Volumes[i]
 }
 
-// applyClientSide does what kubectl apply does: it patches the pod with the difference of the manifest to the manifest
-// applied last and to the pod.
+// applyClientSide does the same as kubectl apply: it patches the pod with the difference between the manifest, the
+// manifest that was applied last, and the pod.
 func (c *cluster) applyClientSide(t *testing.T, manifest *unstructured.Unstructured, dryRun ...string) *corev1.Pod {
 	t.Helper()
 	applied := manifest.DeepCopy()
@@ -220,7 +222,7 @@ func (c *cluster) applyClientSide(t *testing.T, manifest *unstructured.Unstructu
 	return got
 }
 
-// applyServerSide does what kubectl apply --server-side does.
+// applyServerSide does the same as kubectl apply --server-side.
 func (c *cluster) applyServerSide(t *testing.T, manifest *unstructured.Unstructured, dryRun ...string) *corev1.Pod {
 	t.Helper()
 	got, err := c.serverSide(t, manifest, dryRun...)

@@ -14,13 +14,13 @@ import (
 )
 
 const (
-	// maxStarts is how many watches a driver starts at the same time. With --access=node, the requests share a flow of
-	// the API server's priority and fairness with the node's kubelet, and a flow queues 300 requests.
+	// maxStarts is the number of watches that a driver starts at the same time. With --access=node, the requests share a
+	// flow of the API server's priority and fairness with the node's kubelet, and a flow queues 300 requests.
 	maxStarts = 16
 	// maxProbePause is the longest pause between two requests of a driver during an outage.
 	maxProbePause = 5 * time.Second
-	// maxProbeWait is how long a watch waits for a pause or for a probe to end. If the pause takes longer, the watch fails
-	// at once. If the probe takes longer, the watch makes another one.
+	// maxProbeWait is the longest time that a watch waits for a pause or a probe to end. If the pause takes longer, the
+	// watch fails at once. If the probe takes longer, the watch makes another probe.
 	maxProbeWait = time.Second
 	// maxSpread and spreadPerWatch bound the time over which the watches start again after an outage. A driver with fewer
 	// than 100 watches needs less time for the same number of requests per second.
@@ -41,23 +41,23 @@ type starts struct {
 	slots chan struct{}
 
 	mu sync.Mutex
-	// next is the probe that the API server has to answer; nil without an outage.
+	// next is the probe that must succeed; nil without an outage.
 	next *probe
-	// backoff is the maximum of the pause before the next probe, and notBefore is when that pause ends.
+	// backoff is the upper bound of the pause before the next probe, and notBefore is the end of that pause.
 	backoff   time.Duration
 	notBefore time.Time
-	// since is when the current or the last outage began, and until is when the last outage ended.
+	// since is the beginning of the current or the last outage, and until is the end of the last outage.
 	since, until time.Time
 }
 
 // probe is a request that shows whether an outage has ended.
 type probe struct {
-	// outage is the failure that the probe follows.
+	// outage is the failure before the probe.
 	outage error
-	// refused: the API server has refused the object of an earlier request for this probe.
+	// refused means that the API server has refused the object of an earlier request for this probe.
 	refused bool
-	// owner has a token while a watch makes the request, for at most maxProbeWait: the API server may be slow only for the
-	// object of that watch.
+	// owner has a token while a watch makes the request, for at most maxProbeWait, because the API server may be slow only
+	// for the object of that watch.
 	owner chan struct{}
 	// done is closed when the request has an answer, or has failed with err.
 	done chan struct{}
@@ -67,8 +67,10 @@ type probe struct {
 func newStarts() *starts { return &starts{slots: make(chan struct{}, maxStarts)} }
 
 // begin waits until a watch may be started. The caller calls end with the outcome, which is nil or the reason why the
-// API server did not start the watch. The error of begin is the failure of a probe, or why ctx has ended. A watch that
-// has failed already (again) does not wait for the probe of another one: it would start together with all that wait.
+// watch did not start. The error of begin is the failure of a probe, or the reason why ctx has ended.
+//
+// again means that the watch has failed before. Such a watch does not wait for the probe of another watch, because all
+// waiting watches start at the same time.
 func (s *starts) begin(ctx context.Context, again bool) (end func(error), err error) {
 	for {
 		p, err := s.probe(ctx, again)
@@ -86,7 +88,7 @@ func (s *starts) begin(ctx context.Context, again bool) (end func(error), err er
 				release()
 			}, nil
 		}
-		<-s.slots // an outage has begun or ended meanwhile
+		<-s.slots // An outage has begun or ended in the meantime.
 		p.release()
 	}
 }
@@ -172,7 +174,7 @@ func (s *starts) end(p *probe, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case errors.Is(err, context.Canceled): // this says nothing about the API server
+	case errors.Is(err, context.Canceled): // A cancellation says nothing about the API server.
 	case isOutage(err):
 		s.fail(p, err)
 	case p != nil && p == s.next && isRefusal(err) && !p.refused:
@@ -202,7 +204,7 @@ func (s *starts) fail(p *probe, err error) {
 	}
 }
 
-// recover ends an outage. A pause that the API server has asked for goes on. The caller holds s.mu.
+// recover ends an outage. A pause that the API server has requested continues. The caller holds s.mu.
 func (s *starts) recover() {
 	if s.next != nil {
 		close(s.next.done)
@@ -211,9 +213,9 @@ func (s *starts) recover() {
 	s.next, s.backoff = nil, 0
 }
 
-// spread returns a random pause for a watch that failed at a time in an outage that has ended, and else 0. n is the number
-// of watches that start again. The pauses are longer after a longer outage: then the watches of more nodes have failed,
-// and the API server may have just started.
+// spread returns a random pause for one of n watches that start again after an outage. failed is the time at which the
+// watch failed. If that was not in the last outage, or the outage has not ended, spread returns 0. After a longer
+// outage the pauses are longer, because watches of more nodes have failed, and the API server may have just started.
 func (s *starts) spread(failed time.Time, n int) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()

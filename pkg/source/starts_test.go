@@ -15,7 +15,7 @@ import (
 
 var errAway = errors.New("away")
 
-// begin starts a watch, which must be allowed.
+// begin starts a watch. It fails the test if that is not allowed.
 func begin(t *testing.T, s *starts) (end func(error)) {
 	t.Helper()
 	end, err := s.begin(t.Context(), false)
@@ -64,7 +64,8 @@ func TestProbeFailsForAll(t *testing.T) {
 	})
 }
 
-// TestProbeOfAnother: a watch that failed before does not wait for the probe. It would start together with others.
+// TestProbeOfAnother checks that a watch that failed before does not wait for the probe of another watch, because it
+// would start together with others.
 func TestProbeOfAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStarts()
@@ -88,7 +89,7 @@ func TestProbePauses(t *testing.T) {
 			most *= time.Millisecond
 			start := time.Now()
 			end, err := s.begin(t.Context(), false)
-			for err != nil { // at once, because the pause is long
+			for err != nil { // The error comes at once, because the pause is long.
 				time.Sleep(10 * time.Millisecond)
 				end, err = s.begin(t.Context(), false)
 			}
@@ -130,7 +131,7 @@ func TestAnswerEndsOutage(t *testing.T) {
 	}
 }
 
-// TestRefusalAfterOutage: an API server that has just started refuses everything.
+// TestRefusalAfterOutage uses an API server that has just started and refuses everything.
 func TestRefusalAfterOutage(t *testing.T) {
 	refused := apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, "a", nil)
 	synctest.Test(t, func(t *testing.T) {
@@ -163,7 +164,7 @@ func TestRetryAfterHoldsForAll(t *testing.T) {
 		s := newStarts()
 		earlier := begin(t, s)
 		begin(t, s)(apierrors.NewTooManyRequests("slow down", 3))
-		earlier(nil) // also after the answer to an earlier request
+		earlier(nil) // The answer to an earlier request is an answer, too.
 		start := time.Now()
 		begin(t, s)(nil)
 		if took := time.Since(start); took != 3*time.Second {
@@ -206,12 +207,12 @@ func TestAbandonedProbe(t *testing.T) {
 			t.Error(err)
 		}
 		begin(t, s)(errAway)
-		begin(t, s)(context.Canceled) // as when the last volume of the object is unpublished meanwhile
+		begin(t, s)(context.Canceled) // for example, because the last volume of the object was unpublished
 		begin(t, s)(nil)
 	})
 }
 
-// TestSlowProbe: the API server may hang for one object alone.
+// TestSlowProbe uses an API server that hangs for one object only.
 func TestSlowProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStarts()
@@ -231,7 +232,7 @@ func TestSlowProbe(t *testing.T) {
 	})
 }
 
-// TestRefusedProbes: the API server refuses two requests that probe at the same time.
+// TestRefusedProbes uses an API server that refuses two requests that probe at the same time.
 func TestRefusedProbes(t *testing.T) {
 	refused := apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, "a", nil)
 	synctest.Test(t, func(t *testing.T) {
@@ -262,7 +263,7 @@ func TestFailureOfBeforeTheOutage(t *testing.T) {
 	})
 }
 
-// TestSpread: the longest pause depends on the length of the outage and on the number of watches.
+// TestSpread checks that the longest pause depends on the length of the outage and on the number of watches.
 func TestSpread(t *testing.T) {
 	for name, test := range map[string]struct {
 		outage time.Duration
@@ -290,7 +291,7 @@ func TestSpread(t *testing.T) {
 				}
 				time.Sleep(test.outage)
 				begin(t, s)(nil)
-				// That none of 1000 pauses is in the last tenth has a probability of 2e-46.
+				// The probability that none of 1000 pauses is in the last tenth is 2e-46.
 				if pause := longest(failed); pause > test.want || pause < test.want*9/10 {
 					t.Errorf("at most %v after the outage, want %v", pause, test.want)
 				}

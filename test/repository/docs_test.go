@@ -16,9 +16,9 @@ import (
 	"testing"
 )
 
-// TestCompatibilityNamesItsTests keeps docs/compatibility.md from promising what no test shows: each line of its tables
-// ends with names of functions of tests, or of comparisons of the end-to-end tests. All comparisons are named, and so
-// is each difference that they allow.
+// TestCompatibilityNamesItsTests checks docs/compatibility.md against the tests: each line of its tables ends with
+// names of test functions, or of comparisons of the end-to-end tests. The page names all comparisons, and all
+// differences that they allow.
 func TestCompatibilityNamesItsTests(t *testing.T) {
 	functions := testFunctions(t)
 	comparisons, differences := comparisons(t)
@@ -31,7 +31,7 @@ func TestCompatibilityNamesItsTests(t *testing.T) {
 	for line := range strings.Lines(string(page)) {
 		cells := strings.Split(strings.TrimSpace(line), "|")
 		if len(cells) < 4 || strings.Trim(cells[1], "- ") == "" {
-			continue // no table, its head, or the line below
+			continue // no table, or its head, or the line below
 		}
 		row := strings.TrimSpace(cells[1])
 		rows = append(rows, row)
@@ -61,7 +61,7 @@ func TestCompatibilityNamesItsTests(t *testing.T) {
 	}
 }
 
-// testFunctions are the names of all functions in files of tests.
+// testFunctions returns the names of all functions in test files.
 func testFunctions(t *testing.T) (names []string) {
 	t.Helper()
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
@@ -90,7 +90,7 @@ func testFunctions(t *testing.T) (names []string) {
 	return names
 }
 
-// comparisons are the names that the end-to-end tests' comparisons have, and the rows of their differences.
+// comparisons returns the names of the end-to-end tests' comparisons, and the rows of their differences.
 func comparisons(t *testing.T) (names, rows []string) {
 	t.Helper()
 	file, err := parser.ParseFile(token.NewFileSet(), "test/e2e/compare_cases_test.go", nil, parser.SkipObjectResolution)
