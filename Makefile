@@ -13,7 +13,7 @@ TEST_MODULES := test/sanity test/bench test/kustomize
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture soak bench bench-once scale control-plane manifests image e2e pages versions conformance gallery examples cluster-up cluster-down cluster-shell cluster-test vm prerequisites clean
+.PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture soak bench bench-once scale control-plane manifests image e2e alerts pages versions conformance gallery examples cluster-up cluster-down cluster-shell cluster-test vm prerequisites clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,7 @@ lint: ## Check formatting, vet every module, and check the workflows of GitHub
 	$(GO) vet -tags '$(TAGS) e2e cluster' ./test/e2e/... ./test/gallery/... ./test/cluster/...
 	$(GO) vet -tags '$(TAGS) vm' ./test/vm/...
 	$(GO) vet -tags '$(TAGS) soak' ./test/torture/...
+	$(GO) vet -tags '$(TAGS) alerts' ./test/alerts/...
 	@for m in $(TEST_MODULES); do echo "$(GO) vet $$m"; $(GO) -C $$m vet -tags $(TAGS) ./... || exit 1; done
 	$(GO) run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 -shellcheck= -pyflakes= .github/workflows/*.yml
 
@@ -100,8 +101,8 @@ bench-once: control-plane
 scale: build prerequisites control-plane ## Compare what 50 drivers and 50 kubelets cost an API server, and write docs/scale.md (root)
 	cd test/bench && $(GO) run -tags $(TAGS) ./scale -driver ../../bin/fsuser-csi -page ../../docs/scale.md $(FLAGS)
 
-control-plane: ## Build kube-apiserver, etcd and helm from their Go modules, once
-	@$(GO) run ./test/cluster/build kube-apiserver etcd helm
+control-plane: ## Build kube-apiserver, etcd, helm and promtool from their Go modules, once
+	@$(GO) run ./test/cluster/build kube-apiserver etcd helm promtool
 
 manifests: control-plane ## Render deploy/*.yaml, and write the README of the chart, from the chart
 	$(GO) run ./deploy/manifests
@@ -147,6 +148,10 @@ gallery: prerequisites ## Run real programs with their keys in a real cluster, a
 
 examples: ## Write examples/ from the gallery's table of programs
 	$(GO) run ./test/gallery/run -examples
+
+alerts: prerequisites control-plane ## Make each fault on real drivers, and see its alert in a real Prometheus, and each query of the dashboard (root)
+	@$(GO) run ./test/cluster/build prometheus
+	$(GO) test -tags '$(TAGS) alerts' -count=1 -timeout 20m -v ./test/alerts
 
 conformance: prerequisites ## Run Kubernetes' own tests of its volumes and of CSI drivers on this driver, and write docs/conformance.md (root)
 	@$(GO) run ./test/cluster/build ginkgo e2e.test agnhost
