@@ -66,7 +66,7 @@ func TestValuesThatTheSchemaRefuses(t *testing.T) {
 		"image.repository=a:1", "image.repository=/a", "image.registry=", "image.registry=docker",
 		"image.registry=example.com/", "image.registry=a.b/c",
 		"image.registry=null",
-		"logLevel=6", "logLevel=high", "httpPort=0", "updateStrategy.type=Recreate",
+		"logLevel=6", "logLevel=high", "logFormat=yaml", "logFormat=null", "httpPort=0", "updateStrategy.type=Recreate",
 		"updateStrategy.rollingUpdate.maxUnavailable=0", "updateStrategy.rollingUpdate.maxUnavailable=0%",
 		"updateStrategy.rollingUpdate.maxUnavailable=many", "updateStrategy.rollingUpdate.maxSurge=1",
 		"updateStrategy=null", "limits=null", "limits.maxVolumes=0", "limits.maxNodeBytes=1Gi", "limits.podShare=101",

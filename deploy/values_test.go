@@ -60,6 +60,9 @@ func TestValuesOfTheDaemonSet(t *testing.T) {
 		"logLevel=4": func(_ appsv1.DaemonSet, _ corev1.PodSpec, c corev1.Container) bool {
 			return slices.Contains(c.Args, "--v=4")
 		},
+		"logFormat=json": func(_ appsv1.DaemonSet, _ corev1.PodSpec, c corev1.Container) bool {
+			return slices.Contains(c.Args, "--log-format=json")
+		},
 		"limits.maxNodeBytes=1073741824,limits.podShare=20": func(_ appsv1.DaemonSet, _ corev1.PodSpec,
 			c corev1.Container) bool {
 			return slices.Contains(c.Args, "--max-node-bytes=1073741824") && slices.Contains(c.Args, "--pod-share=20")

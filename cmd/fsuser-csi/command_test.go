@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,7 +21,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testkit.RunHelper(map[string]func([]string) error{"pry": pry, "idle": idle, "lockAndStick": lockAndStick})
+	testkit.RunHelper(map[string]func([]string) error{"pry": pry, "idle": idle, "lockAndStick": lockAndStick,
+		"logInJSON": logInJSON})
 	testkit.RunInMountNamespace(m)
 }
 
@@ -68,6 +70,7 @@ func TestWhatIsWrongAtTheStartIsSaidInOneLine(t *testing.T) {
 		{"no node name", node("--node-name="), []string{"--node-name", "spec.nodeName"}},
 		{"an access that is none", node("--access=all"), []string{"--access", `"all"`, `"node"`, `"service-account"`}},
 		{"request checks that are none", node("--request-checks=off"), []string{"--request-checks", `"off"`, "strict"}},
+		{"a format of the log that is none", node("--log-format=xml"), []string{"--log-format", `"xml"`, `"text"`, `"json"`}},
 		{"a verbosity that would log Secrets", node("-v=6"), []string{"-v 6", "0 to 5", "Secrets"}},
 		{"a kubelet root that is not there", node("--kubelet-root=/nowhere"), []string{"--kubelet-root", "/nowhere"}},
 		{"a kubelet root that is relative", node("--kubelet-root=kubelet"), []string{"--kubelet-root", "absolute"}},
@@ -115,6 +118,17 @@ func TestWhatIsWrongAtTheStartIsSaidInOneLine(t *testing.T) {
 				if !strings.Contains(last, part) {
 					t.Errorf("it does not say %q: %s", part, last)
 				}
+			}
+			if test.args[0] != "node" || slices.Contains(test.args, "--log-format=xml") {
+				return
+			}
+			inJSON := testkit.JSONLines(t, run(t, binary, slices.Insert(test.args, 1, "--log-format=json")...))
+			if len(inJSON) == 0 {
+				t.Fatal("it says nothing in JSON")
+			}
+			end := inJSON[len(inJSON)-1]
+			if want := strings.TrimPrefix(last, "Error: "); end["level"] != "ERROR" || end["err"] != want {
+				t.Errorf("in JSON it says %v, want %q", end, want)
 			}
 		})
 	}

@@ -415,6 +415,9 @@ func TestAPanicEndsOneCallAlone(t *testing.T) {
 			t.Errorf("what a call panicked with is in the log: %s", text)
 		}
 	}
+	if strings.Contains(text, "Call failed") {
+		t.Errorf("a call that panicked has a second line in the log: %s", text)
+	}
 	says(t, text, "panic with a string", "index out of range", "NodePublishVolume", VolumeID(podUID, "ssh"),
 		"driver_test.go")
 }

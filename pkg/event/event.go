@@ -13,7 +13,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"runtime/debug"
@@ -198,10 +197,10 @@ func (s *series) remember(k kind, w *written) {
 func (r *Recorder) write(ctx context.Context, s *series, e Event, now time.Time) {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	if err := r.sendSafely(ctx, s, e, now); err != nil {
+	log := klog.LoggerWithValues(klog.FromContext(ctx), "pod", klog.KRef(e.Pod.Namespace, e.Pod.Name), "reason", e.Reason)
+	if err := r.sendSafely(klog.NewContext(ctx, log), s, e, now); err != nil {
 		r.dropped.Add(1)
-		pod := klog.KRef(e.Pod.Namespace, e.Pod.Name)
-		klog.V(2).ErrorS(errors.New(apierror.Message(err)), "Event not written", "pod", pod, "reason", e.Reason)
+		log.V(2).Info("Event not written", "err", apierror.Message(err))
 	}
 }
 
@@ -211,7 +210,7 @@ func (r *Recorder) sendSafely(ctx context.Context, s *series, e Event, now time.
 		if p := recover(); p != nil {
 			// The value of the panic could hold a secret, so the log shows only its type.
 			err = fmt.Errorf("writing panicked with a %T", p)
-			klog.ErrorS(err, "The driver has a bug", "reason", e.Reason, "stack", string(debug.Stack()))
+			klog.FromContext(ctx).Error(err, "The driver has a bug", "stack", string(debug.Stack()))
 		}
 	}()
 	return r.send(ctx, s, e, now)

@@ -381,7 +381,7 @@ func (h *harness) directoryHas(name string, ok func(map[string][]byte, error) bo
 // refreshNow refreshes the volume of a request, as a worker does.
 func (h *harness) refreshNow(r Request) error {
 	h.t.Helper()
-	err := h.refresh(h.get(r.ID))
+	err := h.refresh(withVolume(h.t.Context(), r.ID), h.get(r.ID))
 	if err != nil {
 		h.t.Logf("refresh %s: %v", r.ID, err)
 	}
@@ -392,7 +392,7 @@ func (h *harness) refreshNow(r Request) error {
 func (h *harness) settle() {
 	for h.stop == nil && h.queue.Len() > 0 {
 		v, _ := h.queue.Get()
-		_ = h.refresh(v) // The state of the volume shows an error.
+		_ = h.refresh(h.t.Context(), v) // The state of the volume shows an error.
 		h.queue.Done(v)
 	}
 }

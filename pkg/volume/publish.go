@@ -30,6 +30,7 @@ func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
 		return err
 	}
 	defer unlock()
+	ctx = withVolume(ctx, req.ID)
 	op, observed := opPublish, m.metrics.observe(&err)
 	defer func() { observed(op) }()
 
@@ -61,7 +62,7 @@ func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
 		op = opRepublish
 		return m.adopt(ctx, req, state)
 	case v != nil:
-		klog.InfoS("The mount of a published volume is gone; publishing it anew", "volume", v.id, "target", v.targetPath)
+		klog.FromContext(ctx).Info("The mount of a published volume is gone; publishing it anew", "target", v.targetPath)
 		m.forget(v)
 	}
 	// A directory that exists is left from a mount that is gone, for example after a reboot.
@@ -109,7 +110,7 @@ func (m *Manager) publish(ctx context.Context, target *tmpfs.Target, req Request
 		return err
 	}
 	attached = true
-	m.current(v, content, payload.Size())
+	m.current(ctx, v, content, payload.Size())
 	m.put(v)
 	// The Event comes only now: kubelet repeats a failed publish, and by then the pod may set the user.
 	if ownerUnknown != "" {
@@ -120,7 +121,7 @@ func (m *Manager) publish(ctx context.Context, target *tmpfs.Target, req Request
 		m.queueIfChanged(v)
 	}
 	failpoint.Hit("publish-done")
-	klog.InfoS("Published", v.logFields("files", len(payload.Files))...)
+	klog.FromContext(ctx).Info("Published", v.logFields("files", len(payload.Files))...)
 	return nil
 }
 
@@ -343,12 +344,12 @@ func (m *Manager) adopt(ctx context.Context, req Request, state tmpfs.State) err
 		return fmt.Errorf("%w; %w: the mount", err, ErrLeftover)
 	}
 	if err := m.config.Records.Save(v.toRecord()); err != nil {
-		klog.ErrorS(err, "An adopted volume has no record; it will be adopted again after a restart", "volume", v.id)
+		klog.FromContext(ctx).Error(err, "An adopted volume has no record; it will be adopted again after a restart")
 	}
 	v.share = m.quota.restore(v, state)
 	v.unfinished = v.spec.Layout != attributes.LayoutLinks
 	m.put(v)
-	klog.InfoS("Adopted a mount without a record", v.logFields()...)
+	klog.FromContext(ctx).Info("Adopted a mount without a record", v.logFields()...)
 	if v.watches() {
 		m.subscribe(v, true)
 	}

@@ -29,14 +29,15 @@ func (m *Manager) Recover(ctx context.Context) error {
 	}
 	m.metrics.badRecords.Add(float64(len(bad)))
 	for _, err := range bad {
-		klog.ErrorS(err, "A volume's record was not read; the driver takes the volume over when kubelet republishes it")
+		klog.FromContext(ctx).Error(err,
+			"A volume's record was not read; the driver takes the volume over when kubelet republishes it")
 	}
 	for _, r := range records {
 		if err := m.recover(ctx, r); err != nil {
 			return err
 		}
 	}
-	klog.InfoS("Recovered", "volumes", len(m.all()), "records", len(records), "bad", len(bad))
+	klog.FromContext(ctx).Info("Recovered", "volumes", len(m.all()), "records", len(records), "bad", len(bad))
 	return nil
 }
 
@@ -46,25 +47,26 @@ func (m *Manager) recover(ctx context.Context, r record.Volume) error {
 		return err
 	}
 	defer unlock()
+	log := klog.FromContext(withVolume(ctx, r.VolumeID))
 	v := fromRecord(r)
 	if err := m.check(v); err != nil {
 		m.metrics.badRecords.Inc()
-		klog.ErrorS(err, "This driver can't have written a volume's record; the record was moved aside, "+
-			"and nothing else was touched", "volume", r.VolumeID)
+		log.Error(err, "This driver can't have written a volume's record; the record was moved aside, and nothing else was "+
+			"touched")
 		// One bad record must not keep the driver from taking over the other volumes.
 		if err := m.config.Records.SetAside(r.VolumeID); err != nil {
-			klog.ErrorS(err, "A volume's record could not be moved aside", "volume", r.VolumeID)
+			log.Error(err, "A volume's record could not be moved aside")
 		}
 		return nil
 	}
 	state, mounted, err := mountOf(v)
 	if err != nil {
-		klog.ErrorS(err, "The target of a volume can't be inspected; its record stays, "+
-			"and the driver takes the volume over when kubelet republishes it", "volume", v.id)
+		log.Error(err, "The target of a volume can't be inspected; its record stays, and the driver takes the volume over "+
+			"when kubelet republishes it")
 		return nil
 	}
 	if !mounted {
-		klog.InfoS("Dropped the record of a volume that is not mounted any more", "volume", v.id, "target", v.targetPath)
+		log.Info("Dropped the record of a volume that is not mounted any more", "target", v.targetPath)
 		m.removeRecord(v.id)
 		return nil
 	}

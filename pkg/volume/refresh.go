@@ -3,6 +3,7 @@
 package volume
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,7 +20,7 @@ import (
 
 // refresh brings the files of a volume up to date with its objects, or with the last request. After an error, the
 // caller repeats the refresh later.
-func (m *Manager) refresh(v *volume) error {
+func (m *Manager) refresh(ctx context.Context, v *volume) error {
 	if m.get(v.id) != v || v.spec.Refresh == attributes.RefreshOff {
 		return nil // The volume is unpublished, or it does not follow its objects.
 	}
@@ -29,7 +30,7 @@ func (m *Manager) refresh(v *volume) error {
 	case v.isPaused(), finished && m.isUnanswered(v): // the answer queues the volume
 		return nil
 	default:
-		err = m.show(v)
+		err = m.show(ctx, v)
 	}
 	if m.get(v.id) != v {
 		return nil // The volume was unpublished in the meantime.
@@ -40,7 +41,7 @@ func (m *Manager) refresh(v *volume) error {
 	if err != nil {
 		// The volume is not current even if the new version is visible: the next attempt must reach write, which completes
 		// the version.
-		m.stale(v, err)
+		m.stale(ctx, v, err)
 	}
 	if worthRetry(err) {
 		return err
@@ -58,11 +59,11 @@ func worthRetry(err error) bool {
 
 // show writes the content of a published volume to its files, unless they show it already. If show fails, the files
 // stay as they are.
-func (m *Manager) show(v *volume) (err error) {
+func (m *Manager) show(ctx context.Context, v *volume) (err error) {
 	content, err := m.latest(v)
 	now := v.snapshot()
 	if err == nil && now.shows(content) {
-		m.current(v, content, now.size)
+		m.current(ctx, v, content, now.size)
 		return nil
 	}
 	if err == nil && content == nil {
@@ -82,9 +83,9 @@ func (m *Manager) show(v *volume) (err error) {
 	if m.get(v.id) != v {
 		return nil // The volume was unpublished in the meantime.
 	}
-	m.current(v, content, size)
+	m.current(ctx, v, content, size)
 	if changed {
-		klog.InfoS("Refreshed", v.logFields()...)
+		klog.FromContext(ctx).Info("Refreshed", v.logFields()...)
 	}
 	return nil
 }

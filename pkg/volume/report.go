@@ -4,6 +4,7 @@ package volume
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -33,7 +34,7 @@ func (v *volume) snapshot() shown {
 }
 
 // current records that the files show content.
-func (m *Manager) current(v *volume, content []projected, size int64) {
+func (m *Manager) current(ctx context.Context, v *volume, content []projected, size int64) {
 	versions := make([]projected, 0, len(content))
 	for _, p := range content {
 		versions = append(versions, projected{p.projection, p.content.Version()})
@@ -49,14 +50,14 @@ func (m *Manager) current(v *volume, content []projected, size int64) {
 	if was.stale == nil {
 		return
 	}
-	klog.InfoS("Current again", v.logFields()...)
+	klog.FromContext(ctx).Info("Current again", v.logFields()...)
 	if was.staleEventSent {
 		m.tell(v, event.Normal, reasonRecovered, "the files of volume %q show %s again", v.name(), v.origin())
 	}
 }
 
 // stale records that the files may be outdated, and the reason. Each new reason makes one Event.
-func (m *Manager) stale(v *volume, reason error) {
+func (m *Manager) stale(ctx context.Context, v *volume, reason error) {
 	m.metrics.failed(opRefresh, reason)
 	// An outage makes no Event, because it concerns all volumes at once, and the owner of the pod could do nothing about
 	// it. tellStalled sends the Event about a stall.
@@ -73,7 +74,7 @@ func (m *Manager) stale(v *volume, reason error) {
 	if same {
 		return
 	}
-	klog.ErrorS(reason, "Not refreshed; the files stay as they are", v.logFields()...)
+	klog.FromContext(ctx).Error(reason, "Not refreshed; the files stay as they are", v.logFields()...)
 	if !sendEvent {
 		return
 	}
@@ -130,12 +131,18 @@ func (m *Manager) tell(v *volume, kind event.Type, reason, format string, args .
 	}
 }
 
-// logFields returns the fields of a volume that a log may show: never the request, and never content.
+// withVolume returns a context whose logger names the volume.
+func withVolume(ctx context.Context, id string) context.Context {
+	return klog.NewContext(ctx, klog.LoggerWithValues(klog.FromContext(ctx), "volume", id))
+}
+
+// logFields returns the fields of a volume that a log may show in addition to those of withVolume: never the request,
+// and never content.
 func (v *volume) logFields(more ...any) []any {
 	uid, gid := v.owner()
 	return append([]any{
-		"volume", v.id, "pod", klog.KRef(v.pod.Namespace, v.pod.Name), "object", v.origin(),
-		"resourceVersion", v.snapshot().version(), "uid", uid, "gid", gid,
+		"pod", klog.KRef(v.pod.Namespace, v.pod.Name), "object", v.origin(), "resourceVersion", v.snapshot().version(),
+		"uid", uid, "gid", gid,
 	}, more...)
 }
 

@@ -46,7 +46,7 @@ func (m *Manager) Unpublish(ctx context.Context, id, targetPath string) (err err
 		m.removeRecord(id)
 	}
 	failpoint.Hit("unpublish-done")
-	klog.InfoS("Unpublished", "volume", id, "target", targetPath)
+	klog.FromContext(withVolume(ctx, id)).Info("Unpublished", "target", targetPath)
 	return nil
 }
 

@@ -53,7 +53,7 @@ func (m *Manager) Run(ctx context.Context) {
 	select {
 	case <-ended:
 	case <-time.After(stopTimeout):
-		klog.InfoS("Stopped although work on a volume has not ended; the work ends with the process")
+		klog.FromContext(ctx).Info("Stopped although work on a volume has not ended; the work ends with the process")
 	}
 }
 
@@ -62,7 +62,7 @@ func (m *Manager) repeat(ctx context.Context, check func()) {
 	ticker := time.NewTicker(m.config.CollectEvery)
 	defer ticker.Stop()
 	for {
-		safely("check volumes", func() error { check(); return nil })
+		safely(ctx, "check volumes", func() error { check(); return nil })
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
@@ -83,13 +83,13 @@ func (m *Manager) refreshAll(ctx context.Context, running *sync.WaitGroup) {
 		free := sync.OnceFunc(func() { <-workers })
 		running.Go(func() {
 			defer free()
-			m.refreshNext(v, free)
+			m.refreshNext(withVolume(ctx, v.id), v, free)
 		})
 	}
 }
 
 // refreshNext refreshes a volume from the queue. It calls free if the refresh stalls.
-func (m *Manager) refreshNext(v *volume, free func()) {
+func (m *Manager) refreshNext(ctx context.Context, v *volume, free func()) {
 	defer m.queue.Done(v)
 	if wait := v.untilRefresh(); wait > 0 {
 		m.queue.AddAfter(v, wait)
@@ -99,11 +99,11 @@ func (m *Manager) refreshNext(v *volume, free func()) {
 	stopReport := after(stallAfter, func() {
 		free()
 		if m.get(v.id) == v {
-			m.stale(v, errStalled)
+			m.stale(ctx, v, errStalled)
 		}
 	})
 	stopEvent := after(stalledEventAfter, func() { m.tellStalled(v) })
-	err := safely("refresh volume "+v.id, func() error { return m.refresh(v) })
+	err := safely(ctx, "refresh", func() error { return m.refresh(ctx, v) })
 	stopEvent()
 	v.setRefreshing(time.Time{})
 	if reported := stopReport(); reported {
@@ -144,12 +144,12 @@ func refreshInterval(took time.Duration, volumes int) time.Duration {
 }
 
 // safely calls work and turns a panic into an error, so that a panic in the work on a volume does not end the driver.
-func safely(what string, work func() error) (err error) {
+func safely(ctx context.Context, what string, work func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			// The value of the panic could hold a secret, so the log shows only its type.
 			err = fmt.Errorf("%s: panicked with a %T", what, p)
-			klog.ErrorS(err, "The driver has a bug", "stack", string(debug.Stack()))
+			klog.FromContext(ctx).Error(err, "The driver has a bug", "stack", string(debug.Stack()))
 		}
 	}()
 	return work()

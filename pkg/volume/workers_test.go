@@ -240,7 +240,7 @@ func TestAnObjectThatIsUpdatedWithoutEndDoesNotHoldUpOthers(t *testing.T) {
 	if v.id != victim.ID {
 		t.Errorf("%s comes first, want %s", v.id, victim.ID)
 	}
-	must(t, h.refresh(v))
+	must(t, h.refresh(t.Context(), v))
 	h.shows(victim, content{"k": "2"})
 	reliability.Shown(t, "F-49", fmt.Sprintf("%d volumes of the updated object are due; the volume of another object "+
 		"comes first", many))
@@ -332,11 +332,11 @@ func TestCollectionThatPanicsIsRepeated(t *testing.T) {
 	if n := calls.Load(); n != 2 {
 		t.Errorf("%d calls, want 2", n)
 	}
-	err := safely("check", func() error { panic(content{"the": "secret"}) })
+	err := safely(t.Context(), "check", func() error { panic(content{"the": "secret"}) })
 	if err == nil || strings.Contains(err.Error(), "secret") {
 		t.Errorf("the error of a panic is %v", err)
 	}
-	if want := errors.New("failed"); !errors.Is(safely("check", func() error { return want }), want) {
+	if want := errors.New("failed"); !errors.Is(safely(t.Context(), "check", func() error { return want }), want) {
 		t.Error("the error of a check is lost")
 	}
 }

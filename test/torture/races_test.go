@@ -285,7 +285,7 @@ func allAtOnce(t *testing.T, c *cluster) {
 
 // panics makes calls and refreshes panic.
 func panics(t *testing.T, c *cluster) {
-	h := newHarness(t, c)
+	h := newHarnessOf(t, c, c.binary, "--log-format=json")
 	h.set("a")
 	h.set("b") // No other volume watches this object.
 	h.want(anyOwner, "a")
@@ -338,6 +338,16 @@ func panics(t *testing.T, c *cluster) {
 	h.drop()
 	h.drop()
 	h.settle("unpublish the volumes")
+	h.driver.Stop()
+	stacks := 0
+	for _, line := range testkit.JSONLines(t, h.driver.Log()) {
+		if line["stack"] != nil {
+			stacks++
+		}
+	}
+	if stacks != n {
+		t.Errorf("%d lines of the log have a stack, after %d panics", stacks, n)
+	}
 	reliability.Shown(t, "F-30", fmt.Sprintf("%d panics in calls and refreshes", n))
 }
 

@@ -347,28 +347,29 @@ func surfaces(t *testing.T, c *cluster, d *testkit.Driver, messages string) map[
 func nothingLeaks(t *testing.T, c *cluster) {
 	for verbosity := range 6 {
 		t.Run(fmt.Sprint("-v=", verbosity), func(t *testing.T) {
-			leaksNothing(t, c, verbosity, fmt.Sprint("level-", verbosity))
+			leaksNothing(t, c, "text", verbosity, fmt.Sprint("level-", verbosity))
 		})
 	}
-	reliability.Shown(t, "F-39", "6 levels of the log; at the last one through an outage, too")
+	t.Run("--log-format=json", func(t *testing.T) { leaksNothing(t, c, "json", 5, "json") })
+	reliability.Shown(t, "F-39", "6 levels of the log, and the last one in JSON; at the last one through an outage, too")
 }
 
 // nothingLeaksAsNode is the same with access node, where a request has two identities, and refusals have other words.
 func nothingLeaksAsNode(t *testing.T, c *cluster) string {
-	leaksNothing(t, c, 5, "as-node")
+	leaksNothing(t, c, "text", 5, "as-node")
 	return "the last level of the log"
 }
 
-func leaksNothing(t *testing.T, c *cluster, verbosity int, name string) {
+func leaksNothing(t *testing.T, c *cluster, format string, verbosity int, name string) {
 	secret := canaries{}
 	d := testkit.StartDriver(t, c.binary, "--access="+c.access, "--kubeconfig="+c.withToken(t, secret, c.AdminConfig()),
-		fmt.Sprint("-v=", verbosity), "--max-volume-bytes=100000")
+		"--log-format="+format, fmt.Sprint("-v=", verbosity), "--max-volume-bytes=100000")
 	// The names are new in each run, so that each Event belongs to this run.
 	pods := [3]kubelet.Pod{
 		c.pod(t, name+"-watched", ssh("secretName", "canary")), c.pod(t, name+"-sent", ssh("secretName", "sent")),
 		c.pod(t, name+"-bad", ssh("secretName", "nowhere")),
 	}
-	messages := everythingWithSecrets(t, c, d, secret, pods, name == "level-5")
+	messages := everythingWithSecrets(t, c, d, secret, pods, name == "level-5" || format == "json")
 	for place, text := range surfaces(t, c, d, messages) {
 		if len(text) == 0 && !strings.HasPrefix(place, "/proc") && !strings.Contains(place, "record") {
 			t.Errorf("%s: there is nothing to search in", place)
@@ -388,18 +389,27 @@ func leaksNothing(t *testing.T, c *cluster, verbosity int, name string) {
 	if found := secret.found([]byte(d.Log())); len(found) > 0 {
 		t.Errorf("in the log at the end: %q", found)
 	}
+	if format == "json" {
+		testkit.JSONLines(t, d.Log())
+	}
 	d.StartAgain() // The end of the test stops the driver once more.
 }
 
 // answersLeakNothing uses a proxy between the driver and the API server that answers with secret content: an object, or
 // the request itself, as some proxies do for debugging.
 func answersLeakNothing(t *testing.T, c *cluster) {
+	for _, format := range []string{"text", "json"} {
+		t.Run(format, func(t *testing.T) { anAnswerLeaksNothing(t, c, format) })
+	}
+}
+
+func anAnswerLeaksNothing(t *testing.T, c *cluster, format string) {
 	secret := canaries{}
 	server := c.AdminConfig()
 	server.BearerToken = "" // The driver's own token is passed on.
 	proxy := faultproxy.New(t, server)
 	d := testkit.StartDriver(t, c.binary, "--access=service-account",
-		"--kubeconfig="+c.withToken(t, secret, proxy.Config()), "-v=5")
+		"--kubeconfig="+c.withToken(t, secret, proxy.Config()), "-v=5", "--log-format="+format)
 	c.secret(t, "answers", map[string]string{"k": secret.make("in a Secret")})
 	pods := []kubelet.Pod{pod("answers-1"), pod("answers-2")}
 	for _, p := range pods {
@@ -468,7 +478,7 @@ func switchesOfLibraries(t *testing.T, c *cluster) {
 	} {
 		t.Setenv(name, value)
 	}
-	leaksNothing(t, c, 5, "switches")
+	leaksNothing(t, c, "text", 5, "switches")
 	if _, err := os.Lstat(keys); err == nil {
 		t.Error("the keys of TLS connections are in a file")
 	}
