@@ -82,7 +82,7 @@ func panicError(p any) error {
 	return fmt.Errorf("panic with a %T", p)
 }
 
-// volumeID is the volume id of a request, or "" if it does not have the form of one: nothing else may get into the log.
+// volumeID returns the volume id of a request, or "" if its form is invalid, because only a valid id may be logged.
 func volumeID(req any) string {
 	if r, ok := req.(interface{ GetVolumeId() string }); ok && validVolumeID(r.GetVolumeId()) {
 		return r.GetVolumeId()
