@@ -13,7 +13,7 @@ TEST_MODULES := test/sanity test/bench test/kustomize
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture soak bench bench-once scale control-plane manifests image e2e versions conformance gallery examples cluster-up cluster-down cluster-shell cluster-test vm prerequisites clean
+.PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture soak bench bench-once scale control-plane manifests image e2e pages versions conformance gallery examples cluster-up cluster-down cluster-shell cluster-test vm prerequisites clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -134,6 +134,9 @@ cluster-test: prerequisites ## Test that the test cluster works and leaves nothi
 E2E ?=
 e2e: prerequisites ## Run the end-to-end tests on a real Kubernetes of NODES nodes, of KUBERNETES=1.35, 1.36 or 1.37, with ACCESS=node, namespaces or cluster (root), or on yours: KUBECONFIG, IMAGE, POD_IMAGE
 	$(GO) run ./test/e2e/run -nodes $(NODES) $(if $(E2E),-run '$(E2E)')
+
+pages: prerequisites ## Run the commands of docs/platforms.md in a cluster like each platform, or like PLATFORM=k0s, and those of deploy/README.md for Kubernetes 1.35 (root)
+	$(GO) run ./test/e2e/run -pages
 
 versions: prerequisites ## Run the end-to-end tests with each version of Kubernetes and each kind of access, upgrade and downgrade the driver, and write docs/kubernetes-versions.md (root)
 	@rm -rf .cache/versions

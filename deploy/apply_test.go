@@ -4,16 +4,19 @@ package deploy
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
 )
 
@@ -102,6 +105,60 @@ func TestApplyOfAnotherVolume(t *testing.T) {
 	pod.SetName("p")
 	if _, err := c.serverSide(t, pod); !apierrors.IsInvalid(err) {
 		t.Errorf("a volume of the driver became a Secret: %v", err)
+	}
+}
+
+// The API server merges the volumes of two managers by name. So it refuses a volume of the driver in place of a volume
+// with the same name that another manager applied, because the volume would have two types. docs/gitops.md names the
+// ways out.
+func TestApplyAVolumeOfAnotherManager(t *testing.T) {
+	c := startCluster(t)
+	const inTree = `{name: ssh, secret: {secretName: ssh-keys}}`
+	const driver = `csi: {driver: fsuser.csi.io, readOnly: true, volumeAttributes: {secretName: ssh-keys}}}`
+	apply := func(manager, name, mount, volumes string) (*appsv1.Deployment, error) {
+		text := fmt.Sprintf(`
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: %s}
+spec:
+  selector: {matchLabels: {app: a}}
+  template:
+    metadata: {labels: {app: a}}
+    spec:
+      containers: [{name: c, image: none, volumeMounts: [{name: %s, mountPath: /ssh}]}]
+      volumes: [%s]
+`, name, mount, volumes)
+		manifest, err := yaml.YAMLToJSON([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.AppsV1().Deployments(apps).Patch(t.Context(), name, types.ApplyPatchType, manifest,
+			metav1.PatchOptions{FieldManager: manager, Force: ptr.To(true)})
+	}
+	for _, test := range []struct{ name, manager, mount, volumes, refused string }{
+		{"another-manager", "other", "ssh", "{name: ssh, " + driver,
+			"spec.template.spec.volumes[0].csi: Forbidden: may not specify more than 1 volume type"},
+		{"same-manager", "git", "ssh", "{name: ssh, " + driver, ""},
+		{"another-name", "other", "ssh-fsuser", "{name: ssh-fsuser, " + driver, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if _, err := apply("git", test.name, "ssh", inTree); err != nil {
+				t.Fatal(err)
+			}
+			got, err := apply(test.manager, test.name, test.mount, test.volumes)
+			switch {
+			case test.refused != "":
+				if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), test.refused) {
+					t.Errorf("the error is %v, want %s", err, test.refused)
+				}
+			case err != nil:
+				t.Error(err)
+			case !slices.ContainsFunc(got.Spec.Template.Spec.Volumes, func(v corev1.Volume) bool {
+				return v.Name == got.Spec.Template.Spec.Containers[0].VolumeMounts[0].Name && v.CSI != nil && v.Secret == nil
+			}):
+				t.Errorf("the container mounts no volume of the driver: %s", encode(t, got.Spec.Template.Spec))
+			}
+		})
 	}
 }
 

@@ -49,26 +49,10 @@ func TestPlatformsAreDetected(t *testing.T) {
 	}
 }
 
-// gkeAdmission is the configuration in Kubernetes' documentation that limits system classes to namespaces with a quota
-// for them.
-const gkeAdmission = `
-apiVersion: apiserver.config.k8s.io/v1
-kind: AdmissionConfiguration
-plugins:
-- name: ResourceQuota
-  configuration:
-    apiVersion: apiserver.config.k8s.io/v1
-    kind: ResourceQuotaConfiguration
-    limitedResources:
-    - resource: pods
-      matchScopes:
-      - {scopeName: PriorityClass, operator: In, values: [system-node-critical, system-cluster-critical]}
-`
-
 // An API server with GKE's configuration refuses the driver's pods without the quota, and admits them with the quota.
 func TestResourceQuota(t *testing.T) {
 	config := filepath.Join(t.TempDir(), "admission.yaml")
-	if err := os.WriteFile(config, []byte(gkeAdmission), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte(controlplane.LimitSystemClasses), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	c := startClusterWith(t, controlplane.Options{ExtraArgs: []string{"--admission-control-config-file=" + config}})

@@ -32,7 +32,7 @@ func testAccess(t *testing.T) {
 	})
 	t.Run("namespaces", func(t *testing.T) {
 		if installedFirst == manifestNode {
-			change(t, manifestNamespaces, []string{"delete", "clusterrolebinding,clusterrole", "fsuser-csi-node"})
+			change(t, manifestNamespaces, fromNode)
 		}
 		long.expect("old", "", "cat /v/key", "v1")
 		namespacesAccess(t, node)
@@ -47,7 +47,7 @@ func testAccess(t *testing.T) {
 	t.Run("namespaces are walls, even then", walls)
 	if before136() {
 		t.Run("back to namespaces", func(t *testing.T) {
-			change(t, manifestNamespaces, []string{"delete", "clusterrolebinding", "fsuser-csi-danger-cluster-wide-secrets"})
+			change(t, manifestNamespaces, fromCluster)
 			long.t = t
 			long.changeSecret("s", "key", "v3") // its namespace has consented
 			long.waitSaid("old", "/v/key v3")
@@ -58,9 +58,7 @@ func testAccess(t *testing.T) {
 		n := newNamespace(t)
 		n.secret("s", "key", "v1")
 		n.run(watchingPod("undeclared", `secretName: s`))
-		change(t, manifestNode,
-			[]string{"delete", "clusterrolebinding", "fsuser-csi-danger-cluster-wide-secrets"},
-			[]string{"delete", "clusterrole", "fsuser-csi-reader"})
+		change(t, manifestNode, fromCluster, toNode)
 		long.t = t
 		long.changeSecret("s", "key", "v3") // its pod was made while the policy declared objects
 		long.waitSaid("old", "/v/key v3")
@@ -71,17 +69,22 @@ func testAccess(t *testing.T) {
 	})
 }
 
-// change applies another manifest and deletes what only the old one has.
-func change(t *testing.T, manifest string, deletions ...[]string) {
+// The words by which change finds the commands of deploy/README.md.
+const (
+	fromNode    = "clusterrole fsuser-csi-node"
+	fromCluster = "clusterrolebinding fsuser-csi-danger"
+	toNode      = "clusterrole fsuser-csi-reader"
+)
+
+// change applies another manifest, and runs the commands of deploy/README.md that delete what only the old one has.
+func change(t *testing.T, manifest string, deletions ...string) {
 	t.Helper()
-	old := driverPod(t)
+	old, page := driverPod(t), readPage(t, installPage)
 	if err := apply(suite, manifest); err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range deletions {
-		if _, err := kubectl(suite, "", args...); err != nil {
-			t.Fatal(err)
-		}
+	for _, words := range deletions {
+		shell(t, "", page.command(t, words))
 	}
 	if err := rolledOut(suite); err != nil {
 		t.Fatal(err)
@@ -260,17 +263,14 @@ func nodeAccess(t *testing.T, node nodeShell) {
 	}
 }
 
-// consentCommand is what deploy/README.md tells the owner of a namespace to do.
-func consentCommand(namespace string) string {
-	return "kubectl -n " + namespace + " create rolebinding fsuser-csi --clusterrole=fsuser-csi-reader " +
-		"--serviceaccount=fsuser-csi:fsuser-csi"
+// consentCommand is the command of deploy/README.md for the owner of a namespace.
+func consentCommand(n namespace) string {
+	return strings.ReplaceAll(readPage(n.t, installPage).command(n.t, "create rolebinding"), "NAMESPACE", n.name)
 }
 
 func consent(n namespace) {
 	n.t.Helper()
-	if _, err := kubectl(suite, "", strings.Fields(consentCommand(n.name))[1:]...); err != nil {
-		n.t.Fatal(err)
-	}
+	shell(n.t, "", consentCommand(n))
 }
 
 // withoutPolicy: a pod without a declaration is told what to do. A pod with a volume that a secret volume describes
@@ -309,7 +309,7 @@ func namespacesAccess(t *testing.T, node nodeShell) {
 	// Without uid the driver reads the pod first, for which it needs consent, too.
 	n.create(watchingPod("waits", `secretName: s`))
 	t.Logf("a pod in a namespace that has not consented is told: %s",
-		n.event("waits", "FailedMount", "PermissionDenied", n.name+"/waits", consentCommand(n.name)))
+		n.event("waits", "FailedMount", "PermissionDenied", n.name+"/waits", consentCommand(n)))
 	consent(n)
 	n.ready("waits")
 	n.expect("waits", "", show("/v/key"), "1000:0 400\nv1")
@@ -331,7 +331,7 @@ func namespacesAccess(t *testing.T, node nodeShell) {
 	// is refused.
 	n.secret("unseen", "key", "v1")
 	n.create(onePod("late", `secretName: unseen, uid: "1000"`))
-	n.event("late", "FailedMount", "PermissionDenied", consentCommand(n.name))
+	n.event("late", "FailedMount", "PermissionDenied", consentCommand(n))
 }
 
 func clusterAccess(t *testing.T, node nodeShell) {

@@ -57,7 +57,7 @@ var (
 	nodes []*cluster.Node
 	// server is the version of the API server.
 	server *version.Version
-	// installedFirst is the manifest with which the tests begin.
+	// installedFirst is the manifest that TestE2E installs first.
 	installedFirst string
 )
 
@@ -88,9 +88,6 @@ func runAll(m *testing.M) (code int, err error) {
 		defer cancel()
 		err = errors.Join(err, cleanUp(ctx))
 	}()
-	if err := install(suite, installedFirst); err != nil {
-		return 1, err
-	}
 	return m.Run(), nil
 }
 

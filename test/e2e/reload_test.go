@@ -5,7 +5,6 @@
 package e2e
 
 import (
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,12 +25,7 @@ const (
 // reloadExample is the example of docs/reload.md with this name.
 func reloadExample(t *testing.T, name string) string {
 	t.Helper()
-	all := examples(t, "../../docs/reload.md")
-	i := slices.IndexFunc(all, func(e string) bool { return strings.Contains(e, "\n  name: "+name+"\n") })
-	if i < 0 {
-		t.Fatalf("docs/reload.md has no example %s", name)
-	}
-	return all[i]
+	return readPage(t, reloadPage).example(t, "\n  name: "+name+"\n")
 }
 
 // reloadPod is an example with only its images replaced.

@@ -14,7 +14,13 @@ func TestE2E(t *testing.T) {
 	if len(nodes) < 2 {
 		t.Log("The tests of several nodes are not part of this run. They take a cluster of the tests' own: make e2e NODES=3")
 	}
-	first := installedFirst == manifests()[0]
+	if err := install(suite, installedFirst); err != nil {
+		t.Fatal(err)
+	}
+	if len(nodes) == 0 {
+		t.Log("The commands of deploy/README.md are not part of this run. They take a cluster of the tests' own: make e2e")
+	}
+	first, own := installedFirst == manifests()[0], len(nodes) > 0
 	for _, part := range []struct {
 		name string
 		run  func(*testing.T)
@@ -26,8 +32,7 @@ func TestE2E(t *testing.T) {
 		{"a hundred pods", testManyPods, first},
 		{"access", testAccess, first},
 		{"several nodes", testNodes, first && len(nodes) > 1},
-		{"uninstall", testUninstall, first},
-		{"helm", testHelm, first},
+		{InstallPage, testInstallPage, first && own},
 	} {
 		if part.runs && !t.Run(part.name, part.run) && suite.Err() != nil {
 			t.Fatal("interrupted")

@@ -37,10 +37,6 @@ func TestUpgrade(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := uninstall(suite, installedFirst); err != nil {
-		t.Fatal(err)
-	}
-	notInstalled(t)
 	ofOlder := replaceDriver(t, older, olderImage)
 	f := &fleet{namespace: newNamespace(t), node: newNodeShell(t), version: 1, containers: map[string]string{}}
 	f.secret("s", "key", "v1")
@@ -120,7 +116,7 @@ func (f *fleet) changeKinds() {
 const mountsOfVolumes = `awk '/kubernetes.io~csi.*\/mount/ {print $1, $3, $5}' /proc/1/mountinfo | sort`
 
 // replaceDriver applies a manifest, waits until the pods of this image have replaced those of another, and returns the
-// names of all objects of the driver but its pods.
+// names of all objects of the driver but its pods and their revisions.
 func replaceDriver(t *testing.T, manifest, image string) []string {
 	t.Helper()
 	if _, err := kubectl(suite, manifest, "apply", "-f", "-"); err != nil {
@@ -135,11 +131,9 @@ func replaceDriver(t *testing.T, manifest, image string) []string {
 	if got := driverPod(t).Spec.Containers[0].Image; got != image {
 		t.Fatalf("the driver's image is %s, want %s", got, image)
 	}
-	out, err := kubectl(suite, "", "get", everything(), "-A", "-l", "app.kubernetes.io/name=fsuser-csi", "-o", "name")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return slices.DeleteFunc(strings.Fields(out), func(o string) bool { return strings.HasPrefix(o, "pod/") })
+	return slices.DeleteFunc(objectsOfDriver(t), func(o string) bool {
+		return strings.HasPrefix(o, "pod/") || strings.HasPrefix(o, "controllerrevision.apps/")
+	})
 }
 
 // olderManifest builds the driver of olderCommit from the history of the repository, imports its image into the

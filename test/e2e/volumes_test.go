@@ -6,7 +6,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -24,32 +23,10 @@ func show(path string) string {
 	return "stat -L -c '%u:%g %a' " + path + " && cat " + path + " && echo"
 }
 
-const readme = "../../README.md"
-
-// examples are the YAML blocks of a document.
-func examples(t *testing.T, document string) []string {
-	t.Helper()
-	content, err := os.ReadFile(document)
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks := strings.Split(string(content), "```yaml\n")[1:]
-	for i := range blocks {
-		blocks[i], _, _ = strings.Cut(blocks[i], "```")
-	}
-	if len(blocks) < 2 {
-		t.Fatalf("%s has %d YAML examples; has their form changed?", document, len(blocks))
-	}
-	return blocks
-}
-
-// readmePod is the first YAML example of README.md, with only its image replaced.
+// readmePod is README's example of a pod, with only its image replaced.
 func readmePod(t *testing.T) *corev1.Pod {
 	t.Helper()
-	example := examples(t, readme)[0]
-	if strings.Count(example, "example.com/git") != 1 {
-		t.Fatal("the first YAML example of README.md does not name the image example.com/git once")
-	}
+	example := readPage(t, readme).example(t, "example.com/git")
 	return parsePod(t, strings.ReplaceAll(example, "example.com/git", podImage))
 }
 
@@ -70,14 +47,14 @@ sh: can't create id_ed25519: Read-only file system
 chmod: id_ed25519: Read-only file system`)
 }
 
-// testREADMEVolume replaces the volumes of README's first example by those of its second, which has only volumes.
+// testREADMEVolume replaces the volumes of README's pod by those of its example of a described volume.
 func testREADMEVolume(t *testing.T) {
 	t.Parallel()
 	n := newNamespace(t)
 	n.secret("ssh-keys", "id_ed25519", readmeKey, "other", "x")
 	pod := readmePod(t)
 	var second corev1.PodSpec
-	if err := yaml.UnmarshalStrict([]byte(examples(t, readme)[1]), &second); err != nil {
+	if err := yaml.UnmarshalStrict([]byte(readPage(t, readme).example(t, "volume: ssh-keys")), &second); err != nil {
 		t.Fatal(err)
 	}
 	pod.Spec.Volumes = second.Volumes

@@ -164,3 +164,61 @@ func TestDocsNameMetricsThatExist(t *testing.T) {
 		t.Errorf("%d metrics and %d names of metrics were found; has their form changed?", len(exist), found)
 	}
 }
+
+var (
+	codeBlock = regexp.MustCompile("(?ms)^ *```.*?^ *```$")
+	heading   = regexp.MustCompile(`(?m)^#+ (.+)$`)
+	link      = regexp.MustCompile(`\]\(([^)#\s]*)(#[^)\s]*)?\)`)
+	notInSlug = regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
+)
+
+// TestLinks follows each relative link of a page to its file, and to its heading as GitHub makes anchors.
+func TestLinks(t *testing.T) {
+	text := map[string]string{}
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && path != "." && strings.HasPrefix(d.Name(), "."):
+			return fs.SkipDir
+		case filepath.Ext(path) == ".md":
+			content, err := os.ReadFile(path)
+			text[path] = codeBlock.ReplaceAllString(string(content), "")
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for page, content := range text {
+		for _, m := range link.FindAllStringSubmatch(content, -1) {
+			if strings.Contains(m[1], ":") {
+				continue // an address
+			}
+			found++
+			target := page
+			if m[1] != "" {
+				target = filepath.Join(filepath.Dir(page), m[1])
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s: a link leads to %s, which does not exist", page, target)
+			} else if m[2] != "" && !slices.Contains(anchors(text[target]), m[2]) {
+				t.Errorf("%s: a link leads to %s%s, and there is no such heading", page, target, m[2])
+			}
+		}
+	}
+	if len(text) < 40 || found < 200 {
+		t.Errorf("%d links in %d pages were found; has their form changed?", found, len(text))
+	}
+}
+
+// anchors are the anchors of the headings of a page.
+func anchors(content string) (all []string) {
+	for _, m := range heading.FindAllStringSubmatch(content, -1) {
+		slug := strings.ReplaceAll(notInSlug.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-")
+		all = append(all, "#"+slug)
+	}
+	return all
+}

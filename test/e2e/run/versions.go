@@ -15,6 +15,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/version"
 
+	"github.com/fsuser-csi/fsuser-csi/test/cluster"
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
 	"github.com/fsuser-csi/fsuser-csi/test/e2e"
 )
@@ -104,7 +105,7 @@ func (o options) runJob(ctx context.Context, j *job, dir string) (err error) {
 	if j.Tests != "" {
 		o.tests = j.Tests
 	}
-	if j.Results, err = o.runInCluster(ctx, j.Kubernetes, j.Access); err != nil {
+	if j.Results, err = o.runInCluster(ctx, cluster.Options{Kubernetes: j.Kubernetes}, "ACCESS="+j.Access); err != nil {
 		return fmt.Errorf("%s: %w", j.command(), err)
 	}
 	if err := j.check(); err != nil {

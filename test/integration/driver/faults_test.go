@@ -102,7 +102,7 @@ const (
 	// asNode is the end of the names of tests of the default access, which acts as the node.
 	asNode = ", with --access=node"
 	// converged is the longest time between the end of a fault and the refresh of the files.
-	converged = time.Minute
+	converged = 90 * time.Second
 	staleText = "stale for"
 )
 
