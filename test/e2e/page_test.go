@@ -21,6 +21,7 @@ const (
 	installPage   = "../../deploy/README.md"
 	platformsPage = "../../docs/platforms.md"
 	reloadPage    = "../../docs/reload.md"
+	tutorialPage  = "../../docs/tutorial.md"
 )
 
 // page is a document for users.
