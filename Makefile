@@ -7,13 +7,13 @@ TAGS := grpcnotrace
 # -funcalign=16: functions begin at multiples of 16 bytes, as on arm64, instead of 32: 180 KB less.
 # -l: no inlining in Kubernetes' modules, whose code is mostly for types that the driver never reads: 600 KB less.
 BUILD := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -gcflags=k8s.io/...=-l -ldflags "-s -w -funcalign=16 -X main.version=$(VERSION)"
-# Modules of their own, so that what only tests and releases need is not in the driver's go.mod.
-MODULES := release test/sanity test/bench test/kustomize
+# Modules of their own, so that what only tests, releases and the site need is not in the driver's go.mod.
+MODULES := release test/sanity test/bench test/kustomize test/site
 
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture soak bench bench-once scale control-plane manifests image release release-check e2e alerts pages versions conformance gallery examples cluster-up cluster-down cluster-shell cluster-test vm prerequisites clean
+.PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture soak bench bench-once scale control-plane manifests image release release-check e2e alerts pages versions conformance gallery examples cluster-up cluster-down cluster-shell cluster-test vm site site-test chromium prerequisites clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -169,6 +169,20 @@ conformance: prerequisites ## Run Kubernetes' own tests of its volumes and of CS
 
 vm: prerequisites ## Run the tests of the kernel parts, the driver and the demo in virtual machines with other kernels, and write docs/kernels.md (root)
 	$(GO) run ./test/vm $(if $(VM),-run '$(VM)')
+
+# SITE_URL: where the site is served, if not at the address in site/hugo.toml.
+site: ## Build the site of the documents in site/public, with Hugo from its Go module
+	CGO_ENABLED=0 $(GO) run github.com/gohugoio/hugo@v0.165.0 build --source site --cleanDestinationDir --noBuildLock \
+		--panicOnWarning $(if $(SITE_URL),--baseURL $(SITE_URL))
+
+# SCREENSHOTS=1 writes site/screenshots.
+site-test: chromium site ## Check each page of the site and the search in Chromium
+	$(GO) -C test/site test -count=1 . $(if $(SCREENSHOTS),-screenshots $(CURDIR)/site/screenshots)
+
+chromium:
+	@{ command -v chromium || command -v google-chrome; } >/dev/null || { \
+		echo "installing with apt-get: chromium"; apt-get update && apt-get install --yes --no-install-recommends chromium; } >&2 || \
+		{ echo "the checks of the site need a browser: install chromium"; exit 1; }
 
 prerequisites:
 	@test "$$(id -u)" = 0 || { echo "the tests mount and change owners: run them as root (sudo make ...)"; exit 1; }
