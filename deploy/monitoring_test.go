@@ -115,7 +115,7 @@ func TestGrafanaDashboard(t *testing.T) {
 		",grafanaDashboard.labels.grafana_dashboard=storage":                                  {Namespace, "storage", ""},
 	} {
 		var m corev1.ConfigMap
-		template(t, "--set-string", "grafanaDashboard.enabled=true"+set).find(t, "ConfigMap", "fsuser-csi-dashboard", &m)
+		template(t, "--set", "grafanaDashboard.enabled=true"+set).find(t, "ConfigMap", "fsuser-csi-dashboard", &m)
 		if m.Namespace != want.namespace || m.Labels["grafana_dashboard"] != want.label ||
 			m.Annotations["grafana_folder"] != want.folder {
 			t.Errorf("with %q the metadata is %+v", set, m.ObjectMeta)

@@ -23,8 +23,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	pluginregistration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
-
-	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
 // A fault makes an alert fire for its node, whose name is that of the alert in lower case.
