@@ -191,4 +191,4 @@ prerequisites:
 		{ echo "the race detector needs a C compiler and the headers of libc: install gcc and libc6-dev"; exit 1; }
 
 clean: ## Remove all built files, including the cache of test binaries
-	rm -rf bin dist .cache
+	rm -rf bin dist site/public .cache
