@@ -14,7 +14,7 @@ import (
 // platformsPage describes the installation on each platform.
 const platformsPage = "../docs/platforms.md"
 
-// The helm commands of the documents make a DaemonSet that fits the contract with kubelet.
+// The helm commands of the documents make a DaemonSet that fulfills the requirements of kubelet.
 func TestHelmCommands(t *testing.T) {
 	path, err := tools.Path(tools.Newest(), "helm")
 	if err != nil {
@@ -31,7 +31,8 @@ func TestHelmCommands(t *testing.T) {
 	}
 }
 
-// A row of the table of platforms names the command that tested the platform, or its section names what was read.
+// A row of the table of platforms names the command that tested the platform, or its section names the documents that
+// were read.
 func TestPlatformRows(t *testing.T) {
 	rows := find(t, platformsPage, `(?m)^\| ([^-p].*) \|$`)
 	if len(rows) < 13 {
@@ -63,7 +64,7 @@ func find(t *testing.T, page, pattern string) (groups []string) {
 	return groups
 }
 
-// shell runs a command at the root of the repository, where the documents are read.
+// shell runs a command at the root of the repository, as readers of the documents do.
 func shell(t *testing.T, command string) []byte {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", command)

@@ -5,14 +5,12 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"strconv"
 	"strings"
 	"time"
 
@@ -25,10 +23,6 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/record"
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
-
-// maxVerbosity is the highest verbosity of the log. From 6 on, the API client logs requests, and from 8 on their
-// bodies, which are Secrets.
-const maxVerbosity = 5
 
 const defaultStateDir = "/run/" + driver.Name
 
@@ -70,6 +64,7 @@ type nodeOptions struct {
 	maxOpenFiles      uint64
 
 	verbosity int
+	logFormat string
 }
 
 func newNodeCommand() *cobra.Command {
@@ -135,6 +130,7 @@ Linux 5.12 or later, and kubelet's root directory at the same path as on the hos
 		"forbid the system calls that the driver does not make; set it to false if the kernel or the architecture "+
 			"has no seccomp filters")
 	f.IntVarP(&o.verbosity, "v", "v", 0, fmt.Sprintf("verbosity of the log, 0 to %d", maxVerbosity))
+	f.StringVar(&o.logFormat, logFormatFlag, logText, `format of the log: "text" (klog's) or "json" (a JSON object a line)`)
 	return cmd
 }
 
@@ -188,6 +184,8 @@ func (o nodeOptions) check() error {
 		return fmt.Errorf(`--request-checks is %q; it must be "strict" or "csi-sanity"`, o.requestChecks)
 	case o.access != accessNode && o.access != accessServiceAccount:
 		return fmt.Errorf("--access is %q; it must be %q or %q", o.access, accessNode, accessServiceAccount)
+	case o.logFormat != logText && o.logFormat != logJSON:
+		return fmt.Errorf("--%s is %q; it must be %q or %q", logFormatFlag, o.logFormat, logText, logJSON)
 	case o.manifests == "" && o.access == accessNode && o.nodeName == "":
 		return fmt.Errorf("--access=%s needs the name of the node; set --node-name (in a DaemonSet: from spec.nodeName)",
 			accessNode)
@@ -199,21 +197,6 @@ func (o nodeOptions) check() error {
 		return fmt.Errorf("--state-dir is %q; it must be an absolute path", o.stateDir)
 	}
 	return o.checkLimits()
-}
-
-func (o nodeOptions) setUpLog() error {
-	if o.verbosity < 0 || o.verbosity > maxVerbosity {
-		return fmt.Errorf("-v %d: must be 0 to %d; above that the API client would log Secrets", o.verbosity,
-			maxVerbosity)
-	}
-	// Go's HTTP client reads the variable before main, and nothing can turn it off afterwards.
-	if strings.Contains(os.Getenv("GODEBUG"), "http2debug=") {
-		return errors.New("the environment variable GODEBUG has http2debug in it: the API client would log Secrets " +
-			"and the driver's token; take it out")
-	}
-	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
-	klog.InitFlags(flags)
-	return flags.Set("v", strconv.Itoa(o.verbosity))
 }
 
 // limitOpenFiles sets the maximum number of the process's file descriptors. The administrator's hard limit bounds it.

@@ -37,13 +37,13 @@ const startTimeout = 2 * time.Minute
 // Driver is a driver process with its directories. The directories outlive the process: StartAgain uses them again.
 type Driver struct {
 	*kubelet.Kubelet
-	// Root is kubelet's root directory, State that of the records.
+	// Root is kubelet's root directory, and State the directory of the records.
 	Root, State string
 
 	// Env is added to the environment of the next process.
 	Env []string
-	// Stalled says that a stall makes a thread of the driver wait, so that the process does not end when it is killed.
-	// Then the next process starts beside it with another --http-address, and AwaitKilled waits for its end.
+	// Stalled means that a stall blocks a thread of the driver, so that the process does not end when it is killed. Then
+	// the next process starts beside it with another --http-address, and AwaitKilled waits for the end of the old process.
 	Stalled bool
 
 	t      testing.TB
@@ -53,7 +53,8 @@ type Driver struct {
 	cmd    *exec.Cmd
 	log    *os.File
 	ended  chan struct{}
-	// killed are the processes that were killed during a stall: their channels are closed when they have ended.
+	// killed has a channel for each process that was killed during a stall. The channel is closed when the process has
+	// ended.
 	killed []<-chan struct{}
 }
 
@@ -197,8 +198,7 @@ func (d *Driver) removeSocket() error {
 	return err
 }
 
-// Kill ends the driver with SIGKILL, as the kernel does when memory is short. The driver may have been killed
-// already.
+// Kill ends the driver with SIGKILL, as the kernel does when memory is short. The driver may already be dead.
 func (d *Driver) Kill() {
 	d.t.Helper()
 	d.signal(unix.SIGKILL)

@@ -17,7 +17,7 @@ const (
 	conformanceTarget  = "conformance"
 )
 
-// All returns every tool that ../build can build, with the programs of this Kubernetes. The tools of the conformance
+// All returns all tools that ../build can build, with the programs of this Kubernetes. The tools of the conformance
 // target are only in the module of the newest Kubernetes.
 func All(k Kubernetes) []Tool {
 	all := OfCluster(k)
@@ -27,7 +27,7 @@ func All(k Kubernetes) []Tool {
 	return all
 }
 
-// OfCluster returns the tools that a cluster of this Kubernetes consists of, or that people use in the cluster.
+// OfCluster returns the tools of a cluster of this Kubernetes, including those for people who use the cluster.
 func OfCluster(k Kubernetes) []Tool {
 	return []Tool{
 		k.command("cmd/kube-apiserver", controlPlaneTarget, "about 4 minutes"),
@@ -54,7 +54,7 @@ func OfCluster(k Kubernetes) []Tool {
 			Module:  "github.com/opencontainers/runc",
 			Dir:     "runc",
 			Package: "github.com/opencontainers/runc",
-			Tags:    []string{"seccomp"}, // the runtime's default profile needs it
+			Tags:    []string{"seccomp"}, // required by the runtime's default profile
 			Cgo:     true,
 			Target:  clusterTarget,
 			Cost:    "about ten seconds on 2 cores",

@@ -51,7 +51,7 @@ A row counts the tests and their groups. The first row of each version has, besi
 other rows, those that start a hundred pods at once, change the access, try what a stolen token can
 read, uninstall the driver, and use Helm. The rows "none" have
 the test of ` + "`nodePublishSecretRef`" + `, whose namespace has no RoleBinding for the driver. The last row is the
-upgrade from an older driver to this one and back ([upgrade](operations.md#upgrade-and-downgrade)).
+upgrade from an older driver to this one and back ([upgrade](upgrading.md)).
 
 ## Not in a version
 
