@@ -29,6 +29,7 @@ func TestE2E(t *testing.T) {
 		{"volumes", testVolumes, true},
 		{"compared with Kubernetes", testCompare, true},
 		{"the driver is away", testDriverAway, true},
+		{"the tutorial", testTutorial, first && !before136()},
 		{"a hundred pods", testManyPods, first},
 		{"access", testAccess, first},
 		{"several nodes", testNodes, first && len(nodes) > 1},
