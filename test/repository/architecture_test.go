@@ -31,7 +31,7 @@ type goPackage struct {
 
 func packages(t *testing.T) map[string]goPackage {
 	t.Helper()
-	cmd := exec.Command("go", "list", "-json=ImportPath,Doc,GoFiles,Imports", "./cmd/...", "./pkg/...", "./internal/...")
+	cmd := exec.Command("go", "list", "-json=ImportPath,Doc,GoFiles", "./cmd/...", "./pkg/...", "./internal/...")
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatal(err)
@@ -46,29 +46,6 @@ func packages(t *testing.T) map[string]goPackage {
 			t.Fatal(err)
 		}
 		all[strings.TrimPrefix(p.ImportPath, module)] = p
-	}
-}
-
-// The agent executes no programs.
-		"github.com/elastic/go-seccomp-bpf":             {"pkg/confine"},
-		"kernel.org/pub/linux/libs/security/libcap/cap": {"pkg/confine"},
-		"k8s.io/client-go/kubernetes":                   {}, // Its scheme would double the size of the program.
-		"k8s.io/kubernetes":                             {},
-		"github.com/fsnotify/fsnotify":                  {"pkg/source"},
-		"sigs.k8s.io/yaml":                              {}, // for tests
-		"go.yaml.in/yaml/v2":                            {"pkg/manifest"},
-		"go.yaml.in/yaml/v3":                            {"pkg/manifest"}, // It has the positions of values.
-		"k8s.io/client-go/util/workqueue":               {"pkg/volume"},
-		"github.com/kubernetes-csi/csi-test/v5":         {},
-		"golang.org/x/sys/unix": {"cmd/fsuser-csi", "pkg/confine", "pkg/driver", "pkg/projector", "pkg/record", "pkg/tmpfs",
-			"internal/kubelet", "internal/reliability", "internal/testkit"}, // the kernel
-	}
-	for name, p := range packages(t) {
-		for _, path := range p.Imports {
-			if rule, owned := owners[path]; owned && !slices.Contains(rule, name) {
-				t.Errorf("%s imports %s, which belongs to %q", name, path, rule)
-			}
-		}
 	}
 }
 
