@@ -9,6 +9,7 @@ import (
 	cdx "github.com/CycloneDX/cyclonedx-go"
 	"github.com/CycloneDX/cyclonedx-gomod/pkg/generate/bin"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/rs/zerolog"
 
 	"github.com/fsuser-csi/fsuser-csi/release/image"
 )
@@ -41,7 +42,8 @@ func (d *dist) driver(ctx context.Context) error {
 // sbom returns the modules that are linked into a program, in the JSON of CycloneDX. The command cyclonedx-gomod would
 // add the checksum of its own binary, and a serial number.
 func sbom(path, version string) ([]byte, error) {
-	generator, err := bin.NewGenerator(path, bin.WithIncludeStdlib(true), bin.WithVersionOverride(version))
+	generator, err := bin.NewGenerator(path, bin.WithIncludeStdlib(true), bin.WithVersionOverride(version),
+		bin.WithLogger(zerolog.Nop()))
 	if err != nil {
 		return nil, err
 	}
