@@ -7,7 +7,6 @@ package alerts
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,10 +18,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/prometheus/common/model"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	pluginregistration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 )
 
 // fault makes an alert fire for its node. The name of the node is the name of the alert in lower case.
@@ -203,6 +205,11 @@ func failedPublishes(t *testing.T, n *node) (end func()) {
 	n.publish(t, "first")
 	pod, second := n.pod("first")
 	second.Name = "second"
+	t.Cleanup(func() { // as kubelet does with what it could not publish
+		if err := n.Unpublish(context.Background(), pod, second.Name); err != nil {
+			t.Error(err)
+		}
+	})
 	n.secret(t, "large", 2000)
 	return again(t, func(ctx context.Context) {
 		_, tooMany := n.Publish(ctx, pod, second)
@@ -241,28 +248,28 @@ func again(t *testing.T, f func(context.Context)) (end func()) {
 	return end
 }
 
-// nearLimits publishes the largest number of volumes, whose content takes most of the allowed memory, and opens
-// connections until the driver has few descriptors left.
+// nearLimits publishes as many volumes as the node may have, whose content fills most of the node's memory. It then
+// connects clients to the CSI socket until the driver has few descriptors left.
 func nearLimits(t *testing.T, n *node) (end func()) {
 	names := []string{"a", "b", "c", "d", "e"}
 	for _, name := range names {
 		n.secret(t, name, 100<<10)
 		n.publish(t, name)
 	}
-	var open []net.Conn
+	var clients []*kubelet.Kubelet
 	for n.Metric("process_open_fds") < 0.85*n.Metric("process_max_fds") {
-		conn, err := net.Dial("tcp", n.HTTPAddress())
+		client, err := kubelet.Connect(n.Root, filepath.Join(n.Root, "plugins", "fsuser.csi.io", "csi.sock"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		open = append(open, conn)
-		if len(open) > 64 {
-			t.Fatalf("the driver has %v descriptors after 64 connections", n.Metric("process_open_fds"))
+		clients = append(clients, client)
+		if _, err := client.NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{}); err != nil { // connects
+			t.Fatalf("with %d clients: %v", len(clients), err)
 		}
 	}
 	return func() {
-		for _, conn := range open {
-			conn.Close()
+		for _, client := range clients {
+			client.Close()
 		}
 		for _, name := range names {
 			n.unpublish(t, name)
