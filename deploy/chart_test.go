@@ -78,7 +78,8 @@ func TestValuesThatTheSchemaRefuses(t *testing.T) {
 		"allow.uids={-1}", "allow.uids={1-}",
 		"allow.gids={01}", "allow.secrets={a*b}", "allow.secrets={A}", "allow.configMaps=all", "validate.allow=x",
 		"validate.templates=Audit", "extraArgs={node}", "extraArgs={--seccomp=false,--state-dir=/run/fsuser.csi.io/other}",
-		"metrics.podMonitor.interval=soon", "noSuchValue=1", "image.name=x",
+		"metrics.podMonitor.interval=soon", "metrics.serviceMonitor.interval=1", "metrics.prometheusRule.groups={}",
+		"grafanaDashboard.namespace=A", "grafanaDashboard.labels.a=1", "grafanaDashboard.folder=a", "noSuchValue=1", "image.name=x",
 		"resourceQuota.enabled=maybe", "resourceQuota.pods=5", "openshift.securityContextConstraint=privileged",
 		"openshift.enabled=true",
 		"selinux.context=container_file_t", "selinux.context=a:b:c:s0 d", "selinux.label=a:b:c", "networkPolicy.enabled=some",
@@ -144,6 +145,7 @@ func TestContract(t *testing.T) {
 		{"another kubelet root", []string{"--set", "kubeletRootDir=/data/k0s/kubelet"}},
 		{"all optional parts", []string{"--set", strings.Join([]string{
 			"metrics.podMonitor.enabled=true", "metrics.podMonitor.interval=30s", "metrics.podMonitor.labels.release=p",
+			"metrics.prometheusRule.enabled=true", "grafanaDashboard.enabled=true",
 			"imagePullSecrets[0].name=pull", "nodeSelector.pool=a", "podLabels.team=a", "podAnnotations.note=a", "logLevel=4",
 			"updateStrategy.rollingUpdate.maxUnavailable=1", "limits.maxVolumeBytes=1048576", "extraArgs={--seccomp=false}",
 			"commonLabels.team=a", "commonAnnotations.note=a", "daemonSetAnnotations.note=a",

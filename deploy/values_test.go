@@ -141,7 +141,7 @@ func TestLabels(t *testing.T) {
 		"commonLabels.team=a", "commonAnnotations.note=b", "namespace.create=true", "fsUser.enabled=true",
 		"allow.enabled=true",
 		"networkPolicy.enabled=true", "resourceQuota.enabled=true", "openshift.securityContextConstraint=true",
-		"metrics.podMonitor.enabled=true",
+		"metrics.serviceMonitor.enabled=true", "metrics.prometheusRule.enabled=true", "grafanaDashboard.enabled=true",
 	}, ","))
 	kinds := map[string]bool{}
 	for _, o := range objects.all {
@@ -159,8 +159,8 @@ func TestLabels(t *testing.T) {
 			t.Errorf("%s %s: the common annotation is %q", o.GetKind(), o.GetName(), got)
 		}
 	}
-	if len(kinds) != 14 {
-		t.Errorf("the chart makes %d kinds of objects, want all 14: %v", len(kinds), kinds)
+	if len(kinds) != 17 {
+		t.Errorf("the chart makes %d kinds of objects, want 17, all but the PodMonitor: %v", len(kinds), kinds)
 	}
 	var ds appsv1.DaemonSet
 	objects.find(t, "DaemonSet", "fsuser-csi", &ds)
@@ -267,6 +267,7 @@ func TestRefusedWithTheRemedy(t *testing.T) {
 		"serviceAccount.create=false":              "needs serviceAccount.name",
 		"extraArgs={--max-node-bytes=5}":           "set limits.maxNodeBytes instead",
 		"extraArgs={--seccomp=false,--pod-share=}": "set limits.podShare instead",
+		"metrics.podMonitor.enabled=true,metrics.serviceMonitor.enabled=true": "Set one to false",
 	} {
 		if _, err := Template(t.Context(), ".", "--set", set); err == nil || !strings.Contains(err.Error(), remedy) {
 			t.Errorf("--set %s: error %v, want %q", set, err, remedy)

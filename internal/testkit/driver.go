@@ -79,7 +79,7 @@ func StartDriverAt(t testing.TB, root, binary string, args ...string) *Driver {
 		t.Fatal(err)
 	}
 	d := &Driver{Root: root, State: filepath.Join(t.TempDir(), "state"), t: t, binary: binary, args: args, log: log,
-		http: freeAddress(t)}
+		http: FreeAddress(t)}
 	t.Cleanup(func() {
 		if d.cmd != nil {
 			d.Stop()
@@ -105,7 +105,7 @@ func (d *Driver) StartAgain() {
 // TryStart is StartAgain for a driver that may die during its start.
 func (d *Driver) TryStart() error {
 	if d.Stalled {
-		d.http = freeAddress(d.t)
+		d.http = FreeAddress(d.t)
 	}
 	args := append([]string{"node", "--node-name=node-1", "--kubelet-root=" + d.Root, "--state-dir=" + d.State,
 		"--http-address=" + d.http}, d.args...)
@@ -406,9 +406,9 @@ func ReadAs(uid, gid uint32, path string) ([]byte, error) {
 	return stdout.Bytes(), nil
 }
 
-// freeAddress returns an address to listen on, which is still free after a restart. It is not on 127.0.0.1, where the
+// FreeAddress returns an address to listen on, which is still free after a restart. It is not on 127.0.0.1, where the
 // local port of a connection could take the port between two starts.
-func freeAddress(t testing.TB) string {
+func FreeAddress(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", net.IPv4(127, byte(1+rand.N(250)), byte(rand.N(250)), byte(1+rand.N(250))).String()+":0")
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// olderVersion is the version of a chart that differs from this one in its version only.
+// olderVersion is the version of a chart that differs from this one only in its version.
 const olderVersion = "0.0.9"
 
 // chartVersion is the version of the driver that the chart installs.
@@ -30,7 +30,7 @@ func chartVersion(t *testing.T) string {
 	return string(match[1])
 }
 
-// olderCheckout is a checkout of olderVersion.
+// olderCheckout returns a checkout of olderVersion.
 func olderCheckout(t *testing.T) checkout {
 	t.Helper()
 	c := newCheckout(t)
@@ -53,7 +53,7 @@ func testInstallPage(t *testing.T) {
 	notInstalled(t)
 	tagImages(t)
 	p := readPage(t, installPage)
-	// A registry takes these two.
+	// These two require a registry.
 	others := []string{"make image", "skopeo copy"}
 	if before136() {
 		t.Run("what the version lacks is refused with the remedy", testOldKubernetes)
@@ -66,7 +66,7 @@ func testInstallPage(t *testing.T) {
 		t.Run("helm", func(t *testing.T) { withHelm(t, p, "image.registry=", manifestNode) })
 		others = append(others, "create-namespace --set access=namespaces", "--kube-version 1.35")
 	}
-	// testAccess runs these.
+	// testAccess runs these commands.
 	others = append(others, fromCluster, toNode)
 	t.Run("every command", func(t *testing.T) {
 		p.allRan(t, others...)
@@ -126,7 +126,7 @@ func (n *tenant) start() {
 	n.served()
 }
 
-// served checks that the pod has kept its files and its container, that the driver shows the pod a change, and that
+// served checks that the pod has kept its files and its container, that the driver shows a change to the pod, and that
 // another pod starts.
 func (n *tenant) served() {
 	n.t.Helper()

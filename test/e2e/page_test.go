@@ -22,6 +22,7 @@ const (
 	platformsPage = "../../docs/platforms.md"
 	upgradingPage = "../../docs/upgrading.md"
 	reloadPage    = "../../docs/reload.md"
+	tutorialPage  = "../../docs/tutorial.md"
 )
 
 // page is a document for users.

@@ -131,20 +131,27 @@ func comparisons(t *testing.T) (names, rows []string) {
 	return names, rows
 }
 
-// TestDocsNameMetricsThatExist compares the names of metrics in all pages with docs/metrics.md, which a test compares
-// with a driver.
+// TestDocsNameMetricsThatExist compares the names of metrics in all pages, in the alerts and in the dashboard with
+// docs/metrics.md, which a test compares with a driver.
 func TestDocsNameMetricsThatExist(t *testing.T) {
 	page, err := os.ReadFile("docs/metrics.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var exist []string
-	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\|").FindAllSubmatch(page, -1) {
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| (\\w+)").FindAllSubmatch(page, -1) {
 		exist = append(exist, string(row[1]))
+		if string(row[2]) == "histogram" {
+			exist = append(exist, string(row[1])+"_bucket", string(row[1])+"_count", string(row[1])+"_sum")
+		}
 	}
-	pages, err := filepath.Glob("docs/*.md")
-	if err != nil {
-		t.Fatal(err)
+	var pages []string
+	for _, pattern := range []string{"docs/*.md", "docs/alerts/*.md", "deploy/chart/files/*"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %q, %v", pattern, files, err)
+		}
+		pages = append(pages, files...)
 	}
 	found := 0
 	name := regexp.MustCompile(`\b(fsuser|rest_client)_[a-z_]+\b`)

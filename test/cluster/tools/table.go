@@ -7,7 +7,8 @@ const (
 	containerdVersion = "v2.4.2"
 	runcVersion       = "v1.5.2"
 	helmVersion       = "v4.3.1"
-	ginkgoVersion     = "v2.32.0" // that of Kubernetes' go.mod
+	ginkgoVersion     = "v2.32.0"  // that of Kubernetes' go.mod
+	prometheusVersion = "v0.316.0" // of the Go module, whose releases are v3.16.0
 )
 
 // The make targets that build tools.
@@ -15,12 +16,14 @@ const (
 	controlPlaneTarget = "control-plane"
 	clusterTarget      = "cluster-up"
 	conformanceTarget  = "conformance"
+	alertsTarget       = "alerts"
 )
 
 // All returns all tools that ../build can build, with the programs of this Kubernetes. The tools of the conformance
 // target are only in the module of the newest Kubernetes.
 func All(k Kubernetes) []Tool {
-	all := OfCluster(k)
+	all := append(OfCluster(k), prometheus("promtool", controlPlaneTarget, "about a minute"),
+		prometheus("prometheus", alertsTarget, "about a minute"))
 	if k == Newest() {
 		all = append(all, ofConformance(k)...)
 	}
@@ -106,5 +109,20 @@ func containerd(name, cost string) Tool {
 		},
 		Target: clusterTarget,
 		Cost:   cost + " on 2 cores",
+	}
+}
+
+// prometheus describes a command of Prometheus, which discovers targets in files and in Kubernetes alone.
+func prometheus(name, target, cost string) Tool {
+	const module = "github.com/prometheus/prometheus"
+	return Tool{
+		Name:    name,
+		Version: prometheusVersion,
+		Module:  module,
+		Dir:     "prometheus",
+		Package: module + "/cmd/" + name,
+		Tags:    []string{"remove_all_sd", "enable_kubernetes_sd"},
+		Target:  target,
+		Cost:    cost + " on 2 cores",
 	}
 }

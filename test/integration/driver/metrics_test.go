@@ -63,10 +63,10 @@ const metricsHead = `# Metrics
 <!-- A test of test/integration/driver writes this page (UPDATE_GOLDEN=1) and compares it. -->
 
 The driver of each node serves these metrics at ` + "`/metrics`" + ` of ` + "`--http-address`" + `, in Prometheus' text
-format. [Operations](operations.md#metrics) has the queries that show problems, and says who can
-reach the metrics. Without an API server (` + "`--manifests`" + `), the metrics of requests, watches,
-Events and access are absent. Metrics with the prefixes ` + "`go_` and `process_`" + ` are those of Prometheus'
-client library for Go.
+format. [Alerts and dashboard](alerts/README.md) has the queries that show problems, and
+[Operations](operations.md#who-can-reach-the-metrics) says who can reach the metrics. Without an API
+server (` + "`--manifests`" + `), the metrics of requests, watches, Events and access are absent. Metrics
+with the prefixes ` + "`go_` and `process_`" + ` are those of Prometheus' client library for Go.
 
 | metric | type | labels | unit | meaning |
 |---|---|---|---|---|
