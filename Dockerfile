@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# The image is one static program: nothing in it can be executed but the driver.
+# The image contains one static program, the driver, and nothing else that can be executed.
 
 ARG GO_VERSION=1.26
 FROM --platform=$BUILDPLATFORM golang:${GO_VERSION} AS build

@@ -23,11 +23,11 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// consenting is a namespace with a RoleBinding of the reader, if there is a reader.
+// consenting is a namespace with a RoleBinding of the reader, if the access has a reader.
 const consenting = "consenting"
 
-// What a token of the driver can do, with each kind of access. A token is on each node: whoever takes over a node has
-// it.
+// TestAccess shows the rights of a token of the driver, with each kind of access. Each node has a token, so an attacker
+// who takes over a node has these rights.
 func TestAccess(t *testing.T) {
 	t.Run("node", func(t *testing.T) {
 		c := startAccess(t, "node")
@@ -88,7 +88,8 @@ func startAccess(t *testing.T, kind string) access {
 	return c
 }
 
-// token returns a client with a token of the driver's service account: of its pod on that node, or of no pod.
+// token returns the configuration of a client with a token of the driver's service account: of its pod on that node, or
+// of no pod.
 func (c access) token(t *testing.T, node string) *rest.Config {
 	t.Helper()
 	request := &authenticationv1.TokenRequest{}
@@ -110,7 +111,7 @@ func (c access) token(t *testing.T, node string) *rest.Config {
 	return config
 }
 
-// as returns the client that the driver would be with that token: acting as the node, or if that is "" as itself.
+// as returns a client with that token that acts as the node, or as itself if node is "".
 func as(t *testing.T, config *rest.Config, node string) kubernetes.Interface {
 	t.Helper()
 	impersonate := rest.ImpersonationConfig{}
@@ -136,7 +137,7 @@ func nodeAccess(t *testing.T, c access) {
 	driver := as(t, mine, "node-1")
 	t.Run("what the node's pods declare", func(t *testing.T) {
 		for what, read := range readsOfOne(driver, apps, "node-1") {
-			// The authorizer learns of the pod by a watch.
+			// The authorizer learns of the pod with a watch.
 			eventually(t, func() error { return failed(what, read(t.Context())) })
 		}
 	})
@@ -234,7 +235,7 @@ func nodeAccess(t *testing.T, c access) {
 	})
 }
 
-// consent is what deploy/README.md tells a namespace's owner to do.
+// consent applies the RoleBinding that deploy/README.md shows to a namespace's owner.
 func (c access) consent(t *testing.T) {
 	t.Helper()
 	binding := &rbacv1.RoleBinding{
@@ -275,7 +276,7 @@ func clusterAccess(t *testing.T, c access) {
 	for what, read := range readsOfOne(driver, apps, "undeclared") {
 		eventually(t, func() error { return failed(what, read(t.Context())) })
 	}
-	// This is the danger.
+	// This is the danger of this kind of access.
 	for what, read := range readsOfAll(driver, metav1.NamespaceAll) {
 		if err := read(t.Context()); err != nil {
 			t.Errorf("%s: %v", what, err)
@@ -294,7 +295,7 @@ func clusterAccess(t *testing.T, c access) {
 	readsNodes(t, driver)
 }
 
-// readsNodes: without the right to act as its node, the driver gets its Node by a right of its own.
+// readsNodes checks that the driver reads its Node with a right of its own if it has no right to act as its node.
 func readsNodes(t *testing.T, driver kubernetes.Interface) {
 	t.Helper()
 	if _, err := driver.CoreV1().Nodes().Get(t.Context(), "node-1", metav1.GetOptions{}); err != nil {
@@ -307,7 +308,7 @@ func readsNodes(t *testing.T, driver kubernetes.Interface) {
 
 type reads map[string]func(context.Context) error
 
-// readsOfOne are the ways to read a Secret and a ConfigMap of a name.
+// readsOfOne returns the ways to read a Secret and a ConfigMap with a name.
 func readsOfOne(client kubernetes.Interface, namespace, name string) reads {
 	core := client.CoreV1()
 	selector := fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()
@@ -325,7 +326,7 @@ func readsOfOne(client kubernetes.Interface, namespace, name string) reads {
 	return all
 }
 
-// readsOfAll are the ways to read all of a namespace, or of all namespaces.
+// readsOfAll returns the ways to read all objects of a namespace, or of all namespaces.
 func readsOfAll(client kubernetes.Interface, namespace string) reads {
 	all := reads{}
 	addLists(all, client, namespace, "")
@@ -365,7 +366,7 @@ func addLists(all reads, client kubernetes.Interface, namespace, selector string
 	}
 }
 
-// readsOfPods are the ways to read the pods that a selector selects; name is that of the only one, or "".
+// readsOfPods returns the ways to read the pods of a selector. name is the name of the only such pod, or "".
 func readsOfPods(client kubernetes.Interface, namespace string, selector fields.Selector, name string) reads {
 	pods, options := client.CoreV1().Pods(namespace), metav1.ListOptions{FieldSelector: selector.String()}
 	all := reads{
@@ -409,7 +410,7 @@ func failed(what string, err error) error {
 	return nil
 }
 
-// writesEvents checks what each kind of access lets the driver do as itself.
+// writesEvents checks the driver's own rights with each kind of access.
 func writesEvents(t *testing.T, driver kubernetes.Interface) {
 	t.Helper()
 	eventually(t, func() error { return event(t.Context(), driver, "as-itself") })
@@ -431,8 +432,8 @@ func event(ctx context.Context, client kubernetes.Interface, name string) error 
 	return err
 }
 
-// golden compares what the API server says that the driver's service account may do with a file in testdata, which a
-// review can read. What any service account may do is left out.
+// golden compares the rights of the driver's service account, according to the API server, with a file in testdata that
+// reviewers can read. It omits the rights of all service accounts.
 func (c access) golden(t *testing.T, file string, namespaces map[string]string) {
 	t.Helper()
 	c.serviceAccount(t, apps, "any", nil)
@@ -460,7 +461,9 @@ func (c access) golden(t *testing.T, file string, namespaces map[string]string) 
 
 func (c access) rules(t *testing.T, client kubernetes.Interface, namespace string) []string {
 	t.Helper()
-	review := &authorizationv1.SelfSubjectRulesReview{Spec: authorizationv1.SelfSubjectRulesReviewSpec{Namespace: namespace}}
+	review := &authorizationv1.SelfSubjectRulesReview{
+		Spec: authorizationv1.SelfSubjectRulesReviewSpec{Namespace: namespace},
+	}
 	got, err := client.AuthorizationV1().SelfSubjectRulesReviews().Create(t.Context(), review, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)

@@ -16,16 +16,17 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/controlplane"
 )
 
-// What an administrator allows, by the parameters of a policy.
+// TestAllow shows what an administrator allows with the parameters of the policy.
 func TestAllow(t *testing.T) {
 	c := startCluster(t)
 	c.installAllow(t,
-		`allow={"enabled": true, "uids": ["1000-1999", 70], "gids": [0, "5-6"], "secrets": ["ssh-*", "tls"], "configMaps": []}`)
+		`allow={"enabled": true, "uids": ["1000-1999", 70], "gids": [0, "5-6"], "secrets": ["ssh-*", "tls"], `+
+			`"configMaps": []}`)
 	c.waitForAllow(t, "not-allowed")
 	for _, test := range []struct {
 		name   string
 		volume corev1.Volume
-		// A part of what the policy says; "" if it lets the pod in.
+		// want is a part of the policy's message; "" if the policy allows the pod.
 		want   string
 		change func(*corev1.Pod)
 	}{
@@ -83,7 +84,8 @@ func TestAllow(t *testing.T) {
 		{"another volume without an owner", driverVolume("v", "volume", "o"), "uid 0 ",
 			beside(`{"name": "o", "secret": {"secretName": "tls"}}`)},
 		{"projected", driverVolume("v", "volume", "o", "uid", "70"), "", beside(`{"name": "o", "projected": {"sources": [
-			{"secret": {"name": "tls"}}, {"secret": {"name": "ssh-a"}}, {"downwardAPI": {"items": [{"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}}]}}`)},
+			{"secret": {"name": "tls"}}, {"secret": {"name": "ssh-a"}},
+			{"downwardAPI": {"items": [{"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}}]}}`)},
 		{"projected of another Secret", driverVolume("v", "volume", "o", "uid", "70"), `Secret "x" is not allowed here`,
 			beside(`{"name": "o", "projected": {"sources": [{"secret": {"name": "tls"}}, {"secret": {"name": "x"}}]}}`)},
 		{"projected of a ConfigMap", driverVolume("v", "volume", "o", "uid", "70"), `ConfigMap "x" is not allowed here`,
@@ -111,7 +113,7 @@ func TestAllow(t *testing.T) {
 		c.warnsOfTemplates(t, `Secret "x" is not allowed here`, driverVolume("v", "secretName", "x", "uid", "70"))
 	})
 	t.Run("rules that are changed", func(t *testing.T) {
-		c.allow(t, "uids", "5 - 6, 9") // as people write it
+		c.allow(t, "uids", "5 - 6, 9") // with spaces, as people may write it
 		c.allow(t, "gids", "")
 		c.allow(t, "secrets", "x")
 		c.mayNot(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "9", "gid", "0")),
@@ -165,8 +167,8 @@ func TestAllow(t *testing.T) {
 		c.may(t, podWith("p", driverVolume("v", "secretName", "x", "uid", "5")))
 		c.may(t, podWith("p", secretVolume("v", "x")))
 	})
-	// Kubelet refuses inline volumes of a driver that has no CSIDriver: nothing has to be refused here, least of all pods
-	// without the driver.
+	// Kubelet refuses inline volumes of a driver without a CSIDriver. So the policy must refuse nothing, and above all no
+	// pods without the driver.
 	t.Run("no CSIDriver", func(t *testing.T) {
 		if err := c.StorageV1().CSIDrivers().Delete(t.Context(), "fsuser.csi.io", metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
@@ -176,7 +178,8 @@ func TestAllow(t *testing.T) {
 	})
 }
 
-// The users of KEP-5936 are owners, and what fsUser moves is judged like what people write.
+// The users of KEP-5936 count as owners, and the policy judges volumes that fsUser moves like volumes that people
+// write.
 func TestAllowTypedFields(t *testing.T) {
 	c := startClusterWith(t, controlplane.Options{ExtraArgs: []string{"--feature-gates=AtomicWriteVolumeUserFields=true"}})
 	startFsUser(t, c)
@@ -188,11 +191,13 @@ func TestAllowTypedFields(t *testing.T) {
 		{"a volume's owner, who is not allowed", `{"name": "v", "configMap": {"name": "conf", "defaultUser": 71}}`,
 			"uid 71 "},
 		{"a file's owner",
-			`{"name": "v", "secret": {"secretName": "tls", "defaultUser": 70, "items": [{"key": "k", "path": "k", "user": 70}]}}`, ""},
+			`{"name": "v", "secret": {"secretName": "tls", "defaultUser": 70, ` +
+				`"items": [{"key": "k", "path": "k", "user": 70}]}}`, ""},
 		{"a file's owner, who is not allowed",
 			`{"name": "v", "secret": {"secretName": "tls", "defaultUser": 70, "items": [{"key": "k", "path": "k", "user": 0}]}}`,
 			"uid 0 "},
-		{"a field's owner", `{"name": "v", "downwardAPI": {"defaultUser": 70, "items": [{"path": "n", "user": 72, "fieldRef": {"fieldPath": "metadata.name"}}]}}`, "uid 72 "},
+		{"a field's owner", `{"name": "v", "downwardAPI": {"defaultUser": 70, ` +
+			`"items": [{"path": "n", "user": 72, "fieldRef": {"fieldPath": "metadata.name"}}]}}`, "uid 72 "},
 		{"a projected owner", `{"name": "v", "projected": {"defaultUser": 73, "sources": [{"secret": {"name": "tls"}}]}}`,
 			"uid 73 "},
 		{"a projected file's owner", `{"name": "v", "projected": {"defaultUser": 70, "sources": [{"secret": {"name": "tls"}},
@@ -219,7 +224,7 @@ func TestAllowTypedFields(t *testing.T) {
 	}
 }
 
-// manySources are volumes of a Secret each, with names, keys and paths of usual length at most.
+// manySources returns volumes of one Secret each, with names, keys and paths of at most a usual length.
 func manySources(n int) (volumes []corev1.Volume) {
 	for i := range n {
 		v := secretVolume(fmt.Sprint("v", i), strings.Repeat("a", 249)+fmt.Sprintf("%04d", i))
@@ -229,7 +234,7 @@ func manySources(n int) (volumes []corev1.Volume) {
 	return volumes
 }
 
-// beside adds another volume to the pod.
+// beside returns a change that adds another volume to the pod.
 func beside(volume string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) { p.Spec.Volumes = append(p.Spec.Volumes, volumeOf(volume)) }
 }
@@ -276,7 +281,7 @@ func (c *cluster) annotateDriver(t *testing.T, annotations map[string]any) {
 	}
 }
 
-// may waits until a pod is let in: the API server learns of rules by a watch.
+// may waits until the API server accepts a pod, because it learns of rules with a watch.
 func (c *cluster) may(t *testing.T, pod *corev1.Pod) {
 	t.Helper()
 	eventually(t, func() error {
@@ -285,7 +290,7 @@ func (c *cluster) may(t *testing.T, pod *corev1.Pod) {
 	})
 }
 
-// mayNot waits until a pod is refused with the words.
+// mayNot waits until the API server refuses a pod with these words.
 func (c *cluster) mayNot(t *testing.T, pod *corev1.Pod, words string) {
 	t.Helper()
 	eventually(t, func() error {

@@ -4,20 +4,24 @@ package deploy
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
 )
 
-// barePods are pods as people apply them. The API server adds the volume of the service account to each.
+// barePods returns pods in the form in which people apply them. The API server adds the volume of the service account
+// to each.
 func barePods() map[string]string {
 	return map[string]string{
 		"fsUser": `
@@ -29,7 +33,8 @@ spec:
     volumeMounts: [{name: ssh, mountPath: /ssh}, {name: conf, mountPath: /conf}]
   volumes:
   - {name: ssh, secret: {secretName: ssh-keys, defaultMode: 0400}}
-  - {name: conf, projected: {sources: [{configMap: {name: conf}}, {downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}]}}
+  - {name: conf, projected: {sources: [{configMap: {name: conf}},
+      {downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}]}}
 `,
 		"driver": `
 spec:
@@ -89,7 +94,7 @@ func TestApplyTwice(t *testing.T) {
 	}
 }
 
-// What did not move may not change, with or without the policy.
+// A volume that was not moved may not change, with or without the policy.
 func TestApplyOfAnotherVolume(t *testing.T) {
 	c := startCluster(t)
 	startFsUser(t, c)
@@ -100,6 +105,60 @@ func TestApplyOfAnotherVolume(t *testing.T) {
 	pod.SetName("p")
 	if _, err := c.serverSide(t, pod); !apierrors.IsInvalid(err) {
 		t.Errorf("a volume of the driver became a Secret: %v", err)
+	}
+}
+
+// The API server merges the volumes of two managers by name. So it refuses a volume of the driver in place of a volume
+// with the same name that another manager applied, because the volume would have two types. docs/gitops.md names the
+// ways out.
+func TestApplyAVolumeOfAnotherManager(t *testing.T) {
+	c := startCluster(t)
+	const inTree = `{name: ssh, secret: {secretName: ssh-keys}}`
+	const driver = `csi: {driver: fsuser.csi.io, readOnly: true, volumeAttributes: {secretName: ssh-keys}}}`
+	apply := func(manager, name, mount, volumes string) (*appsv1.Deployment, error) {
+		text := fmt.Sprintf(`
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: %s}
+spec:
+  selector: {matchLabels: {app: a}}
+  template:
+    metadata: {labels: {app: a}}
+    spec:
+      containers: [{name: c, image: none, volumeMounts: [{name: %s, mountPath: /ssh}]}]
+      volumes: [%s]
+`, name, mount, volumes)
+		manifest, err := yaml.YAMLToJSON([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.AppsV1().Deployments(apps).Patch(t.Context(), name, types.ApplyPatchType, manifest,
+			metav1.PatchOptions{FieldManager: manager, Force: ptr.To(true)})
+	}
+	for _, test := range []struct{ name, manager, mount, volumes, refused string }{
+		{"another-manager", "other", "ssh", "{name: ssh, " + driver,
+			"spec.template.spec.volumes[0].csi: Forbidden: may not specify more than 1 volume type"},
+		{"same-manager", "git", "ssh", "{name: ssh, " + driver, ""},
+		{"another-name", "other", "ssh-fsuser", "{name: ssh-fsuser, " + driver, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if _, err := apply("git", test.name, "ssh", inTree); err != nil {
+				t.Fatal(err)
+			}
+			got, err := apply(test.manager, test.name, test.mount, test.volumes)
+			switch {
+			case test.refused != "":
+				if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), test.refused) {
+					t.Errorf("the error is %v, want %s", err, test.refused)
+				}
+			case err != nil:
+				t.Error(err)
+			case !slices.ContainsFunc(got.Spec.Template.Spec.Volumes, func(v corev1.Volume) bool {
+				return v.Name == got.Spec.Template.Spec.Containers[0].VolumeMounts[0].Name && v.CSI != nil && v.Secret == nil
+			}):
+				t.Errorf("the container mounts no volume of the driver: %s", encode(t, got.Spec.Template.Spec))
+			}
+		})
 	}
 }
 
@@ -124,8 +183,8 @@ func volumeNamed(t *testing.T, pod *corev1.Pod, name string) corev1.Volume {
 	return pod.Spec.Volumes[i]
 }
 
-// applyClientSide does what kubectl apply does: it patches the pod with the difference of the manifest to the manifest
-// applied last and to the pod.
+// applyClientSide does the same as kubectl apply: it patches the pod with the difference between the manifest, the
+// manifest that was applied last, and the pod.
 func (c *cluster) applyClientSide(t *testing.T, manifest *unstructured.Unstructured, dryRun ...string) *corev1.Pod {
 	t.Helper()
 	applied := manifest.DeepCopy()
@@ -163,7 +222,7 @@ func (c *cluster) applyClientSide(t *testing.T, manifest *unstructured.Unstructu
 	return got
 }
 
-// applyServerSide does what kubectl apply --server-side does.
+// applyServerSide does the same as kubectl apply --server-side.
 func (c *cluster) applyServerSide(t *testing.T, manifest *unstructured.Unstructured, dryRun ...string) *corev1.Pod {
 	t.Helper()
 	got, err := c.serverSide(t, manifest, dryRun...)

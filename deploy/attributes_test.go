@@ -29,16 +29,20 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
 )
 
-// verdict is who decides whether a volume is good.
+// verdict says whether the driver and the policy accept a volume.
 type verdict int
 
 const (
-	good       verdict = iota // both take it
-	refuse                    // both refuse it, in the same words
-	driverOnly                // only the driver refuses it: what another volume of the pod says is the API server's to judge
+	// good means that both accept the volume.
+	good verdict = iota
+	// refuse means that both refuse the volume, in the same words.
+	refuse
+	// driverOnly means that only the driver refuses the volume. The API server validates the other volumes of the pod
+	// itself.
+	driverOnly
 )
 
-// volumeCase is a volume that the driver and the policy have to judge alike.
+// volumeCase is a volume for which the driver and the policy must agree.
 type volumeCase struct {
 	name    string
 	verdict verdict
@@ -166,7 +170,7 @@ func volumeCases() []volumeCase {
 	return all
 }
 
-// hidden is a word of a template, which no message may show.
+// hidden is a word in a template. No message may contain it.
 const hidden = "hunter2"
 
 func templateCases() (all []volumeCase) {
@@ -194,18 +198,20 @@ func templateCases() (all []volumeCase) {
 	return all
 }
 
-// otherVolumes are those of the pod beside the volume of a case.
+// otherVolumes returns the pod's volumes besides the volume of a case.
 func otherVolumes() []corev1.Volume {
 	return []corev1.Volume{
 		secretVolume("secret", "s"), configMapVolume("config-map", "c"), secretVolume("no-name", "Upper"),
 		otherDriverVolume("other-csi"), tokenVolume("token"),
-		volumeOf(`{"name": "downward-api", "downwardAPI": {"items": [{"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}}`),
-		volumeOf(`{"name": "projected", "projected": {"sources": [{"secret": {"name": "s"}}, {"configMap": {"name": "c"}}]}}`),
+		volumeOf(`{"name": "downward-api", "downwardAPI": ` +
+			`{"items": [{"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}}`),
+		volumeOf(`{"name": "projected", "projected": ` +
+			`{"sources": [{"secret": {"name": "s"}}, {"configMap": {"name": "c"}}]}}`),
 		volumeOf(`{"name": "empty-dir", "emptyDir": {}}`),
 	}
 }
 
-// The driver and the policy say the same of every volume.
+// The driver and the policy agree about every volume.
 func TestTheDriverAndThePolicyAgree(t *testing.T) {
 	c := startCluster(t)
 	c.installPolicy(t, "policy-attributes.yaml")
@@ -289,8 +295,8 @@ func TestTheDriverAndThePolicyAgree(t *testing.T) {
 	})
 }
 
-// startDriver returns a function that sends a volume to the driver as kubelet would. The function returns the sentences
-// with which the driver refuses the volume.
+// startDriver returns a function that sends a volume to the driver as kubelet would. The function returns the problems
+// in the driver's answer.
 func startDriver(t *testing.T) func(*testing.T, corev1.Volume) []string {
 	t.Helper()
 	root := t.TempDir()
@@ -340,7 +346,7 @@ func startDriver(t *testing.T) func(*testing.T, corev1.Volume) []string {
 		req.VolumeCapability.AccessType = &csi.VolumeCapability_Mount{Mount: mount}
 		if v.CSI.FSType != nil {
 			mount.FsType = *v.CSI.FSType
-			if mount.FsType == "block" { // kubelet, not the driver, knows this name
+			if mount.FsType == "block" { // Only kubelet knows this name.
 				req.VolumeCapability.AccessType = &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}}
 			}
 		}
@@ -357,15 +363,16 @@ func startDriver(t *testing.T) func(*testing.T, corev1.Volume) []string {
 		if status.Code(err) != codes.InvalidArgument {
 			t.Fatalf("the driver: %v", err)
 		}
-		// The driver joins its problems by semicolons, which sentences have, too; those that begin one are known.
+		// The driver joins its problems with semicolons, which the sentences also contain. So the split uses the known
+		// beginnings of problems.
 		next := regexp.MustCompile(`; (the volume must|csi\.|only mounted|volumeAttributes)`)
 		text := strings.TrimPrefix(status.Convert(err).Message(), volume.ErrInvalid.Error()+": ")
-		// An expression can't tell which word is near, nor whether a Secret has data.
+		// An expression can find neither the nearest word nor out whether a Secret has data.
 		text = regexp.MustCompile(`; the nearest known one is "[a-zA-Z]+"`).ReplaceAllString(text, "")
 		text = strings.TrimSuffix(text,
-			"; if nodePublishSecretRef is set, its Secret has no data, which looks the same: give it a key")
-		// A value is quoted in Go's way by one and in CEL's by the other, and so is the place of an attribute that is not
-		// plain.
+			"; if nodePublishSecretRef is set, its Secret has no data: add a key")
+		// The driver quotes a value as Go does, and the policy as CEL does. The same applies to the place of an attribute
+		// whose name is not plain.
 		plain := regexp.MustCompile(`^volumeAttributes(\[[-_./0-9A-Za-z]{1,64}\])?$`)
 		var sentences []string
 		for _, sentence := range strings.Split(next.ReplaceAllString(text, "\x00$1"), "\x00") {
@@ -389,8 +396,8 @@ func startDriver(t *testing.T) func(*testing.T, corev1.Volume) []string {
 	}
 }
 
-// describes stands behind the driver's checks of a request, and checks what the first publish of a volume checks before
-// it asks for objects.
+// describes takes the place of package volume. It makes the checks of the first publish of a volume that come before
+// the requests for objects.
 type describes struct{ pod *corev1.Pod }
 
 func (d describes) Publish(_ context.Context, r volume.Request) error {
@@ -408,7 +415,7 @@ func (describes) Usage(context.Context, string, string) (tmpfs.Usage, error) {
 }
 func (describes) Ready() error { return nil }
 
-// warnsOfTemplates: a workload whose pods would be refused is made, with a warning.
+// warnsOfTemplates checks that a workload whose pods would be refused is created, with a warning.
 func (c *cluster) warnsOfTemplates(t *testing.T, warning string, v corev1.Volume) {
 	t.Helper()
 	w := &warnings{}
@@ -419,7 +426,7 @@ func (c *cluster) warnsOfTemplates(t *testing.T, warning string, v corev1.Volume
 		t.Fatal(err)
 	}
 	for kind, create := range workloads(t, client, v) {
-		// The binding, which the API server learns of by a watch.
+		// The API server learns of the binding with a watch.
 		eventually(t, func() error {
 			w.take()
 			if err := create(); err != nil {
@@ -433,7 +440,7 @@ func (c *cluster) warnsOfTemplates(t *testing.T, warning string, v corev1.Volume
 	}
 }
 
-// Where an administrator wants it, they are refused. What is there already can be changed and deleted.
+// If an administrator configures it, such workloads are refused. Existing ones can be changed and deleted.
 func TestTemplatesAreRefused(t *testing.T) {
 	c := startCluster(t)
 	bad := driverVolume("v", "secretName", "a", "uid", "x")
@@ -474,7 +481,7 @@ func TestTemplatesAreRefused(t *testing.T) {
 	}
 }
 
-// workloads make, as a dry run, each kind of object that makes pods with the volume.
+// workloads returns functions that create, as a dry run, each kind of workload with the volume.
 func workloads(t *testing.T, client kubernetes.Interface, v corev1.Volume) map[string]func() error {
 	labels := map[string]string{"app": "a"}
 	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: podWith("", v).Spec}
@@ -513,7 +520,7 @@ func workloads(t *testing.T, client kubernetes.Interface, v corev1.Volume) map[s
 	}
 }
 
-// installPolicy makes what one template of the chart makes.
+// installPolicy creates the objects of one template of the chart.
 func (c *cluster) installPolicy(t *testing.T, file string, values ...string) {
 	t.Helper()
 	args := []string{"--show-only", "templates/" + file}

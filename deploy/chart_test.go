@@ -66,7 +66,7 @@ func TestValuesThatTheSchemaRefuses(t *testing.T) {
 		"image.repository=a:1", "image.repository=/a", "image.registry=", "image.registry=docker",
 		"image.registry=example.com/", "image.registry=a.b/c",
 		"image.registry=null",
-		"logLevel=6", "logLevel=high", "httpPort=0", "updateStrategy.type=Recreate",
+		"logLevel=6", "logLevel=high", "logFormat=yaml", "logFormat=null", "httpPort=0", "updateStrategy.type=Recreate",
 		"updateStrategy.rollingUpdate.maxUnavailable=0", "updateStrategy.rollingUpdate.maxUnavailable=0%",
 		"updateStrategy.rollingUpdate.maxUnavailable=many", "updateStrategy.rollingUpdate.maxSurge=1",
 		"updateStrategy=null", "limits=null", "limits.maxVolumes=0", "limits.maxNodeBytes=1Gi", "limits.podShare=101",
@@ -78,7 +78,8 @@ func TestValuesThatTheSchemaRefuses(t *testing.T) {
 		"allow.uids={-1}", "allow.uids={1-}",
 		"allow.gids={01}", "allow.secrets={a*b}", "allow.secrets={A}", "allow.configMaps=all", "validate.allow=x",
 		"validate.templates=Audit", "extraArgs={node}", "extraArgs={--seccomp=false,--state-dir=/run/fsuser.csi.io/other}",
-		"metrics.podMonitor.interval=soon", "noSuchValue=1", "image.name=x",
+		"metrics.podMonitor.interval=soon", "metrics.serviceMonitor.interval=1", "metrics.prometheusRule.groups={}",
+		"grafanaDashboard.namespace=A", "grafanaDashboard.labels.a=1", "grafanaDashboard.folder=a", "noSuchValue=1", "image.name=x",
 		"resourceQuota.enabled=maybe", "resourceQuota.pods=5", "openshift.securityContextConstraint=privileged",
 		"openshift.enabled=true",
 		"selinux.context=container_file_t", "selinux.context=a:b:c:s0 d", "selinux.label=a:b:c", "networkPolicy.enabled=some",
@@ -125,14 +126,14 @@ func TestOldKubernetes(t *testing.T) {
 			t.Errorf("Kubernetes %s: error %v; want %s", version, err, want)
 		}
 	}
-	// Vendors' versions have suffixes.
+	// The versions of vendors have suffixes.
 	if _, err := Template(t.Context(), ".", "--kube-version", "v1.36.2-gke.100"); err != nil {
 		t.Error(err)
 	}
 }
 
-// What the contract with kubelet and the API server demands of the manifests, for each kind of access and for values
-// that are not the default.
+// TestContract checks the requirements of kubelet and the API server, for each kind of access and for values that are
+// not the default.
 func TestContract(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -144,6 +145,7 @@ func TestContract(t *testing.T) {
 		{"another kubelet root", []string{"--set", "kubeletRootDir=/data/k0s/kubelet"}},
 		{"all optional parts", []string{"--set", strings.Join([]string{
 			"metrics.podMonitor.enabled=true", "metrics.podMonitor.interval=30s", "metrics.podMonitor.labels.release=p",
+			"metrics.prometheusRule.enabled=true", "grafanaDashboard.enabled=true",
 			"imagePullSecrets[0].name=pull", "nodeSelector.pool=a", "podLabels.team=a", "podAnnotations.note=a", "logLevel=4",
 			"updateStrategy.rollingUpdate.maxUnavailable=1", "limits.maxVolumeBytes=1048576", "extraArgs={--seccomp=false}",
 			"commonLabels.team=a", "commonAnnotations.note=a", "daemonSetAnnotations.note=a",
@@ -171,6 +173,7 @@ func checkCSIDriver(t *testing.T, objects objects) {
 	var d storagev1.CSIDriver
 	objects.find(t, "CSIDriver", "fsuser.csi.io", &d)
 	s := d.Spec
+	const profile = "security.openshift.io/csi-ephemeral-volume-profile"
 	for what, ok := range map[string]bool{
 		"attachRequired is false": s.AttachRequired != nil && !*s.AttachRequired,
 		"podInfoOnMount is true":  s.PodInfoOnMount != nil && *s.PodInfoOnMount,
@@ -181,7 +184,7 @@ func checkCSIDriver(t *testing.T, objects objects) {
 		"requiresRepublish is true":                  s.RequiresRepublish != nil && *s.RequiresRepublish,
 		"no tokens are asked for":                    len(s.TokenRequests) == 0,
 		"no NodeGetInfo by the clock":                s.NodeAllocatableUpdatePeriodSeconds == nil,
-		"OpenShift's profile is said":                d.Labels["security.openshift.io/csi-ephemeral-volume-profile"] == "restricted",
+		"OpenShift's profile is set":                 d.Labels[profile] == "restricted",
 		"kubelet passes no SELinux context in flags": s.SELinuxMount == nil || !*s.SELinuxMount,
 	} {
 		if !ok {
@@ -287,13 +290,13 @@ func checkDaemonSet(t *testing.T, objects objects) {
 			t.Errorf("propagation of %s is %v", m.MountPath, m.MountPropagation)
 		}
 	}
-	// The longest socket that the driver binds; a unix socket's path has 107 bytes at most.
+	// This is the longest path of a socket of the driver. The path of a unix socket has at most 107 bytes.
 	if longest := root + "/plugins_registry/.fsuser.csi.io-reg.sock"; len(longest) > 107 {
 		t.Errorf("%s has %d bytes", longest, len(longest))
 	}
 }
 
-// checkRules: who asks for the default gets no rule that reads, bound or not.
+// checkRules checks that the default access has no rule that reads objects, whether it is bound or not.
 func checkRules(t *testing.T, objects objects) {
 	t.Helper()
 	access := objects.access(t)
@@ -360,8 +363,7 @@ func TestImage(t *testing.T) {
 	}
 }
 
-// Each policy is there when its value says so, with its bindings, and is not evaluated for pods that have nothing to do
-// with it.
+// Each policy exists with its bindings if its value is set, and the API server does not evaluate it for unrelated pods.
 func TestPoliciesAreValues(t *testing.T) {
 	for set, want := range map[string][]string{
 		"access=node":                  {"declare-references", "attributes"},
@@ -411,7 +413,7 @@ func TestNamespaceLetsPrivilegedPodsIn(t *testing.T) {
 	if got := ns.Labels["security.openshift.io/scc.podSecurityLabelSync"]; got != "false" {
 		t.Errorf("podSecurityLabelSync is %q: OpenShift would set labels of its own", got)
 	}
-	// helm install has made the namespace before it looks at the chart, and refuses a chart that makes it again.
+	// helm install has already created the namespace, and refuses a chart that creates it again.
 	if template(t).has("Namespace") {
 		t.Error("the default makes the namespace")
 	}
@@ -444,7 +446,7 @@ func TestNetworkPolicy(t *testing.T) {
 	const peer = "networkPolicy.from[0].namespaceSelector.matchLabels.team=monitoring"
 	port, tcp := intstr.FromInt32(9900), corev1.ProtocolTCP
 	for set, want := range map[string][]networkingv1.NetworkPolicyIngressRule{
-		"networkPolicy.enabled=true": nil, // no rule allows nothing, but a rule without peers would allow all
+		"networkPolicy.enabled=true": nil, // A policy without rules denies all, but a rule without peers would allow all.
 		"networkPolicy.enabled=true,httpPort=9900," + peer: {{
 			From: []networkingv1.NetworkPolicyPeer{
 				{NamespaceSelector: metav1.SetAsLabelSelector(labels.Set{"team": "monitoring"})},
@@ -467,7 +469,7 @@ func TestNetworkPolicy(t *testing.T) {
 	}
 }
 
-// Before 1.36 there is no policy that mutates. The chart leaves it out, and pods write csi.readOnly themselves.
+// Before 1.36, Kubernetes has no mutating policies. The chart omits them, and people write csi.readOnly themselves.
 func TestNoMutatingPolicyInOldKubernetes(t *testing.T) {
 	for _, access := range []string{"namespaces", "cluster"} {
 		if template(t, "--set", "access="+access, "--kube-version", "1.35.9").has("MutatingAdmissionPolicy") {
@@ -509,7 +511,7 @@ func TestExpressionsAreShort(t *testing.T) {
 	}
 }
 
-// objects are those that a chart makes.
+// objects are the objects of a rendered chart.
 type objects struct{ all []*unstructured.Unstructured }
 
 func template(t *testing.T, args ...string) objects {
@@ -551,7 +553,7 @@ func (o objects) has(kind string) bool {
 	return slices.ContainsFunc(o.all, func(one *unstructured.Unstructured) bool { return one.GetKind() == kind })
 }
 
-// access is what the driver is told; the rules have to fit.
+// access returns the --access of the driver. The rules must match it.
 func (o objects) access(t *testing.T) string {
 	t.Helper()
 	var ds appsv1.DaemonSet

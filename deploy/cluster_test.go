@@ -22,10 +22,10 @@ import (
 // driverName is the driver's name in pods.
 const driverName = "fsuser.csi.io"
 
-// apps is a namespace of users.
+// apps is a namespace of applications.
 const apps = "apps"
 
-// cluster is a real API server, and an administrator.
+// cluster is a real API server, with a client of an administrator.
 type cluster struct {
 	*controlplane.ControlPlane
 	kubernetes.Interface
@@ -52,7 +52,7 @@ func startClusterWith(t *testing.T, options controlplane.Options) *cluster {
 	return c
 }
 
-// namespace makes a namespace, with the service account without which pods are refused.
+// namespace creates a namespace with its service account, because the API server refuses pods without it.
 func (c *cluster) namespace(t *testing.T, name string) {
 	t.Helper()
 	if name != metav1.NamespaceDefault {
@@ -72,7 +72,7 @@ func (c *cluster) serviceAccount(t *testing.T, namespace, name string, annotatio
 	}
 }
 
-// install makes all that the chart makes, its namespace among it, with more values of the chart.
+// install creates the objects of the chart and its namespace, with more values of the chart.
 func (c *cluster) install(t *testing.T, access string, values ...string) {
 	t.Helper()
 	values = append([]string{"access=" + access, "namespace.create=true"}, values...)
@@ -88,7 +88,7 @@ func (c *cluster) create(t *testing.T, o objects) {
 		if ns := one.GetNamespace(); ns != "" {
 			client = c.objects.Resource(resource).Namespace(ns)
 		}
-		// Strict, as kubectl is.
+		// The creation is strict, as in kubectl.
 		if _, err := client.Create(t.Context(), one,
 			metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict}); err != nil {
 			t.Fatalf("create %s %s: %v", one.GetKind(), one.GetName(), err)
@@ -96,7 +96,7 @@ func (c *cluster) create(t *testing.T, o objects) {
 	}
 }
 
-// waitForPolicy waits until the API server has taken up the policy declare-references, about which it learns by a
+// waitForPolicy waits until the API server uses the policy declare-references. The API server learns of it with a
 // watch.
 func (c *cluster) waitForPolicy(t *testing.T) {
 	t.Helper()
@@ -119,7 +119,7 @@ func (c *cluster) createPod(t *testing.T, pod *corev1.Pod) *corev1.Pod {
 	return got
 }
 
-// eventually is for what the API server learns by a watch of its own.
+// eventually repeats a check that depends on a watch of the API server.
 func eventually(t *testing.T, check func() error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -137,7 +137,7 @@ func eventually(t *testing.T, check func() error) {
 	}
 }
 
-// podWith is a pod with volumes, without the token that would be one more.
+// podWith returns a pod with volumes, without the volume of a token.
 func podWith(name string, volumes ...corev1.Volume) *corev1.Pod {
 	no := false
 	pod := &corev1.Pod{
@@ -155,7 +155,7 @@ func podWith(name string, volumes ...corev1.Volume) *corev1.Pod {
 	return pod
 }
 
-// driverVolume is a volume of the driver with these attributes: key, value, key, value.
+// driverVolume returns a volume of the driver with these attributes: key, value, key, value.
 func driverVolume(name string, attributes ...string) corev1.Volume {
 	yes := true
 	v := corev1.Volume{Name: name}

@@ -135,8 +135,8 @@ func get(ctx context.Context, client *http.Client, url string) (*http.Response, 
 	return response, response.Body.Close()
 }
 
-// unfinishedRequest sends the head of a request, and its body only when the test ends: the API server executes the
-// request until then.
+// unfinishedRequest sends the head of a request, and the body only at the end of the test. Until then, the API server
+// executes the request.
 func unfinishedRequest(t *testing.T, client *http.Client, url string) {
 	t.Helper()
 	body, end := io.Pipe()
@@ -148,7 +148,7 @@ func unfinishedRequest(t *testing.T, client *http.Client, url string) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if response, err := client.Do(request); err == nil { // an error is the end of the test
+		if response, err := client.Do(request); err == nil { // At the end of the test, there is an error.
 			response.Body.Close()
 		}
 	}()
@@ -158,7 +158,7 @@ func unfinishedRequest(t *testing.T, client *http.Client, url string) {
 	})
 }
 
-// flows returns the flow distinguishers of the requests of a FlowSchema that the API server holds, in order.
+// flows returns the flow distinguishers of the held requests of a FlowSchema, in order.
 func (c *cluster) flows(ctx context.Context, schema string) ([]string, error) {
 	dump, err := c.FlowcontrolV1().RESTClient().Get().AbsPath("/debug/api_priority_and_fairness/dump_requests").DoRaw(ctx)
 	if err != nil {

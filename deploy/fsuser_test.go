@@ -32,8 +32,7 @@ const (
 	fsGroupAnnotation = "fsuser.csi.io/fs-group"
 )
 
-// startFsUser is a cluster with the policies of fsUser, from the file that is applied, and with a client that keeps
-// warnings.
+// startFsUser applies the file of the policies of fsUser to a cluster, and gives it a client that keeps warnings.
 func startFsUser(t *testing.T, c *cluster) *warnings {
 	t.Helper()
 	content, err := os.ReadFile(FsUserFile)
@@ -47,7 +46,7 @@ func startFsUser(t *testing.T, c *cluster) *warnings {
 	if c.Interface, err = kubernetes.NewForConfig(config); err != nil {
 		t.Fatal(err)
 	}
-	// Each of the three policies, which the API server learns of by a watch.
+	// The API server learns of each of the three policies with a watch.
 	eventually(t, func() error {
 		_, err := c.dryRunPod(t, annotated("root", secretVolume("s", "s")))
 		if err == nil {
@@ -72,12 +71,12 @@ func startFsUser(t *testing.T, c *cluster) *warnings {
 	return w
 }
 
-// tokenVolume is one that only kubelet can make.
+// tokenVolume returns a volume that only kubelet can make.
 func tokenVolume(name string) corev1.Volume {
 	return volumeOf(`{"name": "` + name + `", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}`)
 }
 
-// warnings are what the API server said beside its answers.
+// warnings are the warnings of the API server.
 type warnings struct {
 	mu  sync.Mutex
 	all []string
@@ -90,7 +89,7 @@ func (w *warnings) HandleWarningHeader(_ int, _, text string) {
 	w.all = append(w.all, text)
 }
 
-// take returns those of our policies since it was last called.
+// take returns the warnings of our policies since its last call.
 func (w *warnings) take() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -112,7 +111,7 @@ func (c *cluster) dryRunPod(t *testing.T, pod *corev1.Pod) (*corev1.Pod, error) 
 
 func TestFsUser(t *testing.T) {
 	c := startCluster(t)
-	c.install(t, "node") // so that declare-references is there, too
+	c.install(t, "node") // so that declare-references exists, too
 	c.waitForPolicy(t)
 	w := startFsUser(t, c)
 	t.Run("what is moved", func(t *testing.T) { moves(t, c, w) })
@@ -125,7 +124,7 @@ func TestFsUser(t *testing.T) {
 	t.Run("a service account's mountable Secrets hold", func(t *testing.T) { mountableSecretsAnnotated(t, c) })
 }
 
-// With KEP-5936's gate the API server keeps its fields, and says what is wrong with them itself.
+// With KEP-5936's feature gate, the API server keeps its fields, and validates them itself.
 func TestFsUserWithUserFields(t *testing.T) {
 	c := startClusterWith(t, controlplane.Options{ExtraArgs: []string{"--feature-gates=AtomicWriteVolumeUserFields=true"}})
 	w := startFsUser(t, c)
@@ -147,11 +146,12 @@ func TestFsUserWithUserFields(t *testing.T) {
 	}
 }
 
-// The audit log has what was left alone, and the example is rewritten whole.
+// The audit log has the volumes that were not moved, and the example is rewritten completely.
 func TestFsUserSeen(t *testing.T) {
 	dir := t.TempDir()
 	rules, log := filepath.Join(dir, "rules.yaml"), filepath.Join(dir, "audit.log")
-	if err := os.WriteFile(rules, []byte(`{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [{"level": "Metadata", "resources": [{"resources": ["pods"]}]}]}`), 0o644); err != nil {
+	if err := os.WriteFile(rules, []byte(`{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", `+
+		`"rules": [{"level": "Metadata", "resources": [{"resources": ["pods"]}]}]}`), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	c := startClusterWith(t, controlplane.Options{ExtraArgs: []string{"--audit-policy-file=" + rules,
@@ -208,8 +208,8 @@ func TestFsUserSeen(t *testing.T) {
 	}
 }
 
-// The API server runs policies in random order. A pod that went through one policy and then through both is the same as
-// in the other order.
+// The API server runs policies in random order. A pod that goes through one policy and then through both must be the
+// same as in the other order.
 func TestOrderOfPolicies(t *testing.T) {
 	c := startCluster(t)
 	startFsUser(t, c)
@@ -250,7 +250,7 @@ func precedence(t *testing.T, c *cluster, w *warnings) {
 	for _, test := range []struct {
 		name           string
 		namespace, pod annotations
-		// What uid and gid become; none as uid: nothing is rewritten.
+		// uid and gid are the resulting attributes. The value none of uid means that nothing is rewritten.
 		uid, gid string
 	}{
 		{"neither", nil, nil, none, ""},
@@ -277,7 +277,7 @@ func precedence(t *testing.T, c *cluster, w *warnings) {
 			c.annotateNamespace(t, apps, test.namespace)
 			pod := podWith("", secretVolume("s", "s"))
 			pod.GenerateName, pod.Annotations = "pod-", test.pod
-			// The policy learns of the namespace by a watch.
+			// The policy learns of the namespace with a watch.
 			eventually(t, func() error {
 				got, err := c.dryRunPod(t, pod)
 				if err != nil {
@@ -311,7 +311,8 @@ func (c *cluster) annotateNamespace(t *testing.T, name string, annotations map[s
 	}
 }
 
-// noUser: the verdict on an annotation is that of the driver on the attribute, and so are the words.
+// noUser checks that the policy refuses the same values of the annotation as the driver refuses for the attribute, with
+// the same words.
 func noUser(t *testing.T, c *cluster) {
 	for _, value := range []string{
 		"", "root", "-1", "+1", "01000", "00", "1 000", " 1", "1\n", "1e3", "0x10", "1000.0", "2147483648", "4294967295",
@@ -335,7 +336,7 @@ func noUser(t *testing.T, c *cluster) {
 			}
 		}
 	}
-	// Of a namespace: that is said, too.
+	// For an annotation of the namespace, the message says so.
 	c.annotateNamespace(t, apps, map[string]string{fsUserAnnotation: "root"})
 	defer c.annotateNamespace(t, apps, nil)
 	eventually(t, func() error {
@@ -348,7 +349,7 @@ func noUser(t *testing.T, c *cluster) {
 	})
 }
 
-// untouched are pods for which the annotation does not count.
+// untouched checks pods for which the annotation has no effect.
 func untouched(t *testing.T, c *cluster, w *warnings) {
 	c.serviceAccount(t, Namespace, "default", nil)
 	mirror := annotated("1000", configMapVolume("c", "c"))
@@ -379,7 +380,7 @@ func untouched(t *testing.T, c *cluster, w *warnings) {
 			t.Errorf("%s: warnings %q", name, told)
 		}
 	}
-	// An update, and with it the debugging of a pod, leaves the volumes as they are.
+	// An update, such as adding a container for debugging, leaves the volumes as they are.
 	old := podWith("old", secretVolume("s", "s"))
 	got := c.createPod(t, old)
 	got.Annotations = map[string]string{fsUserAnnotation: "1000"}
@@ -397,7 +398,7 @@ func untouched(t *testing.T, c *cluster, w *warnings) {
 		metav1.UpdateOptions{}); err != nil || len(pod.Spec.Volumes) != 2 {
 		t.Errorf("%v; volumes %s", err, encode(t, pod.Spec.Volumes))
 	}
-	// A template is not a pod; the pod that its controller makes has the template's annotations.
+	// A template is no pod, but its controller makes a pod with the template's annotations.
 	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "d"}}
 	d.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "d"}}
 	d.Spec.Template = corev1.PodTemplateSpec{
@@ -418,7 +419,7 @@ func untouched(t *testing.T, c *cluster, w *warnings) {
 	}
 }
 
-// addedLater has another policy add a container and a volume, as a webhook that injects a sidecar would.
+// addedLater uses another policy that adds a container and a volume, like a webhook that injects a sidecar.
 func addedLater(t *testing.T, c *cluster, w *warnings) {
 	c.create(t, parse(t, []byte(`apiVersion: admissionregistration.k8s.io/v1
 kind: MutatingAdmissionPolicy
@@ -436,7 +437,8 @@ spec:
   - patchType: JSONPatch
     jsonPatch:
       expression: >-
-        [JSONPatch{op: 'add', path: '/spec/volumes/-', value: Object.spec.volumes{name: 'injected', secret: Object.spec.volumes.secret{secretName: 'injected'}}},
+        [JSONPatch{op: 'add', path: '/spec/volumes/-', value: Object.spec.volumes{name: 'injected',
+            secret: Object.spec.volumes.secret{secretName: 'injected'}}},
         JSONPatch{op: 'add', path: '/metadata/annotations/seen', value: string(size(object.spec.volumes))},
         JSONPatch{op: 'add', path: '/spec/containers/-', value: Object.spec.containers{name: 'injected', image: 'i',
           volumeMounts: [Object.spec.containers.volumeMounts{name: 'injected', mountPath: '/x'}]}}]
@@ -480,12 +482,12 @@ func mountableSecretsAnnotated(t *testing.T, c *cluster) {
 	}
 }
 
-// moved is what becomes of a pod's volumes: each of those that move maps to the attributes, without volume, of what
-// replaces it.
+// moved describes the result for a pod's volumes: it maps each volume that is moved to the attributes of its
+// replacement, without the attribute volume.
 type moved map[string]map[string]string
 
-// checkMoved: the volumes that moved are the same behind another name, each right behind its replacement, and all
-// others are as they were.
+// checkMoved checks that each moved volume is the same under another name and follows its replacement, and that all
+// other volumes are unchanged.
 func checkMoved(t *testing.T, asked, got []corev1.Volume, want moved) {
 	t.Helper()
 	names := map[string]bool{}
@@ -564,17 +566,21 @@ func moves(t *testing.T, c *cluster, w *warnings) {
 		{"modes, optional, items", []corev1.Volume{
 			volumeOf(`{"name": "a", "secret": {"secretName": "x", "defaultMode": 256, "optional": true, "items": [
 				{"key": "k", "path": "d/k", "mode": 384}, {"key": ".K_1-2", "path": "a b"}, {"key": "k", "path": "d/k"}]}}`),
-			volumeOf(`{"name": "b", "configMap": {"name": "y", "defaultMode": 0, "optional": false, "items": [{"key": "k", "path": "k", "mode": 0}]}}`),
+			volumeOf(`{"name": "b", "configMap": {"name": "y", "defaultMode": 0, "optional": false, ` +
+				`"items": [{"key": "k", "path": "k", "mode": 0}]}}`),
 		}, moved{"a": user, "b": user}, nil},
 		{"paths that are hard to write", []corev1.Volume{
 			volumeOf(`{"name": "a", "secret": {"secretName": "x", "items": [{"key": "k", "path": ` + string(encode(t, hard)) +
 				`}]}}`),
 		}, moved{"a": user}, nil},
 		{"the user that KEP-5936 gives to a volume or a file", []corev1.Volume{
-			volumeOf(`{"name": "a", "secret": {"secretName": "x", "defaultUser": 7, "items": [{"key": "k", "path": "k"}, {"key": "l", "path": "l", "user": 0}]}}`),
+			volumeOf(`{"name": "a", "secret": {"secretName": "x", "defaultUser": 7, ` +
+				`"items": [{"key": "k", "path": "k"}, {"key": "l", "path": "l", "user": 0}]}}`),
 			volumeOf(`{"name": "b", "configMap": {"name": "x", "items": [{"key": "l", "path": "l", "user": 8, "mode": 256}]}}`),
-			volumeOf(`{"name": "c", "projected": {"defaultUser": 0, "sources": [{"secret": {"name": "x", "items": [{"key": "l", "path": "l", "user": 8}]}}]}}`),
-			volumeOf(`{"name": "d", "downwardAPI": {"defaultUser": 3, "items": [{"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}}`),
+			volumeOf(`{"name": "c", "projected": {"defaultUser": 0, ` +
+				`"sources": [{"secret": {"name": "x", "items": [{"key": "l", "path": "l", "user": 8}]}}]}}`),
+			volumeOf(`{"name": "d", "downwardAPI": {"defaultUser": 3, ` +
+				`"items": [{"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}}`),
 		}, moved{"a": {"uid": "7"}, "b": user, "c": {"uid": "0"}, "d": {"uid": "3"}}, nil},
 		{"projected", []corev1.Volume{
 			volumeOf(`{"name": "a", "projected": {"defaultMode": 288, "sources": [
@@ -685,7 +691,7 @@ func leftAlone(t *testing.T, c *cluster, w *warnings) {
 	}
 }
 
-// refusedAlike: the API server refuses with the annotation what it refuses without.
+// refusedAlike checks that the API server refuses the same volumes with the annotation as without it.
 func refusedAlike(t *testing.T, c *cluster) {
 	items := func(item string) string {
 		return `{"name": "v", "secret": {"secretName": "s", "items": [` + item + `]}}`
@@ -694,20 +700,22 @@ func refusedAlike(t *testing.T, c *cluster) {
 		return `{"name": "v", "projected": {"sources": [{"downwardAPI": {"items": [{"path": "p", ` + f + `}]}}]}}`
 	}
 	for name, volume := range map[string]string{
-		"no name of a Secret":         `{"name": "v", "secret": {}}`,
-		"no name of a ConfigMap":      `{"name": "v", "configMap": {}}`,
-		"a path out of the volume":    items(`{"key": "k", "path": "../b"}`),
-		"an absolute path":            items(`{"key": "k", "path": "/b"}`),
-		"a mode of the volume":        `{"name": "v", "secret": {"secretName": "s", "defaultMode": 1023}}`,
-		"a mode of a file":            items(`{"key": "k", "path": "k", "mode": -1}`),
-		"two types in one volume":     `{"name": "v", "secret": {"secretName": "s"}, "emptyDir": {}}`,
-		"two types, both of files":    `{"name": "v", "secret": {"secretName": "s"}, "configMap": {"name": "s"}}`,
-		"two types in one source":     `{"name": "v", "projected": {"sources": [{"secret": {"name": "s"}, "configMap": {"name": "s"}}]}}`,
-		"an environment's field":      field(`"fieldRef": {"fieldPath": "status.podIP"}`),
-		"another API's field":         field(`"fieldRef": {"apiVersion": "v2", "fieldPath": "metadata.name"}`),
-		"neither field":               field(`"mode": 292`),
-		"no resource":                 field(`"resourceFieldRef": {"containerName": "c", "resource": "limits.sugar"}`),
-		"a divisor":                   field(`"resourceFieldRef": {"containerName": "c", "resource": "limits.cpu", "divisor": "2"}`),
+		"no name of a Secret":      `{"name": "v", "secret": {}}`,
+		"no name of a ConfigMap":   `{"name": "v", "configMap": {}}`,
+		"a path out of the volume": items(`{"key": "k", "path": "../b"}`),
+		"an absolute path":         items(`{"key": "k", "path": "/b"}`),
+		"a mode of the volume":     `{"name": "v", "secret": {"secretName": "s", "defaultMode": 1023}}`,
+		"a mode of a file":         items(`{"key": "k", "path": "k", "mode": -1}`),
+		"two types in one volume":  `{"name": "v", "secret": {"secretName": "s"}, "emptyDir": {}}`,
+		"two types, both of files": `{"name": "v", "secret": {"secretName": "s"}, "configMap": {"name": "s"}}`,
+		"two types in one source": `{"name": "v", "projected": ` +
+			`{"sources": [{"secret": {"name": "s"}, "configMap": {"name": "s"}}]}}`,
+		"an environment's field": field(`"fieldRef": {"fieldPath": "status.podIP"}`),
+		"another API's field":    field(`"fieldRef": {"apiVersion": "v2", "fieldPath": "metadata.name"}`),
+		"neither field":          field(`"mode": 292`),
+		"no resource":            field(`"resourceFieldRef": {"containerName": "c", "resource": "limits.sugar"}`),
+		"a divisor": field(`"resourceFieldRef": {"containerName": "c", "resource": "limits.cpu", ` +
+			`"divisor": "2"}`),
 		"a volume that is not a name": `{"name": "V", "secret": {"secretName": "s"}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -721,7 +729,7 @@ func refusedAlike(t *testing.T, c *cluster) {
 	}
 }
 
-// volumeOf is one as a manifest has it.
+// volumeOf parses a volume of a manifest.
 func volumeOf(text string) (v corev1.Volume) {
 	if err := json.Unmarshal([]byte(text), &v); err != nil {
 		panic(fmt.Sprintf("%s: %v", text, err))

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// The least memory limit is that of docs/operations.md.
+// The smallest memory limit is that of docs/operations.md.
 func TestMemoryLimitIsChecked(t *testing.T) {
 	const limits = ",limits.maxVolumes=500,limits.maxNodeBytes=134217728" // 479.25Mi
 	for set, refusal := range map[string]string{

@@ -21,7 +21,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/controlplane"
 )
 
-// The objects that one platform needs are there on this platform, unless a value says something else.
+// The chart creates the objects for a platform on that platform, unless a value says otherwise.
 func TestPlatformsAreDetected(t *testing.T) {
 	gke, openshift := []string{"--kube-version", "v1.36.2-gke.100"}, []string{"--api-versions", "security.openshift.io/v1"}
 	for _, test := range []struct {
@@ -49,25 +49,10 @@ func TestPlatformsAreDetected(t *testing.T) {
 	}
 }
 
-// gkeAdmission is Kubernetes' own recipe that limits system classes to namespaces with a quota for them.
-const gkeAdmission = `
-apiVersion: apiserver.config.k8s.io/v1
-kind: AdmissionConfiguration
-plugins:
-- name: ResourceQuota
-  configuration:
-    apiVersion: apiserver.config.k8s.io/v1
-    kind: ResourceQuotaConfiguration
-    limitedResources:
-    - resource: pods
-      matchScopes:
-      - {scopeName: PriorityClass, operator: In, values: [system-node-critical, system-cluster-critical]}
-`
-
-// An API server that is set up as GKE's refuses the driver's pods without the quota, and admits them with the quota.
+// An API server with GKE's configuration refuses the driver's pods without the quota, and admits them with the quota.
 func TestResourceQuota(t *testing.T) {
 	config := filepath.Join(t.TempDir(), "admission.yaml")
-	if err := os.WriteFile(config, []byte(gkeAdmission), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte(controlplane.LimitSystemClasses), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	c := startClusterWith(t, controlplane.Options{ExtraArgs: []string{"--admission-control-config-file=" + config}})
@@ -83,7 +68,7 @@ func TestResourceQuota(t *testing.T) {
 		t.Fatalf("without a quota: error %v, want one that asks for a quota", err)
 	}
 	c.create(t, template(t, "--set", "resourceQuota.enabled=true", "--show-only", "templates/resourcequota.yaml"))
-	// What the controller manager, which does not run here, does with a new quota.
+	// The controller manager, which does not run here, would do this with a new quota.
 	quotas := c.CoreV1().ResourceQuotas(Namespace)
 	quota, err := quotas.Get(t.Context(), "fsuser-csi", metav1.GetOptions{})
 	if err != nil {
@@ -142,7 +127,8 @@ func TestSecurityContextConstraint(t *testing.T) {
 }
 
 func TestAffinity(t *testing.T) {
-	const term = "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0]"
+	const term = "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution." +
+		"nodeSelectorTerms[0].matchExpressions[0]"
 	nodes := map[string]labels.Set{
 		"any":     {"kubernetes.io/os": "linux"},
 		"fargate": {"eks.amazonaws.com/compute-type": "fargate"},
@@ -168,7 +154,8 @@ func TestAffinity(t *testing.T) {
 	}
 }
 
-// mayRunOn is the scheduler's rule for expressions with In and NotIn: all of a term, any term.
+// mayRunOn applies the scheduler's rule for expressions with In and NotIn: any term must match, with all its
+// expressions.
 func mayRunOn(t *testing.T, affinity *corev1.Affinity, node labels.Set) bool {
 	t.Helper()
 	if affinity == nil {

@@ -45,13 +45,12 @@ func TestPolicy(t *testing.T) {
 	t.Run("a service account's mountable Secrets hold for the driver", func(t *testing.T) { mountableSecrets(t, c) })
 }
 
-// declarations are the cases that the policy has to get right. Each one's result is created again, and must stay as it
-// is.
+// declarations checks the results of the policy. Each result is created again, and must stay unchanged.
 func declarations(t *testing.T, c *cluster) {
 	for _, test := range []struct {
 		name    string
 		volumes []corev1.Volume
-		// What is added: secret/name, configMap/name.
+		// want are the added declarations: secret/name, configMap/name.
 		want []string
 	}{
 		{"a Secret", []corev1.Volume{driverVolume("ssh", "secretName", "ssh-keys", "uid", "1000", "mode", "0600")},
@@ -119,7 +118,8 @@ func declarations(t *testing.T, c *cluster) {
 	}
 }
 
-// completesReadOnly: a volume of the driver that does not say is read-only, and nothing else changes.
+// completesReadOnly checks that a volume of the driver without readOnly becomes read-only, and that nothing else
+// changes.
 func completesReadOnly(t *testing.T, c *cluster) {
 	other := otherDriverVolume("other", "secretName", "x")
 	other.CSI.ReadOnly = nil
@@ -143,7 +143,7 @@ func completesReadOnly(t *testing.T, c *cluster) {
 	}
 }
 
-// With the other kinds of access nothing has to be declared, and csi.readOnly is completed all the same.
+// With the other kinds of access, declarations are not required, but csi.readOnly is completed.
 func TestPolicyOfOtherAccess(t *testing.T) {
 	c := startCluster(t)
 	c.install(t, "namespaces", "validate.enabled=false")
@@ -155,8 +155,7 @@ func TestPolicyOfOtherAccess(t *testing.T) {
 	}
 }
 
-// checkDeclared: the pod has the volumes that were asked for, first and unchanged, and then those declarations and no
-// more.
+// checkDeclared checks that the pod has its own volumes, first and unchanged, and then exactly those declarations.
 func checkDeclared(t *testing.T, asked []corev1.Volume, pod *corev1.Pod, want []string) {
 	t.Helper()
 	volumes := pod.Spec.Volumes
@@ -211,7 +210,7 @@ func otherDriverVolume(name string, attributes ...string) corev1.Volume {
 	return v
 }
 
-// otherPods have nothing to do with the driver.
+// otherPods returns pods without volumes of the driver.
 func otherPods() []*corev1.Pod {
 	return []*corev1.Pod{
 		podWith("plain"),
@@ -222,7 +221,7 @@ func otherPods() []*corev1.Pod {
 	}
 }
 
-// dryRun returns what the API server would store, without what differs each time.
+// dryRun returns the objects that the API server would store, without the parts that differ each time.
 func (c *cluster) dryRun(t *testing.T, pods []*corev1.Pod) (all [][]byte) {
 	t.Helper()
 	for _, pod := range pods {
@@ -252,7 +251,7 @@ func templates(t *testing.T, c *cluster) {
 	if n := len(got.Spec.Template.Spec.Volumes); n != 1 {
 		t.Errorf("the template has %d volumes", n)
 	}
-	// The pod that its ReplicaSet would make.
+	// This is the pod that its ReplicaSet would create.
 	pod := c.createPod(t, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{GenerateName: "a-"}, Spec: got.Spec.Template.Spec})
 	checkDeclared(t, d.Spec.Template.Spec.Volumes, pod, []string{"secret/x"})
 }
@@ -276,7 +275,7 @@ func updates(t *testing.T, c *cluster) {
 	if len(pod.Spec.Volumes) != 2 {
 		t.Errorf("volumes are %v", pod.Spec.Volumes)
 	}
-	// Pods from before the policy was there have to stay possible to change.
+	// It must stay possible to change pods from before the policy existed.
 	if err := c.AdmissionregistrationV1().MutatingAdmissionPolicyBindings().Delete(t.Context(),
 		"declare-references.fsuser.csi.io", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
@@ -306,7 +305,7 @@ func updates(t *testing.T, c *cluster) {
 	}
 }
 
-// reinvocation has another policy, behind ours, add a volume, as a webhook that injects something would.
+// reinvocation uses another policy, which runs after ours and adds a volume, like a webhook.
 func reinvocation(t *testing.T, c *cluster) {
 	const manifest = `apiVersion: admissionregistration.k8s.io/v1
 kind: MutatingAdmissionPolicy
@@ -324,7 +323,8 @@ spec:
   - patchType: JSONPatch
     jsonPatch:
       expression: >-
-        [JSONPatch{op: 'add', path: '/spec/volumes/-', value: Object.spec.volumes{name: 'injected', csi: Object.spec.volumes.csi{
+        [JSONPatch{op: 'add', path: '/spec/volumes/-', value: Object.spec.volumes{name: 'injected',
+            csi: Object.spec.volumes.csi{
           driver: 'fsuser.csi.io', readOnly: true, volumeAttributes: {'secretName': 'injected'}}}}]
 ---
 apiVersion: admissionregistration.k8s.io/v1
@@ -358,9 +358,9 @@ spec:
 	})
 }
 
-// inEachOrder has a check see a policy both before and behind ours. The API server runs policies in the order of a map
-// of its own, whose iteration is random: it makes it anew, within a second, whenever one of them or one of their
-// bindings changes.
+// inEachOrder repeats a check until it has seen a policy both before and after ours. The API server runs policies in
+// the order of a map, which is random. It creates the map again, within a second, after each change of a policy or a
+// binding.
 func (c *cluster) inEachOrder(t *testing.T, binding string, check func() (first bool, err error)) {
 	t.Helper()
 	const bound = 2 * time.Minute
@@ -388,8 +388,8 @@ func (c *cluster) inEachOrder(t *testing.T, binding string, check func() (first 
 	}
 }
 
-// mountableSecrets: the admission of service accounts looks at declared volumes only, which volumeAttributes would go
-// around.
+// mountableSecrets checks that declared volumes are subject to the admission of service accounts, which does not see
+// volumeAttributes.
 func mountableSecrets(t *testing.T, c *cluster) {
 	c.serviceAccount(t, apps, "strict", map[string]string{"kubernetes.io/enforce-mountable-secrets": "true"})
 	pod := podWith("strict", driverVolume("a", "secretName", "not-mountable"))

@@ -15,7 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// ChartReadmeFile is the page of the chart's values, in the chart's directory.
+// ChartReadmeFile is the name of the page about the chart's values, in the chart's directory.
 const ChartReadmeFile = "README.md"
 
 //go:embed chart-readme.md.tmpl
@@ -99,7 +99,7 @@ func hasComments(mapping *yaml.Node) bool {
 	return false
 }
 
-// description makes one line of a comment. Paragraphs stay apart.
+// description makes one line of a comment. It keeps paragraphs apart.
 func description(comment string) string {
 	var paragraphs []string
 	for paragraph := range strings.SplitSeq(comment, "\n#\n") {
@@ -112,7 +112,7 @@ func description(comment string) string {
 	return strings.Join(paragraphs, "<br><br>")
 }
 
-// compact is a default in one line. Strings have no quotes, unless they are empty.
+// compact returns a default value in one line. Strings have no quotes, unless they are empty.
 func compact(node *yaml.Node) (string, error) {
 	var value any
 	if err := node.Decode(&value); err != nil {

@@ -58,7 +58,7 @@ f: {g: x}
 	}
 }
 
-// The schema has the values of values.yaml, and no others but those that were renamed.
+// The schema has the values of values.yaml and the renamed values, and no others.
 func TestSchemaHasTheValues(t *testing.T) {
 	content, err := os.ReadFile(filepath.Join("chart", "values.yaml"))
 	if err != nil {
@@ -85,7 +85,7 @@ func TestSchemaHasTheValues(t *testing.T) {
 	schema.compare(t, "", values)
 }
 
-// property is a part of a JSON schema. Closed ones have no other properties than they name.
+// property is a part of a JSON schema. A closed one allows only the properties that it names.
 type property struct {
 	Properties map[string]property
 	Additional any `json:"additionalProperties"`
@@ -104,7 +104,7 @@ func (p property) compare(t *testing.T, prefix string, values map[string]any) {
 	}
 }
 
-// What Artifact Hub reads of Chart.yaml is valid, and its links lead to files of this repository.
+// The parts of Chart.yaml that Artifact Hub reads are valid, and their links lead to files of this repository.
 func TestArtifactHub(t *testing.T) {
 	content, err := os.ReadFile(filepath.Join("chart", "Chart.yaml"))
 	if err != nil {

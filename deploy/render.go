@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package deploy renders the Helm chart in ./chart, with the helm of package tools (make control-plane). Its tests hold
-// the chart to what kubelet and the API server demand, on a real API server.
+// Package deploy renders the Helm chart in ./chart with the helm of package tools (make control-plane). Its tests check
+// the chart against the requirements of kubelet and the API server, on a real API server.
 package deploy
 
 import (
@@ -19,27 +19,29 @@ import (
 // Namespace is where the manifests install the driver.
 const Namespace = "fsuser-csi"
 
-// oldest is the first Kubernetes that all of the chart works with. Named, so that the result does not depend on helm's
-// own.
+// oldest is the first version of Kubernetes that supports the whole chart. It is given to helm, so that the result does
+// not depend on helm's own default.
 const oldest = "1.36.0"
 
-// FsUserFile has the policies of fsUser alone, to be applied beside one of the other files.
+// FsUserFile has only the policies of fsUser. It is applied in addition to one of the other files.
 const FsUserFile = "fsuser-csi-fs-user.yaml"
 
-// AllowFile has the policy that holds volumes to what an administrator has allowed, likewise.
+// AllowFile has only the policy that restricts volumes to what an administrator has allowed. It is applied in the same
+// way.
 const AllowFile = "fsuser-csi-allow.yaml"
 
-// Manifest is a file that installs the driver by kubectl alone.
+// Manifest is a file that installs the driver with kubectl only.
 type Manifest struct {
 	File   string
 	Access string
-	// Warning is repeated at the head of the file.
+	// Warning is a warning at the beginning of the file.
 	Warning string
-	// Template makes the whole file, to be applied beside one of the others. Set is the value that turns it on.
+	// Template is the only template of a file that is applied in addition to another one. Set is the value that enables
+	// it.
 	Template, Set string
 }
 
-// Manifests returns the files that lie next to the chart.
+// Manifests returns the files next to the chart.
 func Manifests() []Manifest {
 	return []Manifest{
 		{File: "fsuser-csi.yaml", Access: "node"},
@@ -73,11 +75,11 @@ func (m Manifest) Render(ctx context.Context, dir string) ([]byte, error) {
 	return append([]byte(head), out...), nil
 }
 
-// helmLabels are the labels of objects that helm manages. The files are for kubectl alone.
+// helmLabels are the labels of objects that helm manages. The files are for kubectl, so they do not have them.
 var helmLabels = regexp.MustCompile(`(?m)^ *(app\.kubernetes\.io/managed-by|helm\.sh/chart): .*\n`)
 
-// Template is `helm template` of the chart in dir, as release fsuser-csi in Namespace, without the objects of
-// `helm test`, with more arguments of helm.
+// Template runs `helm template` with the chart in dir, as release fsuser-csi in Namespace, with more arguments of helm.
+// It omits the objects of `helm test`.
 func Template(ctx context.Context, dir string, args ...string) ([]byte, error) {
 	return helm(ctx, append([]string{
 		"template", "fsuser-csi", filepath.Join(dir, "chart"), "--namespace", Namespace,
@@ -87,7 +89,7 @@ func Template(ctx context.Context, dir string, args ...string) ([]byte, error) {
 
 var imageLine = regexp.MustCompile(`(?m)^( *image: )"localhost/fsuser-csi:[^"]*"$`)
 
-// WithImage returns the manifest with another image of the driver, as people make it with kustomize.
+// WithImage returns the manifest with another image of the driver, as kustomize would.
 func WithImage(manifest []byte, image string) ([]byte, error) {
 	if n := len(imageLine.FindAll(manifest, -1)); n != 1 {
 		return nil, fmt.Errorf("the manifest names the driver's image %d times, want once", n)

@@ -14,7 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// daemonSet is the chart's DaemonSet of this name, with these values.
+// daemonSet returns the chart's DaemonSet of this name, with these values.
 func daemonSet(t *testing.T, name, set string) appsv1.DaemonSet {
 	t.Helper()
 	var ds appsv1.DaemonSet
@@ -60,6 +60,9 @@ func TestValuesOfTheDaemonSet(t *testing.T) {
 		"logLevel=4": func(_ appsv1.DaemonSet, _ corev1.PodSpec, c corev1.Container) bool {
 			return slices.Contains(c.Args, "--v=4")
 		},
+		"logFormat=json": func(_ appsv1.DaemonSet, _ corev1.PodSpec, c corev1.Container) bool {
+			return slices.Contains(c.Args, "--log-format=json")
+		},
 		"limits.maxNodeBytes=1073741824,limits.podShare=20": func(_ appsv1.DaemonSet, _ corev1.PodSpec,
 			c corev1.Container) bool {
 			return slices.Contains(c.Args, "--max-node-bytes=1073741824") && slices.Contains(c.Args, "--pod-share=20")
@@ -89,8 +92,8 @@ func TestValuesOfTheDaemonSet(t *testing.T) {
 	}
 }
 
-// The pod of helm test is no pod of the DaemonSet, whose controller would adopt it, and its volume needs no right in
-// the release's namespace.
+// The pod of helm test must not match the selector of the DaemonSet, whose controller would adopt it. Its volume
+// requires no right in the release's namespace.
 func TestHelmTest(t *testing.T) {
 	for _, access := range []string{"node", "namespaces", "cluster"} {
 		objects := templateOfTest(t, "access="+access)
@@ -120,7 +123,7 @@ func TestHelmTest(t *testing.T) {
 	}
 }
 
-// templateOfTest has the objects of helm test, too.
+// templateOfTest returns the objects including those of helm test.
 func templateOfTest(t *testing.T, set string) objects {
 	t.Helper()
 	out, err := helm(t.Context(), "template", "fsuser-csi", "chart", "--namespace", Namespace, "--kube-version", oldest,
@@ -131,14 +134,14 @@ func templateOfTest(t *testing.T, set string) objects {
 	return parse(t, out)
 }
 
-// All objects have the standard labels and the administrator's own, and the driver's pods have those that Helm does not
-// manage.
+// All objects have the standard labels and the administrator's own. The driver's pods do not have the labels about
+// Helm.
 func TestLabels(t *testing.T) {
 	objects := template(t, "--set", strings.Join([]string{
 		"commonLabels.team=a", "commonAnnotations.note=b", "namespace.create=true", "fsUser.enabled=true",
 		"allow.enabled=true",
 		"networkPolicy.enabled=true", "resourceQuota.enabled=true", "openshift.securityContextConstraint=true",
-		"metrics.podMonitor.enabled=true",
+		"metrics.serviceMonitor.enabled=true", "metrics.prometheusRule.enabled=true", "grafanaDashboard.enabled=true",
 	}, ","))
 	kinds := map[string]bool{}
 	for _, o := range objects.all {
@@ -156,8 +159,8 @@ func TestLabels(t *testing.T) {
 			t.Errorf("%s %s: the common annotation is %q", o.GetKind(), o.GetName(), got)
 		}
 	}
-	if len(kinds) != 14 {
-		t.Errorf("the chart makes %d kinds of objects, want all 14: %v", len(kinds), kinds)
+	if len(kinds) != 17 {
+		t.Errorf("the chart makes %d kinds of objects, want 17, all but the PodMonitor: %v", len(kinds), kinds)
 	}
 	var ds appsv1.DaemonSet
 	objects.find(t, "DaemonSet", "fsuser-csi", &ds)
@@ -220,7 +223,7 @@ func TestNames(t *testing.T) {
 
 func checkBinding(t *testing.T, o *unstructured.Unstructured, account string, roles []string) {
 	t.Helper()
-	var b rbacv1.ClusterRoleBinding // a RoleBinding has the same fields
+	var b rbacv1.ClusterRoleBinding // A RoleBinding has the same fields.
 	convert(t, o, &b)
 	if b.Subjects[0].Name != account || !slices.Contains(roles, b.RoleRef.Name) {
 		t.Errorf("%s binds %s to %s; the roles are %q", b.Name, b.RoleRef.Name, b.Subjects[0].Name, roles)
@@ -255,7 +258,7 @@ func TestWithoutRBAC(t *testing.T) {
 	}
 }
 
-// A value that the chart can't use is refused with the name of the value to set.
+// If the chart can't use a value, the message names the value to set.
 func TestRefusedWithTheRemedy(t *testing.T) {
 	for set, remedy := range map[string]string{
 		"kubeletRoot=/var/lib/k0s/kubelet":         "kubeletRoot has been renamed to kubeletRootDir",
@@ -264,6 +267,7 @@ func TestRefusedWithTheRemedy(t *testing.T) {
 		"serviceAccount.create=false":              "needs serviceAccount.name",
 		"extraArgs={--max-node-bytes=5}":           "set limits.maxNodeBytes instead",
 		"extraArgs={--seccomp=false,--pod-share=}": "set limits.podShare instead",
+		"metrics.podMonitor.enabled=true,metrics.serviceMonitor.enabled=true": "Set one to false",
 	} {
 		if _, err := Template(t.Context(), ".", "--set", set); err == nil || !strings.Contains(err.Error(), remedy) {
 			t.Errorf("--set %s: error %v, want %q", set, err, remedy)

@@ -11,7 +11,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/controlplane"
 )
 
-// The policies compile and work on an API server of each supported version. A policy that mutates needs 1.36.
+// The policies compile and work on an API server of each supported version. Mutating policies require 1.36.
 func TestKubernetesVersions(t *testing.T) {
 	for version, mutates := range map[string]bool{"1.35": false, "1.36": true, "1.37": true} {
 		t.Run(version, func(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// The chart makes a flag of each value in limits: maxVolumes is --max-volumes. So each limit has a value there.
+// The chart makes a flag of each value in limits: maxVolumes becomes --max-volumes. So each limit needs a value there.
 func TestLimitsOfTheChart(t *testing.T) {
 	content, err := os.ReadFile("../../deploy/chart/values.yaml")
 	if err != nil {

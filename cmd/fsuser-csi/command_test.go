@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,11 +21,12 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testkit.RunHelper(map[string]func([]string) error{"pry": pry, "idle": idle, "lockAndStick": lockAndStick})
+	testkit.RunHelper(map[string]func([]string) error{"pry": pry, "idle": idle, "lockAndStick": lockAndStick,
+		"logInJSON": logInJSON})
 	testkit.RunInMountNamespace(m)
 }
 
-// run runs the program and returns what it prints to stderr. It must fail.
+// run runs the program and returns its output on stderr. It fails the test if the program succeeds.
 func run(t *testing.T, binary string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(binary, args...)
@@ -68,6 +70,7 @@ func TestWhatIsWrongAtTheStartIsSaidInOneLine(t *testing.T) {
 		{"no node name", node("--node-name="), []string{"--node-name", "spec.nodeName"}},
 		{"an access that is none", node("--access=all"), []string{"--access", `"all"`, `"node"`, `"service-account"`}},
 		{"request checks that are none", node("--request-checks=off"), []string{"--request-checks", `"off"`, "strict"}},
+		{"a format of the log that is none", node("--log-format=xml"), []string{"--log-format", `"xml"`, `"text"`, `"json"`}},
 		{"a verbosity that would log Secrets", node("-v=6"), []string{"-v 6", "0 to 5", "Secrets"}},
 		{"a kubelet root that is not there", node("--kubelet-root=/nowhere"), []string{"--kubelet-root", "/nowhere"}},
 		{"a kubelet root that is relative", node("--kubelet-root=kubelet"), []string{"--kubelet-root", "absolute"}},
@@ -116,6 +119,17 @@ func TestWhatIsWrongAtTheStartIsSaidInOneLine(t *testing.T) {
 					t.Errorf("it does not say %q: %s", part, last)
 				}
 			}
+			if test.args[0] != "node" || slices.Contains(test.args, "--log-format=xml") {
+				return
+			}
+			inJSON := testkit.JSONLines(t, run(t, binary, slices.Insert(test.args, 1, "--log-format=json")...))
+			if len(inJSON) == 0 {
+				t.Fatal("it says nothing in JSON")
+			}
+			end := inJSON[len(inJSON)-1]
+			if want := strings.TrimPrefix(last, "Error: "); end["level"] != "ERROR" || end["err"] != want {
+				t.Errorf("in JSON it says %v, want %q", end, want)
+			}
 		})
 	}
 	for _, left := range []string{filepath.Join(shared, "plugins/fsuser.csi.io"),
@@ -128,7 +142,7 @@ func TestWhatIsWrongAtTheStartIsSaidInOneLine(t *testing.T) {
 	reliability.Shown(t, "F-32", "the driver ends, and the last line of its log says what to set")
 }
 
-// What it would log is seen in net/http/h2_bundle.go: header fields, and the first bytes of each frame.
+// net/http/h2_bundle.go shows what Go would log: header fields, and the first bytes of each frame.
 func TestASwitchOfGoThatLogsSecretsIsRefused(t *testing.T) {
 	binary := testkit.BuildDriver(t)
 	for _, value := range []string{"http2debug=1", "http2debug=2", "netdns=go,http2debug=2"} {
@@ -150,7 +164,8 @@ func TestSwapThatSecretsMayReachIsInTheLog(t *testing.T) {
 		}
 		return path
 	}
-	both := head + "/dev/sda2                               partition\t8388604\t\t0\t\t-2\n/swap\\040file                " +
+	both := head + "/dev/sda2                               partition\t8388604\t\t0\t\t-2\n" +
+		"/swap\\040file                " +
 		"           file\t\t524284\t\t0\t\t-3\n"
 	for _, test := range []struct {
 		name   string
@@ -193,7 +208,7 @@ func TestASecondDriverWithTheSameRecordsEndsAtOnce(t *testing.T) {
 	}
 }
 
-// What these mean: capabilities(7), and proc_pid_status(5).
+// capabilities(7) and proc_pid_status(5) explain these values.
 func TestTheProcessKeepsOnlyThePowerThatItNeeds(t *testing.T) {
 	testkit.NothingLeft(t)
 	d := testkit.StartDriver(t, testkit.BuildDriver(t), "--manifests="+t.TempDir())
@@ -204,7 +219,7 @@ func TestTheProcessKeepsOnlyThePowerThatItNeeds(t *testing.T) {
 	for _, thread := range threads {
 		status, err := os.ReadFile(thread)
 		if errors.Is(err, unix.ESRCH) || errors.Is(err, fs.ErrNotExist) {
-			continue // it has ended
+			continue // The thread has ended.
 		}
 		if err != nil {
 			t.Fatal(err)

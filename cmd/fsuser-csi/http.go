@@ -86,8 +86,8 @@ func answer(check func() error) http.HandlerFunc {
 	}
 }
 
-// scrape writes metrics in Prometheus' text format, which every scraper reads. promhttp, which has other formats and
-// compression too, would add 340 KB to the program.
+// scrape writes metrics in Prometheus' text format, which every scraper reads. promhttp supports other formats and
+// compression, but it would add 340 KB to the program.
 func scrape(metrics prometheus.Gatherer) http.HandlerFunc {
 	running := make(chan struct{}, maxScrapes)
 	return func(w http.ResponseWriter, _ *http.Request) {
@@ -107,7 +107,7 @@ func scrape(metrics prometheus.Gatherer) http.HandlerFunc {
 		w.Header().Set("Content-Type", string(expfmt.NewFormat(expfmt.TypeTextPlain)))
 		for _, family := range families {
 			if _, err := expfmt.MetricFamilyToText(w, family); err != nil {
-				return // the client is gone
+				return // The client has closed the connection.
 			}
 		}
 	}
@@ -119,8 +119,8 @@ type connections struct {
 	open []net.Conn
 }
 
-// observe is the ConnState of the server. It closes a connection for a new one when there are maxConnections: the
-// oldest connection of the client that has the most. So clients with many connections do not keep out kubelet's probes.
+// observe is the ConnState of the server. If there are maxConnections, it closes a connection for a new one: the oldest
+// connection of the client with the most connections. So clients with many connections do not block kubelet's probes.
 func (c *connections) observe(conn net.Conn, state http.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -149,13 +149,13 @@ func (c *connections) remove(conn net.Conn) {
 	c.open = slices.DeleteFunc(c.open, func(other net.Conn) bool { return other == conn })
 }
 
-// client is the IP address at the other end.
+// client returns the IP address of the other end.
 func client(conn net.Conn) string {
 	host, _, _ := net.SplitHostPort(conn.RemoteAddr().String())
 	return host
 }
 
-// health is the answer of the driver's own socket: a live process with a dead listener is not healthy.
+// health is the answer of the driver's own socket, because a process whose listener is dead is not healthy.
 type health struct {
 	endpoint string
 
@@ -164,7 +164,7 @@ type health struct {
 	err    error
 }
 
-// check returns the result of the last probe if it is younger than probeInterval, and else probes.
+// check returns the result of the last probe if it is younger than probeInterval. Otherwise it probes.
 func (h *health) check() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -175,15 +175,16 @@ func (h *health) check() error {
 	return h.err
 }
 
-// probe calls the driver through its socket. Any answer is enough: an unready driver need not be restarted. gRPC is
-// HTTP/2, so the client of the standard library can call; a gRPC client would add half a megabyte to the program.
+// probe calls the driver through its socket. Any answer is a success, because an unready driver need not be restarted.
+// gRPC is HTTP/2, so the client of the standard library is enough. A gRPC client would add half a megabyte to the
+// program.
 func probe(endpoint string) error {
 	transport := overSocket(endpoint)
 	defer transport.CloseIdleConnections()
 	transport.Protocols = new(http.Protocols)
 	transport.Protocols.SetUnencryptedHTTP2(true)
 	client := http.Client{Timeout: probeTimeout, Transport: transport}
-	emptyMessage := make([]byte, 5) // a message begins with five bytes: not compressed, length 0
+	emptyMessage := make([]byte, 5) // The header of a message has five bytes: not compressed, length 0.
 	method := "http://driver" + csi.Identity_Probe_FullMethodName
 	response, err := client.Post(method, "application/grpc", bytes.NewReader(emptyMessage))
 	if err != nil {

@@ -34,7 +34,8 @@ func TestAnswerOfAHealthCheck(t *testing.T) {
 		body string
 	}{
 		{nil, http.StatusOK, "ok"},
-		{errors.New("kubelet has not registered the driver"), http.StatusServiceUnavailable, "kubelet has not registered the driver"},
+		{errors.New("kubelet has not registered the driver"), http.StatusServiceUnavailable,
+			"kubelet has not registered the driver"},
 	} {
 		w := httptest.NewRecorder()
 		answer(func() error { return test.err })(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))
@@ -100,7 +101,7 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// slowCollector is a metric that takes until release is closed.
+// slowCollector is a metric whose collection lasts until release is closed.
 type slowCollector struct{ collecting, release chan struct{} }
 
 func (c slowCollector) Describe(chan<- *prometheus.Desc) {}
@@ -162,8 +163,8 @@ func served(t *testing.T, log string) (address string) {
 	return match[1]
 }
 
-// flood opens connections of many clients, which stay open until t ends. Some say nothing, some send half a request,
-// and some ask for metrics and do not read them.
+// flood opens connections of many clients, which stay open until t ends. Some send nothing, some send half of a
+// request, and some request metrics and do not read them.
 func flood(t *testing.T, address string, clients, each int) {
 	t.Helper()
 	words := []string{"", "GET /healthz HTTP/1.1\r\nHost:", "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"}
@@ -174,7 +175,7 @@ func flood(t *testing.T, address string, clients, each int) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { conn.Close() })
-		io.WriteString(conn, words[i%len(words)]) // the driver may have closed it
+		io.WriteString(conn, words[i%len(words)]) // The driver may have closed the connection.
 	}
 }
 
@@ -186,7 +187,7 @@ func TestAFloodOfTheHTTPAddress(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(manifests, "keys.yaml"), []byte(secret), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// Fewer descriptors than the clients have connections.
+	// The driver has fewer descriptors than the clients have connections.
 	d := testkit.StartDriver(t, testkit.BuildDriver(t), "--manifests="+manifests, "--max-open-files=200")
 	address := served(t, d.Log())
 	for i := range publishes {
@@ -216,7 +217,7 @@ func TestAFloodOfTheHTTPAddress(t *testing.T) {
 		publishes*clients*each, clients, len(fds), publishes, 2*publishes))
 }
 
-// fakeConn is a connection of a client that says nothing.
+// fakeConn is a connection of a client that sends nothing.
 type fakeConn struct {
 	net.Conn
 	from   net.Addr

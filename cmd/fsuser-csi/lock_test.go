@@ -22,11 +22,11 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// patience bounds waits for what normally takes a few milliseconds.
+// patience is the longest wait for an event that takes a few milliseconds.
 const patience = time.Minute
 
-// lockAndStick locks the directory args[0], prints a line, and makes a directory in args[1] at the end of standard
-// input.
+// lockAndStick locks the directory args[0] and prints a line. At the end of standard input, it creates a directory in
+// args[1].
 func lockAndStick(args []string) error {
 	if _, err := lockDir(args[0]); err != nil {
 		return err
@@ -47,7 +47,7 @@ func hasThread(t *testing.T, pid int, state string, calls ...int) bool {
 		t.Fatal(err)
 	}
 	return slices.ContainsFunc(threads, func(thread string) bool {
-		// Without an error: the thread may have ended, and has no state then.
+		// An error is ignored, because the thread may have ended. It has no state then.
 		stat, _ := os.ReadFile(filepath.Join(thread, "stat"))
 		_, rest, _ := strings.Cut(string(stat), ") ")
 		syscall, _ := os.ReadFile(filepath.Join(thread, "syscall"))
@@ -135,7 +135,7 @@ func TestTheLockCanBeReleasedAndTakenAgain(t *testing.T) {
 	}
 }
 
-// pauseAt makes the next driver that reaches a failpoint stop there. reached waits for that; goOn ends it.
+// pauseAt makes the next driver that reaches a failpoint stop there. reached waits for that, and goOn ends the pause.
 func pauseAt(t *testing.T, armed, point string) (reached func() (goOn func())) {
 	t.Helper()
 	path := filepath.Join(armed, point)
@@ -157,8 +157,8 @@ func pauseAt(t *testing.T, armed, point string) (reached func() (goOn func())) {
 	}
 }
 
-// The rename that shows version 2 of the volume "stuck" waits for the directory's lock when the driver is killed. The
-// next driver is to show version 3.
+// When the driver is killed, the rename that shows version 2 of the volume "stuck" waits for the directory's lock. The
+// next driver must show version 3.
 func TestANewDriverStartsBesideADyingOne(t *testing.T) {
 	testkit.NothingLeft(t)
 	armed, manifests := t.TempDir(), t.TempDir()
@@ -225,7 +225,7 @@ func TestANewDriverStartsBesideADyingOne(t *testing.T) {
 	if !hasThread(t, dying, "D", unix.SYS_RENAMEAT) {
 		t.Error("the killed driver has ended too early, so that this test shows nothing")
 	}
-	// The late rename comes before the new driver's write, which has found out before that what is shown is version 1.
+	// The late rename happens before the new driver writes. The new driver has already found version 1 in the volume.
 	beforeNextRename := pauseAt(t, armed, "projector-generation-written")
 	release()
 	goOn = beforeNextRename()

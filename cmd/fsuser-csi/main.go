@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/signal"
 
@@ -17,10 +16,10 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	// A second signal ends the program at once, in case a graceful stop hangs.
 	context.AfterFunc(ctx, stop)
-	err := newCommand().ExecuteContext(ctx)
+	cmd, err := newCommand().ExecuteContextC(ctx)
 	stop()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "Error:", err)
+		printError(os.Stderr, cmd, err)
 		os.Exit(1)
 	}
 }
@@ -35,7 +34,7 @@ of a change.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
-		// With Args and RunE a word that is no command is an error; else cobra would print the help and succeed.
+		// With Args and RunE, a word that is no command is an error. Without them, cobra would print the help and succeed.
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true

@@ -27,14 +27,14 @@ func asDriver() error {
 		set.SetFlag(cap.Effective, true, confine.Capabilities()...), set.SetProc())
 }
 
-// pry is a process with as much power as the driver that tries to look into the process in its argument, and says which
-// ways are open.
+// pry is a process with the driver's capabilities. It tries to read the process in its argument, and prints the ways
+// that succeed.
 func pry(args []string) error {
 	if err := asDriver(); err != nil {
 		return err
 	}
-	// For both the kernel asks whether one may trace the other (ptrace(2)). Not so for environ and maps: since Linux 6.16
-	// CAP_SYS_ADMIN is enough to read them.
+	// For both files the kernel checks the right to trace the process (ptrace(2)). It does not for environ and maps: since
+	// Linux 6.16, CAP_SYS_ADMIN is enough to read them.
 	proc := filepath.Join("/proc", args[0])
 	if f, err := os.Open(filepath.Join(proc, "mem")); err == nil {
 		f.Close()
@@ -46,7 +46,7 @@ func pry(args []string) error {
 	return nil
 }
 
-// idle is a process with as much power as the driver that does nothing, until its input ends.
+// idle is a process with the driver's capabilities that does nothing until the end of its input.
 func idle([]string) error {
 	if err := asDriver(); err != nil {
 		return err
@@ -56,8 +56,8 @@ func idle([]string) error {
 	return err
 }
 
-// Root with the driver's capabilities may trace another with no more, and read its memory; but not that of one that is
-// not dumpable.
+// Root with the driver's capabilities may trace a process with the same capabilities and read its memory, unless that
+// process is not dumpable.
 func TestProcessesWithTheSamePowerCanNotLookInside(t *testing.T) {
 	testkit.NothingLeft(t)
 	d := testkit.StartDriver(t, testkit.BuildDriver(t), "--manifests="+t.TempDir())
@@ -73,7 +73,7 @@ func TestProcessesWithTheSamePowerCanNotLookInside(t *testing.T) {
 		t.Errorf("open to a process with the same power: %s", open)
 	}
 
-	// The same eyes see into a process that is no different otherwise.
+	// The same process can read another process that is dumpable.
 	plain := testkit.Helper(t, false, "idle")
 	stdin, err := plain.StdinPipe()
 	if err != nil {
@@ -97,7 +97,7 @@ func TestProcessesWithTheSamePowerCanNotLookInside(t *testing.T) {
 	}
 }
 
-// Go's GOTRACEBACK=crash has a dying program ask the kernel for a dump; the limits are as wide as they can be.
+// With Go's GOTRACEBACK=crash, a crashing program requests a dump from the kernel. The limits here permit the dump.
 func TestACrashLeavesNoDump(t *testing.T) {
 	testkit.NothingLeft(t)
 	binary := testkit.BuildDriver(t)
@@ -111,7 +111,7 @@ func TestACrashLeavesNoDump(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Setrlimit(unix.RLIMIT_CORE, &before)
-	t.Chdir(t.TempDir()) // where the kernel puts a dump by default
+	t.Chdir(t.TempDir()) // The kernel writes a dump here by default.
 	dumped := func() (files []string) {
 		t.Helper()
 		entries, err := os.ReadDir(".")

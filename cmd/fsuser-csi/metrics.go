@@ -14,7 +14,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
-// newMetrics returns a registry with the metrics of the process, its node and its limits.
+// newMetrics returns a registry with the metrics about the process, the node and the limits.
 func (o nodeOptions) newMetrics(features tmpfs.Features) *prometheus.Registry {
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
@@ -32,7 +32,7 @@ func (o nodeOptions) newMetrics(features tmpfs.Features) *prometheus.Registry {
 	}{
 		{"fsuser_noswap", "1 if volumes are never written to swap. 0 if the kernel can't promise that (before Linux 6.4, " +
 			"or in a user namespace): if the node has swap, Secrets may be written to its disk.", noSwap},
-		// A limit has the name of its flag.
+		// The name of the metric of a limit is the name of its flag.
 		{"fsuser_max_volume_bytes", "Limit of the content of one volume.", float64(o.maxVolumeBytes)},
 		{"fsuser_max_volume_files", "Limit of the files and directories of one volume.", float64(o.maxVolumeFiles)},
 		{"fsuser_max_volumes", "Limit of fsuser_volumes.", float64(o.maxVolumes)},
@@ -50,14 +50,14 @@ func (o nodeOptions) newMetrics(features tmpfs.Features) *prometheus.Registry {
 	return metrics
 }
 
-// gauge returns a gauge whose value never changes.
+// gauge returns a gauge with a constant value.
 func gauge(name, help string, value float64, labels prometheus.Labels) prometheus.Collector {
 	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels})
 	g.Set(value)
 	return g
 }
 
-// buildRevision is the revision of the source code that Go recorded at the build, or empty.
+// buildRevision returns the revision of the source code that Go recorded at the build, or "".
 func buildRevision() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
@@ -71,7 +71,7 @@ func buildRevision() string {
 	return ""
 }
 
-// requests counts requests to the API server. Name and labels are those of Kubernetes' own components, whose code
+// requests counts requests to the API server. Its name and labels are those of Kubernetes' own components. Their code
 // (k8s.io/component-base) would add much more than a counter.
 type requests struct{ *prometheus.CounterVec }
 
@@ -80,7 +80,7 @@ func (r requests) Increment(_ context.Context, code, method, host string) {
 	r.WithLabelValues(code, method, host).Inc()
 }
 
-// countRequests registers the metric of the requests of client-go, which has one for the whole process.
+// countRequests registers the metric about the requests of client-go. client-go has one metric for the whole process.
 func countRequests(metrics prometheus.Registerer) error {
 	r := requests{prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "rest_client_requests_total",

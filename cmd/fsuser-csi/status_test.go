@@ -14,7 +14,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/status"
 )
 
-// statuses are volumes that differ in all that the command shows, as they are at now.
+// statuses returns volumes that differ in all columns of the output, with times relative to now.
 func statuses(now time.Time) []status.Volume {
 	refreshed, since := now.Add(-90*time.Second), now.Add(-time.Hour)
 	return []status.Volume{

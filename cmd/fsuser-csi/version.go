@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// version is the driver's version. The Makefile sets it by -ldflags "-X main.version=...".
+// version is the driver's version. The Makefile sets it with -ldflags "-X main.version=...".
 var version = ""
 
 func newVersionCommand() *cobra.Command {
@@ -19,12 +19,13 @@ func newVersionCommand() *cobra.Command {
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		Run: func(cmd *cobra.Command, _ []string) {
-			fmt.Fprintf(cmd.OutOrStdout(), "fsuser-csi %s (%s, %s/%s)\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			fmt.Fprintf(cmd.OutOrStdout(), "fsuser-csi %s (%s, %s/%s)\n",
+				buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 		},
 	}
 }
 
-// buildVersion is the version, or what Go recorded at the build if none was set.
+// buildVersion returns the version, or the version that Go recorded at the build if version is empty.
 func buildVersion() string {
 	if version != "" {
 		return version

@@ -67,12 +67,12 @@ const (
 	resultUnknown result = "unknown"
 )
 
-// finding is what a check found.
+// finding is the finding of a check.
 type finding struct {
 	Check  string `json:"check"`
 	Result result `json:"result"`
 	Found  string `json:"found"`
-	// Remedy is what to do if Result is no.
+	// Remedy is the remedy if Result is no.
 	Remedy string `json:"remedy,omitempty"`
 }
 
@@ -82,7 +82,7 @@ func isNot(found, remedy string) finding {
 	return finding{Result: resultNo, Found: found, Remedy: remedy}
 }
 
-// notKnown is the finding of a check that failed. right is the right that its request needs.
+// notKnown returns the finding of a check that failed. right is the right for its request.
 func notKnown(err error, right string) finding {
 	if apierrors.IsForbidden(err) {
 		return finding{Result: resultUnknown, Found: "you do not have the right to " + right}
@@ -90,11 +90,11 @@ func notKnown(err error, right string) finding {
 	return finding{Result: resultUnknown, Found: err.Error()}
 }
 
-// need is what a check is about.
+// need is the subject of a check.
 type need int
 
 const (
-	accessNode need = iota // what access node needs
+	accessNode need = iota // the requirements of access node
 	everyAccess
 	installed // the objects and pods of an installed driver
 )
@@ -106,33 +106,33 @@ type check struct {
 	run  func(context.Context, *inspection) finding
 }
 
-// inspection is a cluster that is being checked.
+// inspection is the state of checking a cluster.
 type inspection struct {
 	*cluster
 	version apiversion.Info
-	// daemonSet is the driver's; nil if there is none, or if it can't be read.
+	// daemonSet is the driver's DaemonSet; nil if there is none, or if it can't be read.
 	daemonSet *appsv1.DaemonSet
-	// csiDriver is the driver's if csiDriverErr is nil.
+	// csiDriver is the driver's CSIDriver if csiDriverErr is nil.
 	csiDriver    storagev1.CSIDriver
 	csiDriverErr error
-	// values are values of the chart that this cluster needs.
+	// values are the values of the chart for this cluster.
 	values []string
 }
 
-// checkReport is what check prints.
+// checkReport is the output of check.
 type checkReport struct {
 	Checks []finding `json:"checks"`
-	// Installed: the cluster has the driver.
+	// Installed reports whether the driver is installed.
 	Installed bool `json:"installed"`
-	// Works: what is installed works, or access node if nothing is installed.
+	// Works reports whether the installed driver works, or whether access node works if no driver is installed.
 	Works bool `json:"works"`
-	// Set are the values of the chart to install with. The first is the access.
+	// Set are the values of the chart for an installation. The first one is the access.
 	Set []string `json:"set"`
 
 	nodeAccess result
 }
 
-// inspect makes all checks. The error is that of an API server that does not answer.
+// inspect runs all checks. It returns an error if the API server does not answer.
 func inspect(ctx context.Context, c *cluster) (*checkReport, error) {
 	i := &inspection{cluster: c}
 	var err error
@@ -154,7 +154,7 @@ func inspect(ctx context.Context, c *cluster) (*checkReport, error) {
 			others = worse(others, f.Result)
 		}
 		if check.name == ownAccess && f.Result == resultOK && i.access() == "node" && r.nodeAccess == resultUnknown {
-			r.nodeAccess = resultOK // the drivers have tried
+			r.nodeAccess = resultOK // The drivers' own checks have shown that.
 		}
 	}
 	r.Installed = i.installed()
@@ -166,7 +166,7 @@ func inspect(ctx context.Context, c *cluster) (*checkReport, error) {
 	return r, nil
 }
 
-// worse returns the result of two checks of which both must be ok.
+// worse returns the combined result of two checks that must both be ok.
 func worse(a, b result) result {
 	order := []result{resultOK, resultUnknown, resultNo}
 	return order[max(slices.Index(order, a), slices.Index(order, b))]
@@ -186,7 +186,7 @@ func (r *checkReport) print(out io.Writer) error {
 	return w.Flush()
 }
 
-// advice is the last line of the table: the access to install with.
+// advice returns the last line of the table: the access to install with.
 func (r *checkReport) advice() string {
 	set := "--set " + strings.Join(r.Set, ",")
 	switch {
@@ -198,10 +198,10 @@ func (r *checkReport) advice() string {
 		return "Access node does not work in this cluster: install with " + set
 	}
 	return "Access node is not known to work in this cluster. Install with " + set + ", and run this check again: " +
-		"the driver then knows"
+		"then it asks the driver"
 }
 
-// failure is the error of a report that says that something does not work.
+// failure returns an error if the report says that something does not work or is not known to work.
 func (r *checkReport) failure() error {
 	var failed []string
 	for _, f := range r.Checks {

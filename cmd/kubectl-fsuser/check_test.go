@@ -62,7 +62,7 @@ func (c *checked) kubeconfigOf(t *testing.T, config *rest.Config) string {
 	return path
 }
 
-// expect runs the check. Each line of want is a regular expression for a line of the output, which has no others.
+// expect runs the check. Each line of want is a regular expression for one line of the output.
 func (c *checked) expect(t *testing.T, kubeconfig string, code int, want string) {
 	t.Helper()
 	got := tool(t, t.TempDir(), "", "check", "--kubeconfig", kubeconfig)
@@ -80,7 +80,7 @@ func (c *checked) expect(t *testing.T, kubeconfig string, code int, want string)
 	}
 }
 
-// what a cluster has that has all
+// These are the lines of a cluster in which everything works.
 const (
 	goodVersion       = `ok Kubernetes version v1\.37\.\d+`
 	goodImpersonation = `ok constrained impersonation the feature is on`
@@ -96,7 +96,7 @@ const (
 
 func lines(all ...string) string { return strings.Join(all, "\n") }
 
-// refusal is the line of a check whose result is no.
+// refusal returns the line of a check whose result is no.
 func refusal(check, found, remedy string) string {
 	return regexp.QuoteMeta("no " + check + " " + found + "; " + remedy)
 }
@@ -135,7 +135,7 @@ func TestCheckBeforeTheInstallation(t *testing.T) {
 	}
 }
 
-// Each answer that the API server refuses names the right.
+// For each request that the API server refuses, the output names the right.
 func TestCheckWithFewRights(t *testing.T) {
 	t.Parallel()
 	c := startChecked(t, controlplane.Options{})
@@ -148,10 +148,10 @@ func TestCheckWithFewRights(t *testing.T) {
 		lacks("driver", `list daemonsets\.apps`), goodVersion, lacks("constrained impersonation", "get the URL /metrics .*"),
 		lacks("Node authorizer", `create subjectaccessreviews\.authorization\.k8s\.io`), goodMutating, goodValidating,
 		lacks("quota", "list resourcequotas"), goodSCC, `Access node is not known to work in this cluster\. `+
-			`Install with --set access=node, and run this check again: the driver then knows`))
+			`Install with --set access=node, and run this check again: then it asks the driver`))
 }
 
-// bind binds a ClusterRole, with rules if it is a new one.
+// bind binds a ClusterRole. With rules, it creates the ClusterRole first.
 func (c *checked) bind(t *testing.T, role string, subject rbacv1.Subject, rules ...rbacv1.PolicyRule) {
 	t.Helper()
 	meta := metav1.ObjectMeta{Name: role}
@@ -173,7 +173,7 @@ func (c *checked) bind(t *testing.T, role string, subject rbacv1.Subject, rules 
 	}
 }
 
-// says waits until the check, with this exit code, says all parts. The API server learns of rights by a watch.
+// says waits until check exits with this code and prints all parts. The API server learns of rights with a watch.
 func (c *checked) says(t *testing.T, kubeconfig string, code int, parts ...string) {
 	t.Helper()
 	testkit.Eventually(t, 30*time.Second, fmt.Sprintf("check to say %q", parts), func() bool {
@@ -184,7 +184,7 @@ func (c *checked) says(t *testing.T, kubeconfig string, code int, parts ...strin
 	})
 }
 
-// A cluster in which each node may read every Secret has no use for the Node authorizer.
+// If each node may read every Secret, the Node authorizer has no effect.
 func TestCheckNodesThatMayReadEverything(t *testing.T) {
 	t.Parallel()
 	c := startChecked(t, controlplane.Options{})
@@ -193,7 +193,8 @@ func TestCheckNodesThatMayReadEverything(t *testing.T) {
 		"--set access=namespaces")
 }
 
-// install installs the driver as the manifest does, and makes what the controllers, the scheduler and kubelet make.
+// install installs the driver as the manifest does, and creates the objects that the controllers, the scheduler and
+// kubelet would create.
 func (c *checked) install(t *testing.T) *fakeCluster {
 	t.Helper()
 	ctx := t.Context()
@@ -235,7 +236,7 @@ func (c *checked) patchDaemonSet(t *testing.T, ready int32) {
 	}
 }
 
-// makeNode makes the node's kubelet a server that answers exec, and registers the driver.
+// makeNode starts a server that answers exec in place of the node's kubelet, and registers the driver.
 func (c *checked) makeNode(t *testing.T, kubelet *fakeCluster) {
 	t.Helper()
 	mux := http.NewServeMux()
@@ -306,7 +307,7 @@ func TestCheckAfterTheInstallation(t *testing.T) {
 	}
 }
 
-// limitedRights: the drivers know what the user may not ask the API server.
+// limitedRights checks that the drivers' answers replace the requests that the user has no right to make.
 func (c *checked) limitedRights(t *testing.T) {
 	t.Helper()
 	user, err := c.UserConfig("viewer")
@@ -332,7 +333,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// damage breaks something for each check of an installed driver.
+// damage breaks one thing for each check of an installed driver.
 func (c *checked) damage(t *testing.T, node *fakeCluster) {
 	t.Helper()
 	ctx, now := t.Context(), metav1.DeleteOptions{}
@@ -374,7 +375,7 @@ func (c *checked) expectDamage(t *testing.T) {
 			"openshift.securityContextConstraint=true"))
 }
 
-// moreDamage shows the other answers of the same checks.
+// moreDamage shows the other results of the same checks.
 func (c *checked) moreDamage(t *testing.T, node *fakeCluster) {
 	t.Helper()
 	ctx, now := t.Context(), metav1.DeleteOptions{}
@@ -394,7 +395,7 @@ func (c *checked) moreDamage(t *testing.T, node *fakeCluster) {
 		"it works on 0 of 1 node; node node-1: the driver does not know yet")
 }
 
-// makeQuota makes a quota such as those that an admission plugin needs where it limits a priority class.
+// makeQuota creates a ResourceQuota for a cluster in which an admission plugin limits a priority class.
 func (c *checked) makeQuota(t *testing.T, namespace string) {
 	t.Helper()
 	scope := corev1.ScopedResourceSelectorRequirement{
@@ -407,7 +408,7 @@ func (c *checked) makeQuota(t *testing.T, namespace string) {
 	must(t, err)
 }
 
-// makeOpenShift makes the API group of OpenShift's SecurityContextConstraints.
+// makeOpenShift creates the API group of OpenShift's SecurityContextConstraints.
 func (c *checked) makeOpenShift(t *testing.T) {
 	t.Helper()
 	client, err := dynamic.NewForConfig(c.AdminConfig())

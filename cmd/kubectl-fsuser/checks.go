@@ -31,7 +31,8 @@ const (
 	installAgain  = "install the driver again"
 )
 
-// checks are all checks, in the order of the output. checkDriver is the first, because it finds what others look at.
+// checks returns all checks, in the order of the output. checkDriver is the first one, because the others use its
+// result.
 func checks() []check {
 	return []check{
 		{"driver", everyAccess, checkDriver},
@@ -76,7 +77,7 @@ func checkDriver(ctx context.Context, i *inspection) finding {
 	return isOK(found)
 }
 
-// namespaceOfDriver is where the driver is installed, or would be.
+// namespaceOfDriver returns the namespace of the driver, or the namespace of a future installation.
 func (i *inspection) namespaceOfDriver() string {
 	switch {
 	case i.daemonSet != nil:
@@ -87,10 +88,10 @@ func (i *inspection) namespaceOfDriver() string {
 	return defaultNamespace
 }
 
-// installed reports whether there is a driver.
+// installed reports whether the driver is installed.
 func (i *inspection) installed() bool { return i.daemonSet != nil || i.csiDriverErr == nil }
 
-// access is the --access of the installed driver, or "".
+// access returns the --access of the installed driver, or "".
 func (i *inspection) access() string {
 	if i.daemonSet == nil {
 		return ""
@@ -121,7 +122,7 @@ func checkVersion(_ context.Context, i *inspection) finding {
 	return isOK(found)
 }
 
-// checkImpersonation looks for the feature of KEP-5284 in the metrics of the API server that answers.
+// checkImpersonation searches the metrics of the API server for the feature gate of KEP-5284.
 func checkImpersonation(ctx context.Context, i *inspection) finding {
 	metrics, err := i.client.Get().AbsPath("/metrics").Do(ctx).Raw()
 	if err != nil {
@@ -139,9 +140,9 @@ func checkImpersonation(ctx context.Context, i *inspection) finding {
 	return isNot("the API server does not know the feature ConstrainedImpersonation", useNamespaces)
 }
 
-// checkNodeAuthorizer asks what a node may do. The node and the Secret need not exist: the Node authorizer lets any
-// node read the Node of its own name, and gives a reason of its own when it refuses a Secret that no pod on the node
-// declares.
+// checkNodeAuthorizer checks the rights of a node. The node and the Secret need not exist: the Node authorizer permits
+// any node to read the Node of its own name. It refuses a Secret that no pod on the node declares, with a reason that
+// only the Node authorizer gives.
 func checkNodeAuthorizer(ctx context.Context, i *inspection) finding {
 	const node = "fsuser-csi-check"
 	asNode := func(resource authorizationv1.ResourceAttributes) authorizationv1.SubjectAccessReviewSpec {
@@ -172,7 +173,7 @@ func checkNodeAuthorizer(ctx context.Context, i *inspection) finding {
 	return isOK("a node may read only what its pods declare")
 }
 
-// checkPolicyAPI: the API server has a kind of policy in version v1.
+// checkPolicyAPI checks that the API server has a kind of policy in version v1.
 func (i *inspection) checkPolicyAPI(ctx context.Context, resource, remedy string) finding {
 	all, err := read[metav1.APIResourceList](ctx, i.cluster, admissionPath, "")
 	if err != nil {
@@ -192,8 +193,8 @@ func checkValidatingPolicies(ctx context.Context, i *inspection) finding {
 	return i.checkPolicyAPI(ctx, "validatingadmissionpolicies", "install with --set validate.enabled=false")
 }
 
-// checkQuota: where an admission plugin limits a priority class, pods of that class need a ResourceQuota of their
-// namespace that names the class.
+// checkQuota checks the ResourceQuota of the driver's namespace: if an admission plugin limits a priority class, pods
+// of that class require a ResourceQuota in their namespace that names the class.
 func checkQuota(ctx context.Context, i *inspection) finding {
 	namespace, class := i.namespaceOfDriver(), "system-node-critical"
 	if i.daemonSet != nil {
@@ -235,8 +236,8 @@ func namesPriorityClass(quota corev1.ResourceQuota, class string) bool {
 	return false
 }
 
-// checkSCC: on OpenShift the driver's service account needs the right to use a SecurityContextConstraint that allows
-// privileged pods.
+// checkSCC checks the rights on OpenShift, where the driver's service account must have the right to use a
+// SecurityContextConstraint that allows privileged pods.
 func checkSCC(ctx context.Context, i *inspection) finding {
 	_, err := read[metav1.APIResourceList](ctx, i.cluster, "/apis/"+sccGroup+"/v1", "")
 	if apierrors.IsNotFound(err) {
@@ -286,19 +287,19 @@ type policyList struct {
 	Items []struct {
 		metav1.ObjectMeta `json:"metadata"`
 		Spec              struct {
-			PolicyName string `json:"policyName"` // of a binding
+			PolicyName string `json:"policyName"` // set in a binding
 		} `json:"spec"`
 	} `json:"items"`
 }
 
-// checkPolicies: the driver has the policy that completes its volumes, and each of its policies has a binding, without
-// which a policy does nothing.
+// checkPolicies checks that the policy that completes the driver's volumes exists, and that each policy of the driver
+// has a binding, without which the policy has no effect.
 func checkPolicies(ctx context.Context, i *inspection) finding {
 	var names, unbound []string
 	for _, kind := range []string{"mutating", "validating"} {
 		policies, err := read[policyList](ctx, i.cluster, admissionPath+"/"+kind+"admissionpolicies", driverLabel)
 		if apierrors.IsNotFound(err) {
-			continue // the API server has no such policies
+			continue // The API server has no such policies.
 		}
 		if err != nil {
 			return notKnown(err, "list "+kind+"admissionpolicies.admissionregistration.k8s.io")
@@ -341,8 +342,8 @@ func (l policyList) bind(policy string) bool {
 	return false
 }
 
-// checkRegistration: kubelet has registered the driver on each Linux node that has a pod of the driver. The DaemonSet
-// excludes the other nodes.
+// checkRegistration checks that kubelet has registered the driver on each Linux node with a pod of the driver. The
+// DaemonSet excludes the other nodes.
 func checkRegistration(ctx context.Context, i *inspection) finding {
 	nodes, err := read[corev1.NodeList](ctx, i.cluster, "/api/v1/nodes", "kubernetes.io/os=linux")
 	if err != nil {

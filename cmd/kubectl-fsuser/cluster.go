@@ -36,11 +36,11 @@ const (
 	answerTimeout = 30 * time.Second
 )
 
-// connection is how the flags say to reach the cluster and the driver.
+// connection has the flags for the connection to the cluster and the driver.
 type connection struct {
 	rules           *clientcmd.ClientConfigLoadingRules
 	overrides       clientcmd.ConfigOverrides
-	driverNamespace string // empty: the driver may run in any
+	driverNamespace string // empty means all namespaces
 }
 
 func newConnection() *connection {
@@ -55,7 +55,7 @@ func (c *connection) addFlags(cmd *cobra.Command) {
 	clientcmd.BindOverrideFlags(&c.overrides, f, clientcmd.RecommendedConfigOverrideFlags(""))
 }
 
-// open makes no request.
+// open returns a client. It makes no request.
 func (c *connection) open() (*cluster, error) {
 	kubeconfig := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(c.rules, &c.overrides)
 	config, err := kubeconfig.ClientConfig()
@@ -71,14 +71,14 @@ func (c *connection) open() (*cluster, error) {
 	return cluster, err
 }
 
-// cluster is a client of an API server. It knows the types of core/v1; others are read as JSON.
+// cluster is a client of an API server. It knows the types of core/v1, and reads other types as JSON.
 type cluster struct {
 	config *rest.Config
 	client rest.Interface
 	codec  runtime.ParameterCodec
-	// namespace is the one of the flags or of the kubeconfig.
+	// namespace is the namespace of the flags or of the kubeconfig.
 	namespace string
-	// driverNamespace is empty if the driver may run in any.
+	// driverNamespace is empty if the driver may run in any namespace.
 	driverNamespace string
 }
 
@@ -108,7 +108,7 @@ func read[T any](ctx context.Context, c *cluster, path, labelSelector string) (v
 	return value, json.Unmarshal(answer, &value)
 }
 
-// mayDo asks the API server whether a user may do something.
+// mayDo asks the API server whether a user may perform an action.
 func (c *cluster) mayDo(ctx context.Context, spec authorizationv1.SubjectAccessReviewSpec) (
 	review authorizationv1.SubjectAccessReview, err error,
 ) {
@@ -155,7 +155,7 @@ func (c *cluster) ask(ctx context.Context, drivers []corev1.Pod) (answers []stat
 	return answers, errs
 }
 
-// status runs the driver's own status command in its pod.
+// status runs the driver's own status command in the driver's pod.
 func (c *cluster) status(ctx context.Context, driver *corev1.Pod) (node status.Node, err error) {
 	if driver.Status.Phase != corev1.PodRunning {
 		return node, fmt.Errorf("it is %s, not Running", driver.Status.Phase)
@@ -177,8 +177,8 @@ func (c *cluster) status(ctx context.Context, driver *corev1.Pod) (node status.N
 	return node, nil
 }
 
-// executor runs a command over WebSocket, and over SPDY where an API server or a proxy knows no WebSocket, as kubectl
-// does.
+// executor returns an executor for a command. Like kubectl, it uses WebSocket, or SPDY if an API server or a proxy does
+// not support WebSocket.
 func (c *cluster) executor(pod *corev1.Pod, command ...string) (remotecommand.Executor, error) {
 	url := c.client.Post().Resource("pods").Namespace(pod.Namespace).Name(pod.Name).SubResource("exec").VersionedParams(
 		&corev1.PodExecOptions{Container: driverContainer, Command: command, Stdout: true, Stderr: true}, c.codec).URL()

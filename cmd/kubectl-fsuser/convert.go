@@ -26,7 +26,7 @@ type conversion struct {
 	write, diff, recursive bool
 
 	converted, left, unreadable int
-	unended                     bool // what was printed last does not end its line
+	unended                     bool // the last output did not end its line
 }
 
 func newConvertCommand() *cobra.Command {
@@ -63,7 +63,7 @@ Exit codes: 0 all volumes could be converted, 1 some could not, 2 wrong usage or
 	return cmd
 }
 
-// idFlag reads the value of a flag as an id.
+// idFlag returns a function that parses the value of a flag as an id.
 func idFlag(into **uint32) func(string) error {
 	return func(text string) error {
 		id, problem := attributes.ParseID(text)
@@ -106,7 +106,7 @@ func (c *conversion) run(args []string, standard io.Reader, out, errOut io.Write
 	return nil
 }
 
-// list prints what stays as it is, and notes. It reports whether all of the file could be read.
+// list prints the notes and the volumes that stay as they are. It reports whether the whole file could be read.
 func (c *conversion) list(errOut io.Writer, f *manifest.File, result convert.Result) (readable bool) {
 	readable = true
 	c.converted += result.Converted
@@ -129,7 +129,7 @@ func (c *conversion) list(errOut io.Writer, f *manifest.File, result convert.Res
 	return readable
 }
 
-// put prints or writes what became of a file. A file that could not be read as a whole is not written.
+// put prints or writes a converted file. It does not write a file that could not be read as a whole.
 func (c *conversion) put(out io.Writer, f *manifest.File, text string, more, readable bool) error {
 	switch {
 	case c.diff:
@@ -141,7 +141,7 @@ func (c *conversion) put(out io.Writer, f *manifest.File, text string, more, rea
 		return uninterrupted(func() error { return replaceFile(f.Name, text) })
 	}
 	if more {
-		text = strings.TrimPrefix(text, "\ufeff") // a byte order mark may only be where a stream begins
+		text = strings.TrimPrefix(text, "\ufeff") // A byte order mark is only allowed at the beginning of a stream.
 		if !strings.HasPrefix(text, "---") {
 			text = "---\n" + text
 		}
@@ -154,7 +154,7 @@ func (c *conversion) put(out io.Writer, f *manifest.File, text string, more, rea
 	return err
 }
 
-// uninterrupted lets f finish when a signal arrives, and then returns an error that ends the program.
+// uninterrupted lets f finish if a signal arrives, and then returns an error that ends the program.
 func uninterrupted(f func() error) error {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
@@ -166,8 +166,8 @@ func uninterrupted(f func() error) error {
 	return err
 }
 
-// replaceFile replaces a file's content at once: readers see the old or the new. The mode stays, and the owner where
-// that is allowed. A symbolic link stays, and the file that it leads to is replaced.
+// replaceFile replaces the content of a file in one step: readers see the old or the new content. The mode stays, and
+// the owner stays if that is permitted. A symbolic link stays, and its target is replaced.
 func replaceFile(name, text string) error {
 	path, err := filepath.EvalSymlinks(name)
 	if err != nil {
@@ -181,7 +181,7 @@ func replaceFile(name, text string) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
-	defer os.Remove(temporary.Name()) // unless it has the file's name by then
+	defer os.Remove(temporary.Name()) // After the rename, this name does not exist any more.
 	keepOwner(temporary, before)
 	_, err = temporary.WriteString(text)
 	err = errors.Join(err, temporary.Chmod(before.Mode().Perm()), temporary.Sync(), temporary.Close())

@@ -18,20 +18,20 @@ import (
 const (
 	// stdin is the name of standard input in messages.
 	stdin = "stdin"
-	// filesUse is how commands that read manifests are called.
+	// filesUse is the usage of commands that read manifests.
 	filesUse = "FILE|DIR|-..."
 
 	danglingMessage = "this link leads to no file"
 )
 
-// input is the manifests that a command was given.
+// input is the manifests that the arguments of a command name.
 type input struct {
 	files    []*manifest.File
-	dangling []string // links in directories that lead to no file
+	dangling []string // links in directories whose target does not exist
 }
 
-// read reads files, standard input (-) and the manifests in directories: what ends in .json, .yaml or .yml, as with
-// kubectl. It stops at the first file that cannot be read.
+// read reads files, standard input (-) and the manifests in directories: the files whose names end in .json, .yaml or
+// .yml, as with kubectl. It stops at the first file that cannot be read.
 func (in *input) read(args []string, recursive bool, standard io.Reader) error {
 	for _, arg := range args {
 		if arg != "-" {
@@ -57,7 +57,7 @@ func (in *input) walk(root string, recursive bool) error {
 	if st, err := os.Stat(root); err != nil || !st.IsDir() {
 		return in.file(root)
 	}
-	root += "/" // if it is a link, the directory that it leads to
+	root += "/" // If root is a link, walk the directory that it leads to.
 	return filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -72,7 +72,7 @@ func (in *input) walk(root string, recursive bool) error {
 		case errors.Is(err, fs.ErrNotExist):
 			in.dangling = append(in.dangling, path)
 			return nil
-		case err == nil && !st.Mode().IsRegular(): // a link to a directory, a pipe
+		case err == nil && !st.Mode().IsRegular(): // for example, a link to a directory, or a pipe
 			return nil
 		}
 		return in.file(path)
@@ -91,7 +91,7 @@ func isManifest(path string) bool {
 	return slices.Contains([]string{".json", ".yaml", ".yml"}, strings.ToLower(filepath.Ext(path)))
 }
 
-// count says how many there are of a thing.
+// count returns a number with a noun in the singular or plural.
 func count(n int, what string) string {
 	if n == 1 {
 		return "1 " + what

@@ -56,7 +56,7 @@ Exit codes: 0 no errors, 1 errors (with --strict also warnings), 2 wrong usage o
 	return cmd
 }
 
-// lintReport is what lint prints with --output json.
+// lintReport is the output of lint with --output json.
 type lintReport struct {
 	Files    int            `json:"files"`
 	Volumes  int            `json:"volumes"` // of the driver
@@ -92,7 +92,7 @@ func (r *lintReport) print(out io.Writer, output string) error {
 	return nil
 }
 
-// result says how it went, and how much was checked: no problems in no volumes are not good news.
+// result returns the outcome, and prints how much was checked: no problems in no volumes are no good news.
 func (r *lintReport) result(errOut io.Writer, strict bool) error {
 	checked := fmt.Sprintf("in %s of the driver in %s", count(r.Volumes, "volume"), count(r.Files, "file"))
 	found := fmt.Sprintf("%s and %s %s", count(r.Errors, "error"), count(r.Warnings, "warning"), checked)

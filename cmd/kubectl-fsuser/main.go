@@ -15,7 +15,7 @@ import (
 // version is set by the Makefile with -ldflags "-X main.version=...".
 var version = ""
 
-// No signal is caught: SIGINT ends the program at once, but for the moment in which a file is replaced.
+// The program catches no signal: SIGINT ends it at once, except while it replaces a file.
 func main() {
 	if err := newCommand().Execute(); err != nil {
 		fmt.Fprintln(os.Stderr, "Error:", err)
@@ -34,7 +34,7 @@ const (
 	exitInterrupted = 130
 )
 
-// exitError is an error with the exit code that it ends the program with. Other errors end it with exitUsage.
+// exitError is an error with an exit code. For other errors, the exit code is exitUsage.
 type exitError struct {
 	code int
 	err  error
@@ -56,14 +56,14 @@ func newCommand() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
-		// With it a word that is no command is an error; without, cobra would print the help and succeed.
+		// With RunE, a word that is no command is an error. Without RunE, cobra would print the help and succeed.
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.AddCommand(newLintCommand(), newConvertCommand(), newStatusCommand(), newCheckCommand())
 	return root
 }
 
-// buildVersion is the version, or what Go recorded at the build if none was set.
+// buildVersion returns the version, or the version that Go recorded at the build if version is empty.
 func buildVersion() string {
 	if info, ok := debug.ReadBuildInfo(); version == "" && ok {
 		return info.Main.Version

@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// asProgram makes the test's own binary the program.
+// asProgram is the environment variable with which the test binary runs as the program.
 const asProgram = "KUBECTL_FSUSER_AS_PROGRAM"
 
 func TestMain(m *testing.M) {
@@ -68,13 +68,13 @@ spec:
 		`, volumes: [{name: v, projected: {sources: [{serviceAccountToken: {path: t}}]}}]}}`
 )
 
-// outcome is what a run of the program came to.
+// outcome is the result of a run of the program.
 type outcome struct {
 	code           int
 	stdout, stderr string
 }
 
-// program makes a run of the program in dir.
+// program returns a command that runs the program in dir.
 func program(t *testing.T, dir string, args ...string) *exec.Cmd {
 	t.Helper()
 	self, err := os.Executable()
@@ -117,7 +117,7 @@ func manifests(t *testing.T, files map[string]string) string {
 	return dir
 }
 
-// exampleManifests has one of each.
+// exampleManifests returns a directory with one manifest of each kind.
 func exampleManifests(t *testing.T) string {
 	dir := manifests(t, map[string]string{
 		"good.yaml": driverPod, "bad.yaml": badPod, "warned.yaml": warnedPod, "native.yaml": nativePod, "token.yml": tokenPod,
@@ -145,7 +145,7 @@ func TestLintAndConvertFromTheCommandLine(t *testing.T) {
 		args           string
 		stdin          string
 		code           int
-		stdout, stderr []string // parts; none: nothing may be said
+		stdout, stderr []string // parts of the output; none means that the output is empty
 	}{
 		{"all is good", "lint good.yaml", "", 0, nil, []string{"no problems in 1 volume of the driver in 1 file"}},
 		{"nothing was there to look at", "lint native.yaml", "", 0, nil, []string{"no problems in 0 volumes"}},
@@ -347,7 +347,7 @@ func TestSIGINTEndsAtOnce(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		// The pipe holds 64 KiB: once more than that is written, the program reads.
+		// The pipe holds 64 KiB. When more has been written, the program reads.
 		if _, err := io.WriteString(in, strings.Repeat("# a comment\n", 10000)); err != nil {
 			t.Fatal(err)
 		}
@@ -374,7 +374,7 @@ func TestASignalWaitsForTheFile(t *testing.T) {
 			return err
 		}
 		select {
-		case <-arrived: // the runtime sends it to all channels in one go
+		case <-arrived: // The runtime sends the signal to all channels at once.
 			return nil
 		case <-time.After(10 * time.Second):
 			return errors.New("waited for SIGINT")

@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// keepOwner gives a file the owner and the group that another file has, where that is allowed: only root may give files
-// away, and the content matters more.
+// keepOwner gives file the owner and the group of another file. Only root may change the owner. An error has no effect,
+// because the content is more important.
 func keepOwner(file *os.File, of os.FileInfo) {
 	if st, ok := of.Sys().(*syscall.Stat_t); ok {
 		_ = file.Chown(int(st.Uid), int(st.Gid))

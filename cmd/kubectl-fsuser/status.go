@@ -16,10 +16,10 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/status"
 )
 
-// statusQuery says which volumes to show.
+// statusQuery selects the volumes to show.
 type statusQuery struct {
-	namespace string // of pods; empty: all
-	pod       string // empty: all
+	namespace string // of pods; empty means all
+	pod       string // empty means all
 	output    string
 }
 
@@ -61,7 +61,7 @@ Exit codes: 0 all drivers answered, 1 a driver did not answer, 2 wrong usage, or
 	return cmd
 }
 
-// run shows what the drivers answer.
+// run shows the answers of the drivers.
 func (q statusQuery) run(ctx context.Context, cluster *cluster, out, errOut io.Writer) error {
 	drivers, err := cluster.drivers(ctx)
 	if err != nil {

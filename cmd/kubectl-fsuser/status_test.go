@@ -24,14 +24,14 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/status"
 )
 
-// fakeCluster is an API server with pods of the driver, which answer for their node.
+// fakeCluster is an API server with pods of the driver, which answer for their nodes.
 type fakeCluster struct {
 	t             *testing.T
 	pods          []corev1.Pod
 	withWebSocket bool
 
 	mu       sync.Mutex
-	answers  map[string]status.Node // by pod; a pod without one fails
+	answers  map[string]status.Node // by pod; a pod without an answer fails
 	commands []string
 }
 
@@ -55,8 +55,10 @@ func (c *fakeCluster) start() string {
 	server := httptest.NewServer(mux)
 	c.t.Cleanup(server.Close)
 	path := filepath.Join(c.t.TempDir(), "kubeconfig")
-	config := fmt.Sprintf(`{"apiVersion": "v1", "kind": "Config", "current-context": "c", "clusters": [{"name": "c", "cluster": {"server": %q}}],
-"contexts": [{"name": "c", "context": {"cluster": "c", "namespace": "team"}}, {"name": "other", "context": {"cluster": "c", "namespace": "other"}}]}`, server.URL)
+	config := fmt.Sprintf(`{"apiVersion": "v1", "kind": "Config", "current-context": "c",
+"clusters": [{"name": "c", "cluster": {"server": %q}}],
+"contexts": [{"name": "c", "context": {"cluster": "c", "namespace": "team"}},
+{"name": "other", "context": {"cluster": "c", "namespace": "other"}}]}`, server.URL)
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		c.t.Fatal(err)
 	}
@@ -132,7 +134,7 @@ func (c *fakeCluster) setAnswer(pod string, node status.Node) {
 	c.answers[pod] = node
 }
 
-// answer is what the driver's status command does.
+// answer does the same as the driver's status command.
 func (c *fakeCluster) answer(pod string, stdout, stderr, result io.Writer) {
 	c.mu.Lock()
 	node, ok := c.answers[pod]
@@ -184,7 +186,7 @@ func TestStatus(t *testing.T) {
 				other  = "node-1  other/x     v       Secret/s  1000:5  0400  7        -          current\n"
 				web1   = "node-1  team/web-1  v       Secret/s  1000:5  0400  7        -          current\n"
 				web2   = "node-2  team/web-2  v       Secret/s  1000:5  0400  7        -          current\n"
-				// Since the zero time.
+				// The duration is the time since the zero time.
 				refused = "node node-2: the driver's access has not worked for 2562047h47m16.854775807s: forbidden\n"
 				silent  = "node node-3: pod elsewhere/driver-c: command terminated with exit code 1: " +
 					"Error: ask the driver: connection refused\n" +

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command manifests writes the manifests that lie next to the chart, and the README of the chart. Run it at the root of
-// the repository.
+// Command manifests writes the manifests next to the chart, and the README of the chart. Run it at the root of the
+// repository.
 package main
 
 import (

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package apierror says what may be repeated of an error of a request to the API server.
+// Package apierror extracts from the error of a request to the API server the part that may be shown.
 package apierror
 
 import (
@@ -12,8 +12,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
-// Message returns the API server's message, or the connection's error without the request's URL. An answer that is no
-// Status may come from a proxy and repeat the request with its token, so of that only the code is returned.
+// Message returns the API server's message, or the connection's error without the URL of the request. An answer that is
+// no Status may come from a proxy and contain the request with its token, so for such an answer Message returns only
+// the code.
 func Message(err error) string {
 	var status apierrors.APIStatus
 	if errors.As(err, &status) && status.Status().Message != "" {

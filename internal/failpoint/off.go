@@ -4,8 +4,8 @@
 
 package failpoint
 
-// Hit is a step that can't fail.
+// Hit marks a step that can't fail.
 func Hit(string) {}
 
-// Error is a step that can fail.
+// Error marks a step that can fail.
 func Error(string) error { return nil }

@@ -18,14 +18,14 @@ import (
 // directory is the environment variable that names the directory of armed points.
 const directory = "FSUSER_FAILPOINTS"
 
-// Hit is a step that can't fail.
+// Hit marks a step that can't fail.
 func Hit(name string) {
 	if err := Error(name); err != nil {
 		panic(fmt.Sprintf("%v: this step can't fail; arm it with something else", err))
 	}
 }
 
-// Error is a step that can fail.
+// Error marks a step that can fail.
 func Error(name string) error {
 	dir := os.Getenv(directory)
 	if dir == "" {
@@ -59,8 +59,9 @@ func Error(name string) error {
 	return nil
 }
 
-// take disarms a point and returns what to do; nothing if the point is not armed, or is to be passed. Goroutines and
-// processes take turns, and a kill happens within the turn: a process that dies at one point disarms no second one.
+// take disarms a point and returns its action, or nothing if the point is not armed or does nothing this time.
+// Goroutines and processes take turns, and a kill happens within the turn, so that a killed process disarms no second
+// point.
 func take(dir, name string) (action, arg string, err error) {
 	path := filepath.Join(dir, name)
 	if _, err := os.Lstat(path); err != nil {
@@ -76,7 +77,7 @@ func take(dir, name string) (action, arg string, err error) {
 	}
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return "", "", nil // somebody else took it
+		return "", "", nil // another process took it
 	}
 	words := strings.Fields(string(b))
 	action, words = words[0], words[1:]
@@ -88,7 +89,7 @@ func take(dir, name string) (action, arg string, err error) {
 		if err != nil {
 			return "", "", err
 		}
-		// By a rename: the process may be killed elsewhere meanwhile.
+		// The file is replaced by a rename, because the process may be killed elsewhere in the meantime.
 		next := filepath.Join(dir, ".next")
 		if err := os.WriteFile(next, fmt.Appendln(nil, action, arg, left-1), 0o600); err != nil {
 			return "", "", err
@@ -101,9 +102,9 @@ func take(dir, name string) (action, arg string, err error) {
 	if err := os.Remove(path); err != nil || action != "kill" {
 		return action, arg, err
 	}
-	// Not kill(2), which the driver's filter of system calls refuses.
+	// The driver's filter of system calls refuses kill(2).
 	if err := unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGKILL); err != nil {
 		return "", "", err
 	}
-	select {} // this goroutine gets no further, and gives nobody the lock, while the others die
+	select {} // This goroutine waits for its end, and releases the lock to nobody.
 }

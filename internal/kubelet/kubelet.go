@@ -33,9 +33,9 @@ type Pod struct {
 type Volume struct {
 	Name       string
 	Attributes map[string]string
-	// Writable leaves csi.readOnly away.
+	// Writable omits csi.readOnly.
 	Writable bool
-	// FSGroup of the pod; empty if it has none.
+	// FSGroup is the fsGroup of the pod; empty if it has none.
 	FSGroup string
 	// Secrets is the data of nodePublishSecretRef.
 	Secrets map[string]string
@@ -48,7 +48,7 @@ type Kubelet struct {
 	csi.NodeClient
 }
 
-// MakeRoot makes the directories in kubelet's root directory that a driver needs.
+// MakeRoot makes the directories in kubelet's root directory that a driver uses.
 func MakeRoot(root string) error {
 	for _, dir := range []string{"pods", "plugins", "plugins/fsuser.csi.io", "plugins_registry"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o750); err != nil {

@@ -19,7 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// ErrStranded: a mount exists that kubelet does not know, so kubelet would never finish terminating the pod
+// ErrStranded means that a mount exists that kubelet does not know, so kubelet would never finish terminating the pod
 // (kubelet.go, SyncTerminatedPod; csi_mounter.go, SetUpAt after a final error). A driver must not cause this.
 var ErrStranded = errors.New("something is mounted that kubelet does not know of")
 
@@ -46,15 +46,15 @@ type volumeKey struct {
 	podUID, name string
 }
 
-// podVolume is what kubelet knows of a volume of a pod.
+// podVolume is kubelet's state of a volume of a pod.
 type podVolume struct {
 	pod    Pod
 	volume Volume
 	wanted bool
 	state  state
-	// reconstructed from the disk after a restart: errors do not take it away.
+	// reconstructed means that the volume was found on the disk after a restart. Errors do not remove it.
 	reconstructed bool
-	// republish: a mounted volume is to be published again.
+	// republish means that a mounted volume must be published again.
 	republish bool
 }
 
@@ -62,7 +62,7 @@ type state int
 
 const (
 	notMounted state = iota
-	// uncertain: it may be mounted, and will be unpublished.
+	// uncertain means that the volume may be mounted, and will be unpublished.
 	uncertain
 	mounted
 )
@@ -204,7 +204,7 @@ func (m *VolumeManager) settle(ctx context.Context, key volumeKey, v *podVolume)
 	}
 }
 
-// setUp is csi_mounter.go, SetUpAt, and what operation_generator.go makes of its error.
+// setUp implements csi_mounter.go, SetUpAt, and the handling of its error in operation_generator.go.
 func (m *VolumeManager) setUp(ctx context.Context, v *podVolume) error {
 	k := &Kubelet{root: m.root}
 	req := k.Request(v.pod, v.volume)
@@ -228,7 +228,7 @@ func (m *VolumeManager) setUp(ctx context.Context, v *podVolume) error {
 	case err == nil:
 		v.state = mounted
 	case !asked, v.state == mounted, v.reconstructed:
-		// Nothing is known to have changed.
+		// The state of the volume is the same as before.
 	case isFinal(err):
 		v.state = notMounted
 		return errors.Join(err, removeVolumeDir(req.GetTargetPath()))
@@ -238,7 +238,8 @@ func (m *VolumeManager) setUp(ctx context.Context, v *podVolume) error {
 	return err
 }
 
-// tearDown is operation_generator.go, UnmountVolume, with csi_mounter.go, TearDownAt; and that the pod goes afterwards.
+// tearDown implements operation_generator.go, UnmountVolume, with csi_mounter.go, TearDownAt, and the removal of the
+// pod.
 func (m *VolumeManager) tearDown(ctx context.Context, v *podVolume) error {
 	target := m.Target(v.pod, v.volume.Name)
 	if v.state != notMounted {
@@ -269,7 +270,7 @@ func (m *VolumeManager) tearDown(ctx context.Context, v *podVolume) error {
 		"volumes/kubernetes.io~csi", "volumes", "")
 }
 
-// call makes a connection of its own for each call, as kubelet does.
+// call uses a new connection for each call, as kubelet does.
 func (m *VolumeManager) call(ctx context.Context, name string, f func(context.Context, csi.NodeClient) error) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -285,7 +286,7 @@ func (m *VolumeManager) call(ctx context.Context, name string, f func(context.Co
 	return err
 }
 
-// isFinal reports whether kubelet takes an error to mean that nothing is left of a call (csi_client.go, isFinalError).
+// isFinal reports whether kubelet concludes from an error that nothing is left of a call (csi_client.go, isFinalError).
 func isFinal(err error) bool {
 	switch status.Code(err) {
 	case codes.Canceled, codes.DeadlineExceeded, codes.Unavailable, codes.ResourceExhausted, codes.Aborted:
@@ -294,7 +295,7 @@ func isFinal(err error) bool {
 	return true
 }
 
-// volumeDataFile is where kubelet remembers a volume across its restarts.
+// volumeDataFile is the file in which kubelet stores a volume for its restarts.
 const volumeDataFile = "vol_data.json"
 
 func saveVolumeData(dir, id string) error {
@@ -316,7 +317,7 @@ func loadVolumeData(dir string) (id string, err error) {
 	return data["volumeHandle"], err
 }
 
-// removeVolumeDir removes what kubelet made for a volume, unless something is mounted there (csi_mounter.go,
+// removeVolumeDir removes the files that kubelet made for a volume, unless something is mounted there (csi_mounter.go,
 // removeMountDir).
 func removeVolumeDir(target string) error {
 	if isMountPoint(target) {
@@ -325,7 +326,8 @@ func removeVolumeDir(target string) error {
 	return removeEmpty(filepath.Dir(target), "mount", volumeDataFile, "")
 }
 
-// removeEmpty removes files and empty directories below dir. One that is not there, or not empty yet, stays.
+// removeEmpty removes files and empty directories below dir. It ignores a name that does not exist, or is not empty
+// yet.
 func removeEmpty(dir string, names ...string) error {
 	for _, name := range names {
 		err := os.Remove(filepath.Join(dir, name))

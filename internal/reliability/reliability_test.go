@@ -66,7 +66,7 @@ func TestAPromiseThatNoTestShowedIsAnError(t *testing.T) {
 	}
 }
 
-// failedTest is a test that fails after it said Shown.
+// failedTest is a test that fails after it has called Shown.
 type failedTest struct {
 	testing.TB
 	cleanups []func()

@@ -17,28 +17,28 @@ import (
 //go:embed page.md.tmpl
 var pageTemplate string
 
-// Machine is where the tests ran: what the figures depend on.
+// Machine describes the machine and the run of the tests, on which the figures depend.
 type Machine struct {
 	Kernel, Go, Date string
 	CPUs             int
-	// Took is how long the tests ran.
+	// Took is the duration of the tests.
 	Took time.Duration
 }
 
-// ThisMachine describes the machine on which tests ran that began at a time.
+// ThisMachine describes this machine and a run of tests that began at a time.
 func ThisMachine(started time.Time) (Machine, error) {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
 		return Machine{}, err
 	}
-	release, _, _ := strings.Cut(unix.ByteSliceToString(name.Release[:]), "-") // what follows names who built it
+	release, _, _ := strings.Cut(unix.ByteSliceToString(name.Release[:]), "-") // The rest names the builder.
 	return Machine{
 		Kernel: release, Go: runtime.Version(), CPUs: runtime.NumCPU(), Date: time.Now().UTC().Format(time.DateOnly),
 		Took: time.Since(started),
 	}, nil
 }
 
-// Minutes is how long the tests ran, in whole minutes.
+// Minutes returns the duration of the tests in whole minutes.
 func (m Machine) Minutes() float64 { return m.Took.Round(time.Minute).Minutes() }
 
 type row struct {
@@ -46,7 +46,8 @@ type row struct {
 	Shown []line
 }
 
-// Render writes the page from what the tests of a run wrote to dir. Each promise must have been shown.
+// Render writes the page from the files that the tests of a run wrote to dir. If a promise was not shown, it returns an
+// error.
 func Render(w io.Writer, dir string, m Machine) error {
 	lines, err := read(dir)
 	if err != nil {

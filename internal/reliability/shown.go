@@ -18,14 +18,14 @@ import (
 )
 
 const (
-	// Directory is the environment variable that names the directory for what is shown. Without it nothing is written.
+	// Directory is the environment variable that names the directory of the results. Without it, Shown writes nothing.
 	Directory = "FSUSER_RELIABILITY"
-	// fileName is one file for all packages of a run; each line is written at once (write(2), O_APPEND).
+	// fileName is the file of all packages of a run. Each line is written with one call (write(2), O_APPEND).
 	fileName = "shown.jsonl"
 	module   = "github.com/fsuser-csi/fsuser-csi/"
 )
 
-// line is one promise shown by one test.
+// line records that one test has shown one promise.
 type line struct {
 	ID      string `json:"id"`
 	Package string `json:"package"`
@@ -33,8 +33,8 @@ type line struct {
 	Figure  string `json:"figure"`
 }
 
-// Shown says that t has shown a promise, and with which figure: how many times, how long, in a few words ("612 kills at
-// 31 points"). It counts if t has not failed when it ends. Several tests may show one promise. Call it from the test
+// Shown records that t has shown a promise, with a figure in a few words: a number, a duration ("612 kills at 31
+// points"). It has no effect if t has failed by its end. Several tests may show one promise. Call it from the test
 // itself, at its end.
 func Shown(t testing.TB, id, figure string) {
 	t.Helper()
@@ -59,7 +59,7 @@ func Shown(t testing.TB, id, figure string) {
 	})
 }
 
-// callingPackage is the package of the test that called Shown, below the module.
+// callingPackage returns the package of the test that called Shown, relative to the module.
 func callingPackage() string {
 	pc, _, _, _ := runtime.Caller(2)
 	name := runtime.FuncForPC(pc).Name()
@@ -81,7 +81,7 @@ func (l line) appendTo(path string) error {
 	return errors.Join(err, f.Close())
 }
 
-// read returns what the tests of a run have shown.
+// read returns the results of the tests of a run.
 func read(dir string) ([]line, error) {
 	f, err := os.Open(filepath.Join(dir, fileName))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -62,7 +62,7 @@ func build(race bool, tags []string) (binary string, remove func(), err error) {
 	if race {
 		args, name = append(args, "-race"), name+"-race"
 	}
-	// What is there already and is up to date is not linked again, which takes seconds.
+	// An existing binary that is up to date is not linked again, because linking takes seconds.
 	dir := filepath.Join(strings.TrimSpace(string(root)), ".cache", "bin", "driver-of-tests", name)
 	unlock, err := lock(dir)
 	if err != nil {

@@ -37,13 +37,13 @@ const startTimeout = 2 * time.Minute
 // Driver is a driver process with its directories. The directories outlive the process: StartAgain uses them again.
 type Driver struct {
 	*kubelet.Kubelet
-	// Root is kubelet's root directory, State that of the records.
+	// Root is kubelet's root directory, and State the directory of the records.
 	Root, State string
 
 	// Env is added to the environment of the next process.
 	Env []string
-	// Stalled says that a stall makes a thread of the driver wait, so that the process does not end when it is killed.
-	// Then the next process starts beside it with another --http-address, and AwaitKilled waits for its end.
+	// Stalled means that a stall blocks a thread of the driver, so that the process does not end when it is killed. Then
+	// the next process starts beside it with another --http-address, and AwaitKilled waits for the end of the old process.
 	Stalled bool
 
 	t      testing.TB
@@ -53,7 +53,8 @@ type Driver struct {
 	cmd    *exec.Cmd
 	log    *os.File
 	ended  chan struct{}
-	// killed are the processes that were killed during a stall: their channels are closed when they have ended.
+	// killed has a channel for each process that was killed during a stall. The channel is closed when the process has
+	// ended.
 	killed []<-chan struct{}
 }
 
@@ -78,7 +79,7 @@ func StartDriverAt(t testing.TB, root, binary string, args ...string) *Driver {
 		t.Fatal(err)
 	}
 	d := &Driver{Root: root, State: filepath.Join(t.TempDir(), "state"), t: t, binary: binary, args: args, log: log,
-		http: freeAddress(t)}
+		http: FreeAddress(t)}
 	t.Cleanup(func() {
 		if d.cmd != nil {
 			d.Stop()
@@ -104,7 +105,7 @@ func (d *Driver) StartAgain() {
 // TryStart is StartAgain for a driver that may die during its start.
 func (d *Driver) TryStart() error {
 	if d.Stalled {
-		d.http = freeAddress(d.t)
+		d.http = FreeAddress(d.t)
 	}
 	args := append([]string{"node", "--node-name=node-1", "--kubelet-root=" + d.Root, "--state-dir=" + d.State,
 		"--http-address=" + d.http}, d.args...)
@@ -197,8 +198,7 @@ func (d *Driver) removeSocket() error {
 	return err
 }
 
-// Kill ends the driver with SIGKILL, as the kernel does when memory is short. The driver may have been killed
-// already.
+// Kill ends the driver with SIGKILL, as the kernel does when memory is short. The driver may already be dead.
 func (d *Driver) Kill() {
 	d.t.Helper()
 	d.signal(unix.SIGKILL)
@@ -406,9 +406,9 @@ func ReadAs(uid, gid uint32, path string) ([]byte, error) {
 	return stdout.Bytes(), nil
 }
 
-// freeAddress returns an address to listen on, which is still free after a restart. It is not on 127.0.0.1, where the
+// FreeAddress returns an address to listen on, which is still free after a restart. It is not on 127.0.0.1, where the
 // local port of a connection could take the port between two starts.
-func freeAddress(t testing.TB) string {
+func FreeAddress(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", net.IPv4(127, byte(1+rand.N(250)), byte(rand.N(250)), byte(1+rand.N(250))).String()+":0")
 	if err != nil {

@@ -51,6 +51,6 @@ func Helper(t testing.TB, newNamespace bool, name string, args ...string) *exec.
 	return cmd
 }
 
-// withoutExitSleep is for the environment of a process: a race detector sleeps for a second at exit unless told
-// otherwise.
+// withoutExitSleep returns a setting for the environment of a process. By default, the race detector sleeps for a
+// second at exit.
 func withoutExitSleep() string { return "GORACE=atexit_sleep_ms=0 " + os.Getenv("GORACE") }

@@ -6,13 +6,40 @@ import (
 	"bytes"
 	"flag"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"k8s.io/klog/v2"
+	"sigs.k8s.io/json"
 )
 
-// Log records the output of klog. Safe for concurrent use.
+// JSONLines parses the log of a driver with --log-format=json. Each line must be a JSON object with a time, a level and
+// a message, without duplicate keys.
+func JSONLines(t testing.TB, log string) (lines []map[string]any) {
+	t.Helper()
+	for text := range strings.Lines(log) {
+		var line map[string]any
+		if strict, err := json.UnmarshalStrict([]byte(text), &line); err != nil || len(strict) > 0 {
+			t.Errorf("a line is not JSON, or has a duplicate key: %v, %v: %s", err, strict, text)
+			continue
+		}
+		for _, key := range []string{"level", "msg"} {
+			if value, ok := line[key].(string); !ok || value == "" {
+				t.Errorf("a line has no %s: %s", key, text)
+			}
+		}
+		written, _ := line["time"].(string)
+		if _, err := time.Parse(time.RFC3339Nano, written); err != nil {
+			t.Errorf("the time of a line: %v: %s", err, text)
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// Log records the output of klog. It is safe for concurrent use.
 type Log struct {
 	mu sync.Mutex
 	b  bytes.Buffer

@@ -25,9 +25,9 @@ const (
 )
 
 // Stall makes another process hold the lock of a directory, as a process in a container can: the process lists the
-// directory into memory whose page fault nobody answers. A mkdir, rename or unlink in the directory waits in D state
-// until release is called or t ends. So does every lookup and listing that comes after such a writer. Stall returns
-// when the lock is held. TestMain must call RunInMountNamespace or RunHelper.
+// directory into memory, and nobody resolves the page fault of that memory. A mkdir, rename or unlink in the directory
+// waits in D state until release is called or t ends. So does every later lookup and listing. Stall returns when the
+// lock is held. TestMain must call RunInMountNamespace or RunHelper.
 func Stall(t testing.TB, dir string) (release func()) {
 	t.Helper()
 	end, err := StartStall(dir)
@@ -56,7 +56,7 @@ func StartStall(dir string) (release func() error, err error) {
 	cmd := exec.Command("/proc/self/exe", dir)
 	cmd.Env = append(os.Environ(), helperName+"="+stallHelper, withoutExitSleep())
 	cmd.Stderr = os.Stderr
-	// The helper ends at the end of its standard input, which the end of this process brings, too.
+	// The helper ends at the end of its standard input, which also comes when this process ends.
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -77,7 +77,8 @@ func StartStall(dir string) (release func() error, err error) {
 	return end, nil
 }
 
-// HangingThreads counts the threads of a process in D state: the kernel makes them wait, and no signal ends the wait.
+// HangingThreads returns the number of threads of a process in D state: they wait in the kernel, and no signal ends the
+// wait.
 func HangingThreads(pid int) (n int, err error) {
 	stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
 	if err != nil {
@@ -86,7 +87,7 @@ func HangingThreads(pid int) (n int, err error) {
 	for _, stat := range stats {
 		b, err := os.ReadFile(stat)
 		if err != nil {
-			continue // the thread has ended
+			continue // The thread has ended.
 		}
 		if _, state, _ := strings.Cut(string(b), ") "); strings.HasPrefix(state, "D") {
 			n++
@@ -95,7 +96,7 @@ func HangingThreads(pid int) (n int, err error) {
 	return n, nil
 }
 
-// dead reports whether a process has ended, or was killed and will end when the kernel lets its threads go.
+// dead reports whether a process has ended, or was killed and will end when the kernel releases its threads.
 func dead(pid int) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {

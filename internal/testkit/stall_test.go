@@ -30,7 +30,7 @@ func holder(args []string) error {
 	return unix.Pause()
 }
 
-// atOnce bounds calls that must not wait for the lock.
+// atOnce is the longest duration of a call that must not wait for the lock.
 const atOnce = 10 * time.Second
 
 // tmpfs mounts a tmpfs for a test and returns its mount point.
@@ -151,8 +151,8 @@ func TestSeveralStallsOfOneDirectoryHoldTogether(t *testing.T) {
 	await(t, "the mkdir after both stalls", made)
 }
 
-// A driver must be able to end a volume whose root is locked. The writer that waits for the lock makes later readers
-// wait, too.
+// A driver must be able to end a volume whose root is locked. The writer that waits for the lock blocks later readers,
+// too.
 func TestCallsThatDoNotNeedTheLockOfAMountsRoot(t *testing.T) {
 	testkit.NothingLeft(t)
 	dir := tmpfs(t)

@@ -60,7 +60,7 @@ func NothingLeft(t testing.TB) {
 		if now := MountTable(t); now != mounts {
 			t.Errorf("the mount table is not as before the test.\nbefore:\n%s\nafter:\n%s", mounts, now)
 		}
-		// A goroutine that is just ending may still hold one.
+		// A goroutine that is about to end may still have one open.
 		if !within(5*time.Second, func() bool { return len(descriptors(t)) <= len(fds) }) {
 			t.Errorf("more file descriptors than before the test.\nbefore: %q\nafter: %q", fds, descriptors(t))
 		}

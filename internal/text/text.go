@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package text makes texts from elsewhere fit for messages.
+// Package text prepares texts from other programs for messages.
 package text
 
 import (
@@ -9,12 +9,12 @@ import (
 	"unicode/utf8"
 )
 
-// Shorten returns s, or its first limit bytes at most and an ellipsis. It does not cut inside a character.
+// Shorten returns s, or its beginning of at most limit bytes with an ellipsis. It does not cut inside a character.
 func Shorten(s string, limit int) string {
 	if len(s) <= limit {
 		return s
 	}
-	// Bytes that are no UTF-8 have no beginning of a character.
+	// Invalid UTF-8 may have no beginning of a character.
 	for end := limit; end > limit-utf8.UTFMax; end-- {
 		if end <= 0 || utf8.RuneStart(s[end]) {
 			return s[:max(end, 0)] + "…"
@@ -23,7 +23,7 @@ func Shorten(s string, limit int) string {
 	return s[:limit] + "…"
 }
 
-// OneLine returns s with a space for each character that is not printable.
+// OneLine replaces each character of s that is not printable by a space.
 func OneLine(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

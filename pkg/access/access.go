@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package access finds out whether the driver's access works: whether the API server lets the driver read objects.
+// Package access checks whether the API server lets the driver read objects.
 package access
 
 import (
@@ -25,26 +25,27 @@ const (
 
 const (
 	defaultInterval = 10 * time.Minute
-	// While the access does not work, or nothing is known, a check follows after this part of the interval.
+	// retriesPerInterval determines the pause between checks while the access does not work or is unknown, as a part of
+	// the interval.
 	retriesPerInterval = 10
-	// A first refusal is confirmed after this part of the interval: an API server that has just started, or has just got
-	// the driver's ClusterRoleBinding, does not know the rights yet.
+	// confirmationsPerInterval determines the pause before the confirmation of a first refusal. An API server that has
+	// just started, or in which the driver's ClusterRoleBinding was just created, does not know the rights yet.
 	confirmationsPerInterval = 60
 )
 
 // Config is the configuration of a Checker.
 type Config struct {
-	// Read reads an object of the API server in the way the driver reads the objects of volumes. Its error is an error of
-	// package source. Without Read, a Checker checks nothing.
+	// Read reads an object of the API server in the way in which the driver reads the objects of volumes. Its error is an
+	// error of package source. If Read is nil, the Checker checks nothing.
 	Read func(context.Context) error
-	// Events records an Event about Pod, which is the driver's own pod. Without Events, no Event is recorded.
+	// Events records an Event about Pod, which is the driver's own pod. If Events is nil, no Event is recorded.
 	Events func(event.Event)
 	Pod    event.Pod
 	// Interval is the time between two checks while the access works. 0 means ten minutes.
 	Interval time.Duration
 }
 
-// Checker checks the access at its start and from then on at intervals. It is safe for concurrent use, and a
+// Checker checks the access at its start and then at intervals. It is safe for concurrent use, and it is a
 // prometheus.Collector of the result.
 type Checker struct {
 	config Config
@@ -84,9 +85,9 @@ func (c *Checker) Run(ctx context.Context) {
 	}
 }
 
-// check makes one check. refusedBefore: the check before was refused. check returns whether this one was refused, and
-// the time until the next one. An error that is no refusal, such as an outage of the API server, says nothing about the
-// access: the last result stays.
+// check makes one check. refusedBefore means that the previous check was refused. check returns whether this check was
+// refused, and the time until the next one. Any other error, such as an outage of the API server, says nothing about
+// the access, so the last result stays.
 func (c *Checker) check(ctx context.Context, refusedBefore bool) (refused bool, pause time.Duration) {
 	err := c.config.Read(ctx)
 	refused = errors.Is(err, source.ErrForbidden)
@@ -115,7 +116,7 @@ func (c *Checker) works() {
 	}
 }
 
-// fails records an Event after each check, because the API server forgets Events after an hour.
+// fails records an Event after each check, because the API server deletes Events after an hour.
 func (c *Checker) fails(err error) {
 	if _, changed := c.set(status.Access{Reason: err.Error()}); changed {
 		klog.ErrorS(err, "The driver's access does not work; volumes of this node can't be published or refreshed")

@@ -68,7 +68,7 @@ func (s *server) start(t *testing.T) *Checker {
 	return c
 }
 
-// after lets time pass, and checks how many reads there were by then.
+// after waits for d, and checks the number of reads so far.
 func (s *server) after(t *testing.T, d time.Duration, reads int) {
 	t.Helper()
 	time.Sleep(d)
@@ -80,7 +80,7 @@ func (s *server) after(t *testing.T, d time.Duration, reads int) {
 	}
 }
 
-// shows checks the metric and the status: "absent", "1", or "0" with this reason.
+// shows checks the metric and the status. metric is "absent", "1", or "0" with this reason.
 func shows(t *testing.T, c *Checker, metric, reason string) {
 	t.Helper()
 	got := "absent"
@@ -102,7 +102,7 @@ func shows(t *testing.T, c *Checker, metric, reason string) {
 	}
 }
 
-// lines counts the lines of the log that contain text. klog writes an error once for each lower severity, too.
+// lines counts the lines of the log that contain text. klog writes an error once more for each lower severity.
 func lines(log *testkit.Log, text string) (n int) {
 	for _, line := range slices.Compact(strings.Split(log.Text(), "\n")) {
 		if strings.Contains(line, text) {
@@ -200,7 +200,7 @@ func TestASingleRefusalIsNoResult(t *testing.T) {
 		s.after(t, 10*time.Second, 5)
 		s.answers(refusal("no"))
 		s.after(t, time.Minute, 6)
-		shows(t, c, "1", "") // the check before was not refused
+		shows(t, c, "1", "") // The check before was not refused.
 		if events := s.recorded(); len(events) != 0 {
 			t.Errorf("Events %+v", events)
 		}

@@ -12,15 +12,15 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// Annotations of pods and namespaces, for which the admission policy converts a pod's volumes to this driver's.
+// These annotations of pods and namespaces tell the admission policy to convert a pod's volumes to this driver's.
 const (
 	AnnotationPrefix  = Driver + "/"
 	AnnotationFSUser  = AnnotationPrefix + "fs-user"
 	AnnotationFSGroup = AnnotationPrefix + "fs-group"
-	// AnnotationNone is the value that says not to convert, or to set no group, where a namespace says otherwise.
+	// AnnotationNone is the value for no conversion, or for no group, if the namespace has another value.
 	AnnotationNone = "none"
 
-	// What the policy allow goes by, on the CSIDriver and on namespaces.
+	// The policy allow reads these annotations of the CSIDriver and of namespaces.
 	annotationAllow           = AnnotationPrefix + "allow-"
 	annotationAllowUIDs       = annotationAllow + "uids"
 	annotationAllowGIDs       = annotationAllow + "gids"
@@ -28,17 +28,17 @@ const (
 	annotationAllowConfigMaps = annotationAllow + "configmaps"
 )
 
-// Annotated is what an annotation stands on.
+// Annotated is a kind of object with annotations.
 type Annotated string
 
-// Annotated objects. A pod template is a pod.
+// The kinds of annotated objects. A pod template counts as a pod.
 const (
 	OnPod       Annotated = "a pod"
 	OnNamespace Annotated = "a namespace"
 	OnCSIDriver Annotated = "the CSIDriver"
 )
 
-// annotations are those that there are, with where each counts.
+// annotations returns the known annotations, with the kinds of objects on which they have an effect.
 func annotations() map[string][]Annotated {
 	who, rule := []Annotated{OnPod, OnNamespace}, []Annotated{OnNamespace, OnCSIDriver}
 	return map[string][]Annotated{
@@ -47,8 +47,8 @@ func annotations() map[string][]Annotated {
 	}
 }
 
-// ValidateAnnotations says what is wrong with an object's annotations that are this driver's. It passes over all
-// others. A name that is not known, or not there, is an error, since it has no effect. Each problem names its place as
+// ValidateAnnotations returns the problems of an object's annotations. It ignores annotations that are not this
+// driver's. An unknown name, or one that has no effect on the object, is an error. Each problem names its place as
 // annotations[key].
 func ValidateAnnotations(on Annotated, values map[string]string) field.ErrorList {
 	var known []string
@@ -65,7 +65,8 @@ func ValidateAnnotations(on Annotated, values map[string]string) field.ErrorList
 		}
 		at, value := field.NewPath("annotations").Key(key), values[key]
 		if places := annotations()[key]; len(places) > 0 && !slices.Contains(places, on) {
-			errs = append(errs, field.Forbidden(at, fmt.Sprintf("has no effect on %s: it belongs on %s or %s", on, places[0], places[1])))
+			errs = append(errs, field.Forbidden(at, fmt.Sprintf("has no effect on %s: it belongs on %s or %s", on, places[0],
+				places[1])))
 			continue
 		}
 		if !slices.Contains(known, key) {
@@ -73,7 +74,8 @@ func ValidateAnnotations(on Annotated, values map[string]string) field.ErrorList
 			if near := nearest(key, known); near != "" {
 				guess = fmt.Sprintf("; the nearest known one is %q", near)
 			}
-			errs = append(errs, field.Forbidden(at, fmt.Sprintf("unknown annotation%s (known: %s)", guess, strings.Join(known, ", "))))
+			errs = append(errs, field.Forbidden(at, fmt.Sprintf("unknown annotation%s (known: %s)", guess,
+				strings.Join(known, ", "))))
 			continue
 		}
 		if problem := annotationProblem(key, value); problem != "" {
@@ -83,8 +85,8 @@ func ValidateAnnotations(on Annotated, values map[string]string) field.ErrorList
 	return errs
 }
 
-// annotationProblem says what is wrong with the value of a known annotation; "" if nothing is. The rules of allow are
-// those of the policy, which a test compares.
+// annotationProblem returns the problem with the value of a known annotation, or "" for a valid value. The rules for
+// allow are those of the policy. A test compares them.
 func annotationProblem(key, value string) string {
 	switch key {
 	case annotationAllowUIDs, annotationAllowGIDs:

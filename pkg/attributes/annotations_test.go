@@ -24,9 +24,12 @@ func TestAnnotations(t *testing.T) {
 		{"empty", AnnotationFSUser, "", []string{"decimal"}},
 		{"a space", AnnotationFSUser, "1 ", []string{"decimal"}},
 		{"None", AnnotationFSUser, "None", []string{`"none"`}},
-		{"misspelt", "fsuser.csi.io/fsUser", "1000", []string{"unknown annotation", `nearest known one is "fsuser.csi.io/fs-user"`}},
-		{"something else", "fsuser.csi.io/completely-different-and-long", "1000", []string{"unknown annotation (known: fsuser.csi.io/fs-group, fsuser.csi.io/fs-user)"}},
-		{"a rule", annotationAllowUIDs, "1000", []string{"has no effect on a pod: it belongs on a namespace or the CSIDriver"}},
+		{"misspelt", "fsuser.csi.io/fsUser", "1000", []string{"unknown annotation",
+			`nearest known one is "fsuser.csi.io/fs-user"`}},
+		{"something else", "fsuser.csi.io/completely-different-and-long", "1000",
+			[]string{"unknown annotation (known: fsuser.csi.io/fs-group, fsuser.csi.io/fs-user)"}},
+		{"a rule", annotationAllowUIDs, "1000", []string{"has no effect on a pod: it belongs on a namespace or the " +
+			"CSIDriver"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			errs := ValidateAnnotations(OnPod, map[string]string{test.key: test.value})
@@ -58,7 +61,8 @@ func TestAnnotationsElsewhere(t *testing.T) {
 		{OnCSIDriver, AnnotationFSGroup, "1", "has no effect on the CSIDriver: it belongs on a pod or a namespace"},
 	} {
 		errs := ValidateAnnotations(test.on, map[string]string{test.key: test.value})
-		if (len(errs) > 0) != (test.says != "") || test.says != "" && !strings.Contains(errs.ToAggregate().Error(), test.says) {
+		if (len(errs) > 0) != (test.says != "") || test.says != "" && !strings.Contains(errs.ToAggregate().Error(),
+			test.says) {
 			t.Errorf("%s on %s: %q: problems %v, want %q", test.key, test.on, test.value, errs, test.says)
 		}
 	}

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package attributes is the vocabulary of a fsuser.csi.io volume: what a pod author may write under
-// csi.volumeAttributes, what each value means, which default applies, and what is refused.
+// Package attributes defines the attributes of a fsuser.csi.io volume: what a pod's author may write under
+// csi.volumeAttributes, the meaning and the rules of each value, and the defaults.
 //
 // Parse turns the strings of a request into a Spec and reports every problem at once. Describe completes a Spec whose
 // attribute "volume" names another volume of the pod. Validate applies the same rules to a Spec that was read back from
 // a record.
 //
-// The package decides by its arguments alone: it calls no API server, touches no file and keeps no state. So the
+// The result depends only on the arguments: the package calls no API server, touches no file and keeps no state. So the
 // driver, lint and convert give the same answer.
 package attributes
 
@@ -18,7 +18,7 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// Driver is the name that a volume gives in csi.driver.
+// Driver is the name of the driver, which a volume has in csi.driver.
 const Driver = "fsuser.csi.io"
 
 // Kind is the kind of an object that a volume can project.
@@ -28,11 +28,11 @@ type Kind string
 const (
 	Secret    Kind = "Secret"
 	ConfigMap Kind = "ConfigMap"
-	// Pod is the pod itself, whose fields the downward API projects.
+	// Pod is the pod itself, whose fields the downward API shows.
 	Pod Kind = "Pod"
 )
 
-// Object names what is projected. It has no namespace: the namespace is always the pod's own.
+// Object names a projected object. It has no namespace, because the namespace is always the pod's own.
 type Object struct {
 	Kind Kind
 	Name string // a DNS-1123 subdomain; empty for the Pod, which can only be the volume's own
@@ -48,7 +48,7 @@ const (
 	RefreshOff Refresh = "off"
 )
 
-// Layout says what the names in a volume are, and how a change reaches them.
+// Layout is the arrangement of the files in a volume, and the way in which a change reaches them.
 type Layout string
 
 const (
@@ -62,61 +62,62 @@ const (
 
 // Item projects one key of an object, or one field of the pod, to one file.
 type Item struct {
-	// Key of the Secret or ConfigMap. For the Pod the key is the API's fieldPath, such as metadata.labels['app'], or its
-	// resource, such as limits.cpu.
+	// Key is the key of the Secret or ConfigMap. For the Pod, it is the API's fieldPath, such as metadata.labels['app'],
+	// or a resource, such as limits.cpu.
 	Key string
-	// Container is the container whose resource is shown, and Divisor the unit, a quantity; an empty Divisor is 1.
-	// Both are empty unless the key is a resource.
+	// Container is the container of the resource, and Divisor its unit, a quantity; an empty Divisor is 1. Both are empty
+	// unless the key is a resource.
 	Container, Divisor string
-	// Path of the file, clean and relative to the volume's root; see CleanPath.
+	// Path is the path of the file, clean and relative to the volume's root; see CleanPath.
 	Path string
-	// Mode (permission bits) and UID (0..2147483647) of this file. Nil means the volume's own.
+	// Mode (permission bits) and UID (0..2147483647) are those of this file. If they are nil, those of the volume apply.
 	Mode, UID *uint32
 }
 
-// IsResource reports whether the item of a Pod is a resource of a container, and not a field.
+// IsResource reports whether the item of a Pod is a resource of a container, as opposed to a field.
 func (i Item) IsResource() bool { return i.Container != "" }
 
-// Source is one object and what of it is projected.
+// Source is one object with the projected items.
 type Source struct {
 	// Object is the zero Object when the content comes with the request (the volume's nodePublishSecretRef).
 	Object Object
-	// Items to project. For a Secret or ConfigMap none means every key, each at the path of its own name.
+	// Items are the projected items. If a Secret or ConfigMap has no items, each key is projected to a path of the same
+	// name.
 	Items []Item
-	// Optional makes a missing object, or a missing key among Items, no error.
+	// Optional means that a missing object, or a missing key among Items, is no error.
 	Optional bool
-	// Mode of files that have none of their own, permission bits only.
+	// Mode is the mode of files without a mode of their own, permission bits only.
 	Mode uint32
 }
 
-// Permissions are the owner and the mode of one file. Nil means that the attributes do not say.
+// Permissions are the owner and the mode of one file. Nil means that the attributes do not set them.
 type Permissions struct {
 	UID, GID, Mode *uint32
 }
 
-// Spec is what the pod author asked for, checked and with defaults filled in.
+// Spec is the validated description of a volume, with defaults.
 type Spec struct {
-	// Volume is the attribute "volume": the name of the volume of the pod that describes this one. Empty if the attributes
-	// name an object themselves.
+	// Volume is the attribute "volume": the name of the volume of the pod that describes this one. It is empty if the
+	// attributes name an object themselves.
 	Volume string
-	// Sources of the files. If Volume is set there are none until Describe.
+	// Sources are the sources of the files. If Volume is set, Describe sets them.
 	Sources []Source
-	// UID and GID own files and directories, 0..2147483647. Nil when the attributes do not say.
+	// UID and GID own files and directories, 0..2147483647. Nil means that the attributes do not set them.
 	UID, GID *uint32
-	// Mode is the attribute "mode". The Sources have it already.
+	// Mode is the attribute "mode". The Sources already contain it.
 	Mode *uint32
 	// DefaultUser is the described volume's defaultUser (KEP-5936); it owns the files if UID is nil.
 	DefaultUser *uint32
-	// DirMode of directories, permission bits only.
+	// DirMode is the mode of directories, permission bits only.
 	DirMode uint32
 	Refresh Refresh
 	Layout  Layout
 	// Paths are the owners and modes of single files, by the path of the file.
 	Paths map[string]Permissions
-	// Templates make files, by the path of the file. Such a file takes the place of an object's file with this path.
+	// Templates make files, by the path of the file. Such a file replaces an object's file with this path.
 	Templates map[string]Template
-	// MountPoints are directories of the volume on which containers mount other volumes, and SubPaths are what containers
-	// mount of this volume by subPath. Both are known only if Volume is set.
+	// MountPoints are directories of the volume on which containers mount other volumes. SubPaths are the paths of the
+	// volume that containers mount by subPath. Both are known only if Volume is set.
 	MountPoints, SubPaths []string
 }
 
@@ -124,7 +125,7 @@ type Spec struct {
 // nodePublishSecretRef.
 func (s Spec) FromRequest() bool { return len(s.Sources) == 1 && s.Sources[0].Object == Object{} }
 
-// FileMode is the mode of files that have none of their own. All Sources have the same.
+// FileMode returns the mode of files without a mode of their own. It is the same in all Sources.
 func (s Spec) FileMode() uint32 {
 	if len(s.Sources) > 0 {
 		return s.Sources[0].Mode
@@ -132,8 +133,8 @@ func (s Spec) FileMode() uint32 {
 	return ptr.Deref(s.Mode, defaultDescribedMode)
 }
 
-// ShowsAllocatable reports whether a file shows a limit for which kubelet shows the node's allocatable if the container
-// sets none (MergeContainerResourceLimits in kubelet).
+// ShowsAllocatable reports whether a file shows a limit that the container may not set. Then kubelet shows the node's
+// allocatable (MergeContainerResourceLimits in kubelet).
 func (s Spec) ShowsAllocatable() bool {
 	return slices.ContainsFunc(s.Sources, func(source Source) bool {
 		return slices.ContainsFunc(source.Items, func(item Item) bool {
@@ -146,8 +147,8 @@ func allocatableLimits() []string {
 	return []string{"limits.cpu", "limits.memory", "limits.ephemeral-storage"}
 }
 
-// SameRequest reports whether s and o come from the same attributes. What Describe has added does not count: the
-// volumes of a pod never change. The order of Sources and Items counts.
+// SameRequest reports whether s and o come from the same attributes. It ignores the fields that Describe sets, because
+// the volumes of a pod never change. The order of Sources and Items matters.
 func (s Spec) SameRequest(o Spec) bool {
 	return s.Volume == o.Volume && s.DirMode == o.DirMode && s.Refresh == o.Refresh && s.Layout == o.Layout &&
 		ptr.Equal(s.UID, o.UID) && ptr.Equal(s.GID, o.GID) && ptr.Equal(s.Mode, o.Mode) &&

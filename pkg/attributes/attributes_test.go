@@ -24,12 +24,12 @@ func with(pairs ...string) map[string]string {
 	return m
 }
 
-// specOf returns a Spec with these Sources and the defaults for all else.
+// specOf returns a Spec with these Sources and with defaults in the other fields.
 func specOf(sources ...Source) Spec {
 	return Spec{Sources: sources, DirMode: 0o755, Refresh: RefreshWatch, Layout: LayoutLinks}
 }
 
-// messages is the list as users see it, one problem a line.
+// messages returns the list as users see it, one problem in a line.
 func messages(errs field.ErrorList) string {
 	var lines []string
 	for _, err := range errs {
@@ -127,7 +127,7 @@ func TestParseRefuses(t *testing.T) {
 		name              string
 		context           map[string]string
 		requestHasSecrets bool
-		want              []string // all of these are in the messages
+		want              []string // The messages must contain all of these.
 	}{
 		{"no attributes at all (H-009, H-067)", nil, false,
 			[]string{"volumeAttributes: Required value", "secretName, configMapName or volume", "nodePublishSecretRef"}},
@@ -265,7 +265,7 @@ func TestParseReportsEverythingAtOnceSortedByKey(t *testing.T) {
 		t.Errorf("got %q\nwant %q", fields, want)
 	}
 	first := messages(errs)
-	for range 20 { // maps are walked in random order
+	for range 20 { // The order of maps is random.
 		if _, errs := Parse(maps.Clone(context), false); messages(errs) != first {
 			t.Fatalf("not the same again:\n%s\nafter\n%s", messages(errs), first)
 		}
@@ -275,7 +275,8 @@ func TestParseReportsEverythingAtOnceSortedByKey(t *testing.T) {
 func TestParseNeverEchoesTokensOrValuesOfUnknownKeys(t *testing.T) {
 	const secret = "eyJhbGciOi"
 	for _, key := range []string{
-		"csi.storage.k8s.io/serviceAccount.tokens", "csi.storage.k8s.io/" + secret, // the prefix alone makes a key untouchable
+		// the prefix alone makes a key untouchable
+		"csi.storage.k8s.io/serviceAccount.tokens", "csi.storage.k8s.io/" + secret,
 		"CSI.storage.k8s.io/serviceAccount.tokens", "serviceAccount.tokens", "password",
 	} {
 		got := refused(t, map[string]string{key: secret, "uid": "x"}, false)

@@ -13,13 +13,13 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// Describe completes a Spec with what the volume s.Volume of the pod says: objects, items, paths, modes, optional, and
-// the users of KEP-5936. csiVolume is the name of the volume that s belongs to; the containers that mount it decide
-// which mount points and subPaths the volume has.
+// Describe completes a Spec with the description of the volume s.Volume of the pod: objects, items, paths, modes,
+// optional, and the users of KEP-5936. csiVolume is the name of the volume of s. The containers that mount csiVolume
+// determine its mount points and subPaths.
 //
-// The API server has validated the volume, and kubelet's rules hold: a later source wins, and a path may be anything
-// that stays in the volume. Either the list of problems is empty, or the Spec is zero. A Spec without a Volume is
-// returned as it is.
+// The API server has validated the described volume, and kubelet's rules apply: a later source has precedence, and a
+// path may be any path inside of the volume. Either the list of problems is empty, or the Spec is zero. Describe
+// returns a Spec without a Volume unchanged.
 func (s Spec) Describe(pod *corev1.PodSpec, csiVolume string) (Spec, field.ErrorList) {
 	if s.Volume == "" {
 		return s, nil
@@ -67,7 +67,7 @@ func (s Spec) Describe(pod *corev1.PodSpec, csiVolume string) (Spec, field.Error
 type description struct {
 	at   *field.Path
 	spec Spec
-	mode uint32 // of files without one of their own
+	mode uint32 // of files without a mode of their own
 	errs field.ErrorList
 }
 
@@ -75,8 +75,8 @@ func (d *description) refuse(format string, args ...any) {
 	d.errs = append(d.errs, field.Invalid(d.at, d.spec.Volume, fmt.Sprintf(format, args...)))
 }
 
-// defaults reads the mode and the user of files that have none of their own. The attribute mode is stronger than the
-// described volume's defaultMode.
+// defaults reads the mode and the user of files without their own. The attribute mode has precedence over the described
+// volume's defaultMode.
 func (d *description) defaults(mode *int32, user *int64) {
 	d.mode = defaultDescribedMode
 	if m := d.number("defaultMode", int32Pointer(mode), modeProblem); m != nil {
@@ -141,7 +141,8 @@ func (d *description) item(item Item, mode *int32, user *int64) Item {
 	return item
 }
 
-// number converts a number of the API. The API server takes none that breaks the rule; a manifest may.
+// number converts a number of the API. The API server refuses numbers that break the rule, but a manifest may have
+// them.
 func (d *description) number(name string, value *int64, problem func(uint64) string) *uint32 {
 	if value == nil {
 		return nil
@@ -161,8 +162,8 @@ func int32Pointer(value *int32) *int64 {
 }
 
 // mounts finds the directories that kubelet would make in a volume of its own. Mount points are those of
-// getNestedMountpoints (pkg/volume/util/nested_volumes.go in Kubernetes): what a container mounts beneath this volume,
-// but not what it mounts beneath such a mount. Kubelet makes a subPath that does not exist when it starts a container.
+// getNestedMountpoints (pkg/volume/util/nested_volumes.go in Kubernetes): the mounts of a container beneath this
+// volume, except mounts beneath such a mount. Kubelet makes a missing subPath when it starts a container.
 func (d *description) mounts(pod *corev1.PodSpec, csiVolume string) {
 	for _, container := range containers(pod) {
 		var all []string
@@ -191,7 +192,7 @@ func (d *description) mounts(pod *corev1.PodSpec, csiVolume string) {
 	}
 }
 
-// beneath returns those of the mount paths that lie beneath the mount path of a volume and beneath no other of these,
+// beneath returns those mount paths that are beneath the mount path of a volume and beneath none of the others,
 // relative to the volume.
 func beneath(mountPath string, all []string) (relative []string) {
 	prefix := strings.TrimSuffix(mountPath, "/") + "/"
@@ -205,15 +206,15 @@ func beneath(mountPath string, all []string) (relative []string) {
 	return relative
 }
 
-// containers are the init containers, restartable ones included, and the containers of a pod. Ephemeral containers do
-// not count: kubectl debug adds them later, and who owns the files must not depend on whether somebody debugs the pod.
+// containers returns the init containers, including restartable ones, and the containers of a pod. Ephemeral containers
+// do not count: kubectl debug adds them later, and the owner of the files must not depend on debugging.
 func containers(pod *corev1.PodSpec) []corev1.Container {
 	return slices.Concat(pod.InitContainers, pod.Containers)
 }
 
-// PodUser is the common effective runAsUser of the containers that mount a volume: the owner of its files if neither
-// the attributes nor a described volume say who owns them. It is nil if the containers do not all have the same user,
-// or if no container mounts the volume. The user that an image sets plays no part.
+// PodUser returns the common effective runAsUser of the containers that mount a volume. This user owns the volume's
+// files if neither the attributes nor a described volume set an owner. PodUser returns nil if the containers have
+// different users, or if no container mounts the volume. It ignores the user of an image.
 func PodUser(pod *corev1.PodSpec, volume string) *uint32 {
 	var common *int64
 	for _, c := range containers(pod) {
@@ -232,7 +233,7 @@ func PodUser(pod *corev1.PodSpec, volume string) *uint32 {
 	return ptr.To(uint32(*common))
 }
 
-// runAsUser is the user of a container: its own runAsUser, else the pod's.
+// runAsUser returns the user of a container: its own runAsUser, or else the pod's.
 func runAsUser(pod *corev1.PodSecurityContext, container *corev1.SecurityContext) *int64 {
 	if container != nil && container.RunAsUser != nil {
 		return container.RunAsUser

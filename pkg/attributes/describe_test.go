@@ -54,7 +54,8 @@ func TestDescribe(t *testing.T) {
 			Spec{Mode: number(0o440), Sources: []Source{{Object: secret, Mode: 0o440}}}},
 		{"a configMap", "configMap: {name: c, items: [{key: k, path: 'certs.d/host:5000/ca'}]}", nil,
 			Spec{Sources: []Source{{Object: configMap, Mode: 0o644, Items: []Item{{Key: "k", Path: "certs.d/host:5000/ca"}}}}}},
-		{"the downward API", `downwardAPI: {items: [{path: l, fieldRef: {fieldPath: metadata.labels}}, {path: m, mode: 0, resourceFieldRef: {containerName: a, resource: limits.memory, divisor: 1Mi}}]}`, nil,
+		{"the downward API", `downwardAPI: {items: [{path: l, fieldRef: {fieldPath: metadata.labels}}, {path: m, mode: 0, ` +
+			`resourceFieldRef: {containerName: a, resource: limits.memory, divisor: 1Mi}}]}`, nil,
 			Spec{Sources: []Source{{Object: pod, Mode: 0o644, Items: []Item{
 				{Key: "metadata.labels", Path: "l"},
 				{Key: "limits.memory", Container: "a", Divisor: "1Mi", Path: "m", Mode: number(0)}}}}}},
@@ -114,7 +115,7 @@ func TestDescribeRefuses(t *testing.T) {
 	}
 }
 
-// What Kubernetes' own test of getNestedMountpoints expects, among others.
+// The cases include those of Kubernetes' own test of getNestedMountpoints.
 func TestMountPointsAndSubPathsAreThoseOfKubelet(t *testing.T) {
 	for _, tc := range []struct {
 		name, mounts          string

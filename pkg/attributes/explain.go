@@ -14,7 +14,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/text"
 )
 
-// Names returns the names of the attributes in the order in which they are best read, without those of PathNames.
+// Names returns the names of the attributes in the order of the documentation, without those of PathNames.
 func Names() []string {
 	return []string{"secretName", "configMapName", "volume", "uid", "gid", "mode", "dirMode", "optional", "refresh",
 		"layout"}
@@ -23,19 +23,20 @@ func Names() []string {
 // PathNames returns the names of the attributes of a single file. Each of them is written as name/PATH.
 func PathNames() []string { return []string{"uid", "gid", "mode", "template"} }
 
-// originNames are the attributes that say where the content comes from.
+// originNames returns the attributes that set the origin of the content.
 func originNames() []string { return []string{"secretName", "configMapName", "volume"} }
 
-// unknownAttribute says what is wrong with the name of an attribute that does not exist, and what to write instead. It
-// never mentions the value, which may be anything, such as a password in the wrong place.
+// unknownAttribute returns the message for an unknown name of an attribute, with the remedy. It never contains the
+// value, which may be anything, for example a password in the wrong place.
 func unknownAttribute(name string) string {
-	// What users know from the Kubernetes API, from KEP-5280 and KEP-5936, and from other drivers.
+	// Users know these names from the Kubernetes API, from KEP-5280 and KEP-5936, and from other drivers.
 	called := ""
 	switch strings.ToLower(name) {
 	case "namespace", "podnamespace", "secretnamespace", "configmapnamespace", "objectnamespace":
 		return "unknown attribute: the object is always read from the pod's own namespace; remove it"
 	case "items":
-		return "unknown attribute: write items in a secret, configMap or projected volume of the pod, and name that volume in volume"
+		return "unknown attribute: write items in a secret, configMap or projected volume of the pod, " +
+			"and name that volume in volume"
 	case "defaultmode", "filemode":
 		called = `"mode" here`
 	case "defaultuser", "fsuser", "user", "owner", "runasuser":
@@ -57,10 +58,10 @@ func unknownAttribute(name string) string {
 		strings.Join(PathNames(), "/PATH, "))
 }
 
-// nearest returns the one of known that takes the fewest edits to reach from name, upper and lower case being the same;
-// the first of equals. It returns "" when more than half of the letters would change: "uid" is no answer to "password".
+// nearest returns the name in known with the smallest edit distance to name, ignoring case; the first one of several.
+// It returns "" if more than half of the letters differ: "uid" is no suggestion for "password".
 func nearest(name string, known []string) string {
-	name = strings.ToLower(short(name)) // bounds the work
+	name = strings.ToLower(short(name)) // a short name limits the work
 	edits := func(candidate string) int { return EditDistance(name, strings.ToLower(candidate)) }
 	best := slices.MinFunc(known, func(a, b string) int { return edits(a) - edits(b) })
 	if 2*edits(best) > max(utf8.RuneCountInString(name), len(best)) {
@@ -69,10 +70,10 @@ func nearest(name string, known []string) string {
 	return best
 }
 
-// EditDistance is Levenshtein's: how many letters must be inserted, removed or replaced to get from a to b.
+// EditDistance returns the Levenshtein distance: the number of letters to insert, remove or replace to get from a to b.
 func EditDistance(a, b string) int {
 	from, to := []rune(a), []rune(b)
-	row := make([]int, len(to)+1) // row[j]: distance from the letters of a seen so far to the first j of b
+	row := make([]int, len(to)+1) // row[j] is the distance between the processed letters of a and the first j of b.
 	for j := range row {
 		row[j] = j
 	}
@@ -91,18 +92,19 @@ func EditDistance(a, b string) int {
 	return row[len(to)]
 }
 
-// root is the place of problems that concern no single attribute.
+// root returns the place of problems that concern no single attribute.
 func root() *field.Path { return field.NewPath("volumeAttributes") }
 
-// attribute is the place of an attribute in messages.
+// attribute returns the place of an attribute in messages.
 func attribute(key string) *field.Path { return root().Key(printable(key)) }
 
-// printable makes a user's name fit for a place in a message: short, and quoted unless it is plain. Nobody can break a
-// log line with it or make it look like another place.
+// printable returns a user's name in a form for messages: short, and quoted unless it is plain. So a name can't break a
+// line of the log or imitate another place.
 func printable(name string) string {
 	name = short(name)
 	plain := func(r rune) bool {
-		return r == '…' || r < utf8.RuneSelf && (('0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z') || strings.ContainsRune("-_./", r))
+		return r == '…' || r < utf8.RuneSelf && (('0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z') ||
+			strings.ContainsRune("-_./", r))
 	}
 	if name == "" || strings.ContainsFunc(name, func(r rune) bool { return !plain(r) }) {
 		return strconv.Quote(name)
@@ -110,5 +112,5 @@ func printable(name string) string {
 	return name
 }
 
-// short cuts a user's text to what fits in a message.
+// short shortens a user's text for a message.
 func short(value string) string { return text.Shorten(value, 64) }

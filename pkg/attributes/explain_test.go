@@ -30,7 +30,8 @@ func TestUnknownNamesAreAnsweredWithTheRightOne(t *testing.T) {
 		"template": `called "template/PATH"`, "Templates": `called "template/PATH"`,
 		"namespace": "pod's own namespace; remove it", "podNamespace": "remove it", "secretNamespace": "remove it",
 		"configMapNamespace": "remove it",
-		"reload":             "unknown attribute (known: ", "password": "unknown attribute (known: ", // a guess would only mislead
+		// For these names a guess would mislead.
+		"reload": "unknown attribute (known: ", "password": "unknown attribute (known: ",
 		"秘密": "unknown attribute (known: secretName, configMapName, volume, uid, gid, mode, dirMode, optional, refresh, " +
 			"layout, and uid/PATH, gid/PATH, mode/PATH, template/PATH)",
 	} {

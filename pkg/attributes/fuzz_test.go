@@ -13,8 +13,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// FuzzParse checks that Parse never panics, that a list of errors and a Spec exclude each other, that what it accepts
-// passes Validate, that a token never appears in a message, and that messages are fit for a log line.
+// FuzzParse checks that Parse never panics, that it returns either errors or a Spec, that Validate accepts the Spec,
+// that a token never appears in a message, and that messages fit into a line of the log.
 func FuzzParse(f *testing.F) {
 	f.Add("secretName", "keys", "uid", "1000", "mode/a/b", "0400", false)
 	f.Add("configMapName", "conf", "mode", "0444", "uid/a", "5", false)
@@ -56,14 +56,18 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// FuzzDescribe checks that Describe never panics on a pod that comes from a manifest, that a list of errors and a Spec
-// exclude each other, and that what it accepts passes Validate and stays in the volume.
+// FuzzDescribe checks that Describe never panics on a pod of a manifest, that it returns either errors or a Spec, that
+// Validate accepts the Spec, and that its paths stay in the volume.
 func FuzzDescribe(f *testing.F) {
 	for _, seed := range []string{
-		`{"volumes":[{"name":"v","secret":{"secretName":"s","defaultMode":384,"items":[{"key":"a","path":"certs.d/host:5000/ca","mode":256,"user":5}]}}]}`,
-		`{"volumes":[{"name":"v","projected":{"defaultUser":7,"sources":[{"secret":{"name":"s"}},{"configMap":{"name":"c","optional":true}},` +
-			`{"downwardAPI":{"items":[{"path":"l","fieldRef":{"fieldPath":"metadata.labels['a']"}},{"path":"m","resourceFieldRef":{"containerName":"c","resource":"limits.memory"}}]}}]}}]}`,
-		`{"containers":[{"name":"c","volumeMounts":[{"name":"csi","mountPath":"/a"},{"name":"x","mountPath":"/a/b/c"},{"name":"csi","mountPath":"/d","subPath":"e"}]}],` +
+		`{"volumes":[{"name":"v","secret":{"secretName":"s","defaultMode":384,` +
+			`"items":[{"key":"a","path":"certs.d/host:5000/ca","mode":256,"user":5}]}}]}`,
+		`{"volumes":[{"name":"v","projected":{"defaultUser":7,"sources":[{"secret":{"name":"s"}},` +
+			`{"configMap":{"name":"c","optional":true}},` +
+			`{"downwardAPI":{"items":[{"path":"l","fieldRef":{"fieldPath":"metadata.labels['a']"}},` +
+			`{"path":"m","resourceFieldRef":{"containerName":"c","resource":"limits.memory"}}]}}]}}]}`,
+		`{"containers":[{"name":"c","volumeMounts":[{"name":"csi","mountPath":"/a"},` +
+			`{"name":"x","mountPath":"/a/b/c"},{"name":"csi","mountPath":"/d","subPath":"e"}]}],` +
 			`"volumes":[{"name":"v","configMap":{"name":"c"}}]}`,
 		`{"volumes":[{"name":"v","secret":{"secretName":"../x","items":[{"path":"../y","mode":-1,"user":-1}]}}]}`,
 		`{"volumes":[{"name":"v","emptyDir":{}}]}`, `{"volumes":[{"name":"csi"}]}`, `{}`,

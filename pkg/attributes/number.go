@@ -9,18 +9,19 @@ import (
 )
 
 const (
-	// maxID is the largest user or group id of the Kubernetes API (runAsUser, fsGroup; KEP-5936's defaultUser). 4294967295
-	// lies above it, which chown(2) takes for "leave the owner alone".
+	// maxID is the largest user or group id of the Kubernetes API (runAsUser, fsGroup; KEP-5936's defaultUser). It
+	// excludes 4294967295, which for chown(2) means no change of the owner.
 	maxID = 1<<31 - 1
-	// maxMode leaves no room for setuid, setgid and sticky.
+	// maxMode excludes setuid, setgid and sticky.
 	maxMode = 0o777
 
 	idRule = "must be a number from 0 to 2147483647 in plain decimal digits, without sign, space or leading zero " +
 		"(names are not looked up), such as 1000"
-	modeRule = `must be octal permission bits from 0 to 0777, such as "0400" (always octal; setuid, setgid and sticky are never set)`
+	modeRule = `must be octal permission bits from 0 to 0777, such as "0400" ` +
+		`(always octal; setuid, setgid and sticky are never set)`
 )
 
-// idProblem is the one home of the range of uid and gid. It returns "" for a good value.
+// idProblem checks the range of uid and gid. It returns the broken rule, or "" for a valid value.
 func idProblem(value uint64) string {
 	if value > maxID {
 		return idRule
@@ -28,7 +29,7 @@ func idProblem(value uint64) string {
 	return ""
 }
 
-// modeProblem is the one home of the range of mode and dirMode. It returns "" for a good value.
+// modeProblem checks the range of mode and dirMode. It returns the broken rule, or "" for a valid value.
 func modeProblem(value uint64) string {
 	if value > maxMode {
 		return modeRule
@@ -36,14 +37,14 @@ func modeProblem(value uint64) string {
 	return ""
 }
 
-// ParseID reads a user or group id as an attribute gives it: decimal, from 0 to 2147483647, without sign, space or
-// leading zero. problem is the rule that the text breaks; "" if it is good.
+// ParseID reads a user or group id in the format of the attributes: decimal, from 0 to 2147483647, without sign, space
+// or leading zero. problem is the broken rule, or "" for a valid text.
 func ParseID(text string) (id uint32, problem string) {
 	number, problem := idFromText(text)
 	return ptr.Deref(number, 0), problem
 }
 
-// idFromText reads a uid or gid of ^(0|[1-9][0-9]*)$. It returns the number, or nil and the rule that the text breaks.
+// idFromText reads a uid or gid of the form ^(0|[1-9][0-9]*)$. It returns the number, or nil and the broken rule.
 func idFromText(text string) (*uint32, string) {
 	if !onlyDigits(text, '9') || len(text) > 1 && text[0] == '0' {
 		return nil, idRule
@@ -56,7 +57,7 @@ func idFromText(text string) (*uint32, string) {
 }
 
 // modeFromText reads permission bits, always as octal: "256" is 0256, although the number 256 in the Kubernetes API is
-// 0400. A leading zero is one of at most four digits. It returns the bits, or nil and the rule that the text breaks.
+// 0400. A leading zero counts as one of at most four digits. It returns the bits, or nil and the broken rule.
 func modeFromText(text string) (*uint32, string) {
 	if !onlyDigits(text, '7') || len(text) > 4 {
 		return nil, modeRule
@@ -75,7 +76,8 @@ func numberOrProblem(value uint64, problem string) (*uint32, string) {
 	return ptr.To(uint32(value)), ""
 }
 
-// onlyDigits reports whether text consists of the ASCII digits 0 to highest. strconv alone would take signs and more.
+// onlyDigits reports whether text consists of the ASCII digits 0 to highest. strconv would also accept signs, for
+// example.
 func onlyDigits(text string, highest byte) bool {
 	for i := range len(text) {
 		if text[i] < '0' || text[i] > highest {

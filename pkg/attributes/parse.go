@@ -12,8 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// kubeletPrefix marks the keys that kubelet adds to volume_context. The pod author does not write them, and
-// csi.storage.k8s.io/serviceAccount.tokens holds credentials: no message may repeat such a key or its value.
+// kubeletPrefix is the prefix of the keys that kubelet adds to volume_context. The pod's author does not write them,
+// and csi.storage.k8s.io/serviceAccount.tokens holds credentials: no message may contain such a key or its value.
 const kubeletPrefix = "csi.storage.k8s.io/"
 
 const (
@@ -24,8 +24,8 @@ const (
 	defaultDescribedMode = uint32(corev1.SecretVolumeSourceDefaultMode)
 )
 
-// defaultModeOf is the mode of the files of an object of this kind when the volume gives none: 0400 for a Secret, else
-// 0444.
+// defaultModeOf returns the default mode of the files of an object of this kind: 0400 for a Secret, and 0444 for
+// others.
 func defaultModeOf(kind Kind) uint32 {
 	if kind == Secret || kind == "" {
 		return defaultSecretMode
@@ -33,17 +33,16 @@ func defaultModeOf(kind Kind) uint32 {
 	return defaultMode
 }
 
-// Parse turns the volume_context of a NodePublishVolumeRequest, which is the pod author's volumeAttributes merged with
-// kubelet's own keys, into a Spec.
+// Parse turns the volume_context of a NodePublishVolumeRequest into a Spec. The volume_context contains the pod
+// author's volumeAttributes and kubelet's own keys.
 //
-// requestHasSecrets says that the request carries the data of the volume's nodePublishSecretRef; then the attributes
-// may name no content, else they must name exactly one. Keys under csi.storage.k8s.io/ are kubelet's and are skipped;
-// any other unknown key is an error, because a misspelt "mode" or "optional" must not go unnoticed.
+// requestHasSecrets means that the request carries the data of the volume's nodePublishSecretRef. Then the attributes
+// must name no content; otherwise they must name exactly one. Parse ignores keys under csi.storage.k8s.io/, which are
+// kubelet's. Any other unknown key is an error, because a misspelt "mode" or "optional" must not go unnoticed.
 //
-// Either the list is empty and the Spec is good, or the Spec is zero. The list is sorted by key and holds all problems
-// up to a fixed number, after which the last entry says how many there are. Each names its place as
-// volumeAttributes[key], the bad value shortened, and the rule with its remedy. If the Spec has a Volume, call Describe
-// next.
+// Either the list is empty, or the Spec is zero. The list is sorted by key and holds all problems up to a fixed number.
+// If there are more, the last entry has their number. Each problem names its place as volumeAttributes[key], the
+// shortened value, and the rule with its remedy. If the Spec has a Volume, call Describe next.
 func Parse(volumeContext map[string]string, requestHasSecrets bool) (Spec, field.ErrorList) {
 	p := parser{spec: Spec{DirMode: defaultDirMode, Refresh: RefreshWatch, Layout: LayoutLinks}}
 	if requestHasSecrets {
@@ -65,7 +64,7 @@ type parser struct {
 	spec     Spec
 	object   Object
 	optional *bool
-	origins  []string // everything that says where the content comes from
+	origins  []string // the attributes that set the origin of the content
 	errs     field.ErrorList
 }
 
@@ -81,7 +80,7 @@ func (p *parser) attribute(key, value string) {
 		p.errs = append(p.errs, field.Forbidden(at, unknownAttribute(key)))
 		return
 	case slices.Contains(originNames(), key):
-		p.origins = append(p.origins, key) // an empty value counts: one mistake, one message
+		p.origins = append(p.origins, key) // Even an empty value counts, so that one mistake makes one message.
 	}
 	if value == "" {
 		p.errs = append(p.errs, empty(at))
@@ -92,7 +91,7 @@ func (p *parser) attribute(key, value string) {
 	}
 }
 
-// set reads the value of a known attribute. It returns the rule that the value breaks, or "".
+// set reads the value of a known attribute. It returns the broken rule, or "".
 func (p *parser) set(key, value string) (problem string) {
 	switch key {
 	case "secretName":
@@ -139,7 +138,8 @@ func (p *parser) ofFile(at *field.Path, name, file, value string) {
 		p.errs = append(p.errs, field.Invalid(at, short(file), "the path "+problem))
 		return
 	case clean != file:
-		p.errs = append(p.errs, field.Invalid(at, short(file), "the path must be in its shortest form, as path.Clean in Go makes it"))
+		p.errs = append(p.errs, field.Invalid(at, short(file),
+			"the path must be in its shortest form, as path.Clean in Go makes it"))
 		return
 	case value == "":
 		p.errs = append(p.errs, empty(at))
@@ -177,7 +177,7 @@ func (p *parser) template(at *field.Path, file string, t Template) {
 	}
 }
 
-// origin checks that exactly one thing says where the content comes from, and makes the source of it.
+// origin checks that the attributes set exactly one origin of the content, and makes its source.
 func (p *parser) origin() {
 	switch {
 	case len(p.origins) == 0:
@@ -200,18 +200,18 @@ func (p *parser) origin() {
 	p.spec.Sources = []Source{source}
 }
 
-// NoObject is the error for attributes that name no content, where the request brings no Secret either.
+// NoObject returns the error for attributes that name no content in a request without a Secret.
 func NoObject() *field.Error { return field.Required(root(), noOriginRule) }
 
 func empty(at *field.Path) *field.Error {
 	return field.Required(at, "must not be empty: give a value or remove the attribute")
 }
 
-// CleanPath returns the shortest form of the path of a file within a volume, or the rule that the path breaks.
+// CleanPath returns the shortest form of the path of a file within a volume, or the broken rule.
 //
-// The path may be anything that kubelet's AtomicWriter takes (validatePath in pkg/volume/util/atomic_writer.go): it
-// must stay in the volume, must not begin with "..", which the names of the AtomicWriter's own entries do, and has at
-// most 4096 bytes with elements of at most 255.
+// It accepts the same paths as kubelet's AtomicWriter (validatePath in pkg/volume/util/atomic_writer.go): a path must
+// stay in the volume, must not begin with "..", which is the prefix of the AtomicWriter's own names, and has at most
+// 4096 bytes and elements of at most 255 bytes.
 func CleanPath(text string) (clean, problem string) {
 	clean = path.Clean(text)
 	elements := strings.Split(text, "/")

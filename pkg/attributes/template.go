@@ -22,8 +22,8 @@ type part struct {
 	isFile bool
 }
 
-// parts returns the pieces of t in their order. The problem is that a reference to a file is not closed: there are no
-// parts behind that.
+// parts returns the pieces of t in their order. If a reference to a file is not closed, it returns the problem and the
+// pieces before the reference.
 func (t Template) parts() (parts []part, problem string) {
 	for rest := string(t); ; {
 		text, after, found := strings.Cut(rest, "$")
@@ -45,7 +45,7 @@ func (t Template) parts() (parts []part, problem string) {
 	}
 }
 
-// Files returns the files that t shows, in their order. A file that t shows twice is listed twice.
+// Files returns the files that t shows, in their order, with duplicates.
 func (t Template) Files() (files []string) {
 	parts, _ := t.parts()
 	for _, p := range parts {
@@ -56,7 +56,7 @@ func (t Template) Files() (files []string) {
 	return files
 }
 
-// Size returns the length of what Expand returns, and builds nothing.
+// Size returns the length of the result of Expand without building the result.
 func (t Template) Size(size func(file string) int) (sum int64) {
 	parts, _ := t.parts()
 	for _, p := range parts {
@@ -69,7 +69,8 @@ func (t Template) Size(size func(file string) int) (sum int64) {
 	return sum
 }
 
-// Expand returns t with the content of each file in place of its name. It does not expand content.
+// Expand returns t with the content of each file in place of its reference. It does not expand references in the
+// content.
 func (t Template) Expand(content func(file string) []byte) []byte {
 	parts, _ := t.parts()
 	expanded := make([]byte, 0, t.Size(func(file string) int { return len(content(file)) }))
@@ -83,8 +84,8 @@ func (t Template) Expand(content func(file string) []byte) []byte {
 	return expanded
 }
 
-// problem returns the rule that t breaks, or "". The value is the reference that breaks the rule. If no reference does,
-// there is no value, because t may hold a secret.
+// problem returns the rule that t breaks, or "". value is the reference that breaks the rule. If no reference does,
+// value is nil, because t may hold a secret.
 func (t Template) problem() (value any, rule string) {
 	parts, problem := t.parts()
 	switch {

@@ -16,7 +16,7 @@ func TestTemplateExpand(t *testing.T) {
 	for text, want := range map[Template]string{
 		"text": "text", "": "", "$(a)": "A", "x$(a)y": "xAy", "$(a)$(a)": "AA", "$(d/b.c)": "B", "$(a b)": "space",
 		"[$(empty)]":   "[]",
-		"$(reference)": "$(a) $$", // content is not expanded again
+		"$(reference)": "$(a) $$", // The content is not expanded again.
 		"<$(binary)>":  "<\x00\xff\r\n>",
 		"$$":           "$", "$$(a)": "$(a)", "$$$(a)": "$A", "$$$$(a)": "$$(a)", "$$$": "$$", "$$a": "$a",
 		"$": "$", "a$": "a$", "$a": "$a", "$ (a)": "$ (a)", "${a}": "${a}", "$é": "$é", "cost: 5$, $(a)": "cost: 5$, A",
@@ -59,7 +59,7 @@ func TestTemplateProblem(t *testing.T) {
 	}
 }
 
-// FuzzTemplate compares Expand with a plain reading of the rules of Kubernetes' $(NAME), and Size with Expand.
+// FuzzTemplate compares Expand with a simple implementation of Kubernetes' rules for $(NAME), and Size with Expand.
 func FuzzTemplate(f *testing.F) {
 	for _, seed := range []string{
 		"$(a)", "$$(a)", "$$$(b)$", "x$y$(a", "$(a$(b))", "$(a$$)", "$()", "$é$(é)", "\xff$(",
@@ -91,7 +91,7 @@ func FuzzTemplate(f *testing.F) {
 // and any other $ is text. It also returns the names in their order.
 func kubernetesExpands(text string, values map[string]string) (expanded string, names []string) {
 	var b strings.Builder
-	dollar, begin := false, -1 // whether the last byte was a $ that is not used up, and where an open name begins
+	dollar, begin := false, -1 // whether the last byte was an unused $, and the beginning of an open name
 	for i := range len(text) {
 		switch c := text[i]; {
 		case begin >= 0 && c == ')':

@@ -15,18 +15,19 @@ const (
 	maxPath    = 4096 // bytes; AtomicWriter's limit, and the kernel's PATH_MAX
 	maxElement = 255  // bytes; AtomicWriter's limit, and the kernel's NAME_MAX
 
-	// maxProblems bounds the list and with it the message to kubelet, which cuts Events at 1 KiB anyway.
+	// maxProblems bounds the list, and so the message to kubelet, which cuts Events at 1 KiB anyway.
 	maxProblems = 32
 )
 
-// The rules as people read them. The policy "attributes" has the same texts.
+// The rules in the words of the messages. The policy "attributes" has the same texts.
 const (
 	pathLengthRule    = "must be at most 4096 bytes long"
 	elementLengthRule = "must not contain an element of more than 255 bytes"
 
 	oneOriginRule = "only one of secretName, configMapName, volume and nodePublishSecretRef may be given: keep one; " +
 		"to project several objects, name a projected volume of the pod in volume"
-	noOriginRule      = "name the content: give secretName, configMapName or volume, or set the volume's nodePublishSecretRef"
+	noOriginRule = "name the content: give secretName, configMapName or volume, " +
+		"or set the volume's nodePublishSecretRef"
 	optionalRule      = `must be exactly "true" or "false"`
 	optionalPlaceRule = "belongs to secretName and configMapName: with volume, write optional in the volume that it names"
 	refreshRule       = `must be exactly "watch" or "off"`
@@ -39,16 +40,18 @@ const (
 		`write "$$(" for the text "$("`
 
 	volumeItselfRule  = "must name another volume of the pod, not the volume itself"
-	volumeMissingRule = "the pod has no volume of this name: name one of its secret, configMap, downwardAPI or projected volumes"
-	volumeTypeRule    = "this volume of the pod is none of secret, configMap, downwardAPI and projected"
-	projectedRule     = "it has a serviceAccountToken, clusterTrustBundle or podCertificate, which only kubelet can make: " +
+	volumeMissingRule = "the pod has no volume of this name: " +
+		"name one of its secret, configMap, downwardAPI or projected volumes"
+	volumeTypeRule = "this volume of the pod is none of secret, configMap, downwardAPI and projected"
+	projectedRule  = "it has a serviceAccountToken, clusterTrustBundle or podCertificate, " +
+		"which only kubelet can make: " +
 		"put that into a projected volume of its own; its files belong to the pod's runAsUser already"
 
 	nameOnlyRule = "give the name alone: the object is always read from the pod's own namespace; "
 )
 
-// Validate applies the rules of the vocabulary to a Spec that was read back from a record. It returns all problems of
-// the Spec, or an empty list. No defaults are applied, so the zero Spec is not good.
+// Validate applies the rules to a Spec that was read back from a record. It returns all problems of the Spec, or an
+// empty list. It sets no defaults, so the zero Spec is invalid.
 func Validate(s Spec) field.ErrorList {
 	var errs field.ErrorList
 	check := func(at *field.Path, value any, problem string) {
@@ -104,7 +107,7 @@ func recordedPathProblem(path string) string {
 	return problem
 }
 
-// sourceProblem keeps an object that this driver does not read, and a name that could change the request's URL, out.
+// sourceProblem refuses an object that this driver does not read, and a name that could change the URL of the request.
 func sourceProblem(s Source, fromRequest bool) string {
 	switch s.Object.Kind {
 	case Secret, ConfigMap:
@@ -121,9 +124,9 @@ func sourceProblem(s Source, fromRequest bool) string {
 	return "must be a Secret, a ConfigMap or the Pod"
 }
 
-// objectNameProblem says what is wrong with the name of a Secret or ConfigMap; "" if nothing is.
+// objectNameProblem returns the problem of the name of a Secret or ConfigMap, or "" for a valid name.
 func objectNameProblem(name string) string {
-	if len(name) > validation.DNS1123SubdomainMaxLength { // before any regular expression sees it
+	if len(name) > validation.DNS1123SubdomainMaxLength { // first, so that no regular expression sees a long name
 		return validation.MaxLenError(validation.DNS1123SubdomainMaxLength)
 	}
 	problems := validation.IsDNS1123Subdomain(name)
@@ -133,7 +136,7 @@ func objectNameProblem(name string) string {
 	return strings.Join(problems, "; ")
 }
 
-// volumeNameProblem says what is wrong with the name of a volume; "" if nothing is.
+// volumeNameProblem returns the problem of the name of a volume, or "" for a valid name.
 func volumeNameProblem(name string) string {
 	if len(name) > validation.DNS1123LabelMaxLength {
 		return validation.MaxLenError(validation.DNS1123LabelMaxLength)
@@ -155,7 +158,7 @@ func layoutProblem(l Layout) string {
 	return ""
 }
 
-// present sorts errs by attribute, keeping the order within each, and cuts the list to a length that can be sent.
+// present sorts errs by attribute, keeps the order of the errors of an attribute, and limits the length of the list.
 func present(errs field.ErrorList) field.ErrorList {
 	slices.SortStableFunc(errs, func(a, b *field.Error) int { return strings.Compare(a.Field, b.Field) })
 	if total := len(errs); total > maxProblems {

@@ -18,7 +18,7 @@ func TestValidate(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		change func(*Spec)
-		want   string // "" when it is good
+		want   string // "" if the Spec is valid
 	}{
 		{"content of the request", func(s *Spec) { s.Sources[0] = Source{Mode: 0o400} }, ""},
 		{"the largest ids", func(s *Spec) { s.UID, s.GID = number(1<<31-1), number(1<<31-1) }, ""},

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package confine drops the privileges that the driver does not need, so that an attacker who takes over the driver
-// does not have them either.
+// Package confine drops the privileges that the driver does not use, so that an attacker who takes over the driver does
+// not have them either.
 //
-// It acts on all threads of the process, and can't be undone.
+// It affects all threads of the process, and it can't be undone.
 package confine
 
 import (
@@ -14,17 +14,17 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
-// Capabilities are those that the driver needs: SYS_ADMIN for the mount API, CHOWN to set owners, and DAC_OVERRIDE and
-// FOWNER to work with files that belong to others.
+// Capabilities returns the capabilities of the driver: SYS_ADMIN for the mount API, CHOWN to set owners, and
+// DAC_OVERRIDE and FOWNER to work with files of other users.
 func Capabilities() []cap.Value {
 	return []cap.Value{cap.CHOWN, cap.DAC_OVERRIDE, cap.FOWNER, cap.SYS_ADMIN}
 }
 
 // Process sets umask 077, prevents dumps of the process's memory (a core limit of 0, PR_SET_DUMPABLE 0), drops all
-// capabilities except Capabilities, sets no_new_privs, and, if filter is true, forbids all system calls except
-// SystemCalls. Call it before the process opens anything.
+// capabilities except Capabilities, and sets no_new_privs. If filter is true, it also forbids all system calls except
+// SystemCalls. Call it before the process opens a file.
 //
-// A capability that is already missing is no error here: without CAP_SYS_ADMIN the first mount fails.
+// A missing capability is no error of Process: without CAP_SYS_ADMIN the first mount fails.
 func Process(filter bool) error {
 	unix.Umask(0o077)
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
@@ -48,8 +48,8 @@ func Process(filter bool) error {
 	return nil
 }
 
-// dropCapabilities leaves in the permitted and effective sets only the capabilities that the driver needs, and empties
-// the ambient and inheritable sets.
+// dropCapabilities removes all capabilities except Capabilities from the permitted and effective sets, and empties the
+// ambient and inheritable sets.
 func dropCapabilities() error {
 	needed := map[cap.Value]bool{}
 	for _, c := range Capabilities() {
@@ -69,8 +69,8 @@ func dropCapabilities() error {
 			return err
 		}
 	}
-	// The bounding set limits the capabilities of an executed program. The filter forbids executing one; this holds
-	// without it.
+	// The bounding set limits the capabilities of an executed program. The filter forbids executing programs. The bounding
+	// set is a protection without the filter.
 	canDrop, err := have.GetFlag(cap.Effective, cap.SETPCAP)
 	if err != nil {
 		return err

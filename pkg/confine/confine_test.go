@@ -25,25 +25,25 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// report is what a confined process finds of itself.
+// report describes a confined process from the inside.
 type report struct {
-	// Threads has, by thread, the lines of /proc/self/task/*/status that matter.
+	// Threads has, by thread, the relevant lines of /proc/self/task/*/status.
 	Threads map[string]map[string]string
-	// Refused has what each forbidden attempt ended with, Allowed what each that the driver needs did; "" is success.
+	// Refused has the result of each forbidden attempt, and Allowed that of each permitted one; "" means success.
 	Refused, Allowed map[string]string
 	CoreLimit        string
 	Dumpable         int
 	Umask            int
 }
 
-// confined confines its process and writes a report. Threads are there before, and come after.
+// confined confines its process and writes a report. Threads exist before the confinement and start after it.
 func confined(args []string) error {
 	release := make(chan struct{})
 	var ready, ended sync.WaitGroup
 	thread := func() {
 		ready.Add(1)
 		ended.Go(func() {
-			// A system call that blocks holds a thread of its own.
+			// A blocking system call occupies a thread of its own.
 			var pipe [2]int
 			if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 				panic(err)
@@ -93,14 +93,14 @@ func confined(args []string) error {
 			_, _, e := unix.RawSyscall(unix.SYS_OPEN_BY_HANDLE_AT, 0, 0, 0)
 			return errOrNil(e)
 		},
-		// A thread in a namespace of its own. The kernel would say EINVAL: this lacks CLONE_SIGHAND, so that nothing comes of
-		// it.
+		// This would start a thread in a namespace of its own. Without the filter, the kernel would return EINVAL, because
+		// CLONE_SIGHAND is missing. So the call has no effect in any case.
 		"clone": func() error {
 			_, _, e := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.CLONE_THREAD|unix.CLONE_NEWNS), 0, 0, 0, 0, 0)
 			return errOrNil(e)
 		},
 		"tgkill": func() error { return unix.Tgkill(os.Getppid(), os.Getppid(), 0) },
-		// A process of its own instead of a thread.
+		// This would start a process instead of a thread.
 		"fork": func() error {
 			pid, _, e := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
 			if e == 0 && pid == 0 {
@@ -209,7 +209,7 @@ func TestAConfinedProcessHasWhatItNeedsAndNoMore(t *testing.T) {
 	if len(r.Threads) < 6 {
 		t.Errorf("only %d threads were there to look at", len(r.Threads))
 	}
-	// CHOWN is bit 0, DAC_OVERRIDE 1, FOWNER 3, SYS_ADMIN 21: capabilities(7).
+	// four is the set of CHOWN (bit 0), DAC_OVERRIDE (1), FOWNER (3) and SYS_ADMIN (21): capabilities(7).
 	const four = "000000000020000b"
 	for thread, lines := range r.Threads {
 		for name, want := range map[string]string{
@@ -236,13 +236,13 @@ func TestAConfinedProcessHasWhatItNeedsAndNoMore(t *testing.T) {
 	}
 }
 
-// filter leaves out what the machine does not know: a name that is missing by mistake would be noticed on that machine
-// only, when the driver does not start.
+// The filter ignores names that the machine does not know. A missing system call would be noticed only on that machine,
+// where the driver would not start.
 func TestEverySystemCallIsOne(t *testing.T) {
 	names := SystemCalls()
 	for machine, test := range map[*arch.Info][]string{
 		arch.X86_64: {"fstatat"},
-		// The kernel has them for older machines only; who works on arm64 calls others.
+		// The kernel has these system calls for older architectures only. Programs on arm64 use others.
 		arch.AARCH64: {"access", "arch_prctl", "epoll_wait", "lstat", "newfstatat", "open", "poll", "readlink", "select",
 			"stat", "time"},
 	} {
@@ -257,7 +257,7 @@ func TestEverySystemCallIsOne(t *testing.T) {
 			t.Errorf("%s lacks %q, want %q", machine.Name, missing, test)
 		}
 	}
-	// What os.Stat calls, by the numbers of <asm/unistd.h>.
+	// os.Stat makes these system calls, by the numbers of <asm/unistd.h>.
 	for machine, number := range map[*arch.Info]int{arch.X86_64: 262, arch.AARCH64: 79} {
 		if name := machine.SyscallNumbers[number]; !slices.Contains(names, name) {
 			t.Errorf("%s: system call %d, %q, is not allowed", machine.Name, number, name)

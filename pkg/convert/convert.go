@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package convert edits the text of manifests so that this driver's volumes take the place of Kubernetes' own, and
-// back.
+// Package convert edits the text of manifests. It makes containers mount volumes of this driver in place of Kubernetes'
+// own volumes, and back.
 //
-// To the driver, each mounted secret, configMap, downwardAPI and projected volume of a pod stays as it is. A csi volume
-// that names it in the attribute "volume" is added to the end of the list, and the mounts point to the csi volume.
-// Back, the csi volume is removed and the mounts point to the volume that it names. Every other byte stays.
+// In the conversion to the driver, each mounted secret, configMap, downwardAPI and projected volume of a pod stays as
+// it is. At the end of the list, convert adds a csi volume that names it in the attribute "volume", and it points the
+// mounts to the csi volume. In the conversion back, convert removes the csi volume and points the mounts to the volume
+// that it names. All other bytes stay.
 //
-// Each edit is proven before it counts: the edited text is read again and must differ in these values alone, and an
-// edit to the driver must give the same bytes when it is taken back. What cannot be converted is listed with the
+// The package verifies each edit: it reads the edited text again, which must differ in these values only. It reverts
+// each edit to the driver, which must restore the same bytes. Volumes that cannot be converted are listed with the
+// reason.
 // reason.
 package convert
 
@@ -25,29 +27,29 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/manifest"
 )
 
-// Options say what to convert to.
+// Options are the options of a conversion.
 type Options struct {
 	// Back converts from the driver's volumes to Kubernetes' own.
 	Back bool
-	// UID and GID become attributes of the driver's volumes. Nil: the attributes do not say.
+	// UID and GID become attributes of the driver's volumes. With nil, the volumes do not get the attribute.
 	UID, GID *uint32
 }
 
 // Left is a volume that stays as it is, or a document that cannot be read.
 type Left struct {
 	Line       int    // in the file
-	Unreadable bool   // it is a document
+	Unreadable bool   // the document cannot be read
 	Object     string // such as Deployment/web; empty if the volume is in no object
-	Volume     string // its name
+	Volume     string // the name of the volume
 	Reason     string
 }
 
 // Result is a converted file.
 type Result struct {
 	Text      string
-	Converted int // volumes
+	Converted int // the number of converted volumes
 	Left      []Left
-	// Notes are hints about volumes that are converted.
+	// Notes are hints about converted volumes.
 	Notes []Left
 }
 
@@ -56,7 +58,7 @@ func File(f *manifest.File, o Options) Result {
 	var (
 		r    Result
 		text strings.Builder
-		done int // of the file's text
+		done int // the offset in the file's text
 	)
 	for _, d := range f.Documents {
 		if d.Err != nil {
@@ -75,12 +77,12 @@ func File(f *manifest.File, o Options) Result {
 	return r
 }
 
-// change converts one volume.
+// change is the conversion of one volume.
 type change struct {
-	left  Left // says why the volume stays if the change turns out to be impossible
+	left  Left // describes the volume, for the case that the change turns out to be impossible
 	edits []edit
-	// volumes is the list of the pod's volumes, which loses or gets the csi volume. mounts are the entries of
-	// volumeMounts that point to another volume. Both are paths in the document.
+	// volumes is the list of the pod's volumes, to which the csi volume is added or from which it is removed. mounts are
+	// the entries of volumeMounts that get another volume. Both are paths in the document.
 	volumes string
 	removed *manifest.Node
 	added   *corev1.Volume
@@ -96,7 +98,7 @@ func document(d *manifest.Document, o Options) (text string, converted int, left
 	if text, ok := apply(d, o, p.changes); ok {
 		return text, len(p.changes), p.left, p.notes
 	}
-	// Something is in the way of one of them: find out of which.
+	// At least one of the changes is impossible. Try them one by one.
 	var good []change
 	text = d.Text
 	for _, c := range p.changes {
@@ -111,7 +113,7 @@ func document(d *manifest.Document, o Options) (text string, converted int, left
 	return text, len(good), p.left, p.notes
 }
 
-// apply makes changes in the text of a document. It is not ok unless the result is what it should be.
+// apply applies changes to the text of a document. ok is false unless the result is the expected one.
 func apply(d *manifest.Document, o Options, changes []change) (text string, ok bool) {
 	if len(changes) == 0 {
 		return d.Text, true
@@ -124,10 +126,10 @@ func apply(d *manifest.Document, o Options, changes []change) (text string, ok b
 	if !ok || !reflect.DeepEqual(expected(after, nil), expected(d, changes)) {
 		return "", false
 	}
-	return text, o.Back || back(after) == back(d) // without volumes of the driver, back(d) is d
+	return text, o.Back || back(after) == back(d) // If d has no volume of the driver, back(d) is d.
 }
 
-// back takes the volumes of the driver out of a document, as far as they can be.
+// back removes the volumes of the driver from a document, as far as possible.
 func back(d *manifest.Document) string {
 	changes := slices.DeleteFunc(plan(d, Options{Back: true}).changes, func(c change) bool { return c.edits == nil })
 	text, ok := edited(d, changes)
@@ -148,19 +150,19 @@ func edited(d *manifest.Document, changes []change) (text string, ok bool) {
 	return replace(d.Text, edits)
 }
 
-// reread reads the edited text of a document, which must still be one.
+// reread reads the edited text of a document. ok is false if the text is not a single document any more.
 func reread(text string) (*manifest.Document, bool) {
 	f := manifest.Parse("", text)
 	return f.Documents[0], len(f.Documents) == 1 && f.Documents[0].Err == nil
 }
 
-// expected is the value of a document with changes.
+// expected returns the value of a document after changes.
 func expected(d *manifest.Document, changes []change) any {
 	removed, added, renamed := map[*manifest.Node]bool{}, map[string][]any{}, map[string]string{}
 	for _, c := range changes {
 		removed[c.removed] = true
 		if c.added != nil {
-			value, _ := runtime.DefaultUnstructuredConverter.ToUnstructured(c.added) // of a volume: it cannot fail
+			value, _ := runtime.DefaultUnstructuredConverter.ToUnstructured(c.added) // This cannot fail for a volume.
 			added[c.volumes] = append(added[c.volumes], value)
 		}
 		maps.Copy(renamed, c.mounts)

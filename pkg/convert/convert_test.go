@@ -84,7 +84,7 @@ func golden(t *testing.T, path, got string) {
 	}
 }
 
-// variants are an example with other line breaks.
+// variants returns an example with other line breaks.
 func (e example) variants() map[string]string {
 	return map[string]string{
 		"as it is": e.text, "with CRLF": strings.ReplaceAll(e.text, "\n", "\r\n"),
@@ -99,7 +99,7 @@ func TestThereAndBackChangesNothing(t *testing.T) {
 			for _, o := range []Options{{}, {UID: &uid, GID: &uid}} {
 				there := converted(text, o)
 				back := converted(there.Text, Options{Back: true})
-				// Volumes of the driver that were there before go along.
+				// The conversion back also converts volumes of the driver that were there before.
 				if want := converted(text, Options{Back: true}); back.Text != want.Text {
 					t.Errorf("%s %s comes back as\n%s\nwant\n%s", e.path, name, back.Text, want.Text)
 				}
@@ -135,7 +135,7 @@ func TestOwners(t *testing.T) {
 		name    string
 		source  string
 		options Options
-		want    string // the attributes
+		want    string // the expected attributes
 	}{
 		{"none", "secret: {secretName: s}", Options{}, "{volume: v}"},
 		{"both", "secret: {secretName: s}", Options{UID: &uid, GID: &gid}, `{volume: v, uid: "7", gid: "8"}`},
@@ -154,7 +154,7 @@ func TestOwners(t *testing.T) {
 	}
 }
 
-// No example makes an edit go wrong, so here edits are made that do.
+// No example makes an edit go wrong, so this test makes wrong edits itself.
 func TestAWrongEditIsNoticed(t *testing.T) {
 	const text = `kind: Pod
 metadata: {name: a, labels: {l: x}}

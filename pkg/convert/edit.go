@@ -21,7 +21,7 @@ type edit struct {
 	text       string
 }
 
-// replace makes edits, of which no two may overlap. Edits of one place come in their order.
+// replace applies edits, which must not overlap. Edits at the same place are applied in their order.
 func replace(text string, edits []edit) (string, bool) {
 	edits = slices.Clone(edits)
 	slices.SortStableFunc(edits, func(a, b edit) int { return cmp.Compare(a.start, b.start) })
@@ -37,8 +37,8 @@ func replace(text string, edits []edit) (string, bool) {
 	return b.String() + text[done:], true
 }
 
-// rename gives a scalar another text and leaves its quotes. It returns no edit if the scalar is not written in the
-// simplest way.
+// rename replaces the text of a scalar and keeps its quotes. It returns no edit unless the scalar is written in the
+// simplest form.
 func rename(n *manifest.Node, to string) []edit {
 	for _, quote := range []string{`"`, `'`, ""} {
 		if strings.HasPrefix(n.Document.Text[n.Start:], quote+n.Text+quote) {
@@ -49,7 +49,7 @@ func rename(n *manifest.Node, to string) []edit {
 	return nil
 }
 
-// insert adds a volume of the driver to the end of a list. It returns no edit if it cannot be told where the list ends.
+// insert adds a volume of the driver to the end of a list. It returns no edit if the end of the list is not clear.
 func insert(volumes *manifest.Node, v *corev1.Volume) []edit {
 	items, text := volumes.Items, volumes.Document.Text
 	last := items[len(items)-1]
@@ -69,8 +69,8 @@ func insert(volumes *manifest.Node, v *corev1.Volume) []edit {
 	return []edit{{end, end, "," + space + flow(v, volumes.Document.JSON)}}
 }
 
-// remove takes the i-th volume out of a list, of which the item kept stays. It returns no edit if it cannot be told
-// where the volume is.
+// remove removes the i-th volume from a list in which the item kept stays. It returns no edit if the place of the
+// volume is not clear.
 func remove(volumes *manifest.Node, i, kept int) []edit {
 	items, text := volumes.Items, volumes.Document.Text
 	end := itemEnd(volumes, items[i])
@@ -89,8 +89,9 @@ func remove(volumes *manifest.Node, i, kept int) []edit {
 	return nil
 }
 
-// itemEnd finds where an item of a list ends: in brackets after its own bracket, else at the end of the last line that
-// is deeper than its dash. It returns -1 if that cannot be told. A wrong answer is found when the edit is proven.
+// itemEnd returns the end of an item of a list: in a list in brackets, the end of the item's own brackets; otherwise
+// the end of the last line that is indented more than the item's dash. It returns -1 if the end is not clear. The
+// verification of the edit detects a wrong result.
 func itemEnd(list, item *manifest.Node) int {
 	text, start := item.Document.Text, item.Start
 	if list.Flow {
@@ -117,11 +118,11 @@ func itemEnd(list, item *manifest.Node) int {
 	return end
 }
 
-// flowTokens are quoted texts, comments, brackets and words.
+// flowTokens matches quoted texts, comments, brackets and words.
 var flowTokens = regexp.MustCompile(`(?s)"(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|\s#[^\n]*|[{}\[\]]|` +
 	`[^\s{}\[\],:"'#][^\s{}\[\],]*`)
 
-// closingBracket finds the end of the value in brackets that begins at start; -1 if there is none.
+// closingBracket returns the end of the value in brackets that begins at start, or -1 if there is none.
 func closingBracket(text string, start int) int {
 	depth := 0
 	for at := start; ; {
@@ -141,7 +142,7 @@ func closingBracket(text string, start int) int {
 	}
 }
 
-// dashOf finds the dash of an item of a list that is written without brackets. It returns -1 if there is none.
+// dashOf returns the offset of the dash of an item in a list without brackets, or -1 if there is none.
 func dashOf(item *manifest.Node) int {
 	before := beforeItem.FindStringIndex(item.Document.Text[:item.Start])
 	if before == nil {
@@ -154,7 +155,7 @@ var beforeItem = regexp.MustCompile(`-[ \t]*(?:(?:#[^\n]*)?\r?\n[ \t]*)*$`)
 
 func lineStart(text string, at int) int { return strings.LastIndexByte(text[:at], '\n') + 1 }
 
-// lineBreak is the line break before the line that begins at start.
+// lineBreak returns the line break before the line that begins at start.
 func lineBreak(text string, start int) string {
 	switch {
 	case strings.HasSuffix(text[:start], "\r\n"):
@@ -165,16 +166,16 @@ func lineBreak(text string, start int) string {
 	return ""
 }
 
-// lineEnd is where the line ends, without its break.
+// lineEnd returns the end of the line without its line break.
 func lineEnd(text string, at int) int {
 	line, _, _ := strings.Cut(text[at:], "\n")
 	return at + len(strings.TrimSuffix(line, "\r"))
 }
 
-// attributeNames are the attributes that a volume can get, in the order in which they are written.
+// attributeNames are the attributes that convert sets, in the order in which it writes them.
 var attributeNames = [...]string{"volume", "uid", "gid"}
 
-// block writes a volume of the driver as an item of a list, one line for each value.
+// block writes a volume of the driver as an item of a list, with one line for each value.
 func block(v *corev1.Volume) string {
 	text := fmt.Sprintf("- name: %s\n  csi:\n    driver: %s\n    readOnly: true\n    volumeAttributes:", word(v.Name),
 		v.CSI.Driver)
@@ -202,7 +203,7 @@ func flow(v *corev1.Volume, asJSON bool) string {
 		key("driver"), value(v.CSI.Driver), key("readOnly"), key("volumeAttributes"), strings.Join(attrs, ", "))
 }
 
-// word writes a string as YAML: in quotes if it would be something else without.
+// word writes a string as YAML, in quotes only if the string would be another value without quotes.
 func word(text string) string {
 	if d, ok := reread("k: " + text); ok && d.Root.Get("k").Value == text {
 		return text
@@ -211,6 +212,6 @@ func word(text string) string {
 }
 
 func quote(text string) string {
-	quoted, _ := json.Marshal(text) // of a string: it cannot fail
+	quoted, _ := json.Marshal(text) // This cannot fail for a string.
 	return string(quoted)
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/manifest"
 )
 
-// planner finds out what to change in a document.
+// planner finds the changes of a document.
 type planner struct {
 	options Options
 	changes []change
@@ -24,7 +24,7 @@ type planner struct {
 	notes   []Left
 }
 
-// plan finds out what to change in the pods of a document.
+// plan finds the changes of the pods in a document.
 func plan(d *manifest.Document, o Options) *planner {
 	p := &planner{options: o}
 	for _, object := range d.Objects() {
@@ -35,12 +35,12 @@ func plan(d *manifest.Document, o Options) *planner {
 	return p
 }
 
-// pod is a pod whose volumes are to be converted.
+// pod is a pod with volumes to convert.
 type pod struct {
 	manifest.Pod
 	volumes []*manifest.Node
 	mounts  []manifest.Mount
-	names   []string // of volumes, those that the changes add among them
+	names   []string // of all volumes, with those that the changes add
 }
 
 func (p *planner) pod(of manifest.Pod) {
@@ -58,7 +58,7 @@ func (p *planner) pod(of manifest.Pod) {
 	}
 }
 
-// nativeType is the type of a volume of Kubernetes that the driver can take over; "" if it is of another type.
+// nativeType returns the type of a Kubernetes volume that the driver can replace, or "" for other types.
 func nativeType(v *manifest.Node) string {
 	for _, name := range []string{"secret", "configMap", "downwardAPI", "projected"} {
 		if !v.Get(name).IsNull() {
@@ -75,8 +75,8 @@ func (p *pod) isMounted(name string) bool {
 	return slices.ContainsFunc(p.mounts, func(m manifest.Mount) bool { return m.Node.Get("name").Text == name })
 }
 
-// isDeclaration reports whether a volume is there for the driver alone: nobody mounts it, and a volume of the driver
-// names it, or names its object, which declares the reference to the Node authorizer.
+// isDeclaration reports whether a volume exists only for the driver: no container mounts it, and a volume of the driver
+// names it, or names its object, whose reference it declares to the Node authorizer.
 func (p *pod) isDeclaration(v *manifest.Node) bool {
 	name := v.Get("name").Text
 	return !p.isMounted(name) && slices.ContainsFunc(p.volumes, func(other *manifest.Node) bool {
@@ -89,13 +89,13 @@ func (p *pod) isDeclaration(v *manifest.Node) bool {
 	})
 }
 
-// leave lists a volume as one that stays.
+// leave records that a volume stays, with the reason.
 func (p *planner) leave(l Left, reason string) {
 	l.Reason = reason
 	p.left = append(p.left, l)
 }
 
-// toDriver plans to put a volume of the driver in front of the i-th volume of a pod.
+// toDriver plans the volume of the driver that replaces the i-th volume of a pod in its mounts.
 func (p *planner) toDriver(pod *pod, i int) {
 	v := pod.volumes[i]
 	name := v.Get("name").Text
@@ -110,7 +110,7 @@ func (p *planner) toDriver(pod *pod, i int) {
 	spec, reason := describe(after, added)
 	if reason == "" && onlyFSGroupReads(after, spec, added.Name) {
 		reason = "the pod's fsGroup lets its group read these files now; the driver widens no mode, and without an " +
-			"owner they would be root's alone: give --uid"
+			"owner only root could read them: set --uid"
 	}
 	if reason != "" {
 		p.leave(left, reason)
@@ -123,7 +123,7 @@ func (p *planner) toDriver(pod *pod, i int) {
 	p.changes = append(p.changes, c)
 }
 
-// modes notes each mode of a volume that looks octal and is not.
+// modes notes each mode of a volume that looks octal and is decimal.
 func (p *planner) modes(left Left, v *manifest.Node) {
 	v.Get(nativeType(v)).Walk(func(path string, n *manifest.Node) bool {
 		if hint, _ := manifest.Mode(path, n); hint != "" {
@@ -134,7 +134,7 @@ func (p *planner) modes(left Left, v *manifest.Node) {
 	})
 }
 
-// csiVolume makes the volume of the driver for the i-th volume of a pod.
+// csiVolume returns the volume of the driver for the i-th volume of a pod.
 func (p *planner) csiVolume(pod *pod, i int) *corev1.Volume {
 	name, described := pod.names[i], pod.volumes[i]
 	attrs := map[string]string{"volume": name}
@@ -148,7 +148,8 @@ func (p *planner) csiVolume(pod *pod, i int) *corev1.Volume {
 	return &corev1.Volume{Name: freeName(name, pod.names), VolumeSource: corev1.VolumeSource{CSI: csi}}
 }
 
-// obstacle says why a volume has to stay, as far as its description does not: "" if nothing is in the way.
+// obstacle returns the reason why a volume must stay, or "" if there is none. describe finds the reasons that are in
+// the description of the volume.
 func (p *planner) obstacle(pod *pod, i int) string {
 	v := pod.volumes[i]
 	name, path := pod.names[i], fmt.Sprintf("volumes[%d]", i)
@@ -175,7 +176,7 @@ func (p *planner) obstacle(pod *pod, i int) string {
 	return ""
 }
 
-// freeName makes a name for the csi volume of the volume called name.
+// freeName returns an unused name for the csi volume of the volume called name.
 func freeName(name string, taken []string) string {
 	for i := 1; ; i++ {
 		suffix := "-fsuser"
@@ -189,8 +190,8 @@ func freeName(name string, taken []string) string {
 	}
 }
 
-// describe asks the driver's own rules whether they take the volume, and if so, what its files are. The pod's mounts
-// point to the volume already.
+// describe applies the driver's rules to the volume and returns the description of its files, or the reason why the
+// driver refuses the volume. The pod's mounts already point to the volume.
 func describe(pod *corev1.PodSpec, added *corev1.Volume) (spec attributes.Spec, reason string) {
 	spec, errs := attributes.Parse(added.CSI.VolumeAttributes, false)
 	if len(errs) == 0 {
@@ -202,7 +203,7 @@ func describe(pod *corev1.PodSpec, added *corev1.Volume) (spec attributes.Spec, 
 	return spec, ""
 }
 
-// repointed is a pod whose mounts of one volume point to another.
+// repointed returns a copy of a pod whose mounts of the volume from point to the volume to.
 func repointed(spec *corev1.PodSpec, from, to string) *corev1.PodSpec {
 	spec = spec.DeepCopy()
 	for _, containers := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
@@ -217,8 +218,8 @@ func repointed(spec *corev1.PodSpec, from, to string) *corev1.PodSpec {
 	return spec
 }
 
-// onlyFSGroupReads reports whether a file of the volume would be root's, with a mode that Kubernetes' own volume widens
-// for the pod's fsGroup.
+// onlyFSGroupReads reports whether a file of the volume would belong to root, and Kubernetes' own volume widens its
+// mode for the pod's fsGroup.
 func onlyFSGroupReads(pod *corev1.PodSpec, spec attributes.Spec, added string) bool {
 	const groupReads = 0o040
 	hasFSGroup := pod.SecurityContext != nil && pod.SecurityContext.FSGroup != nil
@@ -262,7 +263,7 @@ func (p *planner) toNative(pod *pod, i int) {
 	}
 }
 
-// repoint plans to point the mounts of one volume to another.
+// repoint plans to point the mounts of the volume from to the volume to.
 func (p *planner) repoint(pod *pod, left Left, from, to string) change {
 	c := change{left: left, volumes: pod.Path("spec.volumes"), edits: []edit{}, mounts: map[string]string{}}
 	for _, m := range pod.mounts {
@@ -274,7 +275,7 @@ func (p *planner) repoint(pod *pod, left Left, from, to string) change {
 	return c
 }
 
-// addEdits adds what belongs to the change. No edits mean that the change is impossible.
+// addEdits adds edits to the change. If there are no edits, the change is impossible.
 func (c *change) addEdits(edits []edit) {
 	if c.edits == nil || edits == nil {
 		c.edits = nil
@@ -283,27 +284,27 @@ func (c *change) addEdits(edits []edit) {
 	c.edits = append(c.edits, edits...)
 }
 
-// elsewhere lists volumes that are in no pod with containers, such as those of a patch: that nobody looked at them must
-// not pass for good news.
+// elsewhere lists volumes that are in no pod with containers, such as those of a patch. Nobody has checked them, and
+// the result must not suggest otherwise.
 func (p *planner) elsewhere(o manifest.Object, _ string, n *manifest.Node) {
 	left := Left{Line: n.Line(), Object: o.Name()}
 	list := func(_ string, n *manifest.Node) bool {
 		if looksLikeVolume(n) {
 			left.Volume = n.Get("name").Text
-			p.leave(left, "it is in no pod, and in no pod template with containers: convert the manifest that is made "+
-				"of it, such as the output of kustomize build")
+			p.leave(left, "it is in no pod, and in no pod template with containers: convert the complete manifest, "+
+				"such as the output of kustomize build")
 		}
 		return true
 	}
 	list("", n)
-	if o.Kind() == "Kustomization" && strings.Contains(n.String(), "\n") { // it may be a patch
+	if o.Kind() == "Kustomization" && strings.Contains(n.String(), "\n") { // The value may be a patch.
 		for _, patch := range manifest.Parse("", n.String()).Documents {
 			patch.Root.Walk(list)
 		}
 	}
 }
 
-// looksLikeVolume reports whether a value is a volume with a source that the driver can take over.
+// looksLikeVolume reports whether a value is a volume with a source that the driver can replace.
 func looksLikeVolume(n *manifest.Node) bool {
 	if n.Get("name").String() == "" {
 		return false

@@ -13,20 +13,20 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-// Binding proves which pod a request is for, without a call to the API server: kubelet makes the target path and the
+// Binding proves which pod a request is for, without a call to the API server. Kubelet makes the target path and the
 // volume id from the pod's uid, which the API server generates and nobody can choose. The names in volume_context alone
-// prove nothing: with a CSIDriver object without podInfoOnMount they are the pod author's own.
+// prove nothing: if the CSIDriver object lacks podInfoOnMount, the pod's author can choose them.
 type Binding struct {
-	// root is kubelet's root directory as kubelet writes it, resolved the same with symbolic links followed.
+	// root is kubelet's root directory as kubelet writes it. resolved is the same directory without symbolic links.
 	root, resolved string
 	lenient        bool
 }
 
-// NewBinding returns the Binding for a kubelet with this root directory, which must exist. It may be a symbolic link or
-// lie below one; links are resolved now and never again.
+// NewBinding returns the Binding for a kubelet with this root directory, which must exist. The path may contain
+// symbolic links. NewBinding resolves them once.
 //
-// Lenient accepts any target path and volume id, and volumes that are not read-only, as the csi-sanity suite sends
-// them. It is not for a cluster.
+// A lenient Binding accepts any target path and volume id, and volumes that are not read-only, because the csi-sanity
+// suite sends them. It must not be used in a cluster.
 func NewBinding(kubeletRoot string, lenient bool) (Binding, error) {
 	if !filepath.IsAbs(kubeletRoot) {
 		return Binding{}, fmt.Errorf("kubelet's root directory %q is not an absolute path", kubeletRoot)
@@ -38,21 +38,21 @@ func NewBinding(kubeletRoot string, lenient bool) (Binding, error) {
 	return Binding{root: filepath.Clean(kubeletRoot), resolved: resolved, lenient: lenient}, nil
 }
 
-// PodsDir is the directory in which kubelet keeps the volumes of its pods, symbolic links followed.
+// PodsDir returns the directory of the volumes of kubelet's pods, without symbolic links.
 func (b Binding) PodsDir() string { return filepath.Join(b.resolved, "pods") }
 
-// VolumeID is the id that kubelet gives to an inline volume: the pod's uid and the volume's name in the pod, hashed
-// together (kubelet's makeVolumeHandle).
+// VolumeID returns the id that kubelet gives to an inline volume: a hash of the pod's uid and the volume's name in the
+// pod (kubelet's makeVolumeHandle).
 func VolumeID(podUID, volumeName string) string {
 	return fmt.Sprintf("csi-%x", sha256.Sum256([]byte(podUID+volumeName)))
 }
 
-// maxPath is the longest path of a target, in bytes: PATH_MAX less the terminating zero.
+// maxPath is the longest path of a target, in bytes: PATH_MAX without the terminating zero.
 const maxPath = 4095
 
 var (
 	podUIDForm = regexp.MustCompile(`^[0-9A-Za-z-]{1,63}$`)
-	// volumeIDForm is what a volume id must look like in any case; 128 bytes is the specification's limit.
+	// volumeIDForm is the form of all volume ids. The CSI specification limits them to 128 bytes.
 	volumeIDForm = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._-]{0,127}$`)
 )
 
@@ -62,14 +62,15 @@ func validVolumeID(id string) bool {
 	return volumeIDForm.MatchString(id) && !strings.Contains(id, "..")
 }
 
-// target checks that a volume id and a target path belong together, and returns the path with links resolved and the
-// uid of the pod whose volume it is (empty if lenient).
+// target checks that a volume id and a target path belong together. It returns the path without symbolic links, and the
+// uid of the volume's pod, which is empty for a lenient Binding.
 func (b Binding) target(volumeID, path string) (resolved, podUID string, err error) {
 	if !validVolumeID(volumeID) {
 		return "", "", errors.New(badVolumeID)
 	}
 	if len(path) > maxPath || !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
-		return "", "", fmt.Errorf("target_path must be an absolute path of at most %d bytes without '.', '..' and double slashes", maxPath)
+		return "", "", fmt.Errorf("target_path must be an absolute path of at most %d bytes "+
+			"without '.', '..' and double slashes", maxPath)
 	}
 	resolved = b.resolve(path)
 	if b.lenient {
@@ -77,10 +78,12 @@ func (b Binding) target(volumeID, path string) (resolved, podUID string, err err
 	}
 	podUID, volumeName, ok := b.parse(resolved)
 	if !ok {
-		return "", "", fmt.Errorf("target_path is not one of this kubelet's: it must be %s/pods/<uid>/volumes/kubernetes.io~csi/<volume>/mount", b.root)
+		return "", "", fmt.Errorf("target_path is not one of this kubelet's: it must be "+
+			"%s/pods/<uid>/volumes/kubernetes.io~csi/<volume>/mount", b.root)
 	}
 	if volumeID != VolumeID(podUID, volumeName) {
-		return "", "", errors.New("volume_id does not belong to target_path: kubelet makes both from the pod's uid and the volume's name")
+		return "", "", errors.New("volume_id does not belong to target_path: " +
+			"kubelet makes both from the pod's uid and the volume's name")
 	}
 	return resolved, podUID, nil
 }
@@ -96,8 +99,8 @@ func (b Binding) parse(path string) (podUID, volumeName string, ok bool) {
 	return podUID, volumeName, podUIDForm.MatchString(podUID) && len(validation.IsDNS1123Label(volumeName)) == 0
 }
 
-// resolve replaces kubelet's root directory by the directory behind its symbolic links, so that no later use of the
-// path has to follow a link.
+// resolve replaces kubelet's root directory by the directory without symbolic links, so that later uses of the path
+// follow no link.
 func (b Binding) resolve(path string) string {
 	if rest, ok := strings.CutPrefix(path, b.root+"/"); ok {
 		return b.resolved + "/" + rest
@@ -105,8 +108,8 @@ func (b Binding) resolve(path string) string {
 	return path
 }
 
-// CheckTarget says whether a volume of a pod may be at target, a resolved path. A volume.Manager checks its records
-// with it.
+// CheckTarget returns an error unless a volume of the pod may be at target, which is a path without symbolic links. A
+// volume.Manager checks its records with it.
 func (b Binding) CheckTarget(volumeID, target, podUID string) error {
 	_, uid, err := b.target(volumeID, target)
 	if err != nil {

@@ -15,15 +15,15 @@ const (
 	otherUID = "6f0a3c1e-0000-4000-8000-000000000002"
 )
 
-// plain is the Binding of a kubelet whose root directory is no link; it need not exist.
+// plain is the Binding of a kubelet whose root directory is no link. The directory need not exist.
 var plain = Binding{root: testRoot, resolved: testRoot}
 
-// target is the path that kubelet gives to a volume.
+// target returns the path that kubelet gives to a volume.
 func target(root, uid, name string) string {
 	return root + "/pods/" + uid + "/volumes/kubernetes.io~csi/" + name + "/mount"
 }
 
-// The ids are those of sha256sum, so that the test does not believe its own code.
+// The ids come from sha256sum, so that the test does not depend on the tested code.
 func TestVolumeIDIsKubelets(t *testing.T) {
 	for pod, want := range map[[2]string]string{
 		{"a", "b"}:      "csi-fb8e20fc2e4c3f248c60c39bd652f3c1347298bb977b8b4d5903b85055620603",
@@ -71,11 +71,11 @@ func TestNewBinding(t *testing.T) {
 		if want := target(evaluated(t, real), podUID, "ssh"); err != nil || got != want || uid != podUID {
 			t.Errorf("with root %s the target is %s of %s, %v; want %s", root, got, uid, err, want)
 		}
-		// Kubelet may have been told the other name of the directory.
+		// Kubelet may use the other name of the directory.
 		if _, _, err := b.target(VolumeID(podUID, "ssh"), target(evaluated(t, real), podUID, "ssh")); err != nil {
 			t.Errorf("with root %s: %v", root, err)
 		}
-		// Only the root is resolved: a link below it stays one, for the mount to stumble over.
+		// Only the root is resolved. A link below the root stays in the path, and the mount refuses it.
 		if err := b.CheckTarget(VolumeID(podUID, "ssh"), got, podUID); err != nil {
 			t.Errorf("a target that was accepted is not any more once it is in a record: %v", err)
 		}
@@ -148,7 +148,7 @@ func TestTargets(t *testing.T) {
 			}
 		})
 	}
-	// The id fits the path here: only the names in it are wrong.
+	// The id matches the path here. Only the names in the path are wrong.
 	for _, test := range []struct{ name, uid, volume string }{
 		{"a tilde in the volume (H-028)", podUID, "a~b"},
 		{"a dot in the volume (H-028)", podUID, "a.b"},
@@ -193,7 +193,7 @@ func TestLenientTargets(t *testing.T) {
 	}
 }
 
-// A record is input.
+// A record is untrusted input.
 func TestCheckTarget(t *testing.T) {
 	good := target(testRoot, podUID, "ssh")
 	if err := plain.CheckTarget(VolumeID(podUID, "ssh"), good, podUID); err != nil {

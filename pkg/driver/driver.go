@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package driver serves CSI and kubelet's plugin registration: the Identity and Node services and their sockets. It is
-// the only place where an error becomes a gRPC code.
+// the only package that turns an error into a gRPC code.
 //
-// A call has three steps: its fields are checked and become a volume.Request (request.go), package volume does the
-// work, and its error becomes a status (status.go).
+// A call has three steps: package driver checks the fields and makes a volume.Request (request.go), package volume does
+// the work, and package driver turns its error into a status (status.go).
 package driver
 
 import (
@@ -23,10 +23,10 @@ import (
 // Name is the name of the driver and of its CSIDriver object, and the value of csi.driver in a pod.
 const Name = attributes.Driver
 
-// maxNodeID is the longest node id that the API server takes (validation of CSINode), in bytes.
+// maxNodeID is the longest node id that the API server accepts (validation of CSINode), in bytes.
 const maxNodeID = 256
 
-// Volumes is what the Node service needs of a volume.Manager.
+// Volumes is the part of a volume.Manager that the Node service uses.
 type Volumes interface {
 	Publish(ctx context.Context, req volume.Request) error
 	Unpublish(ctx context.Context, id, target string) error
@@ -34,9 +34,9 @@ type Volumes interface {
 	Ready() error
 }
 
-// Config is what a Driver needs.
+// Config is the configuration of a Driver.
 type Config struct {
-	// Version of the driver, for GetPluginInfo.
+	// Version is the version of the driver, for GetPluginInfo.
 	Version string
 	// NodeID is the name of the Kubernetes node.
 	NodeID  string
@@ -44,30 +44,34 @@ type Config struct {
 	Volumes Volumes
 	// Endpoint is the path of the CSI socket on the host, which kubelet dials.
 	Endpoint string
-	// RegistrationSocket is the path of the socket in kubelet's plugins_registry. Empty: the driver does not register.
+	// RegistrationSocket is the path of the socket in kubelet's plugins_registry. If it is empty, the driver does not
+	// register.
 	RegistrationSocket string
-	// MaxMessageBytes is how long a request may be. A longer request gets RESOURCE_EXHAUSTED and is not read.
+	// MaxMessageBytes is the longest request. The driver answers a longer request with RESOURCE_EXHAUSTED and does not
+	// read it.
 	MaxMessageBytes int
-	// Metrics takes the driver's metrics.
+	// Metrics registers the driver's metrics.
 	Metrics prometheus.Registerer
 }
 
-// Driver serves CSI on a socket and registers it with kubelet.
+// Driver serves CSI on a socket and registers the socket with kubelet.
 type Driver struct {
 	Config
 	registration *registration
 	rpcs         *prometheus.HistogramVec
 }
 
-// New checks the configuration. It starts nothing: call Run.
+// New checks the configuration and returns a Driver. It starts nothing: call Run.
 func New(c Config) (*Driver, error) {
 	switch {
 	case c.NodeID == "":
 		return nil, errors.New("the name of the node is empty; set --node-name (in a DaemonSet: from spec.nodeName)")
 	case len(c.NodeID) > maxNodeID:
-		return nil, fmt.Errorf("the name of the node has %d bytes, more than the %d that CSINode takes", len(c.NodeID), maxNodeID)
+		return nil, fmt.Errorf("the name of the node has %d bytes, more than the %d that CSINode takes",
+			len(c.NodeID), maxNodeID)
 	case !filepath.IsAbs(c.Endpoint):
-		return nil, fmt.Errorf("the CSI endpoint %q is not an absolute path; kubelet is to dial it as it is, so give it without unix://", c.Endpoint)
+		return nil, fmt.Errorf("the CSI endpoint %q is not an absolute path; "+
+			"kubelet dials the path unchanged, so omit unix://", c.Endpoint)
 	case c.Volumes == nil || c.Metrics == nil || c.MaxMessageBytes <= 0:
 		return nil, errors.New("driver: Volumes, Metrics and MaxMessageBytes must be set")
 	}
@@ -94,8 +98,8 @@ func New(c Config) (*Driver, error) {
 	return d, errors.Join(c.Metrics.Register(d.rpcs), c.Metrics.Register(registered))
 }
 
-// Ready reports why the driver can't serve new pods: kubelet has not registered it, or no volume can be published. It
-// is nil if the driver can.
+// Ready returns an error if no new pod with a volume can start: kubelet has not registered the driver, or no volume can
+// be published.
 func (d *Driver) Ready() error { return errors.Join(d.registered(), d.Volumes.Ready()) }
 
 func (d *Driver) registered() error {

@@ -129,7 +129,8 @@ func TestNode(t *testing.T) {
 	}
 }
 
-// TestUnsupportedCalls walks the CSI specification: what the driver does not say that it can, it must refuse (H-105).
+// TestUnsupportedCalls walks the CSI specification: the driver must refuse each call whose capability it does not
+// report (H-105).
 func TestUnsupportedCalls(t *testing.T) {
 	testkit.NothingLeft(t)
 	r := run(t, fakeVolumes{})
@@ -168,7 +169,7 @@ func TestUnsupportedCalls(t *testing.T) {
 	}
 }
 
-// rawCodec sends bytes as they are.
+// rawCodec sends bytes unchanged.
 type rawCodec struct{}
 
 func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
@@ -286,7 +287,7 @@ func TestCSIServesBeforeTheRegistrationSocketIsThere(t *testing.T) {
 			got = append(got, e)
 		}
 	}
-	// At the end the registration goes first, so that kubelet sends no more.
+	// At the end the registration socket is removed first, so that kubelet sends no more calls.
 	want := []string{"to csi.sock", "to fsuser.csi.io-reg.sock", "delete fsuser.csi.io-reg.sock", "delete csi.sock"}
 	if !slices.Equal(got, want) {
 		t.Errorf("the sockets came and went as %q, want %q", got, want)
@@ -414,11 +415,14 @@ func TestAPanicEndsOneCallAlone(t *testing.T) {
 			t.Errorf("what a call panicked with is in the log: %s", text)
 		}
 	}
+	if strings.Contains(text, "Call failed") {
+		t.Errorf("a call that panicked has a second line in the log: %s", text)
+	}
 	says(t, text, "panic with a string", "index out of range", "NodePublishVolume", VolumeID(podUID, "ssh"),
 		"driver_test.go")
 }
 
-// The log is where a request would be if anywhere (H-112).
+// A request would most likely leak into the log (H-112).
 func TestNoSecretGetsIntoTheLog(t *testing.T) {
 	testkit.NothingLeft(t)
 	log := testkit.LogOf(t, 5).Text

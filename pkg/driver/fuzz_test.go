@@ -18,8 +18,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
 )
 
-// FuzzTargetPath checks that a target that is accepted is below the pods' directory, belongs to the id, and can't leave
-// its place; and that nothing of what was refused gets into the message.
+// FuzzTargetPath checks that an accepted target is below the directory of the pods, belongs to the id, and can't leave
+// its place, and that the message of a refusal contains no part of the input.
 func FuzzTargetPath(f *testing.F) {
 	good := target(testRoot, podUID, "ssh")
 	for _, path := range []string{
@@ -102,7 +102,7 @@ func FuzzRequestOnSocket(f *testing.F) {
 		switch status.Code(err) {
 		case codes.OK, codes.InvalidArgument, codes.Unimplemented:
 		case codes.Internal:
-			// The message is none; gRPC says so.
+			// The bytes are no protobuf message. gRPC reports that.
 			if !strings.Contains(err.Error(), "unmarshal") {
 				t.Fatalf("%s: %v", name, err)
 			}
@@ -125,8 +125,8 @@ func FuzzRequestOnSocket(f *testing.F) {
 	})
 }
 
-// FuzzConnection writes any bytes to a driver's socket, at the beginning or after a hello of HTTP/2, and hangs up
-// (H-107).
+// FuzzConnection writes any bytes to a driver's socket, at the beginning or after the preface of HTTP/2, and closes the
+// connection (H-107).
 func FuzzConnection(f *testing.F) {
 	r := run(f, fakeVolumes{publish: func(context.Context, volume.Request) error {
 		panic("it reached the volumes")
@@ -137,7 +137,7 @@ func FuzzConnection(f *testing.F) {
 		f.Add([]byte(words), false)
 		f.Add([]byte(words), true)
 	}
-	// HEADERS with the end of headers, and CONTINUATION, SETTINGS, PING, GOAWAY, WINDOW_UPDATE without sense.
+	// These are HEADERS with the end of headers, and senseless CONTINUATION, SETTINGS, PING, GOAWAY and WINDOW_UPDATE.
 	for _, frame := range []string{"\x00\x00\x01\x01\x04\x00\x00\x00\x01\x82", "\x00\x00\x00\x09\x00\x00\x00\x00\x01",
 		"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x04\xff\xff\xff\xff", "\x00\x00\x08\x06\x00\x00\x00\x00\x0012345678",
 		"\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00",
@@ -152,7 +152,7 @@ func FuzzConnection(f *testing.F) {
 		if afterHello {
 			words = append([]byte(hello), words...)
 		}
-		conn.Write(words) // it may have been closed by the other end
+		conn.Write(words) // The driver may have closed the connection.
 		conn.Close()
 		answers(t, alive)
 	})

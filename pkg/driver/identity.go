@@ -9,7 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
-// identity is the CSI Identity service. Kubelet never calls it; probes and test suites do.
+// identity is the CSI Identity service. Kubelet never calls it, but probes and test suites do.
 type identity struct {
 	csi.UnimplementedIdentityServer
 	version string
@@ -20,13 +20,15 @@ func (i identity) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*cs
 	return &csi.GetPluginInfoResponse{Name: Name, VendorVersion: i.version}, nil
 }
 
-// GetPluginCapabilities returns an empty list: there is no controller.
-func (i identity) GetPluginCapabilities(context.Context, *csi.GetPluginCapabilitiesRequest) (*csi.GetPluginCapabilitiesResponse, error) {
+// GetPluginCapabilities returns an empty list, because the driver has no controller.
+func (i identity) GetPluginCapabilities(
+	context.Context, *csi.GetPluginCapabilitiesRequest,
+) (*csi.GetPluginCapabilitiesResponse, error) {
 	return &csi.GetPluginCapabilitiesResponse{}, nil
 }
 
-// Probe answers, which shows that this process works, and says whether volumes can be published. An outage of the API
-// server is no reason to restart the driver, or to call it unready: volumes whose objects are known can be published.
+// Probe reports whether volumes can be published. Any answer shows that this process works. During an outage of the API
+// server the driver stays ready, because it can publish volumes whose objects it knows.
 func (i identity) Probe(context.Context, *csi.ProbeRequest) (*csi.ProbeResponse, error) {
 	return &csi.ProbeResponse{Ready: wrapperspb.Bool(i.volumes.Ready() == nil)}, nil
 }

@@ -27,10 +27,10 @@ func TestMain(m *testing.M) {
 	testkit.RunInMountNamespace(m)
 }
 
-// patience bounds what takes milliseconds.
+// patience is the longest wait for an event that takes milliseconds.
 const patience = 10 * time.Second
 
-// fakeVolumes are Volumes of which a test says what they do. What it says nothing of succeeds.
+// fakeVolumes are Volumes whose test chooses the answers. The other calls succeed.
 type fakeVolumes struct {
 	publish   func(context.Context, volume.Request) error
 	unpublish func(ctx context.Context, id, target string) error
@@ -66,7 +66,7 @@ func (f fakeVolumes) Ready() error {
 	return f.ready()
 }
 
-// running is a Driver that serves, in this process, below a kubelet's root directory.
+// running is a Driver in this process that serves below a root directory of kubelet.
 type running struct {
 	*Driver
 	root   string
@@ -85,7 +85,7 @@ func run(t testing.TB, volumes Volumes) *running {
 	return runIn(t, root, volumes)
 }
 
-// runIn does so below a root directory that is there.
+// runIn is run with an existing root directory.
 func runIn(t testing.TB, root string, volumes Volumes) *running {
 	t.Helper()
 	d := newDriver(t, root, volumes)
@@ -100,7 +100,7 @@ func runIn(t testing.TB, root string, volumes Volumes) *running {
 	return r
 }
 
-// stop ends the Driver, which must end well.
+// stop ends the Driver. It fails the test if the Driver returns an error.
 func (r *running) stop(t testing.TB) {
 	t.Helper()
 	r.cancel()
@@ -133,8 +133,8 @@ func newDriver(t testing.TB, root string, volumes Volumes) *Driver {
 	return d
 }
 
-// metric is the value of a gauge, or the count of a histogram, with these values of labels, in the order of the labels'
-// names.
+// metric returns the value of a gauge, or the count of a histogram, with these values of its labels. The values are in
+// the order of the labels' names.
 func metric(t testing.TB, d *Driver, name string, labels ...string) float64 {
 	t.Helper()
 	families, err := d.Metrics.(*prometheus.Registry).Gather()
@@ -156,7 +156,7 @@ func metric(t testing.TB, d *Driver, name string, labels ...string) float64 {
 	return 0
 }
 
-// shortDir is a directory with a path that leaves room for that of a socket.
+// shortDir returns a directory whose path is short enough for a socket in it.
 func shortDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "d-")
@@ -193,7 +193,7 @@ func deadline(t testing.TB) context.Context {
 	return ctx
 }
 
-// answers fails t unless somebody serves CSI at the other end.
+// answers fails t unless the other end serves CSI.
 func answers(t testing.TB, conn *grpc.ClientConn) {
 	t.Helper()
 	if _, err := csi.NewNodeClient(conn).NodeGetInfo(deadline(t), &csi.NodeGetInfoRequest{}); err != nil {
@@ -201,14 +201,14 @@ func answers(t testing.TB, conn *grpc.ClientConn) {
 	}
 }
 
-// pod and aVolume are what good requests are about.
+// pod and aVolume are the pod and the volume of good requests.
 var pod = kubelet.Pod{Namespace: "shop", Name: "web-0", UID: "6f0a3c1e-0000-4000-8000-000000000001"}
 
 func aVolume() kubelet.Volume {
 	return kubelet.Volume{Name: "ssh", Attributes: map[string]string{"secretName": "keys", "uid": "1000"}}
 }
 
-// request is a good request of the kubelet with this root directory.
+// request returns a good request of a kubelet with this root directory.
 func request(t testing.TB, root string) *csi.NodePublishVolumeRequest {
 	t.Helper()
 	k, err := kubelet.Connect(root, filepath.Join(root, "nobody-listens-here"))
@@ -219,7 +219,7 @@ func request(t testing.TB, root string) *csi.NodePublishVolumeRequest {
 	return k.Request(pod, aVolume())
 }
 
-// says fails t unless text has all of the parts.
+// says fails t unless text contains all of the parts.
 func says(t *testing.T, text string, parts ...string) {
 	t.Helper()
 	for _, part := range parts {

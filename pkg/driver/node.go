@@ -19,15 +19,18 @@ type node struct {
 }
 
 func (n node) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
-	// No topology, which would become node labels, and no limit: the scheduler does not count inline volumes.
+	// The answer has no topology, which would become node labels, and no limit: the scheduler does not count inline
+	// volumes.
 	return &csi.NodeGetInfoResponse{NodeId: n.id}, nil
 }
 
-func (n node) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {
+func (n node) NodeGetCapabilities(
+	context.Context, *csi.NodeGetCapabilitiesRequest,
+) (*csi.NodeGetCapabilitiesResponse, error) {
 	var r csi.NodeGetCapabilitiesResponse
 	for _, c := range []csi.NodeServiceCapability_RPC_Type{
 		csi.NodeServiceCapability_RPC_GET_VOLUME_STATS,
-		// Has kubelet send the pod's fsGroup instead of applying it, which would widen the modes.
+		// With this capability, kubelet sends the pod's fsGroup instead of applying it. Applying it would widen the modes.
 		csi.NodeServiceCapability_RPC_VOLUME_MOUNT_GROUP,
 	} {
 		r.Capabilities = append(r.Capabilities, &csi.NodeServiceCapability{
@@ -37,7 +40,9 @@ func (n node) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesReque
 	return &r, nil
 }
 
-func (n node) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
+func (n node) NodePublishVolume(
+	ctx context.Context, req *csi.NodePublishVolumeRequest,
+) (*csi.NodePublishVolumeResponse, error) {
 	r, err := n.binding.publishRequest(req)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
@@ -48,7 +53,9 @@ func (n node) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolumeR
 	return &csi.NodePublishVolumeResponse{}, nil
 }
 
-func (n node) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
+func (n node) NodeUnpublishVolume(
+	ctx context.Context, req *csi.NodeUnpublishVolumeRequest,
+) (*csi.NodeUnpublishVolumeResponse, error) {
 	target, err := n.binding.unpublishRequest(req)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
@@ -59,7 +66,9 @@ func (n node) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublishVol
 	return &csi.NodeUnpublishVolumeResponse{}, nil
 }
 
-func (n node) NodeGetVolumeStats(ctx context.Context, req *csi.NodeGetVolumeStatsRequest) (*csi.NodeGetVolumeStatsResponse, error) {
+func (n node) NodeGetVolumeStats(
+	ctx context.Context, req *csi.NodeGetVolumeStatsRequest,
+) (*csi.NodeGetVolumeStatsResponse, error) {
 	if req.GetVolumeId() == "" || req.GetVolumePath() == "" {
 		return nil, status.Error(codes.InvalidArgument, "volume_id and volume_path must be set")
 	}
@@ -72,6 +81,7 @@ func (n node) NodeGetVolumeStats(ctx context.Context, req *csi.NodeGetVolumeStat
 	}
 	return &csi.NodeGetVolumeStatsResponse{Usage: []*csi.VolumeUsage{
 		{Unit: csi.VolumeUsage_BYTES, Total: int64(u.BytesTotal), Used: int64(u.BytesUsed), Available: int64(u.BytesFree)},
-		{Unit: csi.VolumeUsage_INODES, Total: int64(u.InodesTotal), Used: int64(u.InodesUsed), Available: int64(u.InodesFree)},
+		{Unit: csi.VolumeUsage_INODES, Total: int64(u.InodesTotal),
+			Used: int64(u.InodesUsed), Available: int64(u.InodesFree)},
 	}}, nil
 }

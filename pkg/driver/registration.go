@@ -12,12 +12,12 @@ import (
 	pluginregistration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 )
 
-// registrationVersion is the version that the driver registers with. It never changes: kubelet accepts a second driver
-// of the same name only if its version is higher, and an upgrade must not depend on that.
+// registrationVersion is the version with which the driver registers. It never changes: kubelet accepts a second driver
+// of the same name only with a higher version, and an upgrade must not depend on that.
 const registrationVersion = "1.0.0"
 
 // registration registers the driver with kubelet, in place of the node-driver-registrar sidecar. Kubelet finds its
-// socket in plugins_registry and calls GetInfo (kubelet's pkg/kubelet/pluginmanager). Safe for concurrent use.
+// socket in plugins_registry and calls GetInfo (kubelet's pkg/kubelet/pluginmanager). It is safe for concurrent use.
 type registration struct {
 	pluginregistration.UnimplementedRegistrationServer
 	endpoint string
@@ -28,16 +28,21 @@ type registration struct {
 	refusal string
 }
 
-// GetInfo answers from memory: kubelet waits one second.
-func (r *registration) GetInfo(context.Context, *pluginregistration.InfoRequest) (*pluginregistration.PluginInfo, error) {
+// GetInfo answers from memory, because kubelet waits only one second.
+func (r *registration) GetInfo(
+	context.Context, *pluginregistration.InfoRequest,
+) (*pluginregistration.PluginInfo, error) {
 	return &pluginregistration.PluginInfo{
-		Type: pluginregistration.CSIPlugin, Name: Name, Endpoint: r.endpoint, SupportedVersions: []string{registrationVersion},
+		Type: pluginregistration.CSIPlugin, Name: Name, Endpoint: r.endpoint,
+		SupportedVersions: []string{registrationVersion},
 	}, nil
 }
 
-// NotifyRegistrationStatus receives the result from kubelet. A refusal is no reason to exit: kubelet tries again by
-// itself.
-func (r *registration) NotifyRegistrationStatus(_ context.Context, s *pluginregistration.RegistrationStatus) (*pluginregistration.RegistrationStatusResponse, error) {
+// NotifyRegistrationStatus receives the result from kubelet. The driver does not exit after a refusal, because kubelet
+// tries again.
+func (r *registration) NotifyRegistrationStatus(
+	_ context.Context, s *pluginregistration.RegistrationStatus,
+) (*pluginregistration.RegistrationStatusResponse, error) {
 	r.mu.Lock()
 	r.registered, r.refusal = s.GetPluginRegistered(), s.GetError()
 	r.mu.Unlock()

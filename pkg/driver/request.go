@@ -27,12 +27,12 @@ const (
 	keyEphemeral    = kubeletKeys + "ephemeral"
 )
 
-// problems are all that is wrong with a request, so that one answer names every mistake.
+// problems are the mistakes in a request. One answer names all of them.
 type problems []error
 
 func (p *problems) add(format string, args ...any) { *p = append(*p, fmt.Errorf(format, args...)) }
 
-// err joins the problems with semicolons: the text ends up in one line of an Event.
+// err joins the problems with semicolons, because an Event shows the text in one line.
 func (p problems) err() error {
 	if len(p) == 0 {
 		return nil
@@ -44,8 +44,8 @@ func (p problems) err() error {
 	return errors.New(text)
 }
 
-// publishRequest checks a publish request as a whole and returns what it asks for. The error names every problem, and
-// no value except those of the driver's own attributes.
+// publishRequest checks a publish request as a whole and converts it. The error names every problem. It contains no
+// values except those of the driver's own attributes.
 func (b Binding) publishRequest(req *csi.NodePublishVolumeRequest) (volume.Request, error) {
 	var p problems
 	attrs := req.GetVolumeContext()
@@ -63,7 +63,8 @@ func (b Binding) publishRequest(req *csi.NodePublishVolumeRequest) (volume.Reque
 	}
 	group := p.capability(req.GetVolumeCapability())
 	if !req.GetReadonly() && !b.lenient {
-		p.add("the volume must be read-only: set csi.readOnly: true. The files belong to the container's user, who could rewrite them otherwise")
+		p.add("the volume must be read-only: set csi.readOnly: true. " +
+			"The files belong to the container's user, who could rewrite them otherwise")
 	}
 	if len(req.GetPublishContext()) > 0 || req.GetStagingTargetPath() != "" {
 		p.add("publish_context and staging_target_path must be empty: this driver has no controller and stages nothing")
@@ -75,8 +76,8 @@ func (b Binding) publishRequest(req *csi.NodePublishVolumeRequest) (volume.Reque
 	secrets := secretsOf(req)
 	spec, errs := attributes.Parse(attrs, len(secrets) > 0)
 	if len(p) == 0 && len(errs) > 0 {
-		// A Secret without data looks like no nodePublishSecretRef. If nothing else is wrong, the volume decides: once it is
-		// published, it may lose its data.
+		// Kubelet sends the same request for a Secret without data and for a volume without nodePublishSecretRef. If nothing
+		// else is wrong, package volume decides: the Secret of a published volume may lose its data.
 		if emptied, others := attributes.Parse(attrs, true); len(others) == 0 {
 			spec, errs = emptied, nil
 		}
@@ -89,15 +90,15 @@ func (b Binding) publishRequest(req *csi.NodePublishVolumeRequest) (volume.Reque
 	}, p.err()
 }
 
-// secretsOf are the secrets of a request that come from a Secret. With serviceAccountTokenInSecrets in the CSIDriver
-// object kubelet puts the pod's tokens there too.
+// secretsOf returns the secrets of a request that come from a Secret. If the CSIDriver object has
+// serviceAccountTokenInSecrets, kubelet also puts the pod's tokens there.
 func secretsOf(req *csi.NodePublishVolumeRequest) map[string]string {
 	secrets := maps.Clone(req.GetSecrets())
 	maps.DeleteFunc(secrets, func(key, _ string) bool { return strings.HasPrefix(key, kubeletKeys) })
 	return secrets
 }
 
-// capability checks how the volume is to be mounted, and returns the pod's fsGroup.
+// capability checks the volume capability, and returns the pod's fsGroup.
 func (p *problems) capability(c *csi.VolumeCapability) (group *uint32) {
 	if c == nil {
 		p.add("volume_capability must be set")
@@ -129,7 +130,7 @@ func (p *problems) capability(c *csi.VolumeCapability) (group *uint32) {
 	return group
 }
 
-// pod checks what kubelet says about the pod.
+// pod checks kubelet's information about the pod.
 func (p *problems) pod(pod volume.Pod, ephemeral string) {
 	if pod.Namespace == "" || pod.Name == "" || pod.UID == "" || ephemeral == "" {
 		p.add("kubelet did not say whose volume it is: the CSIDriver object %s must have podInfoOnMount: true", Name)
@@ -149,7 +150,7 @@ func (p *problems) pod(pod volume.Pod, ephemeral string) {
 	}
 }
 
-// unpublishRequest checks an unpublish request and returns its target, with links resolved.
+// unpublishRequest checks an unpublish request and returns its target path without symbolic links.
 func (b Binding) unpublishRequest(req *csi.NodeUnpublishVolumeRequest) (target string, err error) {
 	if req.GetVolumeId() == "" || req.GetTargetPath() == "" {
 		return "", errors.New("volume_id and target_path must be set")

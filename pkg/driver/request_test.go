@@ -24,14 +24,14 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
 )
 
-// These must never be in a message. They are in every bad request of these tests.
+// These values must never be in a message. Every bad request of these tests has them.
 const (
 	tokenCanary  = "eyJ-canary-of-the-token"
 	secretCanary = "canary-of-the-secret"
 	keyTokens    = "csi.storage.k8s.io/serviceAccount.tokens"
 )
 
-// set changes the volume_context by pairs of key and value.
+// set changes the volume_context with pairs of key and value.
 func set(pairs ...string) func(*csi.NodePublishVolumeRequest) {
 	return func(r *csi.NodePublishVolumeRequest) {
 		for i := 0; i < len(pairs); i += 2 {
@@ -40,7 +40,7 @@ func set(pairs ...string) func(*csi.NodePublishVolumeRequest) {
 	}
 }
 
-// volumeOf names a volume of the pod in place of a Secret, with more pairs of attributes.
+// volumeOf replaces the Secret by a volume of the pod, with more pairs of attributes.
 func volumeOf(name string, pairs ...string) func(*csi.NodePublishVolumeRequest) {
 	return func(r *csi.NodePublishVolumeRequest) {
 		delete(r.VolumeContext, "secretName")
@@ -48,12 +48,12 @@ func volumeOf(name string, pairs ...string) func(*csi.NodePublishVolumeRequest) 
 	}
 }
 
-// unset takes a key out of the volume_context.
+// unset removes a key from the volume_context.
 func unset(key string) func(*csi.NodePublishVolumeRequest) {
 	return func(r *csi.NodePublishVolumeRequest) { delete(r.VolumeContext, key) }
 }
 
-// mount changes how the volume is to be mounted.
+// mount changes the capability of the volume.
 func mount(change func(*csi.VolumeCapability_MountVolume)) func(*csi.NodePublishVolumeRequest) {
 	return func(r *csi.NodePublishVolumeRequest) { change(r.GetVolumeCapability().GetMount()) }
 }
@@ -70,7 +70,7 @@ func flags(flags ...string) func(*csi.NodePublishVolumeRequest) {
 	return mount(func(m *csi.VolumeCapability_MountVolume) { m.MountFlags = flags })
 }
 
-// publish sends a request to the Node service, and returns what reaches the Volumes, if anything does.
+// publish sends a request to the Node service. It returns the request that reaches the Volumes, or nil.
 func publish(t testing.TB, b Binding, req *csi.NodePublishVolumeRequest) (*volume.Request, error) {
 	t.Helper()
 	var reached *volume.Request
@@ -227,7 +227,7 @@ func TestPublishRefuses(t *testing.T) {
 			message := status.Convert(err).Message()
 			says(t, message, test.says...)
 			for key, value := range req.GetVolumeContext() {
-				// "true" is a word of the messages themselves.
+				// The messages contain the word "true" themselves.
 				if strings.HasPrefix(key, "csi.storage.k8s.io/") && len(value) > 4 && strings.Contains(message, value) {
 					t.Errorf("the value of %s is in: %s", key, message)
 				}
@@ -237,7 +237,7 @@ func TestPublishRefuses(t *testing.T) {
 	}
 }
 
-// fitForAnEvent fails t if there is something in a message that must not be.
+// fitForAnEvent fails t if a message has a part that an Event must not have.
 func fitForAnEvent(t testing.TB, message string) {
 	t.Helper()
 	for _, canary := range []string{tokenCanary, secretCanary} {
@@ -328,7 +328,7 @@ func TestPublishAccepts(t *testing.T) {
 		}, func(r *volume.Request) {
 			r.Spec.Sources, r.Secrets = []attributes.Source{{Mode: 0o400}}, map[string]string{"k": "v"}
 		}},
-		// Who can forge this alone is root on the node: a pod author can't know the uid of a pod that is not made yet.
+		// Only root on the node can forge this, because a pod's author can't know the uid of a future pod.
 		{"a namespace that is not the pod's, with the right uid (H-043)", set(keyPodNamespace, "kube-system"),
 			func(r *volume.Request) { r.Pod.Namespace = "kube-system" }},
 	} {
@@ -351,7 +351,7 @@ func TestPublishAccepts(t *testing.T) {
 	}
 }
 
-// What csi-sanity sends is not read-only and of no pod's directory, but the rest counts for it too.
+// The requests of csi-sanity are not read-only and their targets belong to no pod, but the other rules apply to them.
 func TestLenientPublish(t *testing.T) {
 	lenient := Binding{root: testRoot, resolved: testRoot, lenient: true}
 	req := request(t, testRoot)
@@ -479,9 +479,8 @@ func TestStats(t *testing.T) {
 	}
 }
 
-// FuzzPublishRequest checks, with any request that the wire can carry, that the driver does not panic, that it refuses
-// or publishes and never both, that what it publishes is bound to the pod whose directory it is, and that no secret
-// gets into a message.
+// FuzzPublishRequest checks that the driver does not panic on any valid protobuf message, that it either refuses or
+// publishes, that a published volume belongs to the pod of its directory, and that no secret appears in a message.
 func FuzzPublishRequest(f *testing.F) {
 	root := request(f, testRoot)
 	for _, change := range []func(*csi.NodePublishVolumeRequest){
@@ -545,7 +544,7 @@ func FuzzPublishRequest(f *testing.F) {
 	})
 }
 
-// bound says what is wrong with a request that was accepted, by other means than the driver's.
+// bound returns an error if an accepted request is wrong. It does not use the driver's code.
 func bound(got *volume.Request, req *csi.NodePublishVolumeRequest, root string) error {
 	parts := strings.Split(got.TargetPath, "/")
 	context := req.GetVolumeContext()

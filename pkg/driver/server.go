@@ -16,15 +16,16 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 )
 
-// drain is how long running calls may take to end when the driver stops, on each of its two sockets. A pod has 30 s to
-// end.
+// drain is the longest time for running calls to end when the driver stops, for each of its two sockets. Kubelet gives
+// a pod 30 s to end.
 const drain = 10 * time.Second
 
-// Run serves CSI, registers with kubelet, and returns when ctx and all calls have ended, or when serving fails. Mounts
-// stay as they are.
+// Run serves CSI and registers with kubelet. It returns after ctx and all calls have ended, or when serving fails. It
+// leaves the mounts as they are.
 //
-// At the start CSI comes first, because kubelet calls NodeGetInfo as soon as it sees the registration socket. At the
-// end the registration socket goes first, so that kubelet sends no more calls; then running calls end.
+// At the start, Run serves CSI before it creates the registration socket, because kubelet calls NodeGetInfo as soon as
+// it sees that socket. At the end, Run removes the registration socket first, so that kubelet sends no more calls, and
+// then waits for running calls.
 func (d *Driver) Run(ctx context.Context) error {
 	working, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
@@ -57,8 +58,10 @@ func (d *Driver) Run(ctx context.Context) error {
 	return nil
 }
 
-// serve serves on a socket until stop is called, which waits for running calls.
-func (d *Driver) serve(serving *sync.WaitGroup, fatal context.CancelCauseFunc, path string, register func(grpc.ServiceRegistrar)) (stop func(), err error) {
+// serve serves on a socket until stop is called. stop waits for running calls.
+func (d *Driver) serve(
+	serving *sync.WaitGroup, fatal context.CancelCauseFunc, path string, register func(grpc.ServiceRegistrar),
+) (stop func(), err error) {
 	listener, err := Listen(path)
 	if err != nil {
 		return nil, err
@@ -67,9 +70,10 @@ func (d *Driver) serve(serving *sync.WaitGroup, fatal context.CancelCauseFunc, p
 		grpc.ConnectionTimeout(3*time.Second),
 		grpc.MaxConcurrentStreams(1000),
 		grpc.MaxRecvMsgSize(d.MaxMessageBytes),
-		// gRPC's default. If the size were not set, the server would measure the bandwidth with a ping in each call.
+		// This is gRPC's default. Without the option, the server would measure the bandwidth with a ping in each call.
 		grpc.StaticStreamWindowSize(64<<10),
-		// A goroutine that stays keeps its stack. The stack of a new one is copied several times until a publish fits.
+		// A worker goroutine keeps its stack. The stack of a new goroutine would be copied several times until it is large
+		// enough for a publish.
 		grpc.NumStreamWorkers(2),
 	)
 	register(observed{server, d})

@@ -19,20 +19,21 @@ import (
 // maxSocketPath is the longest path of a unix socket, in bytes (unix(7): 108 with the terminating zero).
 const maxSocketPath = 107
 
-// Socket is a listening unix socket that takes root's connections only.
+// Socket is a listening unix socket that accepts only connections of root.
 type Socket struct {
 	*net.UnixListener
 	path string
 	self os.FileInfo
 }
 
-// Listen makes a socket at path. The socket appears there with mode 0600 in one step: Listen binds it under a hidden
-// name, which kubelet ignores in plugins_registry, and renames it. A socket that an earlier process left is replaced;
-// anything else at path is an error.
+// Listen makes a socket at path. The socket appears at path with mode 0600 in one step: Listen binds it under a hidden
+// name, which kubelet ignores in plugins_registry, and renames it. Listen replaces a socket that an earlier process
+// left. Any other file at path is an error.
 func Listen(path string) (*Socket, error) {
 	hidden := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
 	if len(hidden) > maxSocketPath {
-		return nil, fmt.Errorf("socket path %s is longer than the %d bytes that a unix socket can have", path, maxSocketPath-1)
+		return nil, fmt.Errorf("socket path %s is longer than the %d bytes that a unix socket can have",
+			path, maxSocketPath-1)
 	}
 	for _, p := range []string{path, hidden} {
 		if st, err := os.Lstat(p); err == nil && st.Mode().Type() != fs.ModeSocket {
@@ -41,7 +42,8 @@ func Listen(path string) (*Socket, error) {
 	}
 	dir := filepath.Dir(path)
 	if st, err := os.Stat(dir); err != nil || !st.IsDir() {
-		return nil, fmt.Errorf("the directory %s for the socket is not there; is --kubelet-root kubelet's root directory, and its directory of this plugin mounted?", dir)
+		return nil, fmt.Errorf("the directory %s for the socket is not there; "+
+			"is --kubelet-root kubelet's root directory, and its directory of this plugin mounted?", dir)
 	}
 	if err := os.Remove(hidden); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -50,7 +52,7 @@ func Listen(path string) (*Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Closing must not unlink by name: another instance may have its socket there by then.
+	// Closing must not unlink by name, because the name may already belong to the socket of another instance.
 	l.SetUnlinkOnClose(false)
 	failpoint.Hit("driver-socket-bound")
 	s := &Socket{UnixListener: l, path: path}
@@ -70,7 +72,7 @@ func (s *Socket) appear(hidden string) (err error) {
 	return os.Rename(hidden, s.path)
 }
 
-// Unlink removes the socket from the file system, if it is still this one.
+// Unlink removes the socket from the file system, if path still names this socket.
 func (s *Socket) Unlink() {
 	if now, err := os.Lstat(s.path); err == nil && os.SameFile(now, s.self) {
 		if err := os.Remove(s.path); err != nil {
@@ -79,8 +81,8 @@ func (s *Socket) Unlink() {
 	}
 }
 
-// Accept implements net.Listener. It refuses peers that are not root, whatever the modes of the socket and its
-// directories have become: a peer that can call the driver can get any pod's volume.
+// Accept implements net.Listener. It refuses peers that are not root, regardless of the modes of the socket and its
+// directories: a peer that can call the driver can get the volume of any pod.
 func (s *Socket) Accept() (net.Conn, error) {
 	for {
 		conn, err := s.AcceptUnix()
@@ -96,7 +98,7 @@ func (s *Socket) Accept() (net.Conn, error) {
 	}
 }
 
-// peerUID is the user at the other end when it connected (SO_PEERCRED of unix(7)).
+// peerUID returns the user of the process that made the connection (SO_PEERCRED of unix(7)).
 func peerUID(conn *net.UnixConn) (uid uint32, err error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {

@@ -27,7 +27,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// listening makes a socket that is closed and gone when t ends.
+// listening makes a socket that is closed and removed when t ends.
 func listening(t *testing.T, path string) *Socket {
 	t.Helper()
 	s, err := Listen(path)
@@ -41,7 +41,7 @@ func listening(t *testing.T, path string) *Socket {
 	return s
 }
 
-// reaches fails t unless a connection to path gets to s.
+// reaches fails t unless a connection to path reaches s.
 func reaches(t *testing.T, path string, s *Socket) {
 	t.Helper()
 	conn, err := net.Dial("unix", path)
@@ -74,8 +74,8 @@ func TestSocketIsRootsAlone(t *testing.T) {
 	reaches(t, path, s)
 }
 
-// Kubelet dials a socket as soon as it sees its name: it must be ready by then. Names that begin with a dot it passes
-// over.
+// Kubelet dials a socket as soon as its name appears, so the socket must be ready by then. Kubelet ignores names that
+// begin with a dot.
 func TestSocketAppearsByRename(t *testing.T) {
 	testkit.NothingLeft(t)
 	dir := shortDir(t)
@@ -87,7 +87,7 @@ func TestSocketAppearsByRename(t *testing.T) {
 	}
 }
 
-// watch has the kernel keep what happens to the names in directories, in order, until t ends.
+// watch records the changes of the names in directories, in order, until t ends.
 func watch(t *testing.T, dirs ...string) (events func() []string) {
 	t.Helper()
 	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
@@ -121,7 +121,7 @@ func watch(t *testing.T, dirs ...string) (events func() []string) {
 func TestSocketReplacesAStaleOne(t *testing.T) {
 	testkit.NothingLeft(t)
 	path := filepath.Join(shortDir(t), "csi.sock")
-	// What a killed driver leaves, if it was killed at the worst time.
+	// A driver that is killed at the worst time leaves these sockets.
 	for _, stale := range []string{path, filepath.Join(filepath.Dir(path), ".csi.sock")} {
 		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: stale, Net: "unix"})
 		if err != nil {
@@ -198,7 +198,7 @@ func TestSocketNeedsItsDirectory(t *testing.T) {
 	}
 }
 
-// After an upgrade the old driver may end when the new one serves already.
+// After an upgrade, the old driver may end when the new one serves already.
 func TestSocketTakesOnlyItselfAway(t *testing.T) {
 	testkit.NothingLeft(t)
 	path := filepath.Join(shortDir(t), "csi.sock")
@@ -206,7 +206,7 @@ func TestSocketTakesOnlyItselfAway(t *testing.T) {
 	b := listening(t, path)
 	a.Unlink()
 	reaches(t, path, b)
-	// A third that is just about to appear.
+	// A third socket is about to appear.
 	hidden := filepath.Join(filepath.Dir(path), ".csi.sock")
 	c, err := net.Listen("unix", hidden)
 	if err != nil {
@@ -248,14 +248,14 @@ func TestAnOldDriverLeavesTheNewOnesSocketsAlone(t *testing.T) {
 	answers(t, dial(t, b.Endpoint))
 }
 
-// How a client begins (RFC 9113, 3.4): a preface, and a SETTINGS frame.
+// These bytes are the beginning of a client's connection (RFC 9113, 3.4): a preface, and a SETTINGS frame.
 const (
 	preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 	hello   = preface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 )
 
-// speak is a process that speaks HTTP/2 to the socket in its argument. It fails if it can't connect, and says what it
-// got in return.
+// speak is a process that speaks HTTP/2 to the socket in its argument. It fails if it can't connect, and prints the
+// answer.
 func speak(args []string) error {
 	conn, err := net.Dial("unix", args[0])
 	if err != nil {
@@ -267,7 +267,7 @@ func speak(args []string) error {
 	return nil
 }
 
-// converse sends bytes and reads until the other end hangs up; err is a timeout if it does not.
+// converse sends bytes and reads until the other end closes the connection. err is a timeout if that does not happen.
 func converse(conn net.Conn, send []byte) (got []byte, err error) {
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return nil, err
@@ -290,7 +290,7 @@ func TestPeersThatAreNotRootAreRefused(t *testing.T) {
 	mine := dial(t, r.Endpoint)
 	answers(t, mine)
 	for _, socket := range []string{r.Endpoint, r.RegistrationSocket} {
-		// Somebody opened it all up.
+		// The modes permit everybody to connect.
 		for path := socket; path != filepath.Dir(r.root); path = filepath.Dir(path) {
 			if err := os.Chmod(path, 0o777); err != nil {
 				t.Fatal(err)
@@ -304,7 +304,7 @@ func TestPeersThatAreNotRootAreRefused(t *testing.T) {
 				t.Errorf("%s: %q, %v; want %q", socket, out, err, want)
 			}
 		}
-		// Root with the same words is heard: it is the user that was refused.
+		// The driver answers root with the same bytes, so the user was the reason for the refusal.
 		conn, err := net.Dial("unix", socket)
 		if err != nil {
 			t.Fatal(err)
@@ -368,7 +368,7 @@ func TestWhatIsNotGRPCDisturbsNobody(t *testing.T) {
 	}
 	talking.Wait()
 	answers(t, dial(t, r.Endpoint))
-	// By the driver, 3 s after the last of them came. The bound is for a machine that is busy.
+	// The driver closes the connection 3 s after the last byte. The bound here is for a busy machine.
 	for i, conn := range silent {
 		if err := conn.SetReadDeadline(connected.Add(15 * time.Second)); err != nil {
 			t.Fatal(err)
@@ -394,14 +394,14 @@ func TestAMessageThatIsTooLongIsRefused(t *testing.T) {
 		t.Errorf("5 MiB: %v", status.Code(err))
 	}
 	says(t, err.Error(), "larger than max")
-	// gRPC answers before the driver hears of it. The log is the last that it does.
+	// gRPC answers before it calls the driver. The driver writes the log last.
 	testkit.Eventually(t, 10*time.Second, "the driver to log it",
 		func() bool { return strings.Contains(log.Text(), "could not be read") })
 	says(t, log.Text(), "A request could not be read", `method="NodePublishVolume"`, "(--max-message-bytes)")
 	if n := metric(t, r.Driver, "fsuser_rpc_duration_seconds", "ResourceExhausted", "NodePublishVolume"); n != 1 {
 		t.Errorf("%v calls were counted, want 1", n)
 	}
-	// The most that a Secret can hold has room.
+	// The largest Secret is accepted.
 	req.Secrets = map[string]string{"k": strings.Repeat("x", 1<<20)}
 	if _, err := csi.NewNodeClient(conn).NodePublishVolume(deadline(t), req); err != nil {
 		t.Errorf("1 MiB: %v", err)

@@ -15,11 +15,11 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
 )
 
-// statuses are the codes of errors. The first that fits counts.
+// statuses returns the codes of errors. The first matching entry counts.
 //
-// To kubelet, Canceled, DeadlineExceeded, Unavailable, ResourceExhausted and Aborted mean that the call may have left
-// something, so that kubelet calls NodeUnpublishVolume; all other codes mean that it has not (csi_client.go,
-// isFinalError). Kubelet retries after any of them. So a failure that could not be undone comes first.
+// For kubelet, Canceled, DeadlineExceeded, Unavailable, ResourceExhausted and Aborted mean that the call may have left
+// something, so kubelet calls NodeUnpublishVolume. All other codes mean that nothing is left (csi_client.go,
+// isFinalError). Kubelet retries after any code. Therefore a failure that could not be undone is the first entry.
 func statuses() []struct {
 	is   error
 	code codes.Code
@@ -37,7 +37,8 @@ func statuses() []struct {
 		{volume.ErrInvalid, codes.InvalidArgument},
 		{volume.ErrPrecondition, codes.FailedPrecondition},
 		{volume.ErrExhausted, codes.ResourceExhausted},
-		// Before the reasons of package source: an object is also unavailable if there is no descriptor for the connection.
+		// These come before the reasons of package source, because an object is unavailable, too, if there is no descriptor
+		// for the connection.
 		{unix.ENOSPC, codes.ResourceExhausted},
 		{unix.ENOMEM, codes.ResourceExhausted},
 		{unix.EDQUOT, codes.ResourceExhausted},
@@ -49,7 +50,7 @@ func statuses() []struct {
 	}
 }
 
-// toStatus makes an error of package volume a gRPC status. Its text goes into an Event of the pod as it is.
+// toStatus turns an error of package volume into a gRPC status. An Event of the pod shows its text unchanged.
 func toStatus(err error) error {
 	if errors.Is(err, unix.EMFILE) {
 		err = fmt.Errorf("%w (--max-open-files)", err)

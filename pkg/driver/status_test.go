@@ -68,7 +68,7 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-// Kubelet never calls NodeUnpublishVolume after a code that says that nothing is left, and the pod would hang in
+// After a final code, kubelet never calls NodeUnpublishVolume. If something was left, the pod would hang in
 // Terminating.
 func TestWhatIsLeftBehindIsNeverAFinalError(t *testing.T) {
 	for _, s := range statuses() {

@@ -2,18 +2,17 @@
 
 // Package event writes Events about pods (kubectl describe pod shows them).
 //
-// Events of one reason about one volume of a pod share an Event object with a count. The last Event that was recorded
-// about a volume is the last one that is written: a pause between writes delays it, and drops only Events that it
-// replaces.
-// Writing is best effort: an Event that can't be written is dropped and counted, and never tried again. client-go has a
-// recorder that does more, but links half of the OpenAPI libraries (docs/decisions/0006-own-event-recorder.md).
+// Events with the same reason about the same volume of a pod share an Event object with a count. The Event that was
+// recorded last about a volume is written last: a pause between writes delays it, and drops only Events that it
+// replaces. Writing is best effort: the Recorder drops and counts an Event that can't be written, and does not retry.
+// client-go has a recorder with more features, but it links half of the OpenAPI libraries
+// (docs/decisions/0006-own-event-recorder.md).
 package event
 
 import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"runtime/debug"
@@ -33,19 +32,20 @@ import (
 )
 
 const (
-	// queued is how many Events wait to be written; more are dropped.
+	// queued is the number of Events that can wait to be written. The Recorder drops more Events.
 	queued = 256
-	// remembered is how many kinds of Event (volume and reason) are counted in an existing object.
+	// remembered is the number of kinds of Event (volume and reason) that are counted in an existing object.
 	remembered = 1024
-	// quiet is the pause between two writes of one kind of Event. Events in between are counted, and the last one waits.
+	// quiet is the pause between two writes of one kind of Event. Events during the pause are counted, and the last one
+	// waits.
 	quiet = 10 * time.Second
-	// maxMessage is what the API server takes, in bytes (ValidateEventUpdate of Kubernetes).
+	// maxMessage is the longest message that the API server accepts, in bytes (ValidateEventUpdate of Kubernetes).
 	maxMessage = 1024
-	// writeTimeout bounds one request.
+	// writeTimeout bounds a request.
 	writeTimeout = 10 * time.Second
 )
 
-// Pod names the pod that an Event is about.
+// Pod identifies the pod that an Event is about.
 type Pod struct {
 	Namespace, Name, UID string
 }
@@ -62,16 +62,16 @@ const (
 // Event is something that happened to a volume of a pod, or to the driver's own pod.
 type Event struct {
 	Pod Pod
-	// Volume is the name of the volume in the pod, and empty in an Event about the driver. It is not written: Events about
-	// one volume replace each other.
+	// Volume is the name of the volume in the pod. It is empty in an Event about the driver. It is not written: Events
+	// about the same volume replace each other.
 	Volume string
 	Type   Type
-	// Reason is a CamelCase word for machines, Message a sentence for people. Neither has a value of an object.
+	// Reason is a CamelCase word for machines, and Message a sentence for people. Neither has a value of an object.
 	Reason  string
 	Message string
 }
 
-// Recorder writes Events. Safe for concurrent use.
+// Recorder writes Events. It is safe for concurrent use.
 type Recorder struct {
 	client          rest.Interface
 	component, host string
@@ -80,8 +80,8 @@ type Recorder struct {
 	dropped atomic.Int64
 }
 
-// New returns a Recorder that writes through client, which must know core/v1. component and host (the node) are named
-// in each Event. It starts nothing: call Run.
+// New returns a Recorder that writes with client, which must know core/v1. Each Event names component and host (the
+// node). New starts nothing: call Run.
 func New(client rest.Interface, component, host string) *Recorder {
 	return &Recorder{client: client, component: component, host: host, queue: make(chan Event, queued)}
 }
@@ -95,10 +95,10 @@ func (r *Recorder) Record(e Event) {
 	}
 }
 
-// Dropped is how many Events could not be written.
+// Dropped returns the number of Events that could not be written.
 func (r *Recorder) Dropped() int64 { return r.dropped.Load() }
 
-// Run writes Events until ctx ends. Events that wait then are lost.
+// Run writes Events until ctx ends. Events that wait at that time are lost.
 func (r *Recorder) Run(ctx context.Context) {
 	s := series{known: map[kind]*written{}, waiting: map[subject]Event{}}
 	for {
@@ -127,7 +127,7 @@ type subject struct {
 	volume string
 }
 
-// kind is what Events in one Event object have in common.
+// kind is what the Events of one Event object have in common.
 type kind struct {
 	subject
 	reason string
@@ -137,7 +137,7 @@ func (e Event) subject() subject { return subject{e.Pod, e.Volume} }
 
 func (e Event) kind() kind { return kind{e.subject(), e.Reason} }
 
-// written is the object of a kind.
+// written is the Event object of a kind.
 type written struct {
 	name  string
 	count int32
@@ -147,13 +147,13 @@ type written struct {
 // series has the Event objects that were written, and the Events that wait. Only Run uses it.
 type series struct {
 	known map[kind]*written
-	// waiting has the last Event of a subject during the pause of its kind. Only known kinds wait, so there are never
-	// many.
+	// waiting has the last Event of a subject during the pause of its kind. It stays small, because only Events of known
+	// kinds wait.
 	waiting map[subject]Event
 }
 
-// mustWait counts an Event and reports whether it has to wait. Either way the Event replaces an earlier one of its
-// subject that waits: the earlier one is counted already, and must not be written after this one.
+// mustWait counts an Event and reports whether it has to wait. In both cases the Event replaces a waiting earlier one
+// of its subject: the earlier Event is counted already, and must not be written after this one.
 func (s *series) mustWait(e Event, now time.Time) bool {
 	delete(s.waiting, e.subject())
 	w := s.known[e.kind()]
@@ -168,10 +168,10 @@ func (s *series) mustWait(e Event, now time.Time) bool {
 	return true
 }
 
-// next is the Event whose wait ends first, and when it ends.
+// next returns the Event whose wait ends first, and the end of the wait.
 func (s *series) next() (e Event, due time.Time, some bool) {
 	for _, waiting := range s.waiting {
-		var at time.Time // zero, so at once, if its object has been forgotten meanwhile
+		var at time.Time // It stays zero, so that the Event is due at once, if the object has been forgotten.
 		if w := s.known[waiting.kind()]; w != nil {
 			at = w.at.Add(quiet)
 		}
@@ -182,7 +182,7 @@ func (s *series) next() (e Event, due time.Time, some bool) {
 	return e, due, some
 }
 
-// remember makes room by forgetting kinds whose pause is over. Without room, the next Event of the kind makes a new
+// remember forgets kinds whose pause is over, to make room for k. Without room, the next Event of the kind makes a new
 // object.
 func (s *series) remember(k kind, w *written) {
 	if len(s.known) >= remembered {
@@ -197,20 +197,20 @@ func (s *series) remember(k kind, w *written) {
 func (r *Recorder) write(ctx context.Context, s *series, e Event, now time.Time) {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	if err := r.sendSafely(ctx, s, e, now); err != nil {
+	log := klog.LoggerWithValues(klog.FromContext(ctx), "pod", klog.KRef(e.Pod.Namespace, e.Pod.Name), "reason", e.Reason)
+	if err := r.sendSafely(klog.NewContext(ctx, log), s, e, now); err != nil {
 		r.dropped.Add(1)
-		pod := klog.KRef(e.Pod.Namespace, e.Pod.Name)
-		klog.V(2).ErrorS(errors.New(apierror.Message(err)), "Event not written", "pod", pod, "reason", e.Reason)
+		log.V(2).Info("Event not written", "err", apierror.Message(err))
 	}
 }
 
-// sendSafely keeps a panic of one Event from ending the driver.
+// sendSafely prevents a panic in writing one Event from ending the driver.
 func (r *Recorder) sendSafely(ctx context.Context, s *series, e Event, now time.Time) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			// The value could hold anything; the log gets its type alone.
+			// The value of the panic could hold a secret, so the log shows only its type.
 			err = fmt.Errorf("writing panicked with a %T", p)
-			klog.ErrorS(err, "The driver has a bug", "reason", e.Reason, "stack", string(debug.Stack()))
+			klog.FromContext(ctx).Error(err, "The driver has a bug", "stack", string(debug.Stack()))
 		}
 	}()
 	return r.send(ctx, s, e, now)
@@ -224,7 +224,7 @@ func (r *Recorder) send(ctx context.Context, s *series, e Event, now time.Time) 
 			w.at = now
 			return err
 		}
-		// The API server forgets Events after an hour.
+		// The API server deletes Events after an hour.
 		delete(s.known, k)
 	}
 	object := r.object(e, now)
@@ -238,7 +238,7 @@ func (r *Recorder) send(ctx context.Context, s *series, e Event, now time.Time) 
 func (r *Recorder) object(e Event, now time.Time) *corev1.Event {
 	return &corev1.Event{
 		ObjectMeta: metav1.ObjectMeta{
-			// As client-go names them: the pod, and something unique. A name has at most 253 characters.
+			// client-go names Events in the same way: the pod, and something unique. A name has at most 253 characters.
 			Name:      strings.TrimRight(e.Pod.Name[:min(len(e.Pod.Name), 200)], "-.") + "." + strings.ToLower(rand.Text()[:16]),
 			Namespace: e.Pod.Namespace,
 		},
@@ -252,13 +252,15 @@ func (r *Recorder) object(e Event, now time.Time) *corev1.Event {
 	}
 }
 
-// repeat counts up the object that is there.
+// repeat increments the count of the existing object.
 func (r *Recorder) repeat(ctx context.Context, e Event, w *written, now time.Time) error {
 	patch, err := json.Marshal(map[string]any{
-		"count": w.count, "lastTimestamp": metav1.NewTime(now), "message": text.Shorten(e.Message, maxMessage-len("…")), "type": e.Type,
+		"count": w.count, "lastTimestamp": metav1.NewTime(now), "message": text.Shorten(e.Message, maxMessage-len("…")),
+		"type": e.Type,
 	})
 	if err != nil {
 		return err
 	}
-	return r.client.Patch(types.MergePatchType).Namespace(e.Pod.Namespace).Resource("events").Name(w.name).Body(patch).Do(ctx).Error()
+	return r.client.Patch(types.MergePatchType).Namespace(e.Pod.Namespace).Resource("events").Name(w.name).Body(patch).
+		Do(ctx).Error()
 }

@@ -26,14 +26,14 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// request is what the API server got: a POST's Event, or a PATCH's fields.
+// request is a request to the API server: the Event of a POST, or the fields of a PATCH.
 type request struct {
 	method, path string
 	event        corev1.Event
 	patch        map[string]any
 }
 
-// apiServer is a fake that records requests; that real ones take them is shown by test/integration/driver.
+// apiServer is a fake that records requests. test/integration/driver shows that real API servers accept them.
 type apiServer struct {
 	t      *testing.T
 	codecs serializer.CodecFactory
@@ -117,7 +117,7 @@ func (s *apiServer) breaks(broken bool) {
 
 func pod(name string) Pod { return Pod{Namespace: "team", Name: name, UID: "uid-" + name} }
 
-// run runs a Recorder in a bubble where time passes at will.
+// run runs a Recorder in a synctest bubble.
 func run(t *testing.T, test func(*testing.T, *Recorder, *apiServer)) {
 	synctest.Test(t, func(t *testing.T) {
 		server, client := newAPIServer(t)
@@ -169,7 +169,7 @@ func TestAPanicCostsOneEvent(t *testing.T) {
 	reliability.Shown(t, "F-30", "a panic costs one Event")
 }
 
-// A pod's name has up to 253 characters, and so has the Event's, which is longer by its unique part.
+// The name of a pod has up to 253 characters. The name of an Event has the same limit, and adds a unique part.
 func TestAnEventOfALongPodNameHasAValidName(t *testing.T) {
 	for _, name := range []string{strings.Repeat("a", 253), strings.Repeat("a", 199) + "-" + strings.Repeat("b", 53),
 		strings.Repeat("a", 199) + ".b"} {
@@ -197,7 +197,7 @@ func TestLikeEventsAreCountedAndWrittenSeldom(t *testing.T) {
 		if len(first) != 1 {
 			t.Fatalf("100 like events in no time made %d requests, want 1", len(first))
 		}
-		time.Sleep(quiet) // the bubble's time
+		time.Sleep(quiet) // This is the time of the bubble.
 		synctest.Wait()
 		second := s.take()
 		if len(second) != 1 || second[0].method != http.MethodPatch ||
@@ -210,7 +210,7 @@ func TestLikeEventsAreCountedAndWrittenSeldom(t *testing.T) {
 			t.Fatalf("%+v", third)
 		}
 
-		// Another pod, or another reason, is another Event.
+		// An Event about another pod, or with another reason, is a separate Event.
 		r.Record(Event{Pod: pod("db"), Type: Warning, Reason: "R"})
 		r.Record(Event{Pod: pod("web"), Type: Normal, Reason: "S"})
 		synctest.Wait()
@@ -218,7 +218,7 @@ func TestLikeEventsAreCountedAndWrittenSeldom(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 
-		// The API server has forgotten it: it is made anew.
+		// The API server has deleted the object, so the Recorder makes a new one.
 		time.Sleep(quiet)
 		s.answers(http.StatusNotFound)
 		record(1)
@@ -228,8 +228,8 @@ func TestLikeEventsAreCountedAndWrittenSeldom(t *testing.T) {
 	})
 }
 
-// Each Event comes a second after the one before, and a bit, so that none comes just as a pause ends. The pod shows
-// what it does an hour later: each object with its count, the last written last.
+// Each Event comes a little more than a second after the previous one, so that no Event comes at the end of a pause.
+// The API server shows the result an hour later: each object with its count, the last written one last.
 func TestTheLastEventOfAVolumeIsWrittenLast(t *testing.T) {
 	failed := func(volume, why string) Event {
 		return Event{Pod: pod("web"), Volume: volume, Type: Warning, Reason: "Failed", Message: volume + ": " + why}
@@ -245,7 +245,7 @@ func TestTheLastEventOfAVolumeIsWrittenLast(t *testing.T) {
 		name   string
 		events []Event
 		want   []string
-		// requests is how many there are at most.
+		// requests is the largest number of requests.
 		requests int
 	}{
 		{"two volumes of a pod fail together, and each is named", []Event{failed("a", "forbidden"), failed("b", "too large")},
@@ -279,7 +279,7 @@ func TestTheLastEventOfAVolumeIsWrittenLast(t *testing.T) {
 	}
 }
 
-// shown are the objects that the requests made, as kubectl shows them.
+// shown returns the objects that the requests made, as kubectl shows them.
 func shown(requests []request) (texts []string) {
 	objects := map[string]corev1.Event{}
 	var order []string
@@ -317,7 +317,7 @@ func TestHowMuchIsRememberedIsBounded(t *testing.T) {
 		}
 		record(0, remembered+1)
 		s.take()
-		// All wait but the last, for which there was no room.
+		// All Events wait except the last one, for which there was no room.
 		record(0, remembered+1)
 		if got := s.take(); len(got) != 1 || got[0].event.InvolvedObject.Name != fmt.Sprint("p-", remembered) {
 			t.Errorf("%d requests, want one for the last pod", len(got))
@@ -327,7 +327,7 @@ func TestHowMuchIsRememberedIsBounded(t *testing.T) {
 		if got := s.take(); len(got) != remembered || patches(got) != remembered {
 			t.Errorf("%d requests, %d of them patches; want %d of what waited", len(got), patches(got), remembered)
 		}
-		// Old ones make room.
+		// Old kinds make room.
 		time.Sleep(quiet)
 		record(remembered, remembered+2)
 		time.Sleep(quiet)
@@ -338,7 +338,7 @@ func TestHowMuchIsRememberedIsBounded(t *testing.T) {
 	})
 }
 
-// TestAnAnswerIsNotRepeated: a proxy can answer with the request, and the request has the driver's token.
+// TestAnAnswerIsNotRepeated answers like a proxy that returns the request, which contains the driver's token.
 func TestAnAnswerIsNotRepeated(t *testing.T) {
 	logged := testkit.LogOf(t, 5)
 	run(t, func(t *testing.T, r *Recorder, s *apiServer) {
@@ -362,7 +362,7 @@ func TestWhatCannotBeWrittenIsDroppedAndCounted(t *testing.T) {
 		}
 	})
 	_, client := newAPIServer(t)
-	r := New(client, "c", "h") // nobody runs it
+	r := New(client, "c", "h") // The Recorder does not run.
 	for range queued + 3 {
 		r.Record(Event{Pod: pod("web"), Reason: "R"})
 	}

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package lint finds in manifests what would keep a pod with volumes of this driver from starting, or from reading its
-// files, before a cluster is asked. Each problem has its place, the rule and the remedy.
+// Package lint finds problems in manifests that would prevent a pod with volumes of this driver from starting, or from
+// reading its files. It does not ask a cluster. Each problem has its place, the rule and the remedy.
 //
-// The rules of the vocabulary are those of pkg/attributes, which the driver itself uses. This package adds what needs a
-// view of the whole pod, or of how values are written.
+// The rules for attributes are those of pkg/attributes, which the driver itself applies. This package adds the rules
+// that concern the whole pod, or the way in which values are written.
 package lint
 
 import (
@@ -20,17 +20,17 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/manifest"
 )
 
-// Severity of a problem.
+// Severity is the severity of a problem.
 type Severity string
 
 const (
-	// Error is what the API server or the driver refuses, or what can't work.
+	// Error is a value that the API server or the driver refuses, or that can't work.
 	Error Severity = "error"
-	// Warning is what works, but probably not as the author wants it.
+	// Warning is a value that works, but is probably a mistake.
 	Warning Severity = "warning"
 )
 
-// Problem is one thing that is wrong.
+// Problem is one problem in a manifest.
 type Problem struct {
 	File     string   `json:"file"`
 	Line     int      `json:"line"`   // from 1
@@ -41,7 +41,7 @@ type Problem struct {
 	Message  string   `json:"message"`          // the rule and the remedy
 }
 
-// String is the problem in one line, as compilers write it.
+// String returns the problem in one line, in the format of compilers.
 func (p Problem) String() string {
 	place := strings.TrimSpace(p.Object + " " + p.Field)
 	if place != "" {
@@ -50,11 +50,11 @@ func (p Problem) String() string {
 	return fmt.Sprintf("%s:%d:%d: %s: %s%s", p.File, p.Line, p.Column, p.Severity, place, p.Message)
 }
 
-// Result is what lint finds in a file.
+// Result is the result of checking a file.
 type Result struct {
-	Problems []Problem // by line
-	Volumes  int       // of the driver that were checked
-	// Unreadable says that a document cannot be read. Problems says why.
+	Problems []Problem // sorted by line
+	Volumes  int       // the number of checked volumes of the driver
+	// Unreadable means that a document cannot be read. Problems has the reason.
 	Unreadable bool
 }
 
@@ -84,7 +84,7 @@ type linter struct {
 	result Result
 }
 
-// report adds a problem at the first of the values that is there, or else at the object.
+// report adds a problem. Its place is the first existing value of at, or else the object.
 func (l *linter) report(o manifest.Object, severity Severity, fieldPath string, message string, at ...*manifest.Node) {
 	p := Problem{File: l.file, Severity: severity, Object: o.Name(), Field: fieldPath, Message: message}
 	for _, n := range append(at, o.Node) {
@@ -123,7 +123,7 @@ func (l *linter) object(o manifest.Object) {
 	}
 }
 
-// misplaced finds annotations of this driver on an object that has pod templates, in place of these.
+// misplaced finds annotations of this driver on an object with pod templates, where the templates should have them.
 func (l *linter) misplaced(o manifest.Object, pods []manifest.Pod) {
 	o.Node.Walk(func(path string, n *manifest.Node) bool {
 		if slices.ContainsFunc(pods, func(pod manifest.Pod) bool { return pod.Node == n }) {
@@ -145,26 +145,27 @@ func (l *linter) misplaced(o manifest.Object, pods []manifest.Pod) {
 	})
 }
 
-// almostAnnotation reports whether an annotation was probably meant to be one of the driver's.
+// almostAnnotation reports whether an annotation is probably a misspelt annotation of the driver.
 func almostAnnotation(name string) bool {
 	prefix, _, found := strings.Cut(name, "/")
 	return found && almost(prefix)
 }
 
-// almost reports whether a name was probably meant to be the driver's: it has the driver's first word but for case and
-// hyphens, or two letters are wrong.
+// almost reports whether a name is probably a misspelt name of the driver: it begins with the driver's first word
+// except for case and hyphens, or two letters are wrong.
 func almost(name string) bool {
 	bare := strings.ReplaceAll(strings.ToLower(name), "-", "")
 	return name != attributes.Driver && len(name) <= 2*len(attributes.Driver) &&
 		(strings.Contains(bare, "fsuser") || attributes.EditDistance(bare, attributes.Driver) <= 2)
 }
 
-// elsewhere finds volumes of the driver where no pod is known: that nobody checked them must not pass for good news.
+// elsewhere finds volumes of the driver outside of known pods. Nobody has checked them, and the result must not suggest
+// otherwise.
 func (l *linter) elsewhere(o manifest.Object, path string, n *manifest.Node) {
 	driver := n.Get("csi", "driver")
-	if driver.String() == attributes.Driver && o.Kind() != "PersistentVolume" { // which is a problem of its own
+	if driver.String() == attributes.Driver && o.Kind() != "PersistentVolume" { // a PersistentVolume has its own message
 		l.report(o, Warning, path, "is a volume of "+attributes.Driver+" and was not checked, since it is in no pod, "+
-			"and in no pod template with containers: give lint the manifest that is made of it, such as the output "+
+			"and in no pod template with containers: give lint the complete manifest, such as the output "+
 			"of kustomize build", driver)
 	}
 }
@@ -172,7 +173,7 @@ func (l *linter) elsewhere(o manifest.Object, path string, n *manifest.Node) {
 const inlineOnly = attributes.Driver + " has no persistent volumes: put the volume into the pod itself, under " +
 	"spec.volumes[].csi"
 
-// annotations looks at those of a pod, a pod template, a namespace or the CSIDriver.
+// annotations checks the annotations of a pod, a pod template, a namespace or the CSIDriver.
 func (l *linter) annotations(o manifest.Object, on attributes.Annotated, path string, n *manifest.Node) {
 	all := n.Get("metadata", "annotations")
 	values := map[string]string{}
@@ -192,8 +193,8 @@ func (l *linter) annotations(o manifest.Object, on attributes.Annotated, path st
 	}
 }
 
-// text reads an attribute or annotation. It reports a value that is no string, and then returns what was probably
-// meant, if accepts takes it.
+// text reads an attribute or annotation. It reports a value that is no string, and then returns the probably intended
+// string, if accepts accepts it.
 func (l *linter) text(o manifest.Object, path string, e manifest.Entry, accepts func(string) bool) (string, bool) {
 	var text string
 	wrong := e.Value.Decode(&text)
@@ -208,21 +209,22 @@ func (l *linter) text(o manifest.Object, path string, e manifest.Entry, accepts 
 	return cmp.Or(suggestion, e.Value.Text), false
 }
 
-// meant is the string that was probably meant by a value that is none, if accepts takes it, else "".
+// meant returns the string that the author probably intended with a value that is no string, or "" if accepts does not
+// accept the string.
 func meant(e manifest.Entry, accepts func(text string) bool) string {
 	text := e.Value.Text
 	name, _, _ := strings.Cut(e.Name, "/")
 	value, isInteger := e.Value.Integer()
 	truth, isBool := e.Value.Value.(bool)
 	digits, err := strconv.ParseInt(text, 8, 64)
-	looksLikeMode := err == nil && manifest.IsUsualMode(digits) // 400 is what it seems, but 256 and 0o400 are 0400
+	looksLikeMode := err == nil && manifest.IsUsualMode(digits) // true for 400; false for 256 and 0o400, which are 0400
 	switch {
 	case (name == "mode" || name == "dirMode") && isInteger && manifest.IsUsualMode(value) && !looksLikeMode:
 		text = fmt.Sprintf("%04o", value)
 	case (name == "uid" || name == "gid" || name == attributes.Driver) && isInteger:
-		text = strconv.FormatInt(value, 10) // 1e3, 1_000
+		text = strconv.FormatInt(value, 10) // for 1e3 and 1_000
 	case e.Name == "optional" && isBool:
-		text = strconv.FormatBool(truth) // elsewhere "on" is a name
+		text = strconv.FormatBool(truth) // In other attributes, "on" is a name.
 	}
 	if text == "" || !accepts(text) {
 		return ""
@@ -230,7 +232,7 @@ func meant(e manifest.Entry, accepts func(text string) bool) string {
 	return text
 }
 
-// acceptable reports whether the driver takes the text for an attribute of this name.
+// acceptable reports whether the driver accepts the text for an attribute of this name.
 func acceptable(name, text string) bool {
 	values := map[string]string{"secretName": "any", name: text}
 	if name == "configMapName" || name == "volume" {
@@ -240,14 +242,14 @@ func acceptable(name, text string) bool {
 	return len(errs) == 0
 }
 
-// place finds the value that an error of pkg/attributes is about.
+// place returns the value that an error of pkg/attributes is about.
 func place(all *manifest.Node, err *field.Error) *manifest.Node {
 	for _, e := range all.Entries {
 		if !strings.HasSuffix(err.Field, "["+e.Name+"]") && !strings.HasSuffix(err.Field, "["+strconv.Quote(e.Name)+"]") {
 			continue
 		}
 		if err.Type == field.ErrorTypeForbidden {
-			return e.Key // the name is what is wrong
+			return e.Key // The name is wrong.
 		}
 		return e.Value
 	}

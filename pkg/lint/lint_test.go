@@ -50,7 +50,7 @@ func TestGolden(t *testing.T) {
 			if got != string(want) {
 				t.Errorf("lint says (-update writes it to testdata)\n%s\nwant\n%s", got, want)
 			}
-			// With CRLF problems are at the same places.
+			// With CRLF line breaks, the problems are at the same places.
 			if got := said(filepath.Base(path), strings.ReplaceAll(string(text), "\n", "\r\n")); got != string(want) {
 				t.Errorf("with CRLF it says\n%s\nwant\n%s", got, want)
 			}
@@ -83,7 +83,7 @@ func TestWhatWasLookedAtIsCounted(t *testing.T) {
 	}
 }
 
-// The project's own examples are what people copy.
+// People copy the project's own examples.
 func TestExamplesAreGood(t *testing.T) {
 	paths, err := filepath.Glob("../../examples/*.yaml")
 	if err != nil || len(paths) == 0 {

@@ -23,9 +23,9 @@ import (
 type volume struct {
 	pod   manifest.Pod
 	name  string
-	field string // in the object
+	field string // its path in the object
 	node  *manifest.Node
-	// spec is what the attributes and the volume that they name say, if all of it is valid.
+	// spec is the description of the volume by the attributes and by the volume that they name, if all of it is valid.
 	spec  attributes.Spec
 	valid bool
 }
@@ -71,11 +71,11 @@ func (l *linter) pod(pod manifest.Pod) {
 	}
 }
 
-// relevant are the fields of a pod whose type matters to this driver. Attributes have a message of their own.
+// relevant matches the fields of a pod whose type matters to this driver. Attributes have a message of their own.
 var relevant = regexp.MustCompile(`^volumes\[\d+\](\.(name|secret|configMap|downwardAPI|projected|csi)\b|$)` +
 	`|\.volumeMounts\[|(^|\.)securityContext\.(runAsUser|fsGroup)$`)
 
-// types reports values that the API server refuses because they have another type than their field.
+// types reports values whose type is not the type of their field, which the API server refuses.
 func (l *linter) types(p manifest.Pod) {
 	for _, m := range p.Wrong {
 		text := m.Node.String()
@@ -98,7 +98,7 @@ func (l *linter) types(p manifest.Pod) {
 	}
 }
 
-// volume checks a volume by itself.
+// volume checks a volume on its own.
 func (l *linter) volume(v *volume) {
 	csi, o := v.node.Get("csi"), v.pod.Object
 	if v.pod.IsWindows() {
@@ -184,7 +184,7 @@ func (l *linter) templates(v volume, at string, attrs *manifest.Node) {
 	var paths []string
 	for _, s := range v.spec.Sources {
 		if len(s.Items) == 0 {
-			return // each key is a file
+			return // The object makes a file of each key.
 		}
 		for _, item := range s.Items {
 			paths = append(paths, item.Path)
@@ -201,8 +201,8 @@ func (l *linter) templates(v volume, at string, attrs *manifest.Node) {
 	}
 }
 
-// modes checks the modes in one of Kubernetes' own volumes: the API server refuses those above 0777, and a decimal
-// number that looks octal is hardly meant.
+// modes checks the modes in one of Kubernetes' own volumes: the API server refuses modes above 0777, and a decimal
+// number that looks octal is probably a mistake.
 func (l *linter) modes(v volume) {
 	v.node.Walk(func(path string, n *manifest.Node) bool {
 		hint, isValid := manifest.Mode(path, n)
@@ -218,7 +218,7 @@ func (l *linter) modes(v volume) {
 	})
 }
 
-// mounts checks how containers mount the volume, and reports whether one does.
+// mounts checks the mounts of the volume. It reports whether a container mounts the volume.
 func (l *linter) mounts(v volume) (isMounted bool) {
 	for _, m := range v.pod.Mounts() {
 		if m.Node.Get("name").Text != v.name {
@@ -228,8 +228,8 @@ func (l *linter) mounts(v volume) (isMounted bool) {
 		for _, name := range []string{"subPath", "subPathExpr"} {
 			if sub := m.Node.Get(name); sub.String() != "" && v.spec.Layout != attributes.LayoutInPlace {
 				l.report(v.pod.Object, Warning, v.pod.Path(m.Field+"."+name), fmt.Sprintf(
-					"what is mounted by %s stays as it was when the container started, whatever becomes of the "+
-						"object: mount the volume %q as a directory, or set layout to in-place", name, v.name), sub)
+					"a file that is mounted by %s does not change while the container runs, even if the object "+
+						"changes: mount the volume %q as a directory, or set layout to in-place", name, v.name), sub)
 			}
 		}
 		l.beneath(v, m)
@@ -237,8 +237,8 @@ func (l *linter) mounts(v volume) (isMounted bool) {
 	return isMounted
 }
 
-// beneath checks what a container mounts beneath the volume. The driver makes the directories for that if another
-// volume of the pod describes the volume; for secretName and configMapName there are the object's keys alone.
+// beneath checks the mounts of a container beneath the volume. The driver makes directories for them if another volume
+// of the pod describes the volume. With secretName and configMapName, the volume has only the object's keys.
 func (l *linter) beneath(v volume, outer manifest.Mount) {
 	if v.spec.Volume != "" || outer.Node.Get("subPath").String()+outer.Node.Get("subPathExpr").String() != "" {
 		return
@@ -285,8 +285,8 @@ func (l *linter) owner(v volume) {
 	}
 	if ptr.Deref(v.pod.Spec.HostUsers, true) == false && ptr.Deref(v.spec.UID, 0) > maxMappedID {
 		l.report(o, Warning, field+"[uid]",
-			"with hostUsers: false a pod has the uids 0 to 65535 unless the node is set up for more: nobody in it "+
-				"would own the files; choose a smaller uid", at)
+			"with hostUsers: false a pod has the uids 0 to 65535 unless the node is set up for more: no user of the "+
+				"pod would own the files; choose a smaller uid", at)
 	}
 	for _, c := range slices.Concat(v.pod.Spec.InitContainers, v.pod.Spec.Containers) {
 		user := attributes.PodUser(&corev1.PodSpec{SecurityContext: v.pod.Spec.SecurityContext,
@@ -304,13 +304,13 @@ func (l *linter) owner(v volume) {
 	}
 }
 
-// file is a kind of file in a volume.
+// file describes files of a volume that have the same owner and mode.
 type file struct {
 	mode uint32
-	uid  *uint32 // nil: nothing says who owns it
+	uid  *uint32 // nil if the owner is unknown
 }
 
-// filesOf lists the kinds of files of a volume. owner owns those that have no owner of their own.
+// filesOf lists the different files of a volume. owner owns the files without an owner of their own.
 func filesOf(spec attributes.Spec, owner *uint32) (all []file) {
 	for _, s := range spec.Sources {
 		if len(s.Items) == 0 {

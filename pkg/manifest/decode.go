@@ -14,18 +14,18 @@ import (
 	kjson "sigs.k8s.io/json"
 )
 
-// Mismatch is a value of another type than the field of the API has, which the API server refuses.
+// Mismatch is a value whose type is not the type of the API's field. The API server refuses the value.
 type Mismatch struct {
-	Path    string // from the value that was decoded: volumes[0].secret.defaultMode
+	Path    string // from the decoded value: volumes[0].secret.defaultMode
 	Node    *Node
 	Message string
 }
 
-// maxMismatches bounds how often a value is decoded.
+// maxMismatches bounds the number of times that a value is decoded.
 const maxMismatches = 32
 
-// Decode reads the value into a Go type as the API server does: null is absent, and fields that the type does not have
-// are passed over. It returns the values of a wrong type; they count as absent.
+// Decode reads the value into a Go type as the API server does: it treats null as absent, and ignores fields that the
+// type does not have. It returns the values of a wrong type, which it treats as absent.
 func (n *Node) Decode(into any) (all []Mismatch) {
 	absent := map[*Node]bool{}
 	for range maxMismatches {
@@ -34,7 +34,7 @@ func (n *Node) Decode(into any) (all []Mismatch) {
 				return nil
 			}
 			return value
-		})) // of the types that JSON has: it cannot fail
+		})) // JSON has all of these types, so this cannot fail.
 		reflect.ValueOf(into).Elem().SetZero()
 		err := kjson.UnmarshalCaseSensitivePreserveInts(text, into)
 		if err == nil {
@@ -61,9 +61,9 @@ func (n *Node) Decode(into any) (all []Mismatch) {
 	return all
 }
 
-// pathAt finds the value in a JSON text at which a decoder stopped that has read so many bytes.
+// pathAt returns the path of the value at which a decoder stopped after it had read a number of bytes of a JSON text.
 func pathAt(text string, read int) (path string) {
-	documents, _ := (&File{Text: text}).readJSON(0, len(text)) // encoding/json wrote it
+	documents, _ := (&File{Text: text}).readJSON(0, len(text)) // encoding/json wrote the text
 	documents[0].Root.Walk(func(at string, n *Node) bool {
 		if n.Start < read {
 			path = at
@@ -73,7 +73,7 @@ func pathAt(text string, read int) (path string) {
 	return path
 }
 
-// words turns the JSON decoder's words and Go's into YAML's.
+// words translates the type names of the JSON decoder and of Go to those of YAML.
 var words = strings.NewReplacer("array", "a list", "slice", "a list", "object", "a mapping", "struct", "a mapping",
 	"map", "a mapping", "bool", "a boolean", "string", "a string", "int32", "a whole number of 32 bits",
 	"int64", "a whole number of 64 bits")
@@ -81,7 +81,7 @@ var words = strings.NewReplacer("array", "a list", "slice", "a list", "object", 
 func mismatch(n *Node, wrong *json.UnmarshalTypeError) string {
 	is := words.Replace(wrong.Value)
 	if strings.HasPrefix(is, "number") {
-		is = fmt.Sprintf("the number %v", n.Value) // that 0400 is 256 is a surprise
+		is = fmt.Sprintf("the number %v", n.Value) // The author may not expect that 0400 is 256.
 	}
 	must := words.Replace(wrong.Type.Kind().String())
 	return fmt.Sprintf("must be %s, and this is %s, which the API server refuses", must, is)

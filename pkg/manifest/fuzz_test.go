@@ -13,7 +13,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// FuzzParse holds what this package reads against what kubectl's decoder reads.
+// FuzzParse compares the values that this package reads with those that kubectl's decoder reads.
 func FuzzParse(f *testing.F) {
 	paths, err := filepath.Glob("../convert/testdata/*/*.yaml")
 	if err != nil || len(paths) < 10 {
@@ -61,11 +61,11 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// emptyTag is a tag that the decoder does not tell of.
+// emptyTag matches a tag that the decoder does not report.
 var emptyTag = regexp.MustCompile(`!(\s|$)`)
 
-// ordinary reports whether a document has no tags and all its keys are strings. No object of Kubernetes is otherwise,
-// and the decoders differ there.
+// ordinary reports whether a document has no tags and only strings as keys. All objects of Kubernetes are like that,
+// and the decoders differ for other documents.
 func ordinary(d *Document) bool {
 	root, err := decodeYAML(d.Text)
 	if d.JSON || err != nil || emptyTag.MatchString(d.Text) {
@@ -92,7 +92,7 @@ func ordinary(d *Document) bool {
 	return check(root)
 }
 
-// places checks that values are where they say.
+// places checks that the values are at their reported places.
 func places(t *testing.T, n *Node) {
 	if text := n.Document.Text; n.Start > len(text) {
 		t.Fatalf("a value is at %d of %q", n.Start, text)

@@ -11,7 +11,7 @@ import (
 
 const jsonSpace = " \t\r\n"
 
-// readJSON reads a text of JSON values, each of which is a document.
+// readJSON reads a text of JSON values. Each value is a document.
 func (f *File) readJSON(from, to int) (documents []*Document, problem *SyntaxError) {
 	for strings.TrimLeft(f.Text[from:to], jsonSpace) != "" {
 		d := f.document(from, to)
@@ -56,14 +56,14 @@ func (r *jsonReader) value(depth int) (*Node, error) {
 		return n, r.content(n, depth)
 	case string:
 		n.Text, n.Value = token, token
-	default: // YAML writes numbers, booleans and null in the same way
+	default: // YAML has the same syntax for numbers, booleans and null.
 		n.Text = r.doc.Text[n.Start:r.decoder.InputOffset()]
 		n.Value = yamlScalar(n.Text, false)
 	}
 	return n, nil
 }
 
-// content reads what is in a list or mapping, with the bracket that ends it.
+// content reads the content of a list or mapping, up to its closing bracket.
 func (r *jsonReader) content(n *Node, depth int) error {
 	n.Flow = true
 	for r.decoder.More() {

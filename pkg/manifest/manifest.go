@@ -2,9 +2,9 @@
 
 // Package manifest reads files of Kubernetes objects and keeps the place of each value in the text. It splits a file
 // into documents as kubectl does, reads values as kubectl does (JSON, or YAML 1.1), and finds the pods in objects. With
-// the places a problem can be shown where it is, and an edit can leave every other byte alone.
+// the places, lint can show where a problem is, and convert can edit a text without changing other bytes.
 //
-// The package knows nothing of what is good or bad in a pod, and it never writes YAML.
+// The package does not judge pods, and it never writes YAML.
 package manifest
 
 import (
@@ -24,17 +24,17 @@ type File struct {
 
 // Document is one document of a file.
 type Document struct {
-	Start int    // its first byte in the file's text
+	Start int    // the offset of its first byte in the file's text
 	Text  string // without the separators around it
-	Line  int    // number of its first line in the file, from 1
-	JSON  bool   // it was read as JSON
-	// Err says why the document cannot be read.
+	Line  int    // the number of its first line in the file, from 1
+	JSON  bool   // whether it was read as JSON
+	// Err is the reason why the document cannot be read.
 	Err *SyntaxError
-	// Root is the document's value. A document that is empty or cannot be read has none.
+	// Root is the document's value. It is nil for a document that is empty or cannot be read.
 	Root *Node
 }
 
-// SyntaxError is text that cannot be read.
+// SyntaxError describes text that cannot be read.
 type SyntaxError struct {
 	Line, Column int // in the file, from 1
 	Message      string
@@ -48,7 +48,7 @@ const (
 	separatorMessage = `kubectl takes only a comment after the separator "---": begin the document on the next line`
 )
 
-// Parse reads a file. A document that cannot be read has an Err; the other documents are read all the same.
+// Parse reads a file. If a document cannot be read, it has an Err. Parse still reads the other documents.
 func Parse(name, text string) *File {
 	f := &File{Name: name, Text: text}
 	from := 0
@@ -77,11 +77,12 @@ func (f *File) document(from, to int) *Document {
 	return &Document{Start: from, Text: f.Text[from:to], Line: 1 + strings.Count(f.Text[:from], "\n"), Root: &Node{}}
 }
 
-// beginsLikeJSON is text whose author wants to know what is wrong with the JSON, if it is neither JSON nor YAML.
+// beginsLikeJSON matches text that is meant to be JSON. If the text is neither JSON nor YAML, the JSON error helps its
+// author.
 var beginsLikeJSON = regexp.MustCompile(`^\s*(\{\s*"|\[\s*\{\s*")`)
 
 // read adds the text between two separators: one YAML document, or a stream of JSON values. Text that begins like JSON
-// is JSON unless only YAML can read it, as with kubectl.
+// is read as JSON unless it is valid only as YAML, as in kubectl.
 func (f *File) read(from, to int) {
 	d := f.document(from, to)
 	if trimmed := strings.TrimLeft(d.Text, jsonSpace); trimmed == "" || !strings.Contains("{[", trimmed[:1]) {

@@ -108,7 +108,7 @@ func TestPlaces(t *testing.T) {
 	for _, test := range []struct {
 		path         string
 		line, column int
-		text         string // with which the value begins
+		text         string // the beginning of the value
 	}{
 		{"a", 2, 4, "{b: "},
 		{"a.b", 2, 8, `"ü\""`},
@@ -193,13 +193,17 @@ containers:
 		got = append(got, fmt.Sprintf("%d:%d %s %s", line, column, m.Path, m.Message))
 	}
 	want := []string{
-		`4:40 volumes[0].secret.defaultMode must be a whole number of 32 bits, and this is a string, which the API server refuses`,
+		`4:40 volumes[0].secret.defaultMode must be a whole number of 32 bits, and this is a string, which the API server ` +
+			`refuses`,
 		`5:9 volumes[1].name must be a string, and this is the number 7, which the API server refuses`,
 		`6:31 volumes[1].configMap.items must be a list, and this is a mapping, which the API server refuses`,
-		`6:54 volumes[1].configMap.defaultMode must be a whole number of 32 bits, and this is the number 5000000000, which the API server refuses`,
-		`7:85 volumes[2].projected.sources[1].downwardAPI.items[0].mode must be a whole number of 32 bits, and this is the number 0.5, which the API server refuses`,
+		`6:54 volumes[1].configMap.defaultMode must be a whole number of 32 bits, and this is the number 5000000000, which ` +
+			`the API server refuses`,
+		`7:85 volumes[2].projected.sources[1].downwardAPI.items[0].mode must be a whole number of 32 bits, and this is the ` +
+			`number 0.5, which the API server refuses`,
 		`8:40 volumes[3].secret.optional must be a boolean, and this is a string, which the API server refuses`,
-		`10:42 containers[0].securityContext.runAsUser must be a whole number of 64 bits, and this is a string, which the API server refuses`,
+		`10:42 containers[0].securityContext.runAsUser must be a whole number of 64 bits, and this is a string, which the ` +
+			`API server refuses`,
 		`10:65 containers[0].volumeMounts must be a list, and this is a string, which the API server refuses`,
 	}
 	if !slices.Equal(got, want) {
@@ -224,7 +228,8 @@ func TestPods(t *testing.T) {
 			"PodTemplate/a: template.spec.x"},
 		{"an unknown kind", "{kind: Rollout, metadata: {name: a}, spec: {template: {" + spec + "}}}",
 			"Rollout/a: spec.template.spec.x"},
-		{"a list of lists", "{kind: PodList, items: [{kind: List, items: [{kind: Service}, {kind: Pod, metadata: {name: a}, " + spec + "}]}]}", "Pod/a: items[0].items[1].spec.x"},
+		{"a list of lists", "{kind: PodList, items: [{kind: List, items: [{kind: Service}, {kind: Pod, metadata: {name: " +
+			"a}, " + spec + "}]}]}", "Pod/a: items[0].items[1].spec.x"},
 		{"a typed list", "{kind: PodList, items: [{metadata: {name: a}, " + spec + "}]}", "Pod/a: items[0].spec.x"},
 		{"a typed list with an object of another type",
 			"{kind: DeploymentList, items: [{metadata: {name: a}, spec: {template: {" + spec +

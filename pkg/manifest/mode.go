@@ -16,7 +16,7 @@ func IsMode(path string) bool {
 	return name == "mode" || name == "defaultMode"
 }
 
-// IsUsualMode reports whether people give files these permission bits.
+// IsUsualMode reports whether these permission bits are common for files.
 func IsUsualMode(mode int64) bool {
 	return slices.Contains([]int64{
 		0o400, 0o440, 0o444, 0o500, 0o550, 0o555, 0o600, 0o640, 0o644, 0o660, 0o664, 0o666,
@@ -26,9 +26,9 @@ func IsUsualMode(mode int64) bool {
 
 var looksOctal = regexp.MustCompile(`^([1-7][0-7]{2}|0[0-9]*[89][0-9]*)$`)
 
-// Mode checks the value of a field of Kubernetes' own volumes. hint says what the value means, and what to write
-// instead, if it is a decimal number that looks octal: 400 means 0620. isValid reports whether the API server takes the
-// value. Fields that are no mode, and values that are no whole number, are valid.
+// Mode checks the value of a field of Kubernetes' own volumes. If the value is a decimal number that looks octal, hint
+// explains the value and the remedy: 400 means 0620. isValid reports whether the API server accepts the value. Fields
+// that are no mode, and values that are no whole number, are valid.
 func Mode(path string, n *Node) (hint string, isValid bool) {
 	value, isInteger := n.Integer()
 	if !IsMode(path) || !isInteger {
@@ -41,7 +41,7 @@ func Mode(path string, n *Node) (hint string, isValid bool) {
 	}
 	hint = fmt.Sprintf("%s is decimal and means 0%o", n.Text, value)
 	switch {
-	case err != nil: // 0008
+	case err != nil: // for example, 0008
 	case n.Document.JSON:
 		hint += fmt.Sprintf("; write %d", octal)
 	default:

@@ -8,36 +8,37 @@ import (
 	"strings"
 )
 
-// Kind of a Node.
+// Kind is the kind of a Node.
 type Kind int
 
-// Kinds of Nodes.
+// The kinds of Nodes.
 const (
-	Absent Kind = iota // the value is not there
+	Absent Kind = iota // there is no value
 	Scalar             // a string, number, boolean or null
 	List
 	Mapping
 )
 
-// Node is a value in a document with its place. Aliases and merges are resolved: an alias is a Node with the value that
-// it stands for. A value that is not there is a Node too, and has no Document.
+// Node is a value in a document with its place. Aliases and merges are resolved: a Node for an alias has the value of
+// the anchor. An absent value is a Node without a Document.
 type Node struct {
 	Document *Document
 	Kind     Kind
-	Start    int // where the value's text begins, in bytes of the document's text
-	// Text of a scalar without its quotes, whatever it means.
+	Start    int // the offset of the value's text in the document's text, in bytes
+	// Text is the text of a scalar without its quotes.
 	Text string
-	// Value of a scalar as kubectl reads it: a string, bool, int, int64, uint64, float64 or nil.
+	// Value is the value of a scalar as kubectl reads it: a string, bool, int, int64, uint64, float64 or nil.
 	Value any
 	// Flow reports whether a list or mapping is in brackets.
 	Flow  bool
 	Items []*Node // of a list
-	// Entries of a mapping in their order, each once. Repeated are those whose key was given again.
+	// Entries are the entries of a mapping in their order, without duplicates. Repeated has the entries with a duplicate
+	// key.
 	Entries, Repeated []Entry
 
-	index  map[string]int // of Entries, by name
-	quoted bool           // the scalar is a string however it reads
-	size   int            // how many values a YAML value holds, aliases resolved
+	index  map[string]int // the index in Entries, by name
+	quoted bool           // whether the scalar is a string in any case
+	size   int            // the number of values in a YAML value, with resolved aliases
 }
 
 // Entry is a key of a mapping with its value.
@@ -46,7 +47,7 @@ type Entry struct {
 	Key, Value *Node
 }
 
-// set adds an entry, or replaces the one of this name, which is then repeated.
+// set adds an entry. If an entry has the same name, set replaces it, and the name is repeated.
 func (n *Node) set(e Entry) {
 	if i, known := n.index[e.Name]; known {
 		n.Entries[i] = e
@@ -60,10 +61,10 @@ func (n *Node) set(e Entry) {
 	n.Entries = append(n.Entries, e)
 }
 
-// IsNull reports whether there is no value, or null, which the API server takes for none.
+// IsNull reports whether the value is absent or null. The API server treats both alike.
 func (n *Node) IsNull() bool { return n.Kind == Absent || n.Kind == Scalar && n.Value == nil }
 
-// Get goes down a path of keys.
+// Get returns the value at a path of keys.
 func (n *Node) Get(path ...string) *Node {
 	for _, name := range path {
 		n = n.entry(name).Value
@@ -71,7 +72,7 @@ func (n *Node) Get(path ...string) *Node {
 	return n
 }
 
-// Key is the key's own node of an entry of a mapping.
+// Key returns the key of an entry of a mapping as a node.
 func (n *Node) Key(name string) *Node { return n.entry(name).Key }
 
 func (n *Node) entry(name string) Entry {
@@ -81,7 +82,7 @@ func (n *Node) entry(name string) Entry {
 	return Entry{Key: &Node{}, Value: &Node{}}
 }
 
-// Integer is the number that kubectl reads, if it has no fraction.
+// Integer returns the number that kubectl reads, if it has no fraction.
 func (n *Node) Integer() (value int64, ok bool) {
 	switch value := n.Value.(type) {
 	case int:
@@ -92,14 +93,14 @@ func (n *Node) Integer() (value int64, ok bool) {
 	return 0, false
 }
 
-// String returns the value if kubectl reads a string, else "".
+// String returns the value if kubectl reads a string, and "" otherwise.
 func (n *Node) String() string {
 	text, _ := n.Value.(string)
 	return text
 }
 
-// Any is the value as encoding/json would decode it, but for numbers, which are as Value has them. edit may replace the
-// value of each Node, after those that are in it.
+// Any returns the value as encoding/json would decode it, except for numbers, which are as in Value. edit may replace
+// the value of each Node. Any calls it for the values inside of a Node first.
 func (n *Node) Any(edit func(path string, n *Node, value any) any) any { return n.edited("", edit) }
 
 func (n *Node) edited(path string, edit func(path string, n *Node, value any) any) any {
@@ -122,8 +123,8 @@ func (n *Node) edited(path string, edit func(path string, n *Node, value any) an
 
 func below(path, name string) string { return strings.TrimPrefix(path+"."+name, ".") }
 
-// Walk visits a value and all that is in it, with its path from there, such as a.b[2].c. It does not go into a value
-// for which visit returns false.
+// Walk visits a value and all values inside of it, with the path from the value, such as a.b[2].c. It does not visit
+// the values inside of a value for which visit returns false.
 func (n *Node) Walk(visit func(path string, n *Node) bool) { n.walk("", visit) }
 
 func (n *Node) walk(path string, visit func(path string, n *Node) bool) {
@@ -138,10 +139,11 @@ func (n *Node) walk(path string, visit func(path string, n *Node) bool) {
 	}
 }
 
-// Position is the line in the file and the column in characters, both from 1, at which a value begins that is there.
+// Position returns the line in the file and the column in characters, both from 1, of the beginning of an existing
+// value.
 func (n *Node) Position() (line, column int) { return n.Document.Position(n.Start) }
 
-// Line is the line in the file, from 1, on which a value begins that is there.
+// Line returns the line in the file, from 1, of the beginning of an existing value.
 func (n *Node) Line() int {
 	line, _ := n.Position()
 	return line

@@ -9,15 +9,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Object is a Kubernetes object in a document, on its own or in a List.
+// Object is a Kubernetes object in a document, which may be a member of a List.
 type Object struct {
 	Node  *Node
-	Field string // where it is in its document: "" or items[2]
-	// kind is that of a list's objects, which need not say theirs in a PodList.
+	Field string // its path in the document: "" or items[2]
+	// kind is the kind of the objects of a list, which need not have a kind themselves in a PodList.
 	kind string
 }
 
-// Kind of the object; "" if it has none.
+// Kind returns the kind of the object, or "" if it has none.
 func (o Object) Kind() string {
 	if kind := o.Node.Get("kind"); kind.Kind != Absent {
 		return kind.String()
@@ -25,8 +25,8 @@ func (o Object) Kind() string {
 	return o.kind
 }
 
-// Name is how people call the object: Deployment/web, or Deployment/default/web if it says its namespace. It is "" if
-// there is no object.
+// Name returns the usual name of the object: Deployment/web, or Deployment/default/web if it has a namespace. It is ""
+// if there is no object.
 func (o Object) Name() string {
 	if o.Node.Kind == Absent {
 		return ""
@@ -41,21 +41,21 @@ func (o Object) Name() string {
 	return o.Kind() + "/" + name
 }
 
-// Path puts a field of the object into the words of its document.
+// Path returns the path of a field in the document.
 func (o Object) Path(field string) string {
 	return below(o.Field, field)
 }
 
-// Pod is a pod or the template of one.
+// Pod is a pod or a pod template.
 type Pod struct {
 	Object Object
-	// Field of the pod in the object: "" for a pod, spec.template for a Deployment.
+	// Field is the path of the pod in the object: "" for a pod, spec.template for a Deployment.
 	Field string
 	// Node has the pod's metadata and spec.
 	Node *Node
-	// Spec is as the API server reads it, without the values that it refuses.
+	// Spec is the spec as the API server reads it, without the values that the API server refuses.
 	Spec corev1.PodSpec
-	// Wrong are these values, with their paths in the spec.
+	// Wrong are the refused values, with their paths in the spec.
 	Wrong []Mismatch
 }
 
@@ -65,16 +65,16 @@ func newPod(o Object, path string, n *Node) Pod {
 	return p
 }
 
-// Path puts a field of the pod into the words of its document.
+// Path returns the path of a field of the pod in the document.
 func (p Pod) Path(field string) string { return p.Object.Path(below(p.Field, field)) }
 
-// Volumes is the list of the pod's volumes.
+// Volumes returns the list of the pod's volumes.
 func (p Pod) Volumes() *Node { return p.Node.Get("spec", "volumes") }
 
-// maxListDepth is how far Lists may be in Lists.
+// maxListDepth is the deepest nesting of Lists.
 const maxListDepth = 8
 
-// Objects returns the objects of a document in their order, those in Lists among them.
+// Objects returns the objects of a document in their order, with the members of Lists.
 func (d *Document) Objects() []Object {
 	var objects []Object
 	var walk func(o Object, depth int)
@@ -95,8 +95,8 @@ func (d *Document) Objects() []Object {
 	return objects
 }
 
-// Pods returns the object's pod, or its pod templates. In kinds that the package does not know, a template is
-// recognised by its containers, at any depth below a key "template" or "podTemplate".
+// Pods returns the object's pod, or its pod templates. In an unknown kind, a template is a value with containers, at
+// any depth below a key "template" or "podTemplate".
 func (o Object) Pods() (pods []Pod) {
 	if o.Kind() == "Pod" {
 		if o.Node.Get("spec").Kind == Mapping {
@@ -117,8 +117,8 @@ func (o Object) Pods() (pods []Pod) {
 	return pods
 }
 
-// Elsewhere visits the values of a document that are no volume of a pod, such as what only a patch has. The object is
-// the one that the value is in, if there is one.
+// Elsewhere visits the values of a document that are no volume of a pod, such as those of a patch. o is the object of
+// the value, if there is one.
 func (d *Document) Elsewhere(visit func(o Object, path string, n *Node)) {
 	objects, volumes := d.Objects(), map[*Node]bool{}
 	for _, o := range objects {
@@ -144,8 +144,8 @@ func (d *Document) Elsewhere(visit func(o Object, path string, n *Node)) {
 
 // Mount is an entry of a container's volumeMounts.
 type Mount struct {
-	Container string // its field in the pod: spec.containers[0]
-	Field     string // in the pod: spec.containers[0].volumeMounts[1]
+	Container string // the path of the container in the pod: spec.containers[0]
+	Field     string // the path of the mount in the pod: spec.containers[0].volumeMounts[1]
 	Node      *Node
 }
 
@@ -162,7 +162,7 @@ func (p Pod) Mounts() (all []Mount) {
 	return all
 }
 
-// IsWindows reports whether the pod says that it is for Windows.
+// IsWindows reports whether the pod requires Windows.
 func (p Pod) IsWindows() bool {
 	return p.Spec.OS != nil && p.Spec.OS.Name == corev1.Windows ||
 		p.Spec.NodeSelector[corev1.LabelOSStable] == string(corev1.Windows)

@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// maxDepth bounds values within values, and maxValues what aliases of aliases may stand for.
+	// maxDepth bounds the nesting of values, and maxValues the number of values after the expansion of aliases.
 	maxDepth  = 1000
 	maxValues = 1_000_000
 
@@ -35,15 +35,15 @@ func (d *Document) readYAML() {
 		return
 	}
 	r := yamlReader{doc: d, anchors: map[*yaml.Node]*Node{}, lines: lineStarts(d.Text)}
-	for _, y := range root.Content { // one, or none if there is nothing but comments
+	for _, y := range root.Content { // This is one value, or none in a document of comments.
 		d.Root, d.Err = r.node(y, 0)
 	}
 }
 
-// decodeYAML reads the first document of a text, as kubectl does, which passes over what follows a "...".
+// decodeYAML reads the first document of a text. Like kubectl, it ignores the text after a "...".
 func decodeYAML(text string) (root *yaml.Node, err error) {
 	defer func() {
-		// The decoder is known to panic on some texts that are not YAML.
+		// The decoder is known to panic on some texts that are no YAML.
 		if p := recover(); p != nil {
 			err = fmt.Errorf("the YAML decoder gave up: %v", p)
 		}
@@ -65,13 +65,13 @@ var (
 	templateAction = regexp.MustCompile(`\{\{.*?(\}\}|$)`)
 )
 
-// yamlError finds the place and the reason of what the decoder does not understand.
+// yamlError finds the place and the reason of an error of the decoder.
 func (d *Document) yamlError(err error) *SyntaxError {
 	lines := strings.SplitAfter(strings.TrimRight(d.Text, " \t\r\n"), "\n")
 	line := errorLine(err)
 	message := yamlErrorLine.ReplaceAllString(strings.TrimPrefix(err.Error(), "yaml: "), "")
 	if strings.HasPrefix(message, "did not find expected") {
-		// The decoder names the beginning of what it reads, the other decoder the line before the problem.
+		// This decoder reports the beginning of the value, and the other decoder the line before the problem.
 		var ignored any
 		line = max(line, errorLine(yamlv2.Unmarshal([]byte(d.Text), &ignored))+1)
 	}
@@ -79,7 +79,7 @@ func (d *Document) yamlError(err error) *SyntaxError {
 	if at := templateBefore(lines, line+1); at >= 0 {
 		return &SyntaxError{Line: d.Line + at, Column: 1, Message: templateMessage}
 	}
-	// The decoder may give the line before.
+	// The decoder may report the line before.
 	for i := line - 1; i < len(lines) && (i < line || strings.Contains(message, "tab")); i++ {
 		if tabIndents.MatchString(lines[i]) {
 			return &SyntaxError{Line: d.Line + i, Column: 1,
@@ -89,7 +89,7 @@ func (d *Document) yamlError(err error) *SyntaxError {
 	return &SyntaxError{Line: d.Line + line - 1, Column: 1, Message: "this is not YAML: " + message}
 }
 
-// errorLine is the line that an error of a YAML decoder names; 0 if it names none.
+// errorLine returns the line in an error of a YAML decoder, or 0 if the error has none.
 func errorLine(err error) (line int) {
 	if m := yamlErrorLine.FindStringSubmatch(fmt.Sprint(err)); m != nil {
 		line, _ = strconv.Atoi(m[1])
@@ -97,11 +97,11 @@ func errorLine(err error) (line int) {
 	return line
 }
 
-// templateBefore returns the index of the first of so many lines whose "{{ }}" is what the decoder does not understand:
-// the lines before it are YAML, with it they are not, and without the "{{ }}" they are again. A "{{ }}" in quotes, in a
-// comment or in a block of text is not in the way. It returns -1 if there is no such line.
+// templateBefore returns the index of the first line, within the first count lines, whose "{{ }}" the decoder does not
+// understand: the lines before it are YAML, the lines with it are not, and they are YAML again without the "{{ }}". A
+// "{{ }}" in quotes, in a comment or in a block of text is no problem. It returns -1 if there is no such line.
 func templateBefore(lines []string, count int) int {
-	const maxTries = 50 // each reads all lines before
+	const maxTries = 50 // Each try reads all lines before.
 	tries := 0
 	isYAML := func(text string) bool {
 		_, err := decodeYAML(text)
@@ -123,7 +123,7 @@ func templateBefore(lines []string, count int) int {
 	return -1
 }
 
-// templateLine finds a {{ }} that YAML can read: as a mapping whose key is a mapping. It returns 0 if there is none.
+// templateLine finds a {{ }} that YAML reads as a mapping whose key is a mapping. It returns 0 if there is none.
 func templateLine(n *yaml.Node) int {
 	isFlow := n.Kind == yaml.MappingNode && n.Style&yaml.FlowStyle != 0
 	if isFlow && len(n.Content) > 0 && n.Content[0].Kind == yaml.MappingNode {
@@ -137,15 +137,15 @@ func templateLine(n *yaml.Node) int {
 	return 0
 }
 
-// yamlReader makes Nodes of the decoder's nodes: aliases and merges are resolved.
+// yamlReader converts the decoder's nodes to Nodes, and resolves aliases and merges.
 type yamlReader struct {
 	doc     *Document
-	lines   []int                // offset of each line
-	anchors map[*yaml.Node]*Node // those that are complete
+	lines   []int                // the offset of each line
+	anchors map[*yaml.Node]*Node // the complete ones
 	values  int
 }
 
-// lineBreak is where YAML 1.1 breaks lines.
+// lineBreak matches the line breaks of YAML 1.1.
 var lineBreak = regexp.MustCompile("\r\n|[\r\n\u0085\u2028\u2029]")
 
 // lineStarts returns the offset of each line.
@@ -197,7 +197,7 @@ func (r *yamlReader) node(y *yaml.Node, depth int) (*Node, *SyntaxError) {
 		err = r.items(n, y, depth)
 	default:
 		n.Kind, n.Text = Scalar, y.Value
-		n.quoted = y.Style != 0 // in quotes, in a block, or with a tag
+		n.quoted = y.Style != 0 // The scalar is in quotes, in a block, or has a tag.
 		n.Value = yamlScalar(y.Value, n.quoted)
 	}
 	if err != nil {
@@ -229,10 +229,10 @@ func (r *yamlReader) items(n *Node, y *yaml.Node, depth int) *SyntaxError {
 	return nil
 }
 
-// entries reads the keys of a mapping as kubectl does: of a key that is given twice the last counts, and a key of the
-// mapping itself counts more than one that is merged into it with "<<".
+// entries reads the keys of a mapping as kubectl does: for a duplicate key, the last value counts, and a key of the
+// mapping itself has precedence over a key that is merged with "<<".
 func (r *yamlReader) entries(n *Node, y *yaml.Node, depth int) *SyntaxError {
-	var merged []*Node // what counts most comes first
+	var merged []*Node // in the order of precedence, the highest first
 	for i := 0; i+1 < len(y.Content); i += 2 {
 		key, err := r.node(y.Content[i], depth+1)
 		if err != nil {
@@ -262,8 +262,8 @@ func (r *yamlReader) entries(n *Node, y *yaml.Node, depth int) *SyntaxError {
 	return nil
 }
 
-// yamlScalar is the value of a scalar by the rules of YAML 1.1. The decoder that kubectl uses decides, not the one that
-// knows places: they differ in yes, no and 0o400.
+// yamlScalar returns the value of a scalar by the rules of YAML 1.1. It uses kubectl's decoder instead of the decoder
+// that reports places, because they differ in yes, no and 0o400.
 func yamlScalar(text string, quoted bool) any {
 	if quoted {
 		return text
@@ -276,7 +276,7 @@ func yamlScalar(text string, quoted bool) any {
 	case string, bool, int, int64, uint64, nil:
 		return value
 	case float64:
-		if !math.IsInf(value, 0) && !math.IsNaN(value) { // JSON has neither
+		if !math.IsInf(value, 0) && !math.IsNaN(value) { // JSON has neither.
 			return value
 		}
 	}

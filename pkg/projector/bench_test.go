@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ssh is 3 keys of 4 KiB in all.
+// ssh returns a payload of 3 keys with 4 KiB in total.
 func ssh(fill string) Payload {
 	return payload(file("id_rsa", strings.Repeat(fill, 2600)), file("id_rsa.pub", strings.Repeat(fill, 600)),
 		file("known_hosts", strings.Repeat(fill, 896)))
@@ -33,7 +33,7 @@ func mustWrite(b *testing.B, fd int, p Payload, want bool) {
 	}
 }
 
-// eachLayout measures for each layout. A payload of the layout has 3 keys of 4 KiB in all, which are full of a letter.
+// eachLayout runs a benchmark for each layout. The payload has 3 keys with 4 KiB in total, which repeat a letter.
 func eachLayout(b *testing.B, measure func(b *testing.B, dir string, payload func(fill string) Payload)) {
 	for _, layout := range []Layout{Links, Files, InPlace} {
 		b.Run(layoutNames()[layout], func(b *testing.B) {

@@ -12,9 +12,9 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 )
 
-// clean removes every reserved name but ..data and the current generation, and returns all other names in the
-// directory. It removes a ..data_tmp and the generations of a writer that was killed. A revoked secret would stay
-// readable in them, and they hold memory.
+// clean removes all reserved names except ..data and the current generation, and returns all other names in the
+// directory. It removes the ..data_tmp and the generations of a killed writer, in which a revoked secret would stay
+// readable, and which take memory.
 func clean(dir directory, current string) (visible []string, err error) {
 	names, err := dir.names()
 	if err != nil {
@@ -26,8 +26,8 @@ func clean(dir directory, current string) (visible []string, err error) {
 			visible = append(visible, name)
 		case name == current:
 		case name == dataLink && current != "":
-			// A ..data that names no generation of ours is removed too: it may be a directory, over which no link can be
-			// renamed.
+			// A ..data that names no generation of this package is removed, too: it may be a directory, which a rename of a link
+			// can't replace.
 		default:
 			if err := removeTree(dir, name); err != nil {
 				return nil, err
@@ -37,8 +37,8 @@ func clean(dir directory, current string) (visible []string, err error) {
 	return visible, nil
 }
 
-// removeTree removes the file, link or directory called name, and all below it. It descends by descriptors
-// only and never through a link. A name that is not there is no error.
+// removeTree removes the file, link or directory called name, and everything below it. It descends with descriptors and
+// follows no link. A name that does not exist is no error.
 func removeTree(dir directory, name string) error {
 	err := unix.Unlinkat(dir.fd(), name, 0)
 	switch {
@@ -47,8 +47,8 @@ func removeTree(dir directory, name string) error {
 	case !errors.Is(err, unix.EISDIR):
 		return fmt.Errorf("remove %q: %w", name, err)
 	}
-	// An empty directory is removed without being opened: a writer that ran out of descriptors leaves an empty one, and
-	// another open would fail as well.
+	// An empty directory is removed without opening it: a writer that ran out of descriptors leaves an empty directory,
+	// and opening it would fail, too.
 	err = unix.Unlinkat(dir.fd(), name, unix.AT_REMOVEDIR)
 	switch {
 	case err == nil, errors.Is(err, unix.ENOENT):

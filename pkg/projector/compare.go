@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sameGeneration reports whether the generation called name holds the tree and nothing else, with the owners,
-// modes and bytes of the payload. Whatever can't be read counts as different: writing a new generation is
-// always right, keeping a doubtful one is not.
+// sameGeneration reports whether the generation called name holds exactly the tree, with the owners, modes and bytes of
+// the payload. If it can't read a file, it returns false: writing a new generation is always correct, but keeping an
+// unknown one is not.
 func sameGeneration(dir directory, name string, tree *node, p Payload) bool {
 	link, err := dir.lstat(dataLink)
 	if err != nil || link.Uid != p.UID || link.Gid != p.GID {
@@ -59,7 +59,8 @@ func sameFile(dir directory, name string, f *File) bool {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return false
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 || st.Size != int64(len(f.Data)) || !owned(&st, f.UID, f.GID, f.Mode) {
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 || st.Size != int64(len(f.Data)) ||
+		!owned(&st, f.UID, f.GID, f.Mode) {
 		return false
 	}
 	rest := f.Data

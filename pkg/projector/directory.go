@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// directory is an open directory. All its methods take a name in it, a single component, and none follows a
-// link: what a container could have planted in a volume leads nowhere. It is a bare descriptor: an os.File would make
-// two more system calls, for Go's network poller.
+// directory is an open directory. Its methods take a name in the directory, which is a single component, and follow no
+// link that a container may have made in a volume. It is a bare descriptor, because an os.File would make two more
+// system calls, for Go's network poller.
 type directory int
 
 // openDir opens the directory called name below the directory descriptor at.
@@ -24,7 +24,7 @@ func (d directory) fd() int { return int(d) }
 
 func (d directory) close() { unix.Close(d.fd()) }
 
-// names lists a directory that was opened and not listed since, in no order.
+// names lists the directory in no particular order. It can be called once after the directory was opened.
 func (d directory) names() (names []string, err error) {
 	entries := make([]byte, 8192)
 	for {
@@ -51,7 +51,7 @@ func (d directory) readlink(name string) (string, error) {
 	return string(buf[:n]), nil
 }
 
-// symlink makes an owned link. A link with the same name must not be there.
+// symlink makes a link with an owner. The name must not exist.
 func (d directory) symlink(target, name string, uid, gid uint32) error {
 	if err := unix.Symlinkat(target, d.fd(), name); err != nil {
 		return fmt.Errorf("symlink %q: %w", name, err)
@@ -69,7 +69,7 @@ func (d directory) rename(from, to string) error {
 	return nil
 }
 
-// own gives the directory itself its owner and mode, and reports whether they were others.
+// own sets the owner and mode of the directory itself. changed reports whether they were different.
 func (d directory) own(uid, gid, mode uint32) (changed bool, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(d.fd(), &st); err == nil && owned(&st, uid, gid, mode) {
@@ -78,9 +78,9 @@ func (d directory) own(uid, gid, mode uint32) (changed bool, err error) {
 	return true, own(d.fd(), uid, gid, mode)
 }
 
-// own sets owner and group, then the mode, and checks the result. The order matters: a chown clears bits of the mode,
-// and with the mode first it would for a moment apply to the old owner. The check matters because chown(2) ignores an
-// id of 2^32-1 without an error.
+// own sets owner and group, then the mode, and checks the result. The order matters: chown clears bits of the mode, and
+// a mode that is set first would apply to the old owner for a moment. The check matters because chown(2) ignores the id
+// 2^32-1 without an error.
 func own(fd int, uid, gid, mode uint32) error {
 	if err := unix.Fchown(fd, int(uid), int(gid)); err != nil {
 		return fmt.Errorf("chown to %d:%d: %w", uid, gid, err)
@@ -93,7 +93,8 @@ func own(fd int, uid, gid, mode uint32) error {
 		return fmt.Errorf("stat: %w", err)
 	}
 	if !owned(&st, uid, gid, mode) {
-		return fmt.Errorf("chown and chmod to %d:%d %#o had no effect: it is %d:%d %#o", uid, gid, mode, st.Uid, st.Gid, st.Mode&0o7777)
+		return fmt.Errorf("chown and chmod to %d:%d %#o had no effect: it is %d:%d %#o",
+			uid, gid, mode, st.Uid, st.Gid, st.Mode&0o7777)
 	}
 	return nil
 }
@@ -102,7 +103,8 @@ func owned(st *unix.Stat_t, uid, gid, mode uint32) bool {
 	return st.Uid == uid && st.Gid == gid && st.Mode&0o7777 == mode
 }
 
-// openat opens without ever following a link, waiting on a FIFO or leaking the descriptor to a child.
+// openat opens a file. It never follows a link, never waits for a FIFO, and never leaks the descriptor to a child
+// process.
 func openat(at int, name string, flags int, mode uint32) (int, error) {
 	for {
 		fd, err := unix.Openat(at, name, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, mode)

@@ -60,7 +60,7 @@ func TestADirectoryBecomesAFileAndADirectoryAgain(t *testing.T) {
 				write(t, dir, p)
 				p.Files = p.Files[:1]
 				write(t, dir, p)
-				// A file in the directory is no reason for another directory.
+				// A file in the directory does not add another directory.
 				p.Files = append(p.Files, file(path+"/in/it", "x"))
 				write(t, dir, p)
 			})
@@ -91,9 +91,9 @@ func TestMountPointsStayWhileVersionsComeAndGo(t *testing.T) {
 			inodes[path] = inode(t, filepath.Join(dir, path))
 		}
 		for _, next := range [][]File{
-			{file("a", "2")},                  // another content
+			{file("a", "2")},                  // other content
 			{file("b", "1"), file("c/d", "")}, // other names
-			{},                                // none
+			{},                                // no file
 			{file("a", "1")},                  // as before
 		} {
 			p.Files = next
@@ -107,7 +107,7 @@ func TestMountPointsStayWhileVersionsComeAndGo(t *testing.T) {
 			}
 		}
 		p.MountPoints = []string{"data"}
-		write(t, dir, p) // check finds that run is gone
+		write(t, dir, p) // check finds that run does not exist any more
 	})
 }
 

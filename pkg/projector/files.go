@@ -15,26 +15,26 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 )
 
-// pendingDir holds the changed files of a version, at their paths, until each has taken its place. A version that has a
-// pendingDir is completed, whatever happens to the process.
+// pendingDir holds the changed files of a version, at their paths, until each of them is moved to its place. Once a
+// version has a pendingDir, it will be completed, even if the process is killed.
 const pendingDir = "..pending"
 
-// roomFile holds the memory by which overwritten files grow, until the first of them is overwritten.
+// roomFile reserves the memory by which overwritten files grow. It exists until the first file is overwritten.
 const roomFile = "..room"
 
-// maxWrite is how many bytes one system call writes to a file that is overwritten. A larger file takes several calls,
-// so that its content is not held in memory twice.
+// maxWrite is the largest number of bytes that one system call writes to an overwritten file. A larger file takes
+// several calls, so that its content is not in memory twice.
 const maxWrite = 1 << 20
 
 // writeFiles is Write for the layouts Files and InPlace. The steps, marked by number in the code:
 //
 //  1. Complete the version that a killed writer left in ..pending.
 //  2. Remove every ".." name: only a killed writer leaves one.
-//  3. Write what is missing or different into a new directory; each file gets owner, then mode.
+//  3. Write missing and different files into a new directory; each file gets its owner, then its mode.
 //  4. InPlace: reserve memory for the files that grow.
 //  5. Rename the directory to ..pending.
 //  6. Take each file from ..pending to its path.
-//  7. Own the directories, and remove what the payload does not have.
+//  7. Set owner and mode of the directories, and remove files that are not in the payload.
 func writeFiles(dir directory, tree *node, p Payload) (changed bool, err error) {
 	names, err := dir.names()
 	if err != nil {
@@ -74,8 +74,8 @@ func writeFiles(dir directory, tree *node, p Payload) (changed bool, err error) 
 	return changed || pruned, err
 }
 
-// Finish completes the version that a killed writer left half visible in the directory that root is a descriptor of. It
-// needs no payload. With the layout Links there is none: a version becomes visible by one rename.
+// Finish completes the version that a killed writer left half visible in the directory of the descriptor root. It takes
+// no payload. With the layout Links there is no such version, because a single rename makes a version visible.
 func Finish(root int, layout Layout) error {
 	if layout == Links {
 		return nil
@@ -115,7 +115,7 @@ func missing(dir directory, n *node, p Payload) *node {
 	return difference
 }
 
-// stage writes a tree below ..pending. If it fails, what it wrote is gone again.
+// stage writes a tree below ..pending. If it fails, it removes what it has written.
 func stage(dir directory, tree *node, p Payload) error {
 	name, err := writeGeneration(dir, tree, p)
 	if err != nil {
@@ -134,8 +134,7 @@ func stage(dir directory, tree *node, p Payload) error {
 	return nil
 }
 
-// finish takes all files from ..pending, if there is one. If a killed process has done a part of that, it does the
-// rest.
+// finish moves all files out of ..pending, if it exists. It also completes the work of a killed process.
 func finish(dir directory, layout Layout) error {
 	if err := removeTree(dir, roomFile); err != nil {
 		return err
@@ -158,9 +157,9 @@ func finish(dir directory, layout Layout) error {
 	return removeTree(dir, pendingDir)
 }
 
-// reserve allocates the memory by which files grow when they are overwritten with those below the directory called
-// name. So there is no lack of memory once a part of the version is visible. The memory is not that of the files, which
-// nobody opens for writing before their content comes: inotify would report that.
+// reserve allocates the memory by which files grow when the files below the directory called name overwrite them, so
+// that memory does not run out while a part of the version is visible. It does not allocate the memory in the files
+// themselves, because opening them for writing before their content is written would cause inotify events.
 func reserve(dir directory, name string, layout Layout) error {
 	if layout != InPlace {
 		return nil
@@ -186,12 +185,12 @@ func reserve(dir directory, name string, layout Layout) error {
 	return nil
 }
 
-// staged is a file, or a directory that the volume does not have, before it takes its place.
+// staged is a new file or a new directory before it is moved to its place.
 type staged struct {
 	name string
-	// from is the directory in which it lies, and to the one in which its place is.
+	// from is the directory that contains it, and to is the directory of its place.
 	from, to directory
-	// next is what it is, and current what lies in its place; nil if nothing does.
+	// next describes it, and current describes the file in its place; nil if there is none.
 	next, current *unix.Stat_t
 }
 
@@ -199,7 +198,7 @@ type staged struct {
 func merge(parent directory, name string, to directory, visit func(staged) error) error {
 	from, err := openDir(parent.fd(), name)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
-		return nil // there is none, or this package did not make it
+		return nil // The directory does not exist, or this package did not make it.
 	}
 	if err != nil {
 		return err
@@ -241,14 +240,14 @@ func mergeOne(from directory, name string, to directory, visit func(staged) erro
 
 func isDirectory(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFDIR }
 
-// overwrites reports whether the file that lies in the place keeps its inode. A descriptor of the old file must not
-// show new content to somebody who may not open the new file, so a file whose owner, group or mode changes is replaced.
+// overwrites reports whether the file in the place keeps its inode. A process with a descriptor of the old file must
+// not see new content that it may not open, so a file whose owner, group or mode changes is replaced.
 func (f staged) overwrites(layout Layout) bool {
 	return layout == InPlace && f.current != nil && f.next.Mode&unix.S_IFMT == unix.S_IFREG && f.current.Nlink == 1 &&
 		f.current.Mode == f.next.Mode && f.current.Uid == f.next.Uid && f.current.Gid == f.next.Gid
 }
 
-// overwrite copies the staged file over the one in its place, which is never shorter than both versions.
+// overwrite copies the staged file over the file in its place. That file is never shorter than both versions.
 func (f staged) overwrite() error {
 	source, err := openat(f.from.fd(), f.name, unix.O_RDONLY, 0)
 	if err != nil {
@@ -285,8 +284,8 @@ func copyTo(fd, source int, length int64) error {
 	return nil
 }
 
-// prune gives the directory called name, and those below it, their owner and mode, and removes everything in them that
-// the tree does not have. It reports whether it found something to do.
+// prune sets the owner and mode of the directory called name and of those below it, and removes everything in them that
+// is not in the tree. changed reports whether there was anything to do.
 func prune(parent directory, name string, n *node, p Payload) (changed bool, err error) {
 	dir, err := openDir(parent.fd(), name)
 	if err != nil {

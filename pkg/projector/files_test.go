@@ -19,15 +19,15 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// plain is keys() in the layout Files or InPlace.
+// plain returns keys() in the layout Files or InPlace.
 func plain(layout Layout) Payload {
 	p := keys()
 	p.Layout = layout
 	return p
 }
 
-// TestGuarantees checks the table in the comment of the package: what a process sees of a change of a file that it has
-// open, mounted or watched.
+// TestGuarantees checks the table in the package comment: the effect of a change on a process that has the file open,
+// mounted or watched.
 func TestGuarantees(t *testing.T) {
 	type seen struct {
 		sameInode, throughDescriptor, throughBind bool
@@ -78,7 +78,7 @@ func TestGuarantees(t *testing.T) {
 	}
 }
 
-// TestInPlaceEvents: inotify tells of a change once, and not before the new content is there.
+// TestInPlaceEvents checks that inotify reports a change once, and only after the new content is there.
 func TestInPlaceEvents(t *testing.T) {
 	dir, p := newVolume(t, ""), plain(InPlace)
 	write(t, dir, p)
@@ -88,14 +88,14 @@ func TestInPlaceEvents(t *testing.T) {
 		if _, err := tryWrite(t, dir, p); err != nil {
 			t.Fatal(err)
 		}
-		got := slices.DeleteFunc(happened(), func(event string) bool { return event == "" }) // open, read, close
+		got := slices.DeleteFunc(happened(), func(event string) bool { return event == "" }) // "" is open, read, close
 		if want := []string{"MODIFY", "CLOSE_WRITE"}; !slices.Equal(got, want) {
 			t.Errorf("%d bytes: events %q, want %q", length, got, want)
 		}
 	}
 }
 
-// targetInode is the number of the inode that a path leads to.
+// targetInode returns the number of the inode at a path.
 func targetInode(t *testing.T, path string) uint64 {
 	t.Helper()
 	var st unix.Stat_t
@@ -115,7 +115,7 @@ func contentOf(t *testing.T, f *os.File) string {
 	return string(b[:n])
 }
 
-// bind mounts a file, as kubelet does for subPath, and returns the path.
+// bind mounts a file, as kubelet does for subPath, and returns the path of the mount.
 func bind(t *testing.T, path string) string {
 	t.Helper()
 	bound := filepath.Join(t.TempDir(), "bound")
@@ -133,7 +133,7 @@ func bind(t *testing.T, path string) string {
 	return bound
 }
 
-// events watches a path, and returns a function that gives the events since then, as "MOVED_TO name".
+// events watches a path. It returns a function that returns the events since the start, as "MOVED_TO name".
 func events(t *testing.T, path string) func() []string {
 	t.Helper()
 	in, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
@@ -165,7 +165,7 @@ func events(t *testing.T, path string) func() []string {
 	}
 }
 
-// TestUnchangedFilesAreNotTouched: a program that reloads whenever its file changes does not reload for another file.
+// TestUnchangedFilesAreNotTouched: a program that reloads after a change of its file must not reload for another file.
 func TestUnchangedFilesAreNotTouched(t *testing.T) {
 	for _, layout := range []Layout{Files, InPlace} {
 		dir := newVolume(t, "")
@@ -184,7 +184,8 @@ func TestUnchangedFilesAreNotTouched(t *testing.T) {
 	}
 }
 
-// TestInPlaceRightsThatChange: who has lost the right to open a file sees no new content through an old descriptor.
+// TestInPlaceRightsThatChange checks that a process that lost the right to open a file sees no new content through an
+// old descriptor.
 func TestInPlaceRightsThatChange(t *testing.T) {
 	for name, change := range map[string]func(*File){
 		"mode":  func(f *File) { f.Mode = 0o600 },
@@ -211,7 +212,8 @@ func TestInPlaceRightsThatChange(t *testing.T) {
 	}
 }
 
-// steady is a version of a payload in which owners and modes stay. Each file tells its number in each line.
+// steady returns a version of a payload whose owners and modes stay the same. Each line of each file has the number of
+// the version.
 func steady(layout Layout, i int) Payload {
 	p := Payload{Layout: layout, DirMode: 0o755, UID: 1000, GID: 2000}
 	for n, name := range []string{"a", "nested/b", "nested/deep/c"} {
@@ -226,7 +228,8 @@ func steady(layout Layout, i int) Payload {
 // steadyMin is the length of the shortest file of a steady payload.
 const steadyMin = 10 * 1000
 
-// number is the number of the version of which a text begins with a line; an error if a line of whole is of another.
+// number returns the number of the version at the beginning of a text. If whole is true and a line has another number,
+// it returns an error.
 func number(text []byte, whole bool) (int, error) {
 	var i int
 	if _, err := fmt.Sscanf(string(text[:min(len(text), 10)]), "%09d\n", &i); err != nil {
@@ -238,8 +241,8 @@ func number(text []byte, whole bool) (int, error) {
 	return i, nil
 }
 
-// TestReadersOfPlainFiles: what readers that never stop see. Each file is there at each instant, never goes back, and
-// is never shorter than the shortest version. With Files, each read shows one version.
+// TestReadersOfPlainFiles runs readers that never stop. Each file always exists, never gets older, and is never shorter
+// than the shortest version. With Files, each read shows one version.
 func TestReadersOfPlainFiles(t *testing.T) {
 	const writes = 400
 	for _, layout := range []Layout{Files, InPlace} {
@@ -285,7 +288,7 @@ func TestReadersOfPlainFiles(t *testing.T) {
 	}
 }
 
-// TestFinish leaves what a killed writer can leave, and has it completed without the payload.
+// TestFinish makes what a killed writer can leave, and completes it without the payload.
 func TestFinish(t *testing.T) {
 	kills := map[string]func(t *testing.T, dir string){
 		"before the first file": func(*testing.T, string) {},

@@ -16,8 +16,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// TestNoSpace gives a volume that holds one version every number of pages, or of inodes, from what this version takes
-// to what both take, so that the write of the next fails at each of its steps in turn.
+// TestNoSpace writes a second version into volumes of all sizes between that of one version and that of both, in pages
+// or in inodes, so that the write fails at each of its steps in turn.
 func TestNoSpace(t *testing.T) {
 	forEachLayout(t, func(t *testing.T, layout Layout) {
 		t.Run("inodes", func(t *testing.T) {
@@ -38,7 +38,7 @@ func TestNoSpace(t *testing.T) {
 		"a write that runs out of inodes or pages at each of its steps, from the first page to enough, with each layout")
 }
 
-// noSpace writes one version after another into volumes of each size in turn, and checks at which steps that fails.
+// noSpace writes one version after another into volumes of each size, and checks the steps at which a write fails.
 func noSpace(t *testing.T, layout Layout, from, to int, options func(n int) string, wantSteps []string) {
 	testkit.NothingLeft(t)
 	before := payload(file("a", strings.Repeat("a", 5000)), file("d/b", "b"))
@@ -55,7 +55,7 @@ func noSpace(t *testing.T, layout Layout, from, to int, options func(n int) stri
 			}
 			continue
 		}
-		// Twice: a failure must not eat up the room for the next try.
+		// The second try checks that the failure has not used up room.
 		for range 2 {
 			used := usage(t, dir)
 			changed, err := tryWrite(t, dir, after)
@@ -67,14 +67,14 @@ func noSpace(t *testing.T, layout Layout, from, to int, options func(n int) stri
 			case !errors.Is(err, unix.ENOSPC):
 				t.Fatalf("%d: %v", n, err)
 			case changed && layout == Links:
-				// The new version is published, and a link of it is missing.
+				// The new version is published, and one of its links is missing.
 				if got := look(t, filepath.Join(dir, "..data", "d/e/c")); got.content != "C" {
 					t.Errorf("%d: changed is true, but ..data shows %v", n, got)
 				}
 			case changed:
 				t.Errorf("%d: a part of the new version is visible: %v", n, err)
 			default:
-				// The old version, and not a trace of the new.
+				// The volume has the old version, and nothing of the new one.
 				check(t, dir, before)
 				if now := usage(t, dir); now != used {
 					t.Errorf("%d: the failed write has left something: %s, before: %s", n, now, used)
@@ -82,7 +82,7 @@ func noSpace(t *testing.T, layout Layout, from, to int, options func(n int) stri
 			}
 			failures = append(failures, err.Error())
 		}
-		// With room, all is put right.
+		// With enough room, the write completes the version.
 		if err := unix.Mount("", dir, "", unix.MS_REMOUNT, "size=1m,nr_inodes=1000"); err != nil {
 			t.Fatal(err)
 		}
@@ -98,7 +98,7 @@ func noSpace(t *testing.T, layout Layout, from, to int, options func(n int) stri
 	}
 }
 
-// usage is what the tmpfs at dir holds, as text.
+// usage returns the usage of the tmpfs at dir as text.
 func usage(t *testing.T, dir string) string {
 	t.Helper()
 	var st unix.Statfs_t

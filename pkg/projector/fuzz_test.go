@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FuzzPaths checks that whatever the paths of files, directories and mount points are, they are either refused, or all
-// that is written lies inside the directory and reads back equal.
+// FuzzPaths checks, for any paths of files, directories and mount points, that either the payload is refused, or all
+// written files are inside the directory and have the expected content.
 func FuzzPaths(f *testing.F) {
 	for _, seed := range [][5]string{
 		{"a", "b", "c", "d", "m"}, {"a/b", "a/c", "d", "a/d", "m/n"}, {"../x", "a", "b", "c", "m"}, {"a", "a", "a", "a", "a"},
@@ -47,7 +47,7 @@ func FuzzPaths(f *testing.F) {
 			check(t, dir, fresh)
 		case err != nil:
 			t.Fatalf("%q: %v", all, err)
-		case len(slices.MaxFunc(all, byLength)) < unix.PathMax-200: // a longer one can't be looked at by its path
+		case len(slices.MaxFunc(all, byLength)) < unix.PathMax-200: // A longer path can't be looked up.
 			check(t, dir, p)
 		}
 		for path := range snapshotNames(t, outside) {
@@ -58,7 +58,7 @@ func FuzzPaths(f *testing.F) {
 	})
 }
 
-// snapshotNames lists what is outside of the volume.
+// snapshotNames lists the names outside of the volume.
 func snapshotNames(t *testing.T, outside string) map[string]bool {
 	t.Helper()
 	names := map[string]bool{}
@@ -80,7 +80,7 @@ func isDate(name string) bool {
 	return err == nil
 }
 
-// FuzzIsGeneration checks that what passes as a generation's name is one component that means no other directory.
+// FuzzIsGeneration checks that an accepted name of a generation is a single component that names no other directory.
 func FuzzIsGeneration(f *testing.F) {
 	f.Add(newGenerationName())
 	for _, seed := range []string{"..data", "..2026_11_23_10_00_00.1", "..2026_11_23_10_00_00.12345678901",

@@ -13,7 +13,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// harness is a volume that holds keys(), and a directory outside.
+// harness is a volume with keys(), and a directory outside of it.
 type harness struct {
 	t          *testing.T
 	dir        string // the volume
@@ -27,7 +27,7 @@ func newHarness(t *testing.T, layout Layout) harness {
 	h.victim = filepath.Join(filepath.Dir(filepath.Dir(h.dir)), "victim")
 	h.mkdir(filepath.Join(h.victim, "d"))
 	h.file(filepath.Join(h.victim, "precious"), "precious")
-	h.file(filepath.Join(h.victim, "id_rsa"), "private") // what the volume has too
+	h.file(filepath.Join(h.victim, "id_rsa"), "private") // The volume has this file, too.
 	h.file(filepath.Join(h.victim, "d", "precious"), "precious")
 	return h.holding(keys(), layout)
 }
@@ -81,15 +81,15 @@ func (h harness) node(path string, kind uint32, device uint64) {
 
 const zero = 1<<8 | 5 // /dev/zero
 
-const old = "..2001_02_03_04_05_06.7" // a generation of another time
+const old = "..2001_02_03_04_05_06.7" // a generation with another time
 
-// hostileNames are what a killed writer leaves, and what a container could plant, in the root directory of a volume
-// with the layout Links.
+// hostileNames are the files that a killed writer leaves, or that a container could plant, in the root directory of a
+// volume with the layout Links.
 func hostileNames() map[string]func(harness) {
 	return map[string]func(h harness){
 		"nothing": func(harness) {},
 
-		// What a killed writer leaves.
+		// A killed writer leaves these.
 		"a stale ..data_tmp to a generation": func(h harness) { h.link(h.generation, h.in("..data_tmp")) },
 		"a stale ..data_tmp to nowhere":      func(h harness) { h.link(old, h.in("..data_tmp")) },
 		"an orphan generation, empty":        func(h harness) { h.mkdir(h.in(old)) },
@@ -113,12 +113,15 @@ func hostileNames() map[string]func(harness) {
 			}
 		},
 
-		// Wrong kinds in the place of the layout's names.
-		"..data_tmp is a file":                   func(h harness) { h.file(h.in("..data_tmp"), "x") },
-		"..data_tmp is a directory with content": func(h harness) { h.mkdir(h.in("..data_tmp/d")); h.file(h.in("..data_tmp/d/f"), "x") },
-		"..data_tmp is a link to the victim":     func(h harness) { h.link(h.victim, h.in("..data_tmp")) },
-		"..data_tmp is a FIFO":                   func(h harness) { h.node(h.in("..data_tmp"), unix.S_IFIFO, 0) },
-		"..data is a directory":                  func(h harness) { h.replace(h.in("..data"), h.mkdir) },
+		// These have the layout's names and the wrong type.
+		"..data_tmp is a file": func(h harness) { h.file(h.in("..data_tmp"), "x") },
+		"..data_tmp is a directory with content": func(h harness) {
+			h.mkdir(h.in("..data_tmp/d"))
+			h.file(h.in("..data_tmp/d/f"), "x")
+		},
+		"..data_tmp is a link to the victim": func(h harness) { h.link(h.victim, h.in("..data_tmp")) },
+		"..data_tmp is a FIFO":               func(h harness) { h.node(h.in("..data_tmp"), unix.S_IFIFO, 0) },
+		"..data is a directory":              func(h harness) { h.replace(h.in("..data"), h.mkdir) },
 		"..data is a directory with content": func(h harness) {
 			h.replace(h.in("..data"), func(p string) { h.mkdir(p + "/a"); h.file(p+"/a/b", "x") })
 		},
@@ -149,7 +152,7 @@ func hostileNames() map[string]func(harness) {
 			h.must(unix.Chmod(h.dir, 0o7777))
 		},
 
-		// ..data leads elsewhere.
+		// Here ..data leads to another directory.
 		"..data leads to a victim outside":            func(h harness) { h.dataTo("../../victim") },
 		"..data leads to a victim far outside":        func(h harness) { h.dataTo("../../../../../../../.." + h.victim) },
 		"..data leads to an absolute path":            func(h harness) { h.dataTo(h.victim) },
@@ -169,7 +172,7 @@ func hostileNames() map[string]func(harness) {
 			h.dataTo(old)
 		},
 
-		// The visible names.
+		// These have visible names.
 		"a visible name is a file": func(h harness) {
 			h.replace(h.in("id_rsa"), func(p string) { h.file(p, "private") })
 		},
@@ -208,7 +211,7 @@ func hostileNames() map[string]func(harness) {
 	}
 }
 
-// hostileFiles are what a container could plant among the files of a volume of any layout.
+// hostileFiles are the changes that a container could make to the files of a volume of any layout.
 func hostileFiles() map[string]func(harness) {
 	return map[string]func(h harness){
 		"a file's bytes were changed": func(h harness) {
@@ -263,7 +266,7 @@ func hostileFiles() map[string]func(harness) {
 			h.mkdir(h.in(old))
 			h.must(os.Link(h.now("id_rsa"), h.in(old+"/second")))
 		},
-		// What the layouts files and in-place use.
+		// The layouts files and in-place use these names.
 		"..pending leads to the victim": func(h harness) { h.link(h.victim, h.in(pendingDir)) },
 		"..pending is a file":           func(h harness) { h.file(h.in(pendingDir), "x") },
 		"..pending is a FIFO":           func(h harness) { h.node(h.in(pendingDir), unix.S_IFIFO, 0) },
@@ -286,13 +289,16 @@ func hostileFiles() map[string]func(harness) {
 			h.replace(h.in("id_rsa"), func(p string) { h.link(h.victim+"/id_rsa", p) })
 			h.file(h.in(pendingDir+"/id_rsa"), "pwned!!")
 		},
-		"a file has a second name in place of another": func(h harness) { h.remove(h.now("id_rsa.pub")); h.must(os.Link(h.now("id_rsa"), h.now("id_rsa.pub"))) },
+		"a file has a second name in place of another": func(h harness) {
+			h.remove(h.now("id_rsa.pub"))
+			h.must(os.Link(h.now("id_rsa"), h.now("id_rsa.pub")))
+		},
 	}
 }
 
-// TestHostileOrLeftOver puts into a volume what a killed writer leaves and what a container that got write access could
-// plant (CVE-2017-1002102, and worse). Whatever it is: the next write, of the same payload or another, puts the volume
-// right, does not hang, and touches nothing outside.
+// TestHostileOrLeftOver puts into a volume what a killed writer leaves, and what a container with write access could
+// plant (CVE-2017-1002102, and worse). The next write, of the same payload or another, must repair the volume, must not
+// hang, and must touch nothing outside.
 func TestHostileOrLeftOver(t *testing.T) {
 	other := payload(file("id_rsa", "new private"), file("conf/d", "now a file"), file("foreign", "f"))
 	forEachLayout(t, func(t *testing.T, layout Layout) {
@@ -338,7 +344,7 @@ func (h harness) list() (names []string) {
 	return names
 }
 
-// What looks like a file of the payload to stat and read, and is none, is replaced.
+// A file that stat and read take for a file of the payload, but that is none, is replaced.
 func TestLooksTheSame(t *testing.T) {
 	for name, plant := range map[string]func(h harness){
 		"an empty file is a FIFO": func(h harness) {
@@ -369,7 +375,7 @@ func TestLooksTheSame(t *testing.T) {
 
 func isWrittenAnew(t *testing.T, layout Layout, plant func(harness)) {
 	h := newHarness(t, layout)
-	// The volume is a directory of the mount, so that there is an outside on the same file system.
+	// The volume is a directory of the mount, so that the same file system has files outside of the volume.
 	h.dir = h.in("inner/volume")
 	h.mkdir(h.dir)
 	p := payload(file("empty", ""), file("empty2", ""), file("a", "equal"), file("b", "equal"))

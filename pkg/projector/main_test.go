@@ -24,15 +24,15 @@ func TestMain(m *testing.M) {
 	testkit.RunInMountNamespace(m)
 }
 
-// newVolume mounts a tmpfs and returns its path. The mount lies two directories deep below a directory of its own, so
-// that there is an outside.
+// newVolume mounts a tmpfs and returns the path. The mount is two directories deep below a directory of its own, so
+// that there are files outside of the volume.
 func newVolume(t testing.TB, options string) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "pod", "mount")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	// dev and suid on purpose: the package must not lean on mount flags.
+	// The mount has dev and suid, because the package must not depend on mount flags.
 	if err := unix.Mount("projector-test", dir, "tmpfs", 0, options); err != nil {
 		t.Fatalf("mount tmpfs with %q: %v", options, err)
 	}
@@ -46,7 +46,7 @@ func newVolume(t testing.TB, options string) string {
 
 func tryWrite(t testing.TB, dir string, p Payload) (bool, error) {
 	t.Helper()
-	// O_PATH is what the root of a detached mount is.
+	// The descriptor of the root of a detached mount is an O_PATH descriptor, too.
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +55,7 @@ func tryWrite(t testing.TB, dir string, p Payload) (bool, error) {
 	return Write(fd, p)
 }
 
-// write writes p, checks all that is there afterwards, and returns whether it changed anything.
+// write writes p, checks the resulting files, and returns whether the write changed anything.
 func write(t testing.TB, dir string, p Payload) bool {
 	t.Helper()
 	changed, err := tryWrite(t, dir, p)
@@ -66,12 +66,12 @@ func write(t testing.TB, dir string, p Payload) bool {
 	return changed
 }
 
-// entry is what lstat and a read tell of a file, in a form that prints well.
+// entry is the result of lstat and a read of a file, in a form for messages.
 type entry struct {
 	kind     uint32
 	mode     string
 	uid, gid uint32
-	content  string // of a file; the target of a link
+	content  string // of a file; for a link, its target
 }
 
 func look(t testing.TB, path string) entry {
@@ -111,7 +111,7 @@ func layoutNames() map[Layout]string {
 	return map[Layout]string{Links: "links", Files: "files", InPlace: "in-place"}
 }
 
-// check fails t unless dir holds p in its layout and nothing else, owners and modes included.
+// check fails t unless dir has exactly the files of p in its layout, with owners and modes.
 func check(t testing.TB, dir string, p Payload) {
 	t.Helper()
 	var want map[string]entry
@@ -127,7 +127,7 @@ func check(t testing.TB, dir string, p Payload) {
 	differ(t, dir+" is not as it should be (want, got)", want, got)
 }
 
-// directoryEntry is a directory of p.
+// directoryEntry returns the entry of a directory of p.
 func directoryEntry(p Payload) entry {
 	return entry{kind: unix.S_IFDIR, mode: fmt.Sprintf("%04o", p.DirMode), uid: p.UID, gid: p.GID}
 }
@@ -136,19 +136,19 @@ func fileEntry(f File) entry {
 	return entry{unix.S_IFREG, fmt.Sprintf("%04o", f.Mode), f.UID, f.GID, string(f.Data)}
 }
 
-// addWithParents adds a directory, and the directories above it up to root.
+// addWithParents adds a directory, and its parent directories up to root.
 func addWithParents(want map[string]entry, path, root string, directory entry) {
 	for ; path != root; path = filepath.Dir(path) {
 		want[path] = directory
 	}
 }
 
-// beneathFile reports whether a path of Directories is, or lies beneath, a file.
+// beneathFile reports whether a path of Directories is the path of a file, or beneath a file.
 func beneathFile(p Payload, path string) bool {
 	return slices.ContainsFunc(p.Files, func(f File) bool { return path == f.Path || strings.HasPrefix(path, f.Path+"/") })
 }
 
-// wantFiles is what lies in a directory that holds p in the layout Files or InPlace.
+// wantFiles returns the content of a directory with p in the layout Files or InPlace.
 func wantFiles(p Payload) map[string]entry {
 	directory := directoryEntry(p)
 	want := map[string]entry{".": directory}
@@ -164,7 +164,7 @@ func wantFiles(p Payload) map[string]entry {
 	return want
 }
 
-// wantLinks is what lies in dir if it holds p in AtomicWriter's layout.
+// wantLinks returns the content of a directory with p in AtomicWriter's layout.
 func wantLinks(t testing.TB, dir string, p Payload) map[string]entry {
 	t.Helper()
 	generation, err := os.Readlink(filepath.Join(dir, "..data"))
@@ -237,7 +237,7 @@ func union[V any](a, b map[string]V) []string {
 	return keys
 }
 
-// touched is what can't stay the same when a file is replaced, written to, or given another owner or mode.
+// touched is the data of a file that changes when the file is replaced or written, or gets another owner or mode.
 type touched struct {
 	dev, ino, nlink uint64
 	ctime           unix.Timespec
@@ -262,7 +262,7 @@ func sameSnapshot(t testing.TB, what string, before, after map[string]touched) {
 	differ(t, what+" touched (before, after)", before, after)
 }
 
-// differ fails t with the first few differences of two maps.
+// differ fails t and prints the first differences of two maps.
 func differ[V comparable](t testing.TB, what string, a, b map[string]V) {
 	t.Helper()
 	var report []string
@@ -276,7 +276,7 @@ func differ[V comparable](t testing.TB, what string, a, b map[string]V) {
 			report = append(report, "...")
 			break
 		}
-		// A part of a long text is enough.
+		// The beginning of a long text is enough.
 		show := func(v V, ok bool) string {
 			if !ok {
 				return "nothing"
@@ -290,7 +290,7 @@ func differ[V comparable](t testing.TB, what string, a, b map[string]V) {
 	}
 }
 
-// within runs f and fails t if it takes longer than any right implementation: one that blocks on a FIFO takes for ever.
+// within runs f and fails t if f takes longer than bound. A wrong implementation that blocks on a FIFO never returns.
 func within(t testing.TB, bound time.Duration, f func()) {
 	t.Helper()
 	done := make(chan struct{})
@@ -310,7 +310,7 @@ func payload(files ...File) Payload {
 	return Payload{Files: files, DirMode: 0o755, UID: 1000, GID: 2000}
 }
 
-// keys is a usual payload.
+// keys returns a usual payload.
 func keys() Payload {
 	return payload(file("id_rsa", "private"), file("id_rsa.pub", "public"), file("conf/d/ten.conf", "10"),
 		file("conf/main.conf", "main"))

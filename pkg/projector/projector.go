@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package projector makes a payload of files the content of a directory, in one of three layouts.
+// Package projector writes a payload of files into a directory, in one of three layouts.
 //
 // Links is the layout of kubelet's AtomicWriter, because programs and config reloaders rely on it:
 //
@@ -8,9 +8,9 @@
 //	..data -> ..2026_11_23_10_00_00.1234567890
 //	id_rsa -> ..data/id_rsa             user-visible names, one per first path component
 //
-// Renaming ..data is what publishes a version: a reader that opens ..data once sees one version whole.
+// Renaming ..data publishes a version: a reader that opens ..data once sees one complete version.
 //
-// In the layouts Files and InPlace each file lies at its path. A new version replaces file by file:
+// In the layouts Files and InPlace each file is at its path. A new version replaces file by file:
 //
 //	                                         Links      Files      InPlace
 //	a reader sees one file whole             yes        yes        no: old and new bytes may be mixed during the write
@@ -21,17 +21,16 @@
 //	inotify on the file                      IN_ATTRIB  IN_ATTRIB  IN_MODIFY, IN_CLOSE_WRITE
 //	inotify on the file's directory          IN_MOVED_TO, of ..data in the root with Links; IN_MODIFY with InPlace
 //
-// In all layouts, a file that both versions have is there at each instant, unless one of them has a directory at its
-// path; a file is never shorter than both versions; owner, group and mode are those of the content that a reader
-// sees; and a file that is the same in both versions is not touched, but for Links, which makes all files anew.
+// In all layouts, a file that is in both versions always exists, unless one version has a directory at its path. A file
+// is never shorter than both versions. Owner, group and mode belong to the content that a reader sees. A file that is
+// the same in both versions is not touched, except with Links, which writes all files again.
 //
-// What differs from AtomicWriter, on purpose: owner, group and mode are set before a version is visible and
-// are part of the comparison with it; directories and links are owned too; and what a killed writer left
-// is removed, or completed, instead of blocking the next write.
+// There are intended differences from AtomicWriter: owner, group and mode are set before a version is visible and are
+// part of the comparison with it; directories and links have an owner, too; and the files of a killed writer are
+// removed or completed, instead of blocking the next write.
 //
-// The package knows nothing of Kubernetes and nothing of mounts: it works on a directory descriptor, and never
-// follows a link that it finds inside. It is not safe for concurrent use on one directory: the caller
-// serialises.
+// The package knows neither Kubernetes nor mounts. It works on a directory descriptor, and never follows a link that it
+// finds inside. It is not safe for concurrent use on one directory: the caller serialises the calls.
 package projector
 
 import (
@@ -47,26 +46,26 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 )
 
-// ErrBadPayload says that a payload cannot be a generation: a path leaves the directory, is too long,
-// clashes with another or with the names the layout needs, or a mode has bits beyond 0777. Nothing was written.
+// ErrBadPayload means that a payload cannot be written: a path leaves the directory, is too long, or clashes with
+// another path or with a name of the layout, or a mode has bits beyond 0777. Nothing was written.
 var ErrBadPayload = errors.New("these files can't be in one volume")
 
 const (
 	dataLink    = "..data"
 	dataLinkTmp = "..data_tmp"
-	// reservedPrefix marks the names that belong to the layout. Keys and item paths can't start with it
-	// (Kubernetes' validation of both), so everything that does is ours to clean.
+	// reservedPrefix is the prefix of the names that belong to the layout. Kubernetes' validation excludes keys and item
+	// paths that start with it, so the package may remove all names with this prefix.
 	reservedPrefix = ".."
 	// The kernel's NAME_MAX and PATH_MAX in bytes, and AtomicWriter's limits.
 	maxName = 255
 	maxPath = 4096
 )
 
-// Layout is how the files of a payload lie in the directory. The package comment compares the layouts.
+// Layout is the arrangement of the files in the directory. The package comment compares the layouts.
 type Layout int
 
 const (
-	// Links to the files of one generation, as kubelet makes them.
+	// Links makes links to the files of one generation, as kubelet does.
 	Links Layout = iota
 	// Files replaces each changed file by a rename.
 	Files
@@ -86,29 +85,28 @@ type File struct {
 	GID  uint32
 }
 
-// Payload is everything that a directory is to hold.
+// Payload is the complete content of a directory.
 type Payload struct {
 	Layout Layout
-	// Files in any order. An empty list empties the directory.
+	// Files are in any order. An empty list empties the directory.
 	Files []File
-	// Directories exist in each version even if no file lies in them. A path that names a file, or lies beneath one, is
-	// passed over. A path with the first component of a mount point stays with the mount point.
+	// Directories exist in each version even if they have no file. A path that names a file, or lies beneath one, is
+	// ignored. A path whose first component is that of a mount point stays with the mount point.
 	Directories []string
-	// MountPoints are directories that stay while versions come and go: the kernel would detach what is mounted on a
-	// directory that is removed (rmdir(2) on a mount point of another mount namespace). No file may have the same first
-	// path component.
+	// MountPoints are directories that stay in all versions. If a directory were removed, the kernel would detach the
+	// mounts on it (rmdir(2) on a mount point of another mount namespace). No file may have the same first path component.
 	MountPoints []string
-	// DirMode is the permission bits of every directory, the root among them, 0 to 0777.
+	// DirMode is the permission bits of all directories, including the root, 0 to 0777.
 	DirMode uint32
 	// UID and GID own directories and links.
 	UID uint32
 	GID uint32
 }
 
-// Write makes p the content of the directory that root is a descriptor of, and reports whether files changed. An O_PATH
-// descriptor will do. On an error with changed false the directory still shows what it showed before, whole; with
-// changed true the new version is visible, or the next Write or Finish makes the rest of it visible, and the next Write
-// removes what is left.
+// Write makes p the content of the directory of the descriptor root, which may be an O_PATH descriptor. changed reports
+// whether files changed. After an error with changed false, the directory still shows its old content as a whole. After
+// an error with changed true, the new version is visible, or the next Write or Finish makes the rest of it visible. The
+// next Write removes what is left.
 func Write(root int, p Payload) (changed bool, err error) {
 	tree, mountPoints, err := newTrees(p)
 	if err != nil {
@@ -128,20 +126,21 @@ func Write(root int, p Payload) (changed bool, err error) {
 
 // writeLinks is Write for the layout Links. The steps, marked by number in the code:
 //
-//  1. Remove ..data_tmp, then find the current generation: what ..data names, if that is a name this package gives. In
-//     this order, because a killed process whose rename of ..data_tmp waits for the directory's lock can still complete
-//     it.
+//  1. Remove ..data_tmp, then find the current generation: the target of ..data, if its name has the form of this
+//     package. The order matters, because a killed process whose rename of ..data_tmp waits for the directory's lock
+//     can still complete the rename.
 //  2. Remove every other ".." name: only a killed writer leaves one.
 //  3. Compare the current generation with the payload: names, owners, modes, bytes. If equal, go to 6.
-//  4. Write a new generation; each file gets owner, then mode, before the generation has a visible name.
+//  4. Write a new generation; each file gets its owner, then its mode, before the generation has a visible name.
 //  5. Rename a new ..data over the old one: from here on readers see the new version.
-//  6. Own the root directory. Make the visible links and mount points that are missing or wrong, and remove links whose
-//     file is gone.
+//  6. Set owner and mode of the root directory. Make missing and wrong visible links and mount points, and remove links
+//     without a file.
 //  7. Remove the old generation.
 func writeLinks(dir directory, tree, mountPoints *node, p Payload) (changed bool, err error) {
 	// (1), (2)
-	if _, err := dir.lstat(dataLinkTmp); err == nil { // on a read-only mount an unlink fails even if nothing is there
-		_ = removeTree(dir, dataLinkTmp) // clean reports the error
+	// On a read-only mount, unlink fails even if the name does not exist.
+	if _, err := dir.lstat(dataLinkTmp); err == nil {
+		_ = removeTree(dir, dataLinkTmp) // clean reports the error.
 	}
 	current := currentGeneration(dir)
 	visible, err := clean(dir, current)
@@ -163,7 +162,8 @@ func writeLinks(dir directory, tree, mountPoints *node, p Payload) (changed bool
 	// (5)
 	failpoint.Hit("projector-generation-written")
 	if err := publish(dir, next, p); err != nil {
-		return false, errors.Join(fmt.Errorf("publish new generation: %w", err), removeTree(dir, dataLinkTmp), removeTree(dir, next))
+		return false, errors.Join(fmt.Errorf("publish new generation: %w", err),
+			removeTree(dir, dataLinkTmp), removeTree(dir, next))
 	}
 
 	failpoint.Hit("projector-data-renamed")
@@ -182,7 +182,7 @@ func writeLinks(dir directory, tree, mountPoints *node, p Payload) (changed bool
 }
 
 // show makes the root directory agree with the payload: its owner and mode, the visible links and the mount points.
-// visible are the names in it that are not reserved.
+// visible are the names in the directory that are not reserved.
 func show(dir directory, visible []string, tree, mountPoints *node, p Payload) error {
 	if _, err := dir.own(p.UID, p.GID, p.DirMode); err != nil {
 		return fmt.Errorf("set owner and mode of volume directory: %w", err)
@@ -196,7 +196,7 @@ func show(dir directory, visible []string, tree, mountPoints *node, p Payload) e
 	return nil
 }
 
-// publish points ..data at generation by a rename, the one step that readers can see.
+// publish points ..data at generation with a rename, which is the only step that readers can see.
 func publish(dir directory, generation string, p Payload) error {
 	if err := dir.symlink(generation, dataLinkTmp, p.UID, p.GID); err != nil {
 		return err
@@ -207,9 +207,9 @@ func publish(dir directory, generation string, p Payload) error {
 	return dir.rename(dataLinkTmp, dataLink)
 }
 
-// currentGeneration returns the name of the generation that ..data names, or "" if there is none that this
-// package could have made. The link's text is not trusted: whoever could write to the volume could have
-// pointed it anywhere (CVE-2017-1002102), so only a name of our own form that is a real directory counts.
+// currentGeneration returns the name of the generation that ..data names, or "" if this package can't have made it. The
+// text of the link is not trusted, because a process with write access to the volume could have pointed the link
+// anywhere (CVE-2017-1002102). Only a real directory with a name in the form of this package counts.
 func currentGeneration(dir directory) string {
 	name, err := dir.readlink(dataLink)
 	if err != nil || !isGeneration(name) {
@@ -224,7 +224,7 @@ func currentGeneration(dir directory) string {
 
 const generationTime = "..2006_01_02_15_04_05"
 
-// newGenerationName gives kubelet's form: a time for people who look, and a random part that makes it unique.
+// newGenerationName returns a name in kubelet's form: a time for people, and a random part that makes the name unique.
 func newGenerationName() string {
 	return fmt.Sprintf("%s.%d", time.Now().UTC().Format(generationTime), rand.Uint32())
 }

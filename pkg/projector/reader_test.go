@@ -20,7 +20,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// version is a payload of which each file tells its number, and with it which names, owners and modes belong to it.
+// version returns a payload of which each file shows the number of the version. The number determines the names, owners
+// and modes.
 func version(i int) Payload {
 	text := fmt.Sprintf("%d\n%s", i, strings.Repeat("x", i%3*3000))
 	mode := []uint32{0o400, 0o440, 0o600, 0o644}[i%4]
@@ -37,11 +38,11 @@ func version(i int) Payload {
 
 var errGone = errors.New("the version was replaced meanwhile")
 
-// readVersion reads everything through one open of ..data and returns the number of the version.
+// readVersion opens ..data once, reads all files through it, and returns the number of the version.
 func readVersion(dir string) (int, error) {
 	data, err := os.Open(filepath.Join(dir, "..data"))
 	if errors.Is(err, os.ErrNotExist) {
-		return 0, errGone // between reading the link and opening what it names
+		return 0, errGone // The directory was removed after its link was read.
 	}
 	if err != nil {
 		return 0, err
@@ -77,7 +78,7 @@ func readVersion(dir string) (int, error) {
 			return i, fmt.Errorf("version %d: directory %q is %s", i, name, got)
 		}
 		if !strings.HasSuffix(got, fmt.Sprint(want)) {
-			// Fewer names are no mix: the old generation is just being removed.
+			// If names are missing, the old generation is just being removed. That is no mix of versions.
 			if err := stillThere(data, p); err != nil {
 				return i, err
 			}
@@ -132,7 +133,7 @@ func readDir(data *os.File, name string) (string, error) {
 	defer f.Close()
 	names, err := f.Readdirnames(-1)
 	if errors.Is(err, os.ErrNotExist) {
-		err = errGone // the directory was removed since it was opened
+		err = errGone // The directory was removed after it was opened.
 	}
 	sort.Strings(names)
 	return fmt.Sprintf("%04o %d:%d %v", st.Mode&0o7777, st.Uid, st.Gid, names), err
@@ -170,7 +171,8 @@ func TestReadersNeverSeeAMix(t *testing.T) {
 			}
 		})
 	}
-	// By the visible names, as most programs read: a file is never half a version, nor another's, nor wider than asked.
+	// This reader uses the visible names, like most programs. A file is never a part of a version, never belongs to
+	// another version, and never has a wider mode.
 	wg.Go(func() {
 		for !stop.Load() {
 			f, err := os.Open(filepath.Join(dir, "nested/c"))
@@ -196,7 +198,7 @@ func TestReadersNeverSeeAMix(t *testing.T) {
 			}
 		}
 	})
-	// ..data is never missing, not for a moment.
+	// This reader checks that ..data always exists.
 	wg.Go(func() {
 		for !stop.Load() {
 			if target, err := os.Readlink(filepath.Join(dir, "..data")); err != nil || !isGeneration(target) {
@@ -217,7 +219,7 @@ func TestReadersNeverSeeAMix(t *testing.T) {
 	t.Logf("%d whole versions read, %d replaced while being read", whole.Load(), gone.Load())
 }
 
-// writeForEver is a helper process: it writes version after version to args[0], in the layout args[1].
+// writeForEver is a helper process that writes version after version to args[0], in the layout args[1].
 func writeForEver(args []string) error {
 	fd, err := unix.Open(args[0], unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -236,7 +238,8 @@ func writeForEver(args []string) error {
 	}
 }
 
-// killWriter kills a process that writes version after version, once it has made so many changes to the directory.
+// killWriter starts a process that writes version after version, and kills it after a number of changes of the
+// directory.
 func killWriter(t *testing.T, dir string, layout Layout, changes int) {
 	t.Helper()
 	events := watch(t, dir)
@@ -256,7 +259,7 @@ func killWriter(t *testing.T, dir string, layout Layout, changes int) {
 	}
 }
 
-// leftOver reports whether a killed writer has left something.
+// leftOver reports whether a killed writer has left files.
 func leftOver(t *testing.T, dir string, pattern string, most int) bool {
 	t.Helper()
 	entries, err := filepath.Glob(filepath.Join(dir, pattern))
@@ -266,7 +269,7 @@ func leftOver(t *testing.T, dir string, pattern string, most int) bool {
 	return len(entries) > most
 }
 
-// TestKilledWriter kills a process after each number of changes that it makes to the directory, and writes after it.
+// TestKilledWriter kills a process after each number of changes that it makes to the directory, and then writes.
 func TestKilledWriter(t *testing.T) {
 	testkit.NothingLeft(t)
 	dir := newVolume(t, "")
@@ -274,7 +277,7 @@ func TestKilledWriter(t *testing.T) {
 	for kill := range 40 {
 		write(t, dir, version(0))
 		killWriter(t, dir, Links, kill)
-		// Before anything is put right, a reader sees one whole version.
+		// Before the next write, a reader sees one complete version.
 		i, err := readVersion(dir)
 		if err != nil {
 			t.Fatalf("after the kill: %v", err)
@@ -282,7 +285,7 @@ func TestKilledWriter(t *testing.T) {
 		if leftOver(t, dir, "..2*", 1) {
 			leftOvers++
 		}
-		// The same version, as after a restart without news, or another.
+		// The next write is of the same version, as after a restart, or of another one.
 		if kill%2 == 0 {
 			write(t, dir, version(i))
 		}
@@ -294,7 +297,7 @@ func TestKilledWriter(t *testing.T) {
 	t.Logf("%d of 40 kills left a second generation", leftOvers)
 }
 
-// TestKilledWriterOfPlainFiles is the same for the layouts Files and InPlace. Finish makes the files one version again.
+// TestKilledWriterOfPlainFiles does the same for the layouts Files and InPlace. Finish completes the version.
 func TestKilledWriterOfPlainFiles(t *testing.T) {
 	for _, layout := range []Layout{Files, InPlace} {
 		t.Run(layoutNames()[layout], func(t *testing.T) {

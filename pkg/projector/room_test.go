@@ -14,12 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shapes are payloads that strain a tmpfs in different ways.
+// shapes are payloads whose use of a tmpfs is extreme in different ways.
 func shapes() map[string]func(r *rand.Rand) Payload {
 	payload := func(sizes map[string]int) Payload {
 		p := payload()
 		for path, size := range sizes {
-			// The bytes of two versions differ, so that the second is written.
+			// The bytes of two versions differ, so that the second version is written.
 			p.Files = append(p.Files, file(path, strings.Repeat(fmt.Sprint(rand.Uint32()%10), size)))
 		}
 		return p
@@ -112,7 +112,8 @@ func TestRoomIsEnoughForTwoVersions(t *testing.T) {
 	})
 }
 
-// TestRoomForFilesThatGrow: the new files take the room twice before the old ones are gone.
+// TestRoomForFilesThatGrow checks that the room is enough for files that grow: the new files exist twice before the old
+// ones are removed.
 func TestRoomForFilesThatGrow(t *testing.T) {
 	small, large := file("a", "x"), file("b", strings.Repeat("x", 1<<20))
 	grown, shrunk := file("a", strings.Repeat("y", 1<<20)), file("b", "y")
@@ -133,7 +134,7 @@ func FuzzRoom(f *testing.F) {
 	})
 }
 
-// checkRoom writes old into a tmpfs that has room for old alone, makes room for next and writes next.
+// checkRoom writes old into a tmpfs that has room only for old, makes room for next, and writes next.
 func checkRoom(t *testing.T, layout Layout, old, next Payload) {
 	t.Helper()
 	old.Layout, next.Layout = layout, layout
@@ -156,7 +157,7 @@ func checkRoom(t *testing.T, layout Layout, old, next Payload) {
 		t.Fatal(err)
 	}
 	fits(next)
-	// Once more with another owner, which makes a new version: nothing grows.
+	// The same files with another owner are a new version, but nothing grows.
 	next.UID++
 	fits(next)
 }
@@ -165,7 +166,7 @@ func roomOption(bytes, inodes uint64) string {
 	return fmt.Sprintf("size=%d,nr_inodes=%d", bytes, inodes)
 }
 
-// isMemory checks that Memory is what the tmpfs that holds p says of itself.
+// isMemory checks that Memory agrees with the usage of the tmpfs that holds p.
 func isMemory(t *testing.T, dir string, p Payload) {
 	t.Helper()
 	var st unix.Statfs_t
@@ -179,7 +180,7 @@ func isMemory(t *testing.T, dir string, p Payload) {
 	}
 }
 
-// notWasteful checks that the room is at most three times what a change of version takes, apart from a fixed amount.
+// notWasteful checks that the room is at most three times the usage during a refresh, plus a fixed amount.
 func notWasteful(t *testing.T, dir string, p Payload) {
 	t.Helper()
 	var st unix.Statfs_t
@@ -188,7 +189,7 @@ func notWasteful(t *testing.T, dir string, p Payload) {
 	}
 	var pages uint64
 	for _, f := range p.Files {
-		// A file without content takes no page; one page for each is no waste.
+		// A file without content takes no page, but one page for each file is no waste.
 		pages += max(1, (uint64(len(f.Data))+uint64(st.Bsize)-1)/uint64(st.Bsize))
 	}
 	_, names := p.layout()

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// node is a directory (children) or a file in it (file). A tree of nodes is what writing and comparing walk, so that
-// both agree on what belongs there.
+// node is a directory (children) or a file (file). Writing and comparing walk the same tree of nodes, so that both
+// agree on the content of a directory.
 type node struct {
 	children map[string]*node
 	file     *File
@@ -17,8 +17,8 @@ type node struct {
 
 func newDirectory() *node { return &node{children: map[string]*node{}} }
 
-// newTrees returns the tree of a generation and the tree of what stays while generations come and go: the mount points,
-// and directories beneath the same names. The two trees have no name at their top in common.
+// newTrees returns the tree of a generation, and the tree of the directories that stay in all generations: the mount
+// points, and directories beneath the same names. The two trees have no name in common at the top.
 func newTrees(p Payload) (generation, mountPoints *node, err error) {
 	if p.DirMode&^0o777 != 0 {
 		return nil, nil, fmt.Errorf("%w: directory mode %#o has bits beyond 0777", ErrBadPayload, p.DirMode)
@@ -38,7 +38,8 @@ func newTrees(p Payload) (generation, mountPoints *node, err error) {
 			return nil, nil, err
 		}
 		if name := first(path); generation.children[name] != nil {
-			return nil, nil, fmt.Errorf("%w: another volume is mounted at %.200q, for which the volume needs a directory %q of its own, "+
+			return nil, nil, fmt.Errorf("%w: another volume is mounted at %.200q, "+
+				"for which the volume needs a directory %q of its own, "+
 				"but a file has that path or lies in that directory", ErrBadPayload, path, name)
 		}
 		mountPoints.addDirectory(path)
@@ -56,7 +57,7 @@ func newTrees(p Payload) (generation, mountPoints *node, err error) {
 	return generation, mountPoints, nil
 }
 
-// first is the first component of a path: its name in the root directory.
+// first returns the first component of a path, which is its name in the root directory.
 func first(path string) string {
 	name, _, _ := strings.Cut(path, "/")
 	return name
@@ -85,7 +86,7 @@ func (n *node) addFile(f *File) error {
 	}
 }
 
-// addDirectory adds the directories of a path, as far as no file is in the way.
+// addDirectory adds the directories of a path, except those where a file is in the way.
 func (n *node) addDirectory(path string) {
 	for name := range strings.SplitSeq(path, "/") {
 		child := n.children[name]
@@ -102,7 +103,8 @@ func (n *node) addDirectory(path string) {
 
 func checkPath(path string) error {
 	if path == "." || !fs.ValidPath(path) || strings.HasPrefix(path, reservedPrefix) || strings.ContainsRune(path, 0) {
-		return fmt.Errorf("%w: path %.200q is not a clean relative path or starts with %q", ErrBadPayload, path, reservedPrefix)
+		return fmt.Errorf("%w: path %.200q is not a clean relative path or starts with %q",
+			ErrBadPayload, path, reservedPrefix)
 	}
 	if len(path) > maxPath {
 		return fmt.Errorf("%w: a path is %d bytes long, more than %d", ErrBadPayload, len(path), maxPath)

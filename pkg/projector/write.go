@@ -11,8 +11,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 )
 
-// writeGeneration writes the tree below a new generation directory and returns its name. If it fails, what it
-// wrote is gone again.
+// writeGeneration writes the tree below a new generation directory and returns the name of the directory. If it fails,
+// it removes what it has written.
 func writeGeneration(dir directory, tree *node, p Payload) (name string, err error) {
 	for {
 		name = newGenerationName()
@@ -30,8 +30,8 @@ func writeGeneration(dir directory, tree *node, p Payload) (name string, err err
 	return name, nil
 }
 
-// writeDir fills the directory called name, which exists and which nobody else may enter yet. A directory that will be
-// shown then gets its owner and mode.
+// writeDir fills the existing directory called name, which no other process may enter yet. If shown is true, the
+// directory then gets its owner and mode.
 func writeDir(parent directory, name string, n *node, p Payload, shown bool) error {
 	dir, err := openDir(parent.fd(), name)
 	if err != nil {
@@ -80,8 +80,8 @@ func writeFile(dir directory, name string, f *File) error {
 	return own(fd, f.UID, f.GID, f.Mode)
 }
 
-// link makes the user-visible names agree with the tree: name -> ..data/name for each first path component. visible are
-// the names that are there.
+// link makes the visible names agree with the tree: name -> ..data/name for each first path component. visible are the
+// existing names.
 func link(dir directory, visible []string, tree, mountPoints *node, p Payload) error {
 	right := make(map[string]bool, len(visible))
 	var stale []string
@@ -110,8 +110,8 @@ func link(dir directory, visible []string, tree, mountPoints *node, p Payload) e
 	return nil
 }
 
-// replaceLink makes the link of one visible name, through a temporary name: a link that is there but wrong is replaced
-// without a gap.
+// replaceLink makes the link of one visible name. It renames a temporary name, so that a wrong link is replaced without
+// a gap.
 func replaceLink(dir directory, name string, p Payload) error {
 	if err := dir.symlink(dataLink+"/"+name, dataLinkTmp, p.UID, p.GID); err != nil {
 		return errors.Join(err, removeTree(dir, dataLinkTmp))
@@ -119,7 +119,7 @@ func replaceLink(dir directory, name string, p Payload) error {
 	failpoint.Hit("projector-link-tmp-made")
 	err := dir.rename(dataLinkTmp, name)
 	if errors.Is(err, unix.EISDIR) {
-		// Something that is no link holds the name. This package did not make it.
+		// The name belongs to a file that is no link and that this package did not make.
 		err = errors.Join(removeTree(dir, name), dir.rename(dataLinkTmp, name))
 	}
 	if err != nil {
@@ -128,8 +128,8 @@ func replaceLink(dir directory, name string, p Payload) error {
 	return nil
 }
 
-// makeDirectories makes the directories of a tree that are missing, with owner and mode. What is there and is no
-// directory is replaced.
+// makeDirectories makes the missing directories of a tree, with owner and mode. It replaces files that are no
+// directory.
 func makeDirectories(dir directory, tree *node, p Payload) error {
 	for name, child := range tree.children {
 		err := unix.Mkdirat(dir.fd(), name, 0o700)

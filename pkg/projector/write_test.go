@@ -84,7 +84,7 @@ func writtenOnce(t *testing.T, p Payload) {
 	}
 }
 
-// deep does what TestLayout does for a path that is too long to be looked at by path.
+// deep does the same as TestLayout for a path that is too long for a lookup.
 func deep(t *testing.T, p Payload) {
 	t.Helper()
 	dir := newVolume(t, "")
@@ -107,7 +107,7 @@ func TestEqualPayloadTouchesNothing(t *testing.T) {
 		write(t, dir, p)
 		events := watch(t, dir)
 		before := snapshot(t, dir)
-		for i := range p.Files { // in another order too
+		for i := range p.Files { // also in another order
 			p.Files[0], p.Files[i] = p.Files[i], p.Files[0]
 			if write(t, dir, p) {
 				t.Error("changed is true")
@@ -125,7 +125,7 @@ func TestEqualPayloadTouchesNothing(t *testing.T) {
 	})
 }
 
-// watch has inotify look at all directories, and returns a function that gives the masks of the events since its last
+// watch watches all directories with inotify. It returns a function that returns the masks of the events since its last
 // call.
 func watch(t testing.TB, dir string) func() []uint32 {
 	t.Helper()
@@ -138,7 +138,8 @@ func watch(t testing.TB, dir string) func() []uint32 {
 		if look(t, filepath.Join(dir, path)).kind != unix.S_IFDIR {
 			continue
 		}
-		const mask = unix.IN_MODIFY | unix.IN_ATTRIB | unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVE | unix.IN_CLOSE_WRITE | unix.IN_DELETE_SELF
+		const mask = unix.IN_MODIFY | unix.IN_ATTRIB | unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVE | unix.IN_CLOSE_WRITE |
+			unix.IN_DELETE_SELF
 		if _, err := unix.InotifyAddWatch(in, filepath.Join(dir, path), mask); err != nil {
 			t.Fatal(err)
 		}
@@ -295,7 +296,7 @@ func TestBadPayload(t *testing.T) {
 }
 
 func TestIDThatChownIgnores(t *testing.T) {
-	// chown(2) takes 2^32-1 as "leave it": without a second look such a file would silently be root's.
+	// For chown(2), 2^32-1 means no change. Without the check, such a file would silently belong to root.
 	bad := func(change func(p *Payload)) Payload { p := keys(); change(&p); return p }
 	for name, p := range map[string]Payload{
 		"uid of a file":         bad(func(p *Payload) { p.Files[3].UID = 1<<32 - 1 }),
@@ -355,7 +356,7 @@ func TestReadOnlyDirectory(t *testing.T) {
 }
 
 func TestNoDescriptorLeaks(t *testing.T) {
-	// A file that nothing points to any more is closed by the garbage collector: it would hide a leak.
+	// The garbage collector would close a leaked file, and hide the leak.
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	count := func() int {
 		entries, err := os.ReadDir("/proc/self/fd")

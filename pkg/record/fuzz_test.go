@@ -11,7 +11,7 @@ import (
 	"unicode/utf8"
 )
 
-// FuzzRoundTrip checks that what is saved is what is loaded, and that nothing is written but the record.
+// FuzzRoundTrip checks that a saved record is loaded unchanged, and that nothing but the record is written.
 func FuzzRoundTrip(f *testing.F) {
 	f.Add("csi-1", "/t", "ns", "pod", "uid", "Secret", "name", "key", "a/<b>&", "watch", "", uint32(1), uint32(2),
 		uint64(3),
@@ -38,7 +38,7 @@ func FuzzRoundTrip(f *testing.F) {
 		v.Version = v.version()
 		for _, s := range []string{id, target, namespace, name, uid, kind, object, key, path, refresh, layout} {
 			if !utf8.ValidString(s) {
-				return // can't come in a request: protobuf refuses it
+				return // protobuf refuses such a request
 			}
 		}
 		s, err := Open(dir)
@@ -74,8 +74,8 @@ func FuzzRoundTrip(f *testing.F) {
 	})
 }
 
-// FuzzDecode checks that decode never panics, that an error and a record exclude each other, and that what it takes can
-// be written and read as the same.
+// FuzzDecode checks that decode never panics, that an error and a record exclude each other, and that an accepted
+// record can be written and read without a change.
 func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{
 		golden, goldenMinimal, "", "{}", "null", "[]", `{"version":4}`, `{"version":5}`, `{"version":3}`, golden + golden,
@@ -100,7 +100,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%q: %v", b, err)
 		}
-		// What is empty is left out.
+		// The form leaves out empty fields.
 		for i := range v.Spec.Sources {
 			v.Spec.Sources[i].Items = append([]Item(nil), v.Spec.Sources[i].Items...)
 		}

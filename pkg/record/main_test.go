@@ -18,7 +18,7 @@ func TestMain(m *testing.M) { testkit.RunInMountNamespace(m) }
 
 func pointer(n uint32) *uint32 { return &n }
 
-// full is a volume with every field set, each to another value.
+// full returns a volume with a different value in every field.
 func full() Volume {
 	return Volume{
 		Version: newestVersion, VolumeID: "csi-1", TargetPath: "/pods/uid/volumes/kubernetes.io~csi/ssh/mount",
@@ -45,7 +45,7 @@ func full() Volume {
 	}
 }
 
-// minimal is a volume that sets only what a record must have.
+// minimal returns a volume with only the required fields.
 func minimal(id string) Volume {
 	return Volume{Version: oldestVersion, VolumeID: id, TargetPath: "/t", Pod: Pod{UID: "u"}}
 }
@@ -84,7 +84,7 @@ func load(t testing.TB, s *Store) map[string]Volume {
 	return byID
 }
 
-// tree lists what is below dir, with kinds and modes.
+// tree lists the files below dir, with their types and modes.
 func tree(t testing.TB, dir string) string {
 	t.Helper()
 	var lines []string

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package record keeps what the driver must know of a volume after a restart, one small file per volume.
+// Package record keeps the data about volumes that the driver requires after a restart, in one small file per volume.
 //
-// The files belong on the host's /run: a reboot removes them together with the tmpfs that they describe. A record holds
-// no content, no token and no map of a request (as in CVE-2023-2878): only named fields. A record that is read back is
-// input: the package checks its form, the caller its meaning.
+// The files belong on the host's /run: a reboot removes them together with the tmpfs that they describe. A record has
+// only named fields. It has no content, no token and no map of a request (as in CVE-2023-2878). A record is untrusted
+// input: the package checks its form, and the caller its meaning.
 package record
 
 import (
@@ -19,11 +19,11 @@ const (
 	newestVersion = 5
 )
 
-// Errors that Store.Load puts around the name of a file.
+// Errors of Store.Load. Their text contains the name of the file.
 var (
-	// ErrCorrupt says that a file is not a record: truncated, garbage, or for another volume than its name says.
+	// ErrCorrupt means that a file is no record: it is truncated, it is garbage, or its name belongs to another volume.
 	ErrCorrupt = errors.New("corrupt volume record")
-	// ErrVersion says that a driver wrote the record in a form that this one does not read.
+	// ErrVersion means that a driver of another version wrote the record in a form that this driver does not read.
 	ErrVersion = errors.New("volume record of another version")
 )
 
@@ -32,33 +32,33 @@ type Volume struct {
 	Version int `json:"version"`
 	// VolumeID is the CSI volume id.
 	VolumeID string `json:"volumeID"`
-	// TargetPath is where kubelet wants the volume.
+	// TargetPath is the path at which kubelet expects the volume.
 	TargetPath string `json:"targetPath"`
-	// Pod is whose volume it is.
+	// Pod is the pod of the volume.
 	Pod Pod `json:"pod"`
-	// Spec is what the volume asks for.
+	// Spec is the description of the volume.
 	Spec Spec `json:"spec"`
 	// MountGroup is the pod's fsGroup (CSI's volume_mount_group); absent if the pod has none.
 	MountGroup *uint32 `json:"mountGroup,omitempty"`
-	// User owns the files if the spec does not say who: the pod's common runAsUser; absent if the pod had none.
+	// User owns the files if the spec has no owner: the pod's common runAsUser; absent if the pod had none.
 	User *uint32 `json:"user,omitempty"`
-	// Allocatable is what the node gave to pods, by resource; absent if no file shows it.
+	// Allocatable is the node's allocatable by resource; absent if no file shows it.
 	Allocatable map[string]string `json:"allocatable,omitempty"`
-	// Size is how many bytes the files held when they were first written; absent if none, or if that is not known.
+	// Size is the number of bytes in the files when they were first written; absent if it is 0 or unknown.
 	Size int64 `json:"size,omitempty"`
 	// Device and FSID identify the tmpfs. A mount with another identity at TargetPath is not the volume.
 	Device uint64 `json:"device"`
 	FSID   uint64 `json:"fsid"`
 }
 
-// Pod names a pod.
+// Pod identifies a pod.
 type Pod struct {
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
 	UID       string `json:"uid"`
 }
 
-// Spec is the description of a volume, in a form of its own: the files outlive the code that wrote them.
+// Spec is the description of a volume. It has a form of its own, because the files outlive the code that wrote them.
 type Spec struct {
 	// Volume is the name of the volume of the pod that describes this one; absent if the attributes name an object.
 	Volume      string   `json:"volume,omitempty"`
@@ -77,9 +77,9 @@ type Spec struct {
 	SubPaths    []string               `json:"subPaths,omitempty"`
 }
 
-// Source is one object and what of it is projected.
+// Source is one object and its projected items.
 type Source struct {
-	// Kind and Name of an object in the pod's namespace. Both are empty if the content comes with each request.
+	// Kind and Name are those of an object in the pod's namespace. Both are empty if the content comes with each request.
 	Kind     string `json:"kind,omitempty"`
 	Name     string `json:"name,omitempty"`
 	Items    []Item `json:"items,omitempty"`
@@ -87,7 +87,7 @@ type Source struct {
 	Mode     uint32 `json:"mode"`
 }
 
-// Item is one key of an object, or one field of the pod, and its file.
+// Item is one key of an object, or one field of the pod, with its file.
 type Item struct {
 	Key       string  `json:"key"`
 	Container string  `json:"container,omitempty"`
@@ -97,14 +97,14 @@ type Item struct {
 	UID       *uint32 `json:"uid,omitempty"`
 }
 
-// Permissions are the owner and the mode of one file; what is absent is the volume's.
+// Permissions are the owner and the mode of one file. For an absent field, the volume's own value applies.
 type Permissions struct {
 	UID  *uint32 `json:"uid,omitempty"`
 	GID  *uint32 `json:"gid,omitempty"`
 	Mode *uint32 `json:"mode,omitempty"`
 }
 
-// version is the oldest version of the form that has all fields of v.
+// version returns the oldest version of the form that has all fields of v.
 func (v *Volume) version() int {
 	if v.Spec.Layout != "" || len(v.Spec.Templates) > 0 {
 		return 5
@@ -112,7 +112,7 @@ func (v *Volume) version() int {
 	return 4
 }
 
-// check tells whether v can be a record at all.
+// check returns an error if v can't be a record.
 func (v *Volume) check() error {
 	if v.Version < oldestVersion || v.Version > newestVersion {
 		return fmt.Errorf("%w: it has version %d, this driver reads %d to %d",

@@ -23,26 +23,26 @@ import (
 const (
 	suffix    = ".json"
 	tmpSuffix = ".tmp"
-	// badDir is where Load moves files that it can't read, for an administrator to inspect. Load does not read it.
+	// badDir is the directory to which Load moves files that it can't read, so that an administrator can inspect them.
 	badDir = "bad"
-	// maxSize bounds what Load reads of a file. The description of a volume comes from a pod, which has at most 1.5 MiB
-	// (etcd's limit); JSON escapes can make six bytes of one.
+	// maxSize bounds the size of a file that Load reads. The description of a volume comes from a pod, which has at most
+	// 1.5 MiB (etcd's limit), and JSON escapes can make six bytes of one.
 	maxSize = 16 << 20
 )
 
-// Store is a directory of records. Calls for different volumes may run at the same time; the caller serialises calls
-// for one volume.
+// Store is a directory of records. Calls for different volumes may run at the same time. The caller serialises the
+// calls for one volume.
 type Store struct {
 	dir string
 }
 
-// Open makes dir if it is not there, sets its mode to 0700, and returns the store in it. Kubelet makes the directory of
+// Open creates dir if it does not exist, sets its mode to 0700, and returns its store. Kubelet creates the directory of
 // a hostPath volume with mode 0755.
 func Open(dir string) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make directory of volume records: %w", err)
 	}
-	// The opened directory, because somebody may put a link at the path meanwhile.
+	// The code below uses the opened directory, because somebody may replace the path by a link.
 	d, err := os.OpenFile(dir, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open directory of volume records (it must not be a symbolic link): %w", err)
@@ -57,14 +57,14 @@ func Open(dir string) (*Store, error) {
 	return &Store{dir: dir}, nil
 }
 
-// Save writes the record of v.VolumeID; a record that was there before is replaced whole or not at all.
+// Save writes the record of v.VolumeID. It replaces an earlier record as a whole or not at all.
 func (s *Store) Save(v Volume) error {
 	b, err := encode(v)
 	if err != nil {
 		return fmt.Errorf("encode record of volume %s: %w", v.VolumeID, err)
 	}
 	path := s.path(v.VolumeID)
-	// A fixed temporary name: what a killed writer left is replaced by the next one.
+	// The temporary name is fixed, so that the next writer replaces the file that a killed writer left.
 	if err := write(path+tmpSuffix, b); err != nil {
 		return fmt.Errorf("write record of volume %s: %w", v.VolumeID, err)
 	}
@@ -77,7 +77,7 @@ func (s *Store) Save(v Volume) error {
 	return nil
 }
 
-// encode returns the file of a record. Unlike json.Marshal it does not write <, > and & as six bytes each.
+// encode returns the file of a record. Unlike json.Marshal, it does not write <, > and & as six bytes each.
 func encode(v Volume) ([]byte, error) {
 	v.Version = v.version()
 	var b bytes.Buffer
@@ -87,16 +87,16 @@ func encode(v Volume) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
 }
 
-// MaxLength returns the length of the record's file. Size, Device and FSID, which are known last, count with as many
-// digits as they can have.
+// MaxLength returns the length of the record's file. It assumes the largest number of digits for Size, Device and FSID,
+// which become known last.
 func MaxLength(v Volume) int {
 	v.Size, v.Device, v.FSID = math.MaxInt64, math.MaxUint64, math.MaxUint64
-	b, _ := encode(v) // what can't be encoded can't be saved
+	b, _ := encode(v) // A record that can't be encoded can't be saved either.
 	return len(b)
 }
 
-// Check reports why no record can be written now. It writes a file without a name, which leaves nothing however the
-// process ends. On a file system without such files (O_TMPFILE) there is no error.
+// Check returns an error if no record can be written now. It writes a file without a name, which leaves nothing even if
+// the process is killed. On a file system without such files (O_TMPFILE), Check returns no error.
 func (s *Store) Check() error {
 	f, err := os.OpenFile(s.dir, os.O_WRONLY|unix.O_TMPFILE, 0o600)
 	if errors.Is(err, unix.EOPNOTSUPP) {
@@ -112,11 +112,11 @@ func (s *Store) Check() error {
 	return nil
 }
 
-// write makes a file, or none if it fails. It does not sync: /run has no disk, and a power cut that destroys a record
-// also destroys the tmpfs that the record describes.
+// write creates a file. If write fails, it leaves no file. It does not sync: /run has no disk, and a power cut that
+// destroys a record also destroys the tmpfs that the record describes.
 func write(path string, b []byte) error {
 	f, err := create(path)
-	if errors.Is(err, fs.ErrExist) { // a killed writer left it
+	if errors.Is(err, fs.ErrExist) { // A killed writer left the file.
 		if err := remove(path); err != nil {
 			return err
 		}
@@ -133,8 +133,8 @@ func write(path string, b []byte) error {
 	return nil
 }
 
-// create makes a file. With O_EXCL the file is new and has this mode; nobody put it there before. os.OpenFile would make
-// five more system calls, for Go's network poller.
+// create creates a file. O_EXCL ensures that the file is new and has this mode. os.OpenFile would make five more system
+// calls, for Go's network poller.
 func create(path string) (*os.File, error) {
 	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
 	if err != nil {
@@ -162,9 +162,9 @@ func remove(path string) error {
 	return nil
 }
 
-// Load reads all records. A bad file does not keep Load from reading the others: bad has an error that names the file
-// and says why. A corrupt record (ErrCorrupt) is moved aside; a record of another version (ErrVersion) stays where it
-// is, for the driver that wrote it. err is for a directory that can't be read at all.
+// Load reads all records. A bad file does not prevent Load from reading the others: bad has an error with the name of
+// the file and the reason. Load moves a corrupt record (ErrCorrupt) aside. A record of another version (ErrVersion)
+// stays for the driver that wrote it. err means that the directory can't be read at all.
 func (s *Store) Load() (volumes []Volume, bad []error, err error) {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
@@ -179,7 +179,7 @@ func (s *Store) Load() (volumes []Volume, bad []error, err error) {
 				bad = append(bad, fmt.Errorf("remove unfinished record: %w", err))
 			}
 		case !strings.HasSuffix(name, suffix):
-			// badDir, and files that this driver did not make.
+			// The name is badDir, or that of a file that this driver did not make.
 		default:
 			v, err := s.load(name)
 			switch {
@@ -196,13 +196,13 @@ func (s *Store) Load() (volumes []Volume, bad []error, err error) {
 }
 
 func (s *Store) load(name string) (Volume, error) {
-	// O_NONBLOCK: a FIFO with the name of a record must not hang the start.
+	// With O_NONBLOCK, a FIFO with the name of a record does not block the start.
 	f, err := os.OpenFile(filepath.Join(s.dir, name), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) { // a symbolic link, a socket
 		return Volume{}, fmt.Errorf("%w: not a regular file", ErrCorrupt)
 	}
 	if err != nil {
-		// The failure need not be the file's: there may be too many open files.
+		// The reason of the failure need not be the file. For example, there may be too many open files.
 		return Volume{}, err
 	}
 	defer f.Close()
@@ -227,7 +227,7 @@ func (s *Store) load(name string) (Volume, error) {
 }
 
 func decode(b []byte) (Volume, error) {
-	// The version comes first: a later version may have fields that this one does not know.
+	// The version comes first, because a later version may have fields that this driver does not know.
 	var head struct {
 		Version int `json:"version"`
 	}
@@ -252,7 +252,8 @@ func decode(b []byte) (Volume, error) {
 	return v, nil
 }
 
-// SetAside moves the record of a volume to where Load does not read it, for an administrator to inspect.
+// SetAside moves the record of a volume to a directory that Load does not read, so that an administrator can inspect
+// it.
 func (s *Store) SetAside(volumeID string) error {
 	if err := s.moveAside(fileName(volumeID)); err != nil {
 		return fmt.Errorf("set aside record of volume %s: %w", volumeID, err)
@@ -270,7 +271,7 @@ func (s *Store) moveAside(name string) error {
 
 func (s *Store) path(volumeID string) string { return filepath.Join(s.dir, fileName(volumeID)) }
 
-// fileName is a hash, so that no volume id is ever a path (CVE-2026-3864).
+// fileName returns a hash, so that no volume id is ever a path (CVE-2026-3864).
 func fileName(volumeID string) string {
 	return fmt.Sprintf("%x%s", sha256.Sum256([]byte(volumeID)), suffix)
 }

@@ -25,8 +25,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// golden is full() as a file. A change of the form needs a change here and another version: this version of the driver
-// reads the files that earlier versions left, and a field that the driver does not know is an error.
+// golden is the file of full(). A change of the form requires a change here and another version: the driver reads the
+// files of earlier versions, and a field that the driver does not know is an error.
 const golden = `{"version":5,"volumeID":"csi-1","targetPath":"/pods/uid/volumes/kubernetes.io~csi/ssh/mount",` +
 	`"pod":{"namespace":"team","name":"web-0","uid":"0b5c"},` +
 	`"spec":{"volume":"ssh-keys","objects":[{"kind":"Secret","name":"ssh-keys","items":[` +
@@ -38,7 +38,7 @@ const golden = `{"version":5,"volumeID":"csi-1","targetPath":"/pods/uid/volumes/
 	`"mountGroup":5000,"user":70,"allocatable":{"cpu":"4","memory":"8Gi"},"size":12,` +
 	`"device":18446744073709551615,"fsid":9223372036854775809}`
 
-// goldenMinimal has no field that is newer than version 4, so a driver that reads version 4 alone can read the file.
+// goldenMinimal has no field that is newer than version 4, so a driver that reads only version 4 can read the file.
 const goldenMinimal = `{"version":4,"volumeID":"csi-0","targetPath":"/t","pod":{"namespace":"","name":"","uid":"u"},` +
 	`"spec":{"objects":null,"dirMode":0,"refresh":""},"device":0,"fsid":0}`
 
@@ -52,7 +52,7 @@ func TestGolden(t *testing.T) {
 			t.Errorf("%v\ngot  %s\nwant %s", err, b, want)
 		}
 	}
-	// The name is part of the form: the id's SHA-256.
+	// The name of the file is a part of the form: the SHA-256 of the id.
 	if got, want := fileName("a"), "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb.json"; got != want {
 		t.Errorf("file name of volume a: %s, want %s", got, want)
 	}
@@ -91,7 +91,7 @@ func TestOpenChangesNothingBehindALink(t *testing.T) {
 	}
 }
 
-// What is known when a volume's share is reserved is enough for the length of its record.
+// The data that is known when a volume's share is reserved determines the length of its record.
 func TestMaxLengthIsKnownBeforeTheMountIsMade(t *testing.T) {
 	testkit.NothingLeft(t)
 	s, _ := newStore(t)
@@ -182,7 +182,7 @@ func TestSaveLoadRemove(t *testing.T) {
 	}
 	changed := minimal("csi-7")
 	want["csi-7"] = changed
-	changed.Version = 99 // Save writes its own
+	changed.Version = 99 // Save writes its own version.
 	save(t, s, changed)
 	if got := load(t, s); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v", got)
@@ -191,7 +191,7 @@ func TestSaveLoadRemove(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // and once more, when they are gone
+	for range 2 { // the second time without files
 		for id := range want {
 			if err := again.Remove(id); err != nil {
 				t.Error(err)
@@ -247,7 +247,7 @@ func TestSetAside(t *testing.T) {
 	s, dir := newStore(t)
 	save(t, s, minimal("a"))
 	save(t, s, minimal("b"))
-	for range 2 { // a second one takes the place of the first
+	for range 2 { // The second one replaces the first.
 		save(t, s, minimal("a"))
 		if err := s.SetAside("a"); err != nil {
 			t.Fatal(err)
@@ -264,7 +264,7 @@ func TestSetAside(t *testing.T) {
 	}
 }
 
-// TestLoadOfBadFiles puts each bad file between two good ones. path is what the file of volume "mine" is called.
+// TestLoadOfBadFiles puts each bad file between two good ones. path is the file of the volume "mine".
 func TestLoadOfBadFiles(t *testing.T) {
 	type outcome int
 	const (
@@ -342,7 +342,8 @@ func TestLoadOfBadFiles(t *testing.T) {
 		"17 MiB that are nowhere on the disk": {func(path string) error {
 			return errors.Join(text(valid)(path), os.Truncate(path, 17<<20))
 		}, corrupt},
-		"a key twice, the last one right":  {with(`"device":0`, `"device":5,"device":0`), good}, // encoding/json takes the last
+		// encoding/json takes the last one.
+		"a key twice, the last one right":  {with(`"device":0`, `"device":5,"device":0`), good},
 		"a version twice":                  {with(`"device":0`, `"version":2,"device":0`), other},
 		"a name twice, the last one wrong": {with(`"device":0`, `"volumeID":"yours","device":0`), corrupt},
 		"a symbolic link to a good record": {func(path string) error {
@@ -418,7 +419,7 @@ func TestLoadOfBadFiles(t *testing.T) {
 				if !reflect.DeepEqual(got, want) || len(volumes) != len(want) {
 					t.Errorf("%s load: got %+v", round, volumes)
 				}
-				// A bad file is reported by its name and reason in one line; a corrupt file is reported once only.
+				// A bad file is reported with its name and the reason in one line. A corrupt file is reported only once.
 				var wantErr error
 				switch {
 				case c.want == corrupt && round == "first":
@@ -470,7 +471,7 @@ func mustEncode(v Volume) []byte {
 	return b
 }
 
-// socket makes a socket at path, which is too long for the address of one.
+// socket makes a socket at path, which is too long for the address of a socket.
 func socket(path string) error {
 	dir, err := os.MkdirTemp("", "s")
 	if err != nil {
@@ -524,8 +525,8 @@ func TestLoadOfADirectoryThatIsNotThere(t *testing.T) {
 	}
 }
 
-// A file that can't be opened for a reason that has nothing to do with it is reported, and stays: moved aside, all good
-// records would be lost to a process that is short of descriptors.
+// A file that can't be opened for an external reason is reported, and stays. Otherwise a process that runs out of
+// descriptors would move all good records aside.
 func TestLoadWithTooFewDescriptors(t *testing.T) {
 	testkit.NothingLeft(t)
 	s, dir := newStore(t)
@@ -551,7 +552,7 @@ func TestLoadWithTooFewDescriptors(t *testing.T) {
 	}
 }
 
-// What stands under the temporary name is never written to: it could be another's file, or wider than a record is.
+// Save never writes to an existing file with the temporary name: the file could be another's, or have a wider mode.
 func TestSaveOverLeftOvers(t *testing.T) {
 	for name, prepare := range map[string]func(tmp, victim string) error{
 		"a file of a killed writer": func(tmp, _ string) error {
@@ -593,7 +594,7 @@ func TestSaveOverLeftOvers(t *testing.T) {
 // A failed save leaves the old record, and nothing else.
 func TestSaveFails(t *testing.T) {
 	big := full()
-	for i := range 1000 { // 100 KB, more than four pages of 16 KiB
+	for i := range 1000 { // This makes 100 KB, more than four pages of 16 KiB.
 		big.Spec.Sources[0].Items = append(big.Spec.Sources[0].Items,
 			Item{Key: "key", Path: strings.Repeat("p", 100) + fmt.Sprint(i)})
 	}
@@ -602,7 +603,7 @@ func TestSaveFails(t *testing.T) {
 		options string
 		break_  func(t *testing.T, dir string)
 		want    error
-		// check is what Check says: it needs less room than a large record.
+		// check is the result of Check, which requires less room than a large record.
 		check error
 	}{
 		"no room for the bytes": {fourPages, func(*testing.T, string) {}, unix.ENOSPC, nil},

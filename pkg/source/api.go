@@ -29,9 +29,9 @@ type API struct {
 	client  rest.Interface
 	decoder runtime.Decoder
 	options Options
-	// requestTimeout is how long an answer may take.
+	// requestTimeout is the longest time for an answer.
 	requestTimeout time.Duration
-	// silence is how long a watch may bring nothing. The API server sends a bookmark each minute.
+	// silence is the longest time between two events of a watch. The API server sends a bookmark every minute.
 	silence time.Duration
 	// reconnect closes all connections: a connection may answer pings although the API server behind it is dead.
 	reconnect func()
@@ -48,17 +48,17 @@ type API struct {
 type Options struct {
 	// NodeName is the name of the driver's own node.
 	NodeName string
-	// Impersonate: make the requests as the node, by constrained impersonation (KEP-5284), so that the Node
-	// authorizer decides about each object. The token of a service account that is bound to a pod on the node permits
-	// this.
+	// Impersonate makes the driver send its requests as the node, by constrained impersonation (KEP-5284), so that the
+	// Node authorizer decides about each object. The driver may do so with the token of a service account that is bound to
+	// a pod on the node.
 	Impersonate bool
 	// WatchDuration is the longest duration of a watch. After between half of it and all of it, the driver makes another
-	// request, for which the API server checks the rights again. An immutable object is not watched, but read again
-	// after that time, because it can be deleted and created again. 0 means the default of the kind of access: an hour
-	// with Impersonate, as kubelet's watches, because the node may read an object for as long as its pods declare it. Ten
-	// minutes without, because the owner of a namespace can withdraw the RoleBinding.
+	// request, for which the API server checks the driver's rights again. The driver does not watch an immutable object,
+	// but reads it again after that time, because the object can be deleted and created again. 0 means the default: with
+	// Impersonate an hour, as in kubelet, because the node may read an object for as long as its pods declare it; without
+	// Impersonate ten minutes, because the owner of a namespace can delete the RoleBinding.
 	WatchDuration time.Duration
-	// Metrics takes the metrics of the watches, if it is set.
+	// Metrics registers the metrics of the watches. With nil, there are no metrics.
 	Metrics prometheus.Registerer
 }
 
@@ -108,7 +108,7 @@ func defaultWatchDuration(impersonate bool) time.Duration {
 
 // Close ends all watches and waits for their goroutines. Nothing is watched afterwards.
 func (a *API) Close() {
-	a.mu.Lock() // startWatcher has the lock too: no goroutine starts after Wait has begun
+	a.mu.Lock() // The caller of startWatcher holds the lock too, so no goroutine starts after Wait has begun.
 	a.cancel()
 	for _, o := range a.objects {
 		o.stop()
@@ -134,8 +134,8 @@ func (a *API) startWatcher(o *object) (stop func()) {
 	return cancel
 }
 
-// request returns a request that the client does not retry: it would do so for ten seconds or more before it reports
-// an error.
+// request returns a request that the client does not retry: the client would retry for ten seconds or more before it
+// reports an error.
 func (a *API) request(ref Ref) *rest.Request {
 	return a.client.Get().NamespaceIfScoped(ref.Namespace, ref.Namespace != "").
 		Resource(strings.ToLower(string(ref.Kind)) + "s").MaxRetries(0)
@@ -175,7 +175,7 @@ func newClient(config *rest.Config) (rest.Interface, *runtime.Scheme, error) {
 	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	c.ContentType = runtime.ContentTypeProtobuf
 	c.AcceptContentTypes = runtime.ContentTypeProtobuf
-	// The API server's priority and fairness limits the driver. A limit here would only delay pods.
+	// The API server's priority and fairness limits the requests. Another limit here would only delay pods.
 	c.QPS = -1
 	c.WarningHandler = rest.NoWarnings{}
 	// A decompressor would double the memory of each watch, for as long as the watch lasts.
@@ -188,7 +188,7 @@ func newClient(config *rest.Config) (rest.Interface, *runtime.Scheme, error) {
 	return client, scheme, nil
 }
 
-// boundedErrors limits the length of error answers: client-go reads them without a limit.
+// boundedErrors limits the length of error answers, because client-go reads them without a limit.
 type boundedErrors struct{ next http.RoundTripper }
 
 const maxErrorBody = 64 << 10
@@ -205,5 +205,5 @@ func (b boundedErrors) RoundTrip(request *http.Request) (*http.Response, error) 
 	return response, err
 }
 
-// WrappedRoundTripper lets client-go find the wrapped transport, as it does with its own wrappers.
+// WrappedRoundTripper returns the wrapped transport to client-go.
 func (b boundedErrors) WrappedRoundTripper() http.RoundTripper { return b.next }

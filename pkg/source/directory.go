@@ -27,8 +27,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
-// Directory reads Secrets, ConfigMaps, Pods and a Node from the manifests in a directory, and reads them again when a
-// file changes. It replaces the API server in the demo and where there is no cluster. It is safe for concurrent use.
+// Directory reads Secrets, ConfigMaps, Pods and a Node from the manifests in a directory, and reads them again after a
+// file changes. It replaces the API server in the demo and in tests without a cluster. It is safe for concurrent use.
 type Directory struct {
 	path    string
 	scheme  *runtime.Scheme
@@ -36,11 +36,11 @@ type Directory struct {
 	running sync.WaitGroup
 	registry
 
-	// files are the objects by file name. The registry's lock guards it.
+	// files has the objects by file name. The registry's lock guards it.
 	files map[string]manifests
 }
 
-// manifests are the objects of one file, or of all.
+// manifests are the objects of one file or of all files.
 type manifests map[Ref]manifest
 
 type manifest struct {
@@ -48,8 +48,8 @@ type manifest struct {
 	content Content
 }
 
-// NewDirectory reads the manifests (*.yaml, *.yml, *.json) in the directory at path and watches it until Close. A
-// manifest that cannot be parsed is an error now, and later a line in the log.
+// NewDirectory reads the manifests (*.yaml, *.yml, *.json) in the directory at path and watches the directory until
+// Close. A manifest that cannot be parsed is an error of NewDirectory. Later, such a manifest is logged.
 func NewDirectory(path string) (*Directory, error) {
 	scheme := runtime.NewScheme()
 	scheme.AddKnownTypes(corev1.SchemeGroupVersion,
@@ -80,8 +80,8 @@ func (d *Directory) Close() {
 	d.running.Wait()
 }
 
-// Pod returns a pod that has a manifest. A manifest with another uid is ErrNotFound; most have none. The error is an
-// *Error.
+// Pod returns the pod of a manifest. The error is ErrNotFound if the manifest has another uid; most manifests have no
+// uid. The error is an *Error.
 func (d *Directory) Pod(_ context.Context, namespace, name, uid string) (*corev1.Pod, error) {
 	ref := Ref{Kind: attributes.Pod, Namespace: namespace, Name: name}
 	pod, ok := d.manifest(ref).(*corev1.Pod)
@@ -105,7 +105,7 @@ func (d *Directory) Read(_ context.Context, ref Ref) (Content, error) {
 	return m.content, nil
 }
 
-// Allocatable returns status.allocatable of the Node that has a manifest. The error is an *Error.
+// Allocatable returns status.allocatable of the Node's manifest. The error is an *Error.
 func (d *Directory) Allocatable(context.Context) (corev1.ResourceList, error) {
 	n, ok := d.manifest(Ref{Kind: node}).(*corev1.Node)
 	if !ok {
@@ -121,13 +121,13 @@ func (d *Directory) manifest(ref Ref) runtime.Object {
 	return d.all()[ref].object
 }
 
-// settleTime is how long nothing may change in the directory before it is read: writing a file in place empties it
-// first.
+// settleTime is the time without changes after which the directory is read: a program that writes a file in place
+// empties the file first.
 const settleTime = 20 * time.Millisecond
 
 func (d *Directory) run() {
 	settled := time.NewTimer(settleTime)
-	settled.Stop() // until the first change
+	settled.Stop() // The first change starts the timer.
 	for {
 		select {
 		case event, ok := <-d.watcher.Events:
@@ -144,7 +144,7 @@ func (d *Directory) run() {
 				return
 			}
 			klog.ErrorS(err, "Watch of the directory of manifests failed", "directory", d.path)
-			settled.Reset(settleTime) // events may have been lost
+			settled.Reset(settleTime) // Events may have been lost.
 		case <-settled.C:
 			if err := d.read(); err != nil {
 				klog.ErrorS(err, "Manifests can't be read; their earlier objects stay", "directory", d.path)
@@ -153,7 +153,7 @@ func (d *Directory) run() {
 	}
 }
 
-// movedIn reports whether a file appeared with content: it was written elsewhere and renamed, so it is complete.
+// movedIn reports whether a file appeared with its content: a rename moved the complete file here.
 func movedIn(event fsnotify.Event) bool {
 	if !event.Has(fsnotify.Create) {
 		return false
@@ -180,7 +180,7 @@ func (d *Directory) read() error {
 		if err != nil {
 			failed = append(failed, fmt.Errorf("manifest %s: %w", e.Name(), err))
 		}
-		files[e.Name()] = objects // nil if it failed, and then the earlier objects stay
+		files[e.Name()] = objects // objects is nil if parsing failed. Then the earlier objects stay.
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -197,8 +197,8 @@ func (d *Directory) read() error {
 	return errors.Join(failed...)
 }
 
-// all returns the objects of all files. If two files have the same object, the file that sorts last wins. The lock is
-// held.
+// all returns the objects of all files. If two files have the same object, the object of the file whose name sorts last
+// counts. The caller holds the lock.
 func (d *Directory) all() manifests {
 	all := manifests{}
 	for _, name := range slices.Sorted(maps.Keys(d.files)) {
@@ -207,7 +207,7 @@ func (d *Directory) all() manifests {
 	return all
 }
 
-// show sets the state of an object that has subscribers. The lock is held.
+// show sets the state of an object that has subscribers. The caller holds the lock.
 func (d *Directory) show(o *object, all manifests) {
 	e := event{kind: missing}
 	if m, ok := all[o.ref]; ok {
@@ -216,8 +216,8 @@ func (d *Directory) show(o *object, all manifests) {
 	d.apply(o, e)
 }
 
-// parseFile returns the objects of a file of YAML or JSON documents. It ignores other kinds. A panic in reading one file
-// does not end the driver.
+// parseFile returns the objects of a file of YAML or JSON documents. It ignores other kinds. A panic in reading one
+// file does not end the driver.
 func (d *Directory) parseFile(path string) (_ manifests, err error) {
 	defer recovered(&err, "file", path)
 	f, err := os.Open(path)
@@ -256,7 +256,7 @@ func (d *Directory) parseDocument(document []byte, objects manifests) error {
 		return err
 	}
 	ref := Ref{Kind: attributes.Kind(gvk.Kind)}
-	if ref.Kind != node { // the Node is the only one, whatever its name
+	if ref.Kind != node { // The Node is the only one, so its name does not matter.
 		object := decoded.(metav1.Object)
 		if object.GetName() == "" {
 			return fmt.Errorf("%s: metadata.name must be set", gvk.Kind)

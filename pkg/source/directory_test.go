@@ -34,7 +34,7 @@ func writeFile(t testing.TB, path, content string) {
 	}
 }
 
-// replaceFile replaces the file at path by a rename.
+// replaceFile replaces the file at path with a rename.
 func replaceFile(t testing.TB, path, content string) {
 	t.Helper()
 	writeFile(t, path+".new", content)
@@ -53,7 +53,7 @@ func newDirectory(t testing.TB, path string) *Directory {
 	return d
 }
 
-// value returns the value of an object's key, or the error.
+// value returns the value of an object's key, or the text of the error.
 func value(r *registry, ref Ref) string {
 	content, err := r.Get(ref)
 	if err != nil {
@@ -71,7 +71,7 @@ func TestManifests(t *testing.T) {
 	for name, test := range map[string]struct {
 		file, content string
 		ref           Ref
-		want          map[string]string // nil: not found
+		want          map[string]string // nil means not found
 	}{
 		"a secret's data is decoded": {
 			"a.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: a, namespace: ns}\ndata: {key: aGk=}\n",
@@ -204,7 +204,7 @@ func TestDirectoryChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// Not in place: a slow write would show the empty file in between (TestEditInPlace).
+	// A slow write in place would show the empty file in between (TestEditInPlace), so the test renames.
 	t.Log("replace by rename")
 	replaceFile(t, file, manifestOf(attributes.Secret, "a", "two")+"---\n"+manifestOf(attributes.ConfigMap, "b", "one"))
 	waitValue(t, &d.registry, a, "two")
@@ -265,7 +265,7 @@ func TestDirectoryChanges(t *testing.T) {
 	d.Close()
 }
 
-// TestEditInPlace overwrites a file many times: the content is always one of those written, never the empty file
+// TestEditInPlace overwrites a file many times. The content is always a written one, and never the empty file in
 // between.
 func TestEditInPlace(t *testing.T) {
 	dir := t.TempDir()
@@ -282,13 +282,13 @@ func TestEditInPlace(t *testing.T) {
 		want := fmt.Sprint(n + 1)
 		start := time.Now()
 		writeFile(t, file, "")
-		time.Sleep(time.Millisecond) // as slow as an editor
+		time.Sleep(time.Millisecond) // An editor is as slow.
 		writeFile(t, file, manifestOf(attributes.Secret, "a", want))
 		written := time.Now()
 		testkit.Eventually(t, soon, ref.String()+" to hold "+want, func() bool {
 			got := value(&d.registry, ref)
 			if got == (&Error{Ref: ref, Reason: ErrNotFound}).Error() && written.Sub(start) < settleTime/2 {
-				missing.Add(1) // else this machine was too busy to decide
+				missing.Add(1) // Otherwise this machine was too busy to decide.
 			}
 			return got == want
 		})
@@ -303,7 +303,7 @@ func TestEditInPlace(t *testing.T) {
 	}
 }
 
-// TestTwoFilesOneObject: the same file wins at each read.
+// TestTwoFilesOneObject checks that the same file wins at each read.
 func TestTwoFilesOneObject(t *testing.T) {
 	dir := t.TempDir()
 	writeFile(t, filepath.Join(dir, "a.yaml"), manifestOf(attributes.Secret, "a", "one"))
@@ -415,7 +415,7 @@ func TestPodAndNodeManifests(t *testing.T) {
 	})
 }
 
-// TestPanicInManifest lets the driver have a bug in reading one manifest. It captures klog, so it is not parallel.
+// TestPanicInManifest makes the decoder panic for one manifest. It captures klog, so it is not parallel.
 func TestPanicInManifest(t *testing.T) {
 	log := testkit.LogOf(t, 0)
 	scheme := runtime.NewScheme()
@@ -438,7 +438,7 @@ func TestPanicInManifest(t *testing.T) {
 	}
 }
 
-// panickingObject panics with what it is decoded from.
+// panickingObject panics with the data that it decodes.
 type panickingObject struct{ corev1.ConfigMap }
 
 func (*panickingObject) UnmarshalJSON(data []byte) error { panic(string(data)) }

@@ -16,15 +16,16 @@ import (
 )
 
 const (
-	// maxDetail is how much of a server's message an error repeats, in bytes.
+	// maxDetail is the longest part of a server's message in an error, in bytes.
 	maxDetail = 300
-	// maxText is the length of an error with a remedy. It becomes part of Events, whose messages have at most 1 KiB.
+	// maxText is the longest text of an error, in bytes. The text becomes part of Events, whose messages have at most 1
+	// KiB.
 	maxText = 900
 )
 
-// explain describes a failed request for users, with a remedy against a refusal. It returns nil for a nil err. 404 is
-// ErrUnavailable here: the path of a list or a watch exists whether or not the object does. So is 401: an API server
-// that does not know the driver has denied no right.
+// explain describes a failed request for users, with a remedy if the request was refused. For a nil err it returns nil.
+// A 404 becomes ErrUnavailable, because the path of a list or a watch exists whether or not the object does. A 401
+// becomes ErrUnavailable, too: the API server does not know the driver, but it has denied no right.
 func (a *API) explain(ref Ref, err error) *Error {
 	if err == nil {
 		return nil
@@ -41,10 +42,10 @@ func (a *API) explain(ref Ref, err error) *Error {
 	return e
 }
 
-// otherwise is the remedy in a cluster where access node can't work.
+// otherwise is the remedy in a cluster where access node does not work.
 const otherwise = "otherwise install with --set access=namespaces"
 
-// remedy says what helps if ref is forbidden.
+// remedy returns the remedy if the access to ref is forbidden.
 func (a *API) remedy(ref Ref, refusal error) string {
 	if !a.options.Impersonate {
 		return remedyOfRBAC(ref, refusal)
@@ -59,9 +60,9 @@ func (a *API) remedy(ref Ref, refusal error) string {
 		volume, attribute = fmt.Sprintf("secret: {secretName: %s}", ref.Name), "secretName"
 	case attributes.ConfigMap:
 		volume, attribute = fmt.Sprintf("configMap: {name: %s}", ref.Name), "configMapName"
-	default: // no pod has to declare itself or its node
+	default: // For other kinds, a declaration in a pod is not required.
 		if strings.Contains(apierror.Message(refusal), "no relationship found between node") {
-			return "" // by the Node authorizer
+			return "" // The Node authorizer refused the request.
 		}
 		return "; access node needs the Node authorizer (--authorization-mode of the API server); " + otherwise
 	}
@@ -70,7 +71,7 @@ func (a *API) remedy(ref Ref, refusal error) string {
 		"is the declare-references policy installed, and was the pod created after it?", volume, attribute)
 }
 
-// serviceAccount finds the driver's service account in a refusal: the driver can be installed in any namespace.
+// serviceAccount finds the driver's service account in a refusal, because the driver may run in any namespace.
 var serviceAccount = regexp.MustCompile(`User "system:serviceaccount:([a-z0-9-]{1,63}:[a-z0-9.-]{1,253})" cannot`)
 
 func remedyOfRBAC(ref Ref, refusal error) string {
@@ -85,8 +86,8 @@ func remedyOfRBAC(ref Ref, refusal error) string {
 		"in namespace " + ref.Namespace
 }
 
-// mayNotImpersonate reports whether a request was refused before the Node authorizer saw it, so that no declaration
-// helps.
+// mayNotImpersonate reports whether the API server refused the impersonation, before the Node authorizer decided. A
+// declaration in a pod is no remedy then.
 func mayNotImpersonate(refusal error) bool {
 	var status apierrors.APIStatus
 	if errors.As(refusal, &status) && status.Status().Details != nil {

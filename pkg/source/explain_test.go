@@ -35,14 +35,18 @@ func TestExplain(t *testing.T) {
 		want   string
 	}{
 		"refused by RBAC": {false, attributes.Secret, by("system:serviceaccount:kube-system:a.b-c"), ErrForbidden,
-			`secrets "a" is forbidden: User "system:serviceaccount:kube-system:a.b-c" cannot list it; let the driver read it: kubectl -n ns create rolebinding fsuser-csi --clusterrole=fsuser-csi-reader --serviceaccount=kube-system:a.b-c`},
+			`secrets "a" is forbidden: User "system:serviceaccount:kube-system:a.b-c" cannot list it; let the driver read it: ` +
+				`kubectl -n ns create rolebinding fsuser-csi --clusterrole=fsuser-csi-reader --serviceaccount=kube-system:a.b-c`},
 		"refused by RBAC, and the driver is no service account": {false, attributes.Secret, by("admin"), ErrForbidden,
-			`secrets "a" is forbidden: User "admin" cannot list it; let the driver read it: bind the ClusterRole fsuser-csi-reader to the driver's service account in namespace ns`},
+			`secrets "a" is forbidden: User "admin" cannot list it; let the driver read it: bind the ClusterRole ` +
+				`fsuser-csi-reader to the driver's service account in namespace ns`},
 		"refused, and the message names nobody": {false, attributes.Secret, refused, ErrForbidden,
-			`secrets "a" is forbidden: no role; let the driver read it: bind the ClusterRole fsuser-csi-reader to the driver's service account in namespace ns`},
+			`secrets "a" is forbidden: no role; let the driver read it: bind the ClusterRole fsuser-csi-reader to the ` +
+				`driver's service account in namespace ns`},
 		"refused, and the message has no valid name of a service account": {false, attributes.Secret,
 			by("system:serviceaccount:ns:a b"), ErrForbidden,
-			`secrets "a" is forbidden: User "system:serviceaccount:ns:a b" cannot list it; let the driver read it: bind the ClusterRole fsuser-csi-reader to the driver's service account in namespace ns`},
+			`secrets "a" is forbidden: User "system:serviceaccount:ns:a b" cannot list it; let the driver read it: bind the ` +
+				`ClusterRole fsuser-csi-reader to the driver's service account in namespace ns`},
 		"no right to be a user, as before 1.36": {true, attributes.Secret,
 			apierrors.NewForbidden(schema.GroupResource{Resource: "users"}, "system:node:n", errors.New("no")), ErrForbidden,
 			`users "system:node:n" is forbidden: no` + actAsNode},
@@ -55,13 +59,18 @@ func TestExplain(t *testing.T) {
 			ErrForbidden,
 			`secrets "a" is forbidden: User cannot impersonate-on:associated-node:list it` + actAsNode},
 		"a secret refused by the Node authorizer": {true, attributes.Secret, refused, ErrForbidden,
-			`secrets "a" is forbidden: no role; with access node the pod must declare the object: add the volume {name: x, secret: {secretName: a}} to the pod and use the attribute volume: x in place of secretName. To use secretName alone: is the declare-references policy installed, and was the pod created after it?`},
+			`secrets "a" is forbidden: no role; with access node the pod must declare the object: add the volume {name: x, ` +
+				`secret: {secretName: a}} to the pod and use the attribute volume: x in place of secretName. To use secretName ` +
+				`alone: is the declare-references policy installed, and was the pod created after it?`},
 		"a config map refused by the Node authorizer": {true, attributes.ConfigMap, refused, ErrForbidden,
-			`secrets "a" is forbidden: no role; with access node the pod must declare the object: add the volume {name: x, configMap: {name: a}} to the pod and use the attribute volume: x in place of configMapName. To use configMapName alone: is the declare-references policy installed, and was the pod created after it?`},
+			`secrets "a" is forbidden: no role; with access node the pod must declare the object: add the volume {name: x, ` +
+				`configMap: {name: a}} to the pod and use the attribute volume: x in place of configMapName. To use ` +
+				`configMapName alone: is the declare-references policy installed, and was the pod created after it?`},
 		"a pod refused by the Node authorizer": {true, attributes.Pod, byNode, ErrForbidden,
 			`secrets "a" is forbidden: no relationship found between node 'n' and this object`},
 		"a pod refused without the Node authorizer": {true, attributes.Pod, refused, ErrForbidden,
-			`secrets "a" is forbidden: no role; access node needs the Node authorizer (--authorization-mode of the API server); otherwise install with --set access=namespaces`},
+			`secrets "a" is forbidden: no role; access node needs the Node authorizer (--authorization-mode of the API ` +
+				`server); otherwise install with --set access=namespaces`},
 		"not authenticated": {false, attributes.Secret, apierrors.NewUnauthorized("who?"), ErrUnavailable, "who?"},
 		"a path that does not exist": {false, attributes.Secret, apierrors.NewNotFound(resource, "a"), ErrUnavailable,
 			`secrets "a" not found`},

@@ -14,7 +14,7 @@ import (
 )
 
 // fieldsOf returns the values of the downward API by field path, and the resources of containers by ResourceKey. The
-// fields are those that the API allows in a volume. The format is kubelet's (pkg/fieldpath): maps become sorted lines
+// fields are those that the API allows in a volume. The format is kubelet's (pkg/fieldpath): a map becomes sorted lines
 // of key="value".
 func fieldsOf(pod *corev1.Pod) map[string][]byte {
 	fields := map[string][]byte{}
@@ -47,11 +47,11 @@ func fieldsOf(pod *corev1.Pod) map[string][]byte {
 	return fields
 }
 
-// ResourceKey is the key, in the Data of a pod, of the quantity of a container's resource such as limits.cpu. Data
-// has no key for a resource that the container does not set. Each container has a key of the empty resource.
+// ResourceKey returns the key, in the Data of a pod, of the quantity of a container's resource such as limits.cpu. Data
+// has no key for a resource that the container does not set. Data has a key of the empty resource for each container.
 func ResourceKey(container, resource string) string { return container + "/" + resource }
 
-// digest identifies data.
+// digest returns a hash of data.
 func digest(data map[string][]byte) string {
 	hash := sha256.New()
 	for _, key := range slices.Sorted(maps.Keys(data)) {

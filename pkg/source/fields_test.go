@@ -75,12 +75,14 @@ func TestAPodIsTheSameVersionWhileItsFieldsAre(t *testing.T) {
 		change func(*corev1.Pod)
 		same   bool
 	}{
-		"only its status":        {func(p *corev1.Pod) { p.Status.Phase = corev1.PodRunning }, true},
-		"a label":                {func(p *corev1.Pod) { p.Labels["b"] = "3" }, false},
-		"a label that is gone":   {func(p *corev1.Pod) { delete(p.Labels, "b") }, false},
-		"an annotation":          {func(p *corev1.Pod) { p.Annotations["x"] = "" }, false},
-		"its address":            {func(p *corev1.Pod) { p.Status.PodIP = "10.1.0.6" }, true}, // no volume can show it
-		"a resource of it":       {func(p *corev1.Pod) { p.Spec.Containers[0].Resources.Limits["cpu"] = resource.MustParse("2") }, false},
+		"only its status":      {func(p *corev1.Pod) { p.Status.Phase = corev1.PodRunning }, true},
+		"a label":              {func(p *corev1.Pod) { p.Labels["b"] = "3" }, false},
+		"a label that is gone": {func(p *corev1.Pod) { delete(p.Labels, "b") }, false},
+		"an annotation":        {func(p *corev1.Pod) { p.Annotations["x"] = "" }, false},
+		"its address":          {func(p *corev1.Pod) { p.Status.PodIP = "10.1.0.6" }, true}, // no volume can show it
+		"a resource of it": {func(p *corev1.Pod) {
+			p.Spec.Containers[0].Resources.Limits["cpu"] = resource.MustParse("2")
+		}, false},
 		"another pod, all equal": {func(p *corev1.Pod) { p.UID = "u-2" }, false},
 	} {
 		if got := was.SameVersion(of(c.change)); got != c.same {

@@ -20,7 +20,7 @@ const (
 	watchOther       watchFailure = "other"
 )
 
-// newFailures returns the counter of failed watches. Every series is visible before its first event.
+// newFailures returns the counter of failed watches. Each series exists with the value 0 before its first event.
 func newFailures(r prometheus.Registerer) (*prometheus.CounterVec, error) {
 	failures := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "fsuser_watch_failures_total",

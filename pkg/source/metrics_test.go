@@ -14,7 +14,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
-// failedWatches are the values of fsuser_watch_failures_total, by reason.
+// failedWatches returns the values of fsuser_watch_failures_total, by reason.
 func failedWatches(t *testing.T, metrics prometheus.Gatherer) map[watchFailure]float64 {
 	t.Helper()
 	families, err := metrics.Gather()
@@ -49,7 +49,7 @@ func TestWatchFailuresAreCounted(t *testing.T) {
 			metrics := prometheus.NewRegistry()
 			api := serve(t, Options{Metrics: metrics}, answer)
 			if reason == watchOther {
-				api.decoder = nil // reading the answer panics
+				api.decoder = nil // Reading the answer panics.
 			}
 			if n := len(failedWatches(t, metrics)); n != 5 {
 				t.Errorf("before the first failure, there are %d series, want 5", n)
@@ -72,7 +72,7 @@ func TestAWatchThatWorksIsNoFailure(t *testing.T) {
 	onlyFailed(t, metrics, "")
 }
 
-// onlyFailed checks that no watch has failed for another reason.
+// onlyFailed fails the test if a watch has failed for another reason.
 func onlyFailed(t *testing.T, metrics prometheus.Gatherer, reason watchFailure) {
 	t.Helper()
 	for other, n := range failedWatches(t, metrics) {

@@ -14,69 +14,67 @@ import (
 const (
 	minBackoff = 100 * time.Millisecond
 	maxBackoff = 15 * time.Second
-	// backoffResetAfter is how long a watch must have worked for the backoff to start again at minBackoff.
+	// backoffResetAfter is the duration of a working watch after which the backoff starts again at minBackoff.
 	backoffResetAfter = 5 * time.Second
 	// forbiddenMaxBackoff replaces maxBackoff after the API server has refused the object for forbiddenSlowAfter
 	// (docs/decisions/0007-refused.md).
 	forbiddenMaxBackoff = 5 * time.Minute
 	forbiddenSlowAfter  = time.Minute
-	// maxOutagePause replaces maxBackoff in an outage of the API server.
-	maxOutagePause = 30 * time.Second
 	// recoveryMaxBackoff caps the backoff after the API server comes back and first rejects our resource version or
 	// credentials.
 	recoveryMaxBackoff = time.Second
-	// failureMemory is how long a new subscriber gets the last failure without another request. It is the shortest pause
-	// after the refusal of an object that was never read.
+	// failureMemory is the time for which a new subscriber gets the last failure without another request. It is the
+	// shortest pause after the refusal of an object that was never read.
 	failureMemory = 3 * recoveryMaxBackoff / 2
-	// outageThreshold is how long requests for an object must have failed before that is an outage. An API server that
-	// is replaced, or a connection that breaks, is back within seconds.
+	// outageThreshold is the time after which failing requests for an object are an outage. A replaced API server and a
+	// broken connection are back within seconds.
 	outageThreshold = 10 * time.Second
 )
 
-// object is the state of one object. The registry's lock guards all but ref, consistent and retry.
+// object is the state of one object. The registry's lock guards all fields except ref, consistent and retry.
 type object struct {
 	ref Ref
-	// consistent: the first list is consistent. Else it is of any version, which can be older than what an earlier watch
-	// has seen.
+	// consistent means that the first list is consistent. Otherwise its version can be older than a version that an
+	// earlier watch has seen.
 	consistent bool
-	// subscribers are the functions to call after each change of the result, by subscriber.
+	// subscribers has, by subscriber, the function to call after each change of the result.
 	subscribers map[string]func()
 	// stop ends the goroutine or the timer that keeps the object current.
 	stop func()
-	// stopped: the object is immutable and has been read. A timer restarts its watch.
+	// stopped means that the object is immutable and has been read. A timer restarts its watch.
 	stopped bool
 	// retry receives a value when the current pause must end.
 	retry chan struct{}
 
-	// result is what Get returns; nil before the first one.
+	// result is the result of Get; nil before the first one.
 	result *result
 	// pending is closed with the next result. It is nil if result is recent enough for Wait.
 	pending chan struct{}
-	// seen: the API server has said at least once whether the object exists. Later reads must not be older.
+	// seen means that the API server has said whether the object exists. Later reads must not return an older version.
 	seen bool
 
 	// failed is the time of the last failure.
 	failed time.Time
-	// connected is when the current watch began to work; zero between watches.
+	// connected is the time when the current watch began to work; zero between watches.
 	connected time.Time
-	// refused is the time of the first refusal; zero while the API server allows reading the object.
+	// refused is the time of the first refusal; zero while the API server permits reading the object.
 	refused time.Time
 	// outage is the last failure, and outageSince the time of the first one. outage is nil while requests succeed.
 	outage      *Error
 	outageSince time.Time
-	// logged is the last failure that is worth a line in the log; nil while requests succeed.
+	// logged is the last logged failure; nil while requests succeed.
 	logged *Error
-	// backoff is the maximum of the last pause.
+	// backoff is the upper bound of the last pause.
 	backoff time.Duration
 }
 
-// result is what Get returns: the content or an error.
+// result is the result of Get: the content or an error.
 type result struct {
 	content Content
 	err     *Error
 }
 
-// same reports whether subscribers need not know that one result replaces the other.
+// same reports whether the results are equal for subscribers.
 func (r *result) same(other *result) bool {
 	if r.err != nil && other.err != nil {
 		return r.err.Reason == other.err.Reason
@@ -84,7 +82,7 @@ func (r *result) same(other *result) bool {
 	return r.err == nil && other.err == nil && r.content.SameVersion(other.content)
 }
 
-// conclusive reports whether the result says if the object exists.
+// conclusive reports whether the result shows if the object exists.
 func (r *result) conclusive() bool { return r != nil && (r.err == nil || r.err.Reason == ErrNotFound) }
 
 // forbidden reports whether the API server refuses the object.
@@ -95,8 +93,8 @@ type event struct {
 	kind eventKind
 	// content is the content of a found object.
 	content Content
-	// err is why a watch or a request ended, and failure the same for users. Both are nil if the API server ended a
-	// watch that worked. resumed: the watch continued from the version of an earlier one.
+	// err is the error that ended a watch or a request, and failure describes it for users. Both are nil if the API server
+	// ended a working watch. resumed means that the watch continued from the version of an earlier one.
 	err     error
 	failure *Error
 	resumed bool
@@ -112,8 +110,8 @@ const (
 	ended                      // a watch ended, or a request failed
 )
 
-// update applies an event to an object, notifies the subscribers if the result changed, and returns how long to pause
-// before the next request.
+// update applies an event to an object, notifies the subscribers if the result changed, and returns the pause before
+// the next request.
 func (r *registry) update(o *object, e event) (pause time.Duration) {
 	before, after, pause := r.applyLocked(o, e)
 	switch {
@@ -125,8 +123,8 @@ func (r *registry) update(o *object, e event) (pause time.Duration) {
 	return pause
 }
 
-// applyLocked is update without the log. It returns the failures that are worth a line in the log, before and after.
-// The lock does not stay held after a panic.
+// applyLocked is update without logging. It returns the failures to log, before and after the event. It is a function
+// of its own so that a panic releases the lock.
 func (r *registry) applyLocked(o *object, e event) (before, after *Error, pause time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -138,7 +136,7 @@ func (r *registry) applyLocked(o *object, e event) (before, after *Error, pause 
 // apply changes the state of an object, for a caller that holds the lock.
 func (r *registry) apply(o *object, e event) (pause time.Duration) {
 	if r.objects[o.ref] != o {
-		return 0 // the last subscriber is gone
+		return 0 // The object has no subscriber any more.
 	}
 	switch e.kind {
 	case found:
@@ -159,7 +157,7 @@ func (r *registry) apply(o *object, e event) (pause time.Duration) {
 	return 0
 }
 
-// connect records that the API server answers as it should.
+// connect records that the API server answers correctly.
 func (o *object) connect() {
 	if o.connected.IsZero() {
 		o.connected = time.Now()
@@ -167,7 +165,7 @@ func (o *object) connect() {
 	o.refused, o.outage, o.logged = time.Time{}, nil, nil
 }
 
-// end records the end of a watch or of a request, and returns how long to pause.
+// end records the end of a watch or of a request, and returns the pause.
 func (r *registry) end(o *object, e event) (pause time.Duration) {
 	now := time.Now()
 	worked := !o.connected.IsZero()
@@ -176,14 +174,11 @@ func (r *registry) end(o *object, e event) (pause time.Duration) {
 	}
 	o.connected = time.Time{}
 	longest := maxBackoff
-	if isOutage(e.err) {
-		longest = maxOutagePause
-	}
 	if e.failure != nil && e.failure.Reason == ErrForbidden {
 		if o.refused.IsZero() {
 			o.refused, o.backoff = now, min(o.backoff, recoveryMaxBackoff)
 			if !o.seen {
-				o.backoff = recoveryMaxBackoff // a volume that needs the object calls Retry
+				o.backoff = recoveryMaxBackoff // For a volume that waits for the object, Retry ends the pause.
 			}
 		}
 		if now.Sub(o.refused) >= forbiddenSlowAfter {
@@ -194,7 +189,7 @@ func (r *registry) end(o *object, e event) (pause time.Duration) {
 	if expired {
 		o.backoff = min(o.backoff, recoveryMaxBackoff)
 	}
-	// The end of a watch that worked, or of its version, says nothing about the object. The next request will.
+	// The end of a working watch, or of its version, says nothing about the object. The next request does.
 	if e.failure != nil && !worked && !expired {
 		o.fail(e.failure, now)
 	}
@@ -202,9 +197,9 @@ func (r *registry) end(o *object, e event) (pause time.Duration) {
 	return jittered(o.backoff) + requestedDelay(e.err)
 }
 
-// fail records that a request for the object failed. The last result stays during an outage. A refusal replaces it:
-// without the right to read the object, nobody may get a copy of it either. But an API server that has just started
-// does not know the rights yet, so a refusal of a seen object counts only after outageThreshold.
+// fail records that a request for the object failed. The last result stays during an outage. A refusal replaces it,
+// because nobody may get a copy of an object without the right to read the object. But an API server that has just
+// started does not know the rights yet, so the refusal of a seen object counts only after outageThreshold.
 func (o *object) fail(failure *Error, now time.Time) {
 	if o.outage == nil {
 		o.outageSince = now
@@ -225,7 +220,7 @@ func (o *object) fail(failure *Error, now time.Time) {
 	o.setResult(&result{err: failure})
 }
 
-// setResult replaces the result, and notifies the subscribers if that is a change.
+// setResult replaces the result, and notifies the subscribers of a change.
 func (o *object) setResult(next *result) {
 	changed := o.result == nil || !next.same(o.result)
 	o.result = next
@@ -245,7 +240,7 @@ func (o *object) block() {
 	}
 }
 
-// release ends each Wait.
+// release ends all calls of Wait.
 func (o *object) release() {
 	if o.pending != nil {
 		close(o.pending)
@@ -264,11 +259,11 @@ func (o *object) retryNow() {
 	}
 	select {
 	case o.retry <- struct{}{}:
-	default: // a retry is due already
+	default: // A retry is already due.
 	}
 }
 
-// restart keeps the object current again. The lock is held.
+// restart keeps the object current again. The caller holds the lock.
 func (r *registry) restart(o *object) {
 	if o.stop != nil {
 		o.stop()
@@ -291,11 +286,11 @@ func (r *registry) recheckLater(o *object) {
 	o.stop = func() { timer.Stop() }
 }
 
-// requestedDelay is the pause that the API server asks for with a failure, within bounds.
+// requestedDelay returns the pause that the API server requests together with a failure, within bounds.
 func requestedDelay(err error) time.Duration {
 	seconds, _ := apierrors.SuggestsClientDelay(err)
 	return min(time.Duration(max(seconds, 0))*time.Second, maxBackoff)
 }
 
-// jittered returns a time between half of d and d, so that watches that fail together do not retry together.
+// jittered returns a random duration between d/2 and d, so that watches that fail together do not retry together.
 func jittered(d time.Duration) time.Duration { return d/2 + rand.N(d/2) }

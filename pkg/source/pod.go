@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// authorizerLag is how long the Node authorizer may take to learn of a new pod. The pauses between the requests
-	// meanwhile begin at minLagPause and grow, so that a pod that stays unknown makes four requests.
+	// authorizerLag is the longest time that the Node authorizer takes to learn of a new pod. The pauses between the
+	// requests begin at minLagPause and grow, so that a pod that stays unknown causes four requests.
 	authorizerLag = 2 * time.Second
 	minLagPause   = 100 * time.Millisecond
 )
@@ -23,10 +23,11 @@ const (
 // node is the kind of the driver's own Node object. Nobody subscribes to it.
 const node attributes.Kind = "Node"
 
-// Pod reads a pod from the API server. A pod of the same name with another uid is ErrNotFound. The error is an *Error.
+// Pod reads a pod from the API server. If the pod of this name has another uid, the error is ErrNotFound. The error is
+// an *Error.
 //
-// Once the Node authorizer lets the node read a pod, it lets the node read all objects that the pod declares: it adds a
-// pod together with them.
+// Once the Node authorizer permits the node to read a pod, it permits the node to read all objects that the pod
+// declares, because it learns of a pod and its objects at the same time.
 func (a *API) Pod(ctx context.Context, namespace, name, uid string) (*corev1.Pod, error) {
 	ref := Ref{Kind: attributes.Pod, Namespace: namespace, Name: name}
 	pod, err := readObject[*corev1.Pod](ctx, a, ref)
@@ -62,7 +63,7 @@ func (a *API) Allocatable(ctx context.Context) (corev1.ResourceList, error) {
 	return n.Status.Allocatable, nil
 }
 
-// readObject gets an object once, or repeatedly while the Node authorizer may not have heard of it yet. The error is an
+// readObject gets an object once, or repeatedly while the Node authorizer may not know the pod yet. The error is an
 // *Error.
 func readObject[T runtime.Object](ctx context.Context, a *API, ref Ref) (none T, _ error) {
 	for pause := minLagPause; ; pause *= 4 {

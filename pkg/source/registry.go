@@ -10,7 +10,7 @@ import (
 
 // registry holds the objects that have subscribers. It is safe for concurrent use.
 type registry struct {
-	// start begins to keep an object current, and returns a function that ends that. The lock is held.
+	// start begins to keep an object current. It returns the function that stops this. The caller holds the lock.
 	start func(*object) (stop func())
 	// recheck is the longest time after which an immutable object is read again.
 	recheck time.Duration
@@ -25,11 +25,12 @@ func newRegistry(recheck time.Duration) registry {
 }
 
 // Subscribe keeps ref current for subscriber until Unsubscribe. It calls changed after each change of the result of
-// Get, including the first one, and immediately if there is a result already. changed must not block, nor call the
-// source. A second call for the same subscriber has no other effect.
+// Get, also after the first result, and immediately if there is a result already. changed must neither block nor call
+// the source. A second call for the same subscriber has no other effect.
 //
-// newest: the subscriber has shown content of an earlier watch, so the first list of the watch must be consistent. An
-// object whose first list was of any version gets a new watch, and has no result until the new watch has one.
+// newest means that the subscriber has shown content of an earlier watch, so the first list of the watch must be
+// consistent. An object whose first list was of any version gets a new watch, and it has no result until the new watch
+// has one.
 func (r *registry) Subscribe(ref Ref, subscriber string, newest bool, changed func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -45,14 +46,14 @@ func (r *registry) Subscribe(ref Ref, subscriber string, newest bool, changed fu
 	switch {
 	case known:
 	case o.stopped:
-		r.restart(o) // the immutable object may have been deleted and created again
+		r.restart(o) // The immutable object may have been deleted and created again.
 	case time.Since(o.failed) >= failureMemory:
-		o.retryNow() // the next attempt may be minutes away
+		o.retryNow() // Otherwise the next attempt may be minutes away.
 	}
 }
 
-// Retry reads an object again at once if the last request for it has failed. If Get has no content, Wait blocks until
-// there is an answer.
+// Retry reads an object again at once if the last request for it failed. If Get has no content, Wait blocks until there
+// is an answer.
 func (r *registry) Retry(ref Ref) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -61,8 +62,8 @@ func (r *registry) Retry(ref Ref) {
 	}
 }
 
-// replace begins to keep an object current, in place of old if that is not nil. A late event of the watch of old
-// changes nothing, because old is not in the map any more. The lock is held.
+// replace begins to keep an object current. If old is not nil, the object takes its place. A late event of the watch of
+// old changes nothing, because old is not in the map any more. The caller holds the lock.
 func (r *registry) replace(old *object, ref Ref, consistent bool) *object {
 	o := &object{
 		ref: ref, consistent: consistent, subscribers: map[string]func(){}, retry: make(chan struct{}, 1),
@@ -76,9 +77,8 @@ func (r *registry) replace(old *object, ref Ref, consistent bool) *object {
 	return o
 }
 
-// Unsubscribe undoes Subscribe. After the last subscriber the watch ends and the content is forgotten. A refusal is
-// remembered for failureMemory, so that kubelet's next attempt to publish a volume of many refused objects makes few
-// requests.
+// Unsubscribe undoes Subscribe. After the last subscriber, the watch ends and the content is dropped. A refusal is kept
+// for failureMemory, so that kubelet's next attempt to publish a volume of many refused objects causes few requests.
 func (r *registry) Unsubscribe(ref Ref, subscriber string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -118,9 +118,9 @@ func (r *registry) Wait(ctx context.Context, ref Ref) {
 
 // Get returns the last known content of an object that has subscribers. It does not wait. The error is an *Error.
 //
-// During an outage the content remains readable, also for a new subscriber: a pod that starts while the API server
-// can't be reached gets the last known content if the node watches the object already. Availability counts more here.
-// Outage tells of the outage once it is noticed. Once the API server forbids reading the object, Get returns no
+// During an outage the content remains readable, even for a new subscriber: a pod that starts while the API server
+// can't be reached gets the last known content if the node watches the object already. Availability is more important
+// here. Outage reports the outage once it is noticed. Once the API server forbids reading the object, Get returns no
 // content.
 func (r *registry) Get(ref Ref) (Content, error) {
 	r.mu.Lock()
@@ -137,8 +137,8 @@ func (r *registry) Get(ref Ref) (Content, error) {
 	return o.result.content, nil
 }
 
-// Outage returns since when, and why, requests for an object have failed, so that the result of Get may be outdated. An
-// interruption of a few seconds does not count. The error is an *Error, and nil without an outage.
+// Outage returns since when and why requests for an object have failed, so that the result of Get may be outdated. An
+// interruption of a few seconds does not count. The error is an *Error. Without an outage, the error is nil.
 func (r *registry) Outage(ref Ref) (since time.Time, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

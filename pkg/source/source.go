@@ -24,16 +24,16 @@ import (
 
 // The reasons why an object cannot be read. Each error of this package about an object wraps one of them.
 var (
-	// ErrNotFound: the API server says that the object does not exist.
+	// ErrNotFound means that the object does not exist, according to the API server.
 	ErrNotFound = errors.New("not found")
-	// ErrForbidden: the API server refuses access. The object may or may not exist.
+	// ErrForbidden means that the API server refuses access. The object may or may not exist.
 	ErrForbidden = errors.New("forbidden")
-	// ErrUnavailable: the API server gave no usable answer, or does not know the driver (401). A later request may
-	// succeed.
+	// ErrUnavailable means that the API server gave no usable answer, or does not know the driver (401). A later request
+	// may succeed.
 	ErrUnavailable = errors.New("can't be read now")
 )
 
-// Ref names an object. It is a struct and not a joined string, so that no two objects share a name.
+// Ref names an object. It is a struct instead of a joined string, so that no two objects have the same Ref.
 type Ref struct {
 	Kind      attributes.Kind
 	Namespace string
@@ -49,7 +49,7 @@ func (r Ref) String() string {
 	return fmt.Sprintf("%s %q", r.Kind, name)
 }
 
-// Content is what an object holds. All its readers share it, so nobody may change it.
+// Content is the content of an object. All readers share it, so nobody may change it.
 type Content struct {
 	// Data is the object's data by key. A ConfigMap's data and binaryData are merged. The keys of a pod are field
 	// paths, and those of ResourceKey.
@@ -57,9 +57,9 @@ type Content struct {
 	// UID and ResourceVersion identify one state of one object. Both are empty if the content came with a request.
 	UID             string
 	ResourceVersion string
-	// Digest identifies Data where ResourceVersion is too fine: each change of a pod's status makes a new version.
+	// Digest identifies Data if ResourceVersion changes too often: each change of a pod's status makes a new version.
 	Digest string
-	// Immutable: the API server does not let the object change. The object can be deleted and created again.
+	// Immutable means that the API server rejects changes of the object. The object can be deleted and created again.
 	Immutable bool
 }
 
@@ -80,7 +80,7 @@ func FromRequest(secrets map[string]string) Content {
 	return Content{Data: bytesOf(secrets)}
 }
 
-// Error says why an object cannot be read.
+// Error describes why an object cannot be read.
 type Error struct {
 	Ref Ref
 	// Reason is ErrNotFound, ErrForbidden or ErrUnavailable.
@@ -89,8 +89,8 @@ type Error struct {
 	Detail string
 	// Number is the kernel's error number if a system call failed, else 0.
 	Number syscall.Errno
-	// Undeclared: the Node authorizer refused the object, because it knows of no pod on the node that declares the
-	// object. It learns of a new pod a moment later than kubelet.
+	// Undeclared means that the Node authorizer refused the object, because it knows no pod on the node that declares the
+	// object. The Node authorizer learns of a new pod a moment later than kubelet.
 	Undeclared bool
 }
 

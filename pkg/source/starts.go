@@ -5,6 +5,7 @@ package source
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net/http"
 	"sync"
 	"time"
@@ -13,14 +14,18 @@ import (
 )
 
 const (
-	// maxStarts is how many watches a driver starts at the same time. With --access=node, the requests share a flow of
-	// the API server's priority and fairness with the node's kubelet, and a flow queues 300 requests.
+	// maxStarts is the number of watches that a driver starts at the same time. With --access=node, the requests share a
+	// flow of the API server's priority and fairness with the node's kubelet, and a flow queues 300 requests.
 	maxStarts = 16
 	// maxProbePause is the longest pause between two requests of a driver during an outage.
 	maxProbePause = 5 * time.Second
-	// maxProbeWait is how long a watch waits for a pause or for a probe to end. If the pause takes longer, the watch fails
-	// at once. If the probe takes longer, the watch makes another one.
+	// maxProbeWait is the longest time that a watch waits for a pause or a probe to end. If the pause takes longer, the
+	// watch fails at once. If the probe takes longer, the watch makes another probe.
 	maxProbeWait = time.Second
+	// maxSpread and spreadPerWatch bound the time over which the watches start again after an outage. A driver with fewer
+	// than 100 watches needs less time for the same number of requests per second.
+	maxSpread      = 45 * time.Second
+	spreadPerWatch = maxSpread / 100
 )
 
 // starts decides when a watch may be started. At most maxStarts are being started at the same time.
@@ -28,7 +33,7 @@ const (
 // A failure that concerns all objects (isOutage) begins an outage, in which one request at a time is a probe, with a
 // pause before each. The failure of the probe is the failure of the other watches too. So a driver with a thousand
 // watches makes as few requests to an API server that is away as a driver with one. The first answer ends the outage.
-// The watches then start after their own pauses, which spreads them over maxOutagePause.
+// Each of the other watches then ends its own pause, and makes another one (spread).
 //
 // It is safe for concurrent use.
 type starts struct {
@@ -36,21 +41,23 @@ type starts struct {
 	slots chan struct{}
 
 	mu sync.Mutex
-	// next is the probe that the API server has to answer; nil without an outage.
+	// next is the probe that must succeed; nil without an outage.
 	next *probe
-	// backoff is the maximum of the pause before the next probe, and notBefore is when that pause ends.
+	// backoff is the upper bound of the pause before the next probe, and notBefore is the end of that pause.
 	backoff   time.Duration
 	notBefore time.Time
+	// since is the beginning of the current or the last outage, and until is the end of the last outage.
+	since, until time.Time
 }
 
 // probe is a request that shows whether an outage has ended.
 type probe struct {
-	// outage is the failure that the probe follows.
+	// outage is the failure before the probe.
 	outage error
-	// refused: the API server has refused the object of an earlier request for this probe.
+	// refused means that the API server has refused the object of an earlier request for this probe.
 	refused bool
-	// owner has a token while a watch makes the request, for at most maxProbeWait: the API server may be slow only for the
-	// object of that watch.
+	// owner has a token while a watch makes the request, for at most maxProbeWait, because the API server may be slow only
+	// for the object of that watch.
 	owner chan struct{}
 	// done is closed when the request has an answer, or has failed with err.
 	done chan struct{}
@@ -60,10 +67,13 @@ type probe struct {
 func newStarts() *starts { return &starts{slots: make(chan struct{}, maxStarts)} }
 
 // begin waits until a watch may be started. The caller calls end with the outcome, which is nil or the reason why the
-// API server did not start the watch. The error of begin is the failure of a probe, or why ctx has ended.
-func (s *starts) begin(ctx context.Context) (end func(error), err error) {
+// watch did not start. The error of begin is the failure of a probe, or the reason why ctx has ended.
+//
+// again means that the watch has failed before. Such a watch does not wait for the probe of another watch, because all
+// waiting watches start at the same time.
+func (s *starts) begin(ctx context.Context, again bool) (end func(error), err error) {
 	for {
-		p, err := s.probe(ctx)
+		p, err := s.probe(ctx, again)
 		if err != nil {
 			return nil, err
 		}
@@ -78,14 +88,14 @@ func (s *starts) begin(ctx context.Context) (end func(error), err error) {
 				release()
 			}, nil
 		}
-		<-s.slots // an outage has begun or ended meanwhile
+		<-s.slots // An outage has begun or ended in the meantime.
 		p.release()
 	}
 }
 
 // probe returns the probe that the caller makes, or nil if there is no outage. If another watch makes the probe, or the
 // pause is long, the error is the failure of the last probe.
-func (s *starts) probe(ctx context.Context) (*probe, error) {
+func (s *starts) probe(ctx context.Context, again bool) (*probe, error) {
 	s.mu.Lock()
 	p, pause := s.next, time.Until(s.notBefore)
 	s.mu.Unlock()
@@ -93,6 +103,14 @@ func (s *starts) probe(ctx context.Context) (*probe, error) {
 	case p == nil:
 		return nil, nil
 	case pause > maxProbeWait:
+		return nil, p.outage
+	}
+	select {
+	case p.owner <- struct{}{}:
+		return p, nil
+	default:
+	}
+	if again {
 		return nil, p.outage
 	}
 	select {
@@ -156,7 +174,7 @@ func (s *starts) end(p *probe, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case errors.Is(err, context.Canceled): // this says nothing about the API server
+	case errors.Is(err, context.Canceled): // A cancellation says nothing about the API server.
 	case isOutage(err):
 		s.fail(p, err)
 	case p != nil && p == s.next && isRefusal(err) && !p.refused:
@@ -174,6 +192,9 @@ func (s *starts) fail(p *probe, err error) {
 	if s.next != p {
 		return
 	}
+	if p == nil {
+		s.since = time.Now()
+	}
 	s.backoff = min(max(minBackoff, 3*s.backoff), maxProbePause)
 	s.notBefore = time.Now().Add(max(jittered(s.backoff), requestedDelay(err)))
 	s.next = &probe{outage: err, owner: make(chan struct{}, 1), done: make(chan struct{})}
@@ -183,12 +204,25 @@ func (s *starts) fail(p *probe, err error) {
 	}
 }
 
-// recover ends an outage. A pause that the API server has asked for goes on. The caller holds s.mu.
+// recover ends an outage. A pause that the API server has requested continues. The caller holds s.mu.
 func (s *starts) recover() {
 	if s.next != nil {
 		close(s.next.done)
+		s.until = time.Now()
 	}
 	s.next, s.backoff = nil, 0
+}
+
+// spread returns a random pause for one of n watches that start again after an outage. failed is the time at which the
+// watch failed. If that was not in the last outage, or the outage has not ended, spread returns 0. After a longer
+// outage the pauses are longer, because watches of more nodes have failed, and the API server may have just started.
+func (s *starts) spread(failed time.Time, n int) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.next != nil || s.until.Before(failed) {
+		return 0
+	}
+	return rand.N(1 + min(maxSpread, s.until.Sub(s.since)*3/2, time.Duration(n)*spreadPerWatch))
 }
 
 // isRefusal reports whether the API server has denied a right, or does not know the driver.

@@ -15,10 +15,10 @@ import (
 
 var errAway = errors.New("away")
 
-// begin starts a watch, which must be allowed.
+// begin starts a watch. It fails the test if that is not allowed.
 func begin(t *testing.T, s *starts) (end func(error)) {
 	t.Helper()
-	end, err := s.begin(t.Context())
+	end, err := s.begin(t.Context(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +29,7 @@ func begin(t *testing.T, s *starts) (end func(error)) {
 func waiting(ctx context.Context, s *starts, outcome error) <-chan error {
 	result := make(chan error, 1)
 	go func() {
-		end, err := s.begin(ctx)
+		end, err := s.begin(ctx, false)
 		if err == nil {
 			end(outcome)
 		}
@@ -64,6 +64,23 @@ func TestProbeFailsForAll(t *testing.T) {
 	})
 }
 
+// TestProbeOfAnother checks that a watch that failed before does not wait for the probe of another watch, because it
+// would start together with others.
+func TestProbeOfAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStarts()
+		begin(t, s)(errAway)
+		probe := begin(t, s)
+		if _, err := s.begin(t.Context(), true); !errors.Is(err, errAway) {
+			t.Errorf("error %v, want %v", err, errAway)
+		}
+		probe(nil)
+		if _, err := s.begin(t.Context(), true); err != nil {
+			t.Errorf("after the outage: %v", err)
+		}
+	})
+}
+
 func TestProbePauses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStarts()
@@ -71,10 +88,10 @@ func TestProbePauses(t *testing.T) {
 		for _, most := range []time.Duration{100, 300, 900, 2700, 5000, 5000} {
 			most *= time.Millisecond
 			start := time.Now()
-			end, err := s.begin(t.Context())
-			for err != nil { // at once, because the pause is long
+			end, err := s.begin(t.Context(), false)
+			for err != nil { // The error comes at once, because the pause is long.
 				time.Sleep(10 * time.Millisecond)
-				end, err = s.begin(t.Context())
+				end, err = s.begin(t.Context(), false)
 			}
 			if took := time.Since(start); took < most/2 || took > most {
 				t.Errorf("a pause of %v, want %v to %v", took, most/2, most)
@@ -114,14 +131,14 @@ func TestAnswerEndsOutage(t *testing.T) {
 	}
 }
 
-// TestRefusalAfterOutage: an API server that has just started refuses everything.
+// TestRefusalAfterOutage uses an API server that has just started and refuses everything.
 func TestRefusalAfterOutage(t *testing.T) {
 	refused := apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, "a", nil)
 	synctest.Test(t, func(t *testing.T) {
 		s := newStarts()
 		begin(t, s)(errAway)
 		begin(t, s)(refused)
-		if _, err := s.begin(t.Context()); !errors.Is(err, errAway) {
+		if _, err := s.begin(t.Context(), false); !errors.Is(err, errAway) {
 			t.Errorf("a start after one refusal: error %v, want that of the outage", err)
 		}
 		time.Sleep(maxProbePause)
@@ -147,7 +164,7 @@ func TestRetryAfterHoldsForAll(t *testing.T) {
 		s := newStarts()
 		earlier := begin(t, s)
 		begin(t, s)(apierrors.NewTooManyRequests("slow down", 3))
-		earlier(nil) // also after the answer to an earlier request
+		earlier(nil) // The answer to an earlier request is an answer, too.
 		start := time.Now()
 		begin(t, s)(nil)
 		if took := time.Since(start); took != 3*time.Second {
@@ -162,7 +179,7 @@ func TestLongPauseFailsAtOnce(t *testing.T) {
 		slow := apierrors.NewTooManyRequests("slow down", 3)
 		begin(t, s)(slow)
 		start := time.Now()
-		if _, err := s.begin(t.Context()); !errors.Is(err, slow) || time.Since(start) > 0 {
+		if _, err := s.begin(t.Context(), false); !errors.Is(err, slow) || time.Since(start) > 0 {
 			t.Errorf("error %v after %v, want %v at once", err, time.Since(start), slow)
 		}
 		time.Sleep(3*time.Second - maxProbeWait)
@@ -190,12 +207,12 @@ func TestAbandonedProbe(t *testing.T) {
 			t.Error(err)
 		}
 		begin(t, s)(errAway)
-		begin(t, s)(context.Canceled) // as when the last volume of the object is unpublished meanwhile
+		begin(t, s)(context.Canceled) // for example, because the last volume of the object was unpublished
 		begin(t, s)(nil)
 	})
 }
 
-// TestSlowProbe: the API server may hang for one object alone.
+// TestSlowProbe uses an API server that hangs for one object only.
 func TestSlowProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStarts()
@@ -215,7 +232,7 @@ func TestSlowProbe(t *testing.T) {
 	})
 }
 
-// TestRefusedProbes: the API server refuses two requests that probe at the same time.
+// TestRefusedProbes uses an API server that refuses two requests that probe at the same time.
 func TestRefusedProbes(t *testing.T) {
 	refused := apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, "a", nil)
 	synctest.Test(t, func(t *testing.T) {
@@ -244,4 +261,45 @@ func TestFailureOfBeforeTheOutage(t *testing.T) {
 			t.Errorf("a pause of %v, want that of one failure, at most %v", took, minBackoff)
 		}
 	})
+}
+
+// TestSpread checks that the longest pause depends on the length of the outage and on the number of watches.
+func TestSpread(t *testing.T) {
+	for name, test := range map[string]struct {
+		outage time.Duration
+		n      int
+		want   time.Duration
+	}{
+		"short":           {outage: time.Second, n: 1000, want: 3 * time.Second / 2},
+		"long, a watch":   {outage: time.Hour, n: 1, want: spreadPerWatch},
+		"long, many":      {outage: time.Hour, n: 1000, want: maxSpread},
+		"as long as that": {outage: 30 * time.Second, n: 100, want: maxSpread},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newStarts()
+				longest := func(failed time.Time) (pause time.Duration) {
+					for range 1000 {
+						pause = max(pause, s.spread(failed, test.n))
+					}
+					return pause
+				}
+				begin(t, s)(errAway)
+				failed := time.Now()
+				if pause := longest(failed); pause > 0 {
+					t.Errorf("%v during the outage, want no pause", pause)
+				}
+				time.Sleep(test.outage)
+				begin(t, s)(nil)
+				// The probability that none of 1000 pauses is in the last tenth is 2e-46.
+				if pause := longest(failed); pause > test.want || pause < test.want*9/10 {
+					t.Errorf("at most %v after the outage, want %v", pause, test.want)
+				}
+				time.Sleep(1)
+				if pause := longest(time.Now()); pause > 0 {
+					t.Errorf("%v after a failure without an outage, want no pause", pause)
+				}
+			})
+		})
+	}
 }

@@ -18,19 +18,19 @@ import (
 const (
 	// maxFrame is the maximum length of an event or an answer. An object has at most 1.5 MiB (etcd's limit).
 	maxFrame = 8 << 20
-	// maxTrusted is how much memory is allocated for a frame before its content arrives.
+	// maxTrusted is the largest amount of memory that is allocated for a frame before its content arrives.
 	maxTrusted = 64 << 10
 )
 
 var (
-	// errNotUnderstood: the data is no event or object. The message does not repeat the data, which may be
+	// errNotUnderstood means that the data is no event or object. The message does not repeat the data, which may be
 	// confidential.
 	errNotUnderstood = errors.New("the API server sent something that can't be understood")
-	// errTooLarge: any text causes this error too, because its first characters make a large length.
+	// errTooLarge is also the error for any text, because the first characters of a text are a large length.
 	errTooLarge = errors.New("the API server sent something that is no protobuf, or has more than 8 MiB")
-	// errBrokenOff: the answer ended before it was complete.
+	// errBrokenOff means that the answer ended before it was complete.
 	errBrokenOff = errors.New("the API server breaks off its answers")
-	// errNoAnswer: the server accepts connections but does not answer.
+	// errNoAnswer means that the server accepts connections but does not answer.
 	errNoAnswer = errors.New("the API server does not answer in time")
 )
 
@@ -55,8 +55,8 @@ func readEvent(r io.Reader, decoder runtime.Decoder) (watch.EventType, runtime.O
 	return watch.EventType(event.Type), object, nil
 }
 
-// errorOf returns the object of an ERROR event as an error. apierrors.FromObject would print an object that is no
-// Status.
+// errorOf returns the object of an ERROR event as an error. It does not use apierrors.FromObject, which would print an
+// object that is no Status.
 func errorOf(object runtime.Object) error {
 	status, ok := object.(*metav1.Status)
 	if !ok {
@@ -90,7 +90,7 @@ func decode(decoder runtime.Decoder, data []byte) (runtime.Object, error) {
 	return object, nil
 }
 
-// causeOf returns errNoAnswer if a request failed because of our timeout, else err.
+// causeOf returns errNoAnswer if a request failed because of our timeout, and err otherwise.
 func causeOf(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); errors.Is(cause, errNoAnswer) {
 		return cause

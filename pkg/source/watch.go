@@ -37,22 +37,24 @@ import (
 //  4. Watch from the version of the object, or if it does not exist from the most recent version.
 //  5. Handle the events as they come. Each has the version to continue from.
 //  6. Stop once an immutable object has been read. The registry restarts the watcher later.
-//  7. The watch lasted for its time. The API server still has its version, which a bookmark has just brought. Pause, and
-//     go to 4.
-//  8. The watch ended earlier, or brought nothing for three minutes, or something failed. Forget the version, so that the
-//     next list is of the newest one, unless the failure says nothing about the version (no connection, an overloaded
-//     server). Pause. Go to 1.
+//  7. The watch lasted for its time. The API server still has its version, which a bookmark has just brought. Pause,
+//     and go to 4.
+//  8. The watch ended earlier, or brought nothing for three minutes, or something failed. Forget the version, so
+//     that the next list is of the newest one, unless the failure says nothing about the version (no connection, an
+//     overloaded server). Pause. Go to 1.
 //
 // A round makes at most three requests and ends with a pause, so no answer causes requests without end.
 type watcher struct {
 	api    *API
 	object *object
-	// version is the last known one, to continue from. It is empty if none is known.
+	// version is the last known version, from which a watch continues. It is empty if none is known.
 	version string
-	// listVersion is the version to list if none is known: anyVersion, or empty for the newest.
+	// listVersion is the version to list if version is empty: anyVersion, or empty for the newest.
 	listVersion string
-	// resume: the last watch lasted for its time, so the next one needs no list.
+	// resume means that the last watch ran for its full time, so the next one requires no list.
 	resume bool
+	// again means that the last request failed in an outage of the API server, and that no caller requested a retry.
+	again bool
 }
 
 const (
@@ -63,11 +65,11 @@ const (
 )
 
 var (
-	// errRewatch: the object was found by a get. The watch has to begin at its version.
+	// errRewatch means that a get found the object. The watch must begin at the object's version.
 	errRewatch = errors.New("the object needs a watch from its version")
-	// errPanic: the driver has a bug.
+	// errPanic means that the driver has a bug.
 	errPanic = errors.New("reading the object panicked")
-	// errComplete: the object is immutable and has been read, so a watch has no purpose.
+	// errComplete means that the object is immutable and has been read, so a watch has no purpose.
 	errComplete = errors.New("the object is immutable")
 )
 
@@ -88,45 +90,53 @@ func (w *watcher) run(ctx context.Context) {
 			w.api.failures.WithLabelValues(string(watchFailureOf(err))).Inc()
 		}
 		failure := w.api.explain(w.object.ref, err)
-		w.pause(ctx, w.update(event{kind: ended, err: err, failure: failure, resumed: resumed}))
+		failed := time.Now()
+		pause := w.update(event{kind: ended, err: err, failure: failure, resumed: resumed})
+		w.again = w.pause(ctx, pause) && isOutage(err)
+		if w.again {
+			w.again = w.pause(ctx, w.api.starts.spread(failed, w.api.Watched()))
+		}
 	}
 }
 
 func (w *watcher) update(e event) (pause time.Duration) { return w.api.update(w.object, e) }
 
-// pause waits for d, or until retryNow, or until ctx ends.
-func (w *watcher) pause(ctx context.Context, d time.Duration) {
+// pause waits for d, or until retryNow, or until ctx ends. It reports whether d has passed.
+func (w *watcher) pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
+		return true
 	case <-w.object.retry:
 	case <-ctx.Done():
 	}
+	return false
 }
 
-// roundSafely keeps a panic of one object's round from ending the driver. The next round lists the object.
+// roundSafely prevents a panic in the round of one object from ending the driver. The next round lists the object.
 func (w *watcher) roundSafely(ctx context.Context) (err error) {
 	defer recovered(&err, "object", w.object.ref.String())
 	return w.round(ctx)
 }
 
-// recovered turns a panic into an error, and logs it with a name of what was read. It has to be deferred.
+// recovered turns a panic into an error, and logs it with the name of the object. It must be deferred.
 func recovered(err *error, key, name string) {
 	if p := recover(); p != nil {
-		// The value could hold anything; the log and the error get its type alone.
+		// The value of the panic could hold a secret, so the log and the error show only its type.
 		*err = fmt.Errorf("%w with a %T", errPanic, p)
 		klog.ErrorS(*err, "The driver has a bug", key, name, "stack", string(debug.Stack()))
 	}
 }
 
-// round is steps 1 to 6, or 4 to 6 of a watch that is resumed. Without an error, the watch began and ended.
+// round makes the steps 1 to 6, or the steps 4 to 6 of a resumed watch. A nil error means that the watch began and
+// ended.
 func (w *watcher) round(ctx context.Context) error {
 	if w.resume {
 		return w.watch(ctx, false)
 	}
 	err := w.watch(ctx, true)
-	if apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) { // perhaps because it is a streaming list
+	if apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) { // The API server may not support streaming lists.
 		err = w.get(ctx, "")
 	} else if err == nil {
 		return nil
@@ -161,9 +171,9 @@ func (w *watcher) watch(ctx context.Context, listing bool) error {
 	return err
 }
 
-// start starts a watch once its turn has come, and reads the list at its beginning.
+// start waits for permission to start a watch, starts it, and reads the list at its beginning.
 func (w *watcher) start(ctx context.Context, listing bool, duration time.Duration) (body io.ReadCloser, err error) {
-	end, err := w.api.starts.begin(ctx)
+	end, err := w.api.starts.begin(ctx, w.again)
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +194,7 @@ func (w *watcher) start(ctx context.Context, listing bool, duration time.Duratio
 	return body, nil
 }
 
-// watchRequest returns a request for a watch of the object and of no other.
+// watchRequest returns a request for a watch of this object only.
 func (w *watcher) watchRequest(listing bool, duration time.Duration) *rest.Request {
 	request := w.api.request(w.object.ref).
 		Param("fieldSelector", fields.OneTermEqualSelector(metav1.ObjectNameField, w.object.ref.Name).String()).
@@ -202,7 +212,7 @@ func (w *watcher) watchRequest(listing bool, duration time.Duration) *rest.Reque
 	return request
 }
 
-// readList reads the events that make up a streaming list, up to the bookmark that ends it.
+// readList reads the events of a streaming list, up to the bookmark that ends the list.
 func (w *watcher) readList(ctx context.Context, body io.Reader) error {
 	var listed *Content
 	for {
@@ -241,7 +251,7 @@ func (w *watcher) listed(ctx context.Context, content *Content, version string) 
 	return nil
 }
 
-// get reads the object itself, in its newest version. If the object is missing, version is the one to watch from.
+// get reads the object itself, in its newest version. If the object is missing, the watch begins at version.
 func (w *watcher) get(ctx context.Context, version string) error {
 	object, err := w.api.read(ctx, w.api.request(w.object.ref).Name(w.object.ref.Name))
 	if apierrors.IsNotFound(err) {
@@ -261,10 +271,10 @@ func (w *watcher) get(ctx context.Context, version string) error {
 	return errRewatch
 }
 
-// follow handles the events of a watch until it ends. The end of the connection is no failure, unless it comes at
-// once and before anything else. listed: something came before. follow calls alive at first and after each event. A
-// watch that is silent for too long is ended, with its connection: the connection may work although what is behind it is
-// dead.
+// follow handles the events of a watch until it ends. listed means that a list came before. The end of the connection
+// is a failure only if nothing came before and the connection ends at once. follow calls alive at its start and after
+// each event. It ends a watch that is silent for too long, and closes the connection: the connection may work although
+// the server behind it is dead.
 func (w *watcher) follow(body io.Reader, listed bool, alive func()) error {
 	for start := time.Now(); ; listed = true {
 		alive()
@@ -325,7 +335,7 @@ func (w *watcher) missing(version string) {
 	w.update(event{kind: missing})
 }
 
-// isPassing reports whether a failure says nothing about the version that a watch was to continue from.
+// isPassing reports whether a failure says nothing about the version from which the watch continues.
 func isPassing(err error) bool {
 	var status apierrors.APIStatus
 	if errors.As(err, &status) {
@@ -336,8 +346,8 @@ func isPassing(err error) bool {
 		!errors.Is(err, errPanic)
 }
 
-// isExpired reports whether the API server cannot continue from a version, which is too old, or too new because etcd
-// was restored.
+// isExpired reports whether the API server cannot continue from a version, because the version is too old, or too new
+// after a restore of etcd.
 func isExpired(err error) bool {
 	return apierrors.IsResourceExpired(err) || apierrors.IsGone(err) ||
 		apierrors.HasStatusCause(err, metav1.CauseTypeResourceVersionTooLarge)

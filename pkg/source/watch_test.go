@@ -34,7 +34,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
-// serve returns an API whose server is handler. test/integration/source has the tests with a real API server.
+// serve returns an API whose server is handler. The tests with a real API server are in test/integration/source.
 func serve(t testing.TB, o Options, handler http.HandlerFunc) *API {
 	t.Helper()
 	server := httptest.NewServer(handler)
@@ -51,7 +51,7 @@ func serve(t testing.TB, o Options, handler http.HandlerFunc) *API {
 // encoded returns an object of apiVersion v1 in the encoding of the API server.
 func encoded(t testing.TB, object runtime.Object) []byte {
 	t.Helper()
-	object = object.DeepCopyObject() // several tests may use the same object
+	object = object.DeepCopyObject() // Several tests may use the same object.
 	object.GetObjectKind().SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(reflect.TypeOf(object).Elem().Name()))
 	var data bytes.Buffer
 	if err := protobuf.NewSerializer(nil, nil).Encode(object, &data); err != nil {
@@ -77,7 +77,7 @@ func secretOf(version string) *corev1.Secret {
 	}
 }
 
-// bookmark returns an event with a version, which can end a streaming list.
+// bookmark returns an event with a version. The event can end a streaming list.
 func bookmark(t testing.TB, version string, endsList bool) []byte {
 	t.Helper()
 	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{ResourceVersion: version}}
@@ -93,7 +93,7 @@ func list(t testing.TB, version string) []byte {
 	return append(frame(t, "ADDED", secretOf(version)), bookmark(t, version, true)...)
 }
 
-// stay sends data, and then nothing more until the client disconnects.
+// stay sends data, and then nothing until the client disconnects.
 func stay(w http.ResponseWriter, r *http.Request, data []byte) {
 	_, _ = w.Write(data)
 	_ = http.NewResponseController(w).Flush()
@@ -136,7 +136,7 @@ func TestRounds(t *testing.T) {
 	unsupported := apierrors.NewInvalid(schema.GroupKind{Kind: "ListOptions"}, "", nil)
 	for name, test := range map[string]struct {
 		answers []func(http.ResponseWriter)
-		// want are the requests: one for each answer, and one more that succeeds.
+		// want has the requests: one for each answer, and another one that succeeds.
 		want string
 		// notified is the number of notifications.
 		notified int64
@@ -232,12 +232,12 @@ func TestRounds(t *testing.T) {
 	}
 }
 
-// TestNewest uses an API server with an outdated cache: a subscriber that asks for the newest version gets no older
-// one, even of an object that has a watch already.
+// TestNewest uses an API server with an outdated cache. A subscriber that requires the newest version gets no older
+// version, not even of an object that has a watch already.
 func TestNewest(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		// noStreaming: it has no streaming lists. missing: the object has been deleted.
+		// noStreaming means that the API server has no streaming lists. missing means that the object has been deleted.
 		noStreaming, missing bool
 		want                 string
 	}{
@@ -262,7 +262,7 @@ func TestNewest(t *testing.T) {
 				api.Subscribe(ref, "recovered", true, func() {
 					server.recovered.CompareAndSwap(nil, ptr.To(api.objects[ref].result.content.ResourceVersion))
 				})
-				api.Subscribe(ref, "adopted", true, func() {}) // the same list serves both
+				api.Subscribe(ref, "adopted", true, func() {}) // The same list serves both.
 				waitKnown(t, &api.registry, ref)
 				if c, err := api.Get(ref); test.missing != errors.Is(err, ErrNotFound) ||
 					!test.missing && (err != nil || string(c.Data["key"]) != "9") {
@@ -281,15 +281,15 @@ func TestNewest(t *testing.T) {
 	reliability.Shown(t, "F-29", "a subscriber that asks for the newest, 8 times, of an outdated cache")
 }
 
-// outdated is an API server whose cache has version 3 of a Secret, and whose storage has version 9 or nothing.
+// outdated is an API server whose cache has version 3 of a Secret, and whose storage has version 9 or no Secret.
 type outdated struct {
 	t                    testing.TB
 	noStreaming, missing bool
-	// recovered is the first version that the recovered volume was notified of.
+	// recovered is the first version of which the recovered volume was notified.
 	recovered atomic.Pointer[string]
 
 	mu sync.Mutex
-	// asked are the requests that are not answered from the cache.
+	// asked has the requests that are not answered from the cache.
 	asked []string
 }
 
@@ -396,7 +396,7 @@ func TestStall(t *testing.T) {
 	}
 }
 
-// TestUndeclared lets the Node authorizer not know of the pod for a moment.
+// TestUndeclared uses a Node authorizer that does not know the pod for a moment.
 func TestUndeclared(t *testing.T) {
 	t.Parallel()
 	ref := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
@@ -469,7 +469,7 @@ func TestStarts(t *testing.T) {
 	}
 	testkit.Eventually(t, soon, "all to be started", func() bool { return len(api.starts.slots) == 0 })
 
-	// An API server that answers nothing is away for all objects, also for those whose turn does not come.
+	// An API server that never answers is an outage for all objects, also for those that have not started a watch.
 	api = serve(t, Options{}, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	api.requestTimeout = 100 * time.Millisecond
 	for n := range many {
@@ -484,8 +484,8 @@ func TestStarts(t *testing.T) {
 	api.Close()
 }
 
-// TestOutageOfManyObjects: the number of requests to an API server that is away does not depend on the number of
-// objects, and all objects are read again once it is back.
+// TestOutageOfManyObjects checks that the number of requests in an outage does not depend on the number of objects, and
+// that all objects are read again after the outage.
 func TestOutageOfManyObjects(t *testing.T) {
 	t.Parallel()
 	const many = 20 * maxStarts
@@ -516,12 +516,12 @@ func TestOutageOfManyObjects(t *testing.T) {
 	}
 	back.Store(true)
 	for n := range many {
-		testkit.Eventually(t, maxOutagePause+soon, "the content of all objects",
+		testkit.Eventually(t, maxBackoff+maxSpread+soon, "the content of all objects",
 			func() bool { return value(&api.registry, ref(n)) == "1" })
 	}
 }
 
-// TestResume ends watches after their time, and earlier. Only the first need no list.
+// TestResume ends watches after their full time, and earlier. Only the former require no list.
 func TestResume(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
@@ -544,7 +544,7 @@ func TestResume(t *testing.T) {
 				t.Errorf("timeoutSeconds %d, %v; want 1, between half of the duration and all of it", seconds, err)
 			}
 			time.Sleep(time.Duration(seconds) * time.Second) // as the API server does
-		case 3: // the end comes too early
+		case 3: // The end comes too early.
 			_, _ = w.Write(bookmark(t, "9", false))
 		default:
 			stay(w, r, list(t, "30"))
@@ -560,7 +560,7 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// panicking is a decoder with a bug: it panics with what it reads, the first times.
+// panicking is a decoder that panics with its input for the first calls.
 type panicking struct {
 	runtime.Decoder
 	times *atomic.Int64
@@ -575,7 +575,7 @@ func (p panicking) Decode(
 	return p.Decoder.Decode(data, gvk, into)
 }
 
-// TestPanic lets the driver have a bug in reading one object. It captures klog, so it is not parallel.
+// TestPanic makes the decoder panic for one object. It captures klog, so it is not parallel.
 func TestPanic(t *testing.T) {
 	log := testkit.LogOf(t, 0)
 	good := Ref{Kind: attributes.Secret, Namespace: "ns", Name: "a"}
@@ -611,8 +611,8 @@ func TestPanic(t *testing.T) {
 	reliability.Shown(t, "F-30", "the reading of one object panics three times")
 }
 
-// TestSilence uses an HTTP/2 server that stands for a proxy whose upstream dies: the connection answers pings, and the
-// watch brings nothing any more.
+// TestSilence uses an HTTP/2 server that behaves like a proxy whose upstream has died: the connection answers pings,
+// but the watch brings no events.
 func TestSilence(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Int64
@@ -660,7 +660,7 @@ func TestSilence(t *testing.T) {
 	reliability.Shown(t, "F-50", "another watch, by another connection, after a silent one")
 }
 
-// TestEventsBreakTheSilence: each event and bookmark lets a watch go on.
+// TestEventsBreakTheSilence checks that each event and bookmark keeps a watch alive.
 func TestEventsBreakTheSilence(t *testing.T) {
 	t.Parallel()
 	api := serve(t, Options{}, func(w http.ResponseWriter, r *http.Request) { stay(w, r, nil) })

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package status is what a driver reports about itself and its volumes: the driver writes it, and "fsuser-csi status"
-// and "kubectl fsuser status" show it.
+// Package status defines the report of a driver about itself and its volumes. The driver writes the report, and
+// "fsuser-csi status" and "kubectl fsuser status" show it.
 package status
 
 import (
@@ -12,21 +12,21 @@ import (
 	"time"
 )
 
-// Node is what the driver of a node reports.
+// Node is the report of the driver of a node.
 type Node struct {
 	// Node is the node's name.
 	Node string `json:"node"`
-	// Access is absent if it is not known, and without an API server.
+	// Access is absent if the state of the access is unknown, and without an API server.
 	Access  *Access  `json:"access,omitempty"`
 	Volumes []Volume `json:"volumes"`
 }
 
-// Access is whether the API server lets the driver read objects.
+// Access describes whether the API server lets the driver read objects.
 type Access struct {
 	Ready bool `json:"ready"`
-	// Reason is why the access does not work, with the remedy. It is absent if Ready.
+	// Reason is the reason why the access does not work, with the remedy. It is absent if Ready is true.
 	Reason string `json:"reason,omitempty"`
-	// Since is when Ready changed last.
+	// Since is the time of the last change of Ready.
 	Since time.Time `json:"since"`
 }
 
@@ -37,28 +37,29 @@ type Volume struct {
 	PodUID       string `json:"podUID"`
 	// Volume is the volume's name in the pod.
 	Volume string `json:"volume"`
-	// Object names what the content comes from; several objects are joined by commas.
+	// Object is the origin of the content. Several objects are joined by commas.
 	Object string `json:"object"`
 	UID    uint32 `json:"uid"`
 	GID    uint32 `json:"gid"`
-	// Mode of files without one of their own, octal; the modes of several sources are joined by commas.
+	// Mode is the octal mode of files without a mode of their own. The modes of several sources are joined by commas.
 	Mode string `json:"mode"`
-	// ResourceVersion that the files show; those of several objects are joined by commas. It is empty if none is known.
+	// ResourceVersion is the version that the files show. The versions of several objects are joined by commas. It is
+	// empty if no version is known.
 	ResourceVersion string `json:"resourceVersion,omitempty"`
-	// Refresh is the attribute: watch or off.
+	// Refresh is the attribute refresh: watch or off.
 	Refresh string `json:"refresh"`
-	// Bytes of content.
+	// Bytes is the number of bytes of content.
 	Bytes int64 `json:"bytes"`
-	// Refreshed is when this process last wrote the files or found them current. It is absent before that.
+	// Refreshed is the time when this process last wrote the files or found them current. It is absent before that.
 	Refreshed *time.Time `json:"refreshed,omitempty"`
-	// Stale is why the files are not known to be current, and StaleSince since when. Both are absent for current files.
+	// Stale is the reason why the files may be outdated, and StaleSince the beginning. Both are absent for current files.
 	Stale      string     `json:"stale,omitempty"`
 	StaleSince *time.Time `json:"staleSince,omitempty"`
 }
 
 const header = "NODE\tPOD\tVOLUME\tOBJECT\tOWNER\tMODE\tVERSION\tREFRESHED\tSTATE"
 
-// Table prints the volumes of nodes, after a line for each node whose access does not work.
+// Table prints the volumes of nodes. Before the table, it prints a line for each node whose access does not work.
 func Table(out io.Writer, nodes []Node, now time.Time) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	for _, n := range nodes {
@@ -87,7 +88,7 @@ func row(v Volume, now time.Time) string {
 		v.GID, v.Mode, cmp.Or(v.ResourceVersion, "-"), age(now, v.Refreshed), state)
 }
 
-// age is how long ago something was, or a dash if that is not known.
+// age returns the time that has passed since at, or "-" if at is unknown.
 func age(now time.Time, at *time.Time) string {
 	if at == nil {
 		return "-"

@@ -10,16 +10,17 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 )
 
-// DetachedMount is a mount that is attached nowhere. It goes away when it is closed or the process dies, unless Attach
-// put it somewhere before.
+// DetachedMount is a mount that is not attached. It goes away when its descriptor is closed or the process ends, unless
+// Attach attached it before.
 type DetachedMount struct {
 	fd int
 }
 
-// sealed are the attributes of every mount that is attached: what a volume of secrets never needs.
+// sealed are the attributes of each attached mount. A volume of secrets requires neither devices, setuid files nor
+// programs.
 const sealed = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 
-// Create makes an empty tmpfs and a writable mount of it.
+// Create creates an empty tmpfs and a writable mount of it.
 func Create(o Options) (*DetachedMount, error) {
 	fail := func(call, options string, err error) (*DetachedMount, error) {
 		return nil, &Error{Op: "create", Call: call, Options: options, Err: err}
@@ -37,7 +38,7 @@ func Create(o Options) (*DetachedMount, error) {
 	if err := unix.FsconfigCreate(fs); err != nil {
 		return fail("fsconfig", "create", err)
 	}
-	// Read-only is missing on purpose: Seal adds it when the files are there.
+	// The mount is still writable. Seal adds read-only after the files are written.
 	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, sealed&^unix.MOUNT_ATTR_RDONLY)
 	if err != nil {
 		return fail("fsmount", "nosuid,nodev,noexec", err)
@@ -45,11 +46,11 @@ func Create(o Options) (*DetachedMount, error) {
 	return &DetachedMount{fd: mnt}, nil
 }
 
-// Dir is a descriptor of the mount's root directory (O_PATH), for calls relative to it. It belongs to the mount:
-// the caller does not close it.
+// Dir returns a descriptor of the mount's root directory (O_PATH), for calls relative to it. The descriptor belongs to
+// the mount, so the caller must not close it.
 func (d *DetachedMount) Dir() int { return d.fd }
 
-// Identity tells which file system this is a mount of.
+// Identity returns the identity of the mounted file system.
 func (d *DetachedMount) Identity() (Identity, error) { return identify(d.fd) }
 
 // Seal makes the mount read-only, nosuid, nodev and noexec. It fails with EBUSY while a file in it is open for
@@ -62,7 +63,7 @@ func (d *DetachedMount) Seal() error {
 	return nil
 }
 
-// Attach attaches the mount to p, where a directory must be. Afterwards the mount stays when d is closed.
+// Attach attaches the mount to p, which must be a directory. From then on, the mount stays when d is closed.
 func (d *DetachedMount) Attach(p *Target) error {
 	leaf, err := p.open()
 	if err != nil {
@@ -76,7 +77,7 @@ func (d *DetachedMount) Attach(p *Target) error {
 	return nil
 }
 
-// Grow raises the limits of the file system. Limits that are no higher than the present ones change nothing.
+// Grow raises the limits of the file system. Limits that are not higher than the current ones change nothing.
 func (d *DetachedMount) Grow(l Limits, noSwap bool) error {
 	fail := func(call, options string, err error) error {
 		return &Error{Op: "grow", Call: call, Options: options, Err: err}
@@ -96,7 +97,7 @@ func (d *DetachedMount) Grow(l Limits, noSwap bool) error {
 		return fail("fspick", "", err)
 	}
 	defer unix.Close(fs)
-	// noswap has to be repeated: before Linux 6.18 a call without it asks tmpfs to enable swap, which it refuses.
+	// Each call must repeat noswap: before Linux 6.18, a call without it asks tmpfs to enable swap, which tmpfs refuses.
 	for _, p := range (Options{Limits: l, NoSwap: noSwap}).params() {
 		if p.key == "source" {
 			continue
@@ -111,10 +112,10 @@ func (d *DetachedMount) Grow(l Limits, noSwap bool) error {
 	return nil
 }
 
-// Close closes the descriptor, which ends the mount if it is attached nowhere.
+// Close closes the descriptor. If the mount is not attached, this ends the mount.
 func (d *DetachedMount) Close() error { return unix.Close(d.fd) }
 
-// param is one mount option. Each is passed by a call of its own, so that no value can add a second option.
+// param is one mount option. Each option has a call of its own, so that no value can add a second option.
 type param struct {
 	key, value string
 }
@@ -124,7 +125,7 @@ func (o Options) params() []param {
 		{"source", Source},
 		{"size", strconv.FormatUint(o.Bytes, 10)},
 		{"nr_inodes", strconv.FormatUint(o.Inodes, 10)},
-		// Only root may read the directory before the files are written. The projector sets its mode.
+		// Until the files are written, only root may read the directory. The projector sets its final mode.
 		{"mode", "0700"},
 	}
 	if o.NoSwap {
@@ -143,7 +144,7 @@ func (p param) set(fs int) error {
 	return unix.FsconfigSetString(fs, p.key, p.value)
 }
 
-// String gives the option as mount(8) would write it.
+// String returns the option in the format of mount(8).
 func (p param) String() string {
 	if p.value == "" {
 		return p.key

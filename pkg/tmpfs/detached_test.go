@@ -122,7 +122,7 @@ func TestSealWhileAFileIsOpenForWriting(t *testing.T) {
 	}
 }
 
-// A value with a comma must stay one value: as a mount(2) string it would be two options.
+// A value with a comma must stay one value. As a string of mount(2), it would be two options.
 func TestOptionValueIsNoSecondOption(t *testing.T) {
 	testkit.NothingLeft(t)
 	o := small
@@ -162,7 +162,7 @@ func TestClone(t *testing.T) {
 	if got, err := c.Identity(); got != id || err != nil {
 		t.Errorf("identity of the clone is %v, of the mount %v; %v", got, id, err)
 	}
-	// A device, a setuid file and a program are as dead in the clone as in the target: only read-only was cleared.
+	// A device, a setuid file and a program have no effect in the clone either: only read-only was cleared.
 	if err := unix.Mknodat(c.Dir(), "null", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +269,7 @@ func TestIdentityOfAReusedDeviceNumber(t *testing.T) {
 		t.Fatal(err)
 	}
 	first.Close()
-	// The number is free again now, and the lowest free one is given next, to whoever on the machine comes first.
+	// The number is free now. The kernel gives the lowest free number to the next file system of any process.
 	testkit.Eventually(t, 10*time.Second, "the device number to be given again", func() bool {
 		d, err := Create(small)
 		if err != nil {
@@ -287,7 +287,7 @@ func TestIdentityOfAReusedDeviceNumber(t *testing.T) {
 	})
 }
 
-// A device number above 255 is where the encodings of statx(2) and stat(2) begin to differ.
+// For device numbers above 255, the encodings of statx(2) and stat(2) differ.
 func TestIdentityOfALargeDeviceNumber(t *testing.T) {
 	testkit.NothingLeft(t)
 	for range 300 {
@@ -354,7 +354,7 @@ func TestGrow(t *testing.T) {
 				if err != nil || u.BytesTotal != c.want.Bytes || u.InodesTotal != c.want.Inodes {
 					t.Errorf("usage %+v, %v", u, err)
 				}
-				// mode= is for a new file system: the root directory keeps what it has.
+				// mode= applies to a new file system only: the root directory keeps its mode.
 				var st unix.Stat_t
 				if err := unix.Stat(path, &st); err != nil || st.Mode&0o7777 != 0o755 {
 					t.Errorf("root directory has mode %o, %v", st.Mode, err)
@@ -368,7 +368,7 @@ func TestGrow(t *testing.T) {
 	}
 }
 
-// Linux 6.4 refuses a reconfigure that does not say noswap again, a newer one takes it. Neither may begin to swap.
+// Linux 6.4 refuses a reconfiguration without noswap, and newer kernels accept it. Neither may begin to swap.
 func TestGrowKeepsNoSwap(t *testing.T) {
 	if !features(t).NoSwap {
 		t.Fatal("this kernel has no noswap (Linux 6.4)")
@@ -465,8 +465,8 @@ func TestKilledProcessLeavesNoMount(t *testing.T) {
 	}
 }
 
-// TestOtherNamespaces plays the driver's life in containers: each step is a process with a mount namespace of its own,
-// and what counts is what the "host" sees, which is this process.
+// TestOtherNamespaces runs the driver's steps in containers. Each step is a process with a mount namespace of its own,
+// and the test checks the view of the "host", which is this process.
 func TestOtherNamespaces(t *testing.T) {
 	testkit.NothingLeft(t)
 	pods := testkit.SharedDir(t)

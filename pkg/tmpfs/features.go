@@ -12,16 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Features are the differences between kernels that this package works with.
+// Features are the differences between kernels that matter to this package.
 type Features struct {
-	// NoSwap: tmpfs has the option noswap (Linux 6.4, and not in a user namespace).
+	// NoSwap means that tmpfs has the option noswap (Linux 6.4, and not in a user namespace).
 	NoSwap bool
-	// SELinux is enabled and has a policy.
+	// SELinux means that SELinux is enabled and has a policy.
 	SELinux bool
 }
 
-// Probe tries what this package needs, on mounts that are attached nowhere, and returns the kernel's features. The
-// error names what is missing and the first kernel that has it. Probe leaves nothing.
+// Probe tries the system calls of this package on mounts that are not attached, and returns the kernel's features. The
+// error names the missing feature and the first kernel that has it. Probe leaves nothing.
 func Probe() (Features, error) {
 	opts := Options{Limits: Limits{Bytes: 4096, Inodes: 16}, NoSwap: true}
 	d, err := Create(opts)
@@ -42,7 +42,7 @@ func Probe() (Features, error) {
 		return Features{}, missing("openat2(2) (Linux 5.6)", err)
 	}
 	defer unix.Close(fd)
-	// Cloning needs a mount of this mount namespace; the mount of the root directory always exists.
+	// A clone requires a mount in this mount namespace. The mount of the root directory always exists.
 	clone, err := unix.OpenTree(fd, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	if err != nil {
 		return Features{}, missing("open_tree(2) with OPEN_TREE_CLONE (Linux 5.2 and CAP_SYS_ADMIN)", err)

@@ -14,31 +14,31 @@ import (
 	"k8s.io/mount-utils"
 )
 
-// State is what Inspect finds at a Target.
+// State is the result of Inspect.
 type State struct {
-	// Exists: a directory, or the root of a mount, is there.
+	// Exists means that there is a directory, or the root of a mount.
 	Exists bool
-	// Mounted: something is mounted there.
+	// Mounted means that there is a mount.
 	Mounted bool
-	// Tmpfs: what is there is a tmpfs.
+	// Tmpfs means that the file system is a tmpfs.
 	Tmpfs bool
-	// Identity of the file system that is there.
+	// Identity is the identity of the file system.
 	Identity Identity
-	// UID owns the directory.
+	// UID is the owner of the directory.
 	UID uint32
-	// MountID tells one mount from another in this mount namespace (statx(2), STATX_MNT_ID).
+	// MountID identifies the mount in this mount namespace (statx(2), STATX_MNT_ID).
 	MountID uint64
-	// Usage of a tmpfs that is mounted.
+	// Usage is the usage of a mounted tmpfs.
 	Usage Usage
 }
 
-// Usage is how much of a tmpfs is in use: bytes of file content, in whole pages, and files, directories and links.
+// Usage is the usage of a tmpfs: bytes of file content in whole pages, and the number of files, directories and links.
 type Usage struct {
 	BytesTotal, BytesUsed, BytesFree    uint64
 	InodesTotal, InodesUsed, InodesFree uint64
 }
 
-// Inspect returns what is at p. Something that is no directory is an error.
+// Inspect returns the state of p. A file that is no directory is an error.
 func (p *Target) Inspect() (State, error) {
 	fd, err := p.open()
 	if errors.Is(err, unix.ENOENT) {
@@ -64,7 +64,7 @@ func (p *Target) Inspect() (State, error) {
 	}
 	state := State{
 		Exists: true,
-		// STATX_ATTR_MOUNT_ROOT (Linux 5.8) sees bind mounts too, which a comparison of st_dev does not.
+		// STATX_ATTR_MOUNT_ROOT (Linux 5.8) also detects bind mounts. A comparison of st_dev does not.
 		Mounted:  stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0,
 		Tmpfs:    int64(st.Type) == unix.TMPFS_MAGIC,
 		Identity: Identity{Device: unix.Mkdev(stx.Dev_major, stx.Dev_minor), FSID: fsid(&st)},
@@ -100,8 +100,7 @@ func fsid(st *unix.Statfs_t) uint64 {
 	return uint64(uint32(st.Fsid.Val[0])) | uint64(uint32(st.Fsid.Val[1]))<<32
 }
 
-// Ours reports whether the mount that Inspect found is of a file system that Create made, in this process or an earlier
-// one.
+// Ours reports whether Create made the file system of the mount, in this process or an earlier one.
 func (s State) Ours() (bool, error) {
 	if !s.Mounted || !s.Tmpfs {
 		return false, nil
@@ -110,8 +109,8 @@ func (s State) Ours() (bool, error) {
 	return m.source == Source, err
 }
 
-// IsShared reports whether mounts made below path reach the other mount namespaces of the machine: whether the mount
-// that path lies on has shared propagation (mount_namespaces(7)).
+// IsShared reports whether mounts below path reach the other mount namespaces of the machine: whether the mount at path
+// has shared propagation (mount_namespaces(7)).
 func IsShared(path string) (bool, error) {
 	var stx unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_MNT_ID, &stx); err != nil {
@@ -127,11 +126,11 @@ type mountInfo struct {
 	shared bool
 }
 
-// mountWithID finds a mount by its id. A path would not be enough: a mount can be hidden under others, and the order of
-// the table is not the order of the stack. The result is zero if the mount does not exist any more.
+// mountWithID finds a mount by its id. A path is not enough: other mounts can hide a mount, and the order of the table
+// is not the order of the stack. The result is zero if the mount does not exist any more.
 //
-// It parses no line of another mount. mount.ParseMountInfo of k8s.io/mount-utils fails if one line of the table has an
-// empty source, which any program on the node can mount.
+// mountWithID does not parse the lines of other mounts. mount.ParseMountInfo of k8s.io/mount-utils fails if any line of
+// the table has an empty source, and any program on the node can mount a file system with an empty source.
 func mountWithID(id uint64) (mountInfo, error) {
 	table, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

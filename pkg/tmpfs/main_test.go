@@ -24,9 +24,9 @@ func TestMain(m *testing.M) {
 	testkit.RunInMountNamespace(m)
 }
 
-// helpers are what the tests run in other processes.
+// helpers are functions that the tests run in other processes.
 var helpers = map[string]func(args []string) error{
-	// hold makes a mount that is attached nowhere and holds it until it is killed.
+	// hold makes a mount that is not attached and holds it until it is killed.
 	"hold": func([]string) error {
 		d, err := Create(small)
 		if err != nil {
@@ -71,7 +71,7 @@ var helpers = map[string]func(args []string) error{
 		}
 		return errors.Join(put(d, "key", args[3]), d.Close(), p.Close())
 	},
-	// unmount takes away what is at args[0].
+	// unmount removes the mounts at args[0].
 	"unmount": func(args []string) error {
 		p, err := OpenTarget(args[0])
 		if err != nil {
@@ -79,9 +79,9 @@ var helpers = map[string]func(args []string) error{
 		}
 		return errors.Join(p.Unmount(), p.Remove(), p.Close())
 	},
-	// stay does nothing where it is.
+	// stay does nothing.
 	"stay": func([]string) error { return waitForEnd() },
-	// probe prints what Probe says.
+	// probe prints the result of Probe.
 	"probe": func([]string) error {
 		_, err := Probe()
 		fmt.Println(err)
@@ -95,8 +95,7 @@ func waitForEnd() error {
 	return err
 }
 
-// startHelper starts a helper that says that it is ready, and waits for that. Closing what it returns lets the helper
-// end.
+// startHelper starts a helper and waits until the helper says that it is ready. Closing the result ends the helper.
 func startHelper(t *testing.T, cmd *exec.Cmd) io.Closer {
 	t.Helper()
 	cmd.Stderr = os.Stderr
@@ -165,7 +164,7 @@ func open(t testing.TB, path string) *Target {
 	return p
 }
 
-// place is a Point at a directory that does not exist yet; whatever is mounted there when t ends is unmounted.
+// place returns a Target at a directory that does not exist yet. At the end of t, it removes all mounts there.
 func place(t testing.TB) (*Target, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "mount")
@@ -178,7 +177,7 @@ func unmountAll(path string) {
 	}
 }
 
-// publish puts a sealed mount with a file "key" at a new place.
+// publish attaches a sealed mount with a file "key" at a new place.
 func publish(t testing.TB, o Options) (*Target, string, Identity) {
 	t.Helper()
 	p, path := place(t)
@@ -193,7 +192,7 @@ func publishAt(t testing.TB, p *Target, o Options) Identity {
 	}
 	mustPut(t, d, "key", "first")
 	id, err := d.Identity()
-	// Closed, or the mount would be busy.
+	// The mount is closed, because it would be busy otherwise.
 	if err := errors.Join(err, p.Mkdir(), d.Seal(), d.Attach(p), d.Close()); err != nil {
 		t.Fatal(err)
 	}
@@ -219,7 +218,7 @@ func (m mountLine) superOption(key string) string {
 	return ""
 }
 
-// mountsAt returns the lines of the mounts on path and below it.
+// mountsAt returns the lines of the mounts at path and below it.
 func mountsAt(t testing.TB, path string) (lines []mountLine) {
 	t.Helper()
 	for _, line := range testkit.MountsBelow(t, path) {
@@ -234,7 +233,7 @@ func mountsAt(t testing.TB, path string) (lines []mountLine) {
 	return lines
 }
 
-// oneMount returns the only mount on path and below.
+// oneMount returns the only mount at path and below it.
 func oneMount(t testing.TB, path string) mountLine {
 	t.Helper()
 	lines := mountsAt(t, path)

@@ -14,30 +14,29 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/failpoint"
 )
 
-// Errors of a Target, each with the path in its text.
+// Errors of a Target. Their text contains the path.
 var (
-	// ErrSymlink says that a component of a path is a symbolic link. A pod can't have made one there, and the driver
+	// ErrSymlink means that a component of a path is a symbolic link. A pod can't have made one there, and the driver
 	// follows none (CVE-2021-25741).
 	ErrSymlink = errors.New("symbolic link in path")
-	// ErrNotDirectory says that there is no directory where a mount should go, but something else.
+	// ErrNotDirectory means that the target is no directory.
 	ErrNotDirectory = errors.New("not a directory")
-	// ErrNotEmpty says that the directory has content of its own, which a mount would hide and which would keep the
-	// directory from being removed afterwards.
+	// ErrNotEmpty means that the directory is not empty. A mount would hide its content, and the directory could not be
+	// removed afterwards.
 	ErrNotEmpty = errors.New("directory not empty")
-	// ErrNotMounted says that nothing is mounted at the target.
+	// ErrNotMounted means that nothing is mounted at the target.
 	ErrNotMounted = errors.New("not a mount point")
 )
 
-// Target is the place of a mount: a name in a directory that is held open, so that later changes of the path have no
-// effect.
+// Target is the place of a mount: a name in an open directory, so that later changes of the path have no effect.
 type Target struct {
 	parent int
 	leaf   string
 	path   string
 }
 
-// OpenTarget opens the parent directory of path, which must be absolute and clean, without following any symbolic
-// link. If the parent is not there the error is fs.ErrNotExist. The leaf need not exist.
+// OpenTarget opens the parent directory of path, which must be absolute and clean. It follows no symbolic link. If the
+// parent does not exist, the error is fs.ErrNotExist. The target itself need not exist.
 func OpenTarget(path string) (*Target, error) {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
 		return nil, fmt.Errorf("open %q: not an absolute clean path", path)
@@ -58,8 +57,8 @@ func OpenTarget(path string) (*Target, error) {
 // Close closes the parent directory.
 func (p *Target) Close() error { return unix.Close(p.parent) }
 
-// Mkdir makes the directory that a mount needs, owned by root and with mode 0750 like kubelet's own. An existing empty
-// directory is used as it is.
+// Mkdir creates the directory of the mount. Its owner is root and its mode 0750, as in kubelet. An existing empty
+// directory stays as it is.
 func (p *Target) Mkdir() error {
 	err := unix.Mkdirat(p.parent, p.leaf, 0o750)
 	if err == nil {
@@ -84,7 +83,7 @@ func (p *Target) Mkdir() error {
 	return nil
 }
 
-// Remove removes the directory, if it is there. It must be empty and no mount point.
+// Remove removes the directory if it exists. It must be empty and no mount point.
 func (p *Target) Remove() error {
 	if err := failpoint.Error("tmpfs-rmdir"); err != nil {
 		return err
@@ -97,16 +96,16 @@ func (p *Target) Remove() error {
 	return nil
 }
 
-// Clone opens a private mount of the file system at p, which is writable although the attached mount is not. Nobody
-// else can see or reach it. want is the file system that must be there; if another one is, Clone returns an error and
-// changes nothing.
+// Clone opens a private mount of the file system at p. The clone is writable although the attached mount is not, and no
+// other process can see or reach it. want is the expected file system. If another one is mounted at p, Clone returns an
+// error and changes nothing.
 func (p *Target) Clone(want Identity) (*DetachedMount, error) {
 	root, err := p.open()
 	if err != nil {
 		return nil, &Error{Op: "clone", Call: "openat2", Target: p.path, Err: err}
 	}
 	defer unix.Close(root)
-	// One descriptor serves for the check and for the clone, so that what was checked is what is cloned.
+	// The check and the clone use the same descriptor, so that the checked file system is cloned.
 	got, err := identify(root)
 	if err != nil {
 		return nil, err
@@ -122,16 +121,18 @@ func (p *Target) Clone(want Identity) (*DetachedMount, error) {
 	clone := &DetachedMount{fd: fd}
 	attr := unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
-		return nil, errors.Join(&Error{Op: "clone", Call: "mount_setattr", Target: p.path, Options: "rw", Err: err}, clone.Close())
+		return nil, errors.Join(&Error{Op: "clone", Call: "mount_setattr", Target: p.path, Options: "rw", Err: err},
+			clone.Close())
 	}
 	return clone, nil
 }
 
-// Unmount removes every mount at p: mounts stack, and one that is left keeps the pod in Terminating, because kubelet
-// waits for the mount table. A busy mount is detached and ends with its last user. A target without a mount, or a
-// missing one, is no error.
+// Unmount removes all mounts at p: mounts stack, and a remaining one would keep the pod in Terminating, because kubelet
+// waits for the mount table. It detaches a busy mount, which ends with its last user. A target that does not exist or
+// has no mount is no error.
 func (p *Target) Unmount() error {
-	// A name below the open parent, so that no component is looked up again; the leaf is not followed if a link.
+	// The path begins at the open parent, so that no component is looked up again. A link at the last component is not
+	// followed.
 	name := fmt.Sprintf("/proc/self/fd/%d/%s", p.parent, p.leaf)
 	if err := failpoint.Error("tmpfs-unmount"); err != nil {
 		return err
@@ -144,9 +145,9 @@ func (p *Target) Unmount() error {
 		switch {
 		case err == nil:
 			failpoint.Hit("tmpfs-unmounted")
-			continue // what lies below, if anything
+			continue // There may be another mount below.
 		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
-			// Not a mount point, or not there. EINVAL could also mean bad flags: these are known to be good.
+			// The target is no mount point, or does not exist. EINVAL could also mean wrong flags, but these are correct.
 		default:
 			return &Error{Op: "unmount", Call: "umount2", Target: p.path, Err: err}
 		}
@@ -165,7 +166,7 @@ func retryUnmount(name string, flags int) error {
 	return retry(func() error { return unix.Unmount(name, flags) })
 }
 
-// open opens what is at the target: the directory, or the root of the mount on it.
+// open opens the directory at the target, or the root of the mount on it.
 func (p *Target) open() (int, error) {
 	fd, err := openat2(p.parent, p.leaf, unix.O_PATH|unix.O_DIRECTORY)
 	switch {

@@ -21,7 +21,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// withoutCapability runs f on a thread whose children can't have a capability.
+// withoutCapability runs f in a thread whose child processes can't get a capability.
 func withoutCapability(t *testing.T, capability uintptr, f func() ([]byte, error)) string {
 	t.Helper()
 	var out []byte
@@ -29,7 +29,7 @@ func withoutCapability(t *testing.T, capability uintptr, f func() ([]byte, error
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		runtime.LockOSThread() // It is never unlocked, so that the thread ends with the goroutine.
 		if err = unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0); err == nil {
 			out, err = f()
 		}
@@ -62,7 +62,7 @@ func TestOpenPoint(t *testing.T) {
 		dir + "/a":            nil,
 		dir + "/a/b/c":        nil,
 		dir + "/missing":      nil,
-		dir + "/relative":     nil, // the leaf: whoever opens it refuses
+		dir + "/relative":     nil, // The last component is a link: opening the target refuses it.
 		"/top-level":          nil,
 		dir + "/missing/b":    fs.ErrNotExist,
 		dir + "/a/missing/c":  fs.ErrNotExist,
@@ -183,8 +183,8 @@ func TestRemove(t *testing.T) {
 	}
 }
 
-// TestAttachWhileThePathIsExchanged has another process's part played by a goroutine that exchanges a directory of the
-// path, or the target itself, with a link to a victim, without a pause (CVE-2021-25741). No mount may ever land on the
+// TestAttachWhileThePathIsExchanged exchanges a directory of the path, or the target itself, with a link to a victim
+// again and again (CVE-2021-25741). A goroutine takes the part of another process. No mount may ever appear at the
 // victim.
 func TestAttachWhileThePathIsExchanged(t *testing.T) {
 	for name, c := range map[string]struct{ directory, target string }{
@@ -207,14 +207,15 @@ func TestAttachWhileThePathIsExchanged(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			var pause sync.Mutex // only for looking and cleaning up
+			var pause sync.Mutex // stops the exchanges during checks and cleanup
 			var stop atomic.Bool
 			var exchanges atomic.Int64
 			var wg sync.WaitGroup
 			wg.Go(func() {
 				for !stop.Load() {
 					pause.Lock()
-					if unix.Renameat2(unix.AT_FDCWD, exchanged, unix.AT_FDCWD, link, unix.RENAME_EXCHANGE) == nil { // EBUSY while the mount is there
+					// EBUSY while the mount is there.
+					if unix.Renameat2(unix.AT_FDCWD, exchanged, unix.AT_FDCWD, link, unix.RENAME_EXCHANGE) == nil {
 						exchanges.Add(1)
 					}
 					pause.Unlock()
@@ -227,7 +228,7 @@ func TestAttachWhileThePathIsExchanged(t *testing.T) {
 				} else {
 					refused++
 				}
-				// The right directory may be called "link" by now; the victim never has another name.
+				// The correct directory may have the name "link" now. The victim never has another name.
 				pause.Lock()
 				for _, m := range mountsAt(t, base) {
 					if strings.HasPrefix(m.point, victim) {
@@ -250,7 +251,7 @@ func TestAttachWhileThePathIsExchanged(t *testing.T) {
 	}
 }
 
-// attachOnce publishes at path and reports whether it could.
+// attachOnce publishes at path and reports whether that succeeded.
 func attachOnce(t *testing.T, path string) bool {
 	t.Helper()
 	p, err := OpenTarget(path)
@@ -263,7 +264,7 @@ func attachOnce(t *testing.T, path string) bool {
 		defer d.Close()
 		err = errors.Join(d.Seal(), d.Attach(p))
 	}
-	// EAGAIN: openat2 gives up on a path that never holds still.
+	// EAGAIN means that openat2 gives up on a path that changes again and again.
 	if err != nil && !errors.Is(err, ErrSymlink) && !errors.Is(err, unix.EAGAIN) {
 		t.Errorf("%v", err)
 	}
@@ -305,7 +306,7 @@ func TestUnmount(t *testing.T) {
 		}, nil},
 		"one on a file": {func(t *testing.T, p *Target, path string) error {
 			return errors.Join(os.WriteFile(path, nil, 0o600), unix.Mount("/proc/version", path, "", unix.MS_BIND, ""))
-		}, ErrNotDirectory}, // unmounted all the same
+		}, ErrNotDirectory}, // the mount is removed nevertheless
 		"a file": {func(_ *testing.T, _ *Target, path string) error { return os.WriteFile(path, nil, 0o600) },
 			ErrNotDirectory},
 		"a link to a mount": {func(t *testing.T, _ *Target, path string) error {
@@ -368,7 +369,7 @@ func TestUnmount(t *testing.T) {
 	}
 }
 
-// A Point keeps to the directory that it opened, whatever its path leads to by now.
+// A Target stays in the directory that it opened, even if its path leads to another directory now.
 func TestPointWhosePathWasExchanged(t *testing.T) {
 	testkit.NothingLeft(t)
 	base := t.TempDir()
@@ -422,7 +423,7 @@ func TestInspect(t *testing.T) {
 		}, State{Exists: true, Mounted: true}, nil},
 		"a directory of a tmpfs": {func(t *testing.T, p *Target, path string) error {
 			return unix.Mount("x", filepath.Dir(path), "tmpfs", 0, "")
-		}, State{}, nil}, // the target holds its parent: what is mounted over that does not matter
+		}, State{}, nil}, // The target holds its parent, so a mount over the parent does not matter.
 		"a file": {func(_ *testing.T, _ *Target, path string) error { return os.WriteFile(path, nil, 0o600) }, State{},
 			ErrNotDirectory},
 		"a link": {func(_ *testing.T, _ *Target, path string) error { return os.Symlink("/tmp", path) }, State{}, ErrSymlink},
@@ -456,9 +457,9 @@ func TestInspect(t *testing.T) {
 				c.want.Tmpfs = int64(st.Type) == unix.TMPFS_MAGIC
 			}
 			if name == "a bind mount of the same file system" {
-				got.Tmpfs, got.Usage = false, Usage{} // where that is a tmpfs
+				got.Tmpfs, got.Usage = false, Usage{} // on machines where this is a tmpfs
 			}
-			got.Usage = Usage{BytesUsed: got.Usage.BytesUsed, InodesUsed: got.Usage.InodesUsed} // TestUsage has the rest
+			got.Usage = Usage{BytesUsed: got.Usage.BytesUsed, InodesUsed: got.Usage.InodesUsed} // TestUsage checks the rest
 			if got != c.want {
 				t.Errorf("got %+v, want %+v", got, c.want)
 			}
@@ -529,7 +530,7 @@ func TestIsShared(t *testing.T) {
 	mount(shared+"/private/shared", unix.MS_SHARED)
 	mount(shared+"/slave", unix.MS_SLAVE)
 	mount(private+"/under/shared", unix.MS_SHARED)
-	mount(private+"/under", unix.MS_PRIVATE) // hides the shared one
+	mount(private+"/under", unix.MS_PRIVATE) // hides the shared mount
 	mount(private+"/stack", unix.MS_SHARED)
 	mount(private+"/stack", unix.MS_PRIVATE)
 	mount(private+"/with space", unix.MS_SHARED)
@@ -569,7 +570,7 @@ func TestIsSharedOfWhatIsNotThere(t *testing.T) {
 	}
 }
 
-// A mount that is made first and attached last stands first in the mount table, and yet on top.
+// A mount that was created first and attached last is first in the mount table, and yet on top.
 func TestIsSharedOfAnOlderMountOnTop(t *testing.T) {
 	testkit.NothingLeft(t)
 	p, path := place(t)
@@ -578,7 +579,7 @@ func TestIsSharedOfAnOlderMountOnTop(t *testing.T) {
 		older.Attach(p)); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Mount("", path, "", unix.MS_PRIVATE, ""); err != nil { // what is on top
+	if err := unix.Mount("", path, "", unix.MS_PRIVATE, ""); err != nil { // the topmost mount
 		t.Fatal(err)
 	}
 	if got, err := IsShared(path); got || err != nil {
@@ -621,8 +622,8 @@ func TestNoDescriptorLeaks(t *testing.T) {
 	}
 }
 
-// A FUSE file system whose server is dead gives an error for everything but unmounting: ENOTCONN, or since some kernel
-// between 6.18 and 7.2 ECONNREFUSED.
+// A FUSE file system with a dead server returns an error for every call except unmounting: ENOTCONN, or ECONNREFUSED
+// since a kernel between 6.18 and 7.2.
 func TestABrokenFileSystemIsSomebodyElses(t *testing.T) {
 	testkit.NothingLeft(t)
 	p, path := place(t)
@@ -685,10 +686,11 @@ func TestAnUnreadableLineOfTheMountTable(t *testing.T) {
 
 func TestParseMountInfo(t *testing.T) {
 	for line, want := range map[string]mountInfo{
-		"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n":    {source: "/dev/root"},
-		"36 35 0:9 / /a\\040-\\040b rw shared:7 - tmpfs fsuser.csi.io rw\n":                   {source: Source, shared: true},
-		"36 35 0:9 / /mnt rw shared:7 master:1 propagate_from:2 unbindable - tmpfs  rw\n":     {shared: true},
-		"36 35 0:9 / /mnt rw - fuse.a\\040-\\040b -\\040fsuser.csi.io rw,context=\"a - b\"\n": {source: "-\\040fsuser.csi.io"},
+		"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n": {source: "/dev/root"},
+		"36 35 0:9 / /a\\040-\\040b rw shared:7 - tmpfs fsuser.csi.io rw\n":                {source: Source, shared: true},
+		"36 35 0:9 / /mnt rw shared:7 master:1 propagate_from:2 unbindable - tmpfs  rw\n":  {shared: true},
+		"36 35 0:9 / /mnt rw - fuse.a\\040-\\040b -\\040fsuser.csi.io " +
+			"rw,context=\"a - b\"\n": {source: "-\\040fsuser.csi.io"},
 	} {
 		if got, err := parseMountInfo(line); got != want || err != nil {
 			t.Errorf("%q: %+v, %v; want %+v", line, got, err, want)

@@ -22,7 +22,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
-// present fails the test unless the volume is there and shows the content.
+// present fails the test unless the volume is complete and shows the content.
 func (h *harness) present(r Request, want content) {
 	h.t.Helper()
 	h.isThere(r)
@@ -64,7 +64,7 @@ func (h *harness) isThere(r Request) {
 	}
 }
 
-// shows fails the test unless the volume's visible files are these, or become these while workers run.
+// shows fails the test unless the volume's visible files are these. While workers run, shows waits for them.
 func (h *harness) shows(r Request, want content) {
 	h.t.Helper()
 	if h.stop != nil {
@@ -76,7 +76,7 @@ func (h *harness) shows(r Request, want content) {
 	}
 }
 
-// becomes waits until the volume's visible files are these.
+// becomes waits until these are the volume's visible files.
 func (h *harness) becomes(r Request, want content) {
 	h.t.Helper()
 	testkit.Eventually(h.t, patience, fmt.Sprintf("%s to show %.300q", r.ID, want), func() bool {
@@ -84,7 +84,7 @@ func (h *harness) becomes(r Request, want content) {
 	})
 }
 
-// visible are the files that a container sees, by their path. A file that is removed meanwhile is left out.
+// visible returns the files that a container sees, by their path. It leaves out a file that is removed in the meantime.
 func visible(t testing.TB, target string) content {
 	t.Helper()
 	c := content{}
@@ -103,7 +103,7 @@ func visible(t testing.TB, target string) content {
 				walk(path)
 			} else if b, err := os.ReadFile(filepath.Join(target, path)); err == nil {
 				c[path] = string(b)
-			} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EISDIR) { // replaced by a directory meanwhile
+			} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EISDIR) { // a directory may replace it
 				t.Fatal(err)
 			}
 		}
@@ -137,7 +137,7 @@ func (h *harness) absent(r Request) {
 		func() bool { return h.locks.users(r.ID) == 0 })
 }
 
-// record reads the record of a volume without changing anything, as Store.Load would.
+// record reads the record of a volume without changing anything, unlike Store.Load.
 func (h *harness) record(id string) *record.Volume {
 	h.t.Helper()
 	for _, path := range h.recordFiles() {
@@ -158,7 +158,8 @@ func (h *harness) recordFiles() []string {
 	return paths
 }
 
-// subscriptions are the objects and their subscribers. Of real manifests only the number of objects is known.
+// subscriptions returns the objects and their subscribers. For a source of manifests only the number of objects is
+// known.
 func (h *harness) subscriptions() []string {
 	if h.fake != nil {
 		return h.fake.subscriptions()
@@ -166,8 +167,8 @@ func (h *harness) subscriptions() []string {
 	return slices.Repeat([]string{"an object"}, h.config.Source.Watched())
 }
 
-// snapshot is all that a call could have touched: directories and what is in them, mounts, records, subscriptions,
-// known volumes. Two snapshots are equal if nothing was touched.
+// snapshot returns everything that a call could have changed: directories with their content, mounts, records,
+// subscriptions, known volumes. If two snapshots are equal, nothing was changed.
 func (h *harness) snapshot() string {
 	h.t.Helper()
 	var b strings.Builder
@@ -208,7 +209,7 @@ func (h *harness) snapshot() string {
 	return b.String()
 }
 
-// unchanged fails the test if the node is not as it was.
+// unchanged fails the test unless the node is as it was before.
 func (h *harness) unchanged(before string) {
 	h.t.Helper()
 	after := h.snapshot()
@@ -244,17 +245,17 @@ func (h *harness) gauge(name string) float64 {
 	return 0
 }
 
-// counts returns how often each operation had each outcome, as "publish ok": 1. Zeros are left out.
+// counts returns the number of operations by operation and outcome, as "publish ok": 1. It leaves zeros out.
 func (h *harness) counts() map[string]int {
 	return h.counted("fsuser_volume_operation_duration_seconds", "outcome")
 }
 
-// failures returns how often each operation failed for each reason, as "publish precondition": 1.
+// failures returns the number of failed operations by operation and reason, as "publish precondition": 1.
 func (h *harness) failures() map[string]int {
 	return h.counted("fsuser_volume_failures_total", "reason")
 }
 
-// counted returns how often a metric counted each operation, with another label.
+// counted returns the counts of a metric by operation and another label.
 func (h *harness) counted(name, label string) map[string]int {
 	h.t.Helper()
 	families, err := h.registry.Gather()
@@ -282,7 +283,7 @@ func (h *harness) counted(name, label string) map[string]int {
 	return counts
 }
 
-// isErr fails the test unless err is want and says all of says.
+// isErr fails the test unless err is want and its text contains all of says.
 func isErr(t testing.TB, err, want error, says ...string) {
 	t.Helper()
 	if !errors.Is(err, want) {
@@ -314,7 +315,7 @@ func (h *harness) statusOf(r Request) status.Volume {
 	return status.Volume{}
 }
 
-// becomesStale waits until the status of the volume says that it is stale, and why.
+// becomesStale waits until the status shows that the volume is stale, and the reason.
 func (h *harness) becomesStale(r Request, says string) {
 	h.t.Helper()
 	testkit.Eventually(h.t, patience, fmt.Sprintf("%s to be stale: %q", r.ID, says), func() bool {
@@ -323,13 +324,13 @@ func (h *harness) becomesStale(r Request, says string) {
 	})
 }
 
-// becomesCurrent waits until the status of the volume does not say that it is stale.
+// becomesCurrent waits until the status shows that the volume is not stale.
 func (h *harness) becomesCurrent(r Request) {
 	h.t.Helper()
 	testkit.Eventually(h.t, patience, r.ID+" to be current", func() bool { return h.statusOf(r).Stale == "" })
 }
 
-// permissions of a file or directory of a volume, links followed: mode, uid and gid.
+// permissions are the mode, uid and gid of a file or directory of a volume. Links are followed.
 type permissions struct{ mode, uid, gid uint32 }
 
 // hasPermissions fails the test unless the files and directories of the volume have these permissions.

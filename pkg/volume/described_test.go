@@ -21,7 +21,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 )
 
-// threeSources is a projected volume of an optional Secret, a ConfigMap and the downward API.
+// threeSources returns a projected volume of an optional Secret, a ConfigMap and the downward API.
 func threeSources() corev1.VolumeSource {
 	secret := secretProjection("a")
 	secret.Secret.Optional = ptr.To(true)
@@ -36,7 +36,7 @@ func threeSources() corev1.VolumeSource {
 	)
 }
 
-// newThree returns a harness with a volume of three sources, running, and its request.
+// newThree returns a running harness with a volume of three sources, and the request for the volume.
 func newThree(t *testing.T) (*harness, Request) {
 	h := newFakeHarness(t)
 	h.secret("a", content{"id": "1"})
@@ -94,7 +94,7 @@ func TestASourceThatIsMissingFailsThePublishAndLeavesNothing(t *testing.T) {
 	h.absent(r)
 }
 
-// The volume "described" has the keys of a, and of b either all or, with an item, the file d/k.
+// The volume "described" has the keys of a, and either all keys of b or, with an item, the file d/k.
 func TestOfTwoSourcesTheLaterWins(t *testing.T) {
 	h := newFakeHarness(t)
 	h.secret("a", content{"k": "a's", "only": "a"})
@@ -120,7 +120,7 @@ func TestAFileAndADirectoryOfOnePathAreRefused(t *testing.T) {
 	isErr(t, h.Publish(t.Context(), r), ErrPrecondition, `"d/k"`, `"d", which is a file`)
 	h.unchanged(before)
 
-	// The same in a refresh keeps what is there, whole.
+	// The same keys in a refresh keep the old version whole.
 	h.secret("a", content{"other": "old"})
 	h.publish(r)
 	h.run()
@@ -162,7 +162,7 @@ func TestAPodsStatusAloneRewritesNothing(t *testing.T) {
 	h.unpublish(r)
 }
 
-// A StatefulSet's new pod has its predecessor's name.
+// A StatefulSet's new pod has the name of the old pod.
 func TestAnotherPodOfTheSameNameIsNotShown(t *testing.T) {
 	h, r := newThree(t)
 	other := r
@@ -188,8 +188,8 @@ func TestSourcesSurviveARestart(t *testing.T) {
 	h.unpublish(r)
 }
 
-// fullyDescribed returns a harness with a volume for which the pod says all that it can say. want are the files for a
-// value of the Secret's only key.
+// fullyDescribed returns a harness with a volume for which the pod sets everything that a pod can set. want returns the
+// files for a value of the Secret's only key.
 func fullyDescribed(t *testing.T) (h *harness, r Request, want func(value string) content) {
 	h = newFakeHarness(t)
 	h.secret("keys", content{"k": "1"})
@@ -208,7 +208,7 @@ func fullyDescribed(t *testing.T) (h *harness, r Request, want func(value string
 	return h, r, func(value string) content { return content{"d/f": value, "g": value} }
 }
 
-// showsDescription checks all that the pod says of the volume of fullyDescribed.
+// showsDescription checks everything that the pod sets for the volume of fullyDescribed.
 func (h *harness) showsDescription(r Request) {
 	h.t.Helper()
 	h.hasPermissions(r, map[string]permissions{
@@ -229,7 +229,7 @@ func TestThePodIsReadOnceAndTheRecordHasItsDescription(t *testing.T) {
 		}
 	}
 	reads("first publish")
-	h.fake.failPod(source.ErrUnavailable) // from now on nobody may need the pod
+	h.fake.failPod(source.ErrUnavailable) // From now on the volume must not depend on the pod.
 	h.publish(r)
 	reads("republish")
 	h.run()
@@ -292,7 +292,7 @@ func TestAdoptionOfADescribedVolume(t *testing.T) {
 		h.fake.failPod(reason)
 		err := h.Publish(t.Context(), r)
 		isErr(t, err, reason, "read the pod")
-		isErr(t, err, ErrLeftover) // the mount: kubelet must unpublish the volume
+		isErr(t, err, ErrLeftover) // The mount is left: kubelet must unpublish the volume.
 		h.unchanged(before)
 	}
 
@@ -307,7 +307,7 @@ func TestAdoptionOfADescribedVolume(t *testing.T) {
 	h.unpublish(r)
 }
 
-// What the pod says, or who may read it, fails the publish, which leaves nothing.
+// A pod with a wrong description, or one that the driver may not read, fails the publish, which leaves nothing.
 func TestADescriptionThatIsNotThereLeavesNothing(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -368,7 +368,7 @@ func TestADescriptionThatIsNotThereLeavesNothing(t *testing.T) {
 	}
 }
 
-// mounted has the first container mount a volume.
+// mounted makes the first container mount a volume.
 func mounted(volume, path string) func(*corev1.Pod) {
 	return func(pod *corev1.Pod) {
 		c := &pod.Spec.Containers[0]
@@ -376,7 +376,7 @@ func mounted(volume, path string) func(*corev1.Pod) {
 	}
 }
 
-// memoryLimit is a volume that shows the memory limit of the container "app".
+// memoryLimit returns a volume that shows the memory limit of the container "app".
 func memoryLimit() corev1.VolumeSource {
 	return corev1.VolumeSource{DownwardAPI: &corev1.DownwardAPIVolumeSource{Items: []corev1.DownwardAPIVolumeFile{
 		{Path: "limit", ResourceFieldRef: &corev1.ResourceFieldSelector{ContainerName: "app", Resource: "limits.memory"}},
@@ -398,7 +398,7 @@ func TestWithoutALimitAFileShowsTheNodesAllocatable(t *testing.T) {
 		t.Errorf("the record says that the node's memory is %q", got)
 	}
 
-	// Neither a change of the node nor an API server that is away changes what the pod has been told.
+	// A file of a published volume changes neither with the node nor during an outage of the API server.
 	h.fake.setAllocatable(corev1.ResourceList{"memory": resource.MustParse("1Gi")}, source.ErrUnavailable)
 	h.fake.failPod(source.ErrUnavailable)
 	h.restart()
@@ -478,7 +478,7 @@ func TestMountPointsSurviveRefreshesAndWhatIsMountedOnThemToo(t *testing.T) {
 		}
 	}
 
-	// A key that needs the name of a mount point keeps the old version.
+	// A key that requires the name of a mount point keeps the old version.
 	h.secret("keys", content{"data": "5"})
 	h.becomesStale(r, `another volume is mounted at "data"`)
 	h.shows(r, content{"k": "3", "l": "4"})
@@ -518,7 +518,7 @@ func TestASubPathThatNamesNothingIsADirectoryUntilTheFileComes(t *testing.T) {
 	h.unpublish(r)
 }
 
-// One container mounts the volume, with another volume beneath; a second container mounts that directory by subPath.
+// One container mounts the volume, and another volume beneath it. A second container mounts that directory by subPath.
 func TestASubPathCanBeAMountPoint(t *testing.T) {
 	h := newFakeHarness(t)
 	h.secret("keys", content{"k": "1"})
@@ -586,7 +586,7 @@ func TestAPATHThatNamesNoFile(t *testing.T) {
 	}
 }
 
-// A file may go and come back: only the first publish can tell a mistake in the attributes.
+// A file may go and come back, so only the first publish can detect a mistake in the attributes.
 func TestAPATHWhoseFileGoesIsNoErrorOfARefresh(t *testing.T) {
 	h := newFakeHarness(t)
 	h.secret("keys", content{"k": "1", "l": "1"})
@@ -652,7 +652,7 @@ func TestDownward(t *testing.T) {
 	}
 }
 
-// nodePublishSecretRef needs no right at all, so nothing is read or watched for it.
+// nodePublishSecretRef requires no access to the API server, so nothing is read or watched for it.
 func TestNodePublishSecretRefReadsNothing(t *testing.T) {
 	for _, uid := range []string{"", "1000"} {
 		h, log := eventHarness(t)

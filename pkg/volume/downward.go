@@ -14,15 +14,16 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 )
 
-// downward returns what an item of the downward API shows of the pod. A label or annotation that is not there is empty.
-// Where the container sets no limit, the file shows what the node has to give, as in kubelet. The text of the error
-// continues the pod's name.
+// downward returns the content of the file of an item of the downward API. The file of a label or annotation that the
+// pod does not have is empty. If the container sets no limit, the file shows the node's allocatable, as in kubelet. The
+// text of an error continues a sentence that begins with the pod's name.
 func downward(pod source.Content, item attributes.Item, allocatable map[string]string) ([]byte, error) {
 	if !item.IsResource() {
 		return pod.Data[item.Key], nil
 	}
 	if _, ok := pod.Data[source.ResourceKey(item.Container, "")]; !ok {
-		return nil, fmt.Errorf("has no container %q, whose %s the file %q is to show; name one of its containers", item.Container, item.Key, item.Path)
+		return nil, fmt.Errorf("has no container %q, whose %s the file %q is to show; name one of its containers",
+			item.Container, item.Key, item.Path)
 	}
 	value, err := quantity(string(pod.Data[source.ResourceKey(item.Container, item.Key)]))
 	if limit, ok := strings.CutPrefix(item.Key, "limits."); ok && err == nil && value.IsZero() {
@@ -35,14 +36,14 @@ func downward(pod source.Content, item attributes.Item, allocatable map[string]s
 	if err != nil || divisor.Sign() <= 0 {
 		return nil, fmt.Errorf("can't be shown by the divisor %q", item.Divisor)
 	}
-	// Kubelet counts CPUs by the thousandth, all else by one, and rounds up (pkg/api/v1/resource).
+	// Kubelet counts CPUs in thousandths and all other resources in units, and rounds up (pkg/api/v1/resource).
 	if strings.HasSuffix(item.Key, ".cpu") {
 		return roundedUp(value.MilliValue(), divisor.MilliValue()), nil
 	}
 	return roundedUp(value.Value(), divisor.Value()), nil
 }
 
-// quantity parses a quantity; one that is not given is zero.
+// quantity parses a quantity. An empty text is zero.
 func quantity(text string) (resource.Quantity, error) {
 	if text == "" {
 		return resource.Quantity{}, nil

@@ -16,13 +16,12 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 )
 
-// fakeSource is a Source whose answers the test chooses, and their time. It notifies subscribers as package source
-// does.
+// fakeSource is a Source whose test chooses the answers and their time. It notifies subscribers as package source does.
 type fakeSource struct {
 	mu       sync.Mutex
 	objects  map[source.Ref]*fakeObject
 	versions int
-	// afterGet, if it is set, is called when Get has its answer, without a lock.
+	// afterGet, if it is set, is called after Get has its answer, without a lock.
 	afterGet func()
 	// onRetry, if it is set, is called by Retry, without a lock.
 	onRetry func(source.Ref)
@@ -32,9 +31,9 @@ type fakeSource struct {
 	// allocatable is the answer of Allocatable, unless allocatableErr is set.
 	allocatable    corev1.ResourceList
 	allocatableErr error
-	// calls counts the calls of each method that asks for something.
+	// calls counts the calls of each method that makes a request.
 	calls map[string]int
-	// newest are the subscriptions that asked for the newest version.
+	// newest has the subscriptions that require the newest version.
 	newest []string
 }
 
@@ -43,10 +42,10 @@ type fakeObject struct {
 	answered    chan struct{} // closed when there is an answer
 	content     source.Content
 	err         error
-	// outage is why the object can't be followed, since outageSince.
+	// outage is the reason of an outage of the object, which began at outageSince.
 	outage      error
 	outageSince time.Time
-	// waiting is closed when somebody waits.
+	// waiting is closed when a caller waits.
 	waiting     chan struct{}
 	waitingOnce sync.Once
 }
@@ -55,7 +54,7 @@ func newFakeSource() *fakeSource {
 	return &fakeSource{objects: map[source.Ref]*fakeObject{}, pods: map[string]*corev1.Pod{}, calls: map[string]int{}}
 }
 
-// object returns the object; one that the test has not set does not exist. f.mu is held.
+// object returns the object. An object that the test has not set does not exist. The caller holds f.mu.
 func (f *fakeSource) object(ref source.Ref) *fakeObject {
 	o := f.objects[ref]
 	if o == nil {
@@ -67,7 +66,7 @@ func (f *fakeSource) object(ref source.Ref) *fakeObject {
 	return o
 }
 
-// hang makes the state of an object unknown, until set or fail. The channel is closed when somebody waits.
+// hang makes the state of an object unknown until set or fail. The channel is closed when a caller waits.
 func (f *fakeSource) hang(ref source.Ref) (waiting <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -85,7 +84,7 @@ func (f *fakeSource) set(ref source.Ref, c content) {
 	})
 }
 
-// setFields sets the fields of a request's pod. version is that of the object; the digest is that of the fields.
+// setFields sets the fields of the pod of a request. version is the version of the object; the digest is of the fields.
 func (f *fakeSource) setFields(r Request, version string, fields content) {
 	ref := source.Ref{Kind: attributes.Pod, Namespace: namespace, Name: r.Pod.Name}
 	f.answer(ref, func(o *fakeObject) {
@@ -138,7 +137,7 @@ func (f *fakeSource) setPod(pod *corev1.Pod) {
 	f.pods[pod.Namespace+"/"+pod.Name] = pod
 }
 
-// failPod has Pod return an error with a reason; nil ends that.
+// failPod makes Pod return an error with a reason. A nil reason ends the failure.
 func (f *fakeSource) failPod(reason error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -148,7 +147,7 @@ func (f *fakeSource) failPod(reason error) {
 	}
 }
 
-// setAllocatable sets the answer of Allocatable; a reason makes the answer an error.
+// setAllocatable sets the answer of Allocatable. With a reason, the answer is an error.
 func (f *fakeSource) setAllocatable(list corev1.ResourceList, reason error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -164,7 +163,7 @@ func (f *fakeSource) setAfterGet(hook func()) {
 	f.afterGet = hook
 }
 
-// forget drops all subscribers, as the end of the process does.
+// forget drops all subscribers, like the end of the process.
 func (f *fakeSource) forget() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -173,7 +172,7 @@ func (f *fakeSource) forget() {
 	}
 }
 
-// called returns how often a method was called.
+// called returns the number of calls of a method.
 func (f *fakeSource) called(method string) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -187,7 +186,7 @@ func (f *fakeSource) subscribed(ref source.Ref, subscriber string) bool {
 	return ok
 }
 
-// subscriptions are the objects and their subscribers.
+// subscriptions returns the objects and their subscribers.
 func (f *fakeSource) subscriptions() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -275,7 +274,7 @@ func (f *fakeSource) Read(ctx context.Context, ref source.Ref) (source.Content, 
 	return o.content, nil
 }
 
-// askedForNewest returns the subscriptions since the last call that asked for the newest version.
+// askedForNewest returns the subscriptions since its last call that required the newest version.
 func (f *fakeSource) askedForNewest() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -33,12 +33,12 @@ func TestMain(m *testing.M) {
 	testkit.RunInMountNamespace(m)
 }
 
-// logged is what the tests have logged so far. A harness empties it.
+// logged is the log of the tests. A new harness empties it.
 var logged, _ = testkit.CaptureLog(0)
 
 const (
 	namespace = "ns"
-	// patience bounds a wait for an event. Each takes milliseconds.
+	// patience is the longest wait for an event. An event takes milliseconds.
 	patience = 20 * time.Second
 )
 
@@ -50,10 +50,10 @@ var ample = Limits{Bytes: 4 << 20, Files: 2048, Volumes: 1000, NodeBytes: 1 << 3
 type harness struct {
 	*Manager
 	t testing.TB
-	// root stands for kubelet's root directory, state holds the records.
+	// root takes the place of kubelet's root directory. state holds the records.
 	root, state string
-	// fake is the source if the test chooses its answers. If fake is nil, the source is a real source.Directory, which
-	// reads the directory manifests.
+	// fake is the source if the test chooses its answers. If fake is nil, the source is a source.Directory, which reads
+	// the directory manifests.
 	fake      *fakeSource
 	manifests string
 	directory *source.Directory
@@ -105,7 +105,7 @@ func makeHarness(t testing.TB, configure []func(*Config)) *harness {
 	return h
 }
 
-// start starts a driver, which knows only what is on the machine.
+// start starts a driver, which has only the state that is on the machine.
 func (h *harness) start() {
 	h.t.Helper()
 	features, err := tmpfs.Probe()
@@ -130,7 +130,7 @@ func (h *harness) start() {
 	must(h.t, err)
 }
 
-// run lets the driver refresh, until h.end.
+// run makes the driver refresh volumes, until h.end.
 func (h *harness) run() {
 	h.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -146,7 +146,7 @@ func (h *harness) run() {
 	}
 }
 
-// end ends the driver: everything in its memory is gone, what is on the machine stays.
+// end ends the driver: its memory is gone, and the state on the machine stays.
 func (h *harness) end() {
 	if h.stop != nil {
 		h.stop()
@@ -165,7 +165,7 @@ func (h *harness) end() {
 	}
 }
 
-// restart starts a new process of the driver. The process does not run yet.
+// restart replaces the driver by a new process, which does not run yet.
 func (h *harness) restart() {
 	h.t.Helper()
 	h.end()
@@ -188,8 +188,8 @@ func (h *harness) target(podUID, volume string) string {
 	return filepath.Join(h.root, "pods", podUID, "volumes/kubernetes.io~csi", volume, "mount")
 }
 
-// checkTarget has the rule of driver.Binding.CheckTarget, that id, pod and target belong together, for the ids of these
-// tests.
+// checkTarget applies the rule of driver.Binding.CheckTarget, that id, pod and target belong together, to the ids of
+// these tests.
 func (h *harness) checkTarget(id, target, podUID string) error {
 	if volume, ok := strings.CutPrefix(id, "csi-"); !ok || target != h.target(podUID, volume) {
 		return fmt.Errorf("target %s is not that of %s in pod %s", target, id, podUID)
@@ -197,9 +197,8 @@ func (h *harness) checkTarget(id, target, podUID string) error {
 	return nil
 }
 
-// request returns a request for a volume of a pod of its own, with pairs of attributes, and makes what kubelet and the
-// API server have made before kubelet calls: the directory and the pod. Without an object among the attributes the
-// content comes with the request.
+// request returns a request for a volume of a new pod, with pairs of attributes. It makes the directory and the pod,
+// which exist before kubelet calls the driver. If the attributes name no object, the content comes with the request.
 func (h *harness) request(name string, attrs ...string) Request {
 	h.t.Helper()
 	r := Request{
@@ -254,7 +253,7 @@ func (h *harness) describe(r Request, described corev1.VolumeSource, changes ...
 	h.setPod(pod)
 }
 
-// described returns a request for a volume with the attribute "volume", and more pairs of attributes, whose pod has the
+// described returns a request for a volume with the attribute "volume", and more pairs of attributes. The pod has the
 // described volume.
 func (h *harness) described(name string, described corev1.VolumeSource, attrs ...string) Request {
 	h.t.Helper()
@@ -263,7 +262,7 @@ func (h *harness) described(name string, described corev1.VolumeSource, attrs ..
 	return r
 }
 
-// setPod gives the API server a pod. When setPod returns, the source has the pod.
+// setPod creates or replaces a pod. When setPod returns, the source has the pod.
 func (h *harness) setPod(pod *corev1.Pod) {
 	h.t.Helper()
 	if h.fake != nil {
@@ -280,17 +279,17 @@ func (h *harness) setPod(pod *corev1.Pod) {
 	})
 }
 
-// secretVolume is a volume of type secret with items: pairs of a key and a path.
+// secretVolume returns a volume of type secret with items: pairs of a key and a path.
 func secretVolume(name string, items ...string) corev1.VolumeSource {
 	return corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: name, Items: keysToPaths(items)}}
 }
 
-// projectedVolume is a volume of type projected.
+// projectedVolume returns a volume of type projected.
 func projectedVolume(sources ...corev1.VolumeProjection) corev1.VolumeSource {
 	return corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: sources}}
 }
 
-// secretProjection is a Secret of a projected volume, with items: pairs of a key and a path.
+// secretProjection returns a Secret of a projected volume, with items: pairs of a key and a path.
 func secretProjection(name string, items ...string) corev1.VolumeProjection {
 	return corev1.VolumeProjection{Secret: &corev1.SecretProjection{
 		LocalObjectReference: corev1.LocalObjectReference{Name: name}, Items: keysToPaths(items),
@@ -310,7 +309,7 @@ func keysToPaths(pairs []string) (items []corev1.KeyToPath) {
 	return items
 }
 
-// content is what an object holds.
+// content is the data of an object.
 type content map[string]string
 
 func (c content) bytes() map[string][]byte {
@@ -329,7 +328,7 @@ func configMapRef(name string) source.Ref {
 	return source.Ref{Kind: attributes.ConfigMap, Namespace: namespace, Name: name}
 }
 
-// secret gives a Secret its content. When secret returns, the source has the content.
+// secret sets the data of a Secret. When secret returns, the source has the data.
 func (h *harness) secret(name string, c content) {
 	h.t.Helper()
 	if h.fake != nil {
@@ -382,18 +381,18 @@ func (h *harness) directoryHas(name string, ok func(map[string][]byte, error) bo
 // refreshNow refreshes the volume of a request, as a worker does.
 func (h *harness) refreshNow(r Request) error {
 	h.t.Helper()
-	err := h.refresh(h.get(r.ID))
+	err := h.refresh(withVolume(h.t.Context(), r.ID), h.get(r.ID))
 	if err != nil {
 		h.t.Logf("refresh %s: %v", r.ID, err)
 	}
 	return err
 }
 
-// settle refreshes what is queued, unless workers do it.
+// settle refreshes the queued volumes, unless workers do so.
 func (h *harness) settle() {
 	for h.stop == nil && h.queue.Len() > 0 {
 		v, _ := h.queue.Get()
-		_ = h.refresh(v) // an error shows in the state of the volume
+		_ = h.refresh(h.t.Context(), v) // The state of the volume shows an error.
 		h.queue.Done(v)
 	}
 }
@@ -408,7 +407,7 @@ func (h *harness) idle() bool {
 	return h.queue.Len() == 0
 }
 
-// publish publishes a volume, and must succeed.
+// publish publishes a volume. It fails the test if that fails.
 func (h *harness) publish(r Request) {
 	h.t.Helper()
 	if err := h.Publish(h.t.Context(), r); err != nil {
@@ -417,7 +416,7 @@ func (h *harness) publish(r Request) {
 	h.settle()
 }
 
-// unpublish unpublishes a volume, and must leave nothing of it.
+// unpublish unpublishes a volume. It fails the test unless nothing of the volume is left.
 func (h *harness) unpublish(r Request) {
 	h.t.Helper()
 	if err := h.Unpublish(h.t.Context(), r.ID, r.TargetPath); err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// with returns a request for the same volume, with other content of its nodePublishSecretRef.
+// with returns a request for the same volume with other content of its nodePublishSecretRef.
 func (r Request) with(text string) Request {
 	r.Secrets = map[string]string{"k": text}
 	return r
@@ -39,7 +39,7 @@ func TestARepublishThatGaveUpWaitingChangesNothing(t *testing.T) {
 	r := h.request("a")
 	h.publish(r.with("first"))
 	h.run()
-	unlock, err := h.locks.lock(t.Context(), r.ID) // as another call for the volume has it
+	unlock, err := h.locks.lock(t.Context(), r.ID) // like another call for the volume
 	must(t, err)
 	impatient, giveUp := context.WithCancel(t.Context())
 	early, late := make(chan error, 1), make(chan error, 1)
@@ -55,7 +55,7 @@ func TestARepublishThatGaveUpWaitingChangesNothing(t *testing.T) {
 	h.wrote(1)
 }
 
-// wrote fails the test unless the workers are done after n refreshes that wrote to a volume.
+// wrote fails the test unless the workers have finished after n refreshes that wrote to a volume.
 func (h *harness) wrote(n int) {
 	h.t.Helper()
 	testkit.Eventually(h.t, patience, "the workers to be idle", h.idle)
@@ -64,8 +64,8 @@ func (h *harness) wrote(n int) {
 	}
 }
 
-// The kernel holds a refresh for as long as it likes, and republishes are answered meanwhile. The last one that was
-// answered counts.
+// The kernel can block a refresh without a limit. The driver answers republishes in the meantime, and the last answered
+// one counts.
 func TestTheLastRepublishThatWasAnsweredDuringARefreshCounts(t *testing.T) {
 	h := newFakeHarness(t)
 	r := h.request("a")
@@ -91,5 +91,5 @@ func TestTheLastRepublishThatWasAnsweredDuringARefreshCounts(t *testing.T) {
 	release()
 	h.becomes(r, content{"k": "last"})
 	h.becomesCurrent(r)
-	h.wrote(2) // what the held refresh had, and the last
+	h.wrote(2) // the content of the blocked refresh, and the last content
 }

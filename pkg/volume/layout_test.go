@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestLayouts: what a change does to a file that a container has mounted by subPath, and to the file itself.
+// TestLayouts shows the effect of a change on a file that a container has mounted by subPath, and on the file itself.
 func TestLayouts(t *testing.T) {
 	for layout, want := range map[string]struct{ link, follows bool }{
 		"links": {link: true}, "files": {}, "in-place": {follows: true},
@@ -48,8 +48,8 @@ func TestLayouts(t *testing.T) {
 	}
 }
 
-// TestAHalfVisibleVersionIsCompleted: a process was killed while it made a version visible. The next process completes
-// the version although the API server does not answer, also if the record of the volume is lost.
+// A process was killed while it made a version visible. The next process completes the version although the API server
+// does not answer, even if the record of the volume is lost.
 func TestAHalfVisibleVersionIsCompleted(t *testing.T) {
 	for _, layout := range []string{"files", "in-place"} {
 		for name, start := range map[string]func(*harness, Request){

@@ -8,21 +8,21 @@ import (
 	"sync"
 )
 
-// locks has a lock for each volume id. A caller can wait for a lock with a context; a lock without users is forgotten.
+// locks has a lock for each volume id. A caller can wait for a lock with a context. A lock without users is removed.
 type locks struct {
 	mu   sync.Mutex
 	held map[string]*lock
 }
 
 type lock struct {
-	// taken has room for one value: a goroutine that has sent it holds the lock.
+	// taken has a buffer of one value. The goroutine that has sent the value holds the lock.
 	taken chan struct{}
-	// users hold it or wait for it.
+	// users is the number of callers that hold the lock or wait for it.
 	users int
 }
 
-// lock takes the lock of id and returns the function that releases it. The error wraps ErrLocked if ctx ended first: a
-// call whose caller has given up must not begin.
+// lock takes the lock of id and returns the function that releases it. The error wraps ErrLocked if ctx ends first: a
+// call must not begin after its caller has given up.
 func (l *locks) lock(ctx context.Context, id string) (unlock func(), err error) {
 	k := l.enter(id)
 	select {
@@ -40,7 +40,7 @@ func (l *locks) lock(ctx context.Context, id string) (unlock func(), err error) 
 	return nil, fmt.Errorf("%w: %w", ErrLocked, context.Cause(ctx))
 }
 
-// tryLock is lock for a caller that does not wait. free reports whether the caller has the lock now.
+// tryLock is lock without waiting. free reports whether the caller has the lock now.
 func (l *locks) tryLock(id string) (unlock func(), free bool) {
 	k := l.enter(id)
 	select {
@@ -68,7 +68,7 @@ func (l *locks) enter(id string) *lock {
 	return k
 }
 
-// leave ends what enter counted, and forgets a lock without users.
+// leave ends the use that enter counted, and removes a lock without users.
 func (l *locks) leave(id string, k *lock) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

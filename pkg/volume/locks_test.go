@@ -13,7 +13,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// users is how many have the lock of id or wait for it.
+// users returns the number of callers that hold the lock of id or wait for it.
 func (l *locks) users(id string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -31,7 +31,7 @@ func (l *locks) isEmpty() bool {
 
 func TestLocksLetOneInAndAreForgotten(t *testing.T) {
 	var l locks
-	// Not atomic: the locks serialise the goroutines, and the race detector sees whether they do.
+	// The counts are not atomic: the locks serialise the goroutines, and the race detector checks that.
 	counts := make([]int, 10)
 	var all sync.WaitGroup
 	for i := range 1000 {

@@ -23,43 +23,44 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
-// Source is where objects come from: a source.API or a source.Directory.
+// Source gives the content of objects. A source.API and a source.Directory implement it.
 type Source interface {
 	Subscribe(ref source.Ref, subscriber string, newest bool, changed func())
 	Unsubscribe(ref source.Ref, subscriber string)
 	Wait(ctx context.Context, ref source.Ref)
-	// Retry reads an object again at once if the last request for it has failed. Wait waits for the answer.
+	// Retry reads an object again at once if the last request for it failed. Wait waits for the answer.
 	Retry(ref source.Ref)
 	Get(ref source.Ref) (source.Content, error)
 	Outage(ref source.Ref) (since time.Time, err error)
 	Watched() int
 	// Read reads an object once, in its newest version.
 	Read(ctx context.Context, ref source.Ref) (source.Content, error)
-	// Pod reads a pod once. A pod of the name with another uid is ErrNotFound.
+	// Pod reads a pod once. The error is ErrNotFound if the pod of this name has another uid.
 	Pod(ctx context.Context, namespace, name, uid string) (*corev1.Pod, error)
-	// Allocatable reads once what this node has to give to pods.
+	// Allocatable reads the node's allocatable resources once.
 	Allocatable(ctx context.Context) (corev1.ResourceList, error)
 }
 
-// Config is what a Manager needs.
+// Config is the configuration of a Manager.
 type Config struct {
 	Source  Source
 	Records *record.Store
-	// Features of this machine's kernel, from tmpfs.Probe.
+	// Features are those of this machine's kernel, from tmpfs.Probe.
 	Features tmpfs.Features
-	// SELinuxContext of the files; empty if SELinux is off.
+	// SELinuxContext is the context of the files; empty if SELinux is off.
 	SELinuxContext string
 	Limits         Limits
-	// Workers is how many volumes are refreshed at the same time. A refresh that stalls does not count.
+	// Workers is the number of volumes that are refreshed at the same time. A stalled refresh does not count.
 	Workers int
 	// CollectEvery is the interval for garbage-collecting volumes of deleted pods and checking that records can be
 	// written.
 	CollectEvery time.Duration
-	// CheckTarget says whether a volume may be at a target path. Recover checks each record with it: a record is input.
+	// CheckTarget returns an error unless the volume may be at the target path. Recover checks each record with it,
+	// because records are untrusted input.
 	CheckTarget func(id, targetPath, podUID string) error
-	// Metrics takes the Manager's metrics.
+	// Metrics registers the Manager's metrics.
 	Metrics prometheus.Registerer
-	// Events takes Events about pods. It must not block. Nil: there are none.
+	// Events records Events about pods. It must not block. If Events is nil, no Event is recorded.
 	Events func(event.Event)
 }
 
@@ -68,16 +69,16 @@ type Config struct {
 type Manager struct {
 	config  Config
 	metrics *metrics
-	// queue holds the volumes to refresh. Only its workers write to the files of a published volume. It coalesces: a
-	// volume is in it once, and never with two workers.
+	// queue holds the volumes to refresh. Only its workers write to the files of a published volume. The queue holds a
+	// volume once at most, and no two workers have the same volume.
 	queue workqueue.TypedRateLimitingInterface[*volume]
 	locks locks
 	quota *quota
 
-	// mu guards what follows. The lock of a volume's id is taken first.
+	// mu guards the fields below. A caller that needs the lock of a volume's id takes that lock first.
 	mu      sync.Mutex
 	volumes map[string]*volume
-	// unready is why no volume can be published; nil if no reason is known.
+	// unready is the reason why no volume can be published; nil if no reason is known.
 	unready error
 }
 
@@ -90,7 +91,8 @@ func New(c Config) (*Manager, error) {
 	if l.PodShare < 1 || l.PodShare > 100 || l.NamespaceShare < 1 || l.NamespaceShare > 100 {
 		return nil, errors.New("volume manager: PodShare and NamespaceShare must be from 1 to 100")
 	}
-	if l.Bytes <= 0 || l.Files <= 0 || l.Volumes <= 0 || l.NodeBytes <= 0 || l.Objects <= 0 || c.Workers <= 0 || c.CollectEvery <= 0 {
+	if l.Bytes <= 0 || l.Files <= 0 || l.Volumes <= 0 || l.NodeBytes <= 0 || l.Objects <= 0 || c.Workers <= 0 ||
+		c.CollectEvery <= 0 {
 		return nil, errors.New("volume manager: limits, Workers and CollectEvery must be greater than zero")
 	}
 	m := &Manager{
@@ -104,8 +106,8 @@ func New(c Config) (*Manager, error) {
 	return m, err
 }
 
-// Ready reports why no volume can be published on this node: records can't be written. It answers from memory with the
-// result of the last check: on a disk that hangs a check never returns.
+// Ready returns an error if no volume can be published on this node because records can't be written. It returns the
+// result of the last check from memory, because a check on a disk that hangs never returns.
 func (m *Manager) Ready() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -141,7 +143,7 @@ func (m *Manager) put(v *volume) {
 	m.volumes[v.id] = v
 }
 
-// remove removes the volume from the Manager, which then neither refreshes nor reports it.
+// remove removes the volume from the Manager. From then on, the Manager neither refreshes nor reports the volume.
 func (m *Manager) remove(v *volume) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -154,9 +156,9 @@ func (m *Manager) all() []*volume {
 	return slices.Collect(maps.Values(m.volumes))
 }
 
-// subscribe has the volume refreshed after each change of its objects. A change that comes before the volume is
-// published does nothing: publish calls queueIfChanged at its end. newest: the pod may have seen content of the objects,
-// so an older version must not come.
+// subscribe makes each change of the volume's objects queue a refresh. A change has no effect before the volume is
+// published, but publish calls queueIfChanged at its end. newest means that the pod may have seen content of the
+// objects, so the volume must not show an older version.
 func (m *Manager) subscribe(v *volume, newest bool) {
 	changed := func() {
 		if m.get(v.id) == v {
@@ -168,7 +170,7 @@ func (m *Manager) subscribe(v *volume, newest bool) {
 	}
 }
 
-// queueIfChanged has the volume refreshed if its objects have changed since its files were written.
+// queueIfChanged queues a refresh of the volume if its objects have changed since its files were written.
 func (m *Manager) queueIfChanged(v *volume) {
 	if now, err := m.content(v); err != nil || !v.snapshot().shows(now) {
 		m.queue.Add(v)
@@ -184,8 +186,8 @@ func (m *Manager) unsubscribe(v *volume) {
 	}
 }
 
-// pause ends the subscriptions of a volume whose content exceeds a limit: content that does not count must not stay in
-// memory. The next republish, which kubelet makes each minute or two, resumes the volume.
+// pause ends the subscriptions of a volume whose content exceeds a limit: content that the limits do not count must not
+// stay in memory. The next republish, which kubelet sends every minute or two, resumes the volume.
 func (m *Manager) pause(v *volume) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -205,8 +207,8 @@ func (m *Manager) resume(v *volume) bool {
 	return true
 }
 
-// forget drops everything that is known of a volume, and leaves its mount alone. A record that can't be removed does no
-// harm: it describes a mount that is not there.
+// forget drops all state of a volume, but leaves its mount alone. A record that can't be removed does no harm, because
+// it describes a mount that is not there.
 func (m *Manager) forget(v *volume) {
 	m.unsubscribe(v)
 	v.share.release()
@@ -220,12 +222,13 @@ func (m *Manager) removeRecord(id string) {
 	}
 }
 
-// content returns what the volume's objects hold now, as last seen by their watches.
+// content returns the content of the volume's objects as their watches last saw it.
 func (m *Manager) content(v *volume) ([]projected, error) {
 	return v.contentFrom(m.config.Source.Get)
 }
 
-// contentFrom returns what the volume's objects hold, according to get. An optional object that is missing has no keys.
+// contentFrom returns the content of the volume's objects, which it reads with get. An optional object that is missing
+// has no keys.
 func (v *volume) contentFrom(get func(source.Ref) (source.Content, error)) ([]projected, error) {
 	all := make([]projected, 0, len(v.projections))
 	for _, p := range v.projections {
@@ -243,8 +246,8 @@ func (v *volume) contentFrom(get func(source.Ref) (source.Content, error)) ([]pr
 	return all, nil
 }
 
-// latest returns the content that the volume has to show now: what its objects hold, or what the last republish brought;
-// nil if no republish came since the driver started.
+// latest returns the content that the volume has to show now: the content of its objects, or of the last republish. It
+// returns nil if no republish has come since the driver started.
 func (m *Manager) latest(v *volume) ([]projected, error) {
 	if !v.fromRequest() {
 		return m.content(v)
@@ -254,7 +257,7 @@ func (m *Manager) latest(v *volume) ([]projected, error) {
 	return v.requested, nil
 }
 
-// Usage tells how much of the file system of a published volume is in use. The error is ErrUnknown if no volume id is
+// Usage returns the usage of the file system of a published volume. The error is ErrUnknown if the volume is not
 // published at path.
 func (m *Manager) Usage(ctx context.Context, id, path string) (tmpfs.Usage, error) {
 	unlock, err := m.locks.lock(ctx, id)

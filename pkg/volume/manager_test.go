@@ -117,7 +117,7 @@ func TestRunWaitsForAWriteThatIsUnderWay(t *testing.T) {
 	h.shows(r, content{"k": "2"})
 }
 
-// stacks are those of all goroutines.
+// stacks returns the stacks of all goroutines.
 func stacks() string {
 	b := make([]byte, 1<<20)
 	return string(b[:runtime.Stack(b, true)])
@@ -144,7 +144,7 @@ func TestMetricsCountOperationsByOutcome(t *testing.T) {
 	count(map[string]int{"publish error": 1, "publish ok": 1, "republish ok": 1})
 	h.secret("keys", content{"k": "2"})
 	must(t, h.refreshNow(r))
-	must(t, h.refreshNow(r)) // nothing to do, nothing to count
+	must(t, h.refreshNow(r)) // A refresh of a current volume counts nothing.
 	count(map[string]int{"publish error": 1, "publish ok": 1, "republish ok": 1, "refresh ok": 1})
 	h.secret("keys", content{"../k": "2"})
 	h.publish(r)
@@ -224,7 +224,7 @@ func TestUsage(t *testing.T) {
 	isErr(t, err, ErrUnknown)
 	must(t, unix.Unmount(r.TargetPath, 0))
 	must(t, unix.Unmount(r.TargetPath, 0))
-	_, err = h.Usage(t.Context(), r.ID, r.TargetPath) // that would be the disk
+	_, err = h.Usage(t.Context(), r.ID, r.TargetPath) // The path now leads to the disk.
 	isErr(t, err, ErrUnknown)
 	must(t, os.Remove(r.TargetPath))
 	_, err = h.Usage(t.Context(), r.ID, r.TargetPath)
@@ -256,7 +256,7 @@ func TestReadyWhileRecordsCanBeWritten(t *testing.T) {
 	says("ready again")
 	cancel()
 	<-ended
-	// Compact: klog writes an error once more for each lower severity.
+	// Compact removes duplicates: klog writes an error once more for each lower severity.
 	if lines := slices.Compact(strings.Split(strings.TrimSpace(logged.Text()), "\n")); len(lines) != 2 ||
 		!strings.Contains(lines[0], "Not ready") {
 		t.Errorf("the log has not two lines:\n%s", strings.Join(lines, "\n"))

@@ -21,11 +21,13 @@ const (
 	opUnpublish operation = "unpublish"
 )
 
-// metrics of the volumes of a node. No label names a pod, an object or a volume: the number of series stays bounded.
+// metrics are the metrics of the node's volumes. No label names a pod, an object or a volume, so the number of series
+// is
+// bounded.
 type metrics struct {
 	duration *prometheus.HistogramVec
 	failures *prometheus.CounterVec
-	// badRecords are those that Recover could not use.
+	// badRecords counts the records that Recover could not use.
 	badRecords prometheus.Counter
 }
 
@@ -35,7 +37,8 @@ func newMetrics(r prometheus.Registerer, m *Manager) (*metrics, error) {
 			Name: "fsuser_volume_operation_duration_seconds",
 			Help: "Duration of operations on volumes, by operation (publish, republish, refresh, unpublish) and outcome (ok, " +
 				"error). The duration of a publish includes the wait for the object.",
-			// From a tenth of a millisecond, which a refresh can take, to the two minutes that kubelet waits.
+			// The first is a tenth of a millisecond, which a short refresh takes; the last is the two minutes that kubelet
+			// waits.
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, .5, 1, 5, 30, 120},
 		}, []string{"operation", "outcome"}),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -61,10 +64,12 @@ func newMetrics(r prometheus.Registerer, m *Manager) (*metrics, error) {
 	return mt, nil
 }
 
-// initialize makes every series visible before its first event.
+// initialize creates each series with the value 0, so that it exists before its first event.
 func (mt *metrics) initialize() {
 	for _, op := range []operation{opPublish, opRefresh} {
-		for _, reason := range []string{"not_found", "forbidden", "unavailable", "precondition", "limit", "stalled", "other"} {
+		for _, reason := range []string{
+			"not_found", "forbidden", "unavailable", "precondition", "limit", "stalled", "other",
+		} {
 			mt.failures.WithLabelValues(string(op), reason)
 		}
 	}
@@ -75,7 +80,7 @@ func (mt *metrics) initialize() {
 	}
 }
 
-// gauges are the metrics that are computed from the volumes when they are collected.
+// gauges returns the metrics that are computed from the volumes at each collection.
 func (m *Manager) gauges() (all []prometheus.Collector) {
 	gauge := func(name, help string, value func() float64) {
 		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
@@ -116,8 +121,8 @@ func (m *Manager) gauges() (all []prometheus.Collector) {
 	return all
 }
 
-// observe starts a measurement. The function that it returns ends it, for an operation whose outcome is *err at that
-// time.
+// observe starts a measurement. The caller ends the measurement with the returned function, which counts the operation
+// as failed if *err is not nil then.
 func (mt *metrics) observe(err *error) func(operation) {
 	start := time.Now()
 	return func(op operation) {
@@ -132,7 +137,7 @@ func (mt *metrics) observe(err *error) func(operation) {
 	}
 }
 
-// staleFor are the times for which volumes have not been known to be current.
+// staleFor returns, for each stale volume, the time for which it has been stale.
 func (m *Manager) staleFor() (all []time.Duration) {
 	for _, v := range m.all() {
 		if since, why := m.staleness(v); why != nil {

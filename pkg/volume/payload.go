@@ -12,8 +12,9 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/projector"
 )
 
-// payload says which files the content of the volume's objects makes. It touches nothing: the same input gives the same
-// files. Of two files with one path the later source wins, as in Kubernetes' projected volumes. Templates come last.
+// payload makes the files of a volume from the content of its objects. It has no side effects, and the same input gives
+// the same files. If two sources have a file with the same path, the later source wins, as in Kubernetes' projected
+// volumes. Templates are added last.
 func (v *volume) payload(content []projected, limits Limits) (projector.Payload, error) {
 	files := map[string]projector.File{}
 	for _, p := range content {
@@ -54,7 +55,7 @@ func layoutOf(s attributes.Spec) projector.Layout {
 	return projector.Links
 }
 
-// file makes a file, whose owner and mode are those of its path, else of its item, else of the volume.
+// file makes a file. Its owner and mode are those of its path, or else of its item, or else of the volume.
 func (v *volume) file(path string, data []byte, s attributes.Source, item attributes.Item) projector.File {
 	uid, gid := v.owner()
 	own := v.spec.Paths[path]
@@ -64,23 +65,24 @@ func (v *volume) file(path string, data []byte, s attributes.Source, item attrib
 	}
 }
 
-// keyFiles makes a file of each key.
+// keyFiles adds a file for each key.
 func (v *volume) keyFiles(files map[string]projector.File, p projected) error {
 	for key, data := range p.content.Data {
-		// The API server takes no such key; a path is not the place to rely on that.
+		// The API server accepts no such key, but the safety of a path must not depend on the API server.
 		clean, problem := attributes.CleanPath(key)
 		if problem == "" && (clean != key || strings.Contains(key, "/")) {
 			problem = "must be a single element"
 		}
 		if problem != "" {
-			return fmt.Errorf("%w: key %q of %s can't be a file name: it %s", ErrPrecondition, key, v.originOf(p.projection), problem)
+			return fmt.Errorf("%w: key %q of %s can't be a file name: it %s",
+				ErrPrecondition, key, v.originOf(p.projection), problem)
 		}
 		files[key] = v.file(key, data, p.Source, attributes.Item{})
 	}
 	return nil
 }
 
-// itemFiles makes the files that the items of a Secret or ConfigMap name.
+// itemFiles adds the files that the items of a Secret or ConfigMap name.
 func (v *volume) itemFiles(files map[string]projector.File, p projected) error {
 	for _, item := range p.Items {
 		data, ok := p.content.Data[item.Key]
@@ -88,14 +90,15 @@ func (v *volume) itemFiles(files map[string]projector.File, p projected) error {
 		case ok:
 			files[item.Path] = v.file(item.Path, data, p.Source, item)
 		case !p.Optional:
-			return fmt.Errorf("%w: %s has no key %q, which an item of the pod's volume %q names; add the key, or set optional: true in that volume",
+			return fmt.Errorf("%w: %s has no key %q, which an item of the pod's volume %q names; "+
+				"add the key, or set optional: true in that volume",
 				ErrPrecondition, v.originOf(p.projection), item.Key, v.spec.Volume)
 		}
 	}
 	return nil
 }
 
-// fieldFiles makes the files of the downward API.
+// fieldFiles adds the files of the downward API.
 func (v *volume) fieldFiles(files map[string]projector.File, p projected) error {
 	for _, item := range p.Items {
 		data, err := downward(p.content, item, v.allocatable)
@@ -107,7 +110,9 @@ func (v *volume) fieldFiles(files map[string]projector.File, p projected) error 
 	return nil
 }
 
-// checkPaths reports an attribute uid/PATH, gid/PATH or mode/PATH whose PATH is no file, and of no file that may come.
+// checkPaths returns an error if the PATH of an attribute uid/PATH, gid/PATH or mode/PATH is the path of no file,
+// unless
+// an optional object that is missing may bring the file.
 func (v *volume) checkPaths(content []projected, p projector.Payload) error {
 	missing := maps.Clone(v.spec.Paths)
 	for _, f := range p.Files {
@@ -121,10 +126,11 @@ func (v *volume) checkPaths(content []projected, p projector.Payload) error {
 		return nil
 	}
 	path := slices.Min(slices.Collect(maps.Keys(missing)))
-	return fmt.Errorf("%w: an attribute has the PATH %q, which is no file of %s; correct the PATH, or add the file", ErrPrecondition, path, v.origin())
+	return fmt.Errorf("%w: an attribute has the PATH %q, which is no file of %s; correct the PATH, or add the file",
+		ErrPrecondition, path, v.origin())
 }
 
-// mayCome reports whether something optional is missing that may bring a file of this path.
+// mayCome reports whether a missing optional object or key may bring a file with this path.
 func mayCome(path string, content []projected) bool {
 	return slices.ContainsFunc(content, func(p projected) bool {
 		return p.Optional && (len(p.Items) == 0 && p.content.Data == nil ||
@@ -147,10 +153,11 @@ func (v *volume) checkSize(p projector.Payload, limits Limits) error {
 	if err := v.checkBytes(p.Size(), limits); err != nil {
 		return err
 	}
-	// A directory takes as much of the kernel's memory as a file, and one path can want two thousand of them.
+	// A directory takes as much kernel memory as a file, and a single path can have two thousand directories.
 	if directories := p.DirectoryCount(); len(p.Files)+directories > limits.Files {
-		return fmt.Errorf("%w: %s makes %d files and %d directories, more than the %d that a volume may have of both (--max-volume-files); "+
-			"pick keys with items, and give them paths with fewer directories", ErrPrecondition, v.origin(), len(p.Files), directories, limits.Files)
+		return fmt.Errorf("%w: %s makes %d files and %d directories, more than the %d that a volume may have of both "+
+			"(--max-volume-files); pick keys with items, and give them paths with fewer directories",
+			ErrPrecondition, v.origin(), len(p.Files), directories, limits.Files)
 	}
 	return nil
 }

@@ -36,7 +36,7 @@ func describe(t testing.TB, described corev1.VolumeSource, attrs ...string) attr
 	return spec
 }
 
-// showing returns what the projections of a volume show: one content each.
+// showing returns the projections of a volume with one content each.
 func (v *volume) showing(all ...content) (shown []projected) {
 	for i, c := range all {
 		shown = append(shown, projected{v.projections[i], source.Content{Data: c.bytes()}})
@@ -110,7 +110,7 @@ func TestPayload(t *testing.T) {
 	}
 }
 
-// Each step removes what is strongest of all that says who owns the file, and with which mode.
+// Each step removes the strongest setting of the owner and mode of the file.
 func TestPrecedenceOfOwnerAndMode(t *testing.T) {
 	described := secretVolume("s", "k", "d/f")
 	secret, item := described.Secret, &described.Secret.Items[0]

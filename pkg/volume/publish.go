@@ -19,17 +19,18 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
-// Publish makes the volume appear at its target, or, if it is there already, queues a refresh of it. The same request
-// may come any number of times.
+// Publish publishes the volume at its target path. If the volume is published already, Publish queues a refresh of it.
+// The same request may come any number of times.
 //
-// If a first publish fails, nothing of it is left, or the error wraps ErrLeftover. A refresh that fails is no error of
-// Publish: the pod keeps what it has, and kubelet must not unmount it.
+// If a first publish fails, nothing of the volume is left, or the error wraps ErrLeftover. A failed refresh is no error
+// of Publish: the pod keeps its files, and kubelet must not unmount them.
 func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
 	unlock, err := m.locks.lock(ctx, req.ID)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	ctx = withVolume(ctx, req.ID)
 	op, observed := opPublish, m.metrics.observe(&err)
 	defer func() { observed(op) }()
 
@@ -46,7 +47,8 @@ func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
 	v := m.get(req.ID)
 	switch {
 	case v != nil && v.targetPath != req.TargetPath:
-		return fmt.Errorf("%w: volume %s is published at %s, not at %s", ErrPrecondition, req.ID, v.targetPath, req.TargetPath)
+		return fmt.Errorf("%w: volume %s is published at %s, not at %s",
+			ErrPrecondition, req.ID, v.targetPath, req.TargetPath)
 	case v != nil && state.Mounted && state.Identity == v.identity:
 		op = opRepublish
 		return m.republish(v, req)
@@ -60,15 +62,14 @@ func (m *Manager) Publish(ctx context.Context, req Request) (err error) {
 		op = opRepublish
 		return m.adopt(ctx, req, state)
 	case v != nil:
-		klog.InfoS("The mount of a published volume is gone; publishing it anew", "volume", v.id, "target", v.targetPath)
+		klog.FromContext(ctx).Info("The mount of a published volume is gone; publishing it anew", "target", v.targetPath)
 		m.forget(v)
 	}
-	// A directory that is there is left from a mount that went away, for example with a reboot.
+	// A directory that exists is left from a mount that is gone, for example after a reboot.
 	return m.publish(ctx, target, req, v != nil || state.Exists)
 }
 
-// publish publishes a volume while nothing is mounted at its target. shown: the pod may have seen content of the
-// volume.
+// publish publishes a volume at a target without a mount. shown: the pod may have seen content of the volume.
 func (m *Manager) publish(ctx context.Context, target *tmpfs.Target, req Request, shown bool) (err error) {
 	if err := req.CheckContent(); err != nil {
 		return err
@@ -77,7 +78,7 @@ func (m *Manager) publish(ctx context.Context, target *tmpfs.Target, req Request
 	var done undo
 	attached := false
 	defer func() {
-		// Also after a panic, which goes on.
+		// This also runs after a panic, which continues afterwards.
 		if !attached {
 			err = done.all(err)
 		}
@@ -109,26 +110,29 @@ func (m *Manager) publish(ctx context.Context, target *tmpfs.Target, req Request
 		return err
 	}
 	attached = true
-	m.current(v, content, payload.Size())
+	m.current(ctx, v, content, payload.Size())
 	m.put(v)
-	if ownerUnknown != "" { // only now: kubelet tries a failed publish again, and the pod may say by then
-		m.tell(v, event.Warning, reasonOwnerUnknown, "the files of volume %q belong to root: %s; set uid in volumeAttributes", v.name(), ownerUnknown)
+	// The Event comes only now: kubelet repeats a failed publish, and by then the pod may set the user.
+	if ownerUnknown != "" {
+		m.tell(v, event.Warning, reasonOwnerUnknown,
+			"the files of volume %q belong to root: %s; set uid in volumeAttributes", v.name(), ownerUnknown)
 	}
 	if v.watches() {
 		m.queueIfChanged(v)
 	}
 	failpoint.Hit("publish-done")
-	klog.InfoS("Published", v.logFields("files", len(payload.Files))...)
+	klog.FromContext(ctx).Info("Published", v.logFields("files", len(payload.Files))...)
 	return nil
 }
 
-// resolve completes the description of the volume with what the request leaves to the pod and to the node: the volume
-// that the attribute "volume" names, the owner of the files if the attributes do not say, and the node's allocatable if
-// a file shows it. If nobody says who owns the files, root does, and ownerUnknown says why.
+// resolve completes the description of the volume with information that is not in the request: the volume of the pod
+// that the attribute "volume" names, the owner of the files if the attributes do not set it, and the node's allocatable
+// if a file shows it. If neither the attributes nor the pod set the owner, the owner is root, and ownerUnknown is the
+// reason.
 //
-// A volume with nodePublishSecretRef needs no right at all, so the driver reads nothing for it. For all other volumes a
-// refusal can pass, like one of an API server that has just started (docs/decisions/0007-refused.md), and an owner
-// stays.
+// The driver reads nothing for a volume with nodePublishSecretRef, because such a volume requires no access to the API
+// server. For all other volumes, an error fails the publish: a refusal may be temporary, for example just after the
+// start of the API server (docs/decisions/0007-refused.md), but the owner of a published volume is permanent.
 func (m *Manager) resolve(ctx context.Context, v *volume) (ownerUnknown string, err error) {
 	ownerKnown := v.spec.UID != nil || v.user != nil
 	switch {
@@ -163,7 +167,8 @@ func (m *Manager) resolve(ctx context.Context, v *volume) (ownerUnknown string, 
 func (m *Manager) readAllocatable(ctx context.Context, v *volume) error {
 	list, err := m.config.Source.Allocatable(ctx)
 	if err != nil {
-		return fmt.Errorf("read the node's allocatable, which a file of volume %q shows where a container sets no limit: %w", v.name(), err)
+		return fmt.Errorf("read the node's allocatable, which a file of volume %q shows where a container sets no limit: %w",
+			v.name(), err)
 	}
 	v.allocatable = map[string]string{}
 	for name, quantity := range list {
@@ -172,8 +177,9 @@ func (m *Manager) readAllocatable(ctx context.Context, v *volume) error {
 	return nil
 }
 
-// firstContent is what a publish shows: the content of the request, or that of the objects. The volume subscribes to
-// its objects if it follows them. shown: the pod may have seen content of the objects already.
+// firstContent returns the content of a publish: the content of the request, or the content of the objects. It
+// subscribes the volume to its objects if the volume follows them. shown: the pod may have seen content of the objects
+// already.
 func (m *Manager) firstContent(
 	ctx context.Context, v *volume, req Request, shown bool, done *undo,
 ) ([]projected, error) {
@@ -200,10 +206,10 @@ func (m *Manager) firstContent(
 	return content, err
 }
 
-// contentOfNewPod is the content of a volume after the Node authorizer has refused one of its objects. The Node
-// authorizer learns of a pod a moment later than kubelet, and of all objects that the pod declares together with the
-// pod. So the volume waits once, until the driver may read the pod. Then each refused object is read again, and a
-// second refusal counts.
+// contentOfNewPod returns the content of a volume after the Node authorizer has refused one of its objects. The Node
+// authorizer learns of a pod a moment later than kubelet, and of all objects that the pod declares at the same time as
+// of the pod. Therefore the volume waits once, until the driver may read the pod. Then the driver reads each refused
+// object again, and a second refusal is final.
 func (m *Manager) contentOfNewPod(ctx context.Context, v *volume, refused *source.Error) ([]projected, error) {
 	if _, err := m.config.Source.Pod(ctx, v.pod.Namespace, v.pod.Name, v.pod.UID); err != nil {
 		return nil, fmt.Errorf("read the pod, which declares %s: %w", refused.Ref, err)
@@ -221,7 +227,7 @@ func (m *Manager) contentOfNewPod(ctx context.Context, v *volume, refused *sourc
 	}
 }
 
-// wait waits until there is an answer about an object.
+// wait waits until the source has an answer about an object.
 func (m *Manager) wait(ctx context.Context, ref source.Ref) error {
 	m.config.Source.Wait(ctx, ref)
 	if err := ctx.Err(); err != nil {
@@ -230,7 +236,7 @@ func (m *Manager) wait(ctx context.Context, ref source.Ref) error {
 	return nil
 }
 
-// undeclared returns the refusal of the Node authorizer that err wraps, or nil.
+// undeclared returns the Node authorizer's refusal that err wraps, or nil.
 func undeclared(err error) *source.Error {
 	var refused *source.Error
 	if errors.As(err, &refused) && refused.Undeclared {
@@ -240,7 +246,9 @@ func undeclared(err error) *source.Error {
 }
 
 // attach makes the mount, records the volume, and attaches the mount at target.
-func (m *Manager) attach(ctx context.Context, v *volume, target *tmpfs.Target, payload projector.Payload, done *undo) error {
+func (m *Manager) attach(
+	ctx context.Context, v *volume, target *tmpfs.Target, payload projector.Payload, done *undo,
+) error {
 	if err := target.Mkdir(); err != nil {
 		return classify(err)
 	}
@@ -254,8 +262,8 @@ func (m *Manager) attach(ctx context.Context, v *volume, target *tmpfs.Target, p
 		return err
 	}
 	v.shown.size = payload.Size()
-	// The record comes before the mount: a mount without a record would not be refreshed after a crash, and the record
-	// of a mount that never came is dropped.
+	// The record comes before the mount: a mount without a record would not be refreshed after a crash, whereas Recover
+	// drops a record without a mount.
 	if err := m.config.Records.Save(v.toRecord()); err != nil {
 		return err
 	}
@@ -266,7 +274,7 @@ func (m *Manager) attach(ctx context.Context, v *volume, target *tmpfs.Target, p
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("publish volume %s: %w", v.id, err)
 	}
-	// The last step that can fail, and the first that anybody can see.
+	// This is the last step that can fail, and the first that others can see.
 	return mount.Attach(target)
 }
 
@@ -280,7 +288,7 @@ func (m *Manager) build(payload projector.Payload) (*tmpfs.DetachedMount, error)
 	}
 	built := false
 	defer func() {
-		// Also after a panic: a descriptor that nobody closes would keep the content in memory.
+		// This also runs after a panic: a descriptor that stays open would keep the content in memory.
 		if !built {
 			mount.Close()
 		}
@@ -295,7 +303,7 @@ func (m *Manager) build(payload projector.Payload) (*tmpfs.DetachedMount, error)
 	return mount, nil
 }
 
-// limitsOf are the limits of a tmpfs that is to hold the payload.
+// limitsOf returns the limits of a tmpfs for the payload.
 func (m *Manager) limitsOf(payload projector.Payload) tmpfs.Limits {
 	bytes, inodes := payload.Room()
 	if m.config.Features.SELinux && m.config.SELinuxContext == "" {
@@ -306,8 +314,8 @@ func (m *Manager) limitsOf(payload projector.Payload) tmpfs.Limits {
 	return tmpfs.Limits{Bytes: bytes, Inodes: inodes}
 }
 
-// republish has a published volume brought up to date. It never unmounts, waits for no work on the files, and its only
-// error is that the request asks for something else.
+// republish queues a refresh of a published volume. It never unmounts, and it does not wait for work on the files. Its
+// only error is that the request has other attributes.
 func (m *Manager) republish(v *volume, req Request) error {
 	if !v.spec.SameRequest(req.Spec) || v.pod.UID != req.Pod.UID {
 		return fmt.Errorf("%w: volume %s at %s; delete the pod to publish it anew", ErrConflict, v.id, v.targetPath)
@@ -318,41 +326,44 @@ func (m *Manager) republish(v *volume, req Request) error {
 	if v.fromRequest() {
 		v.request(req)
 	}
-	if !m.resume(v) { // the answer to a new subscription queues the volume
+	// After a resume, the first answer to the new subscription queues the volume.
+	if !m.resume(v) {
 		m.queue.Add(v)
 	}
 	return nil
 }
 
-// adopt takes over a mount that this driver made but has no record of.
+// adopt takes over a mount that this driver made and has no record of.
 func (m *Manager) adopt(ctx context.Context, req Request, state tmpfs.State) error {
 	v := newVolume(req)
 	v.identity = state.Identity
-	// The owner when the volume was published stays the owner.
+	// The owner of a published volume never changes.
 	v.user = &state.UID
 	if _, err := m.resolve(ctx, v); err != nil {
-		// Kubelet has to unpublish the volume even if no publish succeeds any more.
+		// Kubelet has to unpublish the volume even if no later publish succeeds.
 		return fmt.Errorf("%w; %w: the mount", err, ErrLeftover)
 	}
 	if err := m.config.Records.Save(v.toRecord()); err != nil {
-		klog.ErrorS(err, "An adopted volume has no record; it will be adopted again after a restart", "volume", v.id)
+		klog.FromContext(ctx).Error(err, "An adopted volume has no record; it will be adopted again after a restart")
 	}
 	v.share = m.quota.restore(v, state)
 	v.unfinished = v.spec.Layout != attributes.LayoutLinks
 	m.put(v)
-	klog.InfoS("Adopted a mount without a record", v.logFields()...)
+	klog.FromContext(ctx).Info("Adopted a mount without a record", v.logFields()...)
 	if v.watches() {
 		m.subscribe(v, true)
 	}
 	return m.republish(v, req)
 }
 
-// openTarget opens the place of the mount. Kubelet makes its parent before the call: if that is missing, kubelet and
-// driver mean different directories, and a volume in a directory made here would be in no pod.
+// openTarget opens the target path. Kubelet makes the parent directory before the call. If the parent is missing,
+// kubelet
+// and the driver use different root directories, and a volume in a directory made here would be in no pod.
 func openTarget(path string) (*tmpfs.Target, error) {
 	target, err := tmpfs.OpenTarget(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: the directory that is to hold %s does not exist; is --kubelet-root kubelet's root directory, mounted at the same path?", ErrPrecondition, path)
+		return nil, fmt.Errorf("%w: the directory that is to hold %s does not exist; "+
+			"is --kubelet-root kubelet's root directory, mounted at the same path?", ErrPrecondition, path)
 	}
 	return target, classify(err)
 }
@@ -362,7 +373,7 @@ func inspect(target *tmpfs.Target) (tmpfs.State, error) {
 	return state, classify(err)
 }
 
-// classify makes a target, or an object, that is not as it must be a precondition.
+// classify turns the error of a target or an object in a wrong state into an ErrPrecondition.
 func classify(err error) error {
 	for _, reason := range []error{tmpfs.ErrSymlink, tmpfs.ErrNotDirectory, tmpfs.ErrNotEmpty, projector.ErrBadPayload} {
 		if errors.Is(err, reason) {
@@ -372,7 +383,7 @@ func classify(err error) error {
 	return err
 }
 
-// checkOurs reports that a mount without a volume was not made by this driver.
+// checkOurs returns an error unless the mount at a target without a known volume was made by this driver.
 func checkOurs(targetPath string, state tmpfs.State) error {
 	if ours, err := state.Ours(); ours || err != nil {
 		return err
@@ -380,12 +391,12 @@ func checkOurs(targetPath string, state tmpfs.State) error {
 	return fmt.Errorf("%w: something that is not this driver's is mounted at %s; unmount it", ErrPrecondition, targetPath)
 }
 
-// undo is what a call did so far and how to take it back.
+// undo is the list of functions that revert the steps of a call so far.
 type undo []func() error
 
 func (u *undo) add(step func() error) { *u = append(*u, step) }
 
-// all takes everything back, the last step first, and returns cause, with ErrLeftover if a step failed.
+// all reverts the steps, the last one first. It returns cause, joined with ErrLeftover if reverting a step failed.
 func (u undo) all(cause error) error {
 	for _, step := range slices.Backward(u) {
 		if err := step(); err != nil {

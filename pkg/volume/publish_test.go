@@ -27,7 +27,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
-// atErr is a context whose Err is a function of the test: Publish calls Err between two steps.
+// atErr is a context whose Err is a function of the test, because Publish calls Err between two steps.
 type atErr struct {
 	context.Context
 	err func() error
@@ -94,7 +94,7 @@ func TestRecordComesBeforeTheMount(t *testing.T) {
 	h.present(r, content{"k": "from the request"})
 }
 
-// faults are the ways in which a publish can fail. Each is prepared on a node that has a healthy volume.
+// faults returns the ways in which a publish can fail. Each is prepared on a node with a healthy volume.
 func faults() []fault {
 	bg := context.Background
 	secret := func(attrs ...string) []string { return append([]string{"secretName", "keys"}, attrs...) }
@@ -107,13 +107,13 @@ func faults() []fault {
 		return fault{name: name, attrs: secret(), want: want, says: says,
 			prepare: func(h *harness, r *Request) context.Context { prepare(h.t, r.TargetPath); return bg() }}
 	}
-	// late returns a fault that happens when all is ready but the mount itself.
+	// late returns a fault that happens just before the mount.
 	late := func(name string, want error, strike func(h *harness, r *Request) error, says ...string) fault {
 		return fault{name: name, attrs: secret(), want: want, says: says,
 			prepare: func(h *harness, r *Request) context.Context {
 				asked := 0
 				return atErr{bg(), func() error {
-					if asked++; asked < 2 { // the first time is after the wait for the source
+					if asked++; asked < 2 { // The first call comes after the wait for the source.
 						return nil
 					}
 					return strike(h, r)
@@ -151,13 +151,13 @@ func faults() []fault {
 			prepare: func(h *harness, _ *Request) context.Context { h.secret("keys", content{"../k": "x"}); return bg() }},
 		{name: "no such owner can be, and the files are not written", attrs: secret(), says: []string{"had no effect"},
 			prepare: func(h *harness, r *Request) context.Context {
-				none := uint32(1<<32 - 1) // chown(2) takes it for "leave it"
+				none := uint32(1<<32 - 1) // For chown(2) this number means no change.
 				r.Spec.UID = &none
 				return bg()
 			}},
 		{name: "the tmpfs can't be made", attrs: secret(), want: syscall.EINVAL, says: []string{"fsconfig", "context"},
 			prepare: func(h *harness, _ *Request) context.Context {
-				h.config.SELinuxContext = "no context" // and no SELinux here
+				h.config.SELinuxContext = "no context" // This machine has no SELinux.
 				h.t.Cleanup(func() { h.config.SELinuxContext = "" })
 				return bg()
 			}},
@@ -248,7 +248,7 @@ type fault struct {
 	name    string
 	attrs   []string
 	prepare func(*harness, *Request) context.Context
-	want    error // nil: any
+	want    error // nil means any error
 	says    []string
 }
 
@@ -298,7 +298,7 @@ func TestPublishThatFailsLeavesNothing(t *testing.T) {
 	}
 }
 
-// foreignTmpfs mounts a tmpfs that is not this driver's, with a file in it, until t ends.
+// foreignTmpfs mounts a tmpfs with a file that is not this driver's, until t ends.
 func foreignTmpfs(t testing.TB, dir string) {
 	t.Helper()
 	must(t, os.MkdirAll(dir, 0o750))
@@ -307,7 +307,7 @@ func foreignTmpfs(t testing.TB, dir string) {
 	must(t, os.WriteFile(filepath.Join(dir, "precious"), []byte("precious"), 0o600))
 }
 
-// readOnly makes a directory read-only, also for root, until t ends or undo is called.
+// readOnly makes a directory read-only, even for root, until t ends or undo is called.
 func readOnly(t testing.TB, dir string) (undo func()) {
 	t.Helper()
 	must(t, unix.Mount(dir, dir, "", unix.MS_BIND, ""))
@@ -323,7 +323,8 @@ func readOnly(t testing.TB, dir string) (undo func()) {
 	return undo
 }
 
-// full puts a directory on a file system without room for a byte, until t ends. What was in it is hidden.
+// full mounts a file system without a free byte on a directory, until t ends. The mount hides the content of the
+// directory.
 func full(t testing.TB, dir string) {
 	t.Helper()
 	must(t, unix.Mount("full", dir, "tmpfs", 0, "size=4k"))
@@ -336,7 +337,7 @@ func TestPublishThatCannotBeUndoneSaysSo(t *testing.T) {
 		name   string
 		strike func(h *harness, r Request) (repair func())
 		says   []string
-		// left is whether the directory of the mount is left.
+		// left means that the directory of the mount is left.
 		left bool
 	}{
 		{"somebody put a file into the directory of the mount", func(h *harness, r Request) func() {
@@ -437,8 +438,8 @@ func TestPublishAgain(t *testing.T) {
 		}
 	}
 
-	// After its restart kubelet publishes each volume of a running pod again, and starts no container of the pod until
-	// that succeeds (F-12, contract 4.4).
+	// After its restart, kubelet publishes each volume of a running pod again, and starts no container of the pod until
+	// the publish succeeds (F-12, contract 4.4).
 	for _, reason := range []error{source.ErrUnavailable, source.ErrForbidden, source.ErrNotFound} {
 		t.Run("while the object is: "+reason.Error(), func(t *testing.T) {
 			h, r := setUp(t)
@@ -564,7 +565,7 @@ func TestContentOfTheRequestThatIsEmpty(t *testing.T) {
 	}
 }
 
-// mountID identifies the mount at the target; it does not change when the mount's limits do.
+// mountID returns the id of the mount at the target. It does not change with the mount's limits.
 func mountID(t testing.TB, r Request) uint64 {
 	t.Helper()
 	target, err := tmpfs.OpenTarget(r.TargetPath)
@@ -601,15 +602,15 @@ func TestPublishAfterTheMountVanished(t *testing.T) {
 			h.secret("keys", content{"k": "v"})
 			r := h.request("v", "secretName", "keys")
 			h.publish(r)
-			// The volume becomes stale, and then its mount goes.
+			// The volume becomes stale, and then its mount goes away.
 			h.fake.fail(secretRef("keys"), source.ErrNotFound)
 			h.publish(r)
 			test.vanish(t, r)
 			if err := h.Publish(t.Context(), r); !errors.Is(err, source.ErrNotFound) {
 				t.Fatalf("got %v, want %v", err, source.ErrNotFound)
 			}
-			// The directory and what is known of the volume may stay: kubelet unpublishes a volume whose publish has once
-			// succeeded.
+			// The directory and the state of the volume may stay, because kubelet unpublishes a volume after its first
+			// successful publish.
 			if len(h.subscriptions()) > 0 || len(h.recordFiles()) > 0 || len(testkit.MountsBelow(t, r.TargetPath)) > 0 {
 				t.Errorf("something is left: %s", h.snapshot())
 			}
@@ -707,7 +708,7 @@ func TestPublishAdoptsAMountWhoseRecordIsLost(t *testing.T) {
 	})
 }
 
-// Another process of the driver has replaced the mount: the volume is known, and another tmpfs of the driver is
+// Another process of the driver has replaced the mount: the volume is known, but another tmpfs of the driver is
 // mounted.
 func TestPublishAdoptsAnotherTmpfsOfOurs(t *testing.T) {
 	h := newFakeHarness(t)
@@ -719,7 +720,7 @@ func TestPublishAdoptsAnotherTmpfsOfOurs(t *testing.T) {
 	h.publish(r)
 	v := h.get(r.ID)
 	h.Manager.mu.Lock()
-	delete(h.volumes, r.ID) // what another process would do is done by this one
+	delete(h.volumes, r.ID) // This process takes the place of the other one.
 	h.Manager.mu.Unlock()
 	must(t, unix.Unmount(r.TargetPath, unix.MNT_DETACH))
 	other := h.request("v", "secretName", "other")
@@ -767,7 +768,7 @@ func TestPublishOfManyVolumesAtOnceWatchesEachObjectOnce(t *testing.T) {
 	}
 }
 
-// F-34: the object changes after the volume's content was read and before the volume is published.
+// F-34: the object changes after the volume's content is read and before the volume is published.
 func TestChangeDuringPublishIsNotLost(t *testing.T) {
 	for _, running := range []bool{true, false} {
 		t.Run(fmt.Sprintf("with Run under way: %v", running), func(t *testing.T) {
@@ -851,7 +852,7 @@ func TestAVolumeSurvivesItsRecord(t *testing.T) {
 		if got := fromRecord(loaded[0]); !reflect.DeepEqual(got, v) {
 			t.Errorf("%s:\ngot  %+v\nwant %+v", name, got, v)
 		}
-		// The driver before layouts and templates reads version 4.
+		// A driver from before layouts and templates reads version 4.
 		if wanted := map[bool]int{true: 5, false: 4}[r.ID == all.ID]; loaded[0].Version != wanted {
 			t.Errorf("%s: the record has version %d, want %d", name, loaded[0].Version, wanted)
 		}

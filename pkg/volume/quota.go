@@ -13,59 +13,62 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
-// errReleased: the volume was unpublished while a refresh was writing its files.
+// errReleased means that the volume was unpublished while a refresh was writing its files.
 var errReleased = errors.New("the volume is not published any more")
 
-// quota counts what the volumes of the node take, and refuses what exceeds a limit. Safe for concurrent use.
+// quota counts the resources of the node's volumes, and refuses a volume that exceeds a limit. It is safe for
+// concurrent
+// use.
 type quota struct {
 	limits Limits
 
 	// mu guards the map, its accounts, and the shares.
 	mu sync.Mutex
-	// accounts are those of the node, of each namespace and of each pod, as long as they have a volume.
+	// accounts has the accounts of the node, and of each namespace and pod that has a volume.
 	accounts map[owner]*account
 }
 
-// owner is the owner of an account: a pod, a namespace (without podUID), or the node (without all).
+// owner identifies the owner of an account: a pod, a namespace (without podUID), or the node (the zero owner).
 type owner struct {
-	// flag sets the share of the owner.
+	// flag is the flag that sets the owner's share.
 	flag              string
 	namespace, podUID string
 }
 
-// account is the sum of what the volumes of one owner take.
+// account is the sum of the resources that the volumes of one owner take.
 type account struct {
 	owner owner
-	// name is the owner in messages.
+	// name is the name of the owner in messages.
 	name string
-	// percent is the part of each limit that the owner may take.
+	// percent is the percentage of each limit that the owner may take.
 	percent int
 
 	volumes int
 	bytes   int64
-	// objects are the watched objects, with the number of volumes that watch each.
+	// objects has the watched objects, with the number of volumes that watch each of them.
 	objects map[source.Ref]int
 }
 
-// share is what one volume takes: itself, its watched objects, and memory. Its volume holds it from before the first
-// request for an object until the volume is forgotten.
+// share is the resources that one volume takes: a volume, its watched objects, and memory. The volume has its share
+// from
+// before the first request for an object until the volume is forgotten.
 type share struct {
 	quota *quota
-	// accounts are those of the pod, of the namespace and of the node.
+	// accounts are the accounts of the pod, of the namespace and of the node.
 	accounts []*account
-	// objects are the watched objects, each once.
+	// objects are the watched objects, without duplicates.
 	objects []source.Ref
 	// record, files and content are bytes of memory: of the volume's record, of one version of its files, and of the
-	// watched objects or of the last request. An object that two volumes watch counts for each of them.
+	// watched objects or of the last request. An object that two volumes watch counts twice.
 	record, files, content int64
-	// contentUnknown: the volume was published before this process started, and its objects have not been read since.
+	// contentUnknown means that the volume was published by an earlier process and its objects have not been read since.
 	contentUnknown bool
 	released       bool
 }
 
 func newQuota(limits Limits) *quota { return &quota{limits: limits, accounts: map[owner]*account{}} }
 
-// reserve returns the share of a volume that is to be published: its record and its objects.
+// reserve returns the share of a volume before it is published. The share counts the record and the objects.
 func (q *quota) reserve(v *volume) (*share, error) {
 	s := &share{quota: q, objects: v.watched(), record: recordMemory(v)}
 	q.mu.Lock()
@@ -80,7 +83,7 @@ func (q *quota) reserve(v *volume) (*share, error) {
 	return s, nil
 }
 
-// restore returns the share of a volume that is published already, whatever the limits are.
+// restore returns the share of a volume that is published already. It ignores the limits.
 func (q *quota) restore(v *volume, state tmpfs.State) *share {
 	s := &share{quota: q, objects: v.watched(), record: recordMemory(v), contentUnknown: true}
 	q.mu.Lock()
@@ -91,10 +94,10 @@ func (q *quota) restore(v *volume, state tmpfs.State) *share {
 	return s
 }
 
-// recordMemory is what the record of a volume takes of the node's memory: the directory of records is on a tmpfs.
+// recordMemory returns the bytes of memory of a volume's record, because the directory of records is on a tmpfs.
 func recordMemory(v *volume) int64 { return projector.FileMemory(record.MaxLength(v.toRecord())) }
 
-// taken returns the bytes that the volumes of the node take.
+// taken returns the bytes of memory that the volumes of the node take.
 func (q *quota) taken() int64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -104,8 +107,8 @@ func (q *quota) taken() int64 {
 	return 0
 }
 
-// accountsOf returns the accounts of a pod's volumes. The pod's own comes first: what its message says does not change
-// with the volumes of other pods, and each new message makes a new Event.
+// accountsOf returns the accounts of a pod's volumes, the pod's own account first. The message about a pod's limit does
+// not change with the volumes of other pods, so that a retry makes no new Event.
 func (q *quota) accountsOf(pod Pod) (all []*account) {
 	for _, a := range []account{
 		{
@@ -119,7 +122,7 @@ func (q *quota) accountsOf(pod Pod) (all []*account) {
 		{name: "the node", percent: 100},
 	} {
 		switch had := q.accounts[a.owner]; {
-		case a.owner != (owner{}) && a.percent == 100: // it has no share of its own
+		case a.owner != (owner{}) && a.percent == 100: // Without a share of its own, the owner has no account.
 		case had != nil:
 			all = append(all, had)
 		default:
@@ -130,8 +133,8 @@ func (q *quota) accountsOf(pod Pod) (all []*account) {
 	return all
 }
 
-// check reports what the owner may not take in addition. The message has no number that changes from attempt to
-// attempt.
+// check returns an error if the owner may not take the additional resources. The text of the error is the same at each
+// attempt: it has no number that changes.
 func (a *account) check(limits Limits, volumes int, bytes int64, objects []source.Ref) error {
 	added := 0
 	for _, ref := range objects {
@@ -148,7 +151,7 @@ func (a *account) check(limits Limits, volumes int, bytes int64, objects []sourc
 		{int64(len(a.objects)), int64(added), int64(limits.Objects), "watched objects", "--max-watched-objects"},
 	} {
 		most := portion(r.limit, a.percent)
-		// After a restart with a lower limit the volumes can take too much. A volume that takes no more is not to blame.
+		// After a restart with a lower limit, the volumes may exceed the limit. A volume that takes nothing more is allowed.
 		if r.more <= 0 || r.has+r.more <= most {
 			continue
 		}
@@ -161,21 +164,23 @@ func (a *account) check(limits Limits, volumes int, bytes int64, objects []sourc
 	return nil
 }
 
-// portion is so many percent of a limit, and at least one.
+// portion returns a percentage of a limit, but at least 1.
 func portion(limit int64, percent int) int64 {
 	p := int64(percent)
 	return max(1, limit/100*p+limit%100*p/100)
 }
 
-// resize counts a version of the volume's files, and the content that they come from, instead of what is counted. undo
-// brings back what was counted before.
+// resize sets the counted bytes of the volume to those of a new version of its files and of the content of the version.
+// undo restores the old numbers.
 func (s *share) resize(files, content int64) (undo func(), err error) {
 	s.quota.mu.Lock()
 	defer s.quota.mu.Unlock()
 	if s.released {
 		return nil, errReleased
 	}
-	if s.contentUnknown { // a restart with a lower limit must not make it stale
+	// The content is that of before the restart. It counts without a check, because a lower limit after the restart must
+	// not make the volume stale.
+	if s.contentUnknown {
 		s.contentUnknown = false
 		s.set(s.files, content)
 	}
@@ -195,7 +200,7 @@ func (s *share) resize(files, content int64) (undo func(), err error) {
 	}, nil
 }
 
-// volumes is how many volumes of the node watch the object of the share that most watch; 1 if it has none.
+// volumes returns how many volumes of the node watch the share's most watched object; 1 if the share has no object.
 func (s *share) volumes() int {
 	s.quota.mu.Lock()
 	defer s.quota.mu.Unlock()
@@ -206,7 +211,7 @@ func (s *share) volumes() int {
 	return most
 }
 
-// release ends the share.
+// release gives the resources of the share back.
 func (s *share) release() {
 	s.quota.mu.Lock()
 	defer s.quota.mu.Unlock()
@@ -228,7 +233,7 @@ func (s *share) release() {
 	}
 }
 
-// open counts the volume, its record and its objects. The lock is held, here and below.
+// open counts the volume, its record and its objects. The caller of open and of the functions below holds the lock.
 func (s *share) open() {
 	for _, a := range s.accounts {
 		s.quota.accounts[a.owner] = a

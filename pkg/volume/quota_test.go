@@ -23,8 +23,8 @@ func limited(change func(*Limits)) func(*Config) {
 	return func(c *Config) { change(&c.Limits) }
 }
 
-// takes is what a volume takes that shows all keys of one object: its root, ..data and generation, a file and a link
-// for each key, the object itself, and a record that fits into a page.
+// takes returns the memory of a volume that shows all keys of one object: its root, ..data and generation, a file and a
+// link for each key, the object itself, and a record that fits into a page.
 func takes(c content) (sum int64) {
 	page := int64(os.Getpagesize())
 	sum = int64(3+2*len(c)+1)*projector.InodeBytes + page
@@ -42,7 +42,7 @@ func (h *harness) nothingTaken() {
 	}
 }
 
-// refusedByLimit publishes a volume that must be refused, and checks that nothing of the volume is left.
+// refusedByLimit publishes a volume, and fails the test unless the publish is refused and leaves nothing of the volume.
 func (h *harness) refusedByLimit(r Request, flag string) {
 	h.t.Helper()
 	before := h.snapshot()
@@ -59,7 +59,7 @@ func TestTheNodeHasAsManyVolumesAsItMay(t *testing.T) {
 	h.publish(a)
 	h.publish(b)
 	h.refusedByLimit(c, "the node would have more than 2 volumes (--max-volumes)")
-	h.publish(b) // one that is there may be published again
+	h.publish(b) // A published volume may be published again.
 	h.unpublish(a)
 	h.publish(c)
 	h.unpublish(b)
@@ -70,7 +70,8 @@ func TestAPublishThatFailsGivesItsShareBack(t *testing.T) {
 	h := newFakeHarness(t, limited(func(l *Limits) { l.Volumes = 1 }))
 	h.secret("keys", content{"k": "v"})
 	bad, good := h.request("bad", "secretName", "keys"), h.request("good", "secretName", "keys")
-	must(t, os.WriteFile(bad.TargetPath, nil, 0o600)) // no directory: the publish fails when its share is taken
+	// The target is no directory, so the publish fails after it has taken its share.
+	must(t, os.WriteFile(bad.TargetPath, nil, 0o600))
 	isErr(t, h.Publish(t.Context(), bad), ErrPrecondition)
 	h.publish(good)
 	h.unpublish(good)
@@ -98,7 +99,7 @@ func TestTheVolumesOfTheNodeTakeAsMuchMemoryAsTheyMay(t *testing.T) {
 	h.becomesStale(c, "--max-node-bytes")
 	h.shows(c, content{"a": "1"})
 	h.secret("one", content{"a": "1", "b": "2"})
-	h.publish(c) // as kubelet does each minute
+	h.publish(c) // Kubelet does this every minute.
 	h.becomes(c, content{"a": "1", "b": "2"})
 	if got := h.quota.taken(); got != most {
 		t.Errorf("%d bytes are taken, want %d", got, most)
@@ -119,7 +120,7 @@ func TestAVolumeThatDoesNotFitIsToldOfOnceWhateverTheOthersTake(t *testing.T) {
 	h.publish(r)
 	h.publish(other)
 	h.secret("keys", content{"a": strings.Repeat("x", 4*page)})
-	must(t, h.refreshNow(r)) // the next republish is the time to try again
+	must(t, h.refreshNow(r)) // The next republish repeats the refresh.
 	isErr(t, h.get(r.ID).snapshot().stale, ErrExhausted)
 	h.secret("others", content{"a": "1"})
 	must(t, h.refreshNow(other))
@@ -149,7 +150,7 @@ func TestAsManyObjectsAreWatchedAsMayBe(t *testing.T) {
 	reliability.Shown(t, "F-41", "--max-watched-objects")
 }
 
-// After a restart with a lower limit there may be more than the limit allows: what is there stays, and may shrink.
+// After a restart with a lower limit, the volumes may exceed the limit. The published volumes stay, and may shrink.
 func TestARestartWithALowerLimitKeepsWhatIsThere(t *testing.T) {
 	h := newFakeHarness(t)
 	h.secret("keys", content{"a": "1", "b": "2"})
@@ -164,7 +165,7 @@ func TestARestartWithALowerLimitKeepsWhatIsThere(t *testing.T) {
 	h.run()
 	h.present(a, content{"a": "1", "b": "2"})
 	h.present(b, content{"a": "1", "b": "2"})
-	h.secret("keys", content{"a": "3", "b": "4"}) // no more than there was
+	h.secret("keys", content{"a": "3", "b": "4"}) // not larger than before
 	for _, v := range []Request{a, b} {
 		h.becomes(v, content{"a": "3", "b": "4"})
 		h.becomesCurrent(v)
@@ -253,8 +254,8 @@ func TestAShareThatIsReleasedStaysReleased(t *testing.T) {
 	}
 }
 
-// podWithVolumes returns a pod in a namespace with as many volumes, and the requests for them. Each volume has all of
-// the sources.
+// podWithVolumes returns a pod in a namespace with a number of volumes, and the requests for them. Each volume has all
+// of the sources.
 func (h *harness) podWithVolumes(
 	namespace, name string, volumes int, sources func(volume int) []corev1.VolumeProjection,
 ) (requests []Request) {
@@ -280,7 +281,7 @@ func (h *harness) podWithVolumes(
 	return requests
 }
 
-// optionalSecrets are projections of optional Secrets that do not exist.
+// optionalSecrets returns projections of optional Secrets that do not exist.
 func optionalSecrets(prefix string, n int) (all []corev1.VolumeProjection) {
 	for i := range n {
 		p := secretProjection(fmt.Sprintf("%s-%d", prefix, i))
@@ -351,7 +352,7 @@ func TestEachShareOfAPodIsRefusedByName(t *testing.T) {
 			h.refusedByLimit(requests[2], test.says)
 			h.publish(other[0])
 			h.unpublish(requests[0])
-			h.publish(requests[2]) // what is freed can be used again
+			h.publish(requests[2]) // The freed share can be used again.
 			for _, r := range []Request{requests[1], requests[2], other[0]} {
 				h.unpublish(r)
 			}
@@ -386,7 +387,7 @@ func TestAnObjectCountsWholeEvenIfOneKeyOfItIsShown(t *testing.T) {
 	h.secret("big", c)
 	shown := content{"shown": "1"}
 	held := int64(len("rest") + len(c["rest"]))
-	// Two projections of one volume hold it once.
+	// Two projections of one object in one volume count once.
 	twice := secretProjection("big", "shown", "shown")
 	r := h.described("v", projectedVolume(twice, twice))
 	fixed := h.described("fixed", secretVolume("big", "shown", "shown"), "refresh", "off")
@@ -394,7 +395,7 @@ func TestAnObjectCountsWholeEvenIfOneKeyOfItIsShown(t *testing.T) {
 	if got, want := h.quota.taken(), takes(shown)+held; got != want {
 		t.Errorf("%d bytes are taken, want %d", got, want)
 	}
-	h.publish(fixed) // a volume that does not follow its object lets go of it
+	h.publish(fixed) // A volume that does not follow its object does not hold the object.
 	if n := len(h.quota.accounts[owner{}].objects); n != 1 {
 		t.Errorf("%d objects count as watched, want 1", n)
 	}
@@ -440,15 +441,15 @@ func TestTheContentOfARequestCountsAsLongAsItIsHeld(t *testing.T) {
 	h.nothingTaken()
 }
 
-// An object that grows in a key that is not shown makes its volume stale. The driver does not hold the object, because
-// its content would not count.
+// An object whose growing key is not shown makes its volume stale. The driver does not hold the object, because the
+// limits would not count its content.
 func TestAnObjectThatGrowsBeyondTheShareOfItsPod(t *testing.T) {
 	h := newFakeHarness(t, limited(func(l *Limits) { l.NodeBytes, l.PodShare = 1<<20, 10 }))
 	h.secret("keys", content{"shown": "1"})
 	r := h.described("v", secretVolume("keys", "shown", "shown"))
 	h.publish(r)
 	h.secret("keys", content{"shown": "2", "rest": strings.Repeat("x", 1<<20)})
-	must(t, h.refreshNow(r)) // the next republish is the time to try again
+	must(t, h.refreshNow(r)) // The next republish repeats the refresh.
 	isErr(t, h.get(r.ID).snapshot().stale, ErrExhausted, `pod "ns/pod-v"`, "--pod-share: 10 % of --max-node-bytes=1048576")
 	if got := h.subscriptions(); len(got) != 0 {
 		t.Errorf("the driver still holds %q", got)
@@ -467,7 +468,7 @@ func TestAnObjectThatGrowsBeyondTheShareOfItsPod(t *testing.T) {
 func TestARecordCountsWithItsEscapes(t *testing.T) {
 	h := newFakeHarness(t)
 	var items []string
-	path := strings.Repeat("\x01", 200) // each byte is six in JSON
+	path := strings.Repeat("\x01", 200) // Each byte takes six bytes in JSON.
 	for i := range 50 {
 		items = append(items, "missing", fmt.Sprint(path, i))
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
-// toRecord is the record of the volume: its description, and no content.
+// toRecord returns the record of the volume: the description of the volume without content.
 func (v *volume) toRecord() record.Volume {
 	s := v.spec
 	r := record.Volume{
@@ -49,8 +49,9 @@ func (v *volume) toRecord() record.Volume {
 
 func fromRecord(r record.Volume) *volume {
 	v := &volume{
-		id: r.VolumeID, targetPath: r.TargetPath, pod: r.Pod, mountGroup: r.MountGroup, user: r.User, allocatable: r.Allocatable,
-		identity: tmpfs.Identity{Device: r.Device, FSID: r.FSID}, shown: shown{size: r.Size},
+		id: r.VolumeID, targetPath: r.TargetPath, pod: r.Pod, mountGroup: r.MountGroup, user: r.User,
+		allocatable: r.Allocatable,
+		identity:    tmpfs.Identity{Device: r.Device, FSID: r.FSID}, shown: shown{size: r.Size},
 	}
 	spec := attributes.Spec{
 		Volume: r.Spec.Volume, UID: r.Spec.UID, GID: r.Spec.GID, Mode: r.Spec.Mode, DefaultUser: r.Spec.DefaultUser,

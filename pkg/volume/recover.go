@@ -15,12 +15,13 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
-// Recover takes over the volumes that an earlier process published, from their records. It waits for no API server: Run
-// refreshes what has changed meanwhile. Call it once, before the first Publish.
+// Recover takes over the volumes that an earlier process published, by their records. It does not wait for the API
+// server: Run refreshes volumes whose objects have changed since. Call Recover once, before the first Publish.
 //
-// A record must agree with the machine: its target path must be one that kubelet could have given, and the tmpfs that
-// it names must be mounted there. A record whose mount is gone is dropped (after a reboot, all are); a record that this
-// driver can't have written is moved aside.
+// A record must agree with the machine: its target path must be a path that kubelet could have given, and the tmpfs of
+// the record must be mounted there. Recover drops a record whose mount is gone (after a reboot, all mounts are gone),
+// and
+// moves a record aside that this driver can't have written.
 func (m *Manager) Recover(ctx context.Context) error {
 	records, bad, err := m.config.Records.Load()
 	if err != nil {
@@ -28,14 +29,15 @@ func (m *Manager) Recover(ctx context.Context) error {
 	}
 	m.metrics.badRecords.Add(float64(len(bad)))
 	for _, err := range bad {
-		klog.ErrorS(err, "A volume's record was not read; the driver takes the volume over when kubelet republishes it")
+		klog.FromContext(ctx).Error(err,
+			"A volume's record was not read; the driver takes the volume over when kubelet republishes it")
 	}
 	for _, r := range records {
 		if err := m.recover(ctx, r); err != nil {
 			return err
 		}
 	}
-	klog.InfoS("Recovered", "volumes", len(m.all()), "records", len(records), "bad", len(bad))
+	klog.FromContext(ctx).Info("Recovered", "volumes", len(m.all()), "records", len(records), "bad", len(bad))
 	return nil
 }
 
@@ -45,23 +47,26 @@ func (m *Manager) recover(ctx context.Context, r record.Volume) error {
 		return err
 	}
 	defer unlock()
+	log := klog.FromContext(withVolume(ctx, r.VolumeID))
 	v := fromRecord(r)
 	if err := m.check(v); err != nil {
 		m.metrics.badRecords.Inc()
-		klog.ErrorS(err, "This driver can't have written a volume's record; the record was moved aside, and nothing else was touched", "volume", r.VolumeID)
+		log.Error(err, "This driver can't have written a volume's record; the record was moved aside, and nothing else was "+
+			"touched")
 		// One bad record must not keep the driver from taking over the other volumes.
 		if err := m.config.Records.SetAside(r.VolumeID); err != nil {
-			klog.ErrorS(err, "A volume's record could not be moved aside", "volume", r.VolumeID)
+			log.Error(err, "A volume's record could not be moved aside")
 		}
 		return nil
 	}
 	state, mounted, err := mountOf(v)
 	if err != nil {
-		klog.ErrorS(err, "The target of a volume can't be inspected; its record stays, and the driver takes the volume over when kubelet republishes it", "volume", v.id)
+		log.Error(err, "The target of a volume can't be inspected; its record stays, and the driver takes the volume over "+
+			"when kubelet republishes it")
 		return nil
 	}
 	if !mounted {
-		klog.InfoS("Dropped the record of a volume that is not mounted any more", "volume", v.id, "target", v.targetPath)
+		log.Info("Dropped the record of a volume that is not mounted any more", "target", v.targetPath)
 		m.removeRecord(v.id)
 		return nil
 	}
@@ -71,13 +76,14 @@ func (m *Manager) recover(ctx context.Context, r record.Volume) error {
 	if v.watches() {
 		m.subscribe(v, true)
 	}
-	if v.unfinished { // a worker waits for no API server
+	// A worker completes the unfinished version, because a worker does not wait for the API server.
+	if v.unfinished {
 		m.queue.Add(v)
 	}
 	return nil
 }
 
-// check applies the rules to a record that its request passed when it was made.
+// check applies the rules for requests to a record. The request that made the record passed the same rules.
 func (m *Manager) check(v *volume) error {
 	if err := m.config.CheckTarget(v.id, v.targetPath, v.pod.UID); err != nil {
 		return err
@@ -85,15 +91,15 @@ func (m *Manager) check(v *volume) error {
 	return attributes.Validate(v.spec).ToAggregate()
 }
 
-// mountOf inspects the target of a volume's record and reports whether the volume is mounted there. An error means that
-// this is not known.
+// mountOf inspects the target path of a volume's record and reports whether the volume is mounted there. An error means
+// that this is unknown.
 func mountOf(v *volume) (state tmpfs.State, mounted bool, err error) {
 	target, err := tmpfs.OpenTarget(v.targetPath)
 	if err == nil {
 		defer target.Close()
 		state, err = target.Inspect()
 	}
-	// What is no directory, or behind a link, is no mount of ours.
+	// A file that is no directory, or a path with a symbolic link, is no mount of this driver.
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(classify(err), ErrPrecondition) {
 		return tmpfs.State{}, false, nil
 	}
@@ -103,13 +109,13 @@ func mountOf(v *volume) (state tmpfs.State, mounted bool, err error) {
 	return state, state.Mounted && state.Tmpfs && state.Identity == v.identity, nil
 }
 
-// Collect forgets volumes whose pod is gone although Unpublish never came: volumes whose directory kubelet has removed.
-// What the API server says of a pod is no reason to forget a volume: only the node knows whether its mounts are in use.
+// Collect forgets volumes whose pod is gone without an Unpublish: volumes whose directory kubelet has removed. Collect
+// does not ask the API server about the pod, because only the node knows whether the volume's mount is in use.
 func (m *Manager) Collect() {
 	for _, v := range m.all() {
 		unlock, free := m.locks.tryLock(v.id)
 		if !free {
-			continue // a call for the volume is under way; the next collection looks again
+			continue // A call for the volume is under way. The next collection checks the volume again.
 		}
 		if m.get(v.id) == v && isGone(filepath.Dir(v.targetPath)) {
 			klog.InfoS("The pod's directory is gone; forgetting its volume", "volume", v.id, "target", v.targetPath)

@@ -74,7 +74,7 @@ func TestRecoverTakesUpWhatWasPublished(t *testing.T) {
 	}
 }
 
-// A volume with refresh off is never read again, so its record has its size.
+// A volume with refresh off is never read again, so the record has the size of the volume.
 func TestTheSizeOfAVolumeIsKnownAfterARestart(t *testing.T) {
 	h := newFakeHarness(t)
 	h.secret("keys", content{"k": "12345"})
@@ -121,8 +121,8 @@ func TestRecoverWhileTheAPIServerIsAway(t *testing.T) {
 	}
 }
 
-// A record is input: a record that does not agree with the machine is not used, and nothing that the record names is
-// touched.
+// A record is untrusted input: the driver does not use a record that does not agree with the machine, and touches
+// nothing that the record names.
 func TestRecoverDoesNotTrustRecords(t *testing.T) {
 	tamper := func(change func(*record.Volume)) func(*testing.T, *harness, Request) {
 		return func(t *testing.T, h *harness, r Request) {
@@ -145,7 +145,7 @@ func TestRecoverDoesNotTrustRecords(t *testing.T) {
 		name    string
 		prepare func(*testing.T, *harness, Request)
 		record  string
-		// adopted: the volume's own mount is still there, and a republish adopts it.
+		// adopted means that the volume's own mount is still there, and a republish adopts it.
 		adopted bool
 	}{
 		{"the mount is gone, as after a reboot",
@@ -288,7 +288,7 @@ func TestRecoverDoesNotTrustRecords(t *testing.T) {
 	}
 }
 
-// listing is what lstat says of the files below a directory, by their paths, without the time of the last access.
+// listing returns the results of lstat for the files below a directory, by path, without the time of the last access.
 func listing(t testing.TB, dir string) map[string]unix.Stat_t {
 	t.Helper()
 	all := map[string]unix.Stat_t{}
@@ -308,7 +308,7 @@ func listing(t testing.TB, dir string) map[string]unix.Stat_t {
 	return all
 }
 
-// A failure with one volume, or with the directory of the records, does not affect the other volumes.
+// A failure of one volume, or of the directory of the records, does not affect the other volumes.
 func TestRecoverGoesOn(t *testing.T) {
 	setUp := func(t *testing.T) (h *harness, sick, healthy Request) {
 		h = newFakeHarness(t)
@@ -320,7 +320,7 @@ func TestRecoverGoesOn(t *testing.T) {
 	}
 	t.Run("if a target can't be looked at", func(t *testing.T) {
 		h, sick, healthy := setUp(t)
-		// A name that is too long for any file system stands for all errors of an inspection.
+		// A name that is too long for any file system is an example for all errors of an inspection.
 		h.checkAny()
 		rec := h.record(sick.ID)
 		for _, path := range h.recordFiles() {
@@ -336,7 +336,7 @@ func TestRecoverGoesOn(t *testing.T) {
 		if h.get(sick.ID) != nil || h.get(healthy.ID) == nil {
 			t.Errorf("known: %s", h.snapshot())
 		}
-		// The mount may be there.
+		// The mount may exist.
 		if h.record(sick.ID) == nil {
 			t.Error("the record is dropped although nobody knows whether the mount is there")
 		}
@@ -373,7 +373,7 @@ func TestRecoverGoesOn(t *testing.T) {
 	})
 }
 
-// checkAny lets the records of later starts name any target.
+// checkAny makes later starts accept records with any target.
 func (h *harness) checkAny() {
 	h.configure = append(h.configure, func(c *Config) { c.CheckTarget = func(_, _, _ string) error { return nil } })
 }
@@ -387,7 +387,7 @@ func TestCollect(t *testing.T) {
 		h.publish(gone)
 		h.publish(healthy)
 		h.fake.fail(secretRef("keys"), source.ErrForbidden)
-		h.publish(gone) // it is stale now
+		h.publish(gone) // The volume is stale now.
 		return h, gone, healthy
 	}
 	remove := func(h *harness, r Request) {
@@ -457,7 +457,8 @@ func TestCollect(t *testing.T) {
 	})
 }
 
-// What a pod has seen does not become older: a volume whose content was shown before asks for the newest version.
+// The content of a published volume does not become older: a volume whose content was shown before requires the newest
+// version.
 func TestNewestIsAskedForAfterContentWasShown(t *testing.T) {
 	h := newFakeHarness(t)
 	h.secret("keys", content{"k": "v"})

@@ -3,6 +3,7 @@
 package volume
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,10 +18,11 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
-// refresh brings the files of a volume up to its objects, or to the last request. An error means: try again later.
-func (m *Manager) refresh(v *volume) error {
+// refresh brings the files of a volume up to date with its objects, or with the last request. After an error, the
+// caller repeats the refresh later.
+func (m *Manager) refresh(ctx context.Context, v *volume) error {
 	if m.get(v.id) != v || v.spec.Refresh == attributes.RefreshOff {
-		return nil // unpublished, or not to be refreshed
+		return nil // The volume is unpublished, or it does not follow its objects.
 	}
 	finished, err := m.finish(v)
 	switch {
@@ -28,17 +30,18 @@ func (m *Manager) refresh(v *volume) error {
 	case v.isPaused(), finished && m.isUnanswered(v): // the answer queues the volume
 		return nil
 	default:
-		err = m.show(v)
+		err = m.show(ctx, v)
 	}
 	if m.get(v.id) != v {
-		return nil // unpublished meanwhile
+		return nil // The volume was unpublished in the meantime.
 	}
 	if errors.Is(err, ErrExhausted) {
 		m.pause(v)
 	}
 	if err != nil {
-		// Not current, even if the new version is visible: the next attempt must get as far as write, which completes it.
-		m.stale(v, err)
+		// The volume is not current even if the new version is visible: the next attempt must reach write, which completes
+		// the version.
+		m.stale(ctx, v, err)
 	}
 	if worthRetry(err) {
 		return err
@@ -46,24 +49,25 @@ func (m *Manager) refresh(v *volume) error {
 	return nil
 }
 
-// worthRetry reports whether a refresh that failed may succeed without a change of anything. If the object is the
-// reason, its next change is the time to try again; if the mount is gone, or a limit is reached, the next publish.
+// worthRetry reports whether the failed refresh may succeed without a change. If the object is the reason, the next
+// change of the object repeats the refresh. If the mount is gone or a limit is reached, the next publish repeats it.
 func worthRetry(err error) bool {
 	var unreadable *source.Error
 	return err != nil && !errors.Is(err, ErrPrecondition) && !errors.Is(err, tmpfs.ErrNotMounted) &&
 		!errors.Is(err, ErrExhausted) && !errors.Is(err, fs.ErrNotExist) && !errors.As(err, &unreadable)
 }
 
-// show makes the files of a published volume show its content, unless they do. A failure leaves the files as they are.
-func (m *Manager) show(v *volume) (err error) {
+// show writes the content of a published volume to its files, unless they show it already. If show fails, the files
+// stay as they are.
+func (m *Manager) show(ctx context.Context, v *volume) (err error) {
 	content, err := m.latest(v)
 	now := v.snapshot()
 	if err == nil && now.shows(content) {
-		m.current(v, content, now.size)
+		m.current(ctx, v, content, now.size)
 		return nil
 	}
 	if err == nil && content == nil {
-		return nil // no republish came since the driver started
+		return nil // No republish has come since the driver started.
 	}
 	defer m.metrics.observe(&err)(opRefresh)
 	if err != nil {
@@ -77,17 +81,17 @@ func (m *Manager) show(v *volume) (err error) {
 	}
 	failpoint.Hit("refresh-done")
 	if m.get(v.id) != v {
-		return nil // unpublished meanwhile
+		return nil // The volume was unpublished in the meantime.
 	}
-	m.current(v, content, size)
+	m.current(ctx, v, content, size)
 	if changed {
-		klog.InfoS("Refreshed", v.logFields()...)
+		klog.FromContext(ctx).Info("Refreshed", v.logFields()...)
 	}
 	return nil
 }
 
-// finish completes the version that a killed process, or a refresh that failed, may have left half visible. It reports
-// whether there was anything to look for.
+// finish completes a version that a killed process or a failed refresh may have left half visible. finished is false if
+// the volume has no unfinished version.
 func (m *Manager) finish(v *volume) (finished bool, err error) {
 	if !v.unfinished {
 		return false, nil
@@ -100,13 +104,13 @@ func (m *Manager) finish(v *volume) (finished bool, err error) {
 	return true, nil
 }
 
-// isUnanswered reports whether the API server has not answered yet about an object that the volume follows.
+// isUnanswered reports whether the API server has not yet answered about an object that the volume follows.
 func (m *Manager) isUnanswered(v *volume) bool {
 	_, err := m.latest(v)
 	return errors.Is(err, source.ErrUnavailable)
 }
 
-// write puts a new version into the volume.
+// write writes a new version into the volume.
 func (m *Manager) write(v *volume, content []projected) (changed bool, size int64, err error) {
 	payload, err := v.payload(content, m.config.Limits)
 	if err != nil {
@@ -136,7 +140,7 @@ func (m *Manager) write(v *volume, content []projected) (changed bool, size int6
 	return changed, payload.Size(), nil
 }
 
-// open calls use with a private clone of the volume's mount, which is writable.
+// open calls use with a private, writable clone of the volume's mount.
 func (v *volume) open(use func(*tmpfs.DetachedMount) error) (err error) {
 	target, err := tmpfs.OpenTarget(v.targetPath)
 	if err != nil {

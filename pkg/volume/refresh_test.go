@@ -28,7 +28,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
-// inside calls f with a path at which the file system of a volume is writable.
+// inside calls f with a path where the file system of a volume is writable.
 func inside(t testing.TB, r Request, f func(dir string)) {
 	t.Helper()
 	target, err := tmpfs.OpenTarget(r.TargetPath)
@@ -71,9 +71,9 @@ func TestRefreshFollowsTheObject(t *testing.T) {
 	h.run()
 	for _, c := range []content{
 		{"a": "2", "b": "2"}, // changed
-		{"b": "2"},           // a key less
-		{"b": "2", "c": "3"}, // a key more
-		{},                   // none
+		{"b": "2"},           // one key removed
+		{"b": "2", "c": "3"}, // one key added
+		{},                   // no key
 		{"a": "1", "b": "1"}, // as before
 	} {
 		h.secret("keys", c)
@@ -118,7 +118,7 @@ func TestManyChangesAreFewWritesAndTheLastOneStays(t *testing.T) {
 	busy, finish := make(chan struct{}), make(chan struct{})
 	h.fake.setAfterGet(func() { h.fake.setAfterGet(nil); close(busy); <-finish })
 	h.secret("keys", content{"k": "busy"})
-	<-busy // a worker has content, and has not written it yet
+	<-busy // A worker has read the content, and has not written it yet.
 	for i := range 1000 {
 		h.secret("keys", content{"k": fmt.Sprint(i)})
 	}
@@ -137,10 +137,10 @@ func TestRefreshThatFailsKeepsTheFiles(t *testing.T) {
 	for _, test := range []struct {
 		name      string
 		described corev1.VolumeSource
-		// fail makes the next refresh fail. It returns the repair, which returns the content that the volume then shows.
+		// fail makes the next refresh fail. repair ends the failure, and returns the content that the volume shows then.
 		fail func(h *harness, r Request) (repair func() content)
 		want error
-		// retried: the driver retries the refresh although nothing has changed.
+		// retried means that the driver retries the refresh although nothing has changed.
 		retried bool
 	}{
 		{"the volume is full", secretVolume("keys"), func(h *harness, r Request) func() content {
@@ -189,7 +189,7 @@ func TestRefreshThatFailsKeepsTheFiles(t *testing.T) {
 			return func() content { h.publish(r); return content{"a": "2"} }
 		}, tmpfs.ErrNotMounted, false},
 		{"somebody removed the directory", secretVolume("keys"), func(h *harness, r Request) func() content {
-			// The first collection may come late. It forgets a volume without a directory, unless a call has the lock.
+			// The first collection may come late. It forgets a volume without a directory, unless a call holds the lock.
 			unlock, err := h.locks.lock(h.t.Context(), r.ID)
 			must(h.t, err)
 			must(h.t, unix.Unmount(r.TargetPath, 0))
@@ -260,14 +260,15 @@ func objectFails(reason error) func(*harness, Request) func() content {
 	}
 }
 
-// The new version is visible, but some of its links are missing, and the old version, which may hold a revoked value,
-// is still there. The next attempt must not regard the volume as current because its version is.
+// The new version is visible, but some of its links are missing. The old version, which may hold a revoked value, still
+// exists. The next attempt must not regard the volume as current because the new version is visible.
 func TestRefreshThatGetsHalfwayIsFinished(t *testing.T) {
 	h := newFakeHarness(t)
 	h.secret("keys", content{"a": "taken back"})
 	r := h.request("v", "secretName", "keys")
 	h.publish(r)
-	// The new version is a directory, three files and a link. Then the links b and c need an inode each, and one is freed.
+	// The new version takes five inodes: a directory, three files and a link. Then the links b and c take an inode each,
+	// and one inode becomes free.
 	const leave = 5
 	inside(t, r, func(dir string) {
 		target, err := tmpfs.OpenTarget(r.TargetPath)
@@ -276,7 +277,8 @@ func TestRefreshThatGetsHalfwayIsFinished(t *testing.T) {
 		clone, err := target.Clone(h.get(r.ID).identity)
 		must(t, err)
 		defer clone.Close()
-		must(t, clone.Grow(tmpfs.Limits{Bytes: 1 << 20, Inodes: 100}, h.config.Features.NoSwap)) // enough, so that the refresh grows nothing
+		// Room enough that the refresh grows nothing.
+		must(t, clone.Grow(tmpfs.Limits{Bytes: 1 << 20, Inodes: 100}, h.config.Features.NoSwap))
 		n := 0
 		for ; err == nil; n++ {
 			err = os.WriteFile(fmt.Sprintf("%s/filler%d", dir, n), nil, 0o600)
@@ -357,7 +359,7 @@ func TestVolumeThatSomebodyShrankGrowsBack(t *testing.T) {
 }
 
 // A volume that follows its objects may begin with a version from the API server's cache. A volume with refresh off
-// would keep that version, so its objects are read once, without a watch.
+// would keep that version, so its objects are read once, in their newest version, without a watch.
 func TestVolumeWithRefreshOffReadsTheNewest(t *testing.T) {
 	h := newFakeHarness(t, func(c *Config) { c.Limits.Objects = 1 })
 	h.secret("watched", content{"k": "v"})
@@ -390,7 +392,7 @@ func TestVolumeWithRefreshOffIsNeverWritten(t *testing.T) {
 	reads := h.fake.called("Read")
 	inodes := h.snapshot()
 	h.secret("keys", content{"k": "changed"})
-	h.queue.Add(h.get(r.ID)) // somebody else's notification
+	h.queue.Add(h.get(r.ID)) // a notification from another source
 	h.publish(r)
 	testkit.Eventually(t, patience, "the workers to be idle", h.idle)
 	h.unchanged(inodes)
@@ -419,7 +421,7 @@ func TestOneVolumeIsWrittenByOneAtATime(t *testing.T) {
 	var busy, most atomic.Int32
 	h.fake.setAfterGet(func() {
 		most.Store(max(most.Load(), busy.Add(1)))
-		for range 200 { // a chance for others
+		for range 200 { // gives other goroutines time
 			runtime.Gosched()
 		}
 		busy.Add(-1)
@@ -455,7 +457,7 @@ func TestVolumesAreRefreshedInParallel(t *testing.T) {
 		requests = append(requests, h.request(fmt.Sprint("v", i), "secretName", fmt.Sprint("s", i)))
 		h.publish(requests[i])
 	}
-	for h.queue.Len() > 0 { // what Publish put there
+	for h.queue.Len() > 0 { // the volumes that Publish queued
 		id, _ := h.queue.Get()
 		h.queue.Done(id)
 	}
@@ -474,7 +476,7 @@ func TestVolumesAreRefreshedInParallel(t *testing.T) {
 	}
 }
 
-// A pod whose Secret is missing may wait for minutes, and no other volume may wait with it.
+// A pod whose Secret is missing may wait for minutes, and must not delay other volumes.
 func TestPublishesThatWaitHoldUpNoRefresh(t *testing.T) {
 	h := newFakeHarness(t, func(c *Config) { c.Workers = 1 })
 	h.secret("other", content{"k": "1"})
@@ -483,7 +485,7 @@ func TestPublishesThatWaitHoldUpNoRefresh(t *testing.T) {
 	h.run()
 	slow := h.described("slow", projectedVolume(secretProjection("first"), secretProjection("second")))
 	waiting := h.fake.hang(secretRef("second"))
-	h.secret("first", content{"a": "1"}) // a result, which is for a worker
+	h.secret("first", content{"a": "1"}) // A worker handles the first result.
 	published := make(chan error)
 	go func() { published <- h.Publish(t.Context(), slow) }()
 	<-waiting
@@ -502,12 +504,12 @@ func TestPublishesThatWaitHoldUpNoRefresh(t *testing.T) {
 	h.unpublish(other)
 }
 
-// A reader that opens ..data once sees one version, whole, while versions change as fast as they can.
+// A reader that opens ..data once sees one whole version, even while versions change as fast as they can.
 func TestReaderNeverSeesAMixOfVersions(t *testing.T) {
 	const versions = 60
 	h := newFakeHarness(t)
 	version := func(n int) content {
-		// More than a page, and different lengths.
+		// The text is longer than a page, and has different lengths.
 		text := strings.Repeat(fmt.Sprintf("version %d ", n), 500+n)
 		return content{"a": text, "b": text, "d.conf": text}
 	}
@@ -527,7 +529,7 @@ func TestReaderNeverSeesAMixOfVersions(t *testing.T) {
 			}
 			files, err := readVersion(r.TargetPath+"/..data", "a", "d/b", "d/e/c")
 			if err != nil {
-				continue // it went while we looked
+				continue // A new version removed this one.
 			}
 			if !bytes.Equal(files[0], files[1]) || !bytes.Equal(files[1], files[2]) {
 				t.Errorf("a mix: %.20q, %.20q, %.20q", files[0], files[1], files[2])
@@ -562,7 +564,7 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-// readVersion reads files below a directory that is opened once.
+// readVersion opens a directory once and reads files below it.
 func readVersion(dir string, paths ...string) (files [][]byte, err error) {
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

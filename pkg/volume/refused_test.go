@@ -24,7 +24,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/source"
 )
 
-// The Node authorizer learns of a pod a moment later than kubelet, and of all its objects at once.
+// The Node authorizer learns of a pod a moment later than kubelet, and of all objects of the pod at once.
 func TestNewPodWaitsOnceForTheNodeAuthorizer(t *testing.T) {
 	names := []string{"a", "b", "c"}
 	setUp := func(t *testing.T) (*harness, Request) {
@@ -91,7 +91,7 @@ func TestRefusedObjectsMakeFewRequests(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		node bool
-		// first and next are the most requests of the first attempt and of the next one.
+		// first and next are the largest numbers of requests of the first attempt and of the next one.
 		first, next int64
 	}{
 		// The pod is read for its description, and again after the first refusal. The first object is read again.
@@ -134,7 +134,7 @@ func TestRefusedObjectsMakeFewRequests(t *testing.T) {
 	}
 }
 
-// refusing stands for an API server that has a pod and refuses all Secrets.
+// refusing is an API server that has a pod and refuses all Secrets.
 type refusing struct {
 	t     *testing.T
 	pod   *corev1.Pod

@@ -4,6 +4,7 @@ package volume
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -25,7 +26,7 @@ const (
 	reasonOwnerUnknown  = "VolumeOwnerUnknown"
 )
 
-// snapshot is what the files of the volume show now.
+// snapshot returns what the files of the volume show now.
 func (v *volume) snapshot() shown {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -33,7 +34,7 @@ func (v *volume) snapshot() shown {
 }
 
 // current records that the files show content.
-func (m *Manager) current(v *volume, content []projected, size int64) {
+func (m *Manager) current(ctx context.Context, v *volume, content []projected, size int64) {
 	versions := make([]projected, 0, len(content))
 	for _, p := range content {
 		versions = append(versions, projected{p.projection, p.content.Version()})
@@ -49,16 +50,17 @@ func (m *Manager) current(v *volume, content []projected, size int64) {
 	if was.stale == nil {
 		return
 	}
-	klog.InfoS("Current again", v.logFields()...)
+	klog.FromContext(ctx).Info("Current again", v.logFields()...)
 	if was.staleEventSent {
 		m.tell(v, event.Normal, reasonRecovered, "the files of volume %q show %s again", v.name(), v.origin())
 	}
 }
 
-// stale records that the files are not known to be current, and why. One reason makes one Event.
-func (m *Manager) stale(v *volume, reason error) {
+// stale records that the files may be outdated, and the reason. Each new reason makes one Event.
+func (m *Manager) stale(ctx context.Context, v *volume, reason error) {
 	m.metrics.failed(opRefresh, reason)
-	// An outage concerns all volumes at once, and the owner of the pod could change nothing. tellStalled tells of a stall.
+	// An outage makes no Event, because it concerns all volumes at once, and the owner of the pod could do nothing about
+	// it. tellStalled sends the Event about a stall.
 	sendEvent := !errors.Is(reason, source.ErrUnavailable) && !errors.Is(reason, errStalled)
 	v.mu.Lock()
 	was := v.shown
@@ -72,7 +74,7 @@ func (m *Manager) stale(v *volume, reason error) {
 	if same {
 		return
 	}
-	klog.ErrorS(reason, "Not refreshed; the files stay as they are", v.logFields()...)
+	klog.FromContext(ctx).Error(reason, "Not refreshed; the files stay as they are", v.logFields()...)
 	if !sendEvent {
 		return
 	}
@@ -89,7 +91,7 @@ func (m *Manager) tellStalled(v *volume) {
 		return
 	}
 	v.mu.Lock()
-	defer v.mu.Unlock() // after the Event, so that an Event about the end of the stall comes later
+	defer v.mu.Unlock() // Unlocking after the Event makes an Event about the end of the stall come later.
 	if errors.Is(v.shown.stale, errStalled) {
 		v.shown.staleEventSent = true
 		m.tellStale(v, reasonRefreshFailed, errStalled)
@@ -100,8 +102,8 @@ func (m *Manager) tellStale(v *volume, why string, reason error) {
 	m.tell(v, event.Warning, why, "the files of volume %q stay as they are: %v", v.name(), reason)
 }
 
-// outage is since when, and why, the volume may be outdated because the source has no word of an object that the volume
-// shows; zero and nil if it has. outage needs no lock.
+// outage returns since when and why the volume may be outdated because the source has lost contact with an object of
+// the volume; a zero time and nil if it has not. It takes no lock.
 func (m *Manager) outage(v *volume) (since time.Time, why error) {
 	if !v.watches() {
 		return time.Time{}, nil
@@ -114,7 +116,7 @@ func (m *Manager) outage(v *volume) (since time.Time, why error) {
 	return since, why
 }
 
-// staleness is since when, and why, the files are not known to be current; zero and nil if they are.
+// staleness returns since when and why the files may be outdated; a zero time and nil if they are current.
 func (m *Manager) staleness(v *volume) (since time.Time, why error) {
 	if s := v.snapshot(); s.stale != nil {
 		return s.staleSince, s.stale
@@ -124,20 +126,27 @@ func (m *Manager) staleness(v *volume) (since time.Time, why error) {
 
 func (m *Manager) tell(v *volume, kind event.Type, reason, format string, args ...any) {
 	if m.config.Events != nil {
-		m.config.Events(event.Event{Pod: event.Pod(v.pod), Volume: v.name(), Type: kind, Reason: reason, Message: fmt.Sprintf(format, args...)})
+		m.config.Events(event.Event{Pod: event.Pod(v.pod), Volume: v.name(), Type: kind, Reason: reason,
+			Message: fmt.Sprintf(format, args...)})
 	}
 }
 
-// logFields are the fields of a volume that may be in a log: never the request, never content.
+// withVolume returns a context whose logger names the volume.
+func withVolume(ctx context.Context, id string) context.Context {
+	return klog.NewContext(ctx, klog.LoggerWithValues(klog.FromContext(ctx), "volume", id))
+}
+
+// logFields returns the fields of a volume that a log may show in addition to those of withVolume: never the request,
+// and never content.
 func (v *volume) logFields(more ...any) []any {
 	uid, gid := v.owner()
 	return append([]any{
-		"volume", v.id, "pod", klog.KRef(v.pod.Namespace, v.pod.Name), "object", v.origin(),
-		"resourceVersion", v.snapshot().version(), "uid", uid, "gid", gid,
+		"pod", klog.KRef(v.pod.Namespace, v.pod.Name), "object", v.origin(), "resourceVersion", v.snapshot().version(),
+		"uid", uid, "gid", gid,
 	}, more...)
 }
 
-// Status tells of all volumes, sorted by pod and name. It waits for no work on a volume.
+// Status returns the status of all volumes, sorted by pod and name. It does not wait for work on a volume.
 func (m *Manager) Status() []status.Volume {
 	volumes := m.all()
 	key := func(v *volume) string { return v.pod.Namespace + "/" + v.pod.Name + "/" + v.name() }
@@ -165,7 +174,7 @@ func (m *Manager) status(v *volume) status.Volume {
 	return s
 }
 
-// version names the version of each object that the files show; an object that is missing has a dash.
+// version returns the version of each object that the files show. A missing object has the version "-".
 func (s shown) version() string {
 	var versions []string
 	for _, p := range s.versions {

@@ -24,7 +24,7 @@ type eventLog struct {
 	events []event.Event
 }
 
-// count is how many Events have a reason and say something.
+// count returns the number of Events with a reason whose message contains a text.
 func (l *eventLog) count(reason, says string) (n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -42,8 +42,8 @@ func (l *eventLog) record(e event.Event) {
 	l.events = append(l.events, e)
 }
 
-// take returns the types and reasons of the events so far, and forgets the events. Each must be about the pod's volume
-// and contain the text.
+// take returns the types and reasons of the Events so far, and removes the Events. It fails the test unless each Event
+// is about the pod's volume and contains the text.
 func (l *eventLog) take(t *testing.T, r Request, says string) string {
 	t.Helper()
 	l.mu.Lock()
@@ -74,7 +74,7 @@ func TestOwnerWithoutUIDIsThePodsUser(t *testing.T) {
 		name   string
 		attrs  []string // instead of a secretName
 		change func(*corev1.Pod)
-		reason error // of Pod
+		reason error // the error of Pod
 		owner  uint32
 		event  string
 	}{
@@ -126,7 +126,7 @@ func TestOwnerWithoutUIDIsThePodsUser(t *testing.T) {
 				t.Errorf("events %q, want %q", got, test.event)
 			}
 
-			// The pod is read once, and the owner stays; without a record, a volume of the pod is read again.
+			// The pod is read once, and the owner stays. Without a record, the pod is read again for a volume of the pod.
 			reads := 1
 			if r.Spec.Volume == "" {
 				h.fake.failPod(source.ErrNotFound)
@@ -161,7 +161,7 @@ func TestUIDInTheAttributesNeedsNoPod(t *testing.T) {
 	h.unpublish(r)
 }
 
-// A publish that fails is repeated until it succeeds, so only the publish that succeeds makes the Event.
+// A failed publish is repeated until it succeeds, so only the successful publish makes the Event.
 func TestAnOwnerThatIsUnknownIsToldOnceAndOnlyBySuccess(t *testing.T) {
 	h, log := eventHarness(t)
 	r := h.request("v", "secretName", "keys")
@@ -181,7 +181,7 @@ func TestAnOwnerThatIsUnknownIsToldOnceAndOnlyBySuccess(t *testing.T) {
 	h.unpublish(r)
 }
 
-// A call that holds the lock of a volume may hang, and status and metrics are needed most then.
+// A call that holds the lock of a volume may hang, and then people need status and metrics most.
 func TestStatusAndMetricsWaitForNoVolume(t *testing.T) {
 	h := newFakeHarness(t)
 	h.secret("keys", content{"k": "v"})
@@ -252,7 +252,7 @@ func TestEventsTellOnceWhatWentWrongAndThatItIsOver(t *testing.T) {
 	}
 }
 
-// Metric and status show an outage, for each volume that follows an object. There is no Event and no line in the log.
+// Metric and status show an outage for each volume that follows an object. There is no Event and no line in the log.
 func TestVolumesAreStaleWhileThereIsNoWordOfTheirObject(t *testing.T) {
 	h, log := eventHarness(t)
 	h.secret("keys", content{"k": "v"})
@@ -344,7 +344,7 @@ func TestPanicInARefreshIsARefreshThatFailed(t *testing.T) {
 	h.fake.setAfterGet(func() { once.Do(func() { panic("the secret value") }) })
 	h.run()
 	h.secret("keys", content{"k": "new"})
-	h.becomes(r, content{"k": "new"}) // tried again
+	h.becomes(r, content{"k": "new"}) // The refresh was repeated.
 	h.secret("others", content{"k": "new"})
 	h.becomes(other, content{"k": "new"})
 	testkit.Eventually(t, patience, "the panic in the log",

@@ -14,9 +14,9 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/projector"
 )
 
-// addTemplates adds the files of the templates to the files of the objects. A template shows files of objects only, and
-// its path belongs to the template: an object's file of this path goes, even while the template can't be shown.
-// Nothing is built before the size of all files is known.
+// addTemplates adds the files of the templates to the files of the objects. A template can show the files of objects
+// only, and its path belongs to the template: an object's file with this path is removed, even while the template can't
+// be shown. addTemplates computes the size of all files before it builds one.
 func (v *volume) addTemplates(files map[string]projector.File, content []projected, limits Limits) error {
 	shown, err := v.shownTemplates(files, content)
 	if err != nil {
@@ -45,8 +45,8 @@ func (v *volume) addTemplates(files map[string]projector.File, content []project
 	return nil
 }
 
-// shownTemplates returns the templates whose files are all there. A template is left out while one of its files is
-// missing and may come. A file that can't come is an error.
+// shownTemplates returns the templates that can be shown. It leaves a template out while one of its files is missing
+// and may still come. A file that can never come is an error.
 func (v *volume) shownTemplates(
 	files map[string]projector.File, content []projected,
 ) (map[string]attributes.Template, error) {
@@ -67,8 +67,8 @@ func (v *volume) shownTemplates(
 	return shown, nil
 }
 
-// templateFile makes the file of a template. Unless the attributes say so, nobody may do with the file what is not
-// allowed with each of the files that the template shows.
+// templateFile makes the file of a template. Unless the attributes set its mode, the mode has only the bits that all
+// files have that the template shows.
 func (v *volume) templateFile(path string, t attributes.Template, files map[string]projector.File) projector.File {
 	mode := v.spec.FileMode()
 	for _, file := range t.Files() {
@@ -78,7 +78,7 @@ func (v *volume) templateFile(path string, t attributes.Template, files map[stri
 	return v.file(path, data, attributes.Source{Mode: mode}, attributes.Item{})
 }
 
-// listOf names the first of the files, for a message.
+// listOf returns the names of the first files, for a message.
 func listOf(files map[string]projector.File) string {
 	const most = 10
 	var names []string

@@ -25,7 +25,7 @@ func TestPayloadWithTemplates(t *testing.T) {
 	moded.Secret.Items[0].User = ptr.To[int64](7)
 	for _, test := range []struct {
 		name      string
-		described *corev1.VolumeSource // nil: the volume has the attribute secretName
+		described *corev1.VolumeSource // nil means that the volume has the attribute secretName
 		attrs     []string
 		content   []content
 		want      []projector.File
@@ -158,7 +158,7 @@ func TestATemplateIsLeftOutWhileSomethingOptionalIsMissing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := newFakeHarness(t)
 			h.secret("keys", content{"k": "1", "t": "replaced"})
-			// The path t is the template's, also while the template is left out.
+			// The path t belongs to the template, even while the template is left out.
 			r := h.described("v", described, "uid", "1000", "template/t", "$(k)$(later)", "mode/t", "0600", "template/u", "$(k)")
 			h.publish(r)
 			h.present(r, content{"k": "1", "u": "1"})
@@ -245,7 +245,7 @@ func TestTheFirstPublishRefusesATemplateOfNoFile(t *testing.T) {
 	h.absent(r)
 	r = h.request("w", "secretName", "keys", "uid", "1000", "template/a/b", "x")
 	before = h.snapshot()
-	isErr(t, h.Publish(t.Context(), r), ErrPrecondition, `"a/b"`) // a is a file of the Secret
+	isErr(t, h.Publish(t.Context(), r), ErrPrecondition, `"a/b"`) // The Secret has a file a.
 	h.unchanged(before)
 	h.absent(r)
 }
@@ -261,7 +261,7 @@ func TestATemplateOfNodePublishSecretRef(t *testing.T) {
 	h.unpublish(r)
 }
 
-// The record of a volume counts with its templates in what the volume takes of the node.
+// The record of a volume counts with its templates in the resources that the volume takes.
 func TestARecordCountsWithItsTemplates(t *testing.T) {
 	text := attributes.Template(strings.Repeat("x", 16384))
 	plain, with := testVolume(attributes.Spec{}, nil), testVolume(attributes.Spec{

@@ -14,10 +14,10 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
-// Unpublish removes the volume from its target path, with all that is known of it. A volume that is not known, or not
-// there, is no error: kubelet repeats the call until it succeeds, and the pod stays in Terminating until then.
-// Unpublish calls no API server, needs to write nothing, and does not wait for a refresh: a refresh that the kernel
-// holds keeps the memory of the volume until it ends, and nothing else.
+// Unpublish removes the volume from its target path and drops all state of the volume. An unknown volume, or one that
+// is not mounted, is no error: kubelet repeats the call until it succeeds, and the pod stays in Terminating until then.
+// Unpublish calls no API server, writes nothing, and does not wait for a refresh. A refresh that hangs in the kernel
+// keeps the memory of the volume until it ends, and nothing else.
 func (m *Manager) Unpublish(ctx context.Context, id, targetPath string) (err error) {
 	unlock, err := m.locks.lock(ctx, id)
 	if err != nil {
@@ -27,10 +27,11 @@ func (m *Manager) Unpublish(ctx context.Context, id, targetPath string) (err err
 	defer m.metrics.observe(&err)(opUnpublish)
 	v := m.get(id)
 	if v != nil && v.targetPath != targetPath {
-		return fmt.Errorf("%w: volume %s is published at %s, not at %s; nothing was unmounted", ErrPrecondition, id, v.targetPath, targetPath)
+		return fmt.Errorf("%w: volume %s is published at %s, not at %s; nothing was unmounted",
+			ErrPrecondition, id, v.targetPath, targetPath)
 	}
 	if v != nil {
-		m.remove(v) // a refresh that fails because the mount goes away is no failure
+		m.remove(v) // A refresh that fails from now on, because the mount goes away, is no failure.
 	}
 	if err := detach(targetPath); err != nil {
 		if v != nil {
@@ -45,11 +46,11 @@ func (m *Manager) Unpublish(ctx context.Context, id, targetPath string) (err err
 		m.removeRecord(id)
 	}
 	failpoint.Hit("unpublish-done")
-	klog.InfoS("Unpublished", "volume", id, "target", targetPath)
+	klog.FromContext(withVolume(ctx, id)).Info("Unpublished", "target", targetPath)
 	return nil
 }
 
-// detach leaves nothing at the target path.
+// detach removes all mounts and the directory at the target path.
 func detach(targetPath string) error {
 	target, err := tmpfs.OpenTarget(targetPath)
 	if errors.Is(err, fs.ErrNotExist) {

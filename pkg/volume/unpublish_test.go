@@ -189,7 +189,7 @@ func TestUnpublishRefuses(t *testing.T) {
 				test.want = err
 			}
 			isErr(t, err, test.want, test.says...)
-			// The volume stays known: kubelet calls again.
+			// The volume stays known, because kubelet repeats the call.
 			h.unchanged(before)
 			if h.get(known.ID) == nil {
 				t.Error("the known volume is forgotten")
@@ -209,7 +209,7 @@ func TestUnpublishDuringAPublishThatWaits(t *testing.T) {
 	go func() { failed <- h.Publish(ctx, hanging) }()
 	<-waiting
 
-	h.unpublish(other) // does not wait
+	h.unpublish(other) // This call does not wait.
 
 	impatient, giveUp := context.WithCancel(t.Context())
 	go func() { unpublished := h.Unpublish(impatient, hanging.ID, hanging.TargetPath); failed <- unpublished }()
@@ -248,14 +248,14 @@ func TestPublishAndUnpublishRace(t *testing.T) {
 		if published != nil && !(errors.Is(published, context.Canceled) && i%3 == 0) || errors.Is(published, ErrLeftover) {
 			t.Fatalf("publish: %v", published)
 		}
-		// The call that ended last decides whether the volume is there.
+		// The last call to end decides whether the volume exists.
 		if h.get(r.ID) != nil {
 			h.isThere(r)
 			h.becomes(r, content{"k": fmt.Sprint(i)})
 		} else {
 			h.absent(r)
 		}
-		// A call that succeeds when no other call is under way has its effect.
+		// A successful call has its effect if no other call is under way.
 		if i%2 == 0 {
 			h.publish(r)
 			h.present(r, content{"k": fmt.Sprint(i)})

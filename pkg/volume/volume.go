@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package volume is the life of a volume: publish, refresh, unpublish, and what happens after a restart of the driver.
+// Package volume implements the life of a volume: publish, refresh, unpublish, and the recovery after a restart of the
+// driver.
 //
 //	Publish    resolve ─ subscribe ─ payload ─ detached tmpfs ─ write ─ seal ─ record ─ attach
 //	refresh    an object changed ─ payload ─ private clone of the mount ─ new generation
@@ -8,10 +9,10 @@
 //	Recover    records ─ is the mount still ours? ─ subscribe again
 //	collect    forget volumes whose pod directory is gone
 //
-// What it promises: a failed Publish leaves nothing behind and disturbs no other volume; a failed refresh keeps the old
-// content whole; nothing but Unpublish ever unmounts.
+// The package promises: a failed Publish leaves nothing behind and disturbs no other volume; a failed refresh keeps the
+// old content whole; only Unpublish unmounts.
 //
-// It knows nothing of gRPC: its callers turn its errors into codes.
+// The package does not know gRPC. Its callers turn its errors into codes.
 package volume
 
 import (
@@ -34,31 +35,33 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
-// Errors that Publish, Unpublish and Usage wrap, besides those of package source and the kernel's error numbers.
+// Errors that Publish, Unpublish and Usage wrap, besides the errors of package source and of the kernel.
 var (
-	// ErrConflict: the volume is published already, with other attributes.
+	// ErrConflict means that the volume is published already, with other attributes.
 	ErrConflict = errors.New("volume is published with other attributes")
-	// ErrPrecondition: the object or the target is not as it must be. A retry helps once somebody has changed that.
+	// ErrPrecondition means that the object or the target is in a wrong state. A retry succeeds after somebody has
+	// corrected it.
 	ErrPrecondition = errors.New("precondition failed")
-	// ErrInvalid: the attributes do not fit the pod, or name no content where the request brings none.
+	// ErrInvalid means that the attributes do not match the pod, or that neither attributes nor request bring content.
 	ErrInvalid = errors.New("invalid attributes")
-	// ErrExhausted: the volumes of the node have reached one of their limits.
+	// ErrExhausted means that the volumes of the node have reached a limit.
 	ErrExhausted = errors.New("a limit of the node is reached")
-	// ErrUnknown: no such volume, or not at this path.
+	// ErrUnknown means that there is no such volume, or not at this path.
 	ErrUnknown = errors.New("no such volume")
-	// ErrLocked: another call for the volume was under way until the context ended.
+	// ErrLocked means that another call for the volume was under way until the context ended.
 	ErrLocked = errors.New("another call for this volume is under way")
-	// errStalled: a refresh does not end.
+	// errStalled means that a refresh does not end.
 	errStalled = errors.New("a refresh has been running for more than a second; probably a process holds the volume's " +
 		"directory, such as one that lists the directory into memory that a slow file system has to fill; end that process")
-	// ErrLeftover: a failed call leaves something of the volume. The caller must see to it that Unpublish is called.
+	// ErrLeftover means that a failed call has left something of the volume. The caller must see to it that kubelet calls
+	// Unpublish.
 	ErrLeftover = errors.New("something of the volume is left")
 )
 
-// Pod names the pod that a volume belongs to.
+// Pod identifies the pod of a volume.
 type Pod = record.Pod
 
-// Request is what a volume is published with.
+// Request is a request to publish a volume.
 type Request struct {
 	// ID is the CSI volume id.
 	ID string
@@ -66,80 +69,83 @@ type Request struct {
 	TargetPath string
 	Pod        Pod
 	Spec       attributes.Spec
-	// MountGroup is the pod's fsGroup, which owns the files unless the Spec names a group. Nil: the pod has none.
+	// MountGroup is the pod's fsGroup. It owns the files unless the Spec sets a group. Nil if the pod has no fsGroup.
 	MountGroup *uint32
-	// Secrets is the content of the volume's nodePublishSecretRef. It counts only if the Spec says so. It can be empty for
-	// a volume that is published: its Secret lost its data.
+	// Secrets is the content of the volume's nodePublishSecretRef. It is used only if Spec.FromRequest is true. For a
+	// published volume it can be empty, if its Secret has lost its data.
 	Secrets map[string]string
 }
 
-// CheckContent reports, as an ErrInvalid, that a first publish has nothing to show.
+// CheckContent returns an ErrInvalid if a first publish has no content to show.
 func (r Request) CheckContent() error {
 	if len(r.Secrets) > 0 || !r.Spec.FromRequest() {
 		return nil
 	}
-	return fmt.Errorf("%w: %w; if nodePublishSecretRef is set, its Secret has no data, which looks the same: give it a key",
+	return fmt.Errorf("%w: %w; if nodePublishSecretRef is set, "+
+		"its Secret has no data: add a key",
 		ErrInvalid, attributes.NoObject())
 }
 
-// Limits bound one volume, all volumes of the node together, and the part of one pod and of one namespace.
+// Limits bound each volume, all volumes of the node together, and the share of one pod and of one namespace.
 type Limits struct {
-	// Bytes of content in one version of a volume.
+	// Bytes is the limit of the content of one version of a volume.
 	Bytes int64
-	// Files in one version of a volume, together with its directories.
+	// Files is the limit of the files and directories in one version of a volume.
 	Files int
-	// Volumes of the node.
+	// Volumes is the limit of the node's volumes.
 	Volumes int
-	// NodeBytes is the memory that all volumes take: one version of their files, with whole pages and inodes, their
-	// records, and the content of their objects, once for each volume.
+	// NodeBytes is the limit of the memory of all volumes: one version of their files in whole pages, with inodes, their
+	// records, and the content of their objects, which counts once for each volume.
 	NodeBytes int64
-	// Objects that are watched.
+	// Objects is the limit of the watched objects.
 	Objects int
-	// PodShare and NamespaceShare are the percent of Volumes, NodeBytes and Objects that the volumes of one pod, and of
-	// one namespace, may take. 100: as much as all.
+	// PodShare and NamespaceShare are the percentage of Volumes, NodeBytes and Objects that the volumes of one pod, and of
+	// one namespace, may take. With 100, they may take everything.
 	PodShare, NamespaceShare int
 }
 
-// volume is a published volume. What it is never changes once it is published. Its lock in the Manager serialises
-// calls, and the queue serialises work on its files.
+// volume is a published volume. Its attributes never change after the publish. Its lock in the Manager serialises the
+// calls for the volume, and the queue serialises the work on its files.
 type volume struct {
 	id         string
 	targetPath string
 	pod        Pod
 	spec       attributes.Spec
 	mountGroup *uint32
-	// user owns the files if the spec does not say who: the pod's common runAsUser when the volume was published.
+	// user owns the files if the spec has no owner. It is the common runAsUser of the pod's containers at the first
+	// publish.
 	user *uint32
-	// allocatable is what the node gave to pods when the volume was published, by resource; nil if no file shows it.
+	// allocatable is the node's allocatable at the first publish, by resource; nil if no file shows it.
 	allocatable map[string]string
 	identity    tmpfs.Identity
-	// projections are where the content comes from, one for each source of the spec.
+	// projections are the origins of the content, one for each source of the spec.
 	projections []projection
-	// share is what the volume takes of the node's limits. A new volume has none.
+	// share is the volume's share of the node's limits. A new volume has none.
 	share *share
-	// unfinished: the files may show a part of a version, which projector.Finish completes. Only the worker that refreshes
-	// the volume uses it.
+	// unfinished means that the files may show a part of a version, which projector.Finish completes. Only the worker that
+	// refreshes the volume uses this field.
 	unfinished bool
-	// written is when the last refresh that wrote to the files ended; nil if none did. Guarded by no lock: the queue reads
-	// it with its own lock, which a subscription takes while mu is held.
+	// written is the end of the last refresh that wrote to the files; nil if there was none. No lock guards it, because
+	// the queue reads it under its own lock, and resume takes the lock of the queue while it holds mu.
 	written atomic.Pointer[time.Time]
 
-	// mu guards what follows. It is never held during work on the files, for which status and metrics must not wait.
+	// mu guards the fields below. It is never held during work on the files, because status and metrics must not wait for
+	// that.
 	mu    sync.Mutex
 	shown shown
-	// requested is the content of the last republish, if the volume shows the content of requests.
+	// requested is the content of the last republish, for a volume with the content of requests.
 	requested []projected
-	// paused: the content of the objects exceeds a limit, and the volume is not subscribed to them until the next
-	// republish.
+	// paused means that the content of the objects exceeds a limit. The volume is not subscribed to its objects until the
+	// next republish.
 	paused bool
-	// refreshing is when the refresh that runs now began; zero if none runs.
+	// refreshing is the start of the refresh that runs now; zero if none runs.
 	refreshing time.Time
-	// notBefore is when the next refresh that writes to the files may begin, and took how long the last one took.
+	// notBefore is the earliest start of the next refresh that writes to the files. took is the duration of the last one.
 	notBefore time.Time
 	took      time.Duration
 }
 
-// projection is a source of the spec and the object that it projects. Without an object, the content comes with
+// projection is a source of the spec with the object that it projects. Without an object, the content comes with
 // requests.
 type projection struct {
 	attributes.Source
@@ -152,21 +158,21 @@ type projected struct {
 	content source.Content
 }
 
-// sameVersion reports whether both are known to show one state of one object.
+// sameVersion reports whether both are known to be the same version of the same object.
 func (p projected) sameVersion(other projected) bool { return p.content.SameVersion(other.content) }
 
-// shown is what the files of a volume show.
+// shown describes what the files of a volume show.
 type shown struct {
-	// versions are the projections with what the files show, without data; nil if that is not known.
+	// versions are the projections that the files show, without their data; nil if they are unknown.
 	versions []projected
-	// size is how many bytes the files hold.
+	// size is the number of bytes in the files.
 	size int64
-	// refreshed is when this process last wrote the files or found them current.
+	// refreshed is the time when this process last wrote the files or found them current.
 	refreshed time.Time
-	// stale is why the files are not known to be current, since staleSince; nil if they are.
+	// stale is the reason why the files may be outdated, since staleSince; nil if they are current.
 	stale      error
 	staleSince time.Time
-	// staleEventSent: an Event says that the volume is stale.
+	// staleEventSent means that an Event has reported that the volume is stale.
 	staleEventSent bool
 }
 
@@ -181,7 +187,7 @@ func newVolume(req Request) *volume {
 	return v
 }
 
-// setSpec sets the spec and the projections that follow from it.
+// setSpec sets the spec and the projections that result from it.
 func (v *volume) setSpec(spec attributes.Spec) {
 	v.spec, v.projections = spec, nil
 	for _, s := range spec.Sources {
@@ -196,27 +202,27 @@ func (v *volume) setSpec(spec attributes.Spec) {
 	}
 }
 
-// contentOf returns the content of a request, for a volume that shows it.
+// contentOf returns the content of a request, for a volume with the content of requests.
 func (v *volume) contentOf(req Request) []projected {
 	return []projected{{v.projections[0], source.FromRequest(req.Secrets)}}
 }
 
-// request makes the content of a request the content that the volume has to show.
+// request makes the content of a request the content that the volume must show.
 func (v *volume) request(req Request) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.requested = v.contentOf(req)
 }
 
-// setRefreshing records when the refresh that runs now began; a zero time means that none runs.
+// setRefreshing records the start of the refresh that runs now. A zero time means that no refresh runs.
 func (v *volume) setRefreshing(since time.Time) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.refreshing = since
 }
 
-// wrote records that a refresh wrote to the files, how long it took, and of how many volumes of the same object. The
-// shorter of the last two refreshes counts: one that was slow by chance must not delay the next.
+// wrote records that a refresh wrote to the files, its duration, and the number of volumes of the same object. The
+// shorter duration of the last two refreshes counts: a refresh that was slow by chance must not delay the next one.
 func (v *volume) wrote(took time.Duration, volumes int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -226,17 +232,17 @@ func (v *volume) wrote(took time.Duration, volumes int) {
 	v.took = took
 }
 
-// untilRefresh is how long the next refresh has to wait; zero or less if it need not.
+// untilRefresh returns the time until the next refresh may write; zero or less if it may write now.
 func (v *volume) untilRefresh() time.Duration {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return time.Until(v.notBefore)
 }
 
-// lastWritten is when the last refresh that wrote to the files ended; zero if none did.
+// lastWritten returns the end of the last refresh that wrote to the files; zero if there was none.
 func (v *volume) lastWritten() time.Time { return ptr.Deref(v.written.Load(), time.Time{}) }
 
-// refreshingFor is how long the refresh that runs now has been running; 0 if none runs.
+// refreshingFor returns the duration of the refresh that runs now; 0 if none runs.
 func (v *volume) refreshingFor() time.Duration {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -253,13 +259,13 @@ func (v *volume) isPaused() bool {
 	return v.paused
 }
 
-// name is what the pod calls the volume: kubelet makes it the directory of the target.
+// name returns the pod's name of the volume, which is the name of a directory in the target path.
 func (v *volume) name() string { return filepath.Base(filepath.Dir(v.targetPath)) }
 
-// fromRequest reports whether kubelet sends the content along, as the data of a nodePublishSecretRef.
+// fromRequest reports whether the content comes with requests, as the data of a nodePublishSecretRef.
 func (v *volume) fromRequest() bool { return v.spec.FromRequest() }
 
-// watched returns the objects that the volume follows, each once.
+// watched returns the objects that the volume follows, without duplicates.
 func (v *volume) watched() []source.Ref {
 	distinct := map[source.Ref]bool{}
 	for _, p := range v.projections {
@@ -270,8 +276,8 @@ func (v *volume) watched() []source.Ref {
 	return slices.Collect(maps.Keys(distinct))
 }
 
-// heldBytes is the length of the keys and values of content that the driver holds: of watched objects, and of the last
-// request.
+// heldBytes returns the length of the keys and values that the driver holds in memory for the volume: the content of
+// watched objects, and of the last request.
 func (v *volume) heldBytes(content []projected) (sum int64) {
 	seen := map[source.Ref]bool{}
 	for _, p := range content {
@@ -291,15 +297,15 @@ func (v *volume) watches() bool {
 	return !v.fromRequest() && v.spec.Refresh == attributes.RefreshWatch
 }
 
-// owner is who owns directories, links, and files without an owner of their own.
+// owner returns the owner of directories, of links, and of files without an owner of their own.
 func (v *volume) owner() (uid, gid uint32) {
 	return firstOf(v.spec.UID, v.spec.DefaultUser, v.user), firstOf(v.spec.GID, v.mountGroup)
 }
 
-// firstOf is the first number that is given, else 0.
+// firstOf returns the first number that is not nil, or 0.
 func firstOf(numbers ...*uint32) uint32 { return ptr.Deref(cmp.Or(numbers...), 0) }
 
-// origin names where the content comes from, for people.
+// origin describes the origin of the content, for messages.
 func (v *volume) origin() string {
 	var all []string
 	seen := map[string]bool{}
@@ -312,7 +318,7 @@ func (v *volume) origin() string {
 	return strings.Join(all, ", ")
 }
 
-// originOf names where the content of one projection comes from.
+// originOf describes the origin of the content of one projection, for messages.
 func (v *volume) originOf(p projection) string {
 	if v.fromRequest() {
 		return fmt.Sprintf("the Secret of nodePublishSecretRef of pod %q", v.pod.Namespace+"/"+v.pod.Name)

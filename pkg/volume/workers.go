@@ -15,31 +15,32 @@ import (
 )
 
 const (
-	// stallAfter is how long a refresh may run before it counts as stalled and another worker takes its place. A
-	// container owns the directory of its volume and can make the kernel wait in it. For example, a listing into memory
-	// whose page fault waits for a slow file system holds the directory's lock, and no signal ends the wait of a writer. A
-	// directory delegation (F_SETDELEG of fcntl(2), Linux 6.19) holds a writer for 45 seconds.
+	// stallAfter is the time after which a running refresh counts as stalled, and another worker takes its place. A
+	// container that owns the directory of its volume can make the kernel block there. For example, a directory listing
+	// holds the directory's lock while its page fault waits for a slow file system, and no signal interrupts a writer that
+	// waits for the lock. A directory delegation (F_SETDELEG of fcntl(2), Linux 6.19) blocks a writer for 45 seconds.
 	stallAfter = time.Second
-	// stalledEventAfter is how long a refresh may run before the pod gets an Event about a process that holds the
-	// directory: on an overloaded machine, a refresh can take longer than stallAfter without one.
+	// stalledEventAfter is the time after which the pod gets an Event about a process that holds the directory. It is
+	// longer than stallAfter, because on an overloaded machine a refresh can be slow without such a process.
 	stalledEventAfter = 10 * time.Second
-	// minRefreshInterval is the shortest time between two refreshes that write to one volume, and maxRefreshInterval the
-	// longest time that a volume has to wait. The first change after a pause is shown at once.
+	// minRefreshInterval is the shortest interval between two refreshes that write to the same volume, and
+	// maxRefreshInterval the longest. The first change after a pause is shown at once.
 	minRefreshInterval = 100 * time.Millisecond
 	maxRefreshInterval = 10 * time.Second
-	// refreshPause is how many times longer than the refreshes of an object's volumes the interval between them is: an
-	// object that is updated without end takes at most half of a CPU.
+	// refreshPause is the interval between the refreshes of an object's volumes, in multiples of the duration of the
+	// refreshes. So an object that is updated without end takes at most half of a CPU.
 	refreshPause = 2
-	// stopTimeout is how long Run waits at its end for work that the kernel does not return from.
+	// stopTimeout is the time that Run waits at its end for work that hangs in the kernel.
 	stopTimeout = 2 * time.Second
 )
 
-// Run refreshes volumes as their objects change, and collects, until ctx ends. It returns when all that it started has
-// ended. Work that the kernel does not return from ends with the process: Run waits for it for stopTimeout only.
+// Run refreshes volumes as their objects change, and collects, until ctx ends. It returns when everything that it
+// started has ended, but it waits no longer than stopTimeout for work that hangs in the kernel. Such work ends with the
+// process.
 func (m *Manager) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	running.Go(func() { m.refreshAll(ctx, &running) })
-	// The checks do not wait for each other: one of them may hang, with a disk.
+	// The checks do not wait for each other, because one of them may hang on a disk.
 	running.Go(func() { m.repeat(ctx, m.checkRecords) })
 	running.Go(func() { m.repeat(ctx, m.Collect) })
 	<-ctx.Done()
@@ -52,16 +53,16 @@ func (m *Manager) Run(ctx context.Context) {
 	select {
 	case <-ended:
 	case <-time.After(stopTimeout):
-		klog.InfoS("Stopped although work on a volume has not ended; the work ends with the process")
+		klog.FromContext(ctx).Info("Stopped although work on a volume has not ended; the work ends with the process")
 	}
 }
 
-// repeat calls check now and at each collection interval, until ctx ends.
+// repeat calls check at once and then at each collection interval, until ctx ends.
 func (m *Manager) repeat(ctx context.Context, check func()) {
 	ticker := time.NewTicker(m.config.CollectEvery)
 	defer ticker.Stop()
 	for {
-		safely("check volumes", func() error { check(); return nil })
+		safely(ctx, "check volumes", func() error { check(); return nil })
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
@@ -70,7 +71,7 @@ func (m *Manager) repeat(ctx context.Context, check func()) {
 	}
 }
 
-// refreshAll refreshes the volumes of the queue, as many at a time as there are workers, until the queue is shut down.
+// refreshAll refreshes the volumes in the queue, with one goroutine for each worker, until the queue is shut down.
 func (m *Manager) refreshAll(ctx context.Context, running *sync.WaitGroup) {
 	workers := make(chan struct{}, m.config.Workers)
 	for {
@@ -82,13 +83,13 @@ func (m *Manager) refreshAll(ctx context.Context, running *sync.WaitGroup) {
 		free := sync.OnceFunc(func() { <-workers })
 		running.Go(func() {
 			defer free()
-			m.refreshNext(v, free)
+			m.refreshNext(withVolume(ctx, v.id), v, free)
 		})
 	}
 }
 
-// refreshNext refreshes a volume that came from the queue. It calls free when the refresh stalls.
-func (m *Manager) refreshNext(v *volume, free func()) {
+// refreshNext refreshes a volume from the queue. It calls free if the refresh stalls.
+func (m *Manager) refreshNext(ctx context.Context, v *volume, free func()) {
 	defer m.queue.Done(v)
 	if wait := v.untilRefresh(); wait > 0 {
 		m.queue.AddAfter(v, wait)
@@ -98,15 +99,16 @@ func (m *Manager) refreshNext(v *volume, free func()) {
 	stopReport := after(stallAfter, func() {
 		free()
 		if m.get(v.id) == v {
-			m.stale(v, errStalled)
+			m.stale(ctx, v, errStalled)
 		}
 	})
 	stopEvent := after(stalledEventAfter, func() { m.tellStalled(v) })
-	err := safely("refresh volume "+v.id, func() error { return m.refresh(v) })
+	err := safely(ctx, "refresh", func() error { return m.refresh(ctx, v) })
 	stopEvent()
 	v.setRefreshing(time.Time{})
 	if reported := stopReport(); reported {
-		m.queue.Add(v) // the next refresh finds the volume current, also if the report came last
+		// The report may have marked the volume as stale after the refresh ended. The next refresh corrects that.
+		m.queue.Add(v)
 	}
 	if err != nil {
 		m.queue.AddRateLimited(v)
@@ -115,8 +117,8 @@ func (m *Manager) refreshNext(v *volume, free func()) {
 	}
 }
 
-// after calls f after a time, unless stop is called before. stop waits for a call that has begun, and reports whether f
-// was called.
+// after calls f after a delay, unless stop is called before. stop waits for a call of f that has begun, and reports
+// whether f was called.
 func after(d time.Duration, f func()) (stop func() (called bool)) {
 	done := make(chan struct{})
 	timer := time.AfterFunc(d, func() {
@@ -132,28 +134,28 @@ func after(d time.Duration, f func()) (stop func() (called bool)) {
 	}
 }
 
-// refreshInterval is how long a volume has to wait for its next refresh after one that took so long. Each of the volumes
-// that show the same object takes that long.
+// refreshInterval returns the time until the next refresh of a volume after a refresh that took a duration. volumes is
+// the number of volumes that show the same object, each of which takes this duration.
 func refreshInterval(took time.Duration, volumes int) time.Duration {
 	if took >= stallAfter {
-		return minRefreshInterval // a stall takes no CPU
+		return minRefreshInterval // A stalled refresh takes no CPU.
 	}
 	return min(max(minRefreshInterval, refreshPause*took*time.Duration(volumes)), maxRefreshInterval)
 }
 
-// safely keeps a panic in work on one volume, or on all, from ending the driver: the panic becomes an error.
-func safely(what string, work func() error) (err error) {
+// safely calls work and turns a panic into an error, so that a panic in the work on a volume does not end the driver.
+func safely(ctx context.Context, what string, work func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			// The value could hold anything; the log gets its type alone.
+			// The value of the panic could hold a secret, so the log shows only its type.
 			err = fmt.Errorf("%s: panicked with a %T", what, p)
-			klog.ErrorS(err, "The driver has a bug", "stack", string(debug.Stack()))
+			klog.FromContext(ctx).Error(err, "The driver has a bug", "stack", string(debug.Stack()))
 		}
 	}()
 	return work()
 }
 
-// newQueue returns a queue of volumes that takes turns between namespaces.
+// newQueue returns a queue of volumes in which the namespaces take turns.
 func newQueue() workqueue.TypedRateLimitingInterface[*volume] {
 	return workqueue.NewTypedRateLimitingQueueWithConfig(
 		workqueue.NewTypedItemExponentialFailureRateLimiter[*volume](100*time.Millisecond, 2*time.Minute),
@@ -164,11 +166,11 @@ func newQueue() workqueue.TypedRateLimitingInterface[*volume] {
 		})
 }
 
-// turns is the order in which volumes are refreshed. The namespaces take turns, and of a namespace the volume that was
+// turns is the order in which volumes are refreshed. The namespaces take turns. Within a namespace, the volume that was
 // written longest ago comes first. So neither a namespace with many volumes nor an object that is updated without end
-// holds up another volume. The workqueue serialises the calls.
+// delays other volumes. The workqueue serialises the calls.
 type turns struct {
-	// order has the namespaces with waiting volumes; the next one to take its turn comes first.
+	// order has the namespaces with waiting volumes. The first one has the next turn.
 	order   []string
 	waiting map[string][]*volume
 	length  int

@@ -18,7 +18,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// published publishes volumes with names, each of a Secret of its name.
+// published publishes volumes with these names. Each shows a Secret of its name.
 func (h *harness) published(names ...string) (all []Request) {
 	h.t.Helper()
 	for _, name := range names {
@@ -30,7 +30,7 @@ func (h *harness) published(names ...string) (all []Request) {
 	return all
 }
 
-// stalled publishes a volume, holds its directory, and lets a refresh of the volume stall.
+// stalled publishes a volume, holds its directory, and makes a refresh of the volume stall.
 func (h *harness) stalled() (r Request, release func()) {
 	h.t.Helper()
 	r = h.published("v")[0]
@@ -181,7 +181,7 @@ func TestNamespacesTakeTurns(t *testing.T) {
 	var got []string
 	for queue.Len() > 0 {
 		if len(got) == 3 {
-			add("one", "o1") // after its first turn
+			add("one", "o1") // after the first turn of the namespace
 		}
 		got = append(got, queue.Pop().id)
 	}
@@ -229,18 +229,18 @@ func TestAnObjectThatIsUpdatedWithoutEndDoesNotHoldUpOthers(t *testing.T) {
 			must(t, h.refreshNow(r))
 		}
 	}
-	for h.queue.Len() > 0 { // what the updates left
+	for h.queue.Len() > 0 { // the volumes that the updates queued
 		v, _ := h.queue.Get()
 		h.queue.Done(v)
 	}
-	h.secret("busy", content{"k": "1"}) // no worker runs: all volumes are due at the same time
+	h.secret("busy", content{"k": "1"}) // No worker runs, so all volumes are due at the same time.
 	h.secret("quiet", content{"k": "2"})
 	v, _ := h.queue.Get()
 	h.queue.Done(v)
 	if v.id != victim.ID {
 		t.Errorf("%s comes first, want %s", v.id, victim.ID)
 	}
-	must(t, h.refresh(v))
+	must(t, h.refresh(t.Context(), v))
 	h.shows(victim, content{"k": "2"})
 	reliability.Shown(t, "F-49", fmt.Sprintf("%d volumes of the updated object are due; the volume of another object "+
 		"comes first", many))
@@ -277,7 +277,7 @@ func TestRefreshInterval(t *testing.T) {
 		{5 * time.Millisecond, 200, 2 * time.Second},
 		{time.Millisecond, 2000, 4 * time.Second},
 		{900 * time.Millisecond, 2000, maxRefreshInterval},
-		{stallAfter, 1, minRefreshInterval}, // a stall takes no CPU
+		{stallAfter, 1, minRefreshInterval}, // A stall takes no CPU.
 		{time.Hour, 2000, minRefreshInterval},
 	} {
 		if got := refreshInterval(test.took, test.volumes); got != test.want {
@@ -286,7 +286,7 @@ func TestRefreshInterval(t *testing.T) {
 	}
 }
 
-// All volumes that show an object count, whatever pod they belong to.
+// All volumes that show an object count, regardless of their pods.
 func TestTheVolumesOfAnObjectAreCounted(t *testing.T) {
 	h := newFakeHarness(t)
 	h.secret("shared", content{"k": "1"})
@@ -302,7 +302,7 @@ func TestTheVolumesOfAnObjectAreCounted(t *testing.T) {
 	}
 }
 
-// A descriptor may be free a moment later: nothing else tells that the refresh can be repeated.
+// A descriptor may become free a moment later, and nothing notifies the driver of that.
 func TestRefreshWithoutADescriptorIsRepeated(t *testing.T) {
 	h := newFakeHarness(t)
 	r := h.published("v")[0]
@@ -332,11 +332,11 @@ func TestCollectionThatPanicsIsRepeated(t *testing.T) {
 	if n := calls.Load(); n != 2 {
 		t.Errorf("%d calls, want 2", n)
 	}
-	err := safely("check", func() error { panic(content{"the": "secret"}) })
+	err := safely(t.Context(), "check", func() error { panic(content{"the": "secret"}) })
 	if err == nil || strings.Contains(err.Error(), "secret") {
 		t.Errorf("the error of a panic is %v", err)
 	}
-	if want := errors.New("failed"); !errors.Is(safely("check", func() error { return want }), want) {
+	if want := errors.New("failed"); !errors.Is(safely(t.Context(), "check", func() error { return want }), want) {
 		t.Error("the error of a check is lost")
 	}
 }

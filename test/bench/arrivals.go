@@ -13,12 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// arrivals tells when a new version of a volume became visible at its target, by one inotify event for each version.
-// More events, or looking again and again, would take a CPU away from what is measured.
+// arrivals reports the time at which a new version of a volume became visible at its target, with one inotify event for
+// each version. More events, or polling, would take CPU time from the measured programs.
 type arrivals struct {
 	inotify *os.File
 	volumes map[int32]*volume
-	// arrived is what was told; err is why nothing is told any more.
+	// arrived has the reports. err is the reason why there are no more reports.
 	arrived chan arrival
 	err     error
 }
@@ -28,7 +28,7 @@ type arrival struct {
 	at    time.Time
 }
 
-// watchArrivals starts to look at volumes that are published. It ends with env.close.
+// watchArrivals watches published volumes until env.close.
 func (e *env) watchArrivals(volumes ...*volume) (*arrivals, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
@@ -50,7 +50,7 @@ func (e *env) watchArrivals(volumes ...*volume) (*arrivals, error) {
 	return a, nil
 }
 
-// close ends the looking. It may be called again.
+// close ends the watch. It may be called again.
 func (a *arrivals) close() { a.inotify.Close() }
 
 func (a *arrivals) read() {
@@ -76,14 +76,14 @@ func (a *arrivals) read() {
 	}
 }
 
-// forget drops what was told so far.
+// forget drops the reports so far.
 func (a *arrivals) forget() {
 	for len(a.arrived) > 0 {
 		<-a.arrived
 	}
 }
 
-// await waits until the volumes show a version of their objects, and returns when the last of them did.
+// await waits until the volumes show a version of their objects. It returns the time at which the last volume did.
 func (a *arrivals) await(ctx context.Context, version int, volumes ...*volume) (last time.Time, err error) {
 	waiting := map[*volume]bool{}
 	for _, v := range volumes {
@@ -117,14 +117,14 @@ func (a *arrivals) await(ctx context.Context, version int, volumes ...*volume) (
 }
 
 const (
-	// refreshInterval is the least time that the driver leaves between two refreshes of one volume. It refreshes at once
-	// after a longer pause.
+	// refreshInterval is the shortest interval of the driver between two refreshes of one volume. After a longer pause,
+	// the driver refreshes at once.
 	refreshInterval = 100 * time.Millisecond
-	// sharedInterval is longer than the time that the driver leaves between two refreshes of the volumes of one object.
+	// sharedInterval is longer than the driver's interval between two refreshes of the volumes of one object.
 	sharedInterval = 5 * time.Second
 )
 
-// rest waits until the driver refreshes the volumes at once. Without it, a series of updates would measure the
+// rest waits until the driver would refresh the volumes at once. Without it, a series of updates would measure the
 // interval.
 func rest(ctx context.Context, interval time.Duration, volumes ...*volume) error {
 	var last time.Time

@@ -17,7 +17,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 )
 
-// bindServer is the least that a CSI node driver can do: it binds one directory to each target. It writes nothing.
+// bindServer is the smallest possible CSI node driver: it binds one directory to each target. It writes nothing.
 type bindServer struct {
 	noCapabilities
 	dir string
@@ -63,7 +63,7 @@ func (y *yardsticks) runBindAsKubelet(ctx context.Context, e *env) (step, error)
 	return func(ctx context.Context) error { return n.asKubelet(ctx, "", y.bindKubelet) }, nil
 }
 
-// asKubelet publishes as kubelet does: it asks for the driver's capabilities twice and then publishes, each over a new
+// asKubelet publishes as kubelet does: it gets the driver's capabilities twice and then publishes, each over a new
 // connection.
 func (n *node) asKubelet(ctx context.Context, object string, took *row) error {
 	v, err := n.prepare(object)

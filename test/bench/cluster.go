@@ -27,15 +27,15 @@ import (
 
 const namespace = metav1.NamespaceDefault
 
-// cluster is a real API server and its administrator's client.
+// cluster is a real API server with a client of its administrator.
 type cluster struct {
 	client  kubernetes.Interface
 	secrets typedv1.SecretInterface
-	// kubeconfig is the driver's.
+	// kubeconfig is the path of the driver's kubeconfig.
 	kubeconfig string
 }
 
-// newCluster starts the control plane, the first time.
+// newCluster starts the control plane on its first call.
 func (e *env) newCluster(ctx context.Context) (*cluster, error) {
 	return e.cluster.get(func() (*cluster, error) {
 		cp, err := controlplane.Start(ctx, controlplane.Options{})
@@ -45,7 +45,7 @@ func (e *env) newCluster(ctx context.Context) (*cluster, error) {
 		e.onClose(func() error { cp.Stop(); return nil })
 		config := cp.AdminConfig()
 		config.ContentType = runtime.ContentTypeProtobuf
-		config.QPS = -1 // what is measured is the server and the driver, not the client's patience
+		config.QPS = -1 // The client must not limit the measured programs.
 		client, err := kubernetes.NewForConfig(config)
 		if err != nil {
 			return nil, err
@@ -58,7 +58,7 @@ func (e *env) newCluster(ctx context.Context) (*cluster, error) {
 		if err := c.allow(ctx, user); err != nil {
 			return nil, err
 		}
-		account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}} // pods need it
+		account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}} // required by pods
 		if _, err := client.CoreV1().ServiceAccounts(namespace).Create(ctx, account, metav1.CreateOptions{}); err != nil {
 			return nil, err
 		}
@@ -70,7 +70,7 @@ func (e *env) newCluster(ctx context.Context) (*cluster, error) {
 	})
 }
 
-// allow lets the driver read the Secrets and pods of the namespace.
+// allow gives the driver the right to read the Secrets and pods of the namespace.
 func (c *cluster) allow(ctx context.Context, user string) error {
 	const name = "fsuser-csi"
 	role := &rbacv1.Role{
@@ -91,13 +91,13 @@ func (c *cluster) allow(ctx context.Context, user string) error {
 	return err
 }
 
-// describing is the volume of a pod that describes another.
+// describing is the name of the volume of a pod that describes another volume.
 const describing = "describing"
 
-// described are the attributes of a volume that the volume describing of its pod describes.
+// described returns the attributes of a volume that the volume describing of its pod describes.
 func described() map[string]string { return owned("volume", describing) }
 
-// createDescribed creates a pod with a volume of a Secret, and the driver's volume, which that volume describes.
+// createDescribed creates a pod with a volume of a Secret, and with the driver's volume, which that volume describes.
 func (c *cluster) createDescribed(ctx context.Context, name, secret string) (kubelet.Pod, error) {
 	readOnly, noToken := true, false
 	pod, err := c.client.CoreV1().Pods(namespace).Create(ctx, &corev1.Pod{
@@ -119,13 +119,13 @@ func (c *cluster) createDescribed(ctx context.Context, name, secret string) (kub
 	return kubelet.Pod{Namespace: namespace, Name: name, UID: string(pod.UID)}, nil
 }
 
-// object is something that a volume can show: a Secret of the API server, or a manifest.
+// object is the origin of a volume's content: a Secret of the API server, or a manifest.
 type object interface {
-	// objectName is what a volume calls it by.
+	// objectName returns the name of the object in a volume.
 	objectName() string
-	// update makes a new version of it.
+	// update makes a new version of the object.
 	update(ctx context.Context) error
-	// current is the number of that version.
+	// current returns the number of the current version.
 	current() int
 }
 
@@ -134,7 +134,7 @@ type secret struct {
 	*cluster
 	name    string
 	version int
-	// padding is the content of another key, which does not change.
+	// padding is the content of another key that does not change.
 	padding []byte
 }
 
@@ -142,14 +142,14 @@ func (c *cluster) create(ctx context.Context, name string) (*secret, error) {
 	return c.createPadded(ctx, name, 0)
 }
 
-// createPadded creates a Secret with so many bytes in another key.
+// createPadded creates a Secret with a number of bytes in another key.
 func (c *cluster) createPadded(ctx context.Context, name string, padding int) (*secret, error) {
 	s := &secret{cluster: c, name: name, padding: bytes.Repeat([]byte("x"), padding)}
 	_, err := c.secrets.Create(ctx, s.object(0), metav1.CreateOptions{})
 	return s, err
 }
 
-// createMany creates n Secrets of their own.
+// createMany creates n Secrets.
 func (c *cluster) createMany(ctx context.Context, prefix string, n int) ([]*secret, error) {
 	all := make([]*secret, n)
 	return all, lab.Concurrently(n, 8, func(i int) (err error) {
@@ -181,13 +181,13 @@ func (s *secret) update(ctx context.Context) error {
 	return err
 }
 
-// seen is a version, and when it was seen.
+// seen is a version and the time at which it was seen.
 type seen struct {
 	version int
 	at      time.Time
 }
 
-// watch tells of each version that an event comes for.
+// watch reports each version for which an event comes.
 func (s *secret) watch(e *env) (<-chan seen, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	w, err := s.secrets.Watch(ctx, metav1.ListOptions{
@@ -222,8 +222,8 @@ func (s *secret) watch(e *env) (<-chan seen, error) {
 
 var requestCount = regexp.MustCompile(`^apiserver_request_total\{(.*)\} (\S+)$`)
 
-// reads is how many requests to read Secrets, ConfigMaps or pods the API server has answered. A watch counts when it
-// ends.
+// reads returns the number of requests for Secrets, ConfigMaps or pods that the API server has answered. A watch counts
+// at its end.
 func (c *cluster) reads(ctx context.Context) (int, error) {
 	metrics, err := c.client.CoreV1().RESTClient().Get().AbsPath("/metrics").DoRaw(ctx)
 	if err != nil {
@@ -254,7 +254,7 @@ func hasLabel(labels, key string, values ...string) bool {
 	return false
 }
 
-// readsWhenQuiet is reads once the number has not changed for a while: the ends of watches are counted a little later.
+// readsWhenQuiet returns reads after the number has stopped changing, because the ends of watches count a little later.
 func (c *cluster) readsWhenQuiet(ctx context.Context) (int, error) {
 	last, since := -1, time.Now()
 	for {

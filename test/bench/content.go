@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// The owner, mode and keys of everything that is written, by the driver and by the yardsticks.
+// The owner, mode and keys of the files of the driver and of the yardsticks.
 const (
 	owner    = 1000
 	fileMode = 0o600
@@ -16,7 +16,8 @@ const (
 	mainKey  = "tls.key"
 )
 
-// content is a version of an object: 3 keys, 4 KiB in all, every one of them different from that of any other version.
+// content returns a version of an object: 3 keys with 4 KiB in total. Each value differs from those of all other
+// versions.
 func content(version int) map[string][]byte {
 	data := map[string][]byte{}
 	for key, size := range map[string]int{mainKey: 1700, "tls.crt": 1300, "ca.crt": 1096} {

@@ -21,8 +21,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/bench/lab"
 )
 
-// driverBinary builds the driver as its image has it, the first time. Not this module's versions of its dependencies:
-// its own.
+// driverBinary builds the driver as its image has it, on its first call. The build uses the dependencies of the
+// driver's module instead of this module's versions.
 func (e *env) driverBinary(ctx context.Context) (string, error) {
 	return e.binary.get(func() (string, error) {
 		path := filepath.Join(e.dir, "fsuser-csi")
@@ -39,18 +39,19 @@ func (e *env) driverBinary(ctx context.Context) (string, error) {
 	})
 }
 
-// node is a driver in a process of its own, with the kubelet that calls it.
+// node is a driver in a process of its own, with the kubelet that calls the driver.
 type node struct {
 	*kubelet.Kubelet
 	env            *env
 	root, endpoint string
 	pid            int
 	log            string
-	// layout is that of the volumes that it publishes. Empty: that of the driver, also of one that knows no layouts.
+	// layout is the layout of the volumes that the node publishes. If it is empty, the volumes do not set a layout, so
+	// that older drivers can publish them.
 	layout attributes.Layout
 }
 
-// apiNode is a driver that reads from the API server. It has no volumes but those that a benchmark gives it.
+// apiNode returns a driver that reads from the API server. Its only volumes are those of the benchmarks.
 func (e *env) apiNode(ctx context.Context) (*node, error) {
 	return e.api.get(func() (*node, error) { return e.startWithAPI(ctx) })
 }
@@ -63,7 +64,8 @@ func (e *env) startWithAPI(ctx context.Context) (*node, error) {
 	return e.startNode(ctx, "--access=service-account", "--kubeconfig="+c.kubeconfig)
 }
 
-// startNode starts a driver and waits until it has registered. It is ended by env.close, and must end well.
+// startNode starts a driver and waits until it has registered. env.close ends the driver, which must exit without an
+// error.
 func (e *env) startNode(ctx context.Context, args ...string) (*node, error) {
 	binary, err := e.driverBinary(ctx)
 	if err != nil {
@@ -78,7 +80,7 @@ func (e *env) startNode(ctx context.Context, args ...string) (*node, error) {
 	}
 	socket := filepath.Join(root, "plugins", "fsuser.csi.io", "csi.sock")
 	n := &node{env: e, root: root, endpoint: socket, log: root + ".log"}
-	// To a file, as under a kubelet: what nobody reads would stop the driver.
+	// The log goes to a file, as under kubelet. A pipe that nobody reads would block the driver.
 	log, err := os.Create(n.log)
 	if err != nil {
 		return nil, err
@@ -106,7 +108,7 @@ func (e *env) startNode(ctx context.Context, args ...string) (*node, error) {
 }
 
 func (n *node) stop(process *os.Process, ended <-chan error) error {
-	_ = process.Signal(unix.SIGTERM) // fails only if it has ended, which the next lines tell
+	_ = process.Signal(unix.SIGTERM) // Fails only if the process has ended, which the next lines report.
 	select {
 	case err := <-ended:
 		if err != nil {
@@ -122,33 +124,33 @@ func (n *node) stop(process *os.Process, ended <-chan error) error {
 
 // withLog adds the end of the driver's log to an error.
 func (n *node) withLog(err error) error {
-	log, _ := os.ReadFile(n.log) // the error is worth telling without it too
+	log, _ := os.ReadFile(n.log) // The error is useful without the log, too.
 	return fmt.Errorf("%w; the end of its log:\n%s", err, log[max(0, len(log)-4096):])
 }
 
-// volume is one that is, or can be, published.
+// volume is a published volume, or one that can be published.
 type volume struct {
 	pod     kubelet.Pod
 	request *csi.NodePublishVolumeRequest
 	layout  attributes.Layout
-	// refreshed is when the last refresh became visible.
+	// refreshed is the time at which the last refresh became visible.
 	refreshed time.Time
 }
 
 const volumeName = "keys"
 
-// file is where the main key is.
+// file returns the path of the main key.
 func (v *volume) file() string { return filepath.Join(v.request.GetTargetPath(), mainKey) }
 
-// event is an inotify event: what is watched, for what, and the name in it.
+// event is an inotify event: the watched path, the mask, and the name.
 type event struct {
 	path string
 	mask uint32
 	name string
 }
 
-// event is the event by which a new version of the volume becomes visible: all files, or with the layout in-place the
-// main key.
+// event returns the event with which a new version of the volume becomes visible: of all files, or with the layout
+// in-place of the main key.
 func (v *volume) event() event {
 	switch v.layout {
 	case attributes.LayoutFiles:
@@ -159,7 +161,7 @@ func (v *volume) event() event {
 	return event{v.request.GetTargetPath(), unix.IN_MOVED_TO, "..data"}
 }
 
-// prepare does what kubelet does before it calls: it makes the volume's directory.
+// prepare creates the volume's directory, as kubelet does before its call.
 func (n *node) prepare(object string) (*volume, error) {
 	name := n.env.name("pod")
 	pod := kubelet.Pod{Namespace: namespace, Name: name, UID: name + "-6f0a3c1e"}
@@ -175,7 +177,7 @@ func (n *node) prepareOf(pod kubelet.Pod, of kubelet.Volume) (*volume, error) {
 	return v, os.MkdirAll(filepath.Dir(v.request.GetTargetPath()), 0o750)
 }
 
-// owned are the attributes of a volume with owner and mode, and one more.
+// owned returns the attributes of a volume with owner and mode, and another attribute.
 func owned(key, value string) map[string]string {
 	return map[string]string{
 		key: value, "uid": strconv.Itoa(owner), "gid": strconv.Itoa(owner), "mode": fmt.Sprintf("%#o", fileMode),
@@ -214,7 +216,7 @@ func (n *node) prepareMany(objects []string) (volumes []*volume, err error) {
 	return volumes, nil
 }
 
-// unpublish takes a volume away, and its pod's directories.
+// unpublish unpublishes a volume and removes the directories of its pod.
 func (n *node) unpublish(ctx context.Context, v *volume) error {
 	if err := n.Unpublish(ctx, v.pod, volumeName); err != nil {
 		return err
@@ -226,7 +228,7 @@ func (n *node) unpublishMany(ctx context.Context, volumes []*volume) error {
 	return lab.Concurrently(len(volumes), 8, func(i int) error { return n.unpublish(ctx, volumes[i]) })
 }
 
-// comeAndGo publishes a volume of an object and unpublishes the volume, and measures both.
+// comeAndGo publishes and unpublishes a volume of an object, and measures both.
 func (n *node) comeAndGo(ctx context.Context, object string, publish, unpublish *row) error {
 	v, err := n.prepare(object)
 	if err != nil {
@@ -235,7 +237,7 @@ func (n *node) comeAndGo(ctx context.Context, object string, publish, unpublish 
 	return n.measure(ctx, v, publish, unpublish)
 }
 
-// comeAndGoOf is comeAndGo for a volume of a pod that exists.
+// comeAndGoOf is comeAndGo for a volume of an existing pod.
 func (n *node) comeAndGoOf(ctx context.Context, pod kubelet.Pod, of kubelet.Volume, publish, unpublish *row) error {
 	v, err := n.prepareOf(pod, of)
 	if err != nil {

@@ -11,11 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// env is what the benchmarks share. Its parts are made when the first one needs them.
+// env has the parts that the benchmarks share. Each part is created on its first use.
 type env struct {
 	size size
-	// dir lies on a mount with shared propagation, as kubelet's root directory does. All that is written and mounted is
-	// below it. run is a tmpfs in it, as /run is one.
+	// dir is on a mount with shared propagation, like kubelet's root directory. All files and mounts of the run are below
+	// it. run is a tmpfs in it, like /run.
 	dir, run string
 
 	binary  lazy[string]
@@ -24,16 +24,16 @@ type env struct {
 	api       lazy[*node]
 	manifests lazy[*node]
 	crowd     lazy[*crowd]
-	// peers are the other drivers that were started.
+	// peers are the started processes of other drivers.
 	peers map[peer]*node
 
 	undo []func() error
-	// last numbers what needs a name of its own.
+	// last is the last number that was used for a unique name.
 	last int
 }
 
 func newEnv(s size) (*env, error) {
-	// Not below a longer path: a unix socket has 107 bytes.
+	// The path is short, because a unix socket has at most 107 bytes.
 	dir, err := os.MkdirTemp("", "fsuser-bench-")
 	if err != nil {
 		return nil, err
@@ -53,7 +53,7 @@ func (e *env) share() error {
 	if err := unix.Mount(e.dir, e.dir, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("bind %s on itself: %w", e.dir, err)
 	}
-	// Takes with it whatever is mounted below.
+	// The unmount also removes the mounts below.
 	e.onClose(func() error { return unix.Unmount(e.dir, unix.MNT_DETACH) })
 	if err := unix.Mount("", e.dir, "", unix.MS_SHARED, ""); err != nil {
 		return fmt.Errorf("make %s shared: %w", e.dir, err)
@@ -69,7 +69,7 @@ func (e *env) share() error {
 
 func (e *env) onClose(f func() error) { e.undo = append(e.undo, f) }
 
-// close undoes everything, the last first.
+// close undoes all steps, the last one first.
 func (e *env) close() error {
 	var errs []error
 	for i := len(e.undo) - 1; i >= 0; i-- {
@@ -78,19 +78,19 @@ func (e *env) close() error {
 	return errors.Join(errs...)
 }
 
-// name gives a name that no other call gives.
+// name returns a unique name.
 func (e *env) name(prefix string) string {
 	e.last++
 	return fmt.Sprintf("%s-%d", prefix, e.last)
 }
 
-// newDir makes a directory of its own.
+// newDir creates a directory with a unique name.
 func (e *env) newDir(prefix string) (string, error) {
 	dir := filepath.Join(e.dir, e.name(prefix))
 	return dir, os.Mkdir(dir, 0o755)
 }
 
-// lazy is a value that is made once, when it is first asked for.
+// lazy is a value that is created on its first use.
 type lazy[T any] struct {
 	made  bool
 	value T

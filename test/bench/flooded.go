@@ -9,11 +9,11 @@ import (
 	"sync"
 )
 
-// floodBytes is the size of the Secret that is updated without end; the API server takes 1 MiB of data.
+// floodBytes is the size of the Secret that is updated without end. The API server accepts 1 MiB of data.
 const floodBytes = 1<<20 - 8<<10
 
-// refreshInFlood measures refreshes of one volume while the Secret of many others, of one namespace with it, is updated
-// without end.
+// refreshInFlood measures refreshes of one volume while the Secret of many other volumes in the same namespace is
+// updated without end.
 func refreshInFlood(s size) series {
 	without := &row{what: "refresh, one volume: PUT returned -> new bytes, before the flood", unit: milliseconds}
 	with := &row{

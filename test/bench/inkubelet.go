@@ -20,10 +20,10 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// kubeletHost is kubelet for its volume plugins: it has directories, the mount program, and kubelet's manager of
-// Secrets, which watches the Secrets of the node's pods.
+// kubeletHost takes the place of kubelet for its volume plugins: it has directories, the mount program, and kubelet's
+// manager of Secrets, which watches the Secrets of the node's pods.
 type kubeletHost struct {
-	// Nil: the plugins of Secrets and empty directories call no other method.
+	// The interface is nil, because the plugins of Secrets and empty directories call no other method.
 	kubeletvolume.VolumeHost
 	root    string
 	plugins kubeletvolume.VolumePluginMgr
@@ -94,7 +94,7 @@ func (h *kubeletHost) newUnmounter(spec *kubeletvolume.Spec, pod types.UID) (kub
 	return plugin.NewUnmounter(spec.Name(), pod)
 }
 
-// setUp sets up the volume of a pod, as kubelet does first and at each synchronisation of the pod.
+// setUp sets up the volume of a pod, as kubelet does at first and at each synchronization of the pod.
 func (h *kubeletHost) setUp(pod *corev1.Pod) error {
 	mounter, err := h.newMounter(kubeletvolume.NewSpecFromVolume(&pod.Spec.Volumes[0]), pod)
 	if err != nil {
@@ -178,7 +178,7 @@ func (y *yardsticks) setUpAndTearDown(h *kubeletHost, pod *corev1.Pod) error {
 	return os.RemoveAll(filepath.Join(h.root, "pods", string(pod.UID)))
 }
 
-// setUpAgain measures the refresh of a volume, without the wait of a minute or more for the pod's synchronisation.
+// setUpAgain measures the refresh of a volume, without the wait of a minute or more for the pod's synchronization.
 func (y *yardsticks) setUpAgain(ctx context.Context, h *kubeletHost, pod *corev1.Pod, s *secret) error {
 	start := time.Now()
 	if err := h.setUp(pod); err != nil {

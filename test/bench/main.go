@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command bench measures the driver. In the same run it measures what the kernel, the API server, kubelet and other
-// drivers take for the same work:
+// Command bench measures the driver. In the same run it measures the kernel, the API server, kubelet and other drivers
+// with the same work:
 //
 //	cd test/bench && go run .                  # everything, about five minutes; root
 //	cd test/bench && go run . -run refresh     # the rows that match, and their yardsticks
@@ -9,8 +9,8 @@
 //	cd test/bench && go run . -driver /x/old   # another build of the driver, to compare
 //
 // The driver is its real binary in a process of its own, which the benchmark calls over its socket, as kubelet would.
-// The API server and etcd are real (test/controlplane). A missed goal is shown and is no error: machines differ, and
-// the ratios to the yardsticks are what counts. A failed operation is an error, and the exit code is 1. Updates of one
+// The API server and etcd are real (test/controlplane). A missed goal is printed, but it is no error: machines differ,
+// and the ratios to the yardsticks matter. A failed operation is an error, and the exit code is 1. Updates of one
 // object are more than 100 ms apart, which is the minimum interval between two refreshes of one volume.
 package main
 

@@ -13,7 +13,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/bench/lab"
 )
 
-// manyVolumes are the rows in which things happen to many volumes at once, and those that are no durations.
+// manyVolumes returns the rows about many volumes at once, and the rows that are not durations.
 func manyVolumes(s size, y *yardsticks) []series {
 	mib := func(what string, g goal) *row { return &row{what: what, unit: mebibytes, goal: g} }
 	ms := func(what string, g goal) *row { return &row{what: what, unit: milliseconds, goal: g} }
@@ -38,7 +38,7 @@ func manyVolumes(s size, y *yardsticks) []series {
 	}
 }
 
-// crowd is a driver with many volumes, each of an object of its own, and how much memory it took as they became more.
+// crowd is a driver with many volumes, each with an object of its own. It records the memory as the number grows.
 type crowd struct {
 	node    *node
 	cluster *cluster
@@ -46,7 +46,7 @@ type crowd struct {
 	memory  map[int]usage
 }
 
-// newCrowd starts a driver, the first time, and gives it volumes.
+// newCrowd starts a driver with volumes on its first call.
 func (e *env) newCrowd(ctx context.Context) (*crowd, error) {
 	return e.crowd.get(func() (*crowd, error) {
 		cluster, err := e.newCluster(ctx)
@@ -103,10 +103,10 @@ func memory(idle, held, most *row) series {
 	}}
 }
 
-// usage is the memory of a process in MiB. A tmpfs is not in it.
+// usage is the memory of a process in MiB, without the tmpfs file systems.
 type usage struct{ rss, anonymous, peak float64 }
 
-// settledMemory waits until the memory of a process no longer shrinks, and returns it.
+// settledMemory waits until the memory of a process stops shrinking, and returns it.
 func settledMemory(pid int) (least usage, err error) {
 	const quiet, patience = 3 * time.Second, 15 * time.Second
 	since := time.Now()
@@ -153,7 +153,7 @@ func binarySize(r *row) series {
 	}}
 }
 
-// burst is what the series with many volumes start from: a driver and objects of their own.
+// burst returns the starting point of the series with many volumes: a new driver and new objects.
 func burst(ctx context.Context, e *env, objects int) (*node, *cluster, []*secret, error) {
 	n, err := e.apiNode(ctx)
 	if err != nil {
@@ -167,7 +167,7 @@ func burst(ctx context.Context, e *env, objects int) (*node, *cluster, []*secret
 	return n, c, secrets, err
 }
 
-// requestsPerVolume counts what the API server is asked in the whole life of volumes with an object of their own.
+// requestsPerVolume counts the requests to the API server in the whole life of volumes with an object of their own.
 func requestsPerVolume(r *row) series {
 	return series{[]*row{r}, func(ctx context.Context, e *env) (step, error) {
 		n, c, secrets, err := burst(ctx, e, e.size.burst)
@@ -198,7 +198,7 @@ func requestsPerVolume(r *row) series {
 	}}
 }
 
-// updateAll updates each object once, and waits until each volume shows it.
+// updateAll updates each object once, and waits until each volume shows the new version.
 func updateAll(ctx context.Context, e *env, volumes []*volume, secrets []*secret) error {
 	a, err := e.watchArrivals(volumes...)
 	if err != nil {
@@ -212,7 +212,7 @@ func updateAll(ctx context.Context, e *env, volumes []*volume, secrets []*secret
 	return err
 }
 
-// publishAtOnce measures from the first call to the last answer, with all calls under way at the same time.
+// publishAtOnce measures the time from the first call to the last answer of parallel calls.
 func publishAtOnce(count int, took *row) series {
 	return series{[]*row{took}, func(ctx context.Context, e *env) (step, error) {
 		n, _, secrets, err := burst(ctx, e, count)
@@ -237,7 +237,7 @@ func publishAtOnce(count int, took *row) series {
 	}}
 }
 
-// updateAtOnce updates many objects, each in a volume, as fast as the API server takes it.
+// updateAtOnce updates many objects, each with a volume, as fast as the API server accepts the updates.
 func updateAtOnce(count int, took *row) series {
 	return series{[]*row{took}, func(ctx context.Context, e *env) (step, error) {
 		n, _, secrets, err := burst(ctx, e, count)
@@ -271,7 +271,7 @@ func updateAtOnce(count int, took *row) series {
 	}}
 }
 
-// updateShared updates one object that is in many volumes.
+// updateShared updates one object with many volumes.
 func updateShared(count int, took *row) series {
 	return series{[]*row{took}, func(ctx context.Context, e *env) (step, error) {
 		n, _, secrets, err := burst(ctx, e, 1)

@@ -12,22 +12,22 @@ import (
 	"time"
 )
 
-// series is an operation that is measured again and again. One step of it may give samples to several rows.
+// series is an operation that is measured repeatedly. One step may give samples to several rows.
 type series struct {
 	rows []*row
-	// setUp makes what the steps need, and returns the step. What it made is undone by env.close.
+	// setUp prepares the steps, and returns the step. env.close undoes the preparation.
 	setUp func(ctx context.Context, e *env) (step, error)
 }
 
 type step func(ctx context.Context) error
 
-// stepTimeout bounds a step: one that never ends is a failure.
+// stepTimeout bounds a step. A step that never ends is a failure.
 const stepTimeout = 2 * time.Minute
 
-// measure runs all series of which a row is wanted and returns their rows.
+// measure runs all series with a wanted row and returns their rows.
 //
-// Single operations take turns, a few at a time, so that the machine's noise hits all of them alike. What happens to
-// many volumes at once comes afterwards, one series after the other: it would be the noise.
+// Single operations take turns, a few at a time, so that the machine's noise affects all of them equally. The
+// operations on many volumes at once come afterwards, one series after the other, because they would disturb others.
 func measure(ctx context.Context, e *env, wanted *regexp.Regexp) ([]*row, error) {
 	y := newYardsticks()
 	single := append(y.series(), singleVolume(e.size, y)...)
@@ -89,7 +89,8 @@ func measure(ctx context.Context, e *env, wanted *regexp.Regexp) ([]*row, error)
 	return rows, nil
 }
 
-// choose tells which series have a row that is wanted, or that such a row is compared with.
+// choose returns a function that reports whether a series has a wanted row, or a row with which a wanted row is
+// compared.
 func choose(all []series, wanted *regexp.Regexp) func(series) bool {
 	needed := map[*row]bool{}
 	for _, s := range all {

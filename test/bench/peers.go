@@ -18,7 +18,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/bench/lab"
 )
 
-// peer is a gRPC server, in a process of its own, that the driver is compared with.
+// peer is a gRPC server in a process of its own, with which the driver is compared.
 type peer string
 
 const (
@@ -28,8 +28,8 @@ const (
 	secretsStoreProvider peer = "provider" // the secrets store's other server
 )
 
-// servePeer is the role of a process of this program: it serves a peer on a socket. The peer binds the directory to its
-// targets, or finds the socket of its provider there.
+// servePeer is the role of a process of this program that serves a peer on a socket. The peer binds the directory to
+// its targets, or finds the socket of its provider in the directory.
 func servePeer(p peer, socket, dir string) error {
 	server := grpc.NewServer()
 	switch p {
@@ -55,7 +55,7 @@ func servePeer(p peer, socket, dir string) error {
 	return server.Serve(listener)
 }
 
-// peerNode starts a peer that is a CSI driver, the first time, and connects a kubelet to the peer.
+// peerNode starts a peer that is a CSI driver on its first call, and connects a kubelet to the peer.
 func (e *env) peerNode(ctx context.Context, p peer) (*node, error) {
 	if n := e.peers[p]; n != nil {
 		return n, nil
@@ -88,7 +88,7 @@ func (e *env) peerNode(ctx context.Context, p peer) (*node, error) {
 	return n, nil
 }
 
-// startPeer starts a peer's process. Its log goes to a file, as that of a container does.
+// startPeer starts a peer's process. Its log goes to a file, like that of a container.
 func (e *env) startPeer(p peer, socket, dir string) error {
 	log, err := os.Create(filepath.Join(e.dir, string(p)+".log"))
 	if err != nil {
@@ -101,7 +101,7 @@ func (e *env) startPeer(p peer, socket, dir string) error {
 		return err
 	}
 	e.onClose(func() error {
-		_ = cmd.Process.Signal(unix.SIGKILL) // it has nothing to clean up
+		_ = cmd.Process.Signal(unix.SIGKILL) // The process has nothing to clean up.
 		_ = cmd.Wait()
 		return nil
 	})

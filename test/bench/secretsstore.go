@@ -25,10 +25,10 @@ import (
 	provider "sigs.k8s.io/secrets-store-csi-driver/provider/v1alpha1"
 )
 
-// secretsStoreServer does what secrets-store-csi-driver 1.6.0 does for a volume with rotation: it looks at the target,
-// mounts a tmpfs with the mount program, asks the provider for the files, and writes them. The protocol of the provider
-// and the writer of the files are the project's own packages; the code between them is new and has the same steps but
-// one: the driver also creates or updates an object in the API server for each volume.
+// secretsStoreServer makes the steps of secrets-store-csi-driver 1.6.0 for a volume with rotation: it checks the
+// target, mounts a tmpfs with the mount program, asks the provider for the files, and writes them. The protocol of the
+// provider and the writer of the files are the project's own packages. The code between them is new, and it omits one
+// step: the real driver also creates or updates an object in the API server for each volume.
 type secretsStoreServer struct {
 	noCapabilities
 	mounter  mount.Interface
@@ -53,7 +53,7 @@ func (s *secretsStoreServer) NodePublishVolume(
 		return nil, status.Error(codes.InvalidArgument, "not a read-only volume with attributes")
 	}
 	target := req.GetTargetPath()
-	_, _ = os.Stat(target) // the time of the last rotation; the benchmark's volumes are always due
+	_, _ = os.Stat(target) // This is the time of the last rotation. The benchmark's volumes are always due.
 	mounted, err := s.makeTarget(target)
 	if err == nil && !mounted {
 		err = s.mounter.Mount("tmpfs", target, "tmpfs", nil)
@@ -68,7 +68,7 @@ func (s *secretsStoreServer) NodePublishVolume(
 	return &csi.NodePublishVolumeResponse{}, nil
 }
 
-// makeTarget makes the target, and reports whether it is a mount that can be read.
+// makeTarget creates the target, and reports whether it is a readable mount.
 func (s *secretsStoreServer) makeTarget(target string) (mounted bool, err error) {
 	notMounted, err := s.mounter.IsLikelyNotMountPoint(target)
 	if errors.Is(err, os.ErrNotExist) {

@@ -17,7 +17,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
-// singleVolume are the rows in which one thing happens to one volume.
+// singleVolume returns the rows about one operation on one volume.
 func singleVolume(s size, y *yardsticks) []series {
 	ms := func(what string, yardstick *row, g goal) *row {
 		return &row{what: what, unit: milliseconds, yardstick: yardstick, goal: g}
@@ -69,7 +69,7 @@ func singleVolume(s size, y *yardsticks) []series {
 	return all
 }
 
-// objectSource gives a driver, and a new object that it can read.
+// objectSource returns a driver, and a new object that the driver can read.
 type objectSource func(*env, context.Context) (*node, object, error)
 
 func (e *env) apiSource(ctx context.Context) (*node, object, error) {
@@ -144,7 +144,7 @@ func (m *manifest) update(context.Context) error {
 	return m.write()
 }
 
-// write replaces the file by a rename, as whoever keeps secrets in files should.
+// write replaces the file with a rename, as users of --manifests should.
 func (m *manifest) write() error {
 	b, err := json.Marshal(corev1.Secret{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
@@ -160,7 +160,7 @@ func (m *manifest) write() error {
 	return os.Rename(unfinished, filepath.Join(m.dir, m.name+".json"))
 }
 
-// known waits until the driver has read a manifest that is new.
+// known waits until the driver has read a new manifest.
 func (m *manifest) known(ctx context.Context, n *node) error {
 	for {
 		v, err := n.publish(ctx, m.name)
@@ -175,7 +175,7 @@ func (m *manifest) known(ctx context.Context, n *node) error {
 	}
 }
 
-// comeAndGo publishes and unpublishes a volume of an object, which with watched another volume holds.
+// comeAndGo publishes and unpublishes a volume of an object. With watched, another volume watches the object.
 func comeAndGo(source objectSource, watched bool, publish, unpublish *row) series {
 	return series{[]*row{publish, unpublish}, func(ctx context.Context, e *env) (step, error) {
 		n, object, err := source(e, ctx)
@@ -259,7 +259,7 @@ func republishUnchanged(source objectSource, took *row) series {
 	}}
 }
 
-// refreshOne measures from the start and from the end of an update to the new bytes.
+// refreshOne measures the time from the start and from the end of an update to the new bytes.
 func refreshOne(source objectSource, sinceStart, sinceEnd *row) series {
 	return series{[]*row{sinceStart, sinceEnd}, func(ctx context.Context, e *env) (step, error) {
 		n, object, err := source(e, ctx)

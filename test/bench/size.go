@@ -2,19 +2,20 @@
 
 package main
 
-// size is how much is done.
+// size is the amount of work.
 type size struct {
-	// goals: the numbers are those that the goals are for.
+	// goals means that the goals apply to the numbers of this size.
 	goals bool
-	// steps is how often an operation is measured, batch how often in a row before the next one has its turn.
+	// steps is the number of measurements of an operation, and batch the number of measurements in a row before the next
+	// operation.
 	steps, batch int
-	// held volumes are there while another is refreshed; most volumes are the most there are of anything.
+	// held is the number of volumes that exist while another one is refreshed, and most is the largest number of volumes.
 	held, most int
-	// burst is the smaller number of things that happen at once; most the larger.
+	// burst is the smaller number of simultaneous operations; most is the larger one.
 	burst int
-	// flooded is how many volumes show one object that is updated without end.
+	// flooded is the number of volumes that show one object that is updated without end.
 	flooded int
-	// bursts is how often something happens to many at once.
+	// bursts is the number of repetitions of simultaneous operations.
 	bursts int
 }
 

@@ -16,8 +16,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// spiffeServer does what spiffe-csi 0.2.12 does for a volume: it checks the request, makes the target, looks for the
-// target in the mount table, binds its directory, and logs a line. The code is new. The mount is read-write, as that of
+// spiffeServer makes the steps of spiffe-csi 0.2.12 for a volume: it checks the request, creates the target, searches
+// the mount table for the target, binds its directory, and logs a line. The code is new. The mount is read-write, as in
 // spiffe-csi: SELinux can then label the files, and kubelet mounts the volume read-only into the containers.
 type spiffeServer struct {
 	noCapabilities
@@ -69,7 +69,7 @@ func (spiffeServer) NodeUnpublishVolume(
 	return &csi.NodeUnpublishVolumeResponse{}, nil
 }
 
-// inMountTable reports whether a path, which has no character that the table escapes, is a mount point.
+// inMountTable reports whether a path is a mount point. The path must have no character that the table escapes.
 func inMountTable(path string) (bool, error) {
 	table, err := os.Open("/proc/self/mountinfo")
 	if err != nil {

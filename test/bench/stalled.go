@@ -19,12 +19,12 @@ type besideStalled struct {
 	node             *node
 	arrivals         *arrivals
 	healthy, stalled group
-	// without is measured before the stall, first when the refreshes of the stalled volumes have just begun, and with when
-	// all of those hang.
+	// without is measured before the stall, first after the refreshes of the stalled volumes have just begun, and with
+	// while all of these hang.
 	without, first, with *row
 }
 
-// group is volumes, each of an object of its own.
+// group is a number of volumes, each with an object of its own.
 type group struct {
 	secrets []*secret
 	volumes []*volume
@@ -56,7 +56,7 @@ func refreshBesideStalled(s size) series {
 	}}
 }
 
-// newBesideStalled starts a driver of its own, which no other row measures.
+// newBesideStalled starts a driver that no other row measures.
 func newBesideStalled(ctx context.Context, e *env) (*besideStalled, error) {
 	c, err := e.newCluster(ctx)
 	if err != nil {
@@ -81,7 +81,8 @@ func newBesideStalled(ctx context.Context, e *env) (*besideStalled, error) {
 	return &b, err
 }
 
-// turn measures each healthy volume without stalled volumes and beside them, and waits until the latter are current.
+// turn measures each healthy volume without stalled volumes and with them, and waits until the stalled ones are
+// current.
 func (b *besideStalled) turn(ctx context.Context) error {
 	if err := b.refreshAll(ctx, b.without); err != nil {
 		return err

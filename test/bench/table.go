@@ -16,16 +16,16 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/bench/lab"
 )
 
-// row is a line of the table: something that is measured, in one unit.
+// row is a line of the table: a measured quantity in one unit.
 type row struct {
 	what string
 	unit unit
-	// yardstick is what the p50 is set against; nil: nothing comparable.
+	// yardstick is the row to which the p50 is compared; nil if nothing is comparable.
 	yardstick *row
-	// peers are what others take for the same; the ratios to them follow that to the yardstick.
+	// peers are the rows of other programs for the same work. Their ratios follow that of the yardstick.
 	peers []*row
 	goal  goal
-	// note says what is not a figure of its own.
+	// note explains the row.
 	note    string
 	samples []float64
 }
@@ -38,8 +38,8 @@ const (
 	requests     unit = "requests"
 )
 
-// goal is what a row should reach at most: p50 and p99 in the unit of the row, and the ratios of both to those of the
-// yardstick. Zero: there is no goal.
+// goal is the upper limit of a row: of p50 and p99 in the unit of the row, and of the ratios of both to those of the
+// yardstick. Zero means no limit.
 type goal struct{ p50, p99, ratio, p99Ratio float64 }
 
 // time adds a duration.
@@ -47,7 +47,7 @@ func (r *row) time(d time.Duration) { r.add(float64(d) / float64(time.Millisecon
 
 func (r *row) add(v float64) { r.samples = append(r.samples, v) }
 
-// percentile is the nearest-rank percentile of what was measured.
+// percentile returns the nearest-rank percentile of the samples.
 func (r *row) percentile(p float64) float64 {
 	if len(r.samples) == 0 {
 		return math.NaN()
@@ -56,7 +56,7 @@ func (r *row) percentile(p float64) float64 {
 	return sorted[max(0, int(math.Ceil(p/100*float64(len(sorted))))-1)]
 }
 
-// result is a row as it is printed. It is what -json gives.
+// result is a printed row, and the element of the output of -json.
 type result struct {
 	What      string   `json:"what"`
 	Unit      unit     `json:"unit"`
@@ -67,7 +67,7 @@ type result struct {
 	Ratio     *float64 `json:"ratio,omitempty"`
 	// Peers are the ratios of the p50 to those of other rows.
 	Peers []peerRatio `json:"peers,omitempty"`
-	// P99Ratio is there if the row has a goal for it.
+	// P99Ratio is set if the row has a goal for it.
 	P99Ratio *float64 `json:"p99Ratio,omitempty"`
 
 	GoalP50      float64 `json:"goalP50,omitempty"`
@@ -78,7 +78,7 @@ type result struct {
 	Note         string  `json:"note,omitempty"`
 }
 
-// peerRatio is the ratio to the p50 of a row that others take.
+// peerRatio is the ratio to the p50 of a row of another program.
 type peerRatio struct {
 	What  string   `json:"what"`
 	Ratio *float64 `json:"ratio"`
@@ -117,7 +117,7 @@ func (r *row) ratio(to *row, p float64) *float64 {
 	return &ratio
 }
 
-// reached reports whether a value is at most what it should be. Zero: there is no goal.
+// reached reports whether a value is at most its goal. A goal of zero is always reached.
 func reached(value *float64, most float64) bool { return most == 0 || value != nil && *value <= most }
 
 func results(rows []*row) []result {
@@ -134,7 +134,7 @@ func printJSON(w io.Writer, rows []*row) error {
 	return encoder.Encode(map[string]any{"machine": lab.Machine(runtime.NumCPU()), "rows": results(rows)})
 }
 
-// printTable prints the rows. Yardsticks have a number, which the column "ratio" refers to.
+// printTable prints the rows. The column "ratio" refers to yardsticks by their numbers.
 func printTable(w io.Writer, rows []*row) error {
 	numbers := map[string]int{}
 	for _, r := range rows {

@@ -17,7 +17,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/tmpfs"
 )
 
-// yardsticks are what the driver's rows are set against: the least that its work can take, and what others do.
+// yardsticks are rows for comparison with the driver's rows: the least possible work, and the work of other programs.
 type yardsticks struct {
 	classic, detached, packages, exec, first, changed, unchanged *row
 	get, update, event                                           *row
@@ -101,7 +101,7 @@ func (y *yardsticks) runExec(_ context.Context, e *env) (step, error) {
 	})
 }
 
-// stagedMount measures f, which mounts at two directories, and then unmounts both.
+// stagedMount measures f, which mounts at two directories. It then unmounts both.
 func (e *env) stagedMount(r *row, f func(stage, target string) error) (step, error) {
 	stage, err := e.newDir("stage")
 	if err != nil {
@@ -182,7 +182,7 @@ func (y *yardsticks) runPackages(_ context.Context, e *env) (step, error) {
 	})
 }
 
-// attachedMount measures f, which mounts at a directory, and then unmounts it.
+// attachedMount measures f, which mounts at a directory. It then unmounts the directory.
 func (e *env) attachedMount(r *row, f func(target string) error) (step, error) {
 	target, err := e.newDir("target")
 	if err != nil {
@@ -198,7 +198,7 @@ func (e *env) attachedMount(r *row, f func(target string) error) (step, error) {
 	}, nil
 }
 
-// writeBare writes the layout of AtomicWriter into a directory with as few system calls as it takes.
+// writeBare writes the layout of AtomicWriter into a directory with the least number of system calls.
 func writeBare(dir string) error {
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -246,7 +246,7 @@ func linkBare(dir int, to, name string) error {
 	return unix.Fchownat(dir, name, owner, owner, unix.AT_SYMLINK_NOFOLLOW)
 }
 
-// runAtomicWriter measures Kubernetes' AtomicWriter in a tmpfs that is there already.
+// runAtomicWriter measures Kubernetes' AtomicWriter in an existing tmpfs.
 func (y *yardsticks) runAtomicWriter(_ context.Context, e *env) (step, error) {
 	mnt, err := e.newDir("atomic-writer")
 	if err != nil {

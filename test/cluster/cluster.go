@@ -14,19 +14,20 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/supervisor"
 )
 
-// What a cluster has inside.
+// Names inside of a cluster.
 const (
-	NodeName    = "node"                 // of the first node
-	KubeletRoot = supervisor.KubeletRoot // seen by Command
+	NodeName    = "node"                 // the name of the first node
+	KubeletRoot = supervisor.KubeletRoot // kubelet's root directory as Command sees it
 )
 
-// Cluster is one that runs. It is safe for concurrent use.
+// Cluster is a running cluster. It is safe for concurrent use.
 type Cluster struct {
 	runDir string
-	alive  *os.File // open as long as the cluster shall live; nil: detached, or not ours
+	// alive ends the cluster when it is closed. It is nil for a detached cluster, and for a cluster of another process.
+	alive *os.File
 }
 
-// Open returns the cluster that runs in a folder. Empty: DefaultRunDir.
+// Open returns the running cluster of a folder. An empty runDir means DefaultRunDir.
 func Open(runDir string) (*Cluster, error) {
 	o, err := Options{RunDir: runDir}.withDefaults()
 	if err != nil {
@@ -38,15 +39,14 @@ func Open(runDir string) (*Cluster, error) {
 	return &Cluster{runDir: o.RunDir}, nil
 }
 
-// Down ends the cluster and returns when nothing is left of it: no process,
-// mount, interface, cgroup, and in the run folder only logs. It may be called
-// more than once.
+// Down ends the cluster and waits until nothing of it is left: no process, mount, interface or cgroup, and only logs in
+// the run folder. It may be called repeatedly.
 func (c *Cluster) Down(ctx context.Context) error {
 	return Down(ctx, c.runDir)
 }
 
-// Down ends the cluster of a folder, if one runs, and removes what a crash may
-// have left there. Empty: DefaultRunDir.
+// Down ends the cluster of a folder, if one is running, and removes what a crash may have left there. An empty runDir
+// means DefaultRunDir.
 func Down(ctx context.Context, runDir string) error {
 	o, err := Options{RunDir: runDir}.withDefaults()
 	if err != nil {
@@ -61,34 +61,31 @@ func Down(ctx context.Context, runDir string) error {
 // RunDir returns the cluster's folder.
 func (c *Cluster) RunDir() string { return c.runDir }
 
-// Kubeconfig returns the path of the admin's configuration, good on the machine
-// and inside.
+// Kubeconfig returns the path of the administrator's kubeconfig. It works on the machine and inside of the cluster.
 func (c *Cluster) Kubeconfig() string { return supervisor.Paths(c.runDir).Kubeconfig() }
 
-// Logs returns the folder with the log of each program. It outlives the cluster.
+// Logs returns the folder with the log of each program. The folder outlives the cluster.
 func (c *Cluster) Logs() string { return supervisor.Paths(c.runDir).Logs() }
 
-// Bin returns a folder with kubectl, helm, ctr and the rest.
+// Bin returns a folder with kubectl, helm, ctr and other programs.
 func (c *Cluster) Bin() string { return supervisor.Paths(c.runDir).Bin() }
 
-// Command returns a command that runs on the first node, as [Node.Command].
+// Command returns a command that runs on the first node, like [Node.Command].
 func (c *Cluster) Command(ctx context.Context, name string, args ...string) (*exec.Cmd, error) {
 	return c.first().Command(ctx, name, args...)
 }
 
-// Run runs a command on the first node, as [Node.Run].
+// Run runs a command on the first node, like [Node.Run].
 func (c *Cluster) Run(ctx context.Context, name string, args ...string) (string, error) {
 	return c.first().Run(ctx, name, args...)
 }
 
-// Kill kills a program of the first node, as [Node.Kill], or kube-scheduler or
-// kube-controller-manager.
+// Kill kills a program of the first node, like [Node.Kill], or kube-scheduler or kube-controller-manager.
 func (c *Cluster) Kill(ctx context.Context, program string) error {
 	return c.first().Kill(ctx, program)
 }
 
-// Import makes the image of a docker-archive tar, as package images builds them,
-// known to all nodes.
+// Import imports the image of a docker-archive tar, which package images builds, on all nodes.
 func (c *Cluster) Import(ctx context.Context, tar string) error {
 	nodes, err := c.Nodes()
 	if err != nil {

@@ -19,8 +19,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/supervisor"
 )
 
-// Node is a node of a cluster. The first one has the control plane too; only
-// the others can be cut off and be powered off.
+// Node is a node of a cluster. The first one also has the control plane. Only the others can be cut off and powered
+// off.
 type Node struct {
 	cluster *Cluster
 	number  supervisor.Number
@@ -28,7 +28,7 @@ type Node struct {
 
 func (c *Cluster) first() *Node { return &Node{cluster: c, number: 1} }
 
-// Nodes returns the nodes, those that are off too.
+// Nodes returns the nodes, including those that are powered off.
 func (c *Cluster) Nodes() ([]*Node, error) {
 	state, err := supervisor.ReadState(c.runDir)
 	if err != nil {
@@ -44,16 +44,15 @@ func (c *Cluster) Nodes() ([]*Node, error) {
 // Name returns the node's name in Kubernetes.
 func (n *Node) Name() string { return n.number.Name() }
 
-// Cluster returns the cluster that the node is part of.
+// Cluster returns the cluster of the node.
 func (n *Node) Cluster() *Cluster { return n.cluster }
 
 func (n *Node) paths() supervisor.Paths { return supervisor.Paths(n.cluster.runDir).Node(n.number) }
 
-// Command returns a command that runs in the node's namespaces: kubelet's
-// mounts, the node's network, with kubectl, ctr and helm in PATH and configured.
-// It dies with the node.
+// Command returns a command that runs in the node's namespaces: with kubelet's mounts and the node's network, and with
+// kubectl, ctr and helm in PATH and configured. The kernel kills the command with the node.
 func (n *Node) Command(ctx context.Context, name string, args ...string) (*exec.Cmd, error) {
-	// nsenter's own PATH is not that of the command.
+	// env searches the command in the PATH of the node, whereas nsenter would use its own PATH.
 	args = append([]string{"env", "--", name}, args...)
 	if n.number > 1 {
 		state, err := supervisor.ReadNodeState(n.cluster.runDir, n.number)
@@ -88,8 +87,7 @@ func enter(pid int, command []string, namespaces ...string) []string {
 	return append(append(args, "--"), command...)
 }
 
-// Run runs a command, as Command, and returns what it printed. The error has
-// what it printed to standard error.
+// Run runs a command like Command, and returns its standard output. The error contains its standard error.
 func (n *Node) Run(ctx context.Context, name string, args ...string) (string, error) {
 	cmd, err := n.Command(ctx, name, args...)
 	if err != nil {
@@ -104,7 +102,7 @@ func (n *Node) importImage(ctx context.Context, tar string) error {
 		return err
 	}
 	defer file.Close()
-	args := supervisor.ImportArgs("-") // the path need not exist inside
+	args := supervisor.ImportArgs("-") // The path of the tar need not exist inside of the cluster.
 	cmd, err := n.Command(ctx, "ctr", args...)
 	if err != nil {
 		return err
@@ -114,9 +112,8 @@ func (n *Node) importImage(ctx context.Context, tar string) error {
 	return err
 }
 
-// Kill kills one of the programs that are kept running: kubelet, containerd,
-// kube-proxy. It is started again half a second later; Kill does not wait for
-// that.
+// Kill kills one of the supervised programs: kubelet, containerd or kube-proxy. It is started again after half a
+// second. Kill does not wait for that.
 func (n *Node) Kill(ctx context.Context, program string) error {
 	pid, err := os.ReadFile(filepath.Join(n.paths().PIDs(), program))
 	if err != nil {
@@ -128,7 +125,7 @@ func (n *Node) Kill(ctx context.Context, program string) error {
 	return nil
 }
 
-// CutOff takes down the node's link to the others.
+// CutOff takes down the node's link to the other nodes.
 func (n *Node) CutOff(ctx context.Context) error {
 	return n.ip(ctx, "cut it off", n.number.Disconnect())
 }
@@ -152,9 +149,8 @@ func (n *Node) ip(ctx context.Context, action string, commands []string) error {
 	return err
 }
 
-// PowerOff kills all processes of the node at once and returns when they are
-// gone. What was mounted on the node and what was below /run is gone too; the
-// files of kubelet and containerd stay.
+// PowerOff kills all processes of the node at once and waits for their end. The mounts of the node and the files below
+// /run are gone, too. The files of kubelet and containerd stay.
 func (n *Node) PowerOff(ctx context.Context) error {
 	if err := n.refuseFirst("power it off"); err != nil {
 		return err
@@ -171,8 +167,8 @@ func (n *Node) PowerOff(ctx context.Context) error {
 	return supervisor.RemoveNodeState(n.cluster.runDir, n.number)
 }
 
-// Boot starts a node that is off and returns when it is Ready. The flags win
-// over those of package supervisor and of Options.
+// Boot starts a node that is powered off and waits until it is Ready. kubeletArgs override the flags of package
+// supervisor and of Options.
 func (n *Node) Boot(ctx context.Context, kubeletArgs ...string) error {
 	if err := n.refuseFirst("boot it"); err != nil {
 		return err
@@ -184,8 +180,8 @@ func (n *Node) Boot(ctx context.Context, kubeletArgs ...string) error {
 	spec := state.Spec
 	spec.Node = n.number
 	spec.KubeletArgs = append(spec.KubeletArgs[:len(spec.KubeletArgs):len(spec.KubeletArgs)], kubeletArgs...)
-	// The cluster's own program, in the machine's mount namespace: the node gets the mounts of the machine, not those of
-	// the first node.
+	// The cluster's own program starts the node in the machine's mount namespace, so that the node gets the mounts of the
+	// machine instead of those of the first node.
 	program := fmt.Sprintf("/proc/%d/exe", state.InitPID)
 	boot := []string{program, "boot", spec.String()}
 	cmd, err := n.cluster.enter(ctx, n.paths(), boot, "--net", "--pid", "--ipc", "--uts")

@@ -14,32 +14,29 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
 )
 
-// Options of Up. The zero value is good.
+// Options are the options of Up. The zero value is valid.
 type Options struct {
-	// RunDir is the cluster's folder, one for each that runs at a time. Empty:
+	// RunDir is the cluster's folder. Clusters that run at the same time have different folders. The empty string means
 	// DefaultRunDir.
 	RunDir string
-	// Detach lets the cluster outlive this process, until somebody calls Down.
+	// Detach makes the cluster outlive this process, until a call of Down.
 	Detach bool
-	// Progress receives a line for each step. Nil: nobody does.
+	// Progress receives a line for each step. If it is nil, the lines are dropped.
 	Progress io.Writer
 	// Kubernetes is the release of the cluster's Kubernetes. The zero value is the newest.
 	Kubernetes tools.Kubernetes
-	// Nodes is how many nodes there are. 0: one.
+	// Nodes is the number of nodes. 0 means one.
 	Nodes int
-	// Images are tars to import, beside pause and busybox, before the node is
-	// Ready. Import does it later.
+	// Images are tar files to import before the node is Ready, in addition to pause and busybox. Import imports images
+	// later.
 	Images []string
-	// APIServerArgs and KubeletArgs are flags that win over those of package
-	// supervisor.
+	// APIServerArgs and KubeletArgs are flags that override those of package supervisor.
 	APIServerArgs, KubeletArgs []string
-	// Program is the path of the command fsuser-cluster. Empty: it is compiled
-	// into the cache folder.
+	// Program is the path of the command fsuser-cluster. If it is empty, the command is compiled into the cache folder.
 	Program string
 }
 
-// DefaultRunDir returns the folder of a cluster for which none is named:
-// `cluster` in the cache folder.
+// DefaultRunDir returns the default folder of a cluster: `cluster` in the cache folder.
 func DefaultRunDir() (string, error) {
 	cache, err := tools.Cache()
 	if err != nil {
@@ -48,7 +45,7 @@ func DefaultRunDir() (string, error) {
 	return filepath.Join(cache, "cluster"), nil
 }
 
-// withDefaults sets what is left open, and makes paths absolute.
+// withDefaults sets missing options, and makes paths absolute.
 func (o Options) withDefaults() (_ Options, err error) {
 	if o.Nodes == 0 {
 		o.Nodes = 1

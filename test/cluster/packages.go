@@ -14,11 +14,12 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/apt"
 )
 
-// requirement is a Debian package of the cluster, and a file that shows that the machine has what the package contains,
-// also where another distribution installed the file. Images install what only they need themselves.
+// requirement is a Debian package that the cluster requires, and a file of the package. The file shows that the machine
+// has the content of the package, even if another distribution installed it. Packages that only images require are not
+// here.
 type requirement struct {
 	debian string
-	files  string // pattern
+	files  string // a pattern
 }
 
 func requirements() []requirement {

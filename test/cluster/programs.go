@@ -17,7 +17,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
 )
 
-// buildTools compiles those tools that are missing, with a line for each.
+// buildTools compiles the missing tools, with a line for each.
 func buildTools(ctx context.Context, k tools.Kubernetes, progress io.Writer) error {
 	var missing []string
 	for _, tool := range tools.OfCluster(k) {
@@ -40,8 +40,7 @@ func buildTools(ctx context.Context, k tools.Kubernetes, progress io.Writer) err
 	return nil
 }
 
-// buildProgram compiles the command fsuser-cluster, unless it is as new as its
-// source, and returns its path.
+// buildProgram compiles the command fsuser-cluster, unless it is as new as its source, and returns its path.
 func buildProgram(ctx context.Context, cache string) (string, error) {
 	dir := filepath.Join(cache, "bin", "fsuser-cluster")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -66,12 +65,12 @@ func goCommand(ctx context.Context, args ...string) (*exec.Cmd, error) {
 	}
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = root
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // let it clean up
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // lets the command clean up
 	cmd.WaitDelay = 15 * time.Second
 	return cmd, nil
 }
 
-// readyImages makes the images that every cluster has, the first time.
+// readyImages makes the images of every cluster on its first call.
 func readyImages(ctx context.Context, cache string, progress io.Writer) ([]string, error) {
 	dir := filepath.Join(cache, "images")
 	if err := os.MkdirAll(dir, 0o755); err != nil {

@@ -22,13 +22,12 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
 )
 
-// endTimeout bounds how long Up waits for the end of a cluster that failed.
+// endTimeout bounds the time that Up waits for the end of a failed cluster.
 const endTimeout = time.Minute
 
-// Up starts a cluster and returns when its node is Ready, the namespace
-// `default` has its service account, and services are routed. The first time
-// it compiles everything. The context bounds the start only; when it ends
-// early, nothing is left. It is an error if a cluster runs in the folder.
+// Up starts a cluster and waits until its node is Ready, the namespace `default` has its service account, and services
+// are routed. The first time, it compiles all programs. ctx bounds only the start. If ctx ends before, nothing is left.
+// A running cluster in the folder is an error.
 func Up(ctx context.Context, o Options) (_ *Cluster, err error) {
 	defer func() {
 		if err != nil {
@@ -63,7 +62,7 @@ func Up(ctx context.Context, o Options) (_ *Cluster, err error) {
 	return c, nil
 }
 
-// bootFurther boots all nodes but the first, which is Ready.
+// bootFurther boots all nodes except the first one, which is Ready.
 func (c *Cluster) bootFurther(ctx context.Context, progress io.Writer) error {
 	nodes, err := c.Nodes()
 	if err != nil {
@@ -85,7 +84,7 @@ func (c *Cluster) bootFurther(ctx context.Context, progress io.Writer) error {
 	return nil
 }
 
-// prepare makes all that does not run yet: programs and images.
+// prepare makes the programs and images.
 func prepare(ctx context.Context, o *Options) (supervisor.Spec, error) {
 	cache, err := tools.Cache()
 	if err != nil {
@@ -120,7 +119,7 @@ func prepare(ctx context.Context, o *Options) (supervisor.Spec, error) {
 // start starts the keep process and follows it until the cluster is ready.
 func start(ctx context.Context, o Options, spec supervisor.Spec) (*Cluster, error) {
 	paths := supervisor.Paths(o.RunDir)
-	// Logs are of one cluster; they stay when it has ended.
+	// The logs of an ended cluster stay until the next start.
 	if err := os.RemoveAll(paths.Logs()); err != nil {
 		return nil, fmt.Errorf("remove old logs: %w", err)
 	}
@@ -149,7 +148,7 @@ func start(ctx context.Context, o Options, spec supervisor.Spec) (*Cluster, erro
 	cmd.Env = append(os.Environ(), "FSUSER_CACHE="+spec.CacheDir)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{progressWrite, aliveRead}
-	// A Ctrl-C at the terminal ends this process, and only thereby the cluster.
+	// A Ctrl-C at the terminal ends this process, and the end of this process ends the cluster.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		alive.Close()
@@ -159,11 +158,11 @@ func start(ctx context.Context, o Options, spec supervisor.Spec) (*Cluster, erro
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = cmd.Wait() // what went wrong is in its messages and its log
+		_ = cmd.Wait() // Its messages and its log contain the reason of a failure.
 	}()
 
 	if err := follow(ctx, progress, o.Progress); err != nil {
-		alive.Close() // which ends it
+		alive.Close() // ends the process
 		select {
 		case <-ended:
 		case <-time.After(endTimeout):

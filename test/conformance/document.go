@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// sig is the first word of the names of Kubernetes' specs of its own volumes.
+// sig is the first word of the names of Kubernetes' specs for its own volumes.
 const sig = "[sig-storage] "
 
 // document returns docs/conformance.md. Two runs differ only if the specs differ, or if one took much longer.
@@ -60,7 +60,7 @@ its feature gate on.
 	return d.String()
 }
 
-// counts returns the table of the specs of Kubernetes' own volumes.
+// counts returns the table of the specs for Kubernetes' own volumes.
 func (r result) counts() string {
 	var all, conformance [noPod + 1]int
 	for _, v := range r.verdicts {
@@ -98,7 +98,7 @@ func (v verdict) conformance() string {
 	return ""
 }
 
-// cell returns text as the cell of a table.
+// cell returns text in the form of a cell of a table.
 func cell(text string) string {
 	return strings.NewReplacer("|", "\\|", "[", "\\[", "\n", " ").Replace(text)
 }

@@ -27,7 +27,7 @@ const (
 	interruptTimeout = 45 * time.Second
 )
 
-// programs are the paths of the programs of the tests.
+// programs are the paths of the programs that the tests use.
 type programs struct {
 	ginkgo, tests, agnhost, kubectl string
 }
@@ -42,7 +42,7 @@ func findPrograms() (p programs, err error) {
 	if err != nil {
 		return programs{}, err
 	}
-	p.kubectl, err = kubectl.Binary() // built when the cluster starts
+	p.kubectl, err = kubectl.Binary() // The start of the cluster builds it.
 	return p, err
 }
 
@@ -72,13 +72,13 @@ func runSpecs(ctx context.Context, p programs, c *cluster.Cluster, dir, match st
 	defer log.Close()
 	fmt.Printf("the specs run, which takes some six minutes; output in %s\n", log.Name())
 	cmd := exec.CommandContext(ctx, p.ginkgo, "--no-color", "--silence-skips", "--timeout="+suiteTimeout.String(),
-		// The specs wait most of the time: eight of them for five minutes each.
+		// The specs wait most of the time: eight of them wait for five minutes each.
 		"--procs="+strconv.Itoa(5*runtime.NumCPU()),
 		"--focus="+focus, "--skip="+notApplicable, "--output-dir="+dir, "--json-report="+filepath.Base(report),
 		p.tests, "--", "--provider=local", "--kubeconfig="+c.Kubeconfig(), "--kubectl-path="+p.kubectl,
 		"--storage.testdriver="+filepath.Join(repository, testDriver))
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
-	// In a process group of its own, so that Ctrl-C reaches ginkgo only through the context, and its children can be
+	// ginkgo has a process group of its own, so that Ctrl-C reaches it only through the context, and its children can be
 	// killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
@@ -86,7 +86,7 @@ func runSpecs(ctx context.Context, p programs, c *cluster.Cluster, dir, match st
 	err = cmd.Run()
 	if ctx.Err() != nil {
 		if cmd.Process != nil {
-			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // none is left, usually
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // Usually no process is left.
 		}
 		return nil, context.Cause(ctx)
 	}

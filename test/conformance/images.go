@@ -19,13 +19,13 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
 )
 
-// testImages are the names of the images that the tests use.
+// testImages are the names of the images in the tests.
 type testImages struct {
 	all     []string
 	agnhost string // the image that build makes
 }
 
-// askedFor reads the names from e2e.test.
+// askedFor reads the names of the images from e2e.test.
 func askedFor(ctx context.Context, p programs) (testImages, error) {
 	list, err := exec.CommandContext(ctx, p.tests, "--list-images").Output()
 	if err != nil {
@@ -66,7 +66,7 @@ func agnhostVersion(ctx context.Context) (string, error) {
 	return strings.TrimSpace(string(version)), nil
 }
 
-// build writes the tar of an agnhost image with a shell and commands, as the original image has them.
+// build writes the tar of an agnhost image with a shell and commands, like the original image.
 func (i testImages) build(ctx context.Context, p programs, dir string) (tar string, err error) {
 	files, err := images.BusyboxFiles(ctx, os.Stdout)
 	if err != nil {
@@ -81,7 +81,7 @@ func (i testImages) build(ctx context.Context, p programs, dir string) (tar stri
 	})
 }
 
-// tag gives the cluster's images of busybox and pause the names that the tests use.
+// tag gives the cluster's images of busybox and pause the names in the tests.
 func (i testImages) tag(ctx context.Context, c *cluster.Cluster) error {
 	ours := map[string]string{"busybox": images.BusyboxName, "pause": images.PauseName}
 	for _, name := range i.all {

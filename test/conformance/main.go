@@ -2,10 +2,10 @@
 
 //go:build linux
 
-// Command conformance runs Kubernetes' own specs of Secret, ConfigMap, downward API and projected volumes, and its
-// external-storage suite, from its e2e.test, in a cluster with the driver and the fs-user policy as users install
-// them. The policy moves every volume of the specs behind a volume of the driver. The run fails unless each spec
-// passes with volumes of the driver alone.
+// Command conformance runs Kubernetes' own specs for Secret, ConfigMap, downward API and projected volumes, and its
+// external-storage suite, from its e2e.test, in a cluster with the driver and the fs-user policy, installed as users
+// install them. The policy moves every volume of the specs behind a volume of the driver. The run fails unless each
+// spec passes with only volumes of the driver.
 //
 //	make conformance                                         # builds e2e.test, too; writes docs/conformance.md
 //	go run ./test/conformance -run 'Projected secret' -keep # some specs, in a cluster that stays; writes nothing
@@ -34,7 +34,7 @@ import (
 
 const driverImage = "fsuser.test/fsuser-csi:conformance"
 
-// featureGates turn on the alpha fields that some of the specs test: a user for a volume and its items (KEP-5936).
+// featureGates enable the alpha fields that some of the specs test: a user for a volume and its items (KEP-5936).
 const featureGates = "--feature-gates=AtomicWriteVolumeUserFields=true"
 
 const documentPath = "docs/conformance.md"
@@ -141,8 +141,8 @@ func (o options) start(ctx context.Context, p programs, cache, dir string) (
 // result is the result of a run.
 type result struct {
 	verdicts []verdict
-	problems []string // of the run; a spec's are in its verdict
-	server   string   // version
+	problems []string // the problems of the run; those of a spec are in its verdict
+	server   string   // the version of the API server
 	took     time.Duration
 }
 

@@ -17,11 +17,11 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/deploy"
 )
 
-// counts are the driver's own metrics.
+// counts are metrics of the driver.
 type counts struct {
-	published int    // volumes, since it started
-	held      int    // volumes, now
-	all       string // the metric of operations, whole
+	published int    // the number of volumes published since its start
+	held      int    // the number of volumes now
+	all       string // the complete metric of operations
 }
 
 var (
@@ -31,7 +31,7 @@ var (
 	heldMetric = regexp.MustCompile(`(?m)^fsuser_volumes (\d+)$`)
 )
 
-// readCounts reads the metrics of the only node's driver through the API server.
+// readCounts reads the metrics of the driver on the only node through the API server.
 func readCounts(ctx context.Context, client kubernetes.Interface) (c counts, err error) {
 	pods, err := client.CoreV1().Pods(deploy.Namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -59,8 +59,8 @@ func readCounts(ctx context.Context, client kubernetes.Interface) (c counts, err
 	return c, nil
 }
 
-// compare checks the driver's metrics before and after the specs against the number of volumes that the specs' pods
-// had.
+// compare checks the difference of the driver's metrics before and after the specs. volumes is the number of volumes in
+// the pods of the specs.
 func compare(before, after counts, volumes int) (problems []string) {
 	if counted := after.published - before.published; counted != volumes {
 		problems = append(problems, fmt.Sprintf(

@@ -27,9 +27,9 @@ import (
 type pod struct {
 	namespace, name string
 	created         time.Time // in whole seconds
-	// The mounted volumes of the driver, and of Kubernetes itself without the service account's.
+	// driver has the mounted volumes of the driver, and inTree those of Kubernetes without the service account's.
 	driver, inTree []string
-	// started: a container has run, so all volumes were mounted.
+	// started means that a container has run, so all volumes were mounted.
 	started  bool
 	warnings []string
 }
@@ -37,7 +37,7 @@ type pod struct {
 // observer watches all pods and the warnings about them.
 type observer struct {
 	client kubernetes.Interface
-	stop   func() // ends the watches and waits for their end
+	stop   func() // ends the watches and waits for them
 
 	mu       sync.Mutex
 	pods     map[types.UID]*pod
@@ -100,8 +100,8 @@ func (o *observer) see(object any) {
 	}
 }
 
-// of returns the pods that a spec made, sorted by name. Two specs can have namespaces of one name: the name ends in a
-// random number of four digits. So the time of creation counts, too.
+// of returns the pods of a spec, sorted by name. The namespaces of two specs can have the same name, which ends in a
+// random number of four digits. So of also compares the time of creation.
 func (o *observer) of(s spec) []pod {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -118,8 +118,8 @@ func (o *observer) of(s spec) []pod {
 	return pods
 }
 
-// mounted returns the names of the mounted volumes of the driver, and of those that the policy should have moved
-// behind one. The moved volumes are in the pod, too, but no container mounts them.
+// mounted returns the names of the mounted volumes of the driver, and of those that the policy should have moved behind
+// one. A moved volume is also in the pod, but no container mounts it.
 func mounted(spec corev1.PodSpec) (ofDriver, inTree []string) {
 	mounts := map[string]bool{}
 	for _, c := range append(slices.Clone(spec.InitContainers), spec.Containers...) {
@@ -139,8 +139,8 @@ func mounted(spec corev1.PodSpec) (ofDriver, inTree []string) {
 	return ofDriver, inTree
 }
 
-// started reports whether kubelet made a container. The state alone does not show that: kubelet also reports a
-// container as terminated that was never made.
+// started reports whether kubelet made a container. The state of the container is not enough: kubelet also reports the
+// state terminated for a container that was never made.
 func started(status corev1.PodStatus) bool {
 	all := append(slices.Clone(status.InitContainerStatuses), status.ContainerStatuses...)
 	return slices.ContainsFunc(all, func(c corev1.ContainerStatus) bool { return c.ContainerID != "" })

@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// Two specs that have namespaces of the same name, one after the other, get their own pods.
+// If two specs have namespaces of the same name, one after the other, each gets its own pods.
 func TestPodsOfSpecs(t *testing.T) {
 	begin := time.Date(2026, 1, 2, 3, 4, 5, 6e8, time.UTC)
 	at := func(seconds float64) time.Time { return begin.Add(time.Duration(seconds * float64(time.Second))) }

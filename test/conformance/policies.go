@@ -19,12 +19,12 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/driver"
 )
 
-// annotate is the policy that has the volumes of the tests moved.
+// annotate is the policy that makes the fs-user policy move the volumes of the tests.
 //
 //go:embed annotate.yaml
 var annotate string
 
-// fsUser is the annotation that asks for the volumes to be moved.
+// fsUser is the annotation for moving volumes.
 const fsUser = "fsuser.csi.io/fs-user"
 
 // testLabel is the label of the namespaces of the tests.
@@ -32,7 +32,7 @@ const testLabel = "e2e-run"
 
 const policiesTimeout = time.Minute
 
-// waitForPolicies returns when all policies are in effect. The API server has no event for that.
+// waitForPolicies waits until all policies are in effect. The API server has no event for that.
 func waitForPolicies(ctx context.Context, client kubernetes.Interface) error {
 	var last error
 	inEffect := func(ctx context.Context) (bool, error) {
@@ -46,7 +46,7 @@ func waitForPolicies(ctx context.Context, client kubernetes.Interface) error {
 	return nil
 }
 
-// tryPolicies has the API server admit a namespace of the tests, and a pod with a volume of each kind.
+// tryPolicies lets the API server admit a namespace of the tests, and a pod with a volume of each kind.
 func tryPolicies(ctx context.Context, client kubernetes.Interface) error {
 	dryRun := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
 	meta := metav1.ObjectMeta{Name: "probe", Labels: map[string]string{testLabel: "probe"}}
@@ -73,7 +73,7 @@ func tryPolicies(ctx context.Context, client kubernetes.Interface) error {
 	return nil
 }
 
-// probe is a pod that mounts a volume of each kind.
+// probe returns a pod that mounts a volume of each kind.
 func probe() *corev1.Pod {
 	field := []corev1.DownwardAPIVolumeFile{{
 		Path: "name", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.name"},

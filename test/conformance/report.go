@@ -21,7 +21,7 @@ type spec struct {
 	labels     []string // Conformance, NodeConformance, ...
 	state      string   // passed, failed, ...: ginkgo's
 	failure    string
-	namespaces []string // that the spec made
+	namespaces []string // the namespaces of the spec
 	start, end time.Time
 }
 
@@ -86,7 +86,7 @@ func readReport(path string) ([]spec, error) {
 	return specs, nil
 }
 
-// destroyed matches the last step of a spec: one for each of its namespaces.
+// destroyed matches the last steps of a spec, one for each of its namespaces.
 var destroyed = regexp.MustCompile(`^Destroying namespace "([^"]+)" for this suite\.$`)
 
 // tags matches the labels that ginkgo appends to the text of a spec.

@@ -28,11 +28,13 @@ func TestReadReport(t *testing.T) {
 		{"LeafNodeType": "ReportAfterSuite", "LeafNodeText": "Log Check", "State": "passed"}, `
 	got, err := readReport(report(t, `[{`+header+`
 		{"ContainerHierarchyTexts": ["[sig-storage] Secrets"], "LeafNodeType": "It",
-		 "LeafNodeText": "should be consumable [LinuxOnly] [Conformance]", "LeafNodeLabels": ["Conformance"], "State": "passed",
+		 "LeafNodeText": "should be consumable [LinuxOnly] [Conformance]",
+		 "LeafNodeLabels": ["Conformance"], "State": "passed",
 		 "StartTime": "2026-01-02T03:04:05.6Z", "EndTime": "2026-01-02T03:04:07Z", "SpecEvents": [
 			{"Message": "Destroying namespace \"secrets-1\" for this suite."}, {"Message": "Creating the pod"},
 			{"Message": "Destroying namespace \"secrets-2\" for this suite."}]},
-		{"ContainerHierarchyTexts": ["[sig-storage] ConfigMap"], "LeafNodeType": "It", "LeafNodeText": "skips itself", "State": "skipped",
+		{"ContainerHierarchyTexts": ["[sig-storage] ConfigMap"], "LeafNodeType": "It", "LeafNodeText": "skips itself",
+		 "State": "skipped",
 		 "Failure": {"Message": "not here"}},
 		{"ContainerHierarchyTexts": ["[sig-storage] ConfigMap"], "LeafNodeType": "It", "LeafNodeText": "was not selected",
 		 "State": "skipped"}]}]`))
@@ -48,7 +50,8 @@ func TestReadReport(t *testing.T) {
 	for name, test := range map[string][2]string{
 		"interrupted": {`[{"SpecialSuiteFailureReasons": ["Interrupted"], "SpecReports": []}]`, "Interrupted"},
 		"a step failed": {
-			`[{"SpecReports": [{"LeafNodeType": "SynchronizedBeforeSuite", "State": "failed", "Failure": {"Message": "no node"}}]}]`,
+			`[{"SpecReports": [{"LeafNodeType": "SynchronizedBeforeSuite", ` +
+				`"State": "failed", "Failure": {"Message": "no node"}}]}]`,
 			"no node",
 		},
 		"none selected": {`[{"SpecReports": []}]`, "no spec was selected"},

@@ -23,27 +23,26 @@ func groups() []string {
 	}
 }
 
-// externalStorage is the group of specs that Kubernetes has for CSI drivers, with the driver that testDriver
-// describes.
+// externalStorage is the group of Kubernetes' specs for CSI drivers, with the driver in testDriver.
 const externalStorage = "External Storage [Driver: fsuser.csi.io]"
 
 // testDriver describes the driver to the external-storage suite. The path is relative to the repository.
 const testDriver = "test/conformance/testdriver.yaml"
 
-// notApplicable matches the specs of the groups that use no volume of this driver's kind: of a git repository,
-// writable, of a PersistentVolumeClaim.
+// notApplicable matches the specs of the groups whose volumes this driver does not support: git repositories, writable
+// volumes, PersistentVolumeClaims.
 const notApplicable = `EmptyDir wrapper volumes .* git_repo|read/write inline ephemeral volume|expansion of pvcs`
 
-// An outcome is what a spec has to show in addition to passing.
+// outcome is what a spec must show in addition to passing.
 type outcome int
 
 const (
-	// published: the spec has pods, all their volumes are of the driver, and all run.
+	// published means that the spec has pods, that all their volumes are of the driver, and that all pods run.
 	published outcome = iota
-	// missing: the spec has pods, all their volumes are of the driver, and none runs, because an object or a key is
-	// missing.
+	// missing means that the spec has pods, that all their volumes are of the driver, and that no pod runs, because an
+	// object or a key is missing.
 	missing
-	// noPod: the spec has no pod.
+	// noPod means that the spec has no pod.
 	noPod
 )
 

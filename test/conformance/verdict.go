@@ -10,12 +10,12 @@ import (
 	"strings"
 )
 
-// verdict is what a spec has shown.
+// verdict is the result of judging a spec.
 type verdict struct {
 	spec
 	outcome outcome
-	volumes int    // that the driver published for pods that ran
-	problem string // empty: the spec has shown its outcome
+	volumes int    // the number of volumes that the driver published for running pods
+	problem string // empty if the spec has shown its outcome
 }
 
 // isMissing matches the driver's message about a pod that waits for an object or a key.
@@ -38,7 +38,7 @@ func judge(specs []spec, pods func(spec) []pod) []verdict {
 	return verdicts
 }
 
-// check returns why the spec has not shown its outcome.
+// check returns the reason why the spec has not shown its outcome.
 func (v verdict) check(pods []pod) string {
 	switch {
 	case v.state != "passed":
@@ -74,7 +74,7 @@ func (p pod) check(o outcome) string {
 	return ""
 }
 
-// complete returns the groups without a spec, and the names that two specs have.
+// complete returns a problem for each group without a spec, and for each name of two specs.
 func complete(specs []spec) (problems []string) {
 	seen := map[string]bool{}
 	for _, s := range specs {
@@ -91,7 +91,7 @@ func complete(specs []spec) (problems []string) {
 	return problems
 }
 
-// sum returns the number of volumes that the driver published for pods that ran.
+// sum returns the number of volumes that the driver published for running pods.
 func sum(verdicts []verdict) (volumes int) {
 	for _, v := range verdicts {
 		volumes += v.volumes

@@ -11,14 +11,12 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// APIServerAddress returns the API server's host:port. It stays the same when
-// the API server is stopped and started again. A proxy in front of it on any
-// port of 127.0.0.1 or localhost satisfies the serving certificate.
+// APIServerAddress returns the API server's host:port. It stays the same after a stop and a new start. The serving
+// certificate is valid for a proxy on any port of 127.0.0.1 or localhost.
 func (cp *ControlPlane) APIServerAddress() string { return cp.ports.apiServer.address }
 
-// StartAPIServer starts the API server after StopAPIServer, on the same port
-// and with the same data, and returns when it is ready. It does nothing if the
-// API server is running.
+// StartAPIServer starts the API server after StopAPIServer, on the same port and with the same data, and waits until it
+// is ready. It does nothing if the API server is running.
 func (cp *ControlPlane) StartAPIServer(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("not done after %s", startTimeout))
 	defer cancel()
@@ -40,8 +38,8 @@ func (cp *ControlPlane) StartAPIServer(ctx context.Context) error {
 }
 
 // StartReplica starts another API server, which reaches etcd at etcdAddress: EtcdAddress, or a proxy in front of it. It
-// returns when the API server is ready. The API server runs until the returned function is called, which must be before
-// Stop. Replace the Host of a configuration of AdminConfig or UserConfig by the returned one.
+// waits until the API server is ready. The API server runs until stop is called, which must be before Stop. host
+// replaces the Host of a configuration of AdminConfig or UserConfig.
 func (cp *ControlPlane) StartReplica(ctx context.Context, etcdAddress string) (host string, stop func(), err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("not done after %s", startTimeout))
 	defer cancel()
@@ -59,7 +57,7 @@ func (cp *ControlPlane) StartReplica(ctx context.Context, etcdAddress string) (h
 	return "https://" + port.address, func() { server.kill(); port.release() }, nil
 }
 
-// startAPIServer starts an API server and returns when it is ready. The lock is held.
+// startAPIServer starts an API server and waits until it is ready. The caller holds the lock.
 func (cp *ControlPlane) startAPIServer(
 	ctx context.Context, name string, port port, etcdAddress string,
 ) (*process, error) {
@@ -74,9 +72,8 @@ func (cp *ControlPlane) startAPIServer(
 	return server, nil
 }
 
-// StopAPIServer kills the API server as an outage would, without closing the
-// connections of its clients properly. It returns when the process has ended,
-// and does nothing if the API server is not running.
+// StopAPIServer kills the API server as an outage would, without properly closing the connections of its clients. It
+// waits until the process has ended. It does nothing if the API server is not running.
 func (cp *ControlPlane) StopAPIServer(ctx context.Context) error {
 	cp.mu.Lock()
 	defer cp.mu.Unlock()
@@ -100,9 +97,8 @@ func (cp *ControlPlane) APIServerPID() int {
 	return cp.apiServer.cmd.Process.Pid
 }
 
-// Wait blocks until one of the two servers ends by itself, or until the context
-// ends. It returns an error that says which server ended and how. Do not use it
-// in a test that stops the API server.
+// Wait blocks until one of the two servers ends, or until ctx ends. The error names the server that ended, with the
+// reason. Do not use Wait in a test that stops the API server.
 func (cp *ControlPlane) Wait(ctx context.Context) error {
 	cp.mu.Lock()
 	server, etcd := cp.apiServer, cp.etcd
@@ -130,8 +126,8 @@ func (cp *ControlPlane) apiServerArgs(port port, etcdAddress string) []string {
 
 		"--bind-address=" + listen,
 		"--secure-port=" + port.port(),
-		// Otherwise it looks for an address on the default route, which a
-		// machine or a network namespace need not have.
+		// Without this flag, the API server uses an address of the default route. A machine or a network namespace need not
+		// have one.
 		"--advertise-address=" + advertise,
 		"--endpoint-reconciler-type=" + reconciler,
 		"--service-cluster-ip-range=" + serviceRange,
@@ -150,15 +146,15 @@ func (cp *ControlPlane) apiServerArgs(port port, etcdAddress string) []string {
 
 		"--authorization-mode=" + cp.authorize,
 		"--enable-admission-plugins=NodeRestriction",
-		"--allow-privileged=true", // node drivers are
+		"--allow-privileged=true", // Node drivers are privileged.
 
 		"--profiling=false",
 	}
 	return append(args, cp.extraArgs...)
 }
 
-// waitForAPIServer waits until the server is ready and, since the server makes
-// that a little later, until the namespace `default` exists.
+// waitForAPIServer waits until the server is ready and the namespace `default` exists, which the server creates a
+// little later.
 func (cp *ControlPlane) waitForAPIServer(ctx context.Context, server *process, port port) error {
 	transport, err := rest.TransportFor(cp.AdminConfig())
 	if err != nil {

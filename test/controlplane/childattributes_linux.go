@@ -4,9 +4,8 @@ package controlplane
 
 import "syscall"
 
-// childAttributes: the kernel kills the child when the thread that started it
-// ends (see keeper), and a Ctrl-C at the terminal does not reach it, so that
-// the order of ending stays Stop's.
+// childAttributes makes the kernel kill the child when the thread that started it ends (see keeper). A Ctrl-C at the
+// terminal does not reach the child, so that Stop determines the order in which processes end.
 func childAttributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 }

@@ -6,5 +6,5 @@ package controlplane
 
 import "syscall"
 
-// childAttributes: only Linux can tie a child's life to its parent's.
+// childAttributes returns nil, because only Linux can end a child together with its parent.
 func childAttributes() *syscall.SysProcAttr { return nil }

@@ -24,7 +24,7 @@ func (cp *ControlPlane) AdminConfig() *rest.Config {
 // those that RBAC grants. The Node authorizer grants rights to
 // system:node:<name> in system:nodes. The caller may change the configuration.
 func (cp *ControlPlane) UserConfig(user string, groups ...string) (*rest.Config, error) {
-	// A certificate without a name would be no user at all.
+	// A certificate without a name has no user.
 	if user == "" {
 		return nil, errors.New("make a client configuration: no user name")
 	}
@@ -41,7 +41,7 @@ func (cp *ControlPlane) config() *rest.Config {
 	return &rest.Config{
 		Host:            "https://" + cp.APIServerAddress(),
 		TLSClientConfig: rest.TLSClientConfig{CAData: append([]byte(nil), cp.pki.certPEM...)},
-		QPS:             -1, // a test waits for the server, not for its own client
+		QPS:             -1, // The client must not limit the requests of a test.
 	}
 }
 

@@ -18,8 +18,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
 )
 
-// startTimeout bounds a start if the caller's context does not. A start takes
-// some seconds, and many times that on a loaded machine.
+// startTimeout bounds a start if the caller's context does not. A start takes some seconds, and much longer on a busy
+// machine.
 const startTimeout = 2 * time.Minute
 
 // Options are the options of Start. The zero value is valid.
@@ -131,8 +131,8 @@ func Start(ctx context.Context, o Options) (_ *ControlPlane, err error) {
 	return cp, nil
 }
 
-// Stop kills both servers, waits until they have ended and removes the
-// temporary directory. It may be called more than once.
+// Stop kills both servers, waits until they have ended and removes the temporary directory. It may be called
+// repeatedly.
 func (cp *ControlPlane) Stop() {
 	cp.mu.Lock()
 	defer cp.mu.Unlock()
@@ -140,28 +140,27 @@ func (cp *ControlPlane) Stop() {
 		return
 	}
 	cp.stopped = true
-	// 1. The API server: one that loses its etcd lingers and keeps its port.
+	// 1. The API server is the first, because it waits and keeps its port if its etcd ends before.
 	if cp.apiServer != nil {
 		cp.apiServer.kill()
 		cp.apiServer = nil
 	}
-	// 2. etcd.
+	// 2. etcd is the second.
 	if cp.etcd != nil {
 		cp.etcd.kill()
 	}
-	// 3. The thread that kept them alive, and what they used.
+	// 3. The last are the thread that kept the servers alive, and their resources.
 	if cp.keeper != nil {
 		cp.keeper.stop()
 	}
 	cp.ports.release()
 	if cp.removeDir {
-		// Nobody writes there any more; what could not be removed is left to
-		// the machine's cleaning of temporary files.
+		// No process writes to the directory any more. If a file can't be removed, it stays among the temporary files.
 		_ = os.RemoveAll(cp.dir)
 	}
 }
 
-// makeDir returns the folder to use and whether it is ours to remove.
+// makeDir returns the directory to use. remove reports whether Stop must remove it.
 func makeDir(dir string) (_ string, remove bool, err error) {
 	if dir == "" {
 		dir, err = os.MkdirTemp("", "fsuser-control-plane-")

@@ -27,8 +27,8 @@ const (
 	secretName = "seen"
 )
 
-// TestControlPlane is one story, since a start takes seconds: what happens in
-// a part stays for those after it.
+// TestControlPlane is a sequence of parts with one control plane, because a start takes seconds. Each part uses the
+// result of the previous ones.
 func TestControlPlane(t *testing.T) {
 	ctx := testContext(t)
 	begin := time.Now()
@@ -185,12 +185,12 @@ func testOutage(ctx context.Context, t *testing.T, cp *ControlPlane) {
 	admin := coreClient(t, cp.AdminConfig())
 	events := watchSecret(ctx, t, admin, secretName, "")
 
-	for range 2 { // the second time it does nothing
+	for range 2 { // The second call does nothing.
 		if err := cp.StopAPIServer(ctx); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for range events { // the watch ends
+	for range events { // The watch ends.
 	}
 	if _, err := getSecret(ctx, admin, secretName); err == nil ||
 		apierrors.ReasonForError(err) != metav1.StatusReasonUnknown {

@@ -30,7 +30,7 @@ const (
 
 const (
 	serviceRange = "10.96.0.0/16"
-	serviceIP    = "10.96.0.1" // of the service `kubernetes`: the first in the range
+	serviceIP    = "10.96.0.1" // the address of the service `kubernetes`: the first one of the range
 )
 
 // CAFile returns the path of the certificate authority's certificate, which
@@ -53,7 +53,7 @@ func (cp *ControlPlane) writeCredentials() (err error) {
 	if err != nil {
 		return err
 	}
-	// As the API server is to kubelets, which serve logs and exec.
+	// The API server uses this certificate for kubelets, which serve logs and exec.
 	kubeletClient, err := cp.pki.client("kube-apiserver-kubelet-client", []string{"system:masters"})
 	if err != nil {
 		return err
@@ -101,9 +101,8 @@ func (cp *ControlPlane) newServingPair() (keyPair, error) {
 	return cp.pki.serving(names, addresses)
 }
 
-// RotateServingCertificate replaces the certificate and the key of the API
-// server, as a renewal by the same authority does. It returns when new
-// connections get the new certificate. Existing connections continue.
+// RotateServingCertificate replaces the certificate and the key of the API server, like a renewal by the same
+// authority. It waits until new connections get the new certificate. Existing connections continue.
 func (cp *ControlPlane) RotateServingCertificate(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("not done after %s", startTimeout))
 	defer cancel()
@@ -111,7 +110,7 @@ func (cp *ControlPlane) RotateServingCertificate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// While only one file is new, the API server keeps the pair that it has.
+	// While only one of the files is new, the API server keeps its current pair.
 	for name, content := range map[string][]byte{servingKeyFile: pair.key, servingCertFile: pair.cert} {
 		if err := replaceFile(cp.path(name), content); err != nil {
 			return fmt.Errorf("write the API server's new certificate: %w", err)
@@ -146,7 +145,7 @@ func (cp *ControlPlane) servedCertificate(ctx context.Context) ([]byte, error) {
 	return conn.(*tls.Conn).ConnectionState().PeerCertificates[0].Raw, nil
 }
 
-// replaceFile gives a file new content in one step.
+// replaceFile replaces the content of a file in one step.
 func replaceFile(path string, content []byte) error {
 	next := path + ".new"
 	if err := os.WriteFile(next, content, 0o600); err != nil {

@@ -21,13 +21,13 @@ const (
 // EtcdAddress returns etcd's host:port.
 func (cp *ControlPlane) EtcdAddress() string { return cp.ports.etcdClient.address }
 
-// BackUpEtcd copies etcd's data for RestoreEtcd. etcd is away for a moment, and the API server stays.
+// BackUpEtcd copies etcd's data for RestoreEtcd. It stops etcd for a moment, and the API server continues.
 func (cp *ControlPlane) BackUpEtcd(ctx context.Context) error {
 	return cp.withoutEtcd(ctx, func() error { return copyDir(cp.path(etcdBackupDir), cp.path(etcdDir)) })
 }
 
-// RestoreEtcd brings back the data of the last BackUpEtcd. etcd then gives out again the revisions that it has given
-// out since the backup. Stop the API server before, as etcd's documentation says, and start it afterwards.
+// RestoreEtcd restores the data of the last BackUpEtcd. etcd then uses the revisions since the backup a second time.
+// Stop the API server before, as etcd's documentation requires, and start it afterwards.
 func (cp *ControlPlane) RestoreEtcd(ctx context.Context) error {
 	return cp.withoutEtcd(ctx, func() error { return copyDir(cp.path(etcdDir), cp.path(etcdBackupDir)) })
 }
@@ -55,7 +55,7 @@ func (cp *ControlPlane) withoutEtcd(ctx context.Context, f func() error) error {
 	return cp.startEtcd(ctx)
 }
 
-// copyDir replaces a directory by a copy of another one.
+// copyDir replaces a directory with a copy of another one.
 func copyDir(to, from string) error {
 	if err := os.RemoveAll(to); err != nil {
 		return err
@@ -63,8 +63,7 @@ func copyDir(to, from string) error {
 	return os.CopyFS(to, os.DirFS(from))
 }
 
-// startEtcd starts etcd and returns when it serves. The API server would wait
-// for etcd itself, but in steps of a second.
+// startEtcd starts etcd and waits until it serves. The API server would also wait for etcd, but in steps of a second.
 func (cp *ControlPlane) startEtcd(ctx context.Context) error {
 	client := "http://" + cp.EtcdAddress()
 	peer := "http://" + cp.ports.etcdPeer.address
@@ -76,8 +75,8 @@ func (cp *ControlPlane) startEtcd(ctx context.Context) error {
 		"--listen-peer-urls="+peer,
 		"--initial-advertise-peer-urls="+peer,
 		"--initial-cluster=etcd="+peer,
-		"--unsafe-no-fsync", // no test needs data after a crash of the machine
-		// There is nobody to elect it but itself: do not wait half a second for that.
+		"--unsafe-no-fsync", // No test requires data after a crash of the machine.
+		// etcd is the only member and elects itself. These values avoid a wait of half a second for that.
 		"--heartbeat-interval=20",
 		"--election-timeout=200",
 		"--log-level=warn",
@@ -100,13 +99,14 @@ func (cp *ControlPlane) Compact(ctx context.Context) error {
 	if err := cp.askEtcd(ctx, "range", map[string]any{"key": []byte{0}, "limit": 1}, &newest); err != nil {
 		return fmt.Errorf("compact etcd: %w", err)
 	}
-	if err := cp.askEtcd(ctx, "compaction", map[string]any{"revision": newest.Header.Revision, "physical": true}, nil); err != nil {
+	compaction := map[string]any{"revision": newest.Header.Revision, "physical": true}
+	if err := cp.askEtcd(ctx, "compaction", compaction, nil); err != nil {
 		return fmt.Errorf("compact etcd: %w", err)
 	}
 	return nil
 }
 
-// askEtcd posts to etcd's gateway, which has JSON for gRPC: 64-bit numbers are strings, bytes base64.
+// askEtcd posts to etcd's gateway, which translates JSON to gRPC: 64-bit numbers are strings, and bytes are base64.
 func (cp *ControlPlane) askEtcd(ctx context.Context, method string, question, answer any) error {
 	body, err := json.Marshal(question)
 	if err != nil {

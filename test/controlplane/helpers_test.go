@@ -31,8 +31,7 @@ func testContext(t *testing.T) context.Context {
 	return ctx
 }
 
-// requireBinaries fails a test that would otherwise say less clearly that they
-// are missing.
+// requireBinaries fails a test if binaries are missing, with a clearer message than a start would give.
 func requireBinaries(t *testing.T) {
 	t.Helper()
 	for _, name := range []string{"etcd", "kube-apiserver"} {
@@ -81,7 +80,8 @@ func createSecret(ctx context.Context, t *testing.T, client *rest.RESTClient, na
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		StringData: map[string]string{"key": value},
 	}
-	if err := client.Post().Namespace(metav1.NamespaceDefault).Resource("secrets").Body(secret).Do(ctx).Error(); err != nil {
+	err := client.Post().Namespace(metav1.NamespaceDefault).Resource("secrets").Body(secret).Do(ctx).Error()
+	if err != nil {
 		t.Fatalf("create secret: %v", err)
 	}
 }
@@ -122,8 +122,8 @@ func nextEvent(ctx context.Context, t *testing.T, events <-chan watch.Event) wat
 	return watch.Event{}
 }
 
-// grantSecret gives a user one secret by a role and waits until the authorizer,
-// which learns of the role by a watch, knows.
+// grantSecret gives a user the right to read one secret, and waits until the authorizer has learned of the role with
+// its watch.
 func grantSecret(ctx context.Context, t *testing.T, cp *ControlPlane, user, secret string) {
 	t.Helper()
 	client := restClient(t, cp.AdminConfig(), "/apis", rbacv1.SchemeGroupVersion)
@@ -140,7 +140,8 @@ func grantSecret(ctx context.Context, t *testing.T, cp *ControlPlane, user, secr
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
 	}
 	for resource, object := range map[string]runtime.Object{"roles": role, "rolebindings": binding} {
-		if err := client.Post().Namespace(metav1.NamespaceDefault).Resource(resource).Body(object).Do(ctx).Error(); err != nil {
+		err := client.Post().Namespace(metav1.NamespaceDefault).Resource(resource).Body(object).Do(ctx).Error()
+		if err != nil {
 			t.Fatalf("create %s: %v", resource, err)
 		}
 	}
@@ -158,8 +159,8 @@ func grantSecret(ctx context.Context, t *testing.T, cp *ControlPlane, user, secr
 	}
 }
 
-// alive says whether a process exists and is more than a zombie: an orphan's
-// new parent may be slow to wait for it.
+// alive reports whether a process exists and is no zombie, because the new parent of an orphan may be slow to wait for
+// it.
 func alive(pid int) bool {
 	if syscall.Kill(pid, 0) != nil {
 		return false

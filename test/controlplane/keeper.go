@@ -6,12 +6,10 @@ import "runtime"
 
 // keeper is an OS thread from which children are started.
 //
-// The kernel sends a child its parent-death signal when the *thread* that
-// started it ends, not only when the whole process does. The Go runtime moves
-// goroutines between threads and ends a thread whose locked goroutine returns,
-// so a child started from any goroutine could be killed at any time. The
-// keeper's goroutine is locked to its thread and lives as long as the children
-// have to.
+// The kernel sends a child its parent-death signal when the *thread* that started it ends, and not only when the whole
+// process ends. The Go runtime moves goroutines between threads and ends a thread whose locked goroutine returns, so a
+// child that any goroutine starts could be killed at any time. The keeper's goroutine is locked to its thread and lives
+// as long as the children.
 type keeper struct {
 	work chan func()
 	done chan struct{}
@@ -21,7 +19,7 @@ func newKeeper() *keeper {
 	k := &keeper{work: make(chan func()), done: make(chan struct{})}
 	go func() {
 		defer close(k.done)
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		runtime.LockOSThread() // It is never unlocked, so that the thread ends with the goroutine.
 		for f := range k.work {
 			f()
 		}
@@ -36,7 +34,7 @@ func (k *keeper) do(f func() error) error {
 	return <-result
 }
 
-// stop ends the thread. The caller has ended the children, and calls do no more.
+// stop ends the thread. The caller has ended the children, and must not call do any more.
 func (k *keeper) stop() {
 	close(k.work)
 	<-k.done

@@ -14,8 +14,8 @@ import (
 
 const helperVariable = "FSUSER_TEST_ORPHAN_HELPER"
 
-// TestChildrenDieWithTheProcess starts a control plane in another process and
-// kills that with SIGKILL, as `go test` does after a timeout.
+// TestChildrenDieWithTheProcess starts a control plane in another process and kills that process with SIGKILL, as `go
+// test` does after a timeout.
 func TestChildrenDieWithTheProcess(t *testing.T) {
 	if os.Getenv(helperVariable) != "" {
 		orphanHelper(t)
@@ -35,13 +35,13 @@ func TestChildrenDieWithTheProcess(t *testing.T) {
 	var etcd, apiServer int
 	line, readErr := bufio.NewReader(output).ReadString('\n')
 	_, scanErr := fmt.Sscanf(line, "pids %d %d\n", &etcd, &apiServer)
-	_ = helper.Process.Kill() // here is the point of the test
+	_ = helper.Process.Kill() // This is the tested event.
 	_ = helper.Wait()
 	if readErr != nil || scanErr != nil {
 		t.Fatalf("read process ids from helper: got %q: %v, %v", line, readErr, scanErr)
 	}
 
-	t.Cleanup(func() { // if the kernel did not
+	t.Cleanup(func() { // for the case that the kernel did not kill them
 		for _, pid := range []int{apiServer, etcd} {
 			if alive(pid) {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
@@ -58,8 +58,7 @@ func TestChildrenDieWithTheProcess(t *testing.T) {
 	}
 }
 
-// orphanHelper starts a control plane, prints its process ids and waits to be
-// killed.
+// orphanHelper starts a control plane, prints its process ids and waits until it is killed.
 func orphanHelper(t *testing.T) {
 	cp, err := Start(t.Context(), Options{})
 	if err != nil {
@@ -68,5 +67,5 @@ func orphanHelper(t *testing.T) {
 	}
 	defer cp.Stop()
 	fmt.Printf("pids %d %d\n", cp.etcd.cmd.Process.Pid, cp.apiServer.cmd.Process.Pid)
-	<-t.Context().Done() // never, but for the test's own timeout
+	<-t.Context().Done() // ends only with the timeout of the test
 }

@@ -19,8 +19,8 @@ func (l *lockedWriter) Write(p []byte) (int, error) {
 	return l.w.Write(p)
 }
 
-// tail keeps the end of what is written to it, for error messages: the log
-// itself may be in a folder that is gone when somebody reads the error.
+// tail keeps the end of a log for error messages, because the directory of the log may be removed before somebody reads
+// the error.
 type tail struct {
 	mu  sync.Mutex
 	end []byte

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// certificateLife is long enough for a cluster that somebody forgets for days.
+// certificateLife is long enough for a cluster that is left running for days.
 const certificateLife = 30 * 24 * time.Hour
 
 // pki is the certificate authority of one control plane. It signs the API
@@ -48,7 +48,7 @@ func newPKI() (*pki, error) {
 	return &pki{cert: cert, key: key, certPEM: encodePEM("CERTIFICATE", der)}, nil
 }
 
-// serving makes a server's certificate.
+// serving returns a server's certificate.
 func (p *pki) serving(names []string, addresses []net.IP) (keyPair, error) {
 	template := certificateTemplate(pkix.Name{CommonName: "kube-apiserver"})
 	template.DNSNames, template.IPAddresses = names, addresses
@@ -56,7 +56,7 @@ func (p *pki) serving(names []string, addresses []net.IP) (keyPair, error) {
 	return p.sign(template)
 }
 
-// client makes the certificate of a user, whose groups are its organizations.
+// client returns the certificate of a user. The user's groups are the organizations of the certificate.
 func (p *pki) client(user string, groups []string) (keyPair, error) {
 	template := certificateTemplate(pkix.Name{CommonName: user, Organization: groups})
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
@@ -82,9 +82,9 @@ func (p *pki) sign(template *x509.Certificate) (keyPair, error) {
 func certificateTemplate(subject pkix.Name) *x509.Certificate {
 	now := time.Now()
 	return &x509.Certificate{
-		// The serial number is left out: x509 picks a random one.
+		// Without a serial number, x509 chooses a random one.
 		Subject:   subject,
-		NotBefore: now.Add(-time.Hour), // a clock may be set back a little
+		NotBefore: now.Add(-time.Hour), // The clock of a client may be slow.
 		NotAfter:  now.Add(certificateLife),
 		KeyUsage:  x509.KeyUsageDigitalSignature,
 	}

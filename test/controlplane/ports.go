@@ -9,11 +9,11 @@ import (
 	"syscall"
 )
 
-// ports are those of one control plane.
+// ports are the ports of one control plane.
 type ports struct{ etcdClient, etcdPeer, apiServer port }
 
-// reservePorts reserves one port for each server. That of the API server is
-// given, or 0 for any. It is taken first, so that it is still free.
+// reservePorts reserves one port for each server. apiServer is the port of the API server, or 0 for any. It is reserved
+// first, so that no other reservation takes it.
 func reservePorts(apiServer int) (_ ports, err error) {
 	var p ports
 	for _, one := range []struct {
@@ -34,23 +34,21 @@ func (p ports) release() {
 	}
 }
 
-// port is a TCP port of 127.0.0.1 that nobody else gets while it is reserved.
+// port is a TCP port of 127.0.0.1 that no other program gets while it is reserved.
 //
-// The usual way, to listen on port 0, close, and hope, has a race at the start
-// and a worse one when the API server is down: the kernel may give the port to
-// some client's connection, and the API server cannot come back. Instead a
-// socket stays bound to the port and never listens. The kernel then gives the
-// port to nobody who asks for any free one, but lets a socket that names it
-// bind and listen too as long as both have SO_REUSEADDR, which every Go
-// listener sets.
+// The usual way is to listen on port 0 and close the listener. That has a race at the start, and a worse one while the
+// API server is stopped: the kernel may give the port to the connection of a client, and then the API server cannot
+// start again. Instead, a socket stays bound to the port and never listens. The kernel then does not give the port to a
+// program that binds to any free port, but a socket that binds to this number can also bind and listen if both have
+// SO_REUSEADDR, which every Go listener sets.
 type port struct {
-	address string // host:port; empty: none is reserved
+	address string // host:port; empty if no port is reserved
 	socket  int
 }
 
 func reservePort() (port, error) { return reservePortNumber(0) }
 
-// reservePortNumber reserves the port of that number, or any if it is 0.
+// reservePortNumber reserves the port with this number, or any port for 0.
 func reservePortNumber(number int) (_ port, err error) {
 	defer func() {
 		if err != nil {
@@ -69,8 +67,7 @@ func reservePortNumber(number int) (_ port, err error) {
 	return port{address: net.JoinHostPort("127.0.0.1", strconv.Itoa(bound)), socket: socket}, nil
 }
 
-// newSocket makes a socket that no child inherits, also on systems where that
-// takes two calls.
+// newSocket makes a socket that no child inherits, also on systems that require two calls for that.
 func newSocket() (int, error) {
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// ipLocalPortRange narrows the ports from which the kernel chooses for one
-// socket: IP_LOCAL_PORT_RANGE, the lowest in the lower 16 bits, since Linux 6.3.
+// ipLocalPortRange is IP_LOCAL_PORT_RANGE (Linux 6.3): it limits the ports from which the kernel chooses for one
+// socket. The lower 16 bits are the lowest port.
 const ipLocalPortRange = 51
 
 func TestReservedPort(t *testing.T) {
@@ -50,7 +50,7 @@ func TestReservedPort(t *testing.T) {
 	t.Run("is free once released", func(t *testing.T) {
 		released := p
 		p.release()
-		p = port{} // the socket's number may soon be another's
+		p = port{} // The descriptor may soon belong to another socket.
 		socket := socketOfOnePort(t, released)
 		if _, err := bindLoopback(socket); err != nil {
 			t.Error(err)
@@ -58,7 +58,7 @@ func TestReservedPort(t *testing.T) {
 	})
 }
 
-// socketOfOnePort makes a socket for which the kernel can choose only this port.
+// socketOfOnePort returns a socket for which the kernel can choose only this port.
 func socketOfOnePort(t *testing.T, p port) int {
 	t.Helper()
 	number, err := strconv.Atoi(p.port())

@@ -16,15 +16,14 @@ const (
 	probeTimeout  = 5 * time.Second // of one request
 )
 
-// probe asks a URL until it answers 200.
+// probe requests a URL until the answer is 200.
 type probe struct {
 	client *http.Client
 	url    string
 }
 
-// wait returns when the URL answers 200. It gives up when the context ends or
-// one of the processes does; the error holds the last answer or the process's
-// last words.
+// wait waits until the answer of the URL is 200. It gives up when ctx or one of the processes ends. The error contains
+// the last answer or the end of the log of the process.
 func (p probe) wait(ctx context.Context, processes ...*process) error {
 	ticker := time.NewTicker(probeInterval)
 	defer ticker.Stop()
@@ -34,7 +33,7 @@ func (p probe) wait(ctx context.Context, processes ...*process) error {
 		if err == nil {
 			return nil
 		}
-		if ctx.Err() == nil { // else the request was only cut short
+		if ctx.Err() == nil { // Otherwise the end of ctx interrupted the request.
 			last = err
 		}
 		for _, process := range processes {
@@ -44,7 +43,8 @@ func (p probe) wait(ctx context.Context, processes ...*process) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("get %s: %w; the last answer was: %w; %s", p.url, context.Cause(ctx), last, processes[0].lastWords())
+			return fmt.Errorf("get %s: %w; the last answer was: %w; %s",
+				p.url, context.Cause(ctx), last, processes[0].lastWords())
 		case <-ticker.C:
 		}
 	}
@@ -62,7 +62,7 @@ func (p probe) once(ctx context.Context) error {
 		return err
 	}
 	defer response.Body.Close()
-	// The API server's answer lists its checks; those that pass start with [+].
+	// The API server's answer lists its checks. Successful ones start with [+].
 	body, err := io.ReadAll(io.LimitReader(response.Body, 16<<10))
 	if response.StatusCode == http.StatusOK {
 		return nil

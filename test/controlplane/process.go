@@ -11,7 +11,7 @@ import (
 	"path/filepath"
 )
 
-// process is a child that was started. Its methods are safe for concurrent use.
+// process is a started child process. Its methods are safe for concurrent use.
 type process struct {
 	name   string
 	cmd    *exec.Cmd
@@ -29,7 +29,7 @@ func (cp *ControlPlane) startProcess(name, path string, args ...string) (*proces
 	output := io.MultiWriter(p.tail, log)
 	p.cmd = exec.Command(path, args...)
 	p.cmd.Dir = cp.dir
-	p.cmd.Env = []string{} // etcd would take options from ETCD_ variables
+	p.cmd.Env = []string{} // etcd would read options from variables with the prefix ETCD_.
 	p.cmd.Stdout, p.cmd.Stderr = output, output
 	p.cmd.SysProcAttr = childAttributes()
 	if err := cp.keeper.do(p.cmd.Start); err != nil {
@@ -39,7 +39,7 @@ func (cp *ControlPlane) startProcess(name, path string, args ...string) (*proces
 	go func() {
 		defer close(p.exited)
 		defer closeLog()
-		_ = p.cmd.Wait() // the state it leaves says all
+		_ = p.cmd.Wait() // The state of the process has the result.
 	}()
 	return p, nil
 }
@@ -56,7 +56,7 @@ func (cp *ControlPlane) openLog(name string) (io.Writer, func(), error) {
 	return file, func() { file.Close() }, nil
 }
 
-// running says whether the child lives; a nil process does not.
+// running reports whether the child is running. For a nil process, it returns false.
 func (p *process) running() bool {
 	if p == nil {
 		return false
@@ -69,11 +69,11 @@ func (p *process) running() bool {
 	}
 }
 
-// kill ends the child without ceremony and waits for it.
+// kill kills the child and waits for its end.
 func (p *process) kill() { _ = p.killContext(context.Background()) }
 
 func (p *process) killContext(ctx context.Context) error {
-	_ = p.cmd.Process.Kill() // fails only if the child has ended
+	_ = p.cmd.Process.Kill() // This fails only if the child has ended.
 	select {
 	case <-p.exited:
 		return nil
@@ -82,7 +82,7 @@ func (p *process) killContext(ctx context.Context) error {
 	}
 }
 
-// failure describes a child that ended although nobody asked it to.
+// failure describes the unexpected end of a child.
 func (p *process) failure() error {
 	<-p.exited
 	return fmt.Errorf("%s ended by itself: %s; %s", p.name, p.cmd.ProcessState, p.lastWords())

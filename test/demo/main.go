@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command demo shows the driver at work on this machine, without a cluster: "make demo". It runs the real driver on a
-// temporary socket, with a directory of manifests in place of an API server, and plays kubelet for a pod with an SSH
-// key. It works in a mount namespace and a temporary directory of its own, and leaves nothing. It needs root.
+// Command demo shows the driver on this machine, without a cluster: "make demo". It runs the real driver on a temporary
+// socket, with a directory of manifests in place of an API server, and acts as kubelet for a pod with an SSH key. It
+// uses a mount namespace and a temporary directory of its own, and leaves nothing. It requires root.
 package main
 
 import (
@@ -89,7 +89,7 @@ func demo(ctx context.Context) (err error) {
 	return d.proveNothingLeft(before)
 }
 
-// stage is where the demo plays. Everything lies below dir.
+// stage is the directory of the demo.
 type stage struct {
 	dir string
 	pod kubelet.Pod
@@ -100,7 +100,7 @@ func (d *stage) path(elem ...string) string {
 }
 
 // prepare moves this thread into a mount namespace of its own, so that no mount can reach the machine, and makes a
-// kubelet root directory on a mount with shared propagation, as a node has. The main goroutine keeps its thread.
+// kubelet root directory on a mount with shared propagation, as on a node. The main goroutine keeps its thread.
 func (d *stage) prepare() error {
 	runtime.LockOSThread()
 	for _, step := range []func() error{
@@ -189,7 +189,7 @@ func (d *stage) writeSecret() (key []byte, err error) {
 			d.pod.Namespace, base64.StdEncoding.EncodeToString(key)))
 }
 
-// writeManifest writes a manifest as an editor does: to another name first.
+// writeManifest writes a manifest under another name and renames it, as an editor does.
 func (d *stage) writeManifest(name, text string) error {
 	if err := os.WriteFile(d.path("manifests", "."+name), []byte(text), 0o600); err != nil {
 		return err
@@ -249,7 +249,7 @@ func (d *stage) publish(ctx context.Context, k *kubelet.Kubelet, name string,
 	return target, nil
 }
 
-// compare shows the key as Kubernetes' own secret volume gives it, beside the driver's files.
+// compare shows the key in Kubernetes' own secret volume, beside the driver's files.
 func (d *stage) compare(ctx context.Context, key []byte, files []string) error {
 	native := d.path("native")
 	if err := os.WriteFile(native, key, mode); err != nil {
@@ -257,7 +257,7 @@ func (d *stage) compare(ctx context.Context, key []byte, files []string) error {
 	}
 	fmt.Printf("\nThe file in Kubernetes' own secret volume (defaultMode %04o), and in the driver's volumes:\n\n", mode)
 	for _, file := range append([]string{native}, files...) {
-		// so that nobody has to believe the demo
+		// ls is independent of the demo.
 		out, err := exec.CommandContext(ctx, "ls", "-lnL", file).CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("ls: %w: %s", err, out)
@@ -292,7 +292,7 @@ func (d *stage) compare(ctx context.Context, key []byte, files []string) error {
 }
 
 func asUser(ctx context.Context, keygen, path string) (string, error) {
-	// The descriptor leads to the file, whose directories only root can enter; in a container the volume is mounted.
+	// The descriptor leads to the file. Only root can enter its directories, whereas in a container the volume is mounted.
 	file, err := os.Open(path)
 	if err != nil {
 		return "", err
@@ -305,7 +305,7 @@ func asUser(ctx context.Context, keygen, path string) (string, error) {
 	return string(out), err
 }
 
-// shorten takes the temporary directory out of a line, and cuts it to the width of a terminal.
+// shorten removes the temporary directory from a line, and cuts the line to the width of a terminal.
 func (d *stage) shorten(s string) string {
 	s = strings.ReplaceAll(s, d.dir+"/", "")
 	if _, rest, found := strings.Cut(s, "/volumes/kubernetes.io~csi/"); found {
@@ -315,7 +315,7 @@ func (d *stage) shorten(s string) string {
 	return s[:min(len(s), 90)]
 }
 
-// refresh changes the Secret and measures how long the container goes on seeing the old key.
+// refresh changes the Secret and measures for how long the container still sees the old key.
 func (d *stage) refresh(ctx context.Context, files []string) error {
 	key, err := d.writeSecret()
 	if err != nil {
@@ -343,7 +343,7 @@ func (d *stage) refresh(ctx context.Context, files []string) error {
 	return nil
 }
 
-// proveNothingLeft compares the mount table and looks for files of the volumes.
+// proveNothingLeft compares the mount table and searches for files of the volumes.
 func (d *stage) proveNothingLeft(before string) error {
 	after, err := mountTable()
 	if err != nil {
@@ -359,7 +359,7 @@ func (d *stage) proveNothingLeft(before string) error {
 			return err
 		}
 		for _, e := range entries {
-			if e.Name() != "lock" { // it stays for the next driver
+			if e.Name() != "lock" { // The lock stays for the next driver.
 				left = append(left, filepath.Join(dir, e.Name()))
 			}
 		}
@@ -372,7 +372,7 @@ func (d *stage) proveNothingLeft(before string) error {
 	return nil
 }
 
-// mountTable is that of this thread's mount namespace.
+// mountTable returns the mount table of this thread's mount namespace.
 func mountTable() (string, error) {
 	b, err := os.ReadFile("/proc/thread-self/mountinfo")
 	return string(b), err

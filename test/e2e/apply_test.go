@@ -63,8 +63,8 @@ func (n namespace) apply(manifest string, options ...string) {
 	}
 }
 
-// testExamples: the API server accepts each file of examples/, and in each pod the files have the owner and mode that
-// the volume asks for. The pods run with the image of the tests.
+// testExamples checks that the API server accepts each file of examples/, and that in each pod the files have the owner
+// and mode of the volume's attributes. The pods run with the image of the tests.
 func testExamples(t *testing.T) {
 	files, err := filepath.Glob("../../examples/*.yaml")
 	if err != nil || len(files) == 0 {
@@ -84,7 +84,7 @@ func testExamples(t *testing.T) {
 	}
 }
 
-// runExample applies an example whose pod does nothing, and looks at the files of its volumes.
+// runExample applies an example whose pod does nothing, and checks the files of its volumes.
 func (n namespace) runExample(manifest string) {
 	n.t.Helper()
 	pods := 0
@@ -128,7 +128,7 @@ func (n namespace) haveOwners(pod *corev1.Pod) {
 		if mode := v.CSI.VolumeAttributes["mode"]; mode != "" {
 			format, want = "%u 0%a", want+" "+mode
 		}
-		// The path is that of a file if the pod mounts the volume with subPath.
+		// If the pod mounts the volume with subPath, the path is the path of a file.
 		files := "find -L " + paths[v.Name] + " ! -path '" + paths[v.Name] + "/..*' -type f"
 		n.expect(pod.Name, "", files+" -exec stat -L -c '"+format+"' {} + | sort -u", want)
 	}

@@ -21,12 +21,12 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster"
 )
 
-// fleet is many pods that run while the driver or kubelet is away. Each Secret has three pods.
+// fleet is many pods that run during an absence of the driver or kubelet. Each Secret has three pods.
 type fleet struct {
 	namespace
 	node    nodeShell
 	version int
-	// containers holds the id that the container of each pod had at the start.
+	// containers has the initial container id of each pod.
 	containers map[string]string
 }
 
@@ -60,7 +60,7 @@ func (f *fleet) change() {
 	}
 }
 
-// current waits until all containers see the newest content, and returns how long the last took.
+// current waits until all containers see the newest content, and returns the time until the last one did.
 func (f *fleet) current() time.Duration {
 	f.t.Helper()
 	begin := time.Now()
@@ -83,7 +83,7 @@ func (f *fleet) current() time.Duration {
 	return time.Since(begin)
 }
 
-// untouched checks that every pod still runs the container that it started with.
+// untouched checks that every pod still runs its initial container.
 func (f *fleet) untouched() {
 	f.t.Helper()
 	pods, err := client.CoreV1().Pods(f.name).List(suite, metav1.ListOptions{})
@@ -141,11 +141,11 @@ func testDriverAway(t *testing.T) {
 	}
 	for _, step := range steps {
 		t.Run(step.name, func(t *testing.T) {
-			// The fleet reports to this subtest.
+			// The fleet reports failures to this subtest.
 			f.t, f.node.t = t, t
 			f.remove(f.any())
 			step.run(f)
-			// Every pod shows what changed while the driver was away or afterwards.
+			// Every pod shows the changes during the absence and afterwards.
 			t.Logf("all %d pods are current %d ms later", len(f.containers), f.current().Milliseconds())
 			f.change()
 			t.Logf("all %d pods see another change after %d ms", len(f.containers), f.current().Milliseconds())
@@ -184,7 +184,7 @@ func (f *fleet) restartDriver() {
 	}
 }
 
-// killDriver kills the driver's process. Kubelet starts the container again in the same pod.
+// killDriver kills the driver's process. Kubelet restarts the container in the same pod.
 func (f *fleet) killDriver() {
 	before := driverPod(f.t)
 	id := before.Status.ContainerStatuses[0].ContainerID
@@ -197,7 +197,7 @@ func (f *fleet) killDriver() {
 		})
 }
 
-// scaleDriver removes the driver from all nodes, or puts the driver back.
+// scaleDriver removes the driver from all nodes, or installs it again.
 func scaleDriver(t *testing.T, present bool) {
 	t.Helper()
 	value := `"nowhere"`
@@ -217,7 +217,7 @@ func scaleDriver(t *testing.T, present bool) {
 	driver.gone("")
 }
 
-// withoutDriver: a pod that is deleted or created while the driver is away waits until the driver is back.
+// withoutDriver checks that a pod that is deleted or created without the driver waits for the driver.
 func (f *fleet) withoutDriver() {
 	scaleDriver(f.t, false)
 	back := sync.OnceFunc(func() { scaleDriver(f.t, true) })
@@ -263,7 +263,7 @@ func (f *fleet) killKubelet() {
 		f.t.Fatal(err)
 	}
 	f.change()
-	deleted := f.any() // while kubelet is away
+	deleted := f.any() // while kubelet is stopped
 	delete(f.containers, deleted)
 	if err := client.CoreV1().Pods(f.name).Delete(suite, deleted, metav1.DeleteOptions{}); err != nil {
 		f.t.Fatal(err)
@@ -275,7 +275,7 @@ func (f *fleet) killKubelet() {
 	}
 }
 
-// testManyPods creates almost as many pods as a node takes (110) at once, and deletes them at once.
+// testManyPods creates nearly the largest number of pods of a node (110) at once, and deletes them at once.
 func testManyPods(t *testing.T) {
 	n := newNamespace(t)
 	node := newNodeShell(t)
@@ -295,8 +295,8 @@ func testManyPods(t *testing.T) {
 		}
 	}
 	t.Logf("%d pods ready after %.1f s", pods, time.Since(begin).Seconds())
-	// Each volume has a mount, a record, and kubelet's three directories and vol_data.json. This shows that the script
-	// of nothingLeft finds traces where there are some.
+	// Each volume has a mount, a record, and kubelet's three directories and vol_data.json. So this checks that the script
+	// of nothingLeft finds existing traces.
 	if got := strings.Count(node.do(volumesOnNode), "\n") + 1; got < 6*pods {
 		t.Errorf("on the node are %d traces of %d volumes, want at least six of each", got, pods)
 	}
@@ -336,7 +336,7 @@ func nothingLeft(t *testing.T) {
 }
 
 // noTraces waits until the node has no trace of a volume. Kubelet removes the directories of a pod some seconds after
-// the API server removed the pod.
+// the API server has removed the pod.
 func noTraces(node nodeShell) {
 	node.t.Helper()
 	script := "for i in $(seq 30); do left=$(" + volumesOnNode +

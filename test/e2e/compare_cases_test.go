@@ -17,7 +17,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/tree"
 )
 
-// comparisons are behaviours that docs/compatibility.md lists, by name.
+// comparisons returns the behaviours that docs/compatibility.md lists, by name.
 func comparisons(t *testing.T) []comparison {
 	t.Helper()
 	secretVolume := "- {name: v, secret: {secretName: NAME}}"
@@ -48,7 +48,8 @@ func comparisons(t *testing.T) []comparison {
 		},
 		{
 			name: "secret-items", volumes: `- {name: v, secret: {secretName: NAME, defaultMode: 0440, items: [
-    {key: a, path: a, mode: 0400}, {key: a, path: again}, {key: b, path: etc/conf.d/b.conf, mode: 0}, {key: c, path: etc/c, mode: 0755}, {key: c, path: etc/..x}]}}`,
+    {key: a, path: a, mode: 0400}, {key: a, path: again}, {key: b, path: etc/conf.d/b.conf, mode: 0},
+    {key: c, path: etc/c, mode: 0755}, {key: c, path: etc/..x}]}}`,
 			before: []edit{secret("a", "1", "b", "1", "c", "1", "d", "not picked")},
 			shows:  files{"a": "1", "again": "1", "etc/conf.d/b.conf": "1", "etc/c": "1", "etc/..x": "1"},
 			steps: []step{
@@ -61,14 +62,15 @@ func comparisons(t *testing.T) []comparison {
 			},
 		},
 		{
-			name: "configmap-items", volumes: `- {name: v, configMap: {name: NAME, defaultMode: 0444, items: [{key: a, path: d/a}, {key: bytes, path: d/e/bytes, mode: 0600}]}}`,
+			name: "configmap-items", volumes: `- {name: v, configMap: {name: NAME, defaultMode: 0444, items: [
+    {key: a, path: d/a}, {key: bytes, path: d/e/bytes, mode: 0600}]}}`,
 			before: []edit{configMap("a", "1"), binaryData("bytes", "\x00")},
 			shows:  files{"d/a": "1", "d/e/bytes": "\x00"},
 			steps: []step{{"a value changes", []edit{configMap("a", "2"), binaryData("bytes", "\x00")}, nil,
 				files{"d/a": "2", "d/e/bytes": "\x00"}}},
 		},
 		{
-			// A registry's CA certificates lie in directories such as registry.example.com:5000.
+			// The CA certificates of a registry are in directories such as registry.example.com:5000.
 			name: "paths", volumes: `- name: v
     configMap:
       name: NAME
@@ -174,7 +176,7 @@ func comparisons(t *testing.T) []comparison {
 			},
 		},
 		{
-			// The ordinary ConfigMap shows that both have looked again since the immutable Secret was made anew.
+			// The ordinary ConfigMap shows that both have checked the objects since the immutable Secret was created again.
 			name:    "secret-immutable",
 			volumes: "- {name: v, projected: {sources: [{secret: {name: NAME}}, {configMap: {name: NAME}}]}}",
 			before:  []edit{secret("a", "1"), immutable, configMap("b", "1")}, shows: files{"a": "1", "b": "1"},
@@ -182,7 +184,7 @@ func comparisons(t *testing.T) []comparison {
 				files{"a": "1", "b": "2"}}},
 		},
 		{
-			// As above, with the kinds exchanged.
+			// This is the same with the other kind.
 			name:    "configmap-immutable",
 			volumes: "- {name: v, projected: {sources: [{secret: {name: NAME}}, {configMap: {name: NAME}}]}}",
 			before:  []edit{configMap("a", "1"), immutableConfigMap, secret("b", "1")}, shows: files{"a": "1", "b": "1"},
@@ -289,7 +291,8 @@ func comparisons(t *testing.T) []comparison {
 				withoutFSGroupModes(map[string]uint32{"a": 0o400, "d/a": 0o644})}},
 		},
 		{
-			name: "fsgroup-projected", volumes: `- {name: v, projected: {defaultMode: 0400, sources: [{secret: {name: NAME}}, {configMap: {name: NAME, items: [{key: a, path: d/a, mode: 0}]}},
+			name: "fsgroup-projected", volumes: `- {name: v, projected: {defaultMode: 0400, sources: [
+    {secret: {name: NAME}}, {configMap: {name: NAME, items: [{key: a, path: d/a, mode: 0}]}},
     {downwardAPI: {items: [{path: d/name, fieldRef: {fieldPath: metadata.name}, mode: 0444}]}}]}}`,
 			spec: withFSGroup, before: []edit{secret("a", "1"), configMap("a", "1")},
 			shows: files{"a": "1", "d/a": "1", "d/name": "fsgroup-projected"},
@@ -314,7 +317,8 @@ func comparisons(t *testing.T) []comparison {
 		{
 			name: "subpath-projected",
 			volumes: `- {name: v, projected: {sources: [{secret: {name: NAME}}, {configMap: {name: NAME}}]}}
-  - {name: w, projected: {sources: [{secret: {name: NAME, items: [{key: k, path: etc/k}]}}, {configMap: {name: NAME, items: [{key: c, path: etc/c}]}}]}}`,
+  - {name: w, projected: {sources: [{secret: {name: NAME, items: [{key: k, path: etc/k}]}},
+    {configMap: {name: NAME, items: [{key: c, path: etc/c}]}}]}}`,
 			spec: withSubPaths, before: []edit{secret("k", "1"), configMap("c", "1")}, shows: files{"k": "1", "c": "1"},
 			also:  []string{"/file", "/folder"},
 			steps: []step{{"values change", []edit{secret("k", "2"), configMap("c", "2")}, nil, files{"k": "2", "c": "2"}}},
@@ -331,7 +335,7 @@ func comparisons(t *testing.T) []comparison {
 	}
 }
 
-// allocatable is what kubelet shows as the limits of a container that sets none.
+// allocatable returns the limits that kubelet shows for a container without limits.
 func allocatable(t *testing.T) files {
 	t.Helper()
 	node, err := client.CoreV1().Nodes().Get(suite, nodeName, metav1.GetOptions{})
@@ -347,10 +351,10 @@ func allocatable(t *testing.T) files {
 	}
 }
 
-// differencesOfAll are the differences that every volume has.
+// differencesOfAll returns the differences in every volume.
 func differencesOfAll() []difference {
 	return []difference{{"The mode of the volume's root is `0755`", func(e tree.Entry) tree.Entry {
-		// Kubelet leaves a tmpfs with 1777 and a directory on the disk with 0777.
+		// The mode of kubelet's volume is 1777 for a tmpfs and 0777 for a directory on the disk.
 		if e.Path == "." && e.Type == "d" && (e.Mode == 0o1777 || e.Mode == 0o777) {
 			e.Mode = 0o755
 		}
@@ -370,8 +374,8 @@ func withSubPaths(spec *corev1.PodSpec) {
 		corev1.VolumeMount{Name: "w", MountPath: "/folder", SubPath: "etc"})
 }
 
-// withoutFSGroupModes removes what kubelet adds for the group: 0440 to the modes of the given files, and 02550 to the
-// modes of directories.
+// withoutFSGroupModes removes the bits that kubelet adds for the group: 0440 from the modes of the given files, and
+// 02550 from the modes of directories.
 func withoutFSGroupModes(modes map[string]uint32) func(tree.Entry) tree.Entry {
 	return func(e tree.Entry) tree.Entry {
 		mode, known := modes[strings.TrimPrefix(e.Path, tree.Generation+"/")]
@@ -385,7 +389,7 @@ func withoutFSGroupModes(modes map[string]uint32) func(tree.Entry) tree.Entry {
 	}
 }
 
-// secret makes the Secret, or gives it this content.
+// secret creates the Secret, or replaces its content.
 func secret(keysAndValues ...string) edit {
 	return func(n namespace, name string) {
 		n.t.Helper()
@@ -404,7 +408,7 @@ func secret(keysAndValues ...string) edit {
 	}
 }
 
-// configMap makes the ConfigMap, or gives it this content and no other.
+// configMap creates the ConfigMap, or replaces its content.
 func configMap(keysAndValues ...string) edit {
 	return func(n namespace, name string) {
 		n.t.Helper()
@@ -470,7 +474,7 @@ func immutableConfigMap(n namespace, name string) {
 	}
 }
 
-// labels merges labels, as JSON, into the pod's.
+// labels merges labels, as JSON, into the labels of the pod.
 func labels(patch string) edit { return metadata("labels", patch) }
 
 func annotations(patch string) edit { return metadata("annotations", patch) }

@@ -27,7 +27,8 @@ func resources(cpu, memory string) corev1.ResourceList {
 		corev1.ResourceMemory: resource.MustParse(memory)}
 }
 
-// template is the pod of a workload. It mounts the Secret of the same name, and its init container prints the files.
+// template returns the pod of a workload. It mounts the Secret of the same name, and its init container prints the
+// files.
 func template(t *testing.T, name string, annotated bool) corev1.PodTemplateSpec {
 	t.Helper()
 	pod := parsePod(t, strings.ReplaceAll(`
@@ -93,8 +94,8 @@ func compareWorkloads(t *testing.T, kubernetes, driver namespace) {
 	}
 }
 
-// workload waits until a workload's pod is ready, or has succeeded, and returns what its init container and its
-// container see in /v.
+// workload waits until a workload's pod is ready, or has succeeded. It returns the files in /v as the pod's init
+// container and its container see them.
 func (n namespace) workload(app string) (listings [2][]tree.Entry, err error) {
 	name := ""
 	if _, err = untilErr(n.t, soon, "the pod of "+app, "pods", n.name, "", &corev1.Pod{},
@@ -127,7 +128,7 @@ func (n namespace) workload(app string) (listings [2][]tree.Entry, err error) {
 	return listings, nil
 }
 
-// secretComparison is a comparison of a secret volume with a file k.
+// secretComparison returns a comparison of a secret volume with a file k.
 func secretComparison(name, fields string) comparison {
 	return comparison{
 		name: name, volumes: "- {name: v, secret: {secretName: NAME, " + fields + "}}", before: []edit{secret("k", "1")},
@@ -176,8 +177,8 @@ func compareEphemeralContainer(t *testing.T, kubernetes, driver namespace) {
 	}
 }
 
-// compareMissingSubPath: a subPath that names nothing is an empty directory of the volume. In the driver's volume it
-// lies in each version of the files, so the comparison follows the links.
+// compareMissingSubPath compares a subPath that does not exist, which is an empty directory of the volume. In the
+// driver's volume the directory is in each version of the files, so the comparison follows the links.
 func compareMissingSubPath(t *testing.T, kubernetes, driver namespace) {
 	c := comparison{
 		name: "subpath-missing", volumes: "- {name: v, secret: {secretName: NAME, items: [{key: k, path: d/k}]}}",
@@ -200,8 +201,8 @@ func compareMissingSubPath(t *testing.T, kubernetes, driver namespace) {
 	driver.expect(c.name, "", look, want)
 }
 
-// compareNestedMount: a volume that a container mounts beneath another volume gets its mount point there, and stays
-// mounted when the other volume is refreshed.
+// compareNestedMount compares a volume that a container mounts beneath another volume. It gets its mount point there,
+// and stays mounted when the other volume is refreshed.
 func compareNestedMount(t *testing.T, kubernetes, driver namespace) {
 	pair{t, comparison{
 		name: "nested-mount", volumes: `- {name: v, secret: {secretName: NAME}}
@@ -227,7 +228,7 @@ func compareNestedMount(t *testing.T, kubernetes, driver namespace) {
 	}
 }
 
-// compareSameKeyTwice: if two sources of a projected volume have the same key, the later source wins.
+// compareSameKeyTwice checks that the later source wins if two sources of a projected volume have the same key.
 func compareSameKeyTwice(t *testing.T, kubernetes, driver namespace) {
 	pair{t, comparison{
 		name:    "same-key-twice",
@@ -242,7 +243,8 @@ func compareSameKeyTwice(t *testing.T, kubernetes, driver namespace) {
 	}, kubernetes, driver}.start().run()
 }
 
-// compareToken: only kubelet can make a token of a service account. The annotation leaves the volume as it is.
+// compareToken checks that the annotation does not move a volume with a service account token, which only kubelet can
+// make.
 func compareToken(t *testing.T, _, driver namespace) {
 	pod := parsePod(t, `
 metadata: {name: token}
@@ -258,7 +260,7 @@ spec:
 	driver.expect("token", "", "ls /v", "token")
 }
 
-// compareWrite: root in a container can neither write nor change a mode.
+// compareWrite checks that root in a container can neither write nor change a mode.
 func compareWrite(t *testing.T, kubernetes, driver namespace) {
 	c := secretComparison("write", "defaultMode: 0600")
 	c.create(t, kubernetes, driver)
@@ -275,7 +277,7 @@ ln: b: Read-only file system
 	}
 }
 
-// compareStatistics: kubelet counts bytes and inodes of both volumes. Kubelet counts once a minute.
+// compareStatistics checks that kubelet counts bytes and inodes of both volumes. Kubelet counts once a minute.
 func compareStatistics(t *testing.T, kubernetes, driver namespace) {
 	c := secretComparison("statistics", "")
 	c.create(t, kubernetes, driver)
@@ -291,20 +293,21 @@ func compareStatistics(t *testing.T, kubernetes, driver namespace) {
 	}
 }
 
-// volumeStatistics are a volume's in kubelet's summary.
+// volumeStatistics are the statistics of a volume in kubelet's summary.
 type volumeStatistics struct {
 	Name                                         string
 	UsedBytes, CapacityBytes, InodesUsed, Inodes uint64
 }
 
-// statistics waits until kubelet's summary has how many bytes and inodes a pod's volume uses. There is nothing to
-// watch.
+// statistics waits until kubelet's summary has the bytes and inodes of a pod's volume. It polls, because there is
+// nothing to watch.
 func (n namespace) statistics(pod, volume string) volumeStatistics {
 	n.t.Helper()
 	ctx, cancel := within(n.t, 4*time.Minute, "kubelet's statistics of pod "+pod)
 	defer cancel()
 	for {
-		text, err := client.CoreV1().RESTClient().Get().Resource("nodes").Name(nodeName).SubResource("proxy").Suffix("stats/summary").DoRaw(ctx)
+		text, err := client.CoreV1().RESTClient().Get().Resource("nodes").Name(nodeName).
+			SubResource("proxy").Suffix("stats/summary").DoRaw(ctx)
 		var summary struct {
 			Pods []struct {
 				PodRef struct{ Name, Namespace string }

@@ -29,37 +29,37 @@ const (
 	fsUser = 1000
 )
 
-// comparison is a pod with volumes of Kubernetes that is made twice: as it is, and with the annotation that moves its
-// volumes behind volumes of the driver. The container must see the same in both, except for the owner and for what
-// docs/compatibility.md lists.
+// comparison is a pod with volumes of Kubernetes that is created twice: unchanged, and with the annotation that moves
+// its volumes behind volumes of the driver. The container must see the same in both, except for the owner and for the
+// differences that docs/compatibility.md lists.
 type comparison struct {
-	// name of the pod, and of its objects.
+	// name is the name of the pod, and of its objects.
 	name string
-	// volumes is YAML, indented by two spaces, in which NAME stands for the name. Volume v is mounted at /v.
+	// volumes is YAML, indented by two spaces. NAME is replaced by the name. Volume v is mounted at /v.
 	volumes string
 	// spec changes the pod.
 	spec func(*corev1.PodSpec)
-	// before makes the objects that exist before the pod does.
+	// before creates the objects that exist before the pod.
 	before []edit
-	// waits are words of kubelet's FailedMount events while neither pod starts; the first step lets both start.
+	// waits are words of kubelet's FailedMount Events while neither pod starts. The first step lets both start.
 	waits []string
-	// shows are the files of /v at the start.
+	// shows has the files of /v at the start.
 	shows files
 	steps []step
-	// also are more paths that are compared.
+	// also has more paths to compare.
 	also []string
 	// differs lists the intended differences.
 	differs []difference
 }
 
-// files is bytes by path.
+// files has bytes by path.
 type files map[string]string
 
-// step changes objects, and says what /v shows afterwards.
+// step changes objects, and has the files of /v afterwards.
 type step struct {
 	name    string
 	changes []edit
-	// told are words of an Event of each pod that can't be brought up to date.
+	// told are words of an Event of each pod that can't be refreshed.
 	told  []string
 	shows files
 }
@@ -69,13 +69,13 @@ type edit func(n namespace, name string)
 
 // difference is an intended difference.
 type difference struct {
-	// row of docs/compatibility.md.
+	// row is the row of docs/compatibility.md.
 	row string
 	// apply returns the driver's entry for an entry of Kubernetes' volume.
 	apply func(tree.Entry) tree.Entry
 }
 
-// testCompare makes all pods at once, in a namespace for Kubernetes and one for the driver.
+// testCompare creates all pods at once, in a namespace for Kubernetes and one for the driver.
 func testCompare(t *testing.T) {
 	since136(t, "the policy fs-user ("+MutatingPolicies+")")
 	applyFSUser(t)
@@ -156,7 +156,7 @@ func annotate(meta *metav1.ObjectMeta) {
 	meta.Annotations = map[string]string{annotationFSUser: strconv.Itoa(fsUser)}
 }
 
-// create makes the objects and both pods.
+// create creates the objects and both pods.
 func (c comparison) create(t *testing.T, kubernetes, driver namespace) {
 	t.Helper()
 	for _, change := range c.before {
@@ -207,7 +207,7 @@ func moved(t *testing.T, plain, annotated *corev1.Pod) {
 	}
 }
 
-// pair is a comparison under way.
+// pair is a running comparison.
 type pair struct {
 	t *testing.T
 	comparison
@@ -267,8 +267,8 @@ func (p pair) touch() {
 	p.driver.touch(p.name)
 }
 
-// bothAreTold waits until an Event of each pod has the words: kubelet's FailedMount, or for the driver's pod an Event
-// with one of these reasons.
+// bothAreTold waits until an Event of each pod has the words: a FailedMount of kubelet, or for the driver's pod an
+// Event with one of these reasons.
 func (p pair) bothAreTold(reasons []string, words ...string) {
 	p.t.Helper()
 	p.kubernetes.event(p.name, "FailedMount", words...)
@@ -345,7 +345,7 @@ func (c comparison) equal(path string, kubernetes, driver []tree.Entry) error {
 	return nil
 }
 
-// both does the same in both namespaces at once.
+// both calls do for both namespaces at the same time.
 func both[T any](kubernetes, driver namespace, do func(namespace) (T, error)) (results [2]T, err error) {
 	var running sync.WaitGroup
 	var errs [2]error
@@ -356,7 +356,7 @@ func both[T any](kubernetes, driver namespace, do func(namespace) (T, error)) (r
 	return results, errors.Join(errs[:]...)
 }
 
-// listingOf is what a container sees below paths.
+// listingOf returns the files that a container sees below paths.
 func listingOf(n namespace, pod, container string, paths ...string) (map[string][]tree.Entry, error) {
 	ctx, cancel := within(n.t, time.Minute, "a listing in pod "+pod)
 	defer cancel()

@@ -12,6 +12,7 @@
 //
 // With KUBECONFIG, IMAGE and POD_IMAGE set, the tests use that cluster and that image of the driver, with kubectl and
 // helm from PATH. They install and uninstall the driver, and refuse a cluster in which the driver is installed already.
+// The commands of the pages run only in a cluster of the tests' own, whose nodes get the images by the pages' names.
 // `go run ./test/e2e/run -save <directory>` writes tars of both images, to load on the nodes or push to a registry.
 //
 // The directory run has that command, and pod has the program that the pods of the tests run.

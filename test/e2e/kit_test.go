@@ -30,18 +30,18 @@ import (
 // testLabel marks the namespaces of the tests.
 const testLabel = "fsuser-csi-e2e"
 
-// soon bounds a single wait: until a pod starts on a busy node, a line appears, or a pod is gone. Kubelet waits at most
-// 2 minutes and 2 seconds before it tries a failed mount again.
+// soon is the longest single wait: until a pod starts on a busy node, a line appears, or a pod is gone. Kubelet waits
+// for up to 2 minutes and 2 seconds before it retries a failed mount.
 const soon = 4 * time.Minute
 
-// namespace belongs to a test and is deleted at its end.
+// namespace is a namespace of a test. It is deleted when the test ends.
 type namespace struct {
 	name string
 	t    *testing.T
 }
 
-// newNamespace makes a namespace with more labels, written key=value. The namespace has consented if the tests began
-// with access namespaces.
+// newNamespace creates a namespace with more labels, in the form key=value. If the tests began with access namespaces,
+// the namespace has the RoleBinding for the driver.
 func newNamespace(t *testing.T, labels ...string) namespace {
 	t.Helper()
 	n := withoutConsent(t, labels...)
@@ -51,7 +51,7 @@ func newNamespace(t *testing.T, labels ...string) namespace {
 	return n
 }
 
-// withoutConsent makes a namespace whose objects the driver may not read with access namespaces.
+// withoutConsent creates a namespace without the RoleBinding for the driver.
 func withoutConsent(t *testing.T, labels ...string) namespace {
 	t.Helper()
 	meta := metav1.ObjectMeta{GenerateName: "e2e-", Labels: map[string]string{testLabel: ""}}
@@ -72,7 +72,7 @@ func withoutConsent(t *testing.T, labels ...string) namespace {
 }
 
 // remove deletes the namespace, and logs the Events of its pods if the test failed. It does not wait until the
-// namespace is gone: nothingLeft does.
+// namespace is gone, because nothingLeft does.
 func (n namespace) remove() {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -174,7 +174,7 @@ func finish(spec *corev1.PodSpec) {
 	}
 }
 
-// create makes the pod of a manifest.
+// create creates the pod of a manifest.
 func (n namespace) create(manifest string) *corev1.Pod {
 	n.t.Helper()
 	return n.createPod(parsePod(n.t, manifest))
@@ -190,7 +190,7 @@ func (n namespace) createPod(pod *corev1.Pod) *corev1.Pod {
 	return made
 }
 
-// run makes the pod of a manifest and waits until it is ready.
+// run creates the pod of a manifest and waits until it is ready.
 func (n namespace) run(manifest string) *corev1.Pod {
 	n.t.Helper()
 	return n.ready(n.create(manifest).Name)
@@ -211,7 +211,7 @@ func isReady(p *corev1.Pod) bool {
 }
 
 // touch makes kubelet sync the pod now: kubelet refreshes Kubernetes' volumes and republishes the driver's. Without a
-// change of the pod that takes 60 to 90 s.
+// change of the pod, that happens after 60 to 90 s.
 func (n namespace) touch(pod string) {
 	n.t.Helper()
 	annotations(fmt.Sprintf(`{"touched":"%d"}`, time.Now().UnixNano()))(n, pod)
@@ -237,7 +237,7 @@ func (n namespace) gone(pod string) {
 	}
 }
 
-// goneWithin waits until the pod is gone, or without a name until all pods are gone.
+// goneWithin waits until the pod is gone. Without a name, it waits until all pods are gone.
 func (n namespace) goneWithin(d time.Duration, pod string) error {
 	ctx, cancel := within(n.t, d, "pod "+pod+" to be gone")
 	defer cancel()
@@ -262,7 +262,7 @@ func (n namespace) goneWithin(d time.Duration, pod string) error {
 	return err
 }
 
-// secret makes a Secret.
+// secret creates a Secret.
 func (n namespace) secret(name string, keysAndValues ...string) *corev1.Secret {
 	n.t.Helper()
 	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, StringData: pairs(keysAndValues)}
@@ -301,7 +301,7 @@ func pairs(keysAndValues []string) map[string]string {
 	return m
 }
 
-// sh runs a shell script in a container and returns what the script prints to both outputs, whether it fails or not.
+// sh runs a shell script in a container and returns its standard output and error, whether it fails or not.
 func (n namespace) sh(pod, container, script string) string {
 	n.t.Helper()
 	ctx, cancel := within(n.t, time.Minute, "a command in pod "+pod)
@@ -326,7 +326,7 @@ func (n namespace) sh(pod, container, script string) string {
 	return text
 }
 
-// expect compares what a script prints in a container.
+// expect compares the output of a script in a container.
 func (n namespace) expect(pod, container, script, want string) {
 	n.t.Helper()
 	if got := n.sh(pod, container, script); got != want {
@@ -334,7 +334,7 @@ func (n namespace) expect(pod, container, script, want string) {
 	}
 }
 
-// untilPrints waits until a script prints this in a container, for a change that no output announces.
+// untilPrints waits until a script has this output in a container, for a change without any other sign.
 func (n namespace) untilPrints(pod, script, want string) {
 	n.t.Helper()
 	deadline := time.Now().Add(soon)
@@ -350,8 +350,8 @@ func (n namespace) untilPrints(pod, script, want string) {
 	}
 }
 
-// said waits until a container has printed a line, and returns when the test read the line: an upper bound. The pod is
-// the name of a pod with one container, or pod/container.
+// said waits until a container has printed a line. It returns the time when the test read the line, which is an upper
+// bound. pod is the name of a pod with one container, or pod/container.
 func (n namespace) said(d time.Duration, pod, line string) (time.Time, error) {
 	ctx, cancel := within(n.t, d, fmt.Sprintf("pod %s to print %q", pod, line))
 	defer cancel()
@@ -364,7 +364,7 @@ func (n namespace) said(d time.Duration, pod, line string) (time.Time, error) {
 		if ctx.Err() != nil {
 			return at, fmt.Errorf("%w (last line: %q)", context.Cause(ctx), last)
 		}
-		// The stream ends when kubelet does, and at once while the container has not started.
+		// The stream ends with kubelet, and it ends at once before the container has started.
 		select {
 		case <-ctx.Done():
 			return at, fmt.Errorf("%w (last line: %q, last error: %w)", context.Cause(ctx), last, err)
@@ -396,7 +396,7 @@ func (n namespace) read(ctx context.Context, pod, line string, last *string) (ti
 	return time.Time{}, false, lines.Err()
 }
 
-// waitSaid is said, and the test fails if the line does not come.
+// waitSaid is said. The test fails if the line does not come.
 func (n namespace) waitSaid(pod, line string) time.Time {
 	n.t.Helper()
 	at, err := n.said(soon, pod, line)
@@ -406,7 +406,7 @@ func (n namespace) waitSaid(pod, line string) time.Time {
 	return at
 }
 
-// onLine opens a container's log and sends the time at which the test reads the line: an upper bound.
+// onLine opens a container's log and sends the time at which the test reads the line, which is an upper bound.
 func (n namespace) onLine(pod, line string) (seen <-chan time.Time) {
 	n.t.Helper()
 	ctx, cancel := within(n.t, 3*time.Minute, fmt.Sprintf("pod %s to print %q", pod, line))
@@ -440,7 +440,7 @@ func (n namespace) wait(seen <-chan time.Time, what string) time.Time {
 	return at
 }
 
-// event waits for an Event of the pod with this reason whose message has all the words.
+// event waits for an Event of the pod with this reason whose message contains all the words.
 func (n namespace) event(pod, reason string, words ...string) string {
 	n.t.Helper()
 	return n.eventOf(pod, []string{reason}, words...)
@@ -496,11 +496,12 @@ func (n nodeShell) do(script string) string {
 // another test has the same process name, and the first node of the tests' own cluster sees the processes of all nodes.
 func driverPID() string {
 	return `$(for p in $(pidof fsuser-csi); do
-		tr '\0' '\n' < /proc/$p/cmdline | grep -qx node && tr '\0' '\n' < /proc/$p/environ | grep -qx NODE_NAME=` + nodeName + ` && echo $p
+		tr '\0' '\n' < /proc/$p/cmdline | grep -qx node &&
+		tr '\0' '\n' < /proc/$p/environ | grep -qx NODE_NAME=` + nodeName + ` && echo $p
 	done 2>/dev/null)`
 }
 
-// driverPod waits for a ready pod of the driver on the node under test that has none of these uids, and returns the
+// driverPod waits for a ready pod of the driver on the node under test whose uid is not in the list, and returns the
 // pod.
 func driverPod(t *testing.T, not ...string) *corev1.Pod {
 	t.Helper()
@@ -512,13 +513,14 @@ func driverPod(t *testing.T, not ...string) *corev1.Pod {
 		})
 }
 
-// metrics reads the driver's metrics as Prometheus does, from within the cluster's network.
+// metrics reads the driver's metrics from within the cluster's network, as Prometheus does.
 func metrics(t *testing.T, from namespace, pod string) string {
 	t.Helper()
 	return from.sh(pod, "", "/pod get http://"+driverPod(t).Status.PodIP+":9808/metrics")
 }
 
-// clientConfig is the configuration of a client that has only a token, and acts as another user if one is named.
+// clientConfig returns the configuration of a client that has only a token. If impersonate is set, it acts as that
+// user.
 func clientConfig(token, impersonate string) *rest.Config {
 	c := rest.AnonymousClientConfig(config)
 	c.BearerToken = token

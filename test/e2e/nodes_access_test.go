@@ -17,7 +17,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster"
 )
 
-// testNodeTokens tries the token of each node's driver on what the pods of each node declare.
+// testNodeTokens tries the token of each node's driver with the objects that the pods of each node declare.
 func testNodeTokens(s *spread) {
 	since136(s.t, ConstrainedImpersonation)
 	n := newNamespace(s.t)
@@ -54,7 +54,7 @@ func testNodeTokens(s *spread) {
 	}
 }
 
-// driverToken is the token of the driver on a node, as an attacker who controls the node finds it.
+// driverToken returns the token of the driver on a node, which an attacker who controls the node can read.
 func driverToken(t *testing.T, node *cluster.Node) string {
 	t.Helper()
 	token := onNode(t, node,
@@ -65,7 +65,7 @@ func driverToken(t *testing.T, node *cluster.Node) string {
 	return token
 }
 
-// readings are the requests that the driver makes for a Secret and a ConfigMap of the same name.
+// readings returns the driver's requests for a Secret and a ConfigMap of the same name.
 func readings(c kubernetes.Interface, namespace, name string) []attempt {
 	one := metav1.ListOptions{FieldSelector: "metadata.name=" + name}
 	return []attempt{
@@ -98,7 +98,7 @@ func readings(c kubernetes.Interface, namespace, name string) []attempt {
 	}
 }
 
-// aboutNode are the requests that the driver makes for a pod of a node and for the Node.
+// aboutNode returns the driver's requests for a pod of a node and for the Node.
 func aboutNode(c kubernetes.Interface, namespace, node string) []attempt {
 	return []attempt{
 		{"get pod of-" + node, func(ctx context.Context) error {

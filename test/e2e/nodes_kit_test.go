@@ -18,7 +18,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster"
 )
 
-// spread is a pod on each node, of a DaemonSet. All pods watch one Secret, whose two keys always have the same value.
+// spread is a DaemonSet with a pod on each node. All pods watch one Secret, whose two keys always have the same value.
 type spread struct {
 	namespace
 	version int
@@ -59,7 +59,7 @@ func newSpread(t *testing.T) *spread {
 	return s
 }
 
-// note remembers the pods and their containers.
+// note records the pods and their containers.
 func (s *spread) note() {
 	s.t.Helper()
 	pods, err := client.CoreV1().Pods(s.name).List(suite, metav1.ListOptions{LabelSelector: "app=watch"})
@@ -75,14 +75,14 @@ func (s *spread) note() {
 	}
 }
 
-// change gives the Secret new content.
+// change replaces the content of the Secret.
 func (s *spread) change() {
 	s.t.Helper()
 	s.version++
 	s.changeSecret("s", "key", s.content(), "other", s.content())
 }
 
-// content is the newest value of both keys.
+// content returns the newest value of both keys.
 func (s *spread) content() string { return fmt.Sprintf("v%d", s.version) }
 
 // current waits until the pods on these nodes, or on all nodes, have seen the newest content. No pod may have seen an
@@ -100,7 +100,7 @@ func (s *spread) current(on ...string) {
 	}
 }
 
-// forward checks that what a container has seen was never older than what it had seen before.
+// forward checks that the content that a container has seen never became older.
 func (s *spread) forward(pod string) {
 	s.t.Helper()
 	stream, err := client.CoreV1().Pods(s.name).GetLogs(pod, &corev1.PodLogOptions{}).Stream(suite)
@@ -121,7 +121,7 @@ func (s *spread) forward(pod string) {
 	}
 }
 
-// untouched checks that the containers on these nodes, or on all nodes, are those of note.
+// untouched checks that the containers on these nodes, or on all nodes, are the recorded ones.
 func (s *spread) untouched(on ...string) {
 	s.t.Helper()
 	before := s.pods
@@ -133,7 +133,7 @@ func (s *spread) untouched(on ...string) {
 	}
 }
 
-// onNode returns what a script prints on a node, with kubelet's mounts.
+// onNode returns the output of a script on a node, with kubelet's mounts.
 func onNode(t *testing.T, node *cluster.Node, script string) string {
 	t.Helper()
 	ctx, cancel := within(t, soon, "a script on "+node.Name())
@@ -145,14 +145,14 @@ func onNode(t *testing.T, node *cluster.Node, script string) string {
 	return strings.TrimSpace(out)
 }
 
-// volumesOf is a script that prints what a node has of a pod's volumes.
+// volumesOf returns a script that prints the traces of a pod's volumes on a node.
 func volumesOf(uid string) string {
 	return "grep " + uid + " /proc/self/mountinfo; find /var/lib/kubelet/pods/" + uid +
 		" -path '*kubernetes.io~csi*' 2>&-; " +
 		"grep -rl " + uid + " /run/fsuser.csi.io 2>&-; true"
 }
 
-// noVolumesOf waits until a node has nothing of a pod's volumes.
+// noVolumesOf waits until a node has no trace of a pod's volumes.
 func noVolumesOf(t *testing.T, node *cluster.Node, uid string) {
 	t.Helper()
 	left := onNode(t, node,
@@ -162,7 +162,7 @@ func noVolumesOf(t *testing.T, node *cluster.Node, uid string) {
 	}
 }
 
-// driverOn waits for a ready pod of the driver on a node that has none of these uids.
+// driverOn waits for a ready pod of the driver on a node. Its uid is not in the list.
 func driverOn(t *testing.T, node *cluster.Node, not ...string) *corev1.Pod {
 	t.Helper()
 	return until(t, "the driver's pod on "+node.Name(), "pods", driverNamespace, "", &corev1.Pod{},
@@ -219,7 +219,7 @@ func newMover(t *testing.T) (mover, *corev1.Pod) {
 	return m, pod
 }
 
-// next waits for the ready pod of the Deployment that is none of these pods.
+// next waits for a ready pod of the Deployment other than these pods.
 func (m mover) next(not ...*corev1.Pod) *corev1.Pod {
 	m.t.Helper()
 	return until(m.t, "another pod of the Deployment", "pods", m.name, "", &corev1.Pod{},

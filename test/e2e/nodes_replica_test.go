@@ -19,10 +19,10 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster"
 )
 
-// replica is another API server of the cluster, beside the first one. It reaches etcd through a port of its own.
+// replica is an additional API server of the cluster. It reaches etcd through a port of its own.
 type replica struct {
 	t    *testing.T
-	node *cluster.Node // that it runs on
+	node *cluster.Node // the node on which it runs
 	pid  string
 }
 
@@ -31,16 +31,18 @@ const (
 	replicaEtcdPort = "12379"
 )
 
-// startReplica starts an API server with the arguments of the first one, and waits until the API server is ready.
+// startReplica starts an API server with the arguments of the first one, and waits until it is ready.
 func startReplica(t *testing.T) *replica {
 	t.Helper()
 	r := &replica{t: t, node: nodes[0]}
 	const script = `
 		first=$(tr '\0' ' ' </proc/$(pidof -s kube-apiserver)/cmdline)
 		etcd=$(echo "$first" | sed 's,.*--etcd-servers=http://127.0.0.1:\([0-9]*\).*,\1,')
-		iptables -t nat -I OUTPUT -p tcp -d 127.0.0.1 --dport ` + replicaEtcdPort + ` -j DNAT --to-destination 127.0.0.1:$etcd || exit
+		iptables -t nat -I OUTPUT -p tcp -d 127.0.0.1 --dport ` + replicaEtcdPort + ` \
+			-j DNAT --to-destination 127.0.0.1:$etcd || exit
 		echo $$
-		exec $(echo "$first" | sed s/:$etcd/:` + replicaEtcdPort + `/) --secure-port=` + replicaPort + ` --endpoint-reconciler-type=none >/dev/null 2>&1`
+		exec $(echo "$first" | sed s/:$etcd/:` + replicaEtcdPort + `/) --secure-port=` + replicaPort + ` \
+			--endpoint-reconciler-type=none >/dev/null 2>&1`
 	cmd, err := r.node.Command(suite, "sh", "-c", script)
 	if err != nil {
 		t.Fatal(err)
@@ -67,15 +69,15 @@ func startReplica(t *testing.T) *replica {
 	return r
 }
 
-// stop kills the API server, if it runs.
+// stop kills the API server if it is running.
 func (r *replica) stop() { onNode(r.t, r.node, "kill -KILL "+r.pid+" 2>&-; true") }
 
-// lag cuts the API server off from etcd. Nothing is refused: packets are lost.
+// lag cuts the API server off from etcd. The packets are lost, so the API server gets no error.
 func (r *replica) lag() {
 	onNode(r.t, r.node, "iptables -I OUTPUT -p tcp -m conntrack --ctorigdstport "+replicaEtcdPort+" -j DROP")
 }
 
-// cached returns what the API server's cache has of a Secret.
+// cached returns the value of a Secret in the API server's cache.
 func (r *replica) cached(namespace, name string) string {
 	r.t.Helper()
 	return onNode(r.t, r.node, "kubectl --server=https://127.0.0.1:"+replicaPort+" get --raw '/api/v1/namespaces/"+
@@ -83,7 +85,7 @@ func (r *replica) cached(namespace, name string) string {
 }
 
 // testReplica moves the driver of a node to an API server whose cache is older than the files. test/integration/driver
-// has this for each way to restart a driver (F-43 in docs/reliability.md).
+// tests this with each way to restart a driver (F-43 in docs/reliability.md).
 func testReplica(s *spread) {
 	node := nodes[1]
 	r := startReplica(s.t)
@@ -106,7 +108,7 @@ func testReplica(s *spread) {
 	if !strings.Contains(r.cached(s.name, "s"), base64.StdEncoding.EncodeToString([]byte(before))) {
 		s.t.Error("the other API server does not lag")
 	}
-	s.current() // the files did not go back
+	s.current() // The files did not become older.
 	s.t.Logf("the volume was stale, with its files, %.1f s after the restart of the driver", time.Since(begin).Seconds())
 
 	back()

@@ -34,7 +34,7 @@ const (
 
 var registryImage = regexp.MustCompile(`image: registry\.k8s\.io/(kubectl|pause):\S+`)
 
-// testStartupTaint follows docs/operations.md: a new node takes no pods until the driver has registered there.
+// testStartupTaint follows docs/operations.md: a new node accepts no pods until the driver has registered there.
 func testStartupTaint(s *spread) {
 	node := nodes[len(nodes)-1]
 	scaleDriver(s.t, false) // so that the driver does not register yet
@@ -75,7 +75,7 @@ func testStartupTaint(s *spread) {
 	}
 	if _, err := kubectl(suite, "", "-n", driverNamespace, "rollout", "status", "daemonset/startup-taint",
 		"--timeout=60s"); err != nil {
-		s.t.Error(err) // on the other nodes, too, which never had the taint
+		s.t.Error(err) // also on the other nodes, which never had the taint
 	}
 }
 
@@ -118,7 +118,7 @@ func installStartupTaint(t *testing.T) {
 	})
 }
 
-// addNewNode replaces a node by a new one, which has the startup taint.
+// addNewNode replaces a node with a new one, which has the startup taint.
 func addNewNode(t *testing.T, node *cluster.Node) {
 	t.Helper()
 	if err := node.PowerOff(suite); err != nil {
@@ -136,8 +136,8 @@ func addNewNode(t *testing.T, node *cluster.Node) {
 	}
 }
 
-// onlyItsTaint tries what a thief of the pod's token on a node could do with it. That the token can remove the taint
-// shows when the driver registers.
+// onlyItsTaint tries the actions of an attacker with the pod's token on a node. The registration of the driver shows
+// that the token can remove the taint.
 func onlyItsTaint(t *testing.T, node *cluster.Node) {
 	t.Helper()
 	pod := until(t, "the pod that removes the taint", "pods", driverNamespace, "", &corev1.Pod{},

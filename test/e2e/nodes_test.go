@@ -14,7 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// testNodes has the tests that take several nodes of the tests' own cluster.
+// testNodes runs the tests that require several nodes of the tests' own cluster.
 func testNodes(t *testing.T) {
 	s := newSpread(t)
 	for _, test := range []struct {
@@ -31,13 +31,13 @@ func testNodes(t *testing.T) {
 		{"a new node waits for the driver", testStartupTaint},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s.t = t // the pods report to this subtest
+			s.t = t // The pods report failures to this subtest.
 			test.run(s)
 		})
 	}
 }
 
-// testRollingUpdate: each node is without the driver for a moment.
+// testRollingUpdate updates the driver. Each node is without the driver for a moment.
 func testRollingUpdate(s *spread) {
 	rolled := make(chan error, 1)
 	if _, err := kubectl(suite, "", "-n", driverNamespace, "rollout", "restart", "daemonset/fsuser-csi"); err != nil {
@@ -60,11 +60,11 @@ func testRollingUpdate(s *spread) {
 	}
 }
 
-// testDrain: the pod moves to another node, and back.
+// testDrain drains a node: the pod moves to another node, and back.
 func testDrain(s *spread) {
 	m, old := newMover(s.t)
 	node := nodes[len(nodes)-1]
-	// The other tests' pods on the node are those of DaemonSets.
+	// The other tests' pods on the node belong to DaemonSets.
 	if _, err := kubectl(suite, "", "drain", node.Name(), "--ignore-daemonsets", "--timeout=60s"); err != nil {
 		s.t.Fatal(err)
 	}
@@ -99,7 +99,7 @@ func testDrain(s *spread) {
 	}
 }
 
-// testCutOff: a node without network keeps what it has, and the others do not wait for it.
+// testCutOff cuts off a node: it keeps its files, and the other nodes do not wait for it.
 func testCutOff(s *spread) {
 	node := nodes[1]
 	pod := s.pods[node.Name()]
@@ -144,8 +144,8 @@ func nodeNames() (names []string) {
 	return names
 }
 
-// testReboot: the node is back before anybody misses it. Everything in memory is gone: /run with the driver's records,
-// the mounts, the containers.
+// testReboot reboots a node before Kubernetes regards it as lost. Everything in memory is gone: /run with the driver's
+// records, the mounts, and the containers.
 func testReboot(s *spread) {
 	node := nodes[1]
 	if err := node.PowerOff(suite); err != nil {
@@ -162,7 +162,7 @@ func testReboot(s *spread) {
 	s.current()
 }
 
-// restarted waits until the pod of a node runs in another container, with the newest content. All others stay.
+// restarted waits until the pod of a node runs in another container, with the newest content. All other pods stay.
 func (s *spread) restarted(node string) {
 	s.t.Helper()
 	old := s.pods[node]
@@ -178,7 +178,8 @@ func (s *spread) restarted(node string) {
 	s.current()
 }
 
-// testLostNode: the pod is replaced elsewhere. What the node has of the old pod goes away when the node returns.
+// testLostNode loses a node: the pod is replaced on another node. The leftovers of the old pod are removed when the
+// node returns.
 func testLostNode(s *spread) {
 	m, lost := newMover(s.t)
 	node := nodes[len(nodes)-1]

@@ -20,7 +20,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/status"
 )
 
-// testTold: Events of the pod and `fsuser-csi status` report a refresh that fails, and that a later one succeeds.
+// testTold checks that Events of the pod and `fsuser-csi status` report a failed refresh, and the success of a later
+// one.
 func testTold(t *testing.T) {
 	t.Parallel()
 	n := newNamespace(t)
@@ -164,39 +165,19 @@ func lineWith(text, word string) string {
 	return ""
 }
 
-// testUninstall uninstalls the driver in the documented order, and installs the driver again.
-func testUninstall(t *testing.T) {
-	nothingLeft(t) // steps 1 and 2: no pod uses it
-	for _, m := range manifests() {
-		if m != installedFirst {
-			if err := install(suite, m); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := uninstall(suite, m); err != nil {
-			t.Fatal(err)
-		}
-		notInstalled(t)
-	}
-	if err := install(suite, installedFirst); err != nil {
+// objectsOfDriver returns the names of all objects of the driver, of any kind, and of `helm test`.
+func objectsOfDriver(t *testing.T) []string {
+	t.Helper()
+	kinds, err := kubectl(suite, "", "api-resources", "--verbs=list", "-o", "name")
+	if err != nil {
 		t.Fatal(err)
 	}
-	n := newNamespace(t)
-	n.secret("s", "key", "v1")
-	n.run(onePod("again", `secretName: s`))
-	n.delete("again")
-	if err := uninstall(suite, installedFirst); err != nil {
+	objects, err := kubectl(suite, "", "get", strings.Join(strings.Fields(kinds), ","), "-A", "-o", "name",
+		"-l", "app.kubernetes.io/name in (fsuser-csi, fsuser-csi-test)")
+	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// everything lists the kinds of objects that the chart makes.
-func everything() string {
-	kinds := "daemonset,serviceaccount,clusterrole,clusterrolebinding,csidriver,validatingadmissionpolicy,validatingadmissionpolicybinding,pods"
-	if !before136() {
-		kinds += ",mutatingadmissionpolicy,mutatingadmissionpolicybinding"
-	}
-	return kinds
+	return strings.Fields(objects)
 }
 
 func notInstalled(t *testing.T) {
@@ -207,62 +188,13 @@ func notInstalled(t *testing.T) {
 			return !slices.ContainsFunc(e.Object.(*storagev1.CSINode).Spec.Drivers,
 				func(d storagev1.CSINodeDriver) bool { return d.Name == driverName }), nil
 		})
-	out, err := kubectl(suite, "", "get", everything(), "-A", "-l", "app.kubernetes.io/name=fsuser-csi", "-o", "name")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if out != "" {
-		t.Errorf("after the uninstallation there is:\n%s", out)
+	if left := objectsOfDriver(t); len(left) > 0 {
+		t.Errorf("after the uninstallation there are the objects %q", left)
 	}
 	node := newNodeShell(t)
-	if left := node.do(`cd /proc/1/root; find run/fsuser.csi.io var/lib/kubelet/plugins/fsuser.csi.io ! -type d; find var/lib/kubelet/plugins_registry | grep fsuser; true`); left != "" && left != "run/fsuser.csi.io/lock" {
+	if left := node.do(`cd /proc/1/root; find run/fsuser.csi.io .` + kubeletRoot() + `/plugins/fsuser.csi.io ! -type d
+find .` + kubeletRoot() + `/plugins_registry | grep fsuser; true`); left != "" && left != "run/fsuser.csi.io/lock" {
 		t.Errorf("on the node is left:\n%s", left)
-	}
-}
-
-// testHelm installs the chart with the version's first kind of access, changes to the second, and uninstalls.
-func testHelm(t *testing.T) {
-	if _, err := exec.LookPath("helm"); err != nil {
-		t.Skip("there is no helm in PATH")
-	}
-	if before136() {
-		t.Run("what the version lacks is refused with the remedy", testOldKubernetes)
-	}
-	registry, path, _ := strings.Cut(image, "/")
-	repository, tag, _ := strings.Cut(path, ":")
-	do := func(manifest, what string, args ...string) {
-		t.Helper()
-		helm(t, append([]string{what, "fsuser-csi", chart, "--namespace", driverNamespace,
-			"--set", "image.registry=" + registry + ",image.repository=" + repository + ",image.tag=" + tag,
-			"--set", "helmTester.image=" + podImage, "--set", "access=" + accessOf(manifest)}, args...)...)
-	}
-	do(manifests()[0], "install", "--create-namespace")
-	uninstalled := false
-	t.Cleanup(func() {
-		if !uninstalled {
-			helm(t, "uninstall", "fsuser-csi", "--namespace", driverNamespace, "--wait")
-		}
-	})
-	installed(t, manifests()[0])
-	n := newNamespace(t)
-	n.secret("s", "key", "v1")
-	n.run(watchingPod("helm", `secretName: s`))
-	n.expect("helm", "", show("/v/key"), "1000:0 400\nv1")
-	helm(t, "test", "fsuser-csi", "--namespace", driverNamespace)
-	do(manifests()[1], "upgrade")
-	installed(t, manifests()[1])
-	helm(t, "test", "fsuser-csi", "--namespace", driverNamespace)
-	if manifests()[1] == manifestNamespaces {
-		consent(n)
-	}
-	n.changeSecret("s", "key", "v2")
-	n.waitSaid("helm", "/v/key v2")
-	n.delete("helm")
-	helm(t, "uninstall", "fsuser-csi", "--namespace", driverNamespace, "--wait")
-	uninstalled = true
-	notInstalled(t)
-	if err := client.CoreV1().Namespaces().Delete(suite, driverNamespace, metav1.DeleteOptions{}); err != nil {
-		t.Error(err)
 	}
 }
 
@@ -273,14 +205,5 @@ func installed(t *testing.T, manifest string) {
 	}
 	if err := waitForPolicies(suite, effect(manifest)); err != nil {
 		t.Fatal(err)
-	}
-}
-
-func helm(t *testing.T, args ...string) {
-	t.Helper()
-	ctx, cancel := within(t, soon, "helm "+args[0])
-	defer cancel()
-	if out, err := exec.CommandContext(ctx, "helm", args...).CombinedOutput(); err != nil {
-		t.Fatalf("helm %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 }

@@ -22,25 +22,21 @@ import (
 )
 
 const (
-	// olderCommit is of the driver that TestUpgrade upgrades. There is no release yet.
+	// olderCommit is the commit of the driver that TestUpgrade upgrades. There is no release yet.
 	olderCommit = "84327c8eb7d5fa56fb304fe584b03a2fa754eadf"
 	olderImage  = "fsuser.test/fsuser-csi:older"
-	// ref ends the names of pods with nodePublishSecretRef.
+	// ref is the suffix of the names of pods with nodePublishSecretRef.
 	ref = "-ref"
 )
 
-// TestUpgrade replaces an older driver by this one, and this one by the older one, as deploy/README.md says, while pods
-// with each kind of volume run. Each time the volumes stay as they are, and the new driver goes on with them.
+// TestUpgrade replaces an older driver with this one, and this one with the older one, as deploy/README.md describes,
+// while pods with each kind of volume run. Each time the volumes stay as they are, and the new driver takes them over.
 func TestUpgrade(t *testing.T) {
 	older := olderManifest(t)
 	today, err := manifest(suite, installedFirst)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := uninstall(suite, installedFirst); err != nil {
-		t.Fatal(err)
-	}
-	notInstalled(t)
 	ofOlder := replaceDriver(t, older, olderImage)
 	f := &fleet{namespace: newNamespace(t), node: newNodeShell(t), version: 1, containers: map[string]string{}}
 	f.secret("s", "key", "v1")
@@ -98,7 +94,8 @@ func (f *fleet) addKinds(prefix string) {
 	}
 }
 
-// changeKinds gives both objects new content. Kubelet brings the content of nodePublishSecretRef when it syncs the pod.
+// changeKinds replaces the content of both objects. Kubelet sends the content of nodePublishSecretRef when it syncs the
+// pod.
 func (f *fleet) changeKinds() {
 	f.t.Helper()
 	f.version++
@@ -119,8 +116,8 @@ func (f *fleet) changeKinds() {
 // mountsOfVolumes prints the id, device and path of the mount of each volume of the driver.
 const mountsOfVolumes = `awk '/kubernetes.io~csi.*\/mount/ {print $1, $3, $5}' /proc/1/mountinfo | sort`
 
-// replaceDriver applies a manifest, waits until the pods of this image have replaced those of another, and returns the
-// names of all objects of the driver but its pods.
+// replaceDriver applies a manifest, waits until the pods of this image have replaced those of another one, and returns
+// the names of all objects of the driver except its pods and their revisions.
 func replaceDriver(t *testing.T, manifest, image string) []string {
 	t.Helper()
 	if _, err := kubectl(suite, manifest, "apply", "-f", "-"); err != nil {
@@ -135,11 +132,9 @@ func replaceDriver(t *testing.T, manifest, image string) []string {
 	if got := driverPod(t).Spec.Containers[0].Image; got != image {
 		t.Fatalf("the driver's image is %s, want %s", got, image)
 	}
-	out, err := kubectl(suite, "", "get", everything(), "-A", "-l", "app.kubernetes.io/name=fsuser-csi", "-o", "name")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return slices.DeleteFunc(strings.Fields(out), func(o string) bool { return strings.HasPrefix(o, "pod/") })
+	return slices.DeleteFunc(objectsOfDriver(t), func(o string) bool {
+		return strings.HasPrefix(o, "pod/") || strings.HasPrefix(o, "controllerrevision.apps/")
+	})
 }
 
 // olderManifest builds the driver of olderCommit from the history of the repository, imports its image into the

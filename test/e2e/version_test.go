@@ -30,7 +30,7 @@ func since136(t *testing.T, features ...string) {
 
 func before136() bool { return Before136(server) }
 
-// manifests are those of the kinds of access that the server allows, the default first.
+// manifests returns the manifests of the kinds of access that the server supports, the default first.
 func manifests() []string {
 	var files []string
 	for _, access := range Access(server) {
@@ -40,13 +40,13 @@ func manifests() []string {
 	return files
 }
 
-// accessOf is the kind of access of a manifest.
+// accessOf returns the kind of access of a manifest.
 func accessOf(path string) string {
 	i := slices.IndexFunc(deploy.Manifests(), func(m deploy.Manifest) bool { return m.File == filepath.Base(path) })
 	return deploy.Manifests()[i].Access
 }
 
-// chooseAccess returns the manifest of the kind of access that ACCESS names.
+// chooseAccess returns the manifest of the kind of access in ACCESS.
 func chooseAccess() (string, error) {
 	wanted := os.Getenv("ACCESS")
 	if wanted == "" {
@@ -60,8 +60,8 @@ func chooseAccess() (string, error) {
 	return manifests()[i], nil
 }
 
-// shipped returns a manifest as a user gets it: the file next to the chart or, before 1.36, what Helm renders for the
-// version (deploy/README.md).
+// shipped returns a manifest for a user: the file next to the chart or, before 1.36, the manifest that Helm renders for
+// the version (deploy/README.md).
 func shipped(ctx context.Context, path string) (string, error) {
 	if !before136() {
 		content, err := os.ReadFile(path)
@@ -78,12 +78,12 @@ func shipped(ctx context.Context, path string) (string, error) {
 	return string(content), nil
 }
 
-// effect is what the policies of a manifest do to a pod.
+// effect returns the change that the policies of a manifest make in a pod.
 func effect(manifest string) mutation {
 	return mutation{completed: !before136(), declared: !before136() && manifest == manifestNode}
 }
 
-// complete sets csi.readOnly, as users do where no policy sets it.
+// complete sets csi.readOnly, as users do if no policy sets it.
 func complete(spec *corev1.PodSpec) {
 	if !before136() {
 		return
@@ -96,8 +96,8 @@ func complete(spec *corev1.PodSpec) {
 	}
 }
 
-// testOldKubernetes: the installation of a part that the server's version lacks fails, with the remedy or the version
-// in the message.
+// testOldKubernetes checks that the installation of a part that the server's version does not support fails, with the
+// remedy or the version in the message.
 func testOldKubernetes(t *testing.T) {
 	for values, want := range map[string]string{
 		"access=node":                           "--set access=namespaces",

@@ -125,7 +125,7 @@ func endOfList(of metav1.Object) []byte {
 	return Event("BOOKMARK", bookmark.(runtime.Object))
 }
 
-// hold answers a watch with frames, and keeps it open until Say ends it or the client does.
+// hold answers a watch with frames, and keeps it open until Say or the client ends it.
 func (p *Proxy) hold(w http.ResponseWriter, r *http.Request, frames []byte) {
 	w.Header().Set("Content-Type", "application/vnd.kubernetes.protobuf;stream=watch")
 	_, _ = w.Write(frames)

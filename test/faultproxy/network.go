@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// Network is a listener whose connections a test can break. Safe for concurrent use.
+// Network is a listener whose connections a test can break. It is safe for concurrent use.
 type Network struct {
 	net.Listener
 
@@ -28,7 +28,7 @@ func newNetwork(l net.Listener) *Network {
 	return &Network{Listener: l, healed: healed, open: map[*connection]bool{}}
 }
 
-// NewRelay returns a Network that passes the bytes of its connections on to an address, and back. It ends with t.
+// NewRelay returns a Network that forwards the bytes of its connections to an address, and back. It ends with t.
 func NewRelay(t testing.TB, address string) *Network {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -54,7 +54,7 @@ func NewRelay(t testing.TB, address string) *Network {
 	return n
 }
 
-// pass connects conn with an address, until one of both ends.
+// pass connects conn with an address, until one of the two connections ends.
 func pass(conn net.Conn, address string) {
 	defer conn.Close()
 	upstream, err := net.Dial("tcp", address)
@@ -93,14 +93,14 @@ func (n *Network) Cut() {
 }
 
 // Stall holds back all traffic in both directions until Heal. Connections stay open, new connections succeed, and
-// nobody gets an error, as with a firewall that drops packets.
+// neither end gets an error, as with a firewall that drops packets.
 func (n *Network) Stall() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	select {
 	case <-n.healed:
 		n.healed = make(chan struct{})
-	default: // it is stalled
+	default: // already stalled
 	}
 }
 
@@ -204,5 +204,5 @@ func (c *connection) Write(p []byte) (int, error) {
 // Close implements net.Conn.
 func (c *connection) Close() error { return c.close() }
 
-// SetLinger is what a Handler that resets its connection needs.
+// SetLinger lets a Handler reset its connection.
 func (c *connection) SetLinger(seconds int) error { return c.Conn.(*net.TCPConn).SetLinger(seconds) }

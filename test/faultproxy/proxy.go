@@ -24,7 +24,7 @@ import (
 // Handler answers a request and returns true, or returns false to forward the request to the API server.
 type Handler = func(http.ResponseWriter, *http.Request) bool
 
-// Proxy forwards requests to an API server. Safe for concurrent use.
+// Proxy forwards requests to an API server. It is safe for concurrent use.
 type Proxy struct {
 	// Network is the listener of the proxy.
 	*Network
@@ -74,13 +74,13 @@ func newProxy(t testing.TB, config *rest.Config) *Proxy {
 	}
 	p := &Proxy{upstream: upstream, address: address, streams: map[chan []byte]bool{}}
 	p.server = httptest.NewUnstartedServer(p)
-	// Whoever gives up a connection in the middle of a handshake does so because of a fault.
+	// A client that gives up a connection during a handshake does so because of a fault.
 	p.server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	p.Network = newNetwork(p.server.Listener)
 	p.server.Listener = p.Network
 	t.Cleanup(func() {
 		p.Heal()
-		// A watch lasts for minutes, and the server waits for all its requests.
+		// The server would wait for all its requests, and a watch lasts for minutes.
 		p.server.CloseClientConnections()
 		p.server.Close()
 		utilnet.CloseIdleConnectionsFor(p.upstream)
@@ -148,7 +148,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	request := r.Clone(r.Context())
 	request.URL.Scheme, request.URL.Host, request.Host, request.RequestURI = p.address.Scheme, p.address.Host, "", ""
-	request.Header.Del("Accept-Encoding") // the transport asks for gzip by itself, and takes it off
+	request.Header.Del("Accept-Encoding") // The transport adds gzip itself, and decompresses.
 	response, err := p.upstream.RoundTrip(request)
 	if err != nil {
 		panic(http.ErrAbortHandler)
@@ -164,7 +164,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.relay(w, r, response.Body)
 }
 
-// relay passes on the frames of a watch, and what is said in between.
+// relay forwards the frames of a watch, and writes the frames of Say between them.
 func (p *Proxy) relay(w http.ResponseWriter, r *http.Request, watch io.Reader) {
 	frames := make(chan []byte)
 	go func() {
@@ -205,7 +205,7 @@ func (p *Proxy) relay(w http.ResponseWriter, r *http.Request, watch io.Reader) {
 	}
 }
 
-// nextFrame reads an event as it is on the wire: its length in four bytes, and as many more.
+// nextFrame reads an event in its wire format: a length in four bytes, and the bytes of the event.
 func nextFrame(r io.Reader) ([]byte, error) {
 	var head [4]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {

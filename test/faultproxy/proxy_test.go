@@ -20,7 +20,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// get asks p with a connection of its own, and returns the status and the body.
+// get sends a request to p on a new connection, and returns the status and the body.
 func get(t *testing.T, p *Proxy, timeout time.Duration) (int, string, error) {
 	t.Helper()
 	transport, err := rest.TransportFor(p.Config())
@@ -155,7 +155,7 @@ func TestOldCache(t *testing.T) {
 	for _, test := range []struct {
 		query string
 		code  int
-		// old: the answer has the old version. stays: the watch goes on.
+		// old means that the answer has the old version. stays means that the watch continues.
 		old, stays bool
 	}{
 		{"watch=true&sendInitialEvents=true&resourceVersion=0", http.StatusOK, true, true},
@@ -182,7 +182,7 @@ func TestOldCache(t *testing.T) {
 	}
 }
 
-// What is sent in a stall arrives after it, and a cut is a reset, not an end.
+// Data that is sent during a stall arrives afterwards, and a cut resets the connection.
 func TestNetwork(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// finding is what a program said in this run.
+// finding is the output of a program in this run.
 type finding struct {
 	program program
 	version string
@@ -20,10 +20,10 @@ type finding struct {
 	works   string   // with this driver
 }
 
-// incomplete reports that not every part of the program ran.
+// incomplete reports whether a part of the program did not run.
 func (f finding) incomplete() bool { return f.works == "" || len(f.said) != len(f.program.attempts) }
 
-// document is docs/gallery.md.
+// document returns docs/gallery.md.
 func document(all []finding, kubernetes string) string {
 	var needs, others []finding
 	for _, f := range all {
@@ -87,13 +87,13 @@ func table(d *strings.Builder, findings []finding) {
 	}
 }
 
-// byPlace orders attributes: the first ones as a user reads them, then the others.
+// byPlace orders attributes: first those of the usual order, then the others.
 func byPlace(a, b string) int {
 	first := []string{"dirMode", "mode", "gid", "uid"}
 	return cmp.Or(slices.Index(first, b)-slices.Index(first, a), cmp.Compare(a, b))
 }
 
-// quote makes the words of a program code in a table's cell.
+// quote formats the output of a program as code in a table's cell.
 func quote(said string) string {
 	said = strings.Join(strings.Fields(said), " ")
 	said = strings.NewReplacer("`", "'", "|", "\\|").Replace(said)

@@ -112,7 +112,7 @@ func ignoreNotFound(err error) error {
 	return err
 }
 
-// until polls until a condition holds. The test's context would not do: it has ended when the test cleans up.
+// until polls until a condition holds. It does not use the test's context, which has ended when the test cleans up.
 func (h *harness) until(t *testing.T, what string, holds func(context.Context) (bool, error)) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), podTimeout)
@@ -235,7 +235,7 @@ func addFile(sets []keySet, path, base64Content string) error {
 	return nil
 }
 
-// createPod creates a pod of the namespace.
+// createPod creates a pod in the namespace.
 func (h *harness) createPod(t *testing.T, pod *corev1.Pod) {
 	t.Helper()
 	if _, err := h.CoreV1().Pods(h.namespace).Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
@@ -243,7 +243,7 @@ func (h *harness) createPod(t *testing.T, pod *corev1.Pod) {
 	}
 }
 
-// createSecret creates a Secret of the namespace.
+// createSecret creates a Secret in the namespace.
 func (h *harness) createSecret(t *testing.T, name string, data map[string][]byte) {
 	t.Helper()
 	object := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: data}
@@ -252,9 +252,8 @@ func (h *harness) createSecret(t *testing.T, name string, data map[string][]byte
 	}
 }
 
-// updateWhenReady changes the Secret of a pod that is ready, and waits until the pod has ended. Kubelet refreshes
-// in-tree volumes at once when the pod changes, else within two minutes: so updateWhenReady changes an annotation of
-// the pod.
+// updateWhenReady changes the Secret of a ready pod, and waits until the pod has ended. It also changes an annotation
+// of the pod, because kubelet refreshes in-tree volumes at once when the pod changes, and otherwise within two minutes.
 func (h *harness) updateWhenReady(t *testing.T, pod string, data map[string][]byte) {
 	t.Helper()
 	now, err := waitForPod(t.Context(), h, h.namespace, pod, "readiness or end",
@@ -278,7 +277,7 @@ func (h *harness) updateWhenReady(t *testing.T, pod string, data map[string][]by
 	})
 }
 
-// show runs a program with each volume, and checks that the program says and does what the table claims.
+// show runs a program with each volume, and compares its output and exit code with the table.
 func (h *harness) show(t *testing.T, number int, p program, keys keySet) finding {
 	if len(keys.volume) == 0 {
 		t.Fatal("the forge has made no key")
@@ -307,7 +306,7 @@ func (h *harness) show(t *testing.T, number int, p program, keys keySet) finding
 	}
 	t.Run("this driver", func(t *testing.T) {
 		pod := h.pod(t, p, name+"-ours", name+"-environment", keys)
-		// With fsGroup, which widens the modes of in-tree volumes.
+		// The fsGroup widens the modes of in-tree volumes.
 		log, code := h.run(t, pod, true, keys.update)
 		said := regexp.MustCompile(p.works).FindString(log)
 		if code != 0 || said == "" {
@@ -323,7 +322,7 @@ func (h *harness) show(t *testing.T, number int, p program, keys keySet) finding
 	return found
 }
 
-// pod creates a Secret of the keys, and returns the program's pod, which shares the Secret's name.
+// pod creates a Secret with the keys, and returns the program's pod. Both have the same name.
 func (h *harness) pod(t *testing.T, p program, name, environment string, keys keySet) *corev1.Pod {
 	t.Helper()
 	h.createSecret(t, name, keys.volume)

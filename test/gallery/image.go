@@ -22,7 +22,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/images"
 )
 
-// imageName is the reference of the image that has the programs of a suite.
+// imageName returns the reference of the image with the programs of a suite.
 func imageName(suite string) string {
 	if suite == "" {
 		return "fsuser.test/gallery:1"
@@ -30,7 +30,7 @@ func imageName(suite string) string {
 	return "fsuser.test/gallery:" + suite
 }
 
-// suites are the suites of Debian that the programs are of.
+// suites returns the suites of Debian that contain the programs.
 func suites() (all []string) {
 	for _, p := range programs {
 		if !slices.Contains(all, p.suite) {
@@ -43,10 +43,10 @@ func suites() (all []string) {
 // versionsFile is a file of the image: a line "package version" for each program.
 const versionsFile = "/usr/share/gallery/versions"
 
-// packages are those that scripts need beside the programs' own.
+// packages are the packages for the scripts, in addition to those of the programs.
 var packages = []string{"coreutils", "dash", "grep", "libc-bin", "netbase", "openssl", "sed"}
 
-// superfluous is what no program needs of its package at run time.
+// superfluous are the files of packages that no program uses at run time.
 var superfluous = []string{
 	"usr/include", "usr/share/doc", "usr/share/i18n", "usr/share/info", "usr/share/locale", "usr/share/man",
 	"usr/share/postgresql/*/man",
@@ -54,8 +54,8 @@ var superfluous = []string{
 	"usr/lib/gcc",
 }
 
-// Images makes the images of the gallery's programs, one for each suite, below a cache folder, and returns the paths of
-// their tars.
+// Images makes the images of the gallery's programs, one for each suite, in a cache folder. It returns the paths of
+// their tar files.
 func Images(ctx context.Context, cache string) (tars []string, err error) {
 	for _, suite := range suites() {
 		tar, err := image(ctx, cache, suite)
@@ -102,8 +102,8 @@ func image(ctx context.Context, cache, suite string) (tar string, err error) {
 		Cmd: []string{"/bin/sh"}, Env: []string{"LC_ALL=C.UTF-8"}})
 }
 
-// slimCopy makes a copy of hard links without what is superfluous, and with the links to libraries that installing the
-// packages would have made.
+// slimCopy makes a copy of hard links, without the superfluous files, and with the links to libraries that installing
+// the packages would have made.
 func slimCopy(ctx context.Context, root, slim string) (string, error) {
 	if output, err := exec.CommandContext(ctx, "cp", "--archive", "--link", root, slim).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("copy %s: %w\n%s", root, err, output)
@@ -125,7 +125,7 @@ func slimCopy(ctx context.Context, root, slim string) (string, error) {
 	return slim, nil
 }
 
-// imageFiles are those that installing the packages would have made, and ours.
+// imageFiles returns the files that installing the packages would have made, and our own.
 func imageFiles(ctx context.Context, suite, root, work string) ([]images.File, error) {
 	counterpart := filepath.Join(work, "counterpart")
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", counterpart,
@@ -140,7 +140,8 @@ func imageFiles(ctx context.Context, suite, root, work string) ([]images.File, e
 	}
 	return []images.File{
 		{Path: "/etc/passwd",
-			Content: []byte("root:x:0:0:root:/root:/bin/sh\nsshd:x:100:65534::/run/sshd:/usr/sbin/nologin\napp:x:1000:1000:app:/home/app:/bin/sh\n")},
+			Content: []byte("root:x:0:0:root:/root:/bin/sh\n" +
+				"sshd:x:100:65534::/run/sshd:/usr/sbin/nologin\napp:x:1000:1000:app:/home/app:/bin/sh\n")},
 		{Path: "/etc/group", Content: []byte("root:x:0:\napp:x:1000:\nnogroup:x:65534:\n")},
 		{Path: "/etc/nsswitch.conf", Content: []byte("passwd: files\ngroup: files\nhosts: files\n")},
 		{Path: "/etc/pam.d/other", Content: []byte(pam)},
@@ -153,7 +154,7 @@ func imageFiles(ctx context.Context, suite, root, work string) ([]images.File, e
 	}, nil
 }
 
-// pam lets nobody in by a password.
+// pam permits no login with a password.
 const pam = "auth required pam_deny.so\naccount required pam_permit.so\npassword required pam_deny.so\nsession " +
 	"required pam_permit.so\n"
 
@@ -162,7 +163,9 @@ const pam = "auth required pam_deny.so\naccount required pam_permit.so\npassword
 const await = `#!/bin/sh
 end=$(($(date +%s) + $1)); what=$2; shift 2
 until "$@" >/dev/null 2>&1; do
-	if [ -n "$AWAIT_PID" ] && ! kill -0 "$AWAIT_PID" 2>/dev/null; then echo "await: no $what: the process has ended" >&2; exit 1; fi
+	if [ -n "$AWAIT_PID" ] && ! kill -0 "$AWAIT_PID" 2>/dev/null; then
+		echo "await: no $what: the process has ended" >&2; exit 1
+	fi
 	if [ "$(date +%s)" -ge "$end" ]; then echo "await: no $what in time" >&2; exit 1; fi
 	sleep 0.1
 done
@@ -186,7 +189,7 @@ func versionsOf(suite, root string) (string, error) {
 
 var changelogLine = regexp.MustCompile(`^\S+ \((\S+)\)`)
 
-// versionOf reads the first line of a package's changelog. Of a package that was only rebuilt, there is one for the
+// versionOf reads the first line of a package's changelog. A package that was only rebuilt has a changelog for the
 // architecture.
 func versionOf(root, name string) (string, error) {
 	doc := filepath.Join(root, "usr/share/doc", name)

@@ -22,14 +22,14 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
-// user is who runs the programs, and who owns the keys of all but one.
+// user runs the programs, and owns the keys of all programs but one.
 const user = int64(1000)
 
-// values are what differs between the pod that the gallery runs and the pod of examples/.
+// values are the differences between the pod of the gallery and the pod of examples/.
 type values struct {
 	Name, Image, Secret string
 	Command             []string
-	// Keys of the Secret. A key with -- becomes a file in a directory.
+	// Keys are the keys of the Secret. A key with -- becomes a file in a directory.
 	Keys []string
 }
 
@@ -46,7 +46,7 @@ func (v values) Paths() map[string]string {
 
 func pathOf(key string) string { return strings.ReplaceAll(key, "--", "/") }
 
-// Driver, User, Mounts, Environment and Attributes are what the template takes from the program.
+// The template uses the values of Driver, User, Mounts, Environment and Attributes.
 func (podManifest) Driver() string                   { return attributes.Driver }
 func (podManifest) User() int64                      { return user }
 func (m podManifest) Environment() map[string]string { return m.program.environment }
@@ -54,7 +54,7 @@ func (m podManifest) Mounts() []corev1.VolumeMount {
 	return mountsOf(m.program.mount, m.Keys, m.program.subPath)
 }
 
-// mountsOf mounts the volume's directory, or each of its files with subPath.
+// mountsOf returns a mount of the volume's directory, or with subPath a mount of each of its files.
 func mountsOf(directory string, keys []string, subPath bool) (mounts []corev1.VolumeMount) {
 	if !subPath {
 		return []corev1.VolumeMount{{Name: volumeName, MountPath: directory}}
@@ -69,7 +69,7 @@ func mountsOf(directory string, keys []string, subPath bool) (mounts []corev1.Vo
 // volumeName is the name of the volume in each pod.
 const volumeName = "keys"
 
-// Attributes has uid, too.
+// Attributes returns the attributes, including uid.
 func (m podManifest) Attributes() map[string]string {
 	all := map[string]string{"uid": fmt.Sprint(user)}
 	maps.Copy(all, m.program.attributes)
@@ -144,7 +144,7 @@ spec:
 func (p program) pod(v values) string {
 	var text bytes.Buffer
 	if err := podTemplate.Execute(&text, podManifest{p, v}); err != nil {
-		panic(err) // the template and its values are of this package
+		panic(err) // a mistake in this package's template
 	}
 	return text.String()
 }
@@ -163,7 +163,7 @@ stringData:
 ---
 {{.Pod}}`))
 
-// manifest is the file of the program in examples/.
+// manifest returns the file of the program in examples/.
 func (p program) manifest() string {
 	name := p.example.name
 	pod := p.pod(values{
@@ -177,7 +177,7 @@ func (p program) manifest() string {
 		"Name":    name, "Content": p.example.content, "Pod": pod,
 	})
 	if err != nil {
-		panic(err) // as in pod
+		panic(err) // a mistake in this package's template
 	}
 	return text.String()
 }
@@ -192,10 +192,10 @@ func WriteExamples(dir string) error {
 	return nil
 }
 
-// plain matches what YAML reads as this string without quotes.
+// plain matches texts that YAML reads as the same string without quotes.
 var plain = regexp.MustCompile(`^[A-Za-z/.-][\w./=@-]*$`)
 
-// scalar is a string in YAML, on one line.
+// scalar returns a string as YAML, in one line.
 func scalar(s string) string {
 	if plain.MatchString(s) {
 		return s
@@ -204,12 +204,12 @@ func scalar(s string) string {
 	encoder := json.NewEncoder(&text)
 	encoder.SetEscapeHTML(false)
 	if err := encoder.Encode(s); err != nil {
-		panic(err) // no string fails
+		panic(err) // This can't fail for a string.
 	}
 	return strings.TrimSpace(text.String())
 }
 
-// lines is a string in YAML: one of several lines is a block with this indentation.
+// lines returns a string as YAML. A string of several lines becomes a block with this indentation.
 func lines(indent int, s string) string {
 	if !strings.Contains(s, "\n") {
 		return scalar(s)

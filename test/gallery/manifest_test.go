@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// TestExamplesAreOfTheGallery: examples/ has the file of each program, as the gallery's table renders it.
+// TestExamplesAreOfTheGallery checks that examples/ has the file of each program, as rendered from the gallery's table.
 func TestExamplesAreOfTheGallery(t *testing.T) {
 	for _, p := range programs {
 		content, err := os.ReadFile(filepath.Join("..", "..", "examples", p.example.name+".yaml"))
@@ -26,7 +26,7 @@ func TestExamplesAreOfTheGallery(t *testing.T) {
 	}
 }
 
-// TestExamplesAreComplete: each file is a Secret and a Pod whose volume shows each key of the Secret.
+// TestExamplesAreComplete checks that each file has a Secret and a Pod whose volume shows each key of the Secret.
 func TestExamplesAreComplete(t *testing.T) {
 	for _, p := range programs {
 		t.Run(p.name, func(t *testing.T) {

@@ -30,7 +30,7 @@ func podOf(name, suite, script string) *corev1.Pod {
 	return pod
 }
 
-// runOnce has a pod run a script once, in the environment that the image's programs expect.
+// runOnce makes a pod run a script once, in the environment that the image's programs expect.
 func runOnce(pod *corev1.Pod, script string) {
 	spec, c := &pod.Spec, &pod.Spec.Containers[0]
 	spec.RestartPolicy = corev1.RestartPolicyNever
@@ -43,7 +43,7 @@ func runOnce(pod *corev1.Pod, script string) {
 	c.Env = append([]corev1.EnvVar{{Name: "HOME", Value: "/home/app"}}, c.Env...)
 }
 
-// galleryPod is the pod of the program's example, with the gallery's Secret, image and script.
+// galleryPod returns the pod of the program's example, with the gallery's Secret, image and script.
 func (p program) galleryPod(name, secret string, keys []string) (*corev1.Pod, error) {
 	manifest := p.pod(values{Name: name, Image: imageName(p.suite), Secret: secret, Keys: keys})
 	pod := &corev1.Pod{}
@@ -54,7 +54,7 @@ func (p program) galleryPod(name, secret string, keys []string) (*corev1.Pod, er
 	return pod, nil
 }
 
-// inTree gives the pod Kubernetes' own volume of the Secret, with the same files or those that the attempt names.
+// inTree gives the pod Kubernetes' own volume of the Secret, with the same paths or those of the attempt.
 func inTree(pod *corev1.Pod, secret string, keys []string, a attempt) {
 	source := &corev1.SecretVolumeSource{SecretName: secret, DefaultMode: new(a.mode)}
 	for _, key := range keys {
@@ -69,7 +69,7 @@ func inTree(pod *corev1.Pod, secret string, keys []string, a attempt) {
 	pod.Spec.Volumes = []corev1.Volume{{Name: volumeName, VolumeSource: corev1.VolumeSource{Secret: source}}}
 }
 
-// awaitsUpdate has the pod report the script's file /tmp/ready, and gives the script the whole volume.
+// awaitsUpdate makes the pod ready when the script's file /tmp/ready exists, and gives the script the whole volume.
 func awaitsUpdate(pod *corev1.Pod) {
 	c := &pod.Spec.Containers[0]
 	c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: volumeName, MountPath: watched})
@@ -107,13 +107,13 @@ func ready(p *corev1.Pod) bool {
 	})
 }
 
-// waitForPod waits until a pod is as wanted.
+// waitForPod waits until a pod fulfills a condition.
 func waitForPod(ctx context.Context, client kubernetes.Interface, namespace, name, what string,
 	wanted func(*corev1.Pod) bool) (*corev1.Pod, error) {
 	ctx, cancel := context.WithTimeout(ctx, podTimeout)
 	defer cancel()
 	for {
-		// A watch without a version begins with the pod as it is.
+		// A watch without a version begins with the current state of the pod.
 		events, err := client.CoreV1().Pods(namespace).Watch(ctx,
 			metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", name).String()})
 		if err != nil {

@@ -13,45 +13,45 @@ import (
 // program is one entry of the gallery, and one file of examples/.
 type program struct {
 	name     string
-	packages []string // the document shows the version of the first
-	suite    string   // of Debian that has the packages; empty: that of the machine
+	packages []string // The document shows the version of the first one.
+	suite    string   // the suite of Debian with the packages; empty for the suite of the machine
 	checks   string   // what the program requires of its file, for the document and the example
-	// forge is a shell script that makes the keys: a file $V/x becomes the volume's file x (with -- in its name a file
-	// in a directory), and a file $E/X becomes the environment variable X of the script's container. $PASSWORD is the
-	// counterpart's. A file $U/x is the content that x has later: the Secret changes when the script has made the file
-	// /tmp/ready. The script of such a program has the whole volume in the directory watched, too.
+	// forge is a shell script that makes the keys: a file $V/x becomes the volume's file x (if its name contains --, a
+	// file in a directory), and a file $E/X becomes the environment variable X of the script's container. $PASSWORD is the
+	// password of the counterpart. A file $U/x is the later content of x: the Secret changes after the script has made the
+	// file /tmp/ready. The script of such a program also has the whole volume in the directory watched.
 	forge   string
-	mount   string // the volume's path
-	subPath bool   // each file of the volume has a mount of its own, in the directory mount
-	// environment of the container that uses the key.
+	mount   string // the path of the volume
+	subPath bool   // whether each file of the volume has a mount of its own, in the directory mount
+	// environment is the environment of the container that uses the key.
 	environment map[string]string
 	// script uses the key. It runs as user 1000, with every volume.
 	script string
-	works  string // pattern of what the script prints where it works
-	// attributes of this driver's volume; without uid, user 1000 owns the files.
+	works  string // a pattern for the output of the script if the program works
+	// attributes are those of this driver's volume. Without uid, user 1000 owns the files.
 	attributes map[string]string
 	attempts   []attempt
 	example    example
 }
 
-// example is what a file of examples/ has in place of the gallery's keys and script.
+// example has the parts of a file of examples/ that replace the gallery's keys and script.
 type example struct {
-	// name of the file, of the Secret and of the pod.
+	// name is the name of the file, of the Secret and of the pod.
 	name    string
 	command []string
-	// content of the Secret, by key. The keys are those that the forge makes.
+	// content is the data of the Secret. Its keys are those that the forge makes.
 	content map[string]string
 }
 
-// watched is where the script of a program whose Secret changes has the whole volume.
+// watched is the directory with the whole volume, for the script of a program whose Secret changes.
 const watched = "/watched"
 
-// attempt is an in-tree secret volume, and what the program says about it.
+// attempt is an in-tree secret volume, with the expected output of the program.
 type attempt struct {
 	mode    int32
 	fsGroup bool
-	subPath bool              // each file has a mount of its own
-	items   map[string]string // the path of each key; nil: the paths are those of this driver's volume
+	subPath bool              // whether each file has a mount of its own
+	items   map[string]string // the path of each key; nil for the paths of this driver's volume
 	ends    ending
 	says    string // pattern
 }
@@ -67,10 +67,10 @@ const (
 
 func (e ending) String() string { return [...]string{"refused", "warned", "stayed old", "worked"}[e] }
 
-// fails reports that the script ends with another exit code than 0.
+// fails reports whether the exit code of the script is not 0.
 func (e ending) fails() bool { return e == refuses || e == outdated }
 
-// String is the volume as a user writes it.
+// String returns the volume as a user writes it.
 func (a attempt) String() string {
 	text := fmt.Sprintf("defaultMode: %04o", a.mode)
 	if a.mode == 0o644 {
@@ -88,8 +88,8 @@ func (a attempt) String() string {
 	return text
 }
 
-// three are the attempts that every user makes: the default mode, the mode of the program's manual, and that mode with
-// an fsGroup, so that user 1000 can read the file.
+// three returns the attempts that every user makes: the default mode, the mode of the program's manual, and that mode
+// with an fsGroup, so that user 1000 can read the file.
 func three(open, private, group attempt) []attempt {
 	open.mode, private.mode, group.mode = 0o644, 0o400, 0o400
 	group.fsGroup = true

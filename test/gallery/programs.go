@@ -4,7 +4,7 @@
 
 package gallery
 
-// programs is the gallery, in the order of the document. The functions are in files by theme.
+// programs are the programs of the gallery, in the order of the document. The functions are in files by topic.
 var programs = []program{
 	openSSHServer(),
 	dropbearServer(),

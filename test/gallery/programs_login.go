@@ -23,10 +23,12 @@ func openSSHServer() program {
 umask 077
 echo "$CLIENT_KEY" >/tmp/client
 ssh-keygen -q -t ed25519 -N '' -f /tmp/host
-/usr/sbin/sshd -f /dev/null -D -e -p 2222 -h /tmp/host -o PidFile=none -o UsePAM=no -o StrictModes=yes -o LogLevel=DEBUG1 2>/tmp/log &
+/usr/sbin/sshd -f /dev/null -D -e -p 2222 -h /tmp/host -o PidFile=none -o UsePAM=no -o StrictModes=yes \
+  -o LogLevel=DEBUG1 2>/tmp/log &
 AWAIT_PID=$! await 30 'sshd that listens' ssh-keyscan -p 2222 127.0.0.1
 code=0
-ssh -p 2222 -i /tmp/client -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null 127.0.0.1 'echo logged in as $(id -un)' || code=$?
+ssh -p 2222 -i /tmp/client -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
+  127.0.0.1 'echo logged in as $(id -un)' || code=$?
 grep -a -E 'Authentication refused|Could not open' /tmp/log || true
 exit $code`,
 		works:      `logged in as app`,
@@ -64,7 +66,8 @@ dropbearkey -t ed25519 -f /tmp/host >/dev/null 2>&1
 dropbear -F -E -s -r /tmp/host -p 2222 -P /tmp/pid 2>/tmp/log &
 AWAIT_PID=$! await 30 'dropbear that listens' ssh-keyscan -p 2222 127.0.0.1
 code=0
-ssh -p 2222 -i /tmp/client -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null 127.0.0.1 'echo logged in as $(id -un)' || code=$?
+ssh -p 2222 -i /tmp/client -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
+  127.0.0.1 'echo logged in as $(id -un)' || code=$?
 cat /tmp/log
 exit $code`,
 		works:      `logged in as app`,
@@ -101,9 +104,11 @@ cp /tmp/identity.pub $E/AUTHORIZED`,
 umask 077
 ssh-keygen -q -t ed25519 -N '' -f /tmp/host
 echo "$AUTHORIZED" >/tmp/authorized
-/usr/sbin/sshd -f /dev/null -D -e -p 2222 -h /tmp/host -o PidFile=none -o UsePAM=no -o StrictModes=no -o AuthorizedKeysFile=/tmp/authorized 2>/tmp/log &
+/usr/sbin/sshd -f /dev/null -D -e -p 2222 -h /tmp/host -o PidFile=none -o UsePAM=no -o StrictModes=no \
+  -o AuthorizedKeysFile=/tmp/authorized 2>/tmp/log &
 AWAIT_PID=$! await 30 'sshd that listens' ssh-keyscan -p 2222 127.0.0.1
-ssh -p 2222 -i /keys/id_ed25519 -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null 127.0.0.1 'echo logged in as $(id -un)'`,
+ssh -p 2222 -i /keys/id_ed25519 -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
+  127.0.0.1 'echo logged in as $(id -un)'`,
 		works:      `logged in as app`,
 		attributes: map[string]string{"mode": "0600"},
 		attempts: three(

@@ -13,7 +13,8 @@ func gnuPG() program {
 export GNUPGHOME=/tmp/gnupg
 mkdir -m 700 $GNUPGHOME
 gpg --batch --quiet --passphrase '' --quick-generate-key app@example.org default default 2>/dev/null
-echo 'hello from gpg' | gpg --batch --quiet --armor --trust-model always --recipient app@example.org --encrypt >$E/MESSAGE
+echo 'hello from gpg' | gpg --batch --quiet --armor --trust-model always --recipient app@example.org \
+  --encrypt >$E/MESSAGE
 cp $GNUPGHOME/pubring.kbx $GNUPGHOME/trustdb.gpg $V
 for key in $GNUPGHOME/private-keys-v1.d/*; do cp $key $V/private-keys-v1.d--$(basename $key); done
 gpgconf --kill gpg-agent`,

@@ -76,13 +76,14 @@ func postgreSQLServer() program {
 		name:     "PostgreSQL server, ssl_key_file",
 		packages: []string{"postgresql-15"},
 		checks:   "Mode 0600 or less if the key belongs to the server's user, 0640 or less if the key belongs to root.",
-		forge: `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout $V/tls.key -out $V/tls.crt ` +
-			`-days 30 -subj /CN=localhost 2>/dev/null`,
+		forge: `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes ` +
+			`-keyout $V/tls.key -out $V/tls.crt -days 30 -subj /CN=localhost 2>/dev/null`,
 		mount: "/keys",
 		script: `
 export PATH=/usr/lib/postgresql/15/bin:$PATH
 initdb -D /tmp/data -A trust -U app --no-sync >/dev/null
-postgres -D /tmp/data -k /tmp -c fsync=off -c listen_addresses=127.0.0.1 -c ssl=on -c ssl_cert_file=/keys/tls.crt -c ssl_key_file=/keys/tls.key 2>&1 &
+postgres -D /tmp/data -k /tmp -c fsync=off -c listen_addresses=127.0.0.1 -c ssl=on \
+  -c ssl_cert_file=/keys/tls.crt -c ssl_key_file=/keys/tls.key 2>&1 &
 AWAIT_PID=$! await 30 'answer of postgres' pg_isready -h 127.0.0.1
 psql "host=localhost hostaddr=127.0.0.1 user=app dbname=postgres sslmode=verify-full sslrootcert=/keys/tls.crt" -At \
 	-c "select 'encrypted: ' || version from pg_stat_ssl where pid = pg_backend_pid()"`,

@@ -9,11 +9,12 @@ func openVPN() program {
 		name:     "OpenVPN, --key",
 		packages: []string{"openvpn"},
 		checks:   "Nobody but the owner has access to the private key.",
-		forge: `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout $V/tls.key -out $V/tls.crt ` +
-			`-days 30 -subj /CN=peer 2>/dev/null`,
+		forge: `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes ` +
+			`-keyout $V/tls.key -out $V/tls.crt -days 30 -subj /CN=peer 2>/dev/null`,
 		mount: "/keys",
 		script: `
-peer="openvpn --dev null --proto udp4 --remote 127.0.0.1 --ca /keys/tls.crt --cert /keys/tls.crt --key /keys/tls.key --verb 3"
+peer="openvpn --dev null --proto udp4 --remote 127.0.0.1 --ca /keys/tls.crt --cert /keys/tls.crt --key /keys/tls.key \
+  --verb 3"
 $peer --tls-server --dh none --lport 1194 --rport 1195 >/tmp/server 2>&1 &
 $peer --tls-client --lport 1195 --rport 1194 >/tmp/client 2>&1 &
 code=0

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package kustomize tests that kustomize works with what convert writes, and with the driver's manifest. It is a module
-// of its own, so that kustomize is not in the driver's go.mod.
+// Package kustomize tests kustomize with the output of convert, and with the driver's manifest. It is a module of its
+// own, so that kustomize is not in the driver's go.mod.
 package kustomize
 
 import (
@@ -69,8 +69,8 @@ secretGenerator:
 `
 )
 
-// A prefix and the hash of a generator change the names of objects. The names in a converted base follow with
-// kustomize's built-in name references.
+// A prefix and the hash of a generator change the names of objects. Kustomize's built-in name references also change
+// the names in a converted base.
 func TestNamesFollow(t *testing.T) {
 	converted := convert.File(manifest.Parse("deployment.yaml", base), convert.Options{})
 	if converted.Converted != 3 || len(converted.Left) > 0 {
@@ -107,7 +107,7 @@ func TestNamesFollow(t *testing.T) {
 	}
 }
 
-// The kustomizations of the documents, and the components that they name, make what the chart makes with values.
+// The kustomizations in the documents, with their components, make the same objects as the chart with values.
 func TestKustomizationsOfTheDriver(t *testing.T) {
 	const platforms = "../../docs/platforms.md"
 	k0s := block(t, platforms)
@@ -148,7 +148,7 @@ func TestKustomizationsOfTheDriver(t *testing.T) {
 	}
 }
 
-// block is the kustomization of a page.
+// block returns the kustomization of a page.
 func block(t *testing.T, page string) string {
 	t.Helper()
 	content, err := os.ReadFile(page)
@@ -186,7 +186,7 @@ func copyDeploy(t *testing.T, to filesys.FileSystem) {
 	}
 }
 
-// names are the kinds and names of objects.
+// names returns the kinds and names of objects.
 func names(resources resmap.ResMap) (all []string) {
 	for _, r := range resources.Resources() {
 		all = append(all, r.GetKind()+"/"+r.GetName())
@@ -195,7 +195,7 @@ func names(resources resmap.ResMap) (all []string) {
 	return all
 }
 
-// build is the pod that kustomize makes of a base.
+// build returns the pod that kustomize makes of a base.
 func build(t *testing.T, deployment string) *corev1.PodSpec {
 	t.Helper()
 	fs := filesys.MakeFsInMemory()
@@ -212,7 +212,7 @@ func build(t *testing.T, deployment string) *corev1.PodSpec {
 	return podSpec(t, resources, "Deployment")
 }
 
-// podSpec is the pod of the first object of this kind.
+// podSpec returns the pod of the first object of this kind.
 func podSpec(t *testing.T, resources resmap.ResMap, kind string) *corev1.PodSpec {
 	t.Helper()
 	for _, r := range resources.Resources() {

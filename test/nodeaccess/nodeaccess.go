@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package nodeaccess prepares a real API server for a driver with --access=node in tests that play kubelet: it installs
-// the shipped manifest, creates a Node and the token of the driver's pod on that Node, and creates pods on it.
+// Package nodeaccess prepares a real API server for a driver with --access=node in tests that act as kubelet: it
+// installs the shipped manifest, creates a Node and the token of the driver's pod on that Node, and creates pods on it.
 package nodeaccess
 
 import (
@@ -38,15 +38,15 @@ const (
 	// System is the driver's namespace in the manifest, and ServiceAccount its service account.
 	System         = "fsuser-csi"
 	ServiceAccount = "fsuser-csi"
-	// Role is the manifest's ClusterRole that lets the driver act as its node, and EventsRole the one for Events.
+	// Role is the manifest's ClusterRole for acting as the node, and EventsRole the one for Events.
 	Role       = "fsuser-csi-node"
 	EventsRole = "fsuser-csi"
 
 	driverName = "fsuser.csi.io"
 )
 
-// Install applies deploy/fsuser-csi.yaml, creates the Node and a namespace for pods, and waits until the policy declares
-// the objects of pods in the namespace.
+// Install applies deploy/fsuser-csi.yaml, creates the Node and a namespace for pods, and waits until the policy
+// declares the objects of pods in the namespace.
 func Install(ctx context.Context, cp *controlplane.ControlPlane, admin kubernetes.Interface, namespace string) error {
 	if err := apply(ctx, cp, func(string) bool { return true }); err != nil {
 		return err
@@ -60,8 +60,8 @@ func Install(ctx context.Context, cp *controlplane.ControlPlane, admin kubernete
 	return awaitPolicy(ctx, admin, namespace)
 }
 
-// InstallRights applies the objects of deploy/fsuser-csi.yaml that give the driver its rights, and creates the Node. An
-// API server on which access node can't work has these kinds of objects, too.
+// InstallRights applies the objects of deploy/fsuser-csi.yaml that give the driver its rights, and creates the Node. It
+// also works with an API server on which access node can't work.
 func InstallRights(ctx context.Context, cp *controlplane.ControlPlane, admin kubernetes.Interface) error {
 	rights := []string{"Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding"}
 	if err := apply(ctx, cp, func(kind string) bool { return slices.Contains(rights, kind) }); err != nil {
@@ -70,7 +70,7 @@ func InstallRights(ctx context.Context, cp *controlplane.ControlPlane, admin kub
 	return MakeNode(ctx, admin, Node)
 }
 
-// Allocatable is the node's status.allocatable.
+// Allocatable returns the node's status.allocatable.
 func Allocatable() corev1.ResourceList {
 	return corev1.ResourceList{
 		corev1.ResourceCPU: resource.MustParse("3500m"), corev1.ResourceMemory: resource.MustParse("7Gi"),
@@ -94,7 +94,7 @@ func MakeNode(ctx context.Context, admin kubernetes.Interface, name string) erro
 	return err
 }
 
-// MakeNamespace creates a namespace with the service account that pods need.
+// MakeNamespace creates a namespace with the service account for pods.
 func MakeNamespace(ctx context.Context, admin kubernetes.Interface, name string) error {
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	if _, err := admin.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{}); err != nil {
@@ -133,7 +133,7 @@ func apply(ctx context.Context, cp *controlplane.ControlPlane, wanted func(kind 
 		} else if err != nil {
 			return fmt.Errorf("read %s: %w", path, err)
 		}
-		if len(object.Object) == 0 || !wanted(object.GetKind()) { // empty: the comment at its head
+		if len(object.Object) == 0 || !wanted(object.GetKind()) { // The comment at the head is an empty object.
 			continue
 		}
 		resource, _ := meta.UnsafeGuessKindToResource(object.GroupVersionKind())
@@ -147,11 +147,13 @@ func apply(ctx context.Context, cp *controlplane.ControlPlane, wanted func(kind 
 	}
 }
 
-// awaitPolicy waits until the API server, which watches policies, applies the one that declares references.
+// awaitPolicy waits until the API server applies the policy that declares references. It learns of policies with a
+// watch.
 func awaitPolicy(ctx context.Context, admin kubernetes.Interface, namespace string) error {
 	probe := Pod("probe", kubelet.Volume{Name: "a", Attributes: map[string]string{"secretName": "a"}})
 	for {
-		pod, err := admin.CoreV1().Pods(namespace).Create(ctx, probe, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		pod, err := admin.CoreV1().Pods(namespace).Create(ctx, probe,
+			metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if err == nil && len(pod.Spec.Volumes) > len(probe.Spec.Volumes) {
 			return nil
 		}
@@ -164,8 +166,8 @@ func awaitPolicy(ctx context.Context, admin kubernetes.Interface, namespace stri
 }
 
 // Config creates a pod of the driver on the node, as the DaemonSet would, and returns its client configuration, with a
-// token of the service account that is bound to the pod. If the service account is not the manifest's, Config creates it,
-// without any right.
+// token of the service account that is bound to the pod. If the service account is not the manifest's, Config creates
+// it, without any right.
 func Config(
 	ctx context.Context, cp *controlplane.ControlPlane, admin kubernetes.Interface, serviceAccount string,
 ) (*rest.Config, error) {
@@ -207,8 +209,10 @@ func Token(ctx context.Context, admin kubernetes.Interface, pod *corev1.Pod, lif
 	return token.Status.Token, nil
 }
 
-// CreatePod creates a pod. If its volume names an object itself, the policy adds what declares the object.
-func CreatePod(ctx context.Context, admin kubernetes.Interface, namespace string, pod *corev1.Pod) (kubelet.Pod, error) {
+// CreatePod creates a pod. If its volume names an object itself, the policy adds the declaration of the object.
+func CreatePod(
+	ctx context.Context, admin kubernetes.Interface, namespace string, pod *corev1.Pod,
+) (kubelet.Pod, error) {
 	created, err := admin.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{})
 	if err != nil {
 		return kubelet.Pod{}, err

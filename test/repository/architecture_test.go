@@ -74,7 +74,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		"internal/kubelet":   {},
 		"internal/text":      {},
 		"internal/testkit":   {"internal/kubelet"},
-		// What tests have shown, and the program that writes docs/reliability.md.
+		// The tests use this package, and the program that writes docs/reliability.md.
 		"internal/reliability":      {},
 		"internal/reliability/page": {"internal/reliability"},
 	}
@@ -91,23 +91,25 @@ func TestImportsPointOneWay(t *testing.T) {
 	}
 }
 
-// Each of these libraries has owners. Other packages call the owners.
+// Each of these libraries has owners. Other packages must call the owners instead.
 func TestLibrariesHaveOwners(t *testing.T) {
 	owners := map[string][]string{
-		"google.golang.org/grpc/codes":                  {"pkg/driver", "internal/kubelet"}, // who writes them, and who plays their reader
-		"google.golang.org/grpc/status":                 {"pkg/driver", "internal/kubelet"},
-		"k8s.io/client-go/tools/cache":                  {}, // a watch would take twice the memory (docs/decisions/0005-no-reflector.md)
+		// The driver writes the codes; the kubelet of the tests reads them.
+		"google.golang.org/grpc/codes":  {"pkg/driver", "internal/kubelet"},
+		"google.golang.org/grpc/status": {"pkg/driver", "internal/kubelet"},
+		// A watch would take twice the memory (docs/decisions/0005-no-reflector.md).
+		"k8s.io/client-go/tools/cache":                  {},
 		"k8s.io/mount-utils":                            {"pkg/tmpfs"},
 		"github.com/spf13/cobra":                        {"cmd/fsuser-csi", "cmd/kubectl-fsuser"},
-		"os/exec":                                       {"internal/testkit"}, // the agent runs no program
+		"os/exec":                                       {"internal/testkit"}, // The agent executes no programs.
 		"github.com/elastic/go-seccomp-bpf":             {"pkg/confine"},
 		"kernel.org/pub/linux/libs/security/libcap/cap": {"pkg/confine"},
-		"k8s.io/client-go/kubernetes":                   {}, // its scheme would double the program
+		"k8s.io/client-go/kubernetes":                   {}, // Its scheme would double the size of the program.
 		"k8s.io/kubernetes":                             {},
 		"github.com/fsnotify/fsnotify":                  {"pkg/source"},
 		"sigs.k8s.io/yaml":                              {}, // for tests
 		"go.yaml.in/yaml/v2":                            {"pkg/manifest"},
-		"go.yaml.in/yaml/v3":                            {"pkg/manifest"}, // it has the positions of values
+		"go.yaml.in/yaml/v3":                            {"pkg/manifest"}, // It has the positions of values.
 		"k8s.io/client-go/util/workqueue":               {"pkg/volume"},
 		"github.com/kubernetes-csi/csi-test/v5":         {},
 		"golang.org/x/sys/unix": {"cmd/fsuser-csi", "pkg/confine", "pkg/driver", "pkg/projector", "pkg/record", "pkg/tmpfs",
@@ -122,7 +124,7 @@ func TestLibrariesHaveOwners(t *testing.T) {
 	}
 }
 
-// The agent runs no program, reads no YAML but by the machinery of client-go, and has no fake kubelet in it.
+// The agent executes no programs, reads YAML only with client-go, and does not contain a fake kubelet.
 func TestTheAgentIsAnAgentOnly(t *testing.T) {
 	out, err := exec.Command("go", "list", "-deps", "-tags", "grpcnotrace", "-json=ImportPath,Imports",
 		"./cmd/fsuser-csi").Output()
@@ -130,7 +132,7 @@ func TestTheAgentIsAnAgentOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Packages of the modules k8s.io and sigs.k8s.io import these themselves: client-go for kubeconfig files and for
-	// plugins that bring credentials, mount-utils to run mount(8), which the agent never calls.
+	// credential plugins, and mount-utils to run mount(8), which the agent never calls.
 	const theirs = "k8s.io/"
 	seen := map[string]bool{}
 	decoder := json.NewDecoder(strings.NewReader(string(out)))
@@ -159,25 +161,27 @@ func TestTheAgentIsAnAgentOnly(t *testing.T) {
 	}
 }
 
-// What a clock says may only be shown: in names of generations, whose order means nothing, in Events, and in the
-// status. All else goes by how much time has passed, which time.Time carries along (monotonic) until something takes it
-// off. So a clock that jumps changes nothing here; only the API server's certificate and the driver's token may be
-// invalid for as long as it is wrong, which is an outage (F-02).
+// A wall clock may only be used for display: in names of generations, whose order has no meaning, in Events, and in the
+// status. Everything else depends on elapsed time, which time.Time contains as a monotonic reading until a method
+// removes it. So a jump of the clock has no effect on the driver itself. Only the API server's certificate and the
+// driver's token may be invalid while the clock is wrong, which is an outage (F-02).
 func TestNothingGoesByTheClock(t *testing.T) {
-	// These take off, or ask for, more than how much time has passed.
+	// These methods remove the monotonic reading, or read more than elapsed time.
 	wall := []string{"Unix", "UnixMilli", "UnixMicro", "UnixNano", "UTC", "Local", "In", "Round", "Truncate", "Format",
 		"AppendFormat", "Date", "Clock",
 		"Hour", "Minute", "Second", "YearDay", "Weekday", "Parse", "ParseInLocation", "ModTime", "WithDeadline",
 		"SetDeadline"}
 	allowed := []string{
-		"pkg/status/status.go Round",                                                                              // of a duration, to print it
-		"pkg/projector/projector.go Format", "pkg/projector/projector.go UTC", "pkg/projector/projector.go Parse", // the names of generations
+		// Rounds a duration, to print it.
+		"pkg/status/status.go Round",
+		// These make and read the names of generations.
+		"pkg/projector/projector.go Format", "pkg/projector/projector.go UTC", "pkg/projector/projector.go Parse",
 	}
 	seen := map[string]bool{}
 	files := 0
 	for name, p := range packages(t) {
 		if strings.HasPrefix(name, "internal/") {
-			continue // for tests and the demo
+			continue // These are for tests and the demo.
 		}
 		for _, file := range p.GoFiles {
 			path := filepath.Join(name, file)

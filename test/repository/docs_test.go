@@ -16,9 +16,9 @@ import (
 	"testing"
 )
 
-// TestCompatibilityNamesItsTests keeps docs/compatibility.md from promising what no test shows: each line of its tables
-// ends with names of functions of tests, or of comparisons of the end-to-end tests. All comparisons are named, and so
-// is each difference that they allow.
+// TestCompatibilityNamesItsTests checks docs/compatibility.md against the tests: each line of its tables ends with
+// names of test functions, or of comparisons of the end-to-end tests. The page names all comparisons, and all
+// differences that they allow.
 func TestCompatibilityNamesItsTests(t *testing.T) {
 	functions := testFunctions(t)
 	comparisons, differences := comparisons(t)
@@ -31,7 +31,7 @@ func TestCompatibilityNamesItsTests(t *testing.T) {
 	for line := range strings.Lines(string(page)) {
 		cells := strings.Split(strings.TrimSpace(line), "|")
 		if len(cells) < 4 || strings.Trim(cells[1], "- ") == "" {
-			continue // no table, its head, or the line below
+			continue // no table, or its head, or the line below
 		}
 		row := strings.TrimSpace(cells[1])
 		rows = append(rows, row)
@@ -61,7 +61,7 @@ func TestCompatibilityNamesItsTests(t *testing.T) {
 	}
 }
 
-// testFunctions are the names of all functions in files of tests.
+// testFunctions returns the names of all functions in test files.
 func testFunctions(t *testing.T) (names []string) {
 	t.Helper()
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
@@ -90,7 +90,7 @@ func testFunctions(t *testing.T) (names []string) {
 	return names
 }
 
-// comparisons are the names that the end-to-end tests' comparisons have, and the rows of their differences.
+// comparisons returns the names of the end-to-end tests' comparisons, and the rows of their differences.
 func comparisons(t *testing.T) (names, rows []string) {
 	t.Helper()
 	file, err := parser.ParseFile(token.NewFileSet(), "test/e2e/compare_cases_test.go", nil, parser.SkipObjectResolution)
@@ -131,20 +131,27 @@ func comparisons(t *testing.T) (names, rows []string) {
 	return names, rows
 }
 
-// TestDocsNameMetricsThatExist compares the names of metrics in all pages with docs/metrics.md, which a test compares
-// with a driver.
+// TestDocsNameMetricsThatExist compares the names of metrics in all pages, in the alerts and in the dashboard with
+// docs/metrics.md, which a test compares with a driver.
 func TestDocsNameMetricsThatExist(t *testing.T) {
 	page, err := os.ReadFile("docs/metrics.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var exist []string
-	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\|").FindAllSubmatch(page, -1) {
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| (\\w+)").FindAllSubmatch(page, -1) {
 		exist = append(exist, string(row[1]))
+		if string(row[2]) == "histogram" {
+			exist = append(exist, string(row[1])+"_bucket", string(row[1])+"_count", string(row[1])+"_sum")
+		}
 	}
-	pages, err := filepath.Glob("docs/*.md")
-	if err != nil {
-		t.Fatal(err)
+	var pages []string
+	for _, pattern := range []string{"docs/*.md", "docs/alerts/*.md", "deploy/chart/files/*"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %q, %v", pattern, files, err)
+		}
+		pages = append(pages, files...)
 	}
 	found := 0
 	name := regexp.MustCompile(`\b(fsuser|rest_client)_[a-z_]+\b`)
@@ -163,4 +170,62 @@ func TestDocsNameMetricsThatExist(t *testing.T) {
 	if len(exist) < 20 || found < 40 {
 		t.Errorf("%d metrics and %d names of metrics were found; has their form changed?", len(exist), found)
 	}
+}
+
+var (
+	codeBlock = regexp.MustCompile("(?ms)^ *```.*?^ *```$")
+	heading   = regexp.MustCompile(`(?m)^#+ (.+)$`)
+	link      = regexp.MustCompile(`\]\(([^)#\s]*)(#[^)\s]*)?\)`)
+	notInSlug = regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
+)
+
+// TestLinks follows each relative link of a page to its file, and to its heading as GitHub makes anchors.
+func TestLinks(t *testing.T) {
+	text := map[string]string{}
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && path != "." && strings.HasPrefix(d.Name(), "."):
+			return fs.SkipDir
+		case filepath.Ext(path) == ".md":
+			content, err := os.ReadFile(path)
+			text[path] = codeBlock.ReplaceAllString(string(content), "")
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for page, content := range text {
+		for _, m := range link.FindAllStringSubmatch(content, -1) {
+			if strings.Contains(m[1], ":") {
+				continue // an address
+			}
+			found++
+			target := page
+			if m[1] != "" {
+				target = filepath.Join(filepath.Dir(page), m[1])
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s: a link leads to %s, which does not exist", page, target)
+			} else if m[2] != "" && !slices.Contains(anchors(text[target]), m[2]) {
+				t.Errorf("%s: a link leads to %s%s, and there is no such heading", page, target, m[2])
+			}
+		}
+	}
+	if len(text) < 40 || found < 200 {
+		t.Errorf("%d links in %d pages were found; has their form changed?", found, len(text))
+	}
+}
+
+// anchors are the anchors of the headings of a page.
+func anchors(content string) (all []string) {
+	for _, m := range heading.FindAllStringSubmatch(content, -1) {
+		slug := strings.ReplaceAll(notInSlug.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-")
+		all = append(all, "#"+slug)
+	}
+	return all
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
 )
 
-// TestWorkflowsHaveLeastPrivilege checks what actionlint does not: each workflow names each action by its commit, the
-// same commit everywhere, and its jobs may only read the repository unless they say otherwise.
+// TestWorkflowsHaveLeastPrivilege checks what actionlint does not check: each workflow names each action by its commit,
+// the commit is the same everywhere, and jobs may only read the repository unless they declare other permissions.
 func TestWorkflowsHaveLeastPrivilege(t *testing.T) {
 	uses := regexp.MustCompile(`(?m)\buses: *(.*)$`)
 	pinned := regexp.MustCompile(`^([\w-]+/[\w-]+)[\w/-]*@([0-9a-f]{40} # v\d+\.\d+\.\d+)$`)

@@ -20,7 +20,7 @@ var (
 	inputRow = regexp.MustCompile(`(?m)^\| (H-[0-9]{3}) \| (.+) \| (.+) \|$`)
 )
 
-// TestEveryHostileInputHasATest keeps docs/hostile-inputs.md and the tests together.
+// TestEveryHostileInputHasATest compares docs/hostile-inputs.md with the tests.
 func TestEveryHostileInputHasATest(t *testing.T) {
 	page, err := os.ReadFile("docs/hostile-inputs.md")
 	if err != nil {
@@ -49,7 +49,7 @@ func TestEveryHostileInputHasATest(t *testing.T) {
 	}
 }
 
-// namedByTests are the ids, and the functions of tests (those that are given a testing.T, B, F or TB) that name them.
+// namedByTests returns the ids, with the test functions (those with a testing.T, B, F or TB) that name them.
 func namedByTests(t *testing.T) map[string][]string {
 	t.Helper()
 	found := map[string][]string{}

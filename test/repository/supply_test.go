@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// Who builds a release anew must get the same bytes, wherever the source lies.
+// A rebuild of a release must have the same bytes, in any directory.
 func TestTheBuildIsReproducible(t *testing.T) {
 	list, err := exec.Command("git", "ls-files", "-z", "--", "Makefile", "go.mod", "go.sum", "cmd", "internal",
 		"pkg").Output()
@@ -55,7 +55,7 @@ func TestTheBuildIsReproducible(t *testing.T) {
 	}
 }
 
-// TestLicences checks that each module in the driver's binary may be passed on with it, under a permissive licence.
+// TestLicences checks that the licence of each module in the driver's binary permits redistribution, and is permissive.
 func TestLicences(t *testing.T) {
 	out, err := exec.Command("go", "list", "-tags", "grpcnotrace", "-deps", "-f",
 		"{{with .Module}}{{.Path}}\t{{.Dir}}{{end}}", "./cmd/fsuser-csi").Output()
@@ -78,7 +78,7 @@ func TestLicences(t *testing.T) {
 	}
 }
 
-// licence is the text of all licence files at the top of a module.
+// licence returns the text of all licence files at the top of a module.
 func licence(t *testing.T, dir string) (text string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -99,11 +99,11 @@ func licence(t *testing.T, dir string) (text string) {
 	return strings.Join(strings.Fields(text), " ")
 }
 
-// permissive recognises Apache 2.0, MIT, ISC, and BSD with two or three clauses (also as one of several to choose
-// from), by a sentence that is in no other licence.
+// permissive recognises Apache 2.0, MIT, ISC, and BSD with two or three clauses (also in a choice of licences), by a
+// sentence that no other licence contains.
 func permissive(text string) bool {
 	for _, sentence := range []string{
-		"SPDX-License-Identifier: BSD-3-Clause OR GPL-2.0-only", // libcap: ours to choose
+		"SPDX-License-Identifier: BSD-3-Clause OR GPL-2.0-only", // libcap; the project chooses BSD
 		"Apache License Version 2.0, January 2004",
 		"Permission is hereby granted, free of charge, to any person obtaining a copy",
 		"Permission to use, copy, modify, and distribute this software for any purpose with or without fee is hereby granted",

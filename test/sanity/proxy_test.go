@@ -26,7 +26,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// What the volumes are made of.
+// The object and the attributes of the volumes.
 const (
 	namespace = "default"
 	secret    = "sanity"
@@ -35,13 +35,13 @@ const (
 	uid       = 1000
 )
 
-// call is a method of the driver and how it ended.
+// call is a call of a method of the driver with its code.
 type call struct {
 	method string
 	code   codes.Code
 }
 
-// proxy is the driver with a Controller service in front of it.
+// proxy is a proxy in front of the driver, with a Controller service.
 type proxy struct {
 	csi.UnimplementedIdentityServer
 	csi.UnimplementedNodeServer
@@ -63,7 +63,7 @@ func startProxy(t *testing.T, endpoint string) *proxy {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	// Not t.TempDir: a unix socket needs a short path.
+	// The path must be short for a unix socket, so this is not t.TempDir.
 	dir, err := os.MkdirTemp("", "sanity-")
 	if err != nil {
 		t.Fatal(err)
@@ -91,8 +91,8 @@ func startProxy(t *testing.T, endpoint string) *proxy {
 	return p
 }
 
-// forward hands every call of Identity and Node on to the driver, so that none is answered by the proxy by mistake, and
-// has a look at what a publish and an unpublish did.
+// forward forwards every call of Identity and Node to the driver, so that the proxy answers none by mistake. It checks
+// the result of a publish and an unpublish.
 func (p *proxy) forward(ctx context.Context, req any, info *grpc.UnaryServerInfo, own grpc.UnaryHandler) (any, error) {
 	service, method := path.Split(strings.TrimPrefix(info.FullMethod, "/"))
 	if service == "csi.v1.Controller/" || method == "GetPluginCapabilities" {
@@ -117,7 +117,8 @@ func (p *proxy) forward(ctx context.Context, req any, info *grpc.UnaryServerInfo
 
 func (p *proxy) invoke(ctx context.Context, fullMethod string, req any) (any, error) {
 	name := strings.ReplaceAll(strings.TrimPrefix(fullMethod, "/"), "/", ".")
-	method := csi.File_csi_proto.Services().ByName(protoreflect.FullName(name).Parent().Name()).Methods().ByName(protoreflect.FullName(name).Name())
+	method := csi.File_csi_proto.Services().ByName(protoreflect.FullName(name).Parent().Name()).Methods().
+		ByName(protoreflect.FullName(name).Name())
 	resp := dynamicpb.NewMessage(method.Output())
 	err := p.driver.Invoke(ctx, fullMethod, req, resp)
 	p.mu.Lock()
@@ -132,7 +133,7 @@ func (p *proxy) calls() map[call]int {
 	return maps.Clone(p.seen)
 }
 
-// published says what is wrong with a volume at target: it must be one tmpfs with the file of uid 1000.
+// published returns an error unless the volume at target is one tmpfs with the file of uid 1000.
 func published(t *testing.T, target string) error {
 	if mounts := testkit.MountsBelow(t, target); len(mounts) != 1 || !strings.Contains(mounts[0], " - tmpfs ") {
 		return fmt.Errorf("the mounts at the target are %q, want one tmpfs", mounts)
@@ -169,7 +170,7 @@ func (p *proxy) ControllerGetCapabilities(context.Context,
 	return &csi.ControllerGetCapabilitiesResponse{}, nil
 }
 
-// CreateVolume returns what kubelet says of an inline volume.
+// CreateVolume returns the data of an inline volume that kubelet would send.
 func (p *proxy) CreateVolume(_ context.Context, req *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
 	return &csi.CreateVolumeResponse{Volume: &csi.Volume{
 		VolumeId: req.GetName(),

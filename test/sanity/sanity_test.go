@@ -2,9 +2,9 @@
 
 // Package sanity runs the CSI project's own test suite, csi-test, against the driver's real binary.
 //
-// The suite makes its volumes with a Controller service, which this driver has not. So it talks to a proxy
-// (proxy_test.go) that plays a Controller and hands everything else on to the driver: its socket, its check of the
-// peer, its mounts are the real ones.
+// The suite makes its volumes with a Controller service, which this driver does not have. So the suite talks to a proxy
+// (proxy_test.go) that acts as a Controller and forwards all other calls to the driver. The driver's socket, its check
+// of the peer and its mounts are real.
 package sanity
 
 import (
@@ -23,8 +23,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// The suite's specs for the Identity and Node services, as far as they apply to the driver. A number that changes, with
-// a new csi-test or another capability, wants somebody to look.
+// The numbers of the suite's specs for the Identity and Node services that apply to the driver. If a number changes,
+// with a new csi-test or another capability, check the specs.
 const (
 	wantSpecs       = 17
 	idempotentCount = 10
@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 
 func TestSanity(t *testing.T) {
 	testkit.NothingLeft(t)
-	// The driver is built as it is released: with the versions of its own module, not of this one.
+	// The driver is built with the dependencies of its own module, like a release.
 	t.Chdir(filepath.Join("..", ".."))
 	manifests := t.TempDir()
 	manifest := fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: %s, namespace: %s}\nstringData: {%s: %s}\n",
@@ -70,7 +70,7 @@ func TestSanity(t *testing.T) {
 			wantSpecs, report.SuiteSucceeded)
 	}
 
-	// That the specs passed says little if they did not do what they are for.
+	// The calls show that the specs did what they are for.
 	calls := p.calls()
 	t.Logf("calls that reached the driver: %v", calls)
 	for call, atLeast := range map[call]int{
@@ -100,13 +100,13 @@ func TestSanity(t *testing.T) {
 	}
 }
 
-// runSuite runs the suite in a process of its own: ginkgo runs only once in one, and go test -count wants it more
-// often.
+// runSuite runs the suite in a process of its own, because ginkgo runs only once in a process, and go test -count runs
+// it more often.
 func runSuite(t *testing.T, socket string) types.Report {
 	t.Helper()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "report.json")
-	// The exit status repeats what the report says.
+	// The report contains the same result as the exit status.
 	out, runErr := testkit.Helper(t, false, "suite", socket, dir, file).CombinedOutput()
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -125,8 +125,8 @@ func runSuite(t *testing.T, socket string) types.Report {
 	return reports[0]
 }
 
-// suite is the other process. Its arguments are the socket to test, a directory to work in, and the file for the
-// report.
+// suite is the main function of the other process. Its arguments are the socket to test, a working directory, and the
+// file for the report.
 func suite(args []string) error {
 	socket, dir, file := args[0], args[1], args[2]
 	config := sanity.NewTestConfig()
@@ -145,7 +145,7 @@ func suite(args []string) error {
 	return result.err
 }
 
-// outcome is the testing.T that ginkgo tells of a failure.
+// outcome takes the place of testing.T. ginkgo reports failures to it.
 type outcome struct{ err error }
 
 func (o *outcome) Fail() { o.err = fmt.Errorf("the suite failed") }

@@ -94,8 +94,8 @@ func ImageName(archive string) (string, error) {
 	}
 }
 
-// Cluster starts a cluster and imports tars of images. With keep, Cluster reuses the cluster that an earlier run left
-// in the run folder, and end leaves the cluster running. Otherwise end ends the cluster, also after the end of ctx.
+// Cluster starts a cluster and imports tar files of images. With keep, Cluster reuses the cluster of an earlier run in
+// the run folder, and end leaves the cluster running. Otherwise end ends the cluster, even after the end of ctx.
 func Cluster(
 	ctx context.Context, o cluster.Options, keep bool, tars ...string,
 ) (c *cluster.Cluster, end func() error, err error) {
@@ -130,9 +130,9 @@ func upOrOpen(ctx context.Context, o cluster.Options, keep bool) (*cluster.Clust
 	return cluster.Up(ctx, o)
 }
 
-// Install applies manifests of the folder deploy, the first of which has the driver, and returns when the driver's pods
-// are ready. The image is that of DriverImage. Install restarts pods of an earlier run, because the content of the
-// image may have changed.
+// Install applies manifests of the folder deploy, and waits until the driver's pods are ready. The first manifest
+// contains the driver, and the image is that of DriverImage. Install restarts pods of an earlier run, because the
+// content of the image may have changed.
 func Install(ctx context.Context, c *cluster.Cluster, image string, manifests ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, installTimeout)
 	defer cancel()

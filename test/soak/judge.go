@@ -19,8 +19,8 @@ type Sample struct {
 type Series struct {
 	Name, Unit     string
 	Items, Percent float64
-	// Memory of a Go program grows between collections, so the minimum of a part of the run counts. A leak raises the
-	// minimum, too. Of other series, the mean counts.
+	// Memory means that the minimum of each part of the run counts, because the memory of a Go program grows between
+	// collections. A leak raises the minimum, too. For other series, the mean counts.
 	Memory  bool
 	Samples []Sample
 }
@@ -39,14 +39,14 @@ func (s *Series) Range() (low, high float64) {
 	return low, high
 }
 
-// Verdict says whether a series is flat.
+// Verdict is the result of judging whether a series is flat.
 type Verdict struct {
 	// Level is the median after the warm-up.
 	Level float64
 	// Growth is the slope of the series after the warm-up times the length of the run. With a probability of 95 %, the
 	// growth is between Low and High.
 	Growth, Low, High float64
-	// Bound is the growth that the series may have.
+	// Bound is the growth that the series is allowed to have.
 	Bound float64
 	// Line is the fitted line: its values at the end of the warm-up and at the end of the run.
 	Line [2]Sample
@@ -55,9 +55,9 @@ type Verdict struct {
 // Flat reports whether the series grows by no more than its bound. High decides: noise can't hide growth.
 func (v Verdict) Flat() bool { return v.High <= v.Bound }
 
-// blocks is the number of parts into which the time after the warm-up is divided. The slope is that of the values of
-// the parts: samples that follow each other at once depend on each other, and a confidence interval of them would be
-// too narrow.
+// blocks is the number of parts into which the time after the warm-up is divided. The slope is computed from the values
+// of the parts: consecutive samples depend on each other, and a confidence interval from the samples would be too
+// narrow.
 const blocks = 36
 
 // Judge estimates the growth of a series by the Theil-Sen estimator: the slope is the median of the slopes between each
@@ -116,7 +116,7 @@ func divide(s *Series, warmUp, length time.Duration) ([]Sample, error) {
 	return parts, nil
 }
 
-// fit returns the line with this slope for which as many blocks are above as below.
+// fit returns the line with this slope that has the same number of blocks above as below.
 func fit(parts []Sample, slope float64, from, to time.Duration) [2]Sample {
 	var rest []float64
 	for _, p := range parts {

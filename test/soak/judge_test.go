@@ -14,7 +14,7 @@ const (
 	testWarmUp = 6 * time.Minute
 )
 
-// synthetic is an hour with a sample each 5 s.
+// synthetic returns a series of an hour with a sample every 5 s.
 func synthetic(s Series, value func(at time.Duration) float64) *Series {
 	for at := time.Duration(0); at < testLength; at += 5 * time.Second {
 		s.Add(at, value(at))
@@ -31,8 +31,8 @@ func judged(t *testing.T, s *Series) Verdict {
 	return v
 }
 
-// TestJudgeTellsALeakFromNoise has many hours of noise alone, and the same hours with a leak of one item a minute. Each
-// source of random numbers is seeded, so that the outcome is always the same.
+// TestJudgeTellsALeakFromNoise judges many hours of pure noise, and the same hours with a leak of one item a minute.
+// Each source of random numbers has a seed, so that the result is always the same.
 func TestJudgeTellsALeakFromNoise(t *testing.T) {
 	items := Series{Name: "items", Items: 6}
 	const hours = 200
@@ -61,8 +61,8 @@ func TestJudgeTellsALeakFromNoise(t *testing.T) {
 	}
 }
 
-// TestJudgeSeesALeakOfMemory has the heap of a Go program, which grows between collections, with a leak of 300 bytes a
-// second: a page each 13 s.
+// TestJudgeSeesALeakOfMemory judges the heap of a Go program, which grows between collections, with a leak of 300 bytes
+// a second: a page every 13 s.
 func TestJudgeSeesALeakOfMemory(t *testing.T) {
 	memory := Series{Name: "heap", Unit: "MiB", Percent: 4, Memory: true}
 	random := rand.New(rand.NewPCG(1, 1))
@@ -91,7 +91,7 @@ func TestJudgeIgnoresTheWarmUpAndDisturbances(t *testing.T) {
 	}
 }
 
-// TestJudgeIsNotSureOfNoise: growth within the bound is not enough if the noise could hide more.
+// TestJudgeIsNotSureOfNoise checks that growth within the bound is not enough if the noise could hide more.
 func TestJudgeIsNotSureOfNoise(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 1))
 	s := synthetic(Series{Name: "items", Items: 6}, func(time.Duration) float64 {

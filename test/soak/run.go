@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package soak judges and describes a long run of the driver: whether each of its quantities is flat, a graph of them,
-// and the page docs/soak.md. TestDay of test/torture makes the run.
+// Package soak judges and describes a long run of the driver: it judges whether each quantity is flat, draws a graph,
+// and writes the page docs/soak.md. TestDay of test/torture makes the run.
 package soak
 
 import (
@@ -15,29 +15,29 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 )
 
-// Shortest is the length of the shortest run whose series are judged. Memory takes minutes to reach its level.
+// Shortest is the duration of the shortest run whose series are judged. Memory takes minutes to reach its level.
 const Shortest = 30 * time.Minute
 
-// Run is what a run has seen.
+// Run is the data of a run.
 type Run struct {
 	reliability.Machine
 	Volumes        int
 	Length, WarmUp time.Duration
 	Series         []*Series
-	// Verdicts are those of Judge. A series with too few samples has none.
+	// Verdicts are the results of Judge. A series with too few samples has none.
 	Verdicts map[*Series]*Verdict `json:"-"`
 	Events   []Event
 	Counts   []Count
 }
 
-// Count is how often something happened. Day is how often it happens in a day, in words, and may be empty.
+// Count is the number of times of an activity. Day describes the number in a day, and may be empty.
 type Count struct {
 	What string
 	N    int
 	Day  string
 }
 
-// Judge judges each series, and returns what is not flat.
+// Judge judges each series, and returns an error for each series that is not flat.
 func (r *Run) Judge() (problems []error) {
 	r.Verdicts = map[*Series]*Verdict{}
 	for _, s := range r.Series {
@@ -68,10 +68,10 @@ func (r *Run) WritePage(w io.Writer) error {
 	return t.Execute(w, r)
 }
 
-// Blocks is the number of parts of which the slope is computed.
+// Blocks returns the number of parts from which the slope is computed.
 func (r *Run) Blocks() int { return blocks }
 
-// Quantity names a series with its unit.
+// Quantity returns the name of a series with its unit.
 func (s *Series) Quantity() string {
 	if s.Unit == "" {
 		return s.Name
@@ -79,7 +79,7 @@ func (s *Series) Quantity() string {
 	return s.Name + ", " + s.Unit
 }
 
-// Allowed is the bound of a series in words.
+// Allowed returns the bound of a series in words.
 func (s *Series) Allowed() string {
 	var parts []string
 	if s.Percent > 0 {

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// anHour is a judged run with a series that is flat and one that is not.
+// anHour returns a judged run with a flat series and one that is not flat.
 func anHour(t *testing.T) *Run {
 	t.Helper()
 	flat := synthetic(Series{Name: "a & b", Unit: "MiB", Percent: 2}, func(at time.Duration) float64 {
@@ -46,7 +46,7 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// TestPageOfAShortRun: a series with too few samples is not judged, and so not called flat.
+// TestPageOfAShortRun checks that a series with too few samples is not judged, and so not called flat.
 func TestPageOfAShortRun(t *testing.T) {
 	s := &Series{Name: "short"}
 	s.Add(0, 1)
@@ -63,7 +63,7 @@ func TestPageOfAShortRun(t *testing.T) {
 	}
 }
 
-// TestGraph reads the graph as XML, and looks for what it must show of each series.
+// TestGraph reads the graph as XML, and searches it for the required elements of each series.
 func TestGraph(t *testing.T) {
 	r := anHour(t)
 	var svg bytes.Buffer
@@ -94,7 +94,7 @@ func TestGraph(t *testing.T) {
 			}
 		}
 	}
-	// Each has one more in the legend, except for the samples: the legend has a line, not a polyline.
+	// The legend contains one more of each, except for the samples, for which it has a line and no polyline.
 	for class, want := range map[string]int{
 		"polyline samples": 2, "line fit": 3, "line restart": 3, "line certificate": 3, "line token": 3, "rect warm": 3,
 	} {
@@ -130,7 +130,7 @@ func checkPoints(t *testing.T, points string, want int) {
 
 func TestAxis(t *testing.T) {
 	for _, test := range []struct{ low, high, bottom, step float64 }{
-		{300, 300, 260, 20}, // a constant series is a line in the middle
+		{300, 300, 260, 20}, // A constant series is a line in the middle.
 		{305, 305, 260, 20},
 		{49, 52, 45, 5},
 		{0, 60, 0, 20},

@@ -14,13 +14,13 @@ import (
 	"time"
 )
 
-// Event is something that happened once.
+// Event is a single event.
 type Event struct {
 	Kind EventKind
 	At   time.Duration
 }
 
-// EventKind is also the CSS class of the event's mark.
+// EventKind is the kind of an event, and the CSS class of its mark.
 type EventKind string
 
 const (
@@ -46,7 +46,7 @@ const (
 //go:embed graph.svg.tmpl
 var graphTemplate string
 
-// graph is what the template draws.
+// graph is the input of the template.
 type graph struct {
 	Width, Height           int
 	PlotWidth, PlotHeight   int
@@ -107,7 +107,7 @@ func (r *Run) x(at time.Duration) float64 {
 	return math.Round(10*plotWidth*at.Seconds()/r.Length.Seconds()) / 10
 }
 
-// timeTicks divides the run into parts of a whole number of minutes, or of seconds if it is short.
+// timeTicks divides the run into parts of whole minutes, or of whole seconds if the run is short.
 func (r *Run) timeTicks() (ticks []tick) {
 	step := max(r.Length/6, time.Second)
 	unit, name := time.Minute, " min"
@@ -151,8 +151,8 @@ func (r *Run) panel(s *Series) panel {
 	return p
 }
 
-// usual is the greatest value without the greatest hundredth of the values, which may be peaks that would flatten the
-// rest of the plot. The plot cuts them off, and its title has their maximum.
+// usual returns the greatest value after removing the greatest hundredth of the values. These may be peaks that would
+// flatten the rest of the plot. The plot cuts the peaks off, and its title has their maximum.
 func (s *Series) usual() float64 {
 	var values []float64
 	for _, sample := range s.Samples {

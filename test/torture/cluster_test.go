@@ -24,15 +24,15 @@ import (
 
 const namespace = "default"
 
-// cluster is a real API server, which the driver reaches through a proxy, and two builds of the driver: with
-// failpoints, and plain as it is shipped.
+// cluster is a real API server, which the driver reaches through a proxy, and two builds of the driver: one with
+// failpoints, and the shipped one.
 type cluster struct {
 	t             testing.TB
 	binary, plain string
 
 	controlPlane *controlplane.ControlPlane
 	client       kubernetes.Interface
-	// access is the driver's --access, and namespace where its pods are.
+	// access is the driver's --access, and namespace is the namespace of its pods.
 	access, namespace, kubeconfig string
 	proxy                         *faultproxy.Proxy
 }
@@ -105,7 +105,7 @@ func (c *cluster) set(name string, n int) {
 	}
 }
 
-// trySet is set for other goroutines than the test's own.
+// trySet is set for goroutines other than the test's own.
 func (c *cluster) trySet(name string, n int) error {
 	meta := metav1.ObjectMeta{Name: name}
 	if isConfigMap(name) {
@@ -141,7 +141,7 @@ func (c *cluster) cut() {
 
 var errTooLong = errors.New("it took too long")
 
-// bounded is the context of a step of a test, with what it is for.
+// bounded returns the context of a step of a test. The context's error contains what.
 func bounded(bound time.Duration, what string) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(context.Background(), bound,
 		fmt.Errorf("%w: %s, more than %v", errTooLong, what, bound))

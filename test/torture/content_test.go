@@ -16,20 +16,20 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
-// owned says who owns the files of a volume, which mode they have, and of which form the volume is. It is the volume's
-// name, so that a reader knows what to expect.
+// owned is the owner, the mode and the form of the files of a volume. They are in the volume's name, so that a reader
+// knows what to expect.
 type owned struct {
 	uid, gid, mode uint32
 	form
 }
 
-// form is where the files of a volume come from, and their layout.
+// form is the origin of a volume's content, and the layout of its files.
 type form struct {
 	from   origin
 	layout attributes.Layout
 }
 
-// inLinks is the form of a volume with the default layout.
+// inLinks returns the form of a volume with the default layout.
 func inLinks(from origin) form { return form{from, attributes.LayoutLinks} }
 
 func layouts() []attributes.Layout {
@@ -45,25 +45,25 @@ func allForms() (all []form) {
 	return all
 }
 
-// origin says what names the object of a volume.
+// origin is the way in which a volume names its object.
 type origin string
 
 const (
-	// byName: the attribute secretName or configMapName.
+	// byName means that the attribute secretName or configMapName names the object.
 	byName origin = ""
-	// byVolume: the attribute volume names a volume of the pod, which has items.
+	// byVolume means that the attribute volume names a volume of the pod, which has items.
 	byVolume origin = "-volume"
-	// byRequest: nodePublishSecretRef. Kubelet brings the content with each publish.
+	// byRequest means nodePublishSecretRef: kubelet sends the content with each publish.
 	byRequest origin = "-request"
 )
 
-// itemPrefix begins the names of the files of a volume with items, and described is the volume that has the items.
+// itemPrefix is the prefix of the file names of a volume with items. described is the volume with the items.
 const itemPrefix, described = "of-", "described"
 
-// isConfigMap reports which objects are ConfigMaps. All others are Secrets.
+// isConfigMap reports whether an object is a ConfigMap. All others are Secrets.
 func isConfigMap(name string) bool { return strings.HasPrefix(name, "map") }
 
-// volume is a volume of version n of an object. The version plays a part only if kubelet brings the content.
+// volume returns a volume of version n of an object. The version matters only if kubelet sends the content.
 func (o owned) volume(object string, n int) kubelet.Volume {
 	v := kubelet.Volume{
 		Name: fmt.Sprintf("u%d-g%d-m%o%s-%s", o.uid, o.gid, o.mode, o.from, o.layout),
@@ -83,7 +83,7 @@ func (o owned) volume(object string, n int) kubelet.Volume {
 	return v
 }
 
-// describes returns the volume of the pod that describes a volume by items.
+// describes returns the volume of the pod that describes a volume with items.
 func describes(object string) corev1.Volume {
 	v := corev1.Volume{Name: described}
 	items := []corev1.KeyToPath{{Key: "k0", Path: itemPrefix + "k0"}, {Key: "k2", Path: itemPrefix + "k2"}}
@@ -96,7 +96,7 @@ func describes(object string) corev1.Volume {
 	return v
 }
 
-// files are the names of the files of version n.
+// files returns the names of the files of version n.
 func (o owned) files(n int) []string {
 	if o.from == byVolume {
 		return []string{itemPrefix + "k0", itemPrefix + "k2"}
@@ -104,7 +104,7 @@ func (o owned) files(n int) []string {
 	return slices.Sorted(maps.Keys(data(n)))
 }
 
-// keyOf is the key that a file shows.
+// keyOf returns the key that a file shows.
 func keyOf(file string) string { return strings.TrimPrefix(file, itemPrefix) }
 
 func parseOwned(name string) (o owned, err error) {
@@ -122,7 +122,7 @@ func parseOwned(name string) (o owned, err error) {
 	return o, err
 }
 
-// check tells what is wrong with the owner or mode of a file.
+// check returns an error if the owner or mode of a file is wrong.
 func (o owned) check(st *unix.Stat_t) error {
 	if st.Uid != o.uid || st.Gid != o.gid || st.Mode != unix.S_IFREG|o.mode {
 		return fmt.Errorf("it is %d:%d %#o", st.Uid, st.Gid, st.Mode)
@@ -130,8 +130,8 @@ func (o owned) check(st *unix.Stat_t) error {
 	return nil
 }
 
-// data is version n of an object: 3 to 5 keys, each of which tells its version, how many keys there are, its own name
-// and its length.
+// data returns version n of an object: 3 to 5 keys. The value of each key contains its version, the number of keys, its
+// name and its length.
 func data(n int) map[string]string {
 	keys := 3 + n%3
 	d := map[string]string{}
@@ -143,7 +143,7 @@ func data(n int) map[string]string {
 	return d
 }
 
-// parse returns the version that a file of a key begins with. The file must be whole.
+// parse returns the version at the beginning of a file of a key. The file must be complete.
 func parse(key, text string) (version int, err error) {
 	var name string
 	var keys, fill int
@@ -157,7 +157,7 @@ func parse(key, text string) (version int, err error) {
 	return version, nil
 }
 
-// shortest is the length of the shortest file of a key in the versions first to last; 0 if none has the key.
+// shortest returns the length of the shortest file of a key in the versions first to last; 0 if no version has the key.
 func shortest(key string, first, last int) (length int64) {
 	for n := first; n <= last; n++ {
 		if text, ok := data(n)[key]; ok && (length == 0 || int64(len(text)) < length) {

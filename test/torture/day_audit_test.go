@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// auditPolicy has the API server write down the requests of the driver, with the user before impersonation.
+// auditPolicy makes the API server log the requests of the driver, with the user before impersonation.
 const auditPolicy = `apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
@@ -26,16 +26,16 @@ rules:
 - level: None
 `
 
-// auditLog reads what the API server writes down about the driver's requests.
+// auditLog reads the API server's log of the driver's requests.
 type auditLog struct {
 	path   string
 	offset int64
-	// requests counts the requests, and refused those that got an error, by status.
+	// requests is the number of requests, and refused the number of those with an error, by status.
 	requests int
 	refused  map[int]int
-	// renewals counts the watches that ended after half of watchDuration or more: the API server ended them.
+	// renewals is the number of watches that ended after half of watchDuration or more: the API server ended them.
 	renewals int
-	// open are the ids of the watches that go on.
+	// open has the ids of the open watches.
 	open map[string]bool
 }
 
@@ -47,7 +47,7 @@ func newAuditLog(t testing.TB) (a *auditLog, flags []string) {
 		t.Fatal(err)
 	}
 	a = &auditLog{path: filepath.Join(dir, "audit.log"), refused: map[int]int{}, open: map[string]bool{}}
-	// The size, in MB, is that at which the API server would begin another file.
+	// At this size, in MB, the API server would begin another file.
 	return a, []string{"--audit-policy-file=" + policy, "--audit-log-path=" + a.path, "--audit-log-maxsize=10000"}
 }
 
@@ -58,11 +58,11 @@ type auditEvent struct {
 	ResponseStatus                           struct{ Code int }
 }
 
-// read reads what is new.
+// read reads the new events.
 func (a *auditLog) read(t testing.TB) {
 	t.Helper()
 	file, err := os.Open(a.path)
-	if errors.Is(err, fs.ErrNotExist) { // there was no request yet
+	if errors.Is(err, fs.ErrNotExist) { // There was no request yet.
 		return
 	}
 	if err != nil {
@@ -72,7 +72,7 @@ func (a *auditLog) read(t testing.TB) {
 	lines := bufio.NewReader(io.NewSectionReader(file, a.offset, 1<<62))
 	for {
 		line, err := lines.ReadBytes('\n')
-		if err != nil { // the last line is not complete yet
+		if err != nil { // The last line is not complete yet.
 			return
 		}
 		a.offset += int64(len(line))

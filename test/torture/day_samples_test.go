@@ -20,7 +20,7 @@ import (
 type samples struct {
 	rss, anonymous, heap, goroutines, descriptors, connections *soak.Series
 	mounts, records, watches, rate, latency, ratio             *soak.Series
-	// requests is the number of the driver's requests at the last sample, which was at at.
+	// requests is the number of the driver's requests at the last sample, which was taken at at.
 	requests int
 	at       time.Time
 }
@@ -83,12 +83,12 @@ func (d *day) sample() {
 	}
 }
 
-// refresh is how long an update of an object took, and how long it then was until all volumes showed the new version.
+// refresh is the duration of an update of an object, and the time until all volumes showed the new version.
 type refresh struct{ update, shown time.Duration }
 
 func (r refresh) milliseconds() float64 { return r.shown.Seconds() * 1000 }
 
-// ratio compares with the duration of the update, which also depends on the load of the machine.
+// ratio divides by the duration of the update, which also depends on the load of the machine.
 func (r refresh) ratio() float64 { return r.shown.Seconds() / r.update.Seconds() }
 
 // middle returns the median of a value of refreshes.
@@ -101,7 +101,7 @@ func middle(refreshes []refresh, value func(refresh) float64) float64 {
 	return values[len(values)/2]
 }
 
-// memory returns the driver's resident memory, and how much of it is anonymous, in MiB.
+// memory returns the driver's resident memory, and its anonymous part, in MiB.
 func (d *day) memory() (rss, anonymous float64) {
 	rollup, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", d.driver.PID()))
 	d.must(err)

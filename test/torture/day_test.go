@@ -33,17 +33,17 @@ import (
 )
 
 const (
-	// heldVolumes are there from the beginning to the end.
+	// heldVolumes is the number of volumes that exist from the beginning to the end.
 	heldVolumes = 300
-	// passing is the number of pods that are there for a short time, once the first have come.
+	// passing is the number of pods with a short life at a time.
 	passing = 5
-	// watchDuration is a 24th of the hour that a watch lasts at most.
+	// watchDuration is a 24th of an hour, which is the default maximum for a watch.
 	watchDuration = 150 * time.Second
-	// tokenLife is the shortest life that the API server gives a token.
+	// tokenLife is the shortest life of a token that the API server allows.
 	tokenLife = 10 * time.Minute
 )
 
-// day is a run that has what a day has, 24 times as often.
+// day is a run with the events of a day, 24 times as often.
 type day struct {
 	*harness
 	run     *soak.Run
@@ -53,22 +53,22 @@ type day struct {
 	// driverPod is the driver's own pod, and tokenDir has the file with the pod's token.
 	driverPod *corev1.Pod
 	tokenDir  string
-	// objects are those of the held volumes. updates counts their updates, arrivals the pods that have come
-	// later, and republished the volumes that kubelet has published again.
+	// objects are those of the held volumes. updates is the number of their updates, arrivals the number of pods that came
+	// later, and republished the number of volumes that kubelet has republished.
 	objects                        []string
 	updates, arrivals, republished int
-	// passers are the pods that are there for a short time.
+	// passers are the pods with a short life.
 	passers []mounted
-	// connections are those that the driver has had to the API server, by their local port.
+	// connections has the driver's connections to the API server so far, by local port.
 	connections map[string]bool
 	refreshes   []refresh
 	samples     samples
-	// counts says how often each activity happened, and failures how often a call of kubelet failed.
+	// counts has the number of times of each activity, and failures the number of failed calls of kubelet.
 	counts   map[string]int
 	failures atomic.Int64
 }
 
-// TestDay is "make soak". FSUSER_SOAK is the length.
+// TestDay is "make soak". FSUSER_SOAK is its duration.
 func TestDay(t *testing.T) {
 	length, err := time.ParseDuration(os.Getenv("FSUSER_SOAK"))
 	if err != nil {
@@ -107,7 +107,7 @@ func newDay(t *testing.T, length time.Duration) *day {
 	return d
 }
 
-// startCluster starts an API server that writes down the requests of the driver, and makes the driver's pod and token.
+// startCluster starts an API server that logs the requests of the driver, and creates the driver's pod and token.
 func (d *day) startCluster(t *testing.T) *cluster {
 	var flags []string
 	d.audit, flags = newAuditLog(t)
@@ -133,8 +133,8 @@ func (d *day) startCluster(t *testing.T) *cluster {
 	return c
 }
 
-// begin publishes the held volumes. The versions of the objects begin apart, so that the sum of their lengths stays the
-// same.
+// begin publishes the held volumes. The first versions of the objects differ, so that the sum of their lengths stays
+// the same.
 func (d *day) begin() {
 	for i := range heldVolumes {
 		object := fmt.Sprint("secret-", i)
@@ -160,12 +160,12 @@ func (d *day) begin() {
 	d.samples.at = d.started
 }
 
-// activity is what happens next, and then again and again.
+// activity is an event that repeats.
 type activity struct {
 	what        string
 	next, every time.Duration
 	do          func()
-	// day is how often it happens in a day.
+	// day is the number of times in a day.
 	day string
 }
 
@@ -185,7 +185,7 @@ func (d *day) activities() []activity {
 	}
 }
 
-// live does each activity at its times until the end. What is late is not made up for.
+// live performs each activity at its times until the end. It does not catch up on late activities.
 func (d *day) live() {
 	activities := d.activities()
 	for !d.t.Failed() {
@@ -213,8 +213,8 @@ func (d *day) update() {
 	d.refreshes = append(d.refreshes, refresh{update: updated.Sub(begun), shown: time.Since(updated)})
 }
 
-// await waits until the volumes of an object show its present version. It reads without a pause at first, so that the
-// time is exact.
+// await waits until the volumes of an object show its current version. At first it reads without a pause, so that the
+// measured time is exact.
 func (d *day) await(object string) {
 	// After an outage, the watches start within 30 s.
 	ctx, cancel := bounded(2*time.Minute, "show the new version of "+object)
@@ -233,7 +233,7 @@ func (d *day) await(object string) {
 	}
 }
 
-// arrive has a pod come, with a held object or one of its own, and has the pod that came first go.
+// arrive adds a pod with a held object or with one of its own, and removes the oldest pod.
 func (d *day) arrive() {
 	object, from := fmt.Sprint("passing-", d.arrivals), []origin{byName, byName, byVolume, byRequest}[d.arrivals%4]
 	if d.arrivals%4 == 0 {
@@ -252,7 +252,7 @@ func (d *day) arrive() {
 	}
 }
 
-// depart has the pod go that came first.
+// depart removes the oldest pod.
 func (d *day) depart() {
 	m := d.passers[0]
 	d.passers = d.passers[1:]
@@ -264,7 +264,7 @@ func (d *day) depart() {
 	}
 }
 
-// republish has kubelet publish the next volume again, as the CSIDriver's requiresRepublish asks for.
+// republish makes kubelet republish the next volume, as the CSIDriver's requiresRepublish requires.
 func (d *day) republish() {
 	m := d.volumes[d.republished%len(d.volumes)]
 	d.republished++
@@ -330,7 +330,7 @@ func (d *day) happened(kind soak.EventKind) {
 	}
 }
 
-// count puts into the run how often what happened.
+// count adds the numbers of the activities to the run.
 func (d *day) count() {
 	d.audit.read(d.t)
 	add := func(what string, n int, day string) {
@@ -350,7 +350,7 @@ func (d *day) count() {
 	add("calls of kubelet that failed, and were made again", int(d.failures.Load()), "")
 }
 
-// end has all pods go, and checks that nothing is left.
+// end removes all pods, and checks that nothing is left.
 func (d *day) end(before usage) {
 	for len(d.volumes) > 0 {
 		d.drop()
@@ -388,8 +388,8 @@ func (d *day) asBefore(before usage) {
 	}
 }
 
-// write judges the run, and writes the page and the graph: into docs if all is well, and always, with the samples, into
-// .cache/soak.
+// write judges the run, and writes the page and the graph: into docs if the result is good, and in any case, with the
+// samples, into .cache/soak.
 func (d *day) write() {
 	var err error
 	d.run.Machine, err = reliability.ThisMachine(d.started)
@@ -439,7 +439,7 @@ func (d *day) connected() (ports []string) {
 	descriptors, err := list(dir)
 	d.must(err)
 	for _, fd := range descriptors {
-		to, _ := os.Readlink(filepath.Join(dir, fd)) // may be closed already
+		to, _ := os.Readlink(filepath.Join(dir, fd)) // The descriptor may be closed already.
 		sockets[strings.TrimSuffix(strings.TrimPrefix(to, "socket:["), "]")] = true
 	}
 	for _, file := range []string{"tcp", "tcp6"} {

@@ -21,23 +21,23 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
 )
 
-// disturbance is what happens in a round beside kills.
+// disturbance is an event in a round in addition to kills.
 type disturbance int
 
 const (
 	none disturbance = iota
-	// stall: a process holds the directory of a volume.
+	// stall means that a process holds the directory of a volume.
 	stall
-	// lag: after a restart, the API server answers from a cache that is older than the volumes.
+	// lag means that the API server answers from a cache that is older than the volumes, after a restart.
 	lag
-	// flood: an object is updated, and connections to the driver's sockets are opened, without end.
+	// flood means that an object is updated, and connections to the driver's sockets are opened, without end.
 	flood
 	disturbances
 )
 
 // killBesideStall kills the driver while a process holds the directory of a volume: at once, at a random time, and at a
-// point if the driver gets there. A refresh of the volume hangs, and so does the end of each killed process. The next
-// process must serve the other volumes meanwhile.
+// point if the driver reaches it. A refresh of the volume hangs, and so does the end of each killed process. In the
+// meantime, the next process must serve the other volumes.
 func (h *harness) killBesideStall(p point) {
 	h.t.Helper()
 	const object = "a"
@@ -85,8 +85,8 @@ func (h *harness) killBesideStall(p point) {
 	h.disturbed[stall]++
 }
 
-// restartBehindOldCache restarts driver and kubelet while the API server's cache is older than what the volumes show.
-// No mount goes in this round.
+// restartBehindOldCache restarts driver and kubelet while the API server's cache is older than the content of the
+// volumes. No mount is removed in this round.
 func (h *harness) restartBehindOldCache() {
 	h.t.Helper()
 	handlers := map[string]faultproxy.Handler{}
@@ -112,7 +112,7 @@ func (h *harness) restartBehindOldCache() {
 	h.disturbed[lag]++
 }
 
-// oldCache returns a handler like an API server that never learns of a later version of an object than the present one.
+// oldCache returns a handler like an API server that never learns of a version of an object after the current one.
 func (c *cluster) oldCache(name string) faultproxy.Handler {
 	c.t.Helper()
 	var resource string
@@ -135,7 +135,7 @@ func (c *cluster) oldCache(name string) faultproxy.Handler {
 const flooded = "flooded"
 
 // startFlood publishes a volume, and updates its object and opens connections to the driver's sockets until stop is
-// called. Then the volume must show the last update.
+// called. After that, the volume must show the last update.
 func (h *harness) startFlood() (stop func()) {
 	h.t.Helper()
 	h.set(flooded)
@@ -172,11 +172,11 @@ func (h *harness) startFlood() (stop func()) {
 	}
 }
 
-// connect opens connections that say nothing, one each millisecond, and keeps the last hundred.
+// connect opens silent connections, one each millisecond, and keeps the last hundred.
 func connect(ctx context.Context, network, address string) {
 	var open []net.Conn
 	for ctx.Err() == nil {
-		// There may be no driver, or it may refuse so many.
+		// The driver may not run, or may refuse so many connections.
 		if conn, err := net.Dial(network, address); err == nil {
 			open = append(open, conn)
 		}
@@ -191,7 +191,7 @@ func connect(ctx context.Context, network, address string) {
 	}
 }
 
-// showDisturbed reports what the kills in disturbances have shown. Each disturbance must have happened.
+// showDisturbed reports the results of the kills in disturbances. Each disturbance must have happened.
 func (h *harness) showDisturbed(t *testing.T) {
 	for _, shown := range []struct {
 		kind disturbance

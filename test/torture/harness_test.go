@@ -24,11 +24,10 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/nodeaccess"
 )
 
-// patience bounds the wait for anything. What is waited for takes milliseconds, a restart of the driver some hundred.
+// patience is the longest wait. The events take milliseconds, and a restart of the driver some hundred.
 const patience = 30 * time.Second
 
-// harness is a node: a driver that may be killed at any time, the kubelet that starts it again, volumes, and readers of
-// them.
+// harness is a node: a driver that may be killed at any time, the kubelet that restarts it, volumes, and their readers.
 type harness struct {
 	t       testing.TB
 	cluster *cluster
@@ -36,33 +35,33 @@ type harness struct {
 	kubelet *kubelet.VolumeManager
 	// armed is the directory of armed failpoints.
 	armed string
-	// versions are those of the objects.
+	// versions are the current versions of the objects.
 	versions map[string]int
 	volumes  []mounted
 	pods     int
-	// deaths are how often the driver was killed, and deathsWith how often a volume of a form was there then.
+	// deaths is the number of kills of the driver, and deathsWith the number of kills while a volume of a form existed.
 	deaths     int
 	deathsWith map[form]int
 	// disturbed counts the disturbances.
 	disturbed [disturbances]int
-	// killAt is when to kill it. Zero: not at all.
+	// killAt is the time of the next kill. Zero means no kill.
 	killAt time.Time
-	// failing: a step is made to fail.
+	// failing means that a step is made to fail.
 	failing bool
-	// unsettled are the UIDs of pods whose volumes do not show the present version of their objects in a disturbance.
+	// unsettled has the UIDs of pods whose volumes do not show the current version of their objects in a disturbance.
 	unsettled map[string]bool
-	// restarting is held while one process of the driver is replaced by the next.
+	// restarting is held while a process of the driver is replaced by the next one.
 	restarting sync.Mutex
 }
 
-// mounted is a volume that a pod wants.
+// mounted is a volume of a pod.
 type mounted struct {
 	pod    kubelet.Pod
 	owned  owned
 	object string
 }
 
-// name is the name of the volume.
+// name returns the name of the volume.
 func (m mounted) name() string { return m.owned.volume(m.object, 1).Name }
 
 func newHarness(t testing.TB, c *cluster) *harness {
@@ -76,14 +75,14 @@ func newHarnessOf(t testing.TB, c *cluster, binary string, args ...string) *harn
 		deathsWith: map[form]int{}}
 	args = append([]string{"--access=" + c.access, "--kubeconfig=" + c.kubeconfig, "--collect-interval=50ms"}, args...)
 	h.driver = testkit.StartDriver(t, binary, args...)
-	// The first process is not to be killed at its start: the points are given to the next.
+	// The first process must not be killed during its start, so the next processes get the points.
 	h.driver.Env = []string{"FSUSER_FAILPOINTS=" + h.armed, "GORACE=atexit_sleep_ms=0"}
 	h.driver.Kill()
 	h.driver.StartAgain()
 	h.kubelet = kubelet.NewVolumeManager(h.driver.Root,
 		filepath.Join(h.driver.Root, "plugins", "fsuser.csi.io", "csi.sock"))
 	h.kubelet.Failed = func(call string, err error) {
-		// Whatever happens to the driver, no pod may be told that its request is wrong, or its volume unknown.
+		// No pod may get the error that its request is invalid or its volume unknown, whatever happens to the driver.
 		switch status.Code(err) {
 		case codes.Unavailable, codes.Aborted, codes.Canceled, codes.DeadlineExceeded:
 		default:
@@ -95,7 +94,7 @@ func newHarnessOf(t testing.TB, c *cluster, binary string, args ...string) *harn
 	return h
 }
 
-// arm has the next process that gets to a point do something there.
+// arm sets the action of the next process that reaches a point.
 func (h *harness) arm(point, action string) {
 	h.t.Helper()
 	tmp := filepath.Join(h.armed, ".tmp")
@@ -107,7 +106,7 @@ func (h *harness) arm(point, action string) {
 	}
 }
 
-// disarm reports whether the point has fired, and takes it back if not.
+// disarm reports whether the point has fired, and disarms it if it has not.
 func (h *harness) disarm(point string) (fired bool) {
 	h.t.Helper()
 	err := os.Remove(filepath.Join(h.armed, point))
@@ -117,8 +116,8 @@ func (h *harness) disarm(point string) (fired bool) {
 	return err != nil
 }
 
-// set gives an object its next version. Kubelet brings it to the volumes with nodePublishSecretRef when it publishes
-// them again, which converge and settle wait for.
+// set gives an object its next version. For volumes with nodePublishSecretRef, kubelet sends the new content with the
+// next republish. converge and settle wait for that.
 func (h *harness) set(object string) {
 	h.versions[object]++
 	h.cluster.set(object, h.versions[object])
@@ -129,8 +128,8 @@ func (h *harness) set(object string) {
 	}
 }
 
-// want adds a pod with a volume. The pod exists in the API server if the driver reads it, or if the driver's rights
-// depend on it.
+// want adds a pod with a volume. It creates the pod in the API server if the driver reads the pod, or if the driver's
+// rights depend on it.
 func (h *harness) want(o owned, object string) mounted {
 	h.t.Helper()
 	h.pods++
@@ -151,26 +150,27 @@ func (h *harness) want(o owned, object string) mounted {
 	return m
 }
 
-// wantNext adds a pod with a volume of the same form as the oldest one, which then can go: a volume of each form stays.
+// wantNext adds a pod with a volume of the same form as the oldest one, which can be removed then: a volume of each
+// form stays.
 func (h *harness) wantNext(object string) mounted {
 	h.t.Helper()
 	return h.want(anOwner(h.volumes[0].owned.form), object)
 }
 
-// drop takes the oldest pod away.
+// drop removes the oldest pod.
 func (h *harness) drop() {
 	h.t.Helper()
 	h.dropPod(h.volumes[0])
 }
 
-// dropPod takes a pod away. The driver's right may end before the pod's volume does.
+// dropPod removes a pod. The driver's right may end before the pod's volume does.
 func (h *harness) dropPod(m mounted) {
 	h.t.Helper()
 	h.removePod(m)
 	h.kubelet.Drop(m.pod, m.name())
 }
 
-// removePod removes a pod from what should be there, and from the API server.
+// removePod removes a pod from the expected pods, and from the API server.
 func (h *harness) removePod(m mounted) {
 	h.t.Helper()
 	h.volumes = slices.DeleteFunc(h.volumes, func(other mounted) bool { return other == m })
@@ -179,16 +179,15 @@ func (h *harness) removePod(m mounted) {
 	}
 }
 
-// exists reports whether the API server has the pod of a volume. A volume with nodePublishSecretRef needs none.
+// exists reports whether the API server has the pod of a volume. With nodePublishSecretRef, the pod is not required.
 func (h *harness) exists(m mounted) bool {
 	return m.owned.from == byVolume || m.owned.from == byName && h.cluster.access == "node"
 }
 
 func (h *harness) target(m mounted) string { return h.kubelet.Target(m.pod, m.name()) }
 
-// during does f while it keeps the driver alive: one that dies is started again. Then f begins again, too, because a
-// call to a process that was killed during a stall is answered only after the stall. Kubelet gives it up after two
-// minutes.
+// during calls f and restarts the driver when it dies. Then it calls f again, because a call to a process that was
+// killed during a stall is answered only after the stall. Kubelet would give up such a call after two minutes.
 func (h *harness) during(what string, f func(context.Context) error) {
 	h.t.Helper()
 	ctx, cancel := bounded(patience, what)
@@ -210,7 +209,7 @@ func (h *harness) during(what string, f func(context.Context) error) {
 	}
 }
 
-// until waits until done, or until the driver dies during a stall. A driver that dies is started again.
+// until waits for done, or until the driver dies during a stall. It restarts a driver that dies.
 func (h *harness) until(done <-chan error) (err error, died bool) {
 	h.t.Helper()
 	for {
@@ -234,7 +233,7 @@ func (h *harness) until(done <-chan error) (err error, died bool) {
 	}
 }
 
-// restart starts the driver again after end.
+// restart calls end and starts the driver again.
 func (h *harness) restart(end func()) {
 	h.t.Helper()
 	h.restarting.Lock()
@@ -256,7 +255,7 @@ func (h *harness) died() {
 	}
 }
 
-// start starts the driver as often as it takes.
+// start tries to start the driver until it succeeds.
 func (h *harness) start() {
 	h.t.Helper()
 	for attempt := 0; ; attempt++ {
@@ -264,7 +263,7 @@ func (h *harness) start() {
 		if err == nil {
 			return
 		}
-		// It is killed at each failpoint once. More is a driver that does not start.
+		// The driver is killed once at each failpoint. After more attempts, it does not start at all.
 		if attempt == 10 {
 			h.t.Fatal(err)
 		}
@@ -272,13 +271,13 @@ func (h *harness) start() {
 	}
 }
 
-// settle has kubelet do what it has to.
+// settle makes kubelet do its pending work.
 func (h *harness) settle(what string) {
 	h.t.Helper()
 	h.during(what, h.kubelet.Settle)
 }
 
-// converge waits until all volumes but the unsettled ones show the present version of their objects.
+// converge waits until all volumes except the unsettled ones show the current version of their objects.
 func (h *harness) converge(what string) {
 	h.t.Helper()
 	h.during(what, func(ctx context.Context) error {
@@ -297,9 +296,9 @@ func (h *harness) converge(what string) {
 	})
 }
 
-// awaitPresent waits until a volume shows the present version of its object. The driver answers a publish before it has
-// written the files, so the content of nodePublishSecretRef may be lost with the process. Kubelet, which publishes all
-// volumes again every minute or two, brings it once more.
+// awaitPresent waits until a volume shows the current version of its object. The driver answers a publish before it has
+// written the files, so the content of nodePublishSecretRef may be lost with the process. Kubelet, which republishes
+// all volumes every minute or two, sends it again.
 func (h *harness) awaitPresent(ctx context.Context, m mounted) error {
 	present := h.versions[m.object]
 	for {
@@ -322,7 +321,8 @@ func (h *harness) awaitPresent(ctx context.Context, m mounted) error {
 	}
 }
 
-// check fails the test unless the machine has what the volumes need, and nothing else. Some of it may be about to go.
+// check fails the test unless the machine has exactly what the volumes require. It waits for parts that are about to be
+// removed.
 func (h *harness) check(what string) {
 	h.t.Helper()
 	h.during(what, func(context.Context) error {
@@ -386,7 +386,7 @@ func (h *harness) leftovers() (wrong []string) {
 	return wrong
 }
 
-// names tells what is wrong with the names in a volume.
+// names returns the problems with the names in a volume.
 func (h *harness) names(m mounted) (wrong []string) {
 	target, want := h.target(m), m.owned.files(h.versions[m.object])
 	if m.owned.layout == attributes.LayoutLinks {
@@ -421,16 +421,16 @@ func list(dir string) (names []string, err error) {
 	return names, err
 }
 
-// heldBy are the descriptors of an idle driver that it should not have: files and directories other than its log and
-// its lock, and mounts that were made and forgotten. A detached mount's path is "/".
+// heldBy returns the descriptors that an idle driver must not have: files and directories other than its log and its
+// lock, and forgotten mounts. The path of a detached mount is "/".
 func heldBy(pid int) (held []string, err error) {
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	descriptors, err := list(dir)
 	for _, fd := range descriptors {
 		to, err := os.Readlink(filepath.Join(dir, fd))
 		switch {
-		case err != nil: // closed meanwhile
-		case strings.HasPrefix(to, "/dev/"), strings.HasPrefix(to, "/sys/fs/cgroup/"), // the latter are Go's
+		case err != nil: // closed in the meantime
+		case strings.HasPrefix(to, "/dev/"), strings.HasPrefix(to, "/sys/fs/cgroup/"), // the latter belong to Go's runtime
 			strings.HasSuffix(to, "/lock"), strings.HasSuffix(to, "/driver.log"):
 		case strings.HasPrefix(to, "/"), strings.Contains(to, "fscontext"):
 			held = append(held, fd+" -> "+to)

@@ -18,8 +18,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
-// kills kills the driver once at each of its failpoints, then at random points and at random times, while all kinds of
-// things happen and in all disturbances. After each round everything must be as it should.
+// kills kills the driver once at each of its failpoints, then at random points and at random times, during operations
+// of all kinds and in all disturbances. After each round, the machine must be in the expected state.
 func kills(t *testing.T, c *cluster) {
 	h := newHarness(t, c)
 	for _, object := range objects() {
@@ -36,7 +36,7 @@ func kills(t *testing.T, c *cluster) {
 	steps, random := all, rounds(5, 400)
 	if c.access == "node" {
 		random = rounds(5, 80)
-		if !long() { // the other access has shown what each step leaves
+		if !long() { // The other access has shown what each step leaves.
 			steps = nil
 		}
 	}
@@ -61,13 +61,13 @@ func kills(t *testing.T, c *cluster) {
 	h.showDisturbed(t)
 }
 
-// killAtSteps kills the driver at each step: in a round with a disturbance, and beside a stalled volume.
+// killAtSteps kills the driver at each step: in a round with a disturbance, and during a stall of a volume.
 func (h *harness) killAtSteps(steps []point, readers *readers) {
 	h.t.Helper()
 	kinds := []disturbance{none, lag, flood}
 	for together := range slices.Chunk(steps, rounds(5, 1)) {
 		for _, p := range h.killAtEach(together, kinds[0]) {
-			// Another kill kept it from being passed: once more, alone.
+			// Another kill came first, so the driver did not reach this point. Repeat it alone.
 			if len(h.killAtEach([]point{p}, none)) > 0 {
 				h.t.Errorf("the driver was never at %s", p.name)
 			}
@@ -80,8 +80,8 @@ func (h *harness) killAtSteps(steps []point, readers *readers) {
 	}
 }
 
-// failAtSteps has a step fail instead of being the last one: publish, refresh and unpublish are tried again, and come
-// to the same end. It returns how many steps can fail.
+// failAtSteps makes each step fail instead of killing the driver: publish, refresh and unpublish are repeated, and
+// reach the same result. It returns the number of steps that can fail.
 func (h *harness) failAtSteps(steps []point) (failing int) {
 	h.t.Helper()
 	h.failing = true
@@ -119,7 +119,7 @@ func (h *harness) killAtRandom(points []point, n int, readers *readers) {
 	}
 }
 
-// killAtEach has a round in which the driver is killed at each of some points. It returns those at which it never was.
+// killAtEach runs a round in which the driver is killed at each of some points. It returns the points without a kill.
 func (h *harness) killAtEach(points []point, kind disturbance) (missed []point) {
 	h.t.Helper()
 	before := h.deaths
@@ -139,11 +139,11 @@ func (h *harness) killAtEach(points []point, kind disturbance) (missed []point) 
 	return missed
 }
 
-// objects are what changes all the time: two Secrets and a ConfigMap.
+// objects returns the objects that change all the time: two Secrets and a ConfigMap.
 func objects() []string { return []string{"a", "b", "map"} }
 
-// heldForms are the forms of which there is a volume all the time: each origin and each layout, in "make torture" each
-// pair of them.
+// heldForms returns the forms of the volumes that exist all the time: each origin and each layout, and in "make
+// torture" each pair of them.
 func heldForms() []form {
 	if long() {
 		return allForms()
@@ -152,7 +152,7 @@ func heldForms() []form {
 		{byName, attributes.LayoutInPlace}, {byRequest, attributes.LayoutLinks}}
 }
 
-// owners are owners of volumes with the default layout.
+// owners returns owners of volumes with the default layout.
 func owners() []owned {
 	name, volume, request := inLinks(byName), inLinks(byVolume), inLinks(byRequest)
 	return []owned{
@@ -169,8 +169,8 @@ func anOwner(f form) owned {
 	return o
 }
 
-// round lets happen whatever can: pods come and go, objects change, connections break, kubelet and driver restart, and
-// what they left is tampered with.
+// round runs all kinds of operations: pods are added and removed, objects change, connections break, kubelet and driver
+// restart, and their files are tampered with.
 func (h *harness) round(kind disturbance) {
 	h.t.Helper()
 	stop := func() {}
@@ -191,10 +191,10 @@ func (h *harness) round(kind disturbance) {
 	}
 }
 
-// change has pods come and go and objects change.
+// change adds and removes pods and changes objects.
 func (h *harness) change() {
 	h.t.Helper()
-	// Objects change while volumes are there, and while they come.
+	// Objects change both while volumes exist and while they are published.
 	h.set(objects()[0])
 	h.wantNext(objects()[rand.N(len(objects()))])
 	h.set(objects()[1])
@@ -204,7 +204,7 @@ func (h *harness) change() {
 	h.converge("after objects changed")
 
 	h.cluster.cut()
-	for _, object := range objects() { // so that all watches are waited for
+	for _, object := range objects() { // to wait for all watches
 		h.set(object)
 	}
 	h.converge("after connections broke")
@@ -217,7 +217,7 @@ func (h *harness) change() {
 	h.converge("after an unpublish")
 }
 
-// lose has kubelet lose a pod: its mount is gone, its directories too, and nobody calls.
+// lose makes kubelet lose a pod: its mount and its directories are gone, and kubelet does not call the driver.
 func (h *harness) lose() {
 	h.t.Helper()
 	lost := h.volumes[0]
@@ -227,12 +227,12 @@ func (h *harness) lose() {
 	h.must(os.RemoveAll(filepath.Join(h.driver.Root, "pods", lost.pod.UID)))
 	h.want(lost.owned, lost.object)
 	h.settle("publish another one for one that was lost")
-	if !h.failing { // a record that could not be removed stays until the restart
+	if !h.failing { // A record that could not be removed stays until the restart.
 		h.check("before the driver is stopped")
 	}
 }
 
-// restartBoth restarts the driver and kubelet, and calls meanwhile between the two processes of the driver.
+// restartBoth restarts the driver and kubelet. Between the two processes of the driver, it calls meanwhile.
 func (h *harness) restartBoth(meanwhile func()) {
 	h.t.Helper()
 	h.stop()
@@ -244,7 +244,7 @@ func (h *harness) restartBoth(meanwhile func()) {
 	h.must(os.RemoveAll(filepath.Join(h.driver.State, "bad")))
 }
 
-// stop has the driver end by SIGTERM, unless it dies on the way.
+// stop ends the driver with SIGTERM, unless it dies before.
 func (h *harness) stop() {
 	h.t.Helper()
 	if !h.driver.StopOrDie() {
@@ -258,8 +258,8 @@ func (h *harness) loseMount() {
 	h.must(unix.Unmount(h.target(h.volumes[0]), unix.MNT_DETACH))
 }
 
-// loseRecords does to the records that a driver left what can happen to them: one is gone, one is not what the driver
-// wrote, and one was never finished.
+// loseRecords damages the records of a driver that has ended: it removes one, replaces the content of one, and leaves
+// one unfinished.
 func (h *harness) loseRecords() {
 	h.t.Helper()
 	records := slices.DeleteFunc(h.driver.Records(), func(name string) bool { return !strings.HasSuffix(name, ".json") })

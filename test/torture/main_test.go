@@ -37,7 +37,7 @@ func TestTorture(t *testing.T) {
 		{"the driver is killed with --access=node", func(t *testing.T, c *cluster) { kills(t, c.asNode(t)) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			// A client that was idle for long has closed its connection. It opens the next one before descriptors are counted.
+			// An idle client has closed its connection. It opens the next one before descriptors are counted.
 			if _, err := c.client.Discovery().ServerVersion(); err != nil {
 				t.Fatal(err)
 			}
@@ -47,10 +47,10 @@ func TestTorture(t *testing.T) {
 	}
 }
 
-// long: this is "make torture", and not "make test".
+// long reports whether this is "make torture" and not "make test".
 func long() bool { return os.Getenv("FSUSER_TORTURE") != "" }
 
-// rounds is how often a test does what it does.
+// rounds returns the number of rounds of a test.
 func rounds(few, all int) int {
 	if long() {
 		return all
@@ -58,7 +58,8 @@ func rounds(few, all int) int {
 	return few
 }
 
-// buildDriver builds a driver with failpoints. The race detector makes each of its many starts take ten times as long.
+// buildDriver builds a driver with failpoints, without the race detector, which makes each of the many starts ten times
+// slower.
 func buildDriver(t testing.TB) string {
 	t.Helper()
 	if long() {

@@ -16,22 +16,22 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
-// part is what a reader sees of something that changes at once: of a file, or with the layout links of a whole volume.
+// part is a reader's view of something that changes at once: a file, or with the layout links a whole volume.
 type part struct {
 	key     string
 	version int
-	// mixed: the file has bytes of several versions, and begins with version. A file may be like that with the layout
-	// in-place, until its write has ended.
+	// mixed means that the file has bytes of several versions, and begins with version. With the layout in-place, a file
+	// may be mixed until its write has ended.
 	mixed bool
 	size  int64
-	// inode is the file's with the layout in-place; 0 if the inode may change, or if the kernel does not tell volume: the
-	// time at which the file system was made. It differs between the file systems that come one after the other at a
-	// target.
+	// inode is the file's inode with the layout in-place. It is 0 if the inode may change, or if the kernel does not
+	// report the time at which the file system was created. volume is that time: it differs between successive file
+	// systems at a target.
 	inode  uint64
 	volume int64
 }
 
-// after tells what is wrong with a part that was read after another, which was not mixed.
+// after returns an error if a part can't follow the part before, which was not mixed.
 func (p part) after(before part) error {
 	switch {
 	case p.volume == before.volume && before.inode != 0 && p.inode != before.inode:
@@ -47,7 +47,7 @@ func (p part) after(before part) error {
 
 // readPlain reads the files of a volume of plain files.
 func readPlain(root int, want owned, made unix.StatxTimestamp) (map[string]part, error) {
-	most, always := want.files(2), want.files(0) // of all versions
+	most, always := want.files(2), want.files(0) // the files of any version, and those of all versions
 	parts := map[string]part{}
 	for _, name := range most {
 		fd, err := unix.Openat(root, name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
@@ -77,18 +77,18 @@ func readPlain(root int, want owned, made unix.StatxTimestamp) (map[string]part,
 	return parts, nil
 }
 
-// shown counts the files of a volume: those that are whole, by version, and those that mix versions.
+// shown counts the files of a volume: the complete ones, by version, and those that mix versions.
 type shown struct{ old, next, mixed int }
 
-// plainKill is a kill in the middle of a change of three plain files.
+// plainKill is a kill during a change of three plain files.
 type plainKill struct {
 	point, action string
-	// dead is what a reader sees before the next process starts, and after what the next process makes of that.
+	// dead is a reader's view before the next process starts, and after is the view after that process has recovered.
 	dead, after shown
 }
 
-// killsInPlainFiles kills the driver at each step of a change of plain files. The API server is away until the next
-// process has completed the change. A change that was not pending is not made then.
+// killsInPlainFiles kills the driver at each step of a change of plain files. The API server is not available until the
+// next process has completed the change. A change that was not pending is not completed.
 func killsInPlainFiles(t *testing.T, c *cluster) {
 	all := []plainKill{
 		{"projector-staged", "kill", shown{old: 3}, shown{old: 3}},
@@ -117,8 +117,8 @@ func killsInPlainFiles(t *testing.T, c *cluster) {
 		fmt.Sprintf("%d kills, each during an outage of the API server", len(all[:3])+len(all)))
 }
 
-// killInPlainFiles makes a kill in the change from a version of object a to another. Both have three files. Each file
-// of the later version is shorter, if the version is one of 99, 99+162, 99+2*162 and so on.
+// killInPlainFiles kills the driver during the change from a version of object a to another. Both versions have three
+// files. Each file of the later version is shorter if the version is one of 99, 99+162, 99+2*162 and so on.
 func (h *harness) killInPlainFiles(m mounted, kill plainKill, version int) {
 	h.t.Helper()
 	what := fmt.Sprintf("layout %s, killed at %s", m.owned.layout, kill.point)
@@ -140,14 +140,14 @@ func (h *harness) killInPlainFiles(m mounted, kill plainKill, version int) {
 	h.check(what)
 }
 
-// setVersion is set with another version than the next one.
+// setVersion is set with a version other than the next one.
 func (h *harness) setVersion(object string, n int) {
 	h.t.Helper()
 	h.versions[object] = n - 1
 	h.set(object)
 }
 
-// count counts the files of a volume that are of version old, and those that are of a later one.
+// count counts the files of a volume with version old, and those with a later version.
 func (h *harness) count(m mounted, old int) (n shown) {
 	h.t.Helper()
 	parts, err := readParts(h.target(m))

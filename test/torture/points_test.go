@@ -21,11 +21,11 @@ const repository = "../.."
 // point is a failpoint in the driver's source.
 type point struct {
 	name string
-	// fails: its step can return an error.
+	// fails means that its step can return an error.
 	fails bool
 }
 
-// points are all failpoints, as the source has them.
+// points returns all failpoints in the source.
 func points(t *testing.T) []point {
 	t.Helper()
 	var all []point

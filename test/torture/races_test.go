@@ -72,8 +72,7 @@ func (r *raw) gone(what string) {
 	r.h.check(what)
 }
 
-// whole checks that the volume is there with all that belongs to it, or that nothing is, as soon as calls that were
-// given up have ended.
+// whole checks that the volume is complete, or that nothing of it exists, after abandoned calls have ended.
 func (r *raw) whole(what string) {
 	r.h.t.Helper()
 	testkit.Eventually(r.h.t, patience, what+": the whole volume or nothing of it", func() bool {
@@ -83,7 +82,7 @@ func (r *raw) whole(what string) {
 	})
 }
 
-// idle waits until no call for the volume is under way: NodeGetVolumeStats takes its turn.
+// idle waits until no call for the volume is under way, because NodeGetVolumeStats waits for other calls.
 func (r *raw) idle() {
 	r.h.t.Helper()
 	_, err := r.h.driver.NodeGetVolumeStats(context.Background(),
@@ -93,7 +92,7 @@ func (r *raw) idle() {
 	}
 }
 
-// publishAgainstUnpublish has two callers call for one volume at once, one of whom may give up.
+// publishAgainstUnpublish makes calls for one volume from two callers at once. One of them may give up.
 func publishAgainstUnpublish(t *testing.T, c *cluster) {
 	h := newHarness(t, c)
 	h.set("a")
@@ -118,7 +117,7 @@ func publishAgainstUnpublish(t *testing.T, c *cluster) {
 			}
 		})
 		both.Wait()
-		// One that gave up may still be at work. This call comes after it.
+		// The call that was given up may still be under way. This call comes after it.
 		if err := r.publish(context.Background()); err != nil {
 			t.Errorf("publish: %v", err)
 		}
@@ -140,7 +139,7 @@ func publishAgainstUnpublish(t *testing.T, c *cluster) {
 	reliability.Shown(t, "F-13", fmt.Sprintf("%d races, %d calls given up", n, gaveUp))
 }
 
-// givenUp has a caller give up while its publish is at a step, and then kubelet either try again or unpublish.
+// givenUp lets a caller give up while its publish is at a step. Then kubelet either retries or unpublishes.
 func givenUp(t *testing.T, c *cluster) {
 	h := newHarness(t, c)
 	h.set("a")
@@ -164,7 +163,7 @@ func givenUp(t *testing.T, c *cluster) {
 			if err := <-first; status.Code(err) != codes.Canceled {
 				t.Errorf("%s: the caller that gave up is told %v", what, err)
 			}
-			// The driver learns of it before it gets this call, which comes after it on the same connection.
+			// The driver learns of the end of the call before this call, which comes later on the same connection.
 			if _, err := h.driver.NodeGetInfo(context.Background(), &csi.NodeGetInfoRequest{}); err != nil {
 				t.Errorf("%s: %v", what, err)
 			}
@@ -202,7 +201,7 @@ func givenUp(t *testing.T, c *cluster) {
 		len(steps)))
 }
 
-// paused waits until the driver is at a point that is armed with pause, and returns what lets it go on.
+// paused waits until the driver is at a point that is armed with pause, and returns the function that ends the pause.
 func (h *harness) paused(point string) (resume func()) {
 	h.t.Helper()
 	path := filepath.Join(h.armed, point+".paused")
@@ -234,21 +233,21 @@ func outOfOrder(t *testing.T, c *cluster) {
 	call("publish after unpublish", codes.OK, r.publish(ctx))
 	r.whole("after a publish that came after its unpublish")
 	r.gone("after its unpublish")
-	// The pod is gone, and its directories.
+	// The pod and its directories do not exist any more.
 	call("publish for a pod that is gone", codes.FailedPrecondition, r.publish(ctx))
 	call("unpublish for a pod that is gone", codes.OK, r.unpublish(ctx))
 	h.check("after calls for a pod that is gone")
 	reliability.Shown(t, "F-36", "8 calls out of order")
 }
 
-// allAtOnce has hundreds of pods arrive at once.
+// allAtOnce publishes the volumes of hundreds of pods at once.
 func allAtOnce(t *testing.T, c *cluster) {
 	n := rounds(100, 500)
-	descriptors := uint64(8 * n) // the driver's own limit, --max-open-files, is 65536
+	descriptors := uint64(8 * n) // The driver's own limit, --max-open-files, is 65536.
 	for _, objects := range []int{n, 1} {
 		h := newHarnessOf(t, c, c.plain)
 		h.kubelet.Failed = func(call string, err error) { t.Errorf("%s: %v", call, err) }
-		// A call that needs one more fails.
+		// A call that takes more descriptors fails.
 		h.must(unix.Prlimit(h.driver.PID(), unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: descriptors, Max: descriptors}, nil))
 		for i := range objects {
 			h.set(fmt.Sprint("many-", i))
@@ -264,8 +263,8 @@ func allAtOnce(t *testing.T, c *cluster) {
 		took := time.Since(before)
 		h.check("after all were published")
 		asked = c.proxy.Asked() - asked
-		// Two for each object, one for each pod whose volume describes another, and two more for an object that the API
-		// server's cache does not have yet.
+		// There are two requests for each object, one for each pod whose volume describes another one, and two more for an
+		// object that the API server's cache does not have yet.
 		if most := 2*objects + described + 2; asked > most {
 			t.Errorf("%d requests for %d volumes of %d objects, want %d at most", asked, n, objects, most)
 		}
@@ -284,11 +283,11 @@ func allAtOnce(t *testing.T, c *cluster) {
 	}
 }
 
-// panics has calls and refreshes panic.
+// panics makes calls and refreshes panic.
 func panics(t *testing.T, c *cluster) {
-	h := newHarness(t, c)
+	h := newHarnessOf(t, c, c.binary, "--log-format=json")
 	h.set("a")
-	h.set("b") // watched for nobody else
+	h.set("b") // No other volume watches this object.
 	h.want(anyOwner, "a")
 	h.settle("publish another volume")
 	pid, n := h.driver.PID(), 0
@@ -297,7 +296,7 @@ func panics(t *testing.T, c *cluster) {
 		for _, again := range []bool{true, false} {
 			r := h.raw(anyPod, "b")
 			h.arm(point, "panic")
-			// Not a code that tells kubelet that nothing is left: it would not call NodeUnpublishVolume.
+			// The code must not mean that nothing is left, because kubelet would not call NodeUnpublishVolume then.
 			if err := r.publish(context.Background()); status.Code(err) != codes.Unavailable ||
 				!strings.Contains(err.Error(), "has a bug") {
 				t.Errorf("publish that panicked at %s: %v", point, err)
@@ -339,10 +338,20 @@ func panics(t *testing.T, c *cluster) {
 	h.drop()
 	h.drop()
 	h.settle("unpublish the volumes")
+	h.driver.Stop()
+	stacks := 0
+	for _, line := range testkit.JSONLines(t, h.driver.Log()) {
+		if line["stack"] != nil {
+			stacks++
+		}
+	}
+	if stacks != n {
+		t.Errorf("%d lines of the log have a stack, after %d panics", stacks, n)
+	}
 	reliability.Shown(t, "F-30", fmt.Sprintf("%d panics in calls and refreshes", n))
 }
 
-// slowRecords has the disk below the records be slow for one volume.
+// slowRecords makes the disk of the records slow for one volume.
 func slowRecords(t *testing.T, c *cluster) {
 	h := newHarness(t, c)
 	h.set("a")
@@ -398,14 +407,14 @@ func slowRecords(t *testing.T, c *cluster) {
 		"be written", meanwhile.Round(time.Millisecond)))
 }
 
-// removedBeforeTheWatch deletes an object that the driver has read, before the driver watches the object again.
+// removedBeforeTheWatch deletes an object after the driver has read it, before the driver watches the object again.
 func removedBeforeTheWatch(t *testing.T, c *cluster) {
 	const point = "source-before-watch"
 	h := newHarness(t, c)
 	h.set("a")
 	h.want(anyOwner, "a")
 	h.settle("publish a volume")
-	n := rounds(3, 6) // each cut makes the driver's pause longer
+	n := rounds(3, 6) // Each cut makes the driver's pause longer.
 	for range n {
 		h.arm(point, "pause")
 		c.cut()
@@ -445,7 +454,7 @@ func twoInstances(t *testing.T, c *cluster) {
 	h.converge("the first driver goes on")
 	h.check("after a second driver")
 
-	// With records of its own it takes the sockets over; the end of the first one leaves them.
+	// With records of its own, the second driver takes over the sockets. The end of the first one leaves them.
 	next := second(filepath.Join(t.TempDir(), "state"))
 	socket := filepath.Join(h.driver.Root, "plugins", "fsuser.csi.io", "csi.sock")
 	before, err := os.Stat(socket)
@@ -464,12 +473,12 @@ func twoInstances(t *testing.T, c *cluster) {
 	if err := next.Wait(); err != nil {
 		t.Errorf("the next driver ended with %v", err)
 	}
-	h.driver.StartAgain() // it drops the record of the volume that the other one unpublished
+	h.driver.StartAgain() // It drops the record of the volume that the other driver unpublished.
 	h.check("after both")
 	reliability.Shown(t, "F-24", "the second ends; a socket that was taken over outlives the first")
 }
 
-// otherVersions starts the driver with records that another version wrote.
+// otherVersions starts the driver with records of another version.
 func otherVersions(t *testing.T, c *cluster) {
 	h := newHarness(t, c)
 	h.set("a")
@@ -496,7 +505,7 @@ func otherVersions(t *testing.T, c *cluster) {
 				t.Errorf("a record of version %d was touched: %v", version, err)
 			}
 		}
-		// One is unpublished before kubelet publishes it again, the other one after.
+		// One volume is unpublished before kubelet republishes it, and the other one afterwards.
 		h.drop()
 		h.must(h.kubelet.Restart())
 		ctx, cancel := bounded(patience, "unpublish and publish again")

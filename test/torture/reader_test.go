@@ -22,8 +22,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/attributes"
 )
 
-// readers is a process that reads all volumes all the time. With the layout links it reads as programs do that read
-// atomically: one open of ..data, and all files through it. What it finds wrong it says at once.
+// readers is a process that reads all volumes all the time. With the layout links it reads like programs that read
+// atomically: it opens ..data once, and all files through it. It reports an error at once.
 type readers struct {
 	t      testing.TB
 	cmd    *exec.Cmd
@@ -63,7 +63,7 @@ func startReaders(t testing.TB, root string, pause time.Duration) *readers {
 			r.mu.Unlock()
 		}
 	}()
-	t.Cleanup(func() { // if the test does not get as far as stop
+	t.Cleanup(func() { // for a test that does not reach stop
 		r.stdin.Close()
 		<-r.ended
 		_ = r.cmd.Wait()
@@ -71,7 +71,7 @@ func startReaders(t testing.TB, root string, pause time.Duration) *readers {
 	return r
 }
 
-// check fails the test if something wrong was seen so far.
+// check fails the test if the readers have reported an error.
 func (r *readers) check() {
 	r.t.Helper()
 	r.mu.Lock()
@@ -82,7 +82,7 @@ func (r *readers) check() {
 	r.wrong = nil
 }
 
-// stop ends the process and returns how many times it read a volume.
+// stop ends the process and returns the number of times that it read a volume.
 func (r *readers) stop() (reads int) {
 	r.t.Helper()
 	r.stdin.Close()
@@ -97,11 +97,11 @@ func (r *readers) stop() (reads int) {
 	return reads
 }
 
-// readerMain is the process.
+// readerMain is the main function of the process.
 func readerMain(args []string) error {
 	stop := make(chan struct{})
 	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin) // it ends when the test does
+		_, _ = io.Copy(io.Discard, os.Stdin) // ends with the test
 		close(stop)
 	}()
 	pause, err := time.ParseDuration(args[1])
@@ -114,7 +114,7 @@ func readerMain(args []string) error {
 		case <-stop:
 			fmt.Println("total", reads)
 			return nil
-		case <-time.After(pause): // the driver wants some of the machine too
+		case <-time.After(pause): // leaves CPU time to the driver
 		}
 		targets, err := filepath.Glob(filepath.Join(args[0], "pods", "*", "volumes", "kubernetes.io~csi", "u*", "mount"))
 		if err != nil {
@@ -142,11 +142,11 @@ func readerMain(args []string) error {
 	}
 }
 
-// errNothing: there is no volume to read, not even a wrong one.
+// errNothing means that there is no volume to read, not even a wrong one.
 var errNothing = errors.New("no volume")
 
-// readVolume reads a volume and returns the version that all its files show. The error is errNothing, or what is wrong
-// with the volume.
+// readVolume reads a volume and returns the version of all its files. The error is errNothing, or the problem with the
+// volume.
 func readVolume(target string) (version int, err error) {
 	parts, err := readParts(target)
 	if err != nil {
@@ -163,8 +163,8 @@ func readVolume(target string) (version int, err error) {
 	return version, nil
 }
 
-// readParts reads a volume, and returns by name what changes at once: each file, or with the layout links the whole
-// volume, which has the name "". The error is errNothing, or what is wrong with the volume.
+// readParts reads a volume, and returns its parts by name: each file, or with the layout links the whole volume, which
+// has the name "". The error is errNothing, or the problem with the volume.
 func readParts(target string) (map[string]part, error) {
 	want, err := parseOwned(filepath.Base(filepath.Dir(target)))
 	if err != nil {
@@ -192,18 +192,18 @@ func readParts(target string) (map[string]part, error) {
 	return nil, errReplaced
 }
 
-// errReplaced: the version that was read was replaced meanwhile, and its files began to go. Any reader of such a layout
-// reads again then.
+// errReplaced means that the version was replaced during the read, and its files were being removed. Every reader of
+// this layout has to read again then.
 var errReplaced = errors.New("the version is replaced again and again")
 
 func readData(root int, want owned) (version int, err error) {
 	dir, err := openData(root)
 	if err != nil {
-		return 0, errReplaced // or ..data is missing: 1000 attempts will tell
+		return 0, errReplaced // If ..data is missing instead, 1000 attempts will show it.
 	}
 	defer dir.Close()
 	names, err := dir.Readdirnames(-1)
-	if errors.Is(err, unix.ENOENT) { // the directory is removed
+	if errors.Is(err, unix.ENOENT) { // The directory is removed.
 		return 0, errReplaced
 	}
 	if err != nil {
@@ -236,7 +236,7 @@ func readData(root int, want owned) (version int, err error) {
 	if !missing && slices.Equal(names, want.files(version)) {
 		return version, nil
 	}
-	// Files are missing. That is wrong unless the version was replaced meanwhile.
+	// Files are missing. That is an error unless the version was replaced in the meantime.
 	now, err := openData(root)
 	if err != nil {
 		return 0, errReplaced

@@ -23,10 +23,10 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// soaked is how many volumes there are, each of a Secret of its own.
+// soaked is the number of volumes. Each has a Secret of its own.
 const soaked = 200
 
-// soakManifests takes its objects from a file, which a million updates do not wear out.
+// soakManifests reads its objects from a file, which a million updates do not wear out.
 func soakManifests(t *testing.T, c *cluster) {
 	manifests := t.TempDir()
 	longLife(t, c, []string{"--manifests=" + manifests}, "a directory of manifests", rounds(20, 5000), rounds(200, 10000),
@@ -44,7 +44,7 @@ func soakManifests(t *testing.T, c *cluster) {
 		})
 }
 
-// soakAPI takes them from the API server, of which a million updates would ask for most of an hour.
+// soakAPI reads its objects from the API server, which would take most of an hour for a million updates.
 func soakAPI(t *testing.T, c *cluster) {
 	args := []string{"--access=service-account", "--kubeconfig=" + c.kubeconfig}
 	secrets := c.client.CoreV1().Secrets(namespace)
@@ -77,8 +77,8 @@ func soakSecret(i int) string { return fmt.Sprint("soak-", i) }
 
 func soakText(n int) string { return fmt.Sprint("version ", n) }
 
-// longLife has volumes come and go, cycles times, while the objects of others are updated, all of them sweeps times.
-// Then all must be as it was. set gives all objects a version.
+// longLife publishes and unpublishes volumes, cycles times, while the objects of other volumes are updated, all of them
+// sweeps times. Then the driver must hold what it held before. set gives all objects a version.
 func longLife(t *testing.T, c *cluster, args []string, source string, sweeps, cycles int, set func(int) error) {
 	if err := set(0); err != nil {
 		t.Fatal(err)
@@ -125,13 +125,13 @@ func longLife(t *testing.T, c *cluster, args []string, source string, sweeps, cy
 		if err := set(version); err != nil {
 			t.Fatal(err)
 		}
-		if version%4 == 0 { // the driver keeps up, or updates would only be coalesced
+		if version%4 == 0 { // waits for the driver, because faster updates would only be merged
 			for i := range targets {
 				shows(i, version)
 			}
 		}
 	}
-	// What is made once, and then used again, is made now.
+	// The driver creates here the resources that it creates once and reuses.
 	for i := range 40 {
 		if err := cycle(i); err != nil {
 			t.Fatal(err)
@@ -175,12 +175,12 @@ func longLife(t *testing.T, c *cluster, args []string, source string, sweeps, cy
 				after.mounts == before.mounts && after.records == before.records
 		})
 	t.Logf("before: %v; after: %v", before, after)
-	// A Go heap breathes: between two collections it may double.
+	// The size of a Go heap varies: it may double between two collections.
 	if grown := after.memory - before.memory; grown > 16<<20 {
 		t.Errorf("the driver has %d KiB more than before", grown>>10)
 	}
 	written := refreshes(t, d) - before.refreshes
-	if written < float64(sweeps)*soaked/5 { // at least each fourth is waited for, in all volumes
+	if written < float64(sweeps)*soaked/5 { // The test waits for at least each fourth update in all volumes.
 		t.Errorf("only %v updates were written: this test is about many", written)
 	}
 	for i, target := range targets {
@@ -204,7 +204,7 @@ func longLife(t *testing.T, c *cluster, args []string, source string, sweeps, cy
 		source, sweeps*soaked, written, soaked, cycles, took.Round(time.Second), before, after))
 }
 
-// usage is what a driver has of the machine.
+// usage is a driver's use of the machine.
 type usage struct {
 	goroutines, descriptors float64
 	mounts, records         int
@@ -227,7 +227,7 @@ func measure(t testing.TB, d *testkit.Driver) usage {
 	}
 }
 
-// refreshes counts the refreshes that wrote something.
+// refreshes returns the number of refreshes that wrote files.
 func refreshes(t testing.TB, d *testkit.Driver) (n float64) {
 	t.Helper()
 	_, metrics := d.Get("/metrics")

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package tree reads what a container sees in a volume, in a form that can be compared with another volume and printed:
-// one entry for each name, with its mode, owner, and bytes or link target. The tests of the driver use it, and the
-// program in the pods of the end-to-end tests.
+// Package tree reads the view of a container of a volume, in a form for comparing and printing: one entry for each
+// name, with its mode, owner, and bytes or link target. The tests of the driver use it, and the program in the pods of
+// the end-to-end tests.
 package tree
 
 import (
@@ -19,31 +19,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Generation is what every entry calls the directory that ..data names. Its real name is a time and a random number.
+// Generation replaces the name of the directory that ..data names. The real name is a time and a random number.
 const Generation = "..generation"
 
-// generationForm is the form that kubelet's AtomicWriter gives to the name.
+// generationForm is the form of the names in kubelet's AtomicWriter.
 var generationForm = regexp.MustCompile(`^\.\.\d{4}_\d\d_\d\d_\d\d_\d\d_\d\d\.\d+$`)
 
-// longest is how many bytes of a file an entry holds as they are.
+// longest is the largest number of bytes of a file that an entry shows unchanged.
 const longest = 256
 
 // Entry is one name in a volume.
 type Entry struct {
 	// Path is relative to the volume; "." is the volume itself.
 	Path string
-	// Type is that of ls -l: d, -, l, or ? for what no volume has.
+	// Type is the type in ls -l: d, -, l, or ? for other types, which no volume has.
 	Type string
-	// Mode has the permission bits with setuid, setgid and sticky. 0 for a link.
+	// Mode has the permission bits with setuid, setgid and sticky. It is 0 for a link.
 	Mode uint32
 	UID  uint32
 	GID  uint32
-	// Text is a link's target, or a file's bytes as a quoted Go string; of a large file, size and hash. Of what can't be
-	// read, why.
+	// Text is the target of a link, or the bytes of a file as a quoted Go string, or the size and hash of a large file. If
+	// the file can't be read, Text is the reason.
 	Text string
 }
 
-// String is a line for people.
+// String returns the entry as a line for people.
 func (e Entry) String() string {
 	s := fmt.Sprintf("%s%04o %d:%d %s", e.Type, e.Mode, e.UID, e.GID, e.Path)
 	switch e.Type {
@@ -55,12 +55,12 @@ func (e Entry) String() string {
 	return s + " " + e.Text
 }
 
-// Read returns all that is in dir, sorted by path. It follows no link. What is read while the volume changes may be of
-// two versions.
+// Read returns all files in dir, sorted by path. It follows no link. If the volume changes during the read, the entries
+// may be of two versions.
 func Read(dir string) ([]Entry, error) {
 	generation, err := os.Readlink(filepath.Join(dir, "..data"))
 	if err != nil || !generationForm.MatchString(generation) {
-		generation = "" // shown as it is
+		generation = "" // The name is shown unchanged.
 	}
 	var entries []Entry
 	err = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
@@ -115,7 +115,7 @@ func read(path string) (Entry, error) {
 	return e, err
 }
 
-// Text is how an entry shows the bytes of a file.
+// Text returns the form in which an entry shows the bytes of a file.
 func Text(content []byte) string {
 	if len(content) <= longest {
 		return strconv.Quote(string(content))
@@ -123,7 +123,7 @@ func Text(content []byte) string {
 	return fmt.Sprintf("%d bytes, SHA-256 %x", len(content), sha256.Sum256(content))
 }
 
-// Files returns what a program that opens names finds: for each file behind the visible names its path and its bytes,
+// Files returns the view of a program that opens names: for each file behind the visible names its path and its bytes,
 // in the form of Entry.Text.
 func Files(entries []Entry) map[string]string {
 	files := map[string]string{}

@@ -20,22 +20,22 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/vm/guest"
 )
 
-// built is a machine that can start.
+// built has the files of a machine that can start.
 type built struct {
 	machine
-	version           string // of the kernel's package
+	version           string // the version of the kernel's package
 	kernel, initramfs string // files
 	modules           []string
 	busybox, binaries string // a file, a directory
 }
 
-// These bound a machine, and a program in it, where the machine is emulated on a busy host.
+// The timeouts of a machine, and of a program in it, for an emulated machine on a busy host.
 const (
 	machineTimeout = 40 * time.Minute
 	programTimeout = 15 * time.Minute
 )
 
-// build fetches and builds what a machine consists of.
+// build downloads and builds the files of a machine.
 func (r *runner) build(ctx context.Context, m machine) (built, error) {
 	b := built{machine: m, binaries: filepath.Join(r.cache, "bin-"+m.arch)}
 	b.initramfs = filepath.Join(r.cache, m.name+".cpio")
@@ -51,7 +51,7 @@ func (r *runner) build(ctx context.Context, m machine) (built, error) {
 	if b.kernel, err = single("vmlinuz*", kernel...); err != nil {
 		return b, err
 	}
-	// The tests have a FUSE file system whose server is dead. Some kernels have FUSE built in.
+	// The tests use a FUSE file system with a dead server. Some kernels have FUSE built in.
 	b.modules, err = find("fuse.ko*", kernel...)
 	if err != nil {
 		return b, err
@@ -112,7 +112,7 @@ func (r *runner) compilePolicy(ctx context.Context) error {
 
 func (r *runner) policy() string { return filepath.Join(r.cache, "policy") }
 
-// plan lays the packages out in the machine as they are in the repository, below /repository.
+// plan puts the packages at the same places in the machine as in the repository, below /repository.
 func plan(b built) guest.Plan {
 	p := guest.Plan{SELinux: b.policy}
 	for _, module := range b.modules {
@@ -122,7 +122,7 @@ func plan(b built) guest.Plan {
 		dir := filepath.Join("/repository", program.dir)
 		args := []string{filepath.Join(dir, "program")}
 		if program.isTest() {
-			timeout := programTimeout - time.Minute // the test prints where it waits
+			timeout := programTimeout - time.Minute // so that the test prints where it waits
 			args = append(args, "-test.v", "-test.timeout="+timeout.String(), "-test.skip="+b.skipPattern(program))
 		} else {
 			args = append(args, guest.Driver)
@@ -146,7 +146,7 @@ func (r *runner) pack(path string, b built, plan guest.Plan) error {
 	i := newInitramfs(out)
 	i.bytes(guest.PlanFile, text, 0o644)
 	i.file("/init", filepath.Join(b.binaries, "init"), 0o755)
-	i.dir("/usr") // the tests mount it elsewhere
+	i.dir("/usr") // The tests mount it elsewhere.
 	i.file("/bin/busybox", b.busybox, 0o755)
 	for _, name := range []string{"cat", "ls", "sleep", "true"} {
 		i.link("/bin/"+name, "busybox")
@@ -167,7 +167,7 @@ func (r *runner) pack(path string, b built, plan guest.Plan) error {
 	return errors.Join(i.close(), out.Close())
 }
 
-// find returns the regular files below roots whose names match a pattern. A root that is missing has none.
+// find returns the regular files below roots whose names match a pattern. It ignores a missing root.
 func find(pattern string, roots ...string) (found []string, err error) {
 	for _, root := range roots {
 		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
@@ -190,7 +190,7 @@ func find(pattern string, roots ...string) (found []string, err error) {
 	return found, nil
 }
 
-// single is find for one file.
+// single is find for exactly one file.
 func single(pattern string, roots ...string) (string, error) {
 	found, err := find(pattern, roots...)
 	if err == nil && len(found) != 1 {
@@ -199,7 +199,7 @@ func single(pattern string, roots ...string) (string, error) {
 	return strings.Join(found, ""), err
 }
 
-// uncompressed returns the path of a module without compression, because not every kernel decompresses modules.
+// uncompressed returns the path of an uncompressed copy of a module, because not every kernel decompresses modules.
 func uncompressed(ctx context.Context, module string) (string, error) {
 	plain, compressed := strings.CutSuffix(module, ".xz")
 	if !compressed {

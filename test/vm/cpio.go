@@ -19,7 +19,7 @@ import (
 // (Documentation/driver-api/early-userspace/buffer-format.rst). All files belong to root.
 type initramfs struct {
 	w    *bufio.Writer
-	err  error // of the first write that failed; the later ones do nothing
+	err  error // of the first failed write; later writes do nothing
 	dirs map[string]bool
 	next int // inode number
 }
@@ -60,7 +60,7 @@ func (i *initramfs) dir(name string) {
 	}
 }
 
-// tree adds the regular files of a directory of the host. A directory that is missing is empty.
+// tree adds the regular files of a directory of the host. A missing directory counts as empty.
 func (i *initramfs) tree(name, source string) {
 	if _, err := os.Stat(source); err != nil {
 		return
@@ -89,7 +89,7 @@ func (i *initramfs) fail(err error) {
 	}
 }
 
-// entry adds an entry, after the directories above it. mode has the bits of stat(2).
+// entry adds an entry, after its parent directories. mode has the bits of stat(2).
 func (i *initramfs) entry(name string, mode uint32, size int64, content io.Reader) {
 	name = strings.TrimPrefix(name, "/")
 	if above := path.Dir(name); !i.dirs[above] {

@@ -17,8 +17,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/apt"
 )
 
-// release is a release of Debian for an architecture. Its packages come from the mirror of this machine, whose own
-// configuration of apt stays as it is.
+// release is a release of Debian for an architecture. Its packages come from the mirror of this machine. The machine's
+// own configuration of apt does not change.
 type release struct {
 	suite, arch string
 	dir         string // apt's files, and the packages
@@ -62,7 +62,7 @@ func mirror(ctx context.Context) (string, error) {
 	if site != "" || err != nil {
 		return site, err
 	}
-	// Without package lists apt does not know the origin.
+	// Without package lists, apt does not know the origin.
 	if _, err := apt.Get(ctx, "update"); err != nil {
 		return "", err
 	}
@@ -72,7 +72,7 @@ func mirror(ctx context.Context) (string, error) {
 	return site, err
 }
 
-// options makes apt use the files of the release and none of the machine's own sources.
+// options returns options that make apt use the files of the release and none of the machine's own sources.
 func (r *release) options(args ...string) []string {
 	return append([]string{
 		"-o", "Dir::State=" + r.dir, "-o", "Dir::State::status=" + filepath.Join(r.dir, "status"),
@@ -83,7 +83,7 @@ func (r *release) options(args ...string) []string {
 	}, args...)
 }
 
-// fetch downloads a package and unpacks its files into a directory, which it returns with the version.
+// fetch downloads a package and unpacks its files into a directory. It returns the directory and the version.
 func (r *release) fetch(ctx context.Context, name string) (root, version string, err error) {
 	deb, err := r.download(ctx, name)
 	if err != nil {
@@ -106,8 +106,8 @@ func (r *release) fetch(ctx context.Context, name string) (root, version string,
 	return root, strings.TrimSpace(version), err
 }
 
-// kernel fetches the kernel that the package name, for example linux-image-amd64, depends on. Since Debian 14 a kernel
-// is more than one package.
+// kernel downloads the kernel on which the package name, for example linux-image-amd64, depends. Since Debian 14, a
+// kernel consists of several packages.
 func (r *release) kernel(ctx context.Context, name string) (roots []string, version string, err error) {
 	images, err := r.dependencies(ctx, name, `linux-image-[0-9][^ ,]*`)
 	if err == nil && len(images) != 1 {
@@ -160,7 +160,7 @@ func (r *release) download(ctx context.Context, name string) (string, error) {
 	return deb, err
 }
 
-// output runs a program and returns its standard output; the error has what the program says.
+// output runs a program and returns its standard output. The error contains its standard error.
 func output(ctx context.Context, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	var stderr strings.Builder

@@ -10,15 +10,15 @@ import (
 	"strings"
 )
 
-// machine is a virtual machine: a kernel of Debian, and what runs on it.
+// machine is a virtual machine: a kernel of Debian, and the programs that it runs.
 type machine struct {
 	name        string
 	suite, arch string
-	kernel      string // package
+	kernel      string // the name of the package
 	commandLine string
-	policy      bool // SELinux gets one
+	policy      bool // whether SELinux gets a policy
 	programs    []program
-	// lacks is what the driver needs and the kernel does not have.
+	// lacks is a feature that the driver requires and the kernel lacks.
 	lacks string
 }
 
@@ -34,7 +34,7 @@ func machines() []machine {
 		{name: "debian-sid", suite: "sid", arch: "amd64", kernel: "linux-image-cloud-amd64", programs: some},
 		{name: "selinux", suite: "trixie", arch: "amd64", kernel: "linux-image-cloud-amd64", commandLine: selinux,
 			policy: true, programs: programs("test/vm/selinux", "pkg/tmpfs", "test/demo")},
-		// As with SELINUX=disabled in /etc/selinux/config.
+		// This is the state with SELINUX=disabled in /etc/selinux/config.
 		{name: "selinux-without-policy", suite: "trixie", arch: "amd64", kernel: "linux-image-cloud-amd64",
 			commandLine: selinux, programs: programs("test/demo")},
 		{name: "arm64", suite: "bookworm", arch: "arm64", kernel: "linux-image-cloud-arm64", programs: some},
@@ -61,7 +61,7 @@ func (p program) binary(cache string) string {
 	return filepath.Join(cache, strings.ReplaceAll(p.dir, "/", "-"))
 }
 
-// exclusion is a test that does not run in the machines: in all, or in the one that is named.
+// exclusion is a test that does not run in the machines: in all machines, or in the named one.
 type exclusion struct{ dir, test, machine, reason string }
 
 func exclusions() []exclusion {

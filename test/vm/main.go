@@ -2,10 +2,10 @@
 
 //go:build linux
 
-// Command vm runs the tests of the driver's kernel parts, the driver and the demo in virtual machines with other
-// kernels, and writes docs/kernels.md from what the machines report: "make vm". QEMU emulates the machines, or uses KVM
-// where KVM works. The kernels are packages of Debian. The command installs missing programs with apt-get, and needs
-// root.
+// Command vm runs the tests of the driver's kernel packages, the driver and the demo in virtual machines with other
+// kernels, and writes docs/kernels.md with the reports of the machines: "make vm". QEMU emulates the machines, or uses
+// KVM if KVM works. The kernels are packages of Debian. The command installs missing programs with apt-get, and
+// requires root.
 //
 //	go run ./test/vm [-run MACHINE,...]
 package main
@@ -42,10 +42,10 @@ func main() {
 	}
 }
 
-// runner has what all machines share.
+// runner has the parts that all machines share.
 type runner struct {
 	repository, cache string
-	works             []string // the accelerator of machines with this machine's architecture, once it is known
+	works             []string // the accelerator for this machine's architecture, once it is known
 }
 
 func run(ctx context.Context, names string) error {
@@ -122,7 +122,7 @@ func install(ctx context.Context, machines []machine) error {
 
 func (r *runner) log(m machine) string { return filepath.Join(r.cache, m.name+".log") }
 
-// run builds a machine, runs it, and keeps what it reported if nothing failed.
+// run builds a machine, runs it, and keeps its result if nothing failed.
 func (r *runner) run(ctx context.Context, m machine) error {
 	kept := r.kept(m)
 	if err := os.RemoveAll(kept); err != nil {
@@ -157,5 +157,5 @@ func (r *runner) run(ctx context.Context, m machine) error {
 	return os.WriteFile(kept, text, 0o644)
 }
 
-// kept is the file of a machine's result.
+// kept returns the path of a machine's result.
 func (r *runner) kept(m machine) string { return filepath.Join(r.cache, m.name+".json") }

@@ -15,7 +15,7 @@ import (
 	"strings"
 )
 
-// writePage writes docs/kernels.md if there is a result of every machine.
+// writePage writes docs/kernels.md if each machine has a result.
 func (r *runner) writePage() error {
 	var results []*result
 	for _, m := range machines() {
@@ -80,7 +80,7 @@ func (r *result) selinux() string {
 	return "off"
 }
 
-// outcome has the number of tests that passed, by program.
+// outcome returns the number of passed tests, by program.
 func (r *result) outcome() string {
 	if r.machine.lacks != "" {
 		return "the driver's self-test fails: " + r.Facts.Missing
@@ -96,7 +96,7 @@ func (r *result) outcome() string {
 	return strings.Join(passed, ", ")
 }
 
-// oldest says what is known of the oldest kernel that the driver works with.
+// oldest describes the oldest kernel on which the driver works.
 func oldest(results []*result) string {
 	works, refused, kvm := "", "", 0
 	for _, r := range results {
@@ -117,7 +117,7 @@ kernel between these two was tested. All machines had cgroup v2 with the memory 
 `, works, refused, kvm, len(results))
 }
 
-// writeSeen lists what tests saw.
+// writeSeen lists the observations of the tests.
 func writeSeen(d *strings.Builder, results []*result) {
 	d.WriteString("## What the tests saw\n\n")
 	for _, r := range results {

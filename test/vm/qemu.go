@@ -22,9 +22,9 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/vm/guest"
 )
 
-// hardware is what QEMU plays for an architecture of Debian.
+// hardware is the hardware that QEMU emulates for an architecture of Debian.
 type hardware struct {
-	program, debian string // QEMU, and the package that has it
+	program, debian string // QEMU, and its package
 	args            []string
 	console         string
 }
@@ -37,7 +37,7 @@ func hardwareOf(arch string) hardware {
 	return hardware{"qemu-system-x86_64", "qemu-system-x86", nil, "ttyS0"}
 }
 
-// kvmTimeout bounds the start of a machine that only powers itself off: with KVM that takes two seconds.
+// kvmTimeout bounds the start of a machine that only powers itself off. With KVM, that takes two seconds.
 const kvmTimeout = 30 * time.Second
 
 // boot runs a machine until it powers itself off, passes the lines of its console to line, and writes them to a log.
@@ -74,8 +74,8 @@ func boot(ctx context.Context, b built, accelerator []string, log string, line f
 	return err
 }
 
-// accelerator returns the options of QEMU for a machine of an architecture: KVM if a machine that does nothing starts
-// with it, else emulation. A machine without /dev/kvm, or with one that does not work, emulates.
+// accelerator returns the options of QEMU for a machine of an architecture: KVM if a test machine starts with it, and
+// otherwise emulation. Without a working /dev/kvm, QEMU emulates the machine.
 func (r *runner) accelerator(ctx context.Context, b built) ([]string, error) {
 	emulation := []string{"-accel", "tcg,thread=multi"}
 	if b.arch != runtime.GOARCH {

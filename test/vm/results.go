@@ -13,9 +13,9 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/vm/guest"
 )
 
-// result is what a machine reported. It is kept in the cache, so that a run of a few machines completes the page.
+// result is the report of a machine. It is kept in the cache, so that a run of a few machines completes the page.
 type result struct {
-	Version string // of the kernel's package
+	Version string // the version of the kernel's package
 	KVM     bool
 	Took    time.Duration
 	Facts   guest.Facts
@@ -23,18 +23,18 @@ type result struct {
 	Seen    []string
 
 	machine  machine
-	running  string // the program whose output the console has now
+	running  string // the program whose output is on the console now
 	done     bool
 	problems []error
 }
 
-// counts are tests of a package, without subtests. The demo has none.
+// counts has the numbers of the tests of a package, without subtests. The demo has none.
 type counts struct {
 	Passed int
 	Took   time.Duration
 }
 
-// line takes a line of the console.
+// line handles a line of the console.
 func (r *result) line(line string) {
 	report, ok, err := guest.Parse(line)
 	switch {
@@ -57,7 +57,7 @@ func (r *result) line(line string) {
 	}
 }
 
-// output takes a line of a program. Package testing reports the end of a test, and does not indent that line.
+// output handles a line of a program. Package testing reports the end of a test in a line that is not indented.
 func (r *result) output(line string) {
 	verdict, rest, ok := strings.Cut(strings.TrimPrefix(line, "--- "), ": ")
 	if !ok || !strings.HasPrefix(line, "--- ") {
@@ -88,7 +88,7 @@ func (r *result) problem(format string, args ...any) {
 	r.problems = append(r.problems, fmt.Errorf(format, args...))
 }
 
-// check returns what is wrong with a result, after the machine has ended.
+// check returns an error if the result of a machine that has ended is wrong.
 func (r *result) check() error {
 	if !r.done {
 		r.problem("the machine ended before it had done all")

@@ -72,7 +72,7 @@ func TestReportsAreLines(t *testing.T) {
 	}
 }
 
-// A test that was renamed would run again in the machines, and the page would name a test that does not exist.
+// The machines would run a renamed test again, and the page would name a test that does not exist.
 func TestEveryExclusionIsATest(t *testing.T) {
 	for _, e := range exclusions() {
 		files, err := filepath.Glob(filepath.Join("../..", e.dir, "*_test.go"))

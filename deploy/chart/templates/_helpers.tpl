@@ -34,13 +34,13 @@ app.kubernetes.io/name: {{ include "fsuser-csi.name" . }}
 {{- end }}
 
 {{/*
-The metadata of an object: root, name, namespaced, annotations, labels. The labels come last, so that a template can
-add more.
+The metadata of an object: root, name, namespaced, namespace (the default is the release's), annotations, labels. The
+labels come last, so that a template can add more.
 */}}
 {{- define "fsuser-csi.metadata" -}}
 name: {{ .name }}
 {{- if .namespaced }}
-namespace: {{ .root.Release.Namespace }}
+namespace: {{ .namespace | default .root.Release.Namespace }}
 {{- end }}
 {{- with merge dict (.annotations | default dict) (.root.Values.commonAnnotations | default dict) }}
 annotations:
@@ -50,6 +50,21 @@ labels:
   {{- include "fsuser-csi.labels" . | nindent 2 }}
   app.kubernetes.io/managed-by: {{ .root.Release.Service }}
   helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/*
+The endpoint of a PodMonitor or ServiceMonitor, of which interval is used. The alerts and the dashboard use the labels
+job and node.
+*/}}
+{{- define "fsuser-csi.metricsEndpoint" -}}
+port: http
+path: /metrics
+{{- with .interval }}
+interval: {{ . }}
+{{- end }}
+relabelings:
+- {targetLabel: job, replacement: fsuser-csi}
+- {sourceLabels: [__meta_kubernetes_pod_node_name], targetLabel: node}
 {{- end }}
 
 {{/* Refuses values of earlier versions, and the flags of limits in extraArgs. */}}

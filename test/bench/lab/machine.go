@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Machine says what the figures depend on most.
+// Machine describes the machine, on which the figures depend most.
 func Machine(cpus int) string {
 	var u unix.Utsname
-	_ = unix.Uname(&u) // can't fail with a valid pointer
-	// What follows the version names who built it.
+	_ = unix.Uname(&u) // This can't fail with a valid pointer.
+	// The rest of the release, after the version, names the builder.
 	release, _, _ := strings.Cut(unix.ByteSliceToString(u.Release[:]), "-")
 	return fmt.Sprintf("Linux %s, %d CPUs, %s", release, cpus, runtime.Version())
 }

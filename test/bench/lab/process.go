@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package lab has what both benchmarks need: processes of their own program, namespaces, and concurrent calls.
+// Package lab has the common code of both benchmarks: processes of their own program, namespaces, and concurrent calls.
 package lab
 
 import (
@@ -17,8 +17,8 @@ import (
 // roleVariable is the environment variable with the role of a process.
 const roleVariable = "FSUSER_BENCH_ROLE"
 
-// Role is what this process does for the process that has started it with Self. It is empty in the process that the
-// user starts.
+// Role returns the role of this process for the process that has started it with Self. It is empty in the process that
+// the user starts.
 func Role() string { return os.Getenv(roleVariable) }
 
 // Self returns a command that runs this program in a role. The process dies with this one.

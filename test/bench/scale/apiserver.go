@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// memory is what the API server holds, in bytes.
+// memory is the memory of the API server, in bytes.
 type memory struct {
 	// heap and stacks are in use after a garbage collection.
 	heap, stacks float64
@@ -77,11 +77,11 @@ func (c *cluster) get(ctx context.Context, path string) ([]byte, error) {
 	return c.admin.CoreV1().RESTClient().Get().RequestURI(path).DoRaw(ctx)
 }
 
-// cpu is the CPU time of the API server so far.
+// cpu returns the CPU time of the API server so far.
 func (c *cluster) cpu() (time.Duration, error) { return cpuOf(c.APIServerPID()) }
 
-// cpuOf is the CPU time of a process, by its clock (clock_getcpuclockid(3)). The times in /proc/PID/stat are multiples
-// of 10 ms.
+// cpuOf returns the CPU time of a process, from its clock (clock_getcpuclockid(3)). The times in /proc/PID/stat are
+// multiples of 10 ms.
 func cpuOf(pid int) (time.Duration, error) {
 	const schedulerClock = 2 // CPUCLOCK_SCHED of the kernel
 	var cpu unix.Timespec
@@ -99,7 +99,7 @@ func (c *cluster) restartAPIServer(ctx context.Context) error {
 	return c.StartAPIServer(ctx)
 }
 
-// load is how many requests of a priority level wait in its queues and are executing.
+// load is the number of waiting and of executing requests of a priority level.
 type load struct{ waiting, executing int }
 
 // priorityLevels returns the load of each priority level.

@@ -43,9 +43,9 @@ type auditEvent struct {
 	RequestReceivedTimestamp, StageTimestamp time.Time
 }
 
-// request is a request with the times at which the API server received it, began to answer, and was done.
+// request is a request with the times at which the API server received it, began to answer, and ended.
 type request struct {
-	node     string // the user as whom the request was made, if it is known, and otherwise the node of the token
+	node     string // the user of the request, if it is known, and otherwise the node of the token
 	verb     string
 	resource string
 	object   string
@@ -95,7 +95,7 @@ type auditParser struct {
 	all  requestLog
 }
 
-// parse reads lines and returns their length. It leaves out an incomplete line at the end, which the API server is
+// parse reads lines and returns their length. It ignores an incomplete line at the end, which the API server is
 // writing.
 func (a *auditParser) parse(r io.Reader) (length int64, err error) {
 	reader := bufio.NewReaderSize(r, 1<<20)
@@ -152,7 +152,7 @@ func (q *request) add(e auditEvent) {
 		q.resource, q.object = e.ObjectRef.Resource, e.ObjectRef.Name
 	}
 	if uri, err := url.Parse(e.RequestURI); err == nil {
-		q.timeout, _ = strconv.ParseFloat(uri.Query().Get("timeoutSeconds"), 64) // 0 if there is none
+		q.timeout, _ = strconv.ParseFloat(uri.Query().Get("timeoutSeconds"), 64) // 0 without the parameter
 	}
 	if e.ResponseStatus != nil {
 		q.code = e.ResponseStatus.Code
@@ -186,7 +186,7 @@ func (all requestLog) rejected() int {
 	return len(all.where(func(q *request) bool { return q.code == http.StatusTooManyRequests }))
 }
 
-// failed are the requests with an error other than 429.
+// failed returns the number of requests with an error other than 429.
 func (all requestLog) failed() int {
 	return len(all.where(func(q *request) bool {
 		return q.code >= http.StatusBadRequest && q.code != http.StatusTooManyRequests
@@ -202,7 +202,7 @@ func (all requestLog) codes() map[int]int {
 	return codes
 }
 
-// opened are the times at which the first successful watch of each object of each node began.
+// opened returns the times at which the first successful watch of each object of each node began.
 func (all requestLog) opened() (times []time.Time) {
 	seen := map[[2]string]bool{}
 	for _, q := range all.watches() {
@@ -217,7 +217,7 @@ func (all requestLog) opened() (times []time.Time) {
 }
 
 // underWay returns the intervals in which the API server was starting the watches. A watch is under way until its
-// answer begins, or until it fails. One without an end was under way until end.
+// answer begins, or until it fails. A watch without an end was under way until end.
 func (all requestLog) underWay(end time.Time) (intervals []interval) {
 	for _, q := range all.watches() {
 		i := interval{q.received, end}
@@ -231,7 +231,7 @@ func (all requestLog) underWay(end time.Time) (intervals []interval) {
 	return intervals
 }
 
-// peaks are the largest numbers of watches under way at the same time, of one node and of all.
+// peaks returns the largest numbers of watches under way at the same time, of one node and of all nodes.
 func (all requestLog) peaks(end time.Time) (node, total int) {
 	byNode := map[string]requestLog{}
 	for _, q := range all {
@@ -243,7 +243,7 @@ func (all requestLog) peaks(end time.Time) (node, total int) {
 	return node, overlap(all.underWay(end))
 }
 
-// interval contains its start and not its end.
+// interval includes its start but not its end.
 type interval struct{ start, end time.Time }
 
 // overlap returns the largest number of intervals that share a point in time.

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// at is a time of the tests, in milliseconds.
+// at returns a time of the tests, in milliseconds.
 func at(ms int) time.Time {
 	return time.Date(2026, 1, 1, 0, 0, 0, ms*int(time.Millisecond), time.UTC)
 }
@@ -44,7 +44,7 @@ func TestOverlap(t *testing.T) {
 	}
 }
 
-// stage is a line of an audit log.
+// stage returns a line of an audit log.
 func stage(id, stage string, ms int, rest string) string {
 	return fmt.Sprintf(`{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":%q,"stage":%q,`+
 		`"requestURI":"/api/v1/namespaces/n/secrets?fieldSelector=metadata.name%%3Ds&timeoutSeconds=1800&watch=true",`+
@@ -56,9 +56,10 @@ func stage(id, stage string, ms int, rest string) string {
 const (
 	kubeletUser  = `"user":{"username":"system:node:node-1","groups":["system:nodes"]},`
 	driverUser   = `"user":{"username":"system:serviceaccount:a:b","extra":{"` + tokenNode + `":["node-2"]}},`
-	impersonated = `"user":{"username":"system:serviceaccount:a:b"},"impersonatedUser":{"username":"system:node:node-3","groups":["system:nodes"]},`
-	ok           = `"responseStatus":{"metadata":{},"code":200},`
-	tooMany      = `"responseStatus":{"metadata":{},"code":429},`
+	impersonated = `"user":{"username":"system:serviceaccount:a:b"},` +
+		`"impersonatedUser":{"username":"system:node:node-3","groups":["system:nodes"]},`
+	ok      = `"responseStatus":{"metadata":{},"code":200},`
+	tooMany = `"responseStatus":{"metadata":{},"code":429},`
 )
 
 func TestAuditLog(t *testing.T) {
@@ -98,7 +99,8 @@ func TestAuditLog(t *testing.T) {
 	}
 	write(later[40:] + stage("b", "ResponseStarted", 6, kubeletUser+tooMany) +
 		stage("b", "ResponseComplete", 7, kubeletUser+tooMany) +
-		stage("c", "RequestReceived", 0, kubeletUser) + stage("c", "Panic", 9, kubeletUser) + stage("a", "ResponseComplete", 900, impersonated+ok))
+		stage("c", "RequestReceived", 0, kubeletUser) + stage("c", "Panic", 9, kubeletUser) +
+		stage("a", "ResponseComplete", 900, impersonated+ok))
 	all = read()
 	if len(all) != 3 {
 		t.Fatalf("%d requests, want 3", len(all))
@@ -128,10 +130,10 @@ func TestPeaks(t *testing.T) {
 		return q
 	}
 	all := requestLog{
-		watch("a", "1", 0, 10, 500), // a started watch goes on, and is not under way
+		watch("a", "1", 0, 10, 500), // The watch has started, so it is not under way any more.
 		watch("a", "2", 20, 30, 0),
-		watch("a", "3", 25, 0, 28), // it failed
-		watch("b", "1", 26, 0, 0),  // the API server was killed
+		watch("a", "3", 25, 0, 28), // The watch failed.
+		watch("b", "1", 26, 0, 0),  // The API server was killed.
 		{node: "b", verb: "get", received: at(26)},
 	}
 	if node, total := all.peaks(at(40)); node != 2 || total != 3 {

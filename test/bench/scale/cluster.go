@@ -24,22 +24,22 @@ import (
 
 const namespace = "scale"
 
-// size is how much the run measures.
+// size is the size of the run.
 type size struct {
-	nodes, watches int // watches of a node
-	// perPod is the number of volumes of a pod, sample the number of Secrets of a node that prove that watches are
-	// current.
+	nodes, watches int // watches is the number of each node
+	// perPod is the number of volumes of a pod. sample is the number of Secrets of a node with which the run checks that
+	// watches are current.
 	perPod, sample int
-	// idle and hold are how long the CPU time is measured before the watches and with them.
+	// idle and hold are the durations of measuring the CPU time before the watches and with them.
 	idle, hold time.Duration
-	// outage is how long the API server is away.
+	// outage is the duration of the outage of the API server.
 	outage time.Duration
-	// window is how long heartbeats are measured after a return and during a restart.
+	// window is the duration of measuring heartbeats after an outage and during a restart.
 	window time.Duration
-	// batches is how often a batch of updates of the shared Secret is made, sharedVolumes how many volumes of a node
-	// show the Secret afterwards.
+	// batches is the number of batches of updates of the shared Secret. sharedVolumes is the number of volumes of a node
+	// that show the Secret afterwards.
 	batches, sharedVolumes int
-	// renew is how long renewals are counted, with other numbers of nodes and watches.
+	// renew is the duration of counting renewals, with other numbers of nodes and watches.
 	renew                    time.Duration
 	renewNodes, renewWatches int
 }
@@ -60,7 +60,7 @@ func small() size {
 	}
 }
 
-// count is the number of watches of all nodes.
+// count returns the number of watches of all nodes.
 func (s size) count() int { return s.nodes * s.watches }
 
 func (s size) all() []int {
@@ -76,14 +76,14 @@ func (s size) eachNode(f func(node int) error) error { return lab.Concurrently(s
 
 func nodeName(node int) string { return fmt.Sprintf("node-%d", node) }
 
-// sharedSecret is the Secret that a pod on each node shows.
+// sharedSecret is the Secret of a pod on each node.
 const sharedSecret = "shared"
 
 func secretName(node, i int) string { return fmt.Sprintf("secret-%d-%d", node, i) }
 func podName(node, pod int) string  { return fmt.Sprintf("pod-%d-%d", node, pod) }
 func volumeName(i int) string       { return fmt.Sprintf("v%d", i) }
 
-// secrets are the Secrets that a node watches.
+// secrets returns the Secrets that a node watches.
 func (s size) secrets(node int) []string {
 	names := []string{sharedSecret}
 	for i := range s.watches - 1 {
@@ -92,11 +92,11 @@ func (s size) secrets(node int) []string {
 	return names
 }
 
-// samples are the first Secrets of a node.
+// samples returns the first Secrets of a node.
 func (s size) samples(node int) []string { return s.secrets(node)[1 : 1+s.sample] }
 
-// pods are the pods of a node. Each volume of the driver shows one Secret, and the policy declares the same Secret as a
-// volume, which kubelet's manager watches.
+// pods returns the pods of a node. Each volume of the driver shows one Secret, and the policy declares the same Secret
+// as a volume, which kubelet's manager watches.
 func (s size) pods(node int) (pods []*corev1.Pod) {
 	names := s.secrets(node)
 	for first := 0; first < len(names); first += s.perPod {
@@ -124,7 +124,7 @@ func attributes(secret string) map[string]string {
 	return map[string]string{"secretName": secret, "uid": "1000", "gid": "1000", "mode": "0400"}
 }
 
-// versionKey is the key of a Secret that has the number of its last update.
+// versionKey is the key of a Secret with the number of its last update.
 const versionKey = "version"
 
 // cluster is the control plane and the objects of the run.
@@ -137,9 +137,9 @@ type cluster struct {
 	audit string
 	// version is the number of the last update of the Secrets.
 	version int
-	// pods are the created pods by node.
+	// pods are the created pods, by node.
 	pods [][]*corev1.Pod
-	// drivers and kubelets are the configurations of the clients by node.
+	// drivers and kubelets are the configurations of the clients, by node.
 	drivers, kubelets []*rest.Config
 }
 
@@ -186,7 +186,7 @@ func (c *cluster) createObjects(ctx context.Context) error {
 		return err
 	}
 	leases := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: corev1.NamespaceNodeLease}}
-	_, _ = c.admin.CoreV1().Namespaces().Create(ctx, leases, metav1.CreateOptions{}) // the API server creates it, too
+	_, _ = c.admin.CoreV1().Namespaces().Create(ctx, leases, metav1.CreateOptions{}) // The API server creates it, too.
 	if err := c.createSecret(ctx, sharedSecret); err != nil {
 		return err
 	}

@@ -16,9 +16,9 @@ import (
 // clientCPUsVariable is the environment variable with the CPUs of the clients.
 const clientCPUsVariable = "FSUSER_SCALE_CLIENT_CPUS"
 
-// splitCPUs returns two halves of the CPUs of this process: for the run with the API server, etcd and the heartbeats,
-// and for the clients. Otherwise a client that works hard, as a driver that writes files, would take the CPU from the
-// API server, whose requests would seem to cost more. A single CPU is in both halves.
+// splitCPUs returns two halves of the CPUs of this process: one for the run with the API server, etcd and the
+// heartbeats, and one for the clients. Otherwise a busy client, such as a driver that writes files, would take CPU time
+// from the API server, whose requests would seem to cost more. A single CPU is in both halves.
 func splitCPUs() (servers, clients string, err error) {
 	var set unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &set); err != nil {
@@ -34,17 +34,17 @@ func splitCPUs() (servers, clients string, err error) {
 	return strings.Join(all[:max(1, half)], ","), strings.Join(all[half:], ","), nil
 }
 
-// machineCPUs is the number of CPUs of both halves: the parent of this process has all.
+// machineCPUs returns the number of CPUs of both halves, because the parent of this process has all of them.
 func machineCPUs() int {
 	var all unix.CPUSet
-	_ = unix.SchedGetaffinity(os.Getppid(), &all) // the parent waits for this process
+	_ = unix.SchedGetaffinity(os.Getppid(), &all) // The parent waits for this process.
 	return all.Count()
 }
 
 // startClient starts a client on the clients' CPUs.
 func startClient(cmd *exec.Cmd) error { return startOn(os.Getenv(clientCPUsVariable), cmd) }
 
-// startOn starts a process on some CPUs: a process has the CPUs of the thread that starts it.
+// startOn starts a process on some CPUs, because a process gets the CPUs of the thread that starts it.
 func startOn(cpus string, cmd *exec.Cmd) error {
 	var before, set unix.CPUSet
 	for _, cpu := range strings.Split(cpus, ",") {

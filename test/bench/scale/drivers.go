@@ -75,7 +75,7 @@ func (d *drivers) startSome(ctx context.Context, nodes []int) error {
 	})
 }
 
-// restart ends drivers and starts them again. They take over the volumes that they find.
+// restart ends drivers and starts them again. They take over the existing volumes.
 func (d *drivers) restart(ctx context.Context, nodes []int) error {
 	if err := d.stop(nodes); err != nil {
 		return err
@@ -121,7 +121,7 @@ func (n *driverNode) stop() error {
 	if n.Kubelet != nil {
 		n.Kubelet.Close()
 	}
-	_ = process.Signal(unix.SIGTERM) // fails only if the process has ended
+	_ = process.Signal(unix.SIGTERM) // This fails only if the process has ended.
 	select {
 	case err := <-n.ended:
 		if err != nil {
@@ -137,7 +137,7 @@ func (n *driverNode) stop() error {
 
 // withLog adds the end of the driver's log to an error.
 func (n *driverNode) withLog(err error) error {
-	log, _ := os.ReadFile(n.root + ".log") // the error is worth printing without the log
+	log, _ := os.ReadFile(n.root + ".log") // The error is useful without the log, too.
 	return fmt.Errorf("node %d: %w; the end of its log:\n%s", n.index, err, log[max(0, len(log)-4096):])
 }
 
@@ -154,14 +154,14 @@ func (d *drivers) watch(ctx context.Context) error {
 	})
 }
 
-// shown is a volume of a pod and the Secret that the volume shows.
+// shown is a volume of a pod with its Secret.
 type shown struct {
 	pod    kubelet.Pod
 	volume kubelet.Volume
 	secret string
 }
 
-// volumes are the driver's volumes of a node.
+// volumes returns the driver's volumes of a node.
 func (d *drivers) volumes(node int) (all []shown) {
 	for _, pod := range d.cluster.pods[node] {
 		p := kubelet.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID)}
@@ -200,7 +200,7 @@ func (n *driverNode) awaitFile(ctx context.Context, path, want string) error {
 	for {
 		var content []byte
 		err := n.namespace.do(func() (err error) { content, err = os.ReadFile(path); return err })
-		// A path that leads through the link to the old generation ends when the generation is removed.
+		// If the path leads through the link to the old generation, the file is gone when the generation is removed.
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -235,7 +235,7 @@ func newMountNamespace() *mountNamespace {
 	entered := make(chan error, 1)
 	go func() {
 		defer close(m.ended)
-		runtime.LockOSThread() // and no unlock: the thread ends with the goroutine
+		runtime.LockOSThread() // It is never unlocked, so that the thread ends with the goroutine.
 		entered <- unix.Unshare(unix.CLONE_NEWNS)
 		for call := range m.calls {
 			call()

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// hold starts a new API server, makes the fleet watch, and measures what the watches cost while nothing happens.
+// hold starts a new API server, makes the fleet watch, and measures the cost of the watches while nothing changes.
 func (p *phases) hold(ctx context.Context) error {
 	progress("%s: a new API server, and idle clients", p.fleet.name())
 	if err := p.restartAPIServer(ctx); err != nil {
@@ -66,7 +66,7 @@ func (p *phases) hold(ctx context.Context) error {
 	return nil
 }
 
-// rates are the CPU time of the API server and the bytes on the loopback interface in an hour.
+// rates are the CPU time of the API server and the bytes on the loopback interface, per hour.
 type rates struct{ millis, bytes float64 }
 
 func (p *phases) rates(ctx context.Context, d time.Duration) (r rates, err error) {
@@ -82,7 +82,7 @@ func (p *phases) rates(ctx context.Context, d time.Duration) (r rates, err error
 	return rates{cpu.Seconds() * 1000 / d.Hours(), (after - before) / d.Hours()}, err
 }
 
-// loopbackBytes is how many bytes the loopback interface of this network namespace has received so far.
+// loopbackBytes returns the number of bytes that the loopback interface of this network namespace has received so far.
 func loopbackBytes() (n float64, err error) {
 	text, err := os.ReadFile("/proc/self/net/dev")
 	if err != nil {
@@ -105,10 +105,10 @@ func (p *phases) addMemory(held, idle memory) {
 }
 
 // defaultLifetime is the mean duration of a watch without timeoutSeconds: --min-request-timeout is half an hour, and
-// the API server takes a random duration from this to twice this.
+// the API server uses a random duration between once and twice this value.
 const defaultLifetime = 45 * time.Minute
 
-// addLifetime adds the mean duration that the watches of the fleet would have.
+// addLifetime adds the mean duration of the watches of the fleet.
 func (p *phases) addLifetime(all requestLog) {
 	var sum float64
 	watches := all.watches()

@@ -45,13 +45,13 @@ type kubeletNode struct {
 	running bool
 }
 
-// kubeletTask tells the process what to do.
+// kubeletTask is the input of the process.
 type kubeletTask struct {
 	Dir     string
 	Node    int
 	Pods    []*corev1.Pod
 	Secrets []string
-	// Watch is the longest duration of a watch in place of kubelet's, which is an hour. It is 0 to keep kubelet's.
+	// Watch is the longest duration of a watch, in place of kubelet's hour. With 0, kubelet's value stays.
 	Watch time.Duration
 }
 
@@ -76,7 +76,7 @@ func (k *kubelets) start(ctx context.Context) error {
 	return k.each(k.cluster.size.all(), func(n *kubeletNode) error { return n.start(ctx) })
 }
 
-// restart kills managers and starts them again with their pods. Kubelet does not end its watches in order, either.
+// restart kills managers and starts them again with their pods. Kubelet does not end its watches regularly either.
 func (k *kubelets) restart(ctx context.Context, nodes []int) error {
 	return k.each(nodes, func(n *kubeletNode) error {
 		n.stop()
@@ -122,7 +122,7 @@ func (n *kubeletNode) start(ctx context.Context) (err error) {
 	return n.ask(ctx, "start", "")
 }
 
-// ask sends a command and waits for its answer. The process dies if ctx ends.
+// ask sends a command and waits for its answer. If ctx ends, it kills the process.
 func (n *kubeletNode) ask(ctx context.Context, command, argument string) error {
 	defer context.AfterFunc(ctx, func() { _ = n.cmd.Process.Kill() })()
 	if _, err := fmt.Fprintf(n.in, "%s %s\n", command, argument); err != nil {
@@ -143,8 +143,8 @@ func (n *kubeletNode) stop() {
 		return
 	}
 	n.running = false
-	_ = n.cmd.Process.Signal(unix.SIGKILL) // fails only if the process has ended
-	_ = n.cmd.Wait()                       // the process was killed
+	_ = n.cmd.Process.Signal(unix.SIGKILL) // This fails only if the process has ended.
+	_ = n.cmd.Wait()                       // The process was killed.
 }
 
 // watch registers the pods and fetches their objects.
@@ -163,7 +163,7 @@ func (k *kubelets) close() error {
 	return k.each(k.cluster.size.all(), func(n *kubeletNode) error { n.stop(); return nil })
 }
 
-// serveKubelet is the process of a kubeletNode.
+// serveKubelet is the main function of the process of a kubeletNode.
 func serveKubelet(in io.Reader, out io.Writer, path string) error {
 	content, err := os.ReadFile(path)
 	if err != nil {
@@ -197,7 +197,7 @@ func serveKubelet(in io.Reader, out io.Writer, path string) error {
 	return nil
 }
 
-// newManager makes a client as cmd/kubelet/app does from the defaults of kubelet's configuration, and its manager.
+// newManager creates a client as cmd/kubelet/app does from the defaults of kubelet's configuration, and its manager.
 func newManager(task kubeletTask) (secret.Manager, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", kubeletConfig(task.Dir, task.Node))
 	if err != nil {
@@ -217,10 +217,10 @@ func newManager(task kubeletTask) (secret.Manager, error) {
 	return secret.NewWatchingSecretManager(client, syncFrequency), nil
 }
 
-// syncFrequency is the default of kubelet's configuration. Kubelet reads the objects of each pod that often.
+// syncFrequency is the default of kubelet's configuration. Kubelet reads the objects of each pod at this interval.
 const syncFrequency = time.Minute
 
-// shorten replaces timeoutSeconds, so that a run of minutes sees watches end.
+// shorten replaces timeoutSeconds, so that watches end during a run of minutes.
 type shorten struct {
 	next  http.RoundTripper
 	watch time.Duration
@@ -270,7 +270,7 @@ func visit(manager secret.Manager, task kubeletTask, watched *atomic.Bool) {
 			continue
 		}
 		for _, name := range task.Secrets {
-			_, _ = manager.GetSecret(namespace, name) // during an outage the manager has the old object
+			_, _ = manager.GetSecret(namespace, name) // During an outage, the manager has the old object.
 		}
 	}
 }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command scale measures what many drivers cost an API server, and what kubelet's own watch manager costs the same API
-// server for the same objects:
+// Command scale measures what many drivers cost an API server, and the cost of kubelet's own watch manager for the same
+// objects on the same API server:
 //
 //	make scale                                                          # 50 nodes, 5,000 watches; root
 //	cd test/bench && go run ./scale -driver ../../bin/fsuser-csi -quick # 5 nodes: do all steps work?
 //
-// The API server, etcd and the drivers are real processes. Kubelet's manager is the package of Kubernetes. The exit code
-// is 1 if a row of the driver is worse than kubelet's, beyond the noise of the run.
+// The API server, etcd and the drivers are real processes. Kubelet's manager is the package of Kubernetes. The exit
+// code is 1 if a row of the driver is worse than kubelet's, beyond the noise of the run.
 package main
 
 import (
@@ -52,7 +52,7 @@ func main() {
 	}
 }
 
-// options are the flags.
+// options are the flags of the command.
 type options struct {
 	quick  bool
 	driver string
@@ -79,7 +79,7 @@ func parseFlags() (o options, err error) {
 // inNamespaces runs this program again in a mount namespace and a network namespace: the kernel's counters of
 // connections count only the connections of this run. It returns the exit code of the other process.
 func inNamespaces() (code int, err error) {
-	// The flags are wrong here as they would be in the other process.
+	// Wrong flags are an error here, before the other process starts.
 	if _, err := parseFlags(); err != nil {
 		return 0, err
 	}
@@ -149,7 +149,7 @@ func workDir() (dir string, remove func(), err error) {
 		return "", nil, err
 	}
 	remove = func() {
-		_ = unix.Unmount(dir, unix.MNT_DETACH) // the mount namespace ends with the process
+		_ = unix.Unmount(dir, unix.MNT_DETACH) // The mount namespace ends with the process.
 		_ = os.Remove(dir)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {

@@ -10,18 +10,18 @@ import (
 	"time"
 )
 
-// pollInterval is how often a wait looks at an object.
+// pollInterval is the interval of polling.
 const pollInterval = 10 * time.Millisecond
 
-// patience bounds a wait for a version of an object. Kubelet's watches need up to two minutes after an outage.
+// patience is the longest wait for a version of an object. After an outage, kubelet's watches take up to two minutes.
 const patience = 5 * time.Minute
 
-// fleet is what watches the objects of all nodes.
+// fleet is the clients that watch the objects of all nodes.
 type fleet interface {
 	name() string
 	// start starts the clients of all nodes.
 	start(ctx context.Context) error
-	// watch makes the clients of all nodes watch their objects, and returns when each has its objects.
+	// watch makes the clients of all nodes watch their objects, and returns when each client has its objects.
 	watch(ctx context.Context) error
 	// await waits until the clients have a version of some Secrets of each node.
 	await(ctx context.Context, version int, secrets func(node int) []string) error
@@ -77,7 +77,7 @@ func (p *phases) run(ctx context.Context) error {
 		run  func(context.Context) error
 	}{{"hold", p.hold}, {"shared", p.shared}, {"restart", p.restartAll},
 		{"rolling", p.restartTenths}, {"storm", p.outage}} {
-		// The first phase makes the watches of the others.
+		// The first phase starts the watches for the others.
 		if phase.name != "hold" && !p.options.wanted(phase.name) {
 			continue
 		}

@@ -19,17 +19,17 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// observation is what others saw while something happened.
+// observation is the effect of an event on other clients.
 type observation struct {
 	// waiting is the largest number of requests that waited in the queues of the priority levels of nodes.
 	waiting    int
 	heartbeats *heartbeats
 }
 
-// nodeLevels are the priority levels of the requests of nodes: of heartbeats, and of all others.
+// nodeLevels are the priority levels of the requests of nodes: one for heartbeats, and one for all others.
 var nodeLevels = []string{"node-high", "system"}
 
-// observe calls f, and meanwhile, and for a window at least, makes heartbeats and reads the priority levels.
+// observe calls f. In the meantime, and for at least a window, it makes heartbeats and reads the priority levels.
 func (p *phases) observe(ctx context.Context, f func(context.Context) error) (*observation, error) {
 	o := &observation{heartbeats: p.heartbeats}
 	p.heartbeats.reset()
@@ -40,7 +40,7 @@ func (p *phases) observe(ctx context.Context, f func(context.Context) error) (*o
 		for sleep(during, 50*time.Millisecond) == nil {
 			levels, err := p.priorityLevels(during)
 			if err != nil {
-				continue // the API server is not ready yet
+				continue // The API server is not ready yet.
 			}
 			waiting := 0
 			for _, name := range nodeLevels {
@@ -68,7 +68,7 @@ const (
 	kinds
 )
 
-// heartbeats are the requests that kubelet makes besides its watches, with the credentials of some nodes.
+// heartbeats are the requests that kubelet makes in addition to its watches, with the credentials of some nodes.
 type heartbeats struct {
 	nodes []heartbeatNode
 
@@ -89,7 +89,7 @@ const (
 	heartbeatInterval = 500 * time.Millisecond
 	// heartbeatTimeout is the timeout of kubelet's heartbeat client.
 	heartbeatTimeout = 10 * time.Second
-	// heartbeatNodes is the largest number of nodes with heartbeats: together as many as those of 200 nodes and more.
+	// heartbeatNodes is the largest number of nodes with heartbeats. They make as many heartbeats as 200 nodes or more.
 	heartbeatNodes = 10
 )
 
@@ -147,7 +147,7 @@ func (n *heartbeatNode) renew(ctx context.Context) error {
 	lease, err := leases.Update(ctx, n.lease, metav1.UpdateOptions{})
 	if err == nil {
 		n.lease = lease
-	} else if apierrors.IsConflict(err) { // the API server was killed after an update and before its answer
+	} else if apierrors.IsConflict(err) { // The API server was killed between an update and its answer.
 		if lease, getErr := leases.Get(ctx, n.lease.Name, metav1.GetOptions{}); getErr == nil {
 			n.lease = lease
 		}
@@ -162,10 +162,10 @@ func (n *heartbeatNode) report(ctx context.Context) error {
 	return err
 }
 
-// waits are how many milliseconds the heartbeats of a kind waited that were due in a window. One that began before waited
-// from the beginning of the window on. While one waits, its successors are due at each interval and wait with it:
-// otherwise a long wait would count less than many short ones. Windows of the same length compare a short storm with a
-// long one.
+// waits returns the waiting times, in milliseconds, of the heartbeats of a kind that were due in a window. For a
+// heartbeat that began before the window, the time counts from the beginning of the window. While a heartbeat waits,
+// further ones are due at each interval and wait with it: otherwise a long wait would count less than many short ones.
+// Windows of the same length make a short storm comparable with a long one.
 func (h *heartbeats) waits(kind int, since time.Time, window time.Duration) (waits []float64) {
 	for _, b := range h.beats[kind] {
 		if b.start.Before(since) {
@@ -178,7 +178,7 @@ func (h *heartbeats) waits(kind int, since time.Time, window time.Duration) (wai
 	return waits
 }
 
-// percentile is the nearest-rank percentile of values.
+// percentile returns the nearest-rank percentile of values.
 func percentile(values []float64, p float64) float64 {
 	if len(values) == 0 {
 		return math.NaN()

@@ -33,7 +33,7 @@ func (r *results) page(w io.Writer) error {
 	return t.Execute(w, pageData{r})
 }
 
-// pageData are the figures that the template names.
+// pageData has the figures in the template.
 type pageData struct{ r *results }
 
 // Machine, Took and Size describe the run.
@@ -54,7 +54,7 @@ func (p pageData) Renewal() string {
 
 func inSeconds(d time.Duration) string { return fmt.Sprintf("%.0f s", d.Seconds()) }
 
-// Tables are the tables in Markdown.
+// Tables returns the tables in Markdown.
 func (p pageData) Tables() string {
 	var text strings.Builder
 	for _, t := range p.r.tables() {
@@ -69,7 +69,7 @@ func (p pageData) Tables() string {
 	return strings.TrimRight(text.String(), "\n")
 }
 
-// Verdict says whether a row is worse than kubelet's.
+// Verdict returns whether a row is worse than kubelet's, in words.
 func (p pageData) Verdict() string {
 	if err := p.r.verdict(); err != nil {
 		return "Worse than kubelet's are:\n\n- " + strings.ReplaceAll(err.Error(), "\n", "\n- ")
@@ -77,7 +77,7 @@ func (p pageData) Verdict() string {
 	return "No row of the driver is worse than kubelet's, beyond the noise of the run."
 }
 
-// model is a size of a cluster, and what its watches cost by the measured figures.
+// model is a size of a cluster, with the cost of its watches according to the measured figures.
 type model struct {
 	Nodes, PerNode, Watches             int
 	Memory, Renewals, Starts, Bookmarks string
@@ -86,15 +86,15 @@ type model struct {
 	Heartbeats                          int
 }
 
-// Assumptions of the model.
+// The assumptions of the model.
 const (
-	leaseInterval    = 10 * time.Second // kubelet's, by default
+	leaseInterval    = 10 * time.Second // kubelet's default
 	bookmarkInterval = time.Minute
 	consentLifetime  = 7*time.Minute + 30*time.Second // access namespaces and cluster: 5 to 10 minutes
 	garbage          = 2                              // garbage between two collections doubles the heap (GOGC=100)
 )
 
-// Model has the rows of the model.
+// Model returns the rows of the model.
 func (p pageData) Model() (rows []model) {
 	for _, nodes := range []int{1000, 5000} {
 		for _, perNode := range []int{30, 100} {
@@ -120,13 +120,13 @@ func (p pageData) model(nodes, perNode int) model {
 	}
 }
 
-// PerGiB is how many watches a GiB of memory of an API server holds, if half of it is garbage.
+// PerGiB returns the number of watches in a GiB of memory of an API server, if half of the memory is garbage.
 func (p pageData) PerGiB() int {
 	per := math.Floor((1 << 20) / (p.r.of(liveKiB, driverName) * garbage) / 100)
 	return int(per) * 100
 }
 
-// Figure is a measured figure of the driver, KubeletFigure of kubelet.
+// Figure returns a measured figure of the driver, and KubeletFigure one of kubelet.
 func (p pageData) Figure(m, unit string) string {
 	return figure(p.r.of(measurement(m), driverName), unit)
 }

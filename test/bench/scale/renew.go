@@ -14,10 +14,10 @@ import (
 	"time"
 )
 
-// renewal is the longest duration of a watch in the run, and half of it the shortest. It is an hour by default.
+// renewal is the longest duration of a watch in the run, and half of it the shortest one. The default is an hour.
 const renewal = 20 * time.Second
 
-// renew lets the watches of both fleets end in order, again and again, and counts the requests and the bytes.
+// renew makes the watches of both fleets end regularly, again and again, and counts the requests and the bytes.
 //
 // A flag shortens the driver's watches. Kubelet's manager has no such flag, so its transport replaces timeoutSeconds.
 func renew(ctx context.Context, o options, s size, dir string, r *results) (err error) {
@@ -83,7 +83,7 @@ func (p *phases) renewals(ctx context.Context, relay *relay) error {
 	return nil
 }
 
-// relay passes the bytes of connections on, and counts them.
+// relay forwards the bytes of connections, and counts them.
 type relay struct {
 	net.Listener
 	to      string
@@ -140,7 +140,7 @@ func (r *relay) close() error {
 	return err
 }
 
-// counter counts what is written.
+// counter counts written bytes.
 type counter struct {
 	io.Writer
 	bytes *atomic.Int64

@@ -19,7 +19,7 @@ const (
 	kubeletName = "kubelet"
 )
 
-// measurement names something that is measured for both fleets.
+// measurement names a quantity that is measured for both fleets.
 type measurement string
 
 const (
@@ -46,7 +46,7 @@ const (
 	outageAttempts measurement = "outage attempts"
 )
 
-// What happens to all clients, and what is measured then. The name of a measurement is both, in this order.
+// The events for all clients, and the quantities. The name of a measurement is an event and a quantity, in this order.
 const (
 	storm   measurement = "storm"
 	restart measurement = "restart"
@@ -71,7 +71,7 @@ type results struct {
 	machine string
 	took    time.Duration
 	samples map[measurement]map[string][]float64
-	// exceeded is the largest number of watches that a driver started at the same time, if that is more than its limit.
+	// exceeded is the largest number of watches that a driver started at the same time, if it is above the driver's limit.
 	exceeded int
 }
 
@@ -85,7 +85,7 @@ func (r *results) add(m measurement, fleet string, value float64) {
 	r.samples[m][fleet] = append(r.samples[m][fleet], value)
 }
 
-// of is the median of the samples.
+// of returns the median of the samples.
 func (r *results) of(m measurement, fleet string) float64 { return percentile(r.samples[m][fleet], 50) }
 
 // row is a line of a table: the same measurement of both fleets. Less is better.
@@ -93,11 +93,12 @@ type row struct {
 	what string
 	of   measurement
 	unit string
-	// slack is a difference that says nothing: the resolution of the measurement.
+	// slack is a difference without significance: the resolution of the measurement.
 	slack float64
-	// limit: a figure up to this is as it should be, whatever kubelet's is.
+	// limit is a figure up to which the row is good, regardless of kubelet's figure.
 	limit float64
-	// info: the row is not compared, because kubelet does something else, or because another row compares the same.
+	// info means that the row is not compared, because kubelet works in another way, or because another row compares the
+	// same.
 	info bool
 }
 
@@ -108,7 +109,7 @@ type table struct {
 }
 
 // noise is the relative difference below which a row with a single sample counts as equal. Repeated runs on the same
-// machine differ by as much.
+// machine differ by this much.
 const noise = 0.10
 
 // line is a row with its figures.
@@ -140,14 +141,15 @@ func (r *results) line(w row) line {
 
 // worse reports whether the driver's figure is above kubelet's by more than the noise.
 func (r *results) worse(w row) bool {
-	if w.info || r.samples[w.of] == nil { // with -phase, some rows are not measured
+	if w.info || r.samples[w.of] == nil { // With -phase, some rows are not measured.
 		return false
 	}
 	driver, kubelet := r.of(w.of, driverName), r.of(w.of, kubeletName)
 	return !(driver <= max(w.limit, kubelet*(1+r.noise(w.of))+w.slack))
 }
 
-// noise is half of the relative range of the middle half of the samples, and at least the noise of a single sample.
+// noise returns half of the relative range of the middle half of the samples, but at least the noise of a single
+// sample.
 func (r *results) noise(m measurement) float64 {
 	most := noise
 	for _, samples := range r.samples[m] {
@@ -172,7 +174,7 @@ func figure(v float64, unit string) string {
 	return strings.TrimSpace(strconv.FormatFloat(v, 'f', digits, 64) + " " + unit)
 }
 
-// derive computes what follows from the measured figures.
+// derive computes further figures from the measured ones.
 func (r *results) derive() {
 	for _, fleet := range []string{driverName, kubeletName} {
 		perHour := 60 / r.of(lifetimeMinutes, fleet)
@@ -252,7 +254,7 @@ func (r *results) print(w io.Writer) error {
 	return nil
 }
 
-// verdict is an error if a row of the driver is worse than kubelet's.
+// verdict returns an error if a row of the driver is worse than kubelet's.
 func (r *results) verdict() error {
 	var errs []error
 	for _, t := range r.tables() {
@@ -266,7 +268,7 @@ func (r *results) verdict() error {
 	return errors.Join(append(errs, r.checkLimit())...)
 }
 
-// checkLimit is an error if a driver started more watches at the same time than it may.
+// checkLimit returns an error if a driver started more watches at the same time than its limit.
 func (r *results) checkLimit() error {
 	if r.exceeded == 0 {
 		return nil

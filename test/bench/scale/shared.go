@@ -17,7 +17,7 @@ import (
 // updateInterval is the time between two updates of the shared Secret. A volume is refreshed at most every 100 ms.
 const updateInterval = 300 * time.Millisecond
 
-// shared updates the Secret that each node shows, again and again, and measures until the last node has it.
+// shared repeatedly updates the Secret that each node shows, and measures the time until the last node has it.
 func (p *phases) shared(ctx context.Context) error {
 	progress("%s: update a Secret of all nodes", p.fleet.name())
 	for range p.size.batches {
@@ -56,8 +56,8 @@ func (p *phases) updateBatch(ctx context.Context) error {
 	return nil
 }
 
-// sharedByMany updates the Secret while many volumes of each node show it. Kubelet's manager has no counterpart: kubelet
-// writes a volume when it synchronizes the pod, which is once a minute.
+// sharedByMany updates the Secret while many volumes of each node show it. Kubelet's manager has no counterpart:
+// kubelet writes a volume when it synchronizes the pod, which is once a minute.
 func (p *phases) sharedByMany(ctx context.Context, d *drivers) error {
 	err := p.size.eachNode(func(node int) error { return d.nodes[node].publishShared(ctx, p.size.sharedVolumes) })
 	if err != nil {
@@ -74,7 +74,7 @@ func (p *phases) sharedByMany(ctx context.Context, d *drivers) error {
 	return p.size.eachNode(func(node int) error { return d.nodes[node].unpublishShared(ctx, p.size.sharedVolumes) })
 }
 
-// sharedPod is a pod of a node whose volumes show the shared Secret.
+// sharedPod returns a pod of a node whose volumes show the shared Secret.
 func (n *driverNode) sharedPod() kubelet.Pod {
 	return kubelet.Pod{Namespace: namespace, Name: "shared", UID: fmt.Sprintf("shared-%d", n.index)}
 }

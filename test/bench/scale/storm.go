@@ -62,7 +62,7 @@ func (p *phases) outage(ctx context.Context) error {
 	return nil
 }
 
-// addEvent adds what an event cost that took until all watches were current.
+// addEvent adds the cost of an event. took is the time until all watches were current.
 func (p *phases) addEvent(of measurement, took, cpu time.Duration, all requestLog) {
 	n := float64(p.size.count())
 	p.add(of+seconds, max(0, took.Seconds()))
@@ -78,10 +78,10 @@ func (p *phases) addEvent(of measurement, took, cpu time.Duration, all requestLo
 	}
 }
 
-// maxUnderWay is how many watches a driver starts at the same time.
+// maxUnderWay is the number of watches that a driver starts at the same time.
 const maxUnderWay = 16
 
-// addObserved adds what others saw of an event that began at since.
+// addObserved adds the effect of an event on other clients. The event began at since.
 func (p *phases) addObserved(of measurement, o *observation, since time.Time) {
 	p.add(of+waiting, float64(o.waiting))
 	for kind, m := range []measurement{leases: lease, statuses: status} {
@@ -91,7 +91,7 @@ func (p *phases) addObserved(of measurement, o *observation, since time.Time) {
 	}
 }
 
-// startListening starts the API server, and returns when the API server began to accept connections.
+// startListening starts the API server, and returns the time at which the API server began to accept connections.
 func (p *phases) startListening(ctx context.Context) (at time.Time, err error) {
 	dialing, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -130,7 +130,7 @@ func (p *phases) awaitCurrent(ctx context.Context) (time.Time, error) {
 	return opened, err
 }
 
-// awaitOpen waits until as many watches were opened since the mark, and returns when the last one was.
+// awaitOpen waits until a number of watches have been opened since the mark, and returns the time of the last one.
 func (p *phases) awaitOpen(ctx context.Context, watches int) (time.Time, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
@@ -149,7 +149,8 @@ func (p *phases) awaitOpen(ctx context.Context, watches int) (time.Time, error) 
 	}
 }
 
-// failedConnections is how many connections of this network namespace were refused so far: AttemptFails of RFC 4022.
+// failedConnections returns the number of refused connections of this network namespace so far: AttemptFails of RFC
+// 4022.
 func failedConnections() (int, error) {
 	text, err := os.ReadFile("/proc/self/net/snmp")
 	if err != nil {

@@ -24,7 +24,7 @@ func Install(ctx context.Context, progress io.Writer, packages ...string) error 
 }
 
 // Get runs apt-get and returns its standard output. If apt-get fails, Get updates the package lists, which may be
-// missing or old, and tries once more.
+// missing or outdated, and tries again.
 func Get(ctx context.Context, args ...string) (string, error) {
 	output, err := run(ctx, args...)
 	if err == nil || ctx.Err() != nil {

@@ -36,7 +36,7 @@ func build(ctx context.Context, t tools.Tool, progress io.Writer) error {
 		return fmt.Errorf("lock the build of %s: %w", t.Name, err)
 	}
 	defer unlock()
-	// Another build may have finished it while this one waited for the lock.
+	// Another process may have built the binary while this one waited for the lock.
 	if exists, err := isBuilt(binary, progress); exists || err != nil {
 		return err
 	}
@@ -65,16 +65,15 @@ func isBuilt(binary string, progress io.Writer) (bool, error) {
 	return true, nil
 }
 
-// compile builds into a temporary name and renames, so that an interrupted
-// build leaves no half binary. The caller holds the tool's lock, so the
-// temporary name is always the same and a leftover is overwritten.
+// compile builds into a temporary file and renames it, so that an interrupted build leaves no partial binary. The
+// caller holds the tool's lock, so the temporary name is always the same and a leftover is overwritten.
 func compile(ctx context.Context, t tools.Tool, binary string) error {
 	module, err := t.ModuleDir()
 	if err != nil {
 		return err
 	}
 	partial := filepath.Join(filepath.Dir(binary), ".partial")
-	// go build refuses to overwrite what is not an object file.
+	// go build refuses to overwrite a file that is no object file.
 	if err := os.RemoveAll(partial); err != nil {
 		return fmt.Errorf("remove the rest of an earlier build of %s: %w", t.Name, err)
 	}
@@ -82,7 +81,7 @@ func compile(ctx context.Context, t tools.Tool, binary string) error {
 
 	cmd := exec.CommandContext(ctx, "go", goArgs(t, module, partial)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgoEnabled(t), "GOWORK=off")
-	// Let go clean up its work folder, but do not wait for it for ever.
+	// The signal lets go clean up its working directory. The wait for that is bounded.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
 	if output, err := cmd.CombinedOutput(); err != nil {
@@ -94,9 +93,8 @@ func compile(ctx context.Context, t tools.Tool, binary string) error {
 	return nil
 }
 
-// goArgs returns the arguments of the go command. GOFLAGS in the environment
-// holds too, except that -mod=readonly here wins over its -mod: go.mod and
-// go.sum of the tool's module are what was reviewed.
+// goArgs returns the arguments of the go command. They override the -mod of GOFLAGS in the environment with
+// -mod=readonly, because go.mod and go.sum of the tool's module have been reviewed.
 func goArgs(t tools.Tool, module, output string) []string {
 	args := []string{"build", "-C", module}
 	if t.Tests {

@@ -14,7 +14,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
 )
 
-// testTool is the command in a folder of testdata.
+// testTool returns the command in a folder of testdata as a tool.
 func testTool(t *testing.T, name string) (tool tools.Tool, binary string) {
 	t.Helper()
 	tool = tools.Tool{
@@ -33,7 +33,7 @@ func TestBuild(t *testing.T) {
 	t.Setenv("FSUSER_CACHE", t.TempDir())
 	tool, binary := testTool(t, "hello")
 
-	// Two at once, and then once more: one of them compiles.
+	// Several builds start at the same time, and only one of them compiles.
 	const builds = 3
 	var progress [builds]bytes.Buffer
 	var errs [builds]error

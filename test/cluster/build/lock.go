@@ -11,9 +11,8 @@ import (
 	"syscall"
 )
 
-// lock takes the advisory lock of a file, which it makes, and returns what
-// releases it. The kernel releases it too when the process ends, however it
-// ends. It prints a word if it has to wait.
+// lock creates a file and takes its advisory lock. It returns the function that releases the lock. The kernel also
+// releases the lock when the process ends. If lock has to wait, it prints a line.
 func lock(ctx context.Context, path string, progress io.Writer) (unlock func(), err error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
@@ -31,8 +30,8 @@ func lock(ctx context.Context, path string, progress io.Writer) (unlock func(), 
 	return func() { file.Close() }, nil
 }
 
-// waitForLock blocks in flock, which knows no context. When the context ends
-// first the call is left behind: the command is about to end with it.
+// waitForLock blocks in flock, which does not support contexts. If ctx ends first, the call continues, because the
+// command is about to end.
 func waitForLock(ctx context.Context, file *os.File) error {
 	locked := make(chan error, 1)
 	go func() { locked <- flock(file, syscall.LOCK_EX) }()

@@ -5,10 +5,9 @@
 //
 //	go run ./test/cluster/build kube-apiserver etcd
 //
-// The environment variable KUBERNETES chooses another minor version of
-// Kubernetes than the newest, for example 1.35. The command builds only what is
-// missing, prints one line for each, and is safe to interrupt and to run twice
-// at once.
+// The environment variable KUBERNETES chooses a minor version of Kubernetes other than the newest, for example 1.35.
+// The command builds only missing programs and prints one line for each. It may be interrupted, and two of it may run
+// at the same time.
 package main
 
 import (

@@ -32,7 +32,7 @@ func up(ctx context.Context, runDir string, nodes int) error {
 	return nil
 }
 
-// shell leaves Ctrl-C to what runs in there.
+// shell runs a command inside of the cluster. A Ctrl-C is for that command only.
 func shell(runDir string, args []string) error {
 	c, err := cluster.Open(runDir)
 	if err != nil {

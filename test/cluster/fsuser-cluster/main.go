@@ -10,10 +10,9 @@
 //	fsuser-cluster import <tar>...     import images
 //	fsuser-cluster unpack <deb>...     unpack Debian packages, print the folder
 //
-// The environment variable KUBERNETES chooses the minor version of the cluster's Kubernetes, for example 1.35.
-// `-run <folder>` before the word names another run folder than .cache/cluster.
-// `-nodes <number>` before up says how many nodes the cluster has. The words
-// keep, init, node and boot are for the cluster's own processes.
+// The environment variable KUBERNETES chooses the minor version of the cluster's Kubernetes, for example 1.35. `-run
+// <folder>` before the first word names a run folder other than .cache/cluster. `-nodes <number>` before up is the
+// number of nodes of the cluster. The words keep, init, node and boot are for the cluster's own processes.
 package main
 
 import (
@@ -34,7 +33,7 @@ func main() {
 	flags := flag.NewFlagSet("fsuser-cluster", flag.ExitOnError)
 	runDir := flags.String("run", "", "`folder` of the cluster (default: cluster in the cache folder)")
 	nodes := flags.Int("nodes", 1, "`number` of nodes of the cluster")
-	_ = flags.Parse(os.Args[1:]) // exits itself
+	_ = flags.Parse(os.Args[1:]) // It exits after an error.
 	err := errUsage
 	if flags.NArg() > 0 {
 		err = do(*runDir, *nodes, flags.Arg(0), flags.Args()[1:])
@@ -93,8 +92,8 @@ func supervise(word string, args []string) error {
 	}
 }
 
-// ignoreInterrupt lets this process survive a Ctrl-C. What it starts sees it:
-// unlike with signal.Ignore, which children inherit.
+// ignoreInterrupt makes this process ignore a Ctrl-C. Its child processes do not ignore it, in contrast to
+// signal.Ignore, which children inherit.
 func ignoreInterrupt() {
 	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
 }

@@ -21,8 +21,7 @@ import (
 
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// Build writes the image's tar to a path, under which there is nothing or a
-// whole tar at any time. The folder has to exist.
+// Build writes the image's tar to a path. At any time, the path has no file or a complete one. The folder must exist.
 func Build(path string, image Image) (err error) {
 	defer func() {
 		if err != nil {
@@ -120,7 +119,7 @@ func unixMode(mode fs.FileMode) int64 {
 	return bits
 }
 
-// writeArchive puts the layer, the configuration and a manifest together.
+// writeArchive combines the layer, the configuration and a manifest.
 func writeArchive(path string, image Image, layer, digest string) error {
 	config, err := json.Marshal(imageConfig(image, digest))
 	if err != nil {
@@ -185,7 +184,7 @@ func imageConfig(image Image, layerDigest string) map[string]any {
 	}
 }
 
-// contentKey is a name for a cached file that depends on the values.
+// contentKey returns a name for a cached file that depends on the values.
 func contentKey(values ...any) (string, error) {
 	var text bytes.Buffer
 	if err := json.NewEncoder(&text).Encode(values); err != nil {

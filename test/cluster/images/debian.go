@@ -19,24 +19,22 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/apt"
 )
 
-// Unpack makes a root file system of Debian packages and all that they depend
-// on, in a folder below cache, and returns that folder: it is the caller's to
-// read, not to change. What is there from an earlier call is used again; delete
-// the cache for newer versions of the packages.
+// Unpack makes a root file system from Debian packages and their dependencies, in a folder below cache, and returns
+// that folder. The caller may read it, but not change it. A later call uses the folder again. Delete the cache to get
+// newer versions of the packages.
 //
-// The packages are unpacked, not installed: no script of theirs has run. So
-// there are no users beside root, no alternatives, no certificates collection,
-// no initialized databases; add what is needed with Image.Files. Essential
-// packages are there only if something depends on them or they are named:
-// dash has /bin/sh, coreutils the usual commands.
+// The packages are unpacked, but not installed: their scripts have not run. So there are no users except root, no
+// alternatives, no collection of certificates, and no initialized databases. Add missing files with Image.Files. An
+// essential package is missing unless it is named, or another package depends on it: /bin/sh is in dash, and the usual
+// commands are in coreutils.
 //
-// It needs apt-get and dpkg-deb.
+// Unpack requires apt-get and dpkg-deb.
 func Unpack(ctx context.Context, cache string, packages ...string) (root string, err error) {
 	return UnpackSuite(ctx, cache, "", packages...)
 }
 
-// UnpackSuite is Unpack with the packages of a suite of Debian, such as forky.
-// An empty suite stands for the sources of packages that the machine has.
+// UnpackSuite is Unpack with the packages of a suite of Debian, such as forky. An empty suite means the package sources
+// of the machine.
 func UnpackSuite(ctx context.Context, cache, suite string, packages ...string) (root string, err error) {
 	defer func() {
 		if err != nil {
@@ -84,14 +82,14 @@ func UnpackSuite(ctx context.Context, cache, suite string, packages ...string) (
 		return "", err
 	}
 	err = os.Rename(partial, root)
-	if errors.Is(err, fs.ErrExist) { // another process was faster
+	if errors.Is(err, fs.ErrExist) { // Another process was faster.
 		err = nil
 	}
 	return root, err
 }
 
-// useSuite fetches the lists of a suite's packages, and returns the options
-// with which apt-get takes packages from that suite only.
+// useSuite downloads the package lists of a suite, and returns the options with which apt-get takes packages only from
+// that suite.
 func useSuite(ctx context.Context, work, suite string) (options []string, err error) {
 	if suite == "" {
 		return nil, nil
@@ -116,8 +114,8 @@ func useSuite(ctx context.Context, work, suite string) (options []string, err er
 	return options, err
 }
 
-// download fetches the packages and their dependencies, as apt-get resolves
-// them for a machine on which nothing is installed, and returns their files.
+// download downloads the packages and the dependencies that apt-get resolves for a machine without installed packages.
+// It returns their files.
 func download(ctx context.Context, work, debs string, source, packages []string) ([]string, error) {
 	empty := filepath.Join(work, "archives")
 	for _, dir := range []string{debs, empty} {
@@ -134,7 +132,7 @@ func download(ctx context.Context, work, debs string, source, packages []string)
 			"-o", "Dir::State::status="+status,
 			"-o", "Dir::State::extended_states="+filepath.Join(work, "extended_states"),
 			"-o", "Dir::Cache::archives="+archives,
-			"-o", "Debug::NoLocking=true", // apt's lock fails whoever comes second; ours makes it wait
+			"-o", "Debug::NoLocking=true", // A second apt-get would fail with apt's lock. Our lock makes it wait.
 			"-o", "APT::Sandbox::User=root",
 			"--no-install-recommends", "--yes", "--quiet=2", mode, "install")
 		return append(options, packages...)
@@ -147,7 +145,7 @@ func download(ctx context.Context, work, debs string, source, packages []string)
 	if _, err := apt.Get(ctx, install(debs, "--download-only")...); err != nil {
 		return nil, err
 	}
-	// The names are those of what would be fetched if nothing had been.
+	// The names are those of a download into an empty folder.
 	uris, err := apt.Get(ctx, install(empty, "--print-uris")...)
 	if err != nil {
 		return nil, err
@@ -165,7 +163,7 @@ func download(ctx context.Context, work, debs string, source, packages []string)
 	return files, nil
 }
 
-// makeMergedUsr makes the links by which /bin and the like are below /usr.
+// makeMergedUsr makes the links from /bin and similar folders to those below /usr.
 func makeMergedUsr(root string) error {
 	for _, dir := range []string{"bin", "sbin", "lib", "lib64"} {
 		if err := os.MkdirAll(filepath.Join(root, "usr", dir), 0o755); err != nil {
@@ -181,8 +179,7 @@ func makeMergedUsr(root string) error {
 	return os.Chmod(filepath.Join(root, "tmp"), 0o777|fs.ModeSticky)
 }
 
-// unpackDeb is dpkg-deb -x, but for the links of makeMergedUsr, which that
-// would replace by folders.
+// unpackDeb is dpkg-deb -x, but it keeps the links of makeMergedUsr, which dpkg-deb would replace by folders.
 func unpackDeb(ctx context.Context, deb, root string) error {
 	unpack := exec.CommandContext(ctx, "tar", "-C", root, "--keep-directory-symlink", "--same-owner", "-xpf", "-")
 	read := exec.CommandContext(ctx, "dpkg-deb", "--fsys-tarfile", deb)
@@ -201,7 +198,7 @@ func unpackDeb(ctx context.Context, deb, root string) error {
 	return nil
 }
 
-// addRootUser adds what base-passwd would: programs want their user to have a name.
+// addRootUser adds the user of base-passwd, because programs require a name for their user.
 func addRootUser(root string) error {
 	for name, content := range map[string]string{
 		"passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",

@@ -14,48 +14,47 @@ import (
 	"syscall"
 )
 
-// Image is what Build makes an image of.
+// Image is the input of Build.
 type Image struct {
-	// Name is the reference of the image. Give it a tag other than `latest`:
-	// kubelet then takes the imported image without asking a registry.
+	// Name is the reference of the image. With a tag other than `latest`, kubelet uses the imported image without asking a
+	// registry.
 	Name string
-	// Root is a folder of the machine that becomes the root folder, with
-	// owners, modes and symlinks as they are. Empty: none.
+	// Root is a folder of the machine that becomes the root folder, with its owners, modes and symlinks. If it is empty,
+	// the image has only Files.
 	Root string
-	// Files come on top of it. Missing folders are made, owned by root, 0755.
+	// Files are added to Root. Missing folders are created with the owner root and the mode 0755.
 	Files []File
 
 	Entrypoint []string
 	Cmd        []string
-	Env        []string // NAME=value. PATH is set if it is not in here.
-	User       string   // uid or uid:gid. Empty: root
+	Env        []string // NAME=value. If PATH is missing, Build adds it.
+	User       string   // uid or uid:gid; root if empty
 	WorkingDir string
 }
 
 // File is a file, folder or symlink of an image.
 type File struct {
 	Path string // absolute
-	// Mode are the permissions with setuid, setgid and sticky, and fs.ModeDir
-	// for a folder. 0: those of Source; else 0755 for a folder, 0644 for a file.
+	// Mode has the permissions with setuid, setgid and sticky, and fs.ModeDir for a folder. 0 means the mode of Source, or
+	// without Source 0755 for a folder and 0644 for a file.
 	Mode     fs.FileMode
 	UID, GID int
 	Content  []byte
-	Source   string // a file of the machine to take the content from
-	Symlink  string // a symlink's target
+	Source   string // the file of the machine with the content
+	Symlink  string // the target of a symlink
 }
 
-// FromHost is a file of the machine at its own path, owned by root. Symlinks
-// on the way are followed.
+// FromHost returns a file of the machine at its own path, owned by root. Symlinks in the path are followed.
 func FromHost(path string) File { return File{Path: path, Source: path} }
 
-// entry is a File with all that is left open decided.
+// entry is a File with all defaults set.
 type entry struct {
 	File
 	size int64
 }
 
-// entries returns what the layer consists of, by path: every folder before what
-// is in it, whatever the order of the input.
+// entries returns the content of the layer by path. Each folder comes before its content, regardless of the order of
+// the input.
 func (i Image) entries() ([]entry, error) {
 	byPath := make(map[string]entry)
 	if i.Root != "" {

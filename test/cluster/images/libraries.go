@@ -12,17 +12,16 @@ import (
 	"strings"
 )
 
-// WithLibraries adds the dynamic loader and the shared libraries that the given
-// files of the machine need, and those that these need, at the paths where the
-// loader looks. A static program needs none. Libraries that a program opens by
-// itself (dlopen: name services, plugins) are not seen.
+// WithLibraries adds the dynamic loader and the shared libraries of the given files of the machine, and the
+// dependencies of these, at the paths in which the loader searches. A static program has none. WithLibraries does not
+// find libraries that a program opens itself (dlopen: name services, plugins).
 func WithLibraries(files ...File) ([]File, error) {
 	all := append([]File(nil), files...)
 	there := make(map[string]bool)
 	for _, file := range files {
 		there[file.Path] = true
 	}
-	for i := 0; i < len(all); i++ { // all grows
+	for i := 0; i < len(all); i++ { // all grows in the loop
 		if all[i].Source == "" {
 			continue
 		}
@@ -40,8 +39,7 @@ func WithLibraries(files ...File) ([]File, error) {
 	return all, nil
 }
 
-// neededFiles returns the loader and the libraries that an ELF file names, and
-// nothing for a file of another kind.
+// neededFiles returns the loader and the libraries that an ELF file names. For other files, it returns nothing.
 func neededFiles(path string) ([]string, error) {
 	file, err := elf.Open(path)
 	if format := (*elf.FormatError)(nil); errors.As(err, &format) {
@@ -77,12 +75,12 @@ func neededFiles(path string) ([]string, error) {
 	return needed, nil
 }
 
-// libraryDirs are the folders where the loader looks: the file's own list, then
-// those of the architecture. The loader finds them without a cache there.
+// libraryDirs returns the folders in which the loader searches: the file's own list, then those of the architecture.
+// The loader searches them even without a cache.
 func libraryDirs(file *elf.File, origin string) []string {
 	var dirs []string
 	for _, tag := range []elf.DynTag{elf.DT_RUNPATH, elf.DT_RPATH} {
-		lists, _ := file.DynString(tag) // none: no such tag
+		lists, _ := file.DynString(tag) // empty if there is no such tag
 		for _, list := range lists {
 			for _, dir := range strings.Split(list, ":") {
 				dirs = append(dirs, strings.NewReplacer("$ORIGIN", origin, "${ORIGIN}", origin).Replace(dir))

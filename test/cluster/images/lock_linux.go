@@ -13,13 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockFolder makes that one process at a time works in a folder of the cache.
+// lockFolder ensures that only one process at a time works in a folder of the cache.
 func lockFolder(ctx context.Context, dir string) (unlock func(), err error) {
 	file, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
 	}
-	ticker := time.NewTicker(50 * time.Millisecond) // flock knows no context
+	ticker := time.NewTicker(50 * time.Millisecond) // flock does not support contexts
 	defer ticker.Stop()
 	for {
 		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)

@@ -22,8 +22,8 @@ const (
 	BusyboxName = "fsuser.test/busybox:1"
 )
 
-// Pause makes the image of the process that holds a pod's namespaces, in the
-// folder, and returns the path of its tar.
+// Pause makes the image of the process that holds a pod's namespaces, in the folder dir, and returns the path of its
+// tar.
 func Pause(ctx context.Context, dir string) (string, error) {
 	work, err := os.MkdirTemp(dir, ".pause-")
 	if err != nil {
@@ -61,8 +61,8 @@ func Busybox(ctx context.Context, dir string, progress io.Writer) (string, error
 	return path, Build(path, Image{Name: BusyboxName, Files: files, Cmd: []string{"/bin/sh"}})
 }
 
-// BusyboxFiles are a shell, the usual commands and the files that they need, for an image that has other programs, too.
-// Progress has a line if busybox has to be installed.
+// BusyboxFiles returns a shell and the usual commands with their libraries, for an image that also has other programs.
+// If busybox has to be installed, progress receives a line.
 func BusyboxFiles(ctx context.Context, progress io.Writer) ([]File, error) {
 	busybox, err := Program(ctx, progress, "busybox", "busybox-static")
 	if err != nil {
@@ -89,8 +89,8 @@ func BusyboxFiles(ctx context.Context, progress io.Writer) ([]File, error) {
 	), nil
 }
 
-// Program is the file /bin/NAME of an image: a program of this machine, without the libraries that it may need. If the
-// machine does not have the program, Program installs the Debian package, and progress has a line about that.
+// Program returns the file /bin/NAME of an image: a program of this machine, without its libraries. If the machine does
+// not have the program, Program installs the Debian package, and progress receives a line.
 func Program(ctx context.Context, progress io.Writer, name, debianPackage string) (File, error) {
 	path, err := exec.LookPath(name)
 	if errors.Is(err, exec.ErrNotFound) {

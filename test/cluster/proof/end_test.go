@@ -18,8 +18,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
 )
 
-// TestEnd kills each of the cluster's own processes, while a pod runs that has
-// mounted something.
+// TestEnd kills each of the cluster's own processes, while a pod with a mount is running.
 func TestEnd(t *testing.T) {
 	for _, word := range []string{"keep", "init", "node"} {
 		t.Run(word+" is killed", func(t *testing.T) {
@@ -30,7 +29,7 @@ func TestEnd(t *testing.T) {
 				t.Fatal(err)
 			}
 			waitNothingLeft(t, c.RunDir(), before)
-			if err := c.Down(eachContext(t)); err != nil { // which waits for the very last of it
+			if err := c.Down(eachContext(t)); err != nil { // waits for the last process
 				t.Fatal(err)
 			}
 			if _, err := cluster.Open(c.RunDir()); !errors.Is(err, supervisor.ErrNotRunning) {
@@ -43,7 +42,7 @@ func TestEnd(t *testing.T) {
 		c := up(t, "end")
 		runPod(t, c, "simple", simplePod)
 		keep, node := findProcess(t, c.RunDir(), "keep"), findProcess(t, c.RunDir(), "init")
-		// A stopped process cannot react to the end of another.
+		// A stopped process cannot react to the end of another one.
 		for _, signal := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL} {
 			for _, pid := range []int{keep, node} {
 				if err := syscall.Kill(pid, signal); err != nil {
@@ -58,7 +57,7 @@ func TestEnd(t *testing.T) {
 	})
 }
 
-// TestInterruptedStart ends the context of Up at its first sign of life.
+// TestInterruptedStart ends the context of Up after its first message.
 func TestInterruptedStart(t *testing.T) {
 	before := machine(t)
 	cache, err := tools.Cache()
@@ -97,7 +96,7 @@ func findProcess(t *testing.T, runDir, word string) int {
 		t.Fatal(err)
 	}
 	for _, dir := range dirs {
-		arguments, _ := os.ReadFile(filepath.Join(dir, "cmdline")) // it may have ended
+		arguments, _ := os.ReadFile(filepath.Join(dir, "cmdline")) // The process may have ended.
 		fields := strings.Split(string(arguments), "\x00")
 		if len(fields) > 2 && fields[1] == word && strings.Contains(fields[2], `"`+runDir+`"`) {
 			return number(t, filepath.Base(dir))

@@ -16,7 +16,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster"
 )
 
-// kubectl runs kubectl on the machine, not inside, and returns what it prints.
+// kubectl runs kubectl on the machine, outside of the cluster, and returns its output.
 func kubectl(ctx context.Context, t *testing.T, c *cluster.Cluster, stdin string, args ...string) string {
 	t.Helper()
 	cmd := kubectlCommand(ctx, t, c, args...)
@@ -36,8 +36,8 @@ func kubectlCommand(ctx context.Context, t *testing.T, c *cluster.Cluster, args 
 	return cmd
 }
 
-// runPod makes the pod of a manifest and waits until it is Ready, or tells why
-// it is not.
+// runPod creates the pod of a manifest and waits until it is Ready. If the pod does not become Ready, the test fails
+// with the reason.
 func runPod(t *testing.T, c *cluster.Cluster, name, manifest string) {
 	t.Helper()
 	ctx := eachContext(t)

@@ -15,8 +15,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/supervisor"
 )
 
-// machine returns what a cluster could change on the machine, by name: files
-// where its programs usually write, interfaces, sysctls.
+// machine returns the state of the machine that a cluster could change, by name: files in the usual folders of its
+// programs, interfaces, and sysctls.
 func machine(t *testing.T) map[string]string {
 	t.Helper()
 	state := make(map[string]string)
@@ -45,7 +45,7 @@ func machine(t *testing.T) map[string]string {
 	return state
 }
 
-// leftOf says what is left of a cluster, or nothing.
+// leftOf describes what is left of a cluster. It returns "" if nothing is left.
 func leftOf(t *testing.T, runDir string, before map[string]string) string {
 	t.Helper()
 	var left []string
@@ -82,8 +82,7 @@ func leftOf(t *testing.T, runDir string, before map[string]string) string {
 	return strings.Join(left, "\n")
 }
 
-// processes returns those that the cluster has started: they are in its
-// cgroup, or have its folder in their arguments.
+// processes returns the processes of the cluster: those in its cgroup, and those with its folder in their arguments.
 func processes(t *testing.T, runDir string) []string {
 	t.Helper()
 	dirs, err := filepath.Glob("/proc/[0-9]*")
@@ -92,7 +91,7 @@ func processes(t *testing.T, runDir string) []string {
 	}
 	var found []string
 	for _, dir := range dirs {
-		arguments, _ := os.ReadFile(filepath.Join(dir, "cmdline")) // it may have ended
+		arguments, _ := os.ReadFile(filepath.Join(dir, "cmdline")) // The process may have ended.
 		cgroups, _ := os.ReadFile(filepath.Join(dir, "cgroup"))
 		if strings.Contains(string(arguments), runDir) ||
 			strings.Contains(string(cgroups), supervisor.Paths(runDir).Cgroup()) {
@@ -103,7 +102,7 @@ func processes(t *testing.T, runDir string) []string {
 	return found
 }
 
-// waitNothingLeft gives those time whose business it is.
+// waitNothingLeft waits until nothing is left of a cluster.
 func waitNothingLeft(t *testing.T, runDir string, before map[string]string) {
 	t.Helper()
 	ticker := time.NewTicker(100 * time.Millisecond)

@@ -17,14 +17,14 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
 )
 
-// upTimeout is for an empty cache; eachTimeout for what a single wait is for.
+// upTimeout is for a start with an empty cache. eachTimeout is for a single wait.
 const (
 	upTimeout   = 45 * time.Minute
 	eachTimeout = time.Minute
 )
 
-// up starts a cluster of one node in a folder of its own, which ends with the test. The
-// folder is in the cache, since temporary ones may be on a tmpfs.
+// up starts a cluster of one node in a folder of its own. The cluster ends with the test. The folder is in the cache,
+// because temporary folders may be on a tmpfs.
 func up(t *testing.T, name string) *cluster.Cluster {
 	t.Helper()
 	return upNodes(t, name, 1)

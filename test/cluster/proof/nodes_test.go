@@ -15,7 +15,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster"
 )
 
-// TestNodes is one story on a cluster of three nodes.
+// TestNodes is a sequence of parts on a cluster of three nodes.
 func TestNodes(t *testing.T) {
 	before := machine(t)
 	c := upNodes(t, "nodes", 3)
@@ -44,11 +44,10 @@ func TestNodes(t *testing.T) {
 	})
 }
 
-// web is a DaemonSet whose pods answer with the name of their node, and a
-// Service of them.
+// web is a DaemonSet whose pods answer with the name of their node, and a Service for the pods.
 type web struct {
 	cluster *cluster.Cluster
-	service string // address
+	service string // the address of the Service
 	pods    map[string]webPod
 }
 
@@ -85,7 +84,7 @@ spec: {selector: {app: web}, ports: [{port: 80}]}
 	return w
 }
 
-// ready waits until all pods are Ready, and notes them by their nodes.
+// ready waits until all pods are Ready, and records them by node.
 func (w *web) ready(t *testing.T) {
 	t.Helper()
 	ctx := eachContext(t)
@@ -99,11 +98,10 @@ func (w *web) ready(t *testing.T) {
 	}
 }
 
-// get returns the answers to a client in the pod of a node, with an empty one
-// for each request that fails.
+// get returns the answers to a client in the pod of a node. The answer to a failed request is empty.
 func (w *web) get(ctx context.Context, t *testing.T, from string, addresses ...string) []string {
 	t.Helper()
-	// wget of a static busybox looks names up, and crashes.
+	// The addresses are numbers, because wget of a static busybox crashes when it resolves a name.
 	script := "for a in " + strings.Join(addresses, " ") + `; do
 		echo "$(printf 'GET /node HTTP/1.0\r\n\r\n' | nc -w 2 $a 80 2>/dev/null | tail -n 1)"
 	done`
@@ -121,7 +119,7 @@ func (w *web) reach(t *testing.T) {
 		if got := w.get(ctx, t, from, addresses...); !slices.Equal(got, nodes) {
 			t.Errorf("from %s the pods of %q answer %q", from, nodes, got)
 		}
-		// Each request gets a pod at random: one of three is left out once in three million times.
+		// Each request reaches a random pod. The probability that one of three pods gets no request is one in three million.
 		got := w.get(ctx, t, from, slices.Repeat([]string{w.service}, 40)...)
 		slices.Sort(got)
 		if got, want := slices.Compact(got), slices.Sorted(maps.Keys(w.pods)); !slices.Equal(got, want) {
@@ -130,7 +128,7 @@ func (w *web) reach(t *testing.T) {
 	}
 }
 
-// testCommand: each node has a name, mounts and a folder /run of its own.
+// testCommand checks that each node has a name, mounts and a folder /run of its own.
 func testCommand(t *testing.T, nodes []*cluster.Node) {
 	ctx := eachContext(t)
 	for _, node := range nodes {
@@ -171,14 +169,14 @@ func (w *web) cutOff(t *testing.T, node *cluster.Node) {
 	if err := node.Connect(ctx); err != nil {
 		t.Fatal(err)
 	}
-	for w.get(ctx, t, "node", address)[0] != node.Name() { // each waits for up to two seconds
+	for w.get(ctx, t, "node", address)[0] != node.Name() { // Each request waits for up to two seconds.
 		if ctx.Err() != nil {
 			t.Fatalf("the pod of %s does not answer again: %v", node.Name(), context.Cause(ctx))
 		}
 	}
 }
 
-// reboot: what is on a disk stays, and what is in memory is gone.
+// reboot checks that files on the disk stay after a reboot, and that files in memory are gone.
 func (w *web) reboot(t *testing.T, node *cluster.Node) {
 	ctx := eachContext(t)
 	run(t, node, "touch /run/in-memory "+cluster.KubeletRoot+"/on-disk")

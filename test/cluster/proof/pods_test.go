@@ -19,8 +19,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/images"
 )
 
-// TestPods is one story on one cluster, since a start takes a quarter of a
-// minute.
+// TestPods is a sequence of parts on one cluster, because a start takes a quarter of a minute.
 func TestPods(t *testing.T) {
 	before := machine(t)
 	c := up(t, "pods")
@@ -118,8 +117,8 @@ spec:
 	}
 }
 
-// testService has kubectl in a pod, which takes the service's address and the
-// service account's token and authority from where a pod has them.
+// testService runs kubectl in a pod. kubectl finds the address of the API server and the credentials in the places for
+// pods.
 func testService(t *testing.T, c *cluster.Cluster) {
 	ctx := eachContext(t)
 	const name = "fsuser.test/kubectl:1"
@@ -221,7 +220,7 @@ spec:
 	}
 }
 
-// testDebian: a program of Debian's with shared libraries and dependencies.
+// testDebian runs a Debian program with shared libraries and dependencies.
 func testDebian(t *testing.T, c *cluster.Cluster) {
 	ctx := eachContext(t)
 	root, err := images.Unpack(ctx, filepath.Join(filepath.Dir(filepath.Dir(c.RunDir())), "debian"), "openssh-client",
@@ -261,7 +260,7 @@ func testKill(t *testing.T, c *cluster.Cluster) {
 	ticker := time.NewTicker(100 * time.Millisecond)
 	defer ticker.Stop()
 	for {
-		// exec goes through kubelet.
+		// kubectl exec requires kubelet.
 		if output, err := kubectlCommand(ctx, t, c, "exec", "plain", "--", "true").CombinedOutput(); err == nil {
 			break
 		} else if ctx.Err() != nil {

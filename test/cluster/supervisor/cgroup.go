@@ -20,13 +20,12 @@ import (
 
 const cgroupMount = "/sys/fs/cgroup"
 
-// cgroupInterval is between two attempts to remove a cgroup: a process that
-// has just ended may still count.
+// cgroupInterval is the pause between two attempts to remove a cgroup, because a process that has just ended may still
+// belong to it.
 const cgroupInterval = 20 * time.Millisecond
 
-// cgroupHierarchies returns the root folders of all hierarchies: one of cgroup
-// v2, or one for each set of controllers of v1 and perhaps a v2 beside them,
-// which runc uses too.
+// cgroupHierarchies returns the root folders of all hierarchies: one of cgroup v2, or one for each set of controllers
+// of v1 and possibly a v2 hierarchy in addition, which runc also uses.
 func cgroupHierarchies() ([]string, error) {
 	if isType(cgroupMount, unix.CGROUP2_SUPER_MAGIC) {
 		return []string{cgroupMount}, nil
@@ -37,7 +36,7 @@ func cgroupHierarchies() ([]string, error) {
 	}
 	var roots []string
 	for _, entry := range entries {
-		// Links, as cpu to cpu,cpuacct, are no folders.
+		// Symbolic links, such as cpu to cpu,cpuacct, are ignored.
 		if path := filepath.Join(cgroupMount, entry.Name()); entry.IsDir() &&
 			(isType(path, unix.CGROUP_SUPER_MAGIC) || isType(path, unix.CGROUP2_SUPER_MAGIC)) {
 			roots = append(roots, path)
@@ -54,8 +53,8 @@ func isType(path string, magic int64) bool {
 	return unix.Statfs(path, &info) == nil && int64(info.Type) == magic
 }
 
-// makeCgroups makes the cluster's parent cgroup in every hierarchy. kubelet
-// refuses a parent that is not there.
+// makeCgroups makes the cluster's parent cgroup in every hierarchy, because kubelet refuses a parent that does not
+// exist.
 func makeCgroups(name string) error {
 	roots, err := cgroupHierarchies()
 	if err != nil {
@@ -71,7 +70,7 @@ func makeCgroups(name string) error {
 		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("make cgroup: %w", err)
 		}
-		// An empty cpuset, which v1 makes, takes no process.
+		// No process can join a cgroup with an empty cpuset, which is the default in v1.
 		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
 			if err := inherit(root, dir, file); err != nil {
 				return err
@@ -81,15 +80,15 @@ func makeCgroups(name string) error {
 	return nil
 }
 
-// enableControllers passes the controllers of cgroup v2 on to children of the
-// root, as systemd does for those that it uses.
+// enableControllers passes the controllers of cgroup v2 to the children of the root, as systemd does for the
+// controllers that it uses.
 func enableControllers(root string) error {
 	controllers, err := os.ReadFile(filepath.Join(root, "cgroup.controllers"))
 	if err != nil {
 		return fmt.Errorf("list cgroup controllers: %w", err)
 	}
 	for _, controller := range strings.Fields(string(controllers)) {
-		// One that cannot be is reported by kubelet if it needs it.
+		// If a required controller cannot be enabled, kubelet reports that.
 		_ = os.WriteFile(filepath.Join(root, "cgroup.subtree_control"), []byte("+"+controller), 0o644)
 	}
 	return nil
@@ -98,7 +97,7 @@ func enableControllers(root string) error {
 func inherit(parent, child, file string) error {
 	value, err := os.ReadFile(filepath.Join(parent, file))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // not the controller's hierarchy; or v2, where children inherit
+		return nil // This is not the controller's hierarchy, or it is v2, where children inherit.
 	}
 	if err != nil {
 		return fmt.Errorf("read parent's cpuset: %w", err)
@@ -109,7 +108,7 @@ func inherit(parent, child, file string) error {
 	return nil
 }
 
-// removeCgroups removes the cluster's cgroups, whose processes are gone.
+// removeCgroups removes the cluster's cgroups after the end of their processes.
 func removeCgroups(ctx context.Context, name string) error {
 	roots, err := cgroupHierarchies()
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 	"os"
 )
 
-// Clean removes what a cluster whose processes are gone has left: its cgroups
-// and, but for the logs and the lock, its files. The caller holds the lock.
+// Clean removes the cgroups and the files of a cluster whose processes have ended, except the logs and the lock. The
+// caller holds the lock.
 func Clean(ctx context.Context, runDir string) error {
 	paths := Paths(runDir)
 	errs := []error{removeCgroups(ctx, paths.Cgroup())}

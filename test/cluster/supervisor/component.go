@@ -16,25 +16,25 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
 )
 
-// A component that ends is started again after restartDelay. One that ends
-// maxShortRuns times in a row within shortRun has no future, nor has the cluster.
+// A component that ends is started again after restartDelay. If it ends maxShortRuns times in a row within shortRun,
+// the cluster fails.
 const (
 	restartDelay = 500 * time.Millisecond
 	shortRun     = 10 * time.Second
 	maxShortRuns = 5
 )
 
-// component is a program of the cluster that is kept running.
+// component is a program of the cluster that is restarted after its end.
 type component struct {
 	name string
 	path string
 	args []string
 	log  *os.File
-	pid  string // file
+	pid  string // the path of its file with the process id
 	env  []string
 }
 
-// run starts a component, and starts it again whenever it ends.
+// run starts a component, and starts it again after each end.
 func (n *node) run(name string, args ...string) error {
 	path, err := tools.Path(n.spec.Kubernetes, name)
 	if err != nil {
@@ -68,7 +68,7 @@ func (c component) start() (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// keepRunning returns when the component cannot be kept running.
+// keepRunning restarts the component until that fails.
 func (c component) keepRunning(ctx context.Context, cmd *exec.Cmd) error {
 	for short := 0; ; {
 		begin := time.Now()

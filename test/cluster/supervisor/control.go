@@ -19,18 +19,17 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/controlplane"
 )
 
-// controlNode is the first node, which has the control plane too.
+// controlNode is the first node, which also has the control plane.
 type controlNode struct {
 	node
 	control *controlplane.ControlPlane
 }
 
-// runControlNode prepares the namespaces it is in, runs the cluster, and never
-// returns without an error: it ends when keep does or when the cluster cannot
-// go on.
+// runControlNode prepares its namespaces and runs the cluster. It returns when keep ends or when the cluster fails,
+// always with an error.
 func runControlNode(spec Spec) error {
 	alive := inherited(aliveFD, "alive")
-	_ = inherited(lockFD, "lock") // held to the end
+	_ = inherited(lockFD, "lock") // holds the lock to the end
 	listener, err := net.FileListener(inherited(listenerFD, "listener"))
 	if err != nil {
 		return fmt.Errorf("use the listener: %w", err)
@@ -42,9 +41,9 @@ func runControlNode(spec Spec) error {
 	}()
 	cause := n.runUntilFailure(func(ctx context.Context) error { return n.start(ctx, listener) })
 	if !errors.Is(cause, errKeepEnded) {
-		return cause // keep cleans up
+		return cause // keep cleans up.
 	}
-	// Every process that this one may kill but itself: all but init.
+	// This kills all processes that this process may kill except itself: all except init.
 	if err := syscall.Kill(-1, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fmt.Errorf("kill all: %w", err)
 	}
@@ -65,7 +64,7 @@ func (n *controlNode) start(ctx context.Context, listener net.Listener) error {
 	}
 	n.report.step(begin, "namespaces: mounts, network, cgroup %s", n.cgroup())
 
-	// containerd knows nothing of the API server and the other way round.
+	// containerd and the API server do not depend on each other.
 	if err := inParallel(
 		func() error { return n.startRuntime(ctx) },
 		func() error { return n.startControlPlane(ctx, listener) },

@@ -4,8 +4,8 @@ package supervisor
 
 import "os"
 
-// Environment is that of every program inside the namespaces of a node: the
-// tools in PATH, a client configuration, and caches that are not the user's.
+// Environment returns the environment of every program in the namespaces of a node: the tools in PATH, a client
+// configuration, and caches that do not belong to the user.
 func Environment(paths Paths) []string {
 	env := []string{
 		"PATH=" + paths.Bin() + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

@@ -7,8 +7,8 @@ import (
 	"net"
 )
 
-// forward connects whoever connects to the listener, which is in another
-// network namespace, to an address in this one, until the listener fails.
+// forward connects the clients of a listener, which is in another network namespace, to an address in this one, until
+// the listener fails.
 func forward(listener net.Listener, address string) {
 	for {
 		client, err := listener.Accept()
@@ -19,7 +19,7 @@ func forward(listener net.Listener, address string) {
 			defer client.Close()
 			server, err := net.Dial("tcp", address)
 			if err != nil {
-				return // the client sees the connection end
+				return // The client's connection ends.
 			}
 			defer server.Close()
 			pipe(client, server)
@@ -27,7 +27,7 @@ func forward(listener net.Listener, address string) {
 	}
 }
 
-// pipe copies both ways until both have ended; the end of one way is passed on.
+// pipe copies in both directions until both have ended. It forwards the end of each direction.
 func pipe(a, b net.Conn) {
 	done := make(chan struct{})
 	go func() {

@@ -18,10 +18,9 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// Boot starts a further node and returns when the node is Ready. It runs in the
-// machine's mount namespace and otherwise in the cluster's namespaces, so that
-// process 1 of the cluster inherits process 1 of the node, and the kernel ends
-// the node with the cluster.
+// Boot starts a further node and waits until the node is Ready. It runs in the machine's mount namespace and otherwise
+// in the cluster's namespaces, so that process 1 of the cluster becomes the parent of process 1 of the node, and the
+// kernel ends the node with the cluster.
 func Boot(spec Spec) (err error) {
 	state := Paths(spec.RunDir).Node(spec.Node).State()
 	if _, err := os.Stat(state); err == nil {
@@ -37,8 +36,8 @@ func Boot(spec Spec) (err error) {
 	defer progress.Close()
 	defer func() {
 		if err != nil {
-			_ = syscall.Kill(pid, syscall.SIGKILL) // fails only if it has ended
-			_ = os.Remove(state)                   // fails only if it is not there
+			_ = syscall.Kill(pid, syscall.SIGKILL) // This fails only if the process has ended.
+			_ = os.Remove(state)                   // This fails only if the file does not exist.
 		}
 	}()
 	err = errors.Join(plugIn(spec.Node, pid), network.Close())
@@ -67,8 +66,7 @@ func awaitReady(progress io.Reader, node Number) error {
 	}
 }
 
-// makeNodeFolder makes the node's folder, whose logs are in the cluster's
-// folder of logs.
+// makeNodeFolder makes the node's folder. The node's logs are in the cluster's folder of logs.
 func makeNodeFolder(spec Spec) error {
 	cluster := Paths(spec.RunDir)
 	logs := filepath.Join(cluster.Logs(), spec.Node.Name())
@@ -81,8 +79,7 @@ func makeNodeFolder(spec Spec) error {
 	return nil
 }
 
-// startFurtherInit starts process 1 of the node's namespaces. The node waits
-// until network is closed.
+// startFurtherInit starts process 1 of the node's namespaces. The node waits until network is closed.
 func startFurtherInit(spec Spec) (progress, network *os.File, pid int, err error) {
 	path := filepath.Join(Paths(spec.RunDir).Logs(), "supervisor.log")
 	log, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
@@ -113,19 +110,18 @@ func startFurtherInit(spec Spec) (progress, network *os.File, pid int, err error
 	return progress, network, cmd.Process.Pid, nil
 }
 
-// ReadNodeState returns the state of a further node, which is that of its last
-// boot. The error is fs.ErrNotExist while the node is off.
+// ReadNodeState returns the state of a further node from its last boot. The error is fs.ErrNotExist while the node is
+// off.
 func ReadNodeState(runDir string, node Number) (State, error) {
 	return readState(Paths(runDir).Node(node).State())
 }
 
-// RemoveNodeState notes that the node is off.
+// RemoveNodeState records that the node is off.
 func RemoveNodeState(runDir string, node Number) error {
 	return os.Remove(Paths(runDir).Node(node).State())
 }
 
-// runFurtherNode runs what a node has beside the control plane, until that
-// cannot go on.
+// runFurtherNode runs the programs of a node without a control plane, until one of them fails.
 func runFurtherNode(spec Spec) error {
 	network := inherited(networkFD, "network")
 	n := newNode(spec)
@@ -137,7 +133,7 @@ func runFurtherNode(spec Spec) error {
 			n.makeFolders,
 			n.setUpMounts,
 			n.setUpNetwork,
-			// A reboot leaves no cgroups. kubelet would look for what runs in them.
+			// A reboot removes cgroups. Otherwise kubelet would search them for running containers.
 			func() error { return removeCgroups(ctx, n.cgroup()) },
 			func() error { return makeCgroups(n.cgroup()) },
 			func() error { return n.startRuntime(ctx) },

@@ -11,10 +11,9 @@ import (
 	"syscall"
 )
 
-// Init is process 1 of the cluster's namespaces, or of a further node's. It
-// starts node and waits for it and for every orphan, as the shims of containers
-// are. It returns when node has ended, and by its own end the kernel ends
-// everything else.
+// Init is process 1 of the namespaces of the cluster or of a further node. It starts node and waits for it and for
+// every orphan, such as the shims of containers. It returns when node has ended. When process 1 ends, the kernel ends
+// all other processes.
 func Init(spec Spec) error {
 	fds := []int{progressFD, aliveFD, lockFD, listenerFD}
 	if spec.Node > firstNode {
@@ -29,8 +28,7 @@ func Init(spec Spec) error {
 	if err != nil {
 		return fmt.Errorf("start node: %w", err)
 	}
-	// node shall have the only copies, but for the lock, which is to be held
-	// until here, too, all is over.
+	// node gets the only copies of the descriptors, except the lock, which this process must also hold to the end.
 	for _, fd := range fds {
 		if fd != lockFD {
 			files[fd].Close()

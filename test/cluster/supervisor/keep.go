@@ -20,31 +20,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The descriptors that a process of the cluster gets, beside the standard ones.
+// The descriptors of a process of the cluster, in addition to the standard ones.
 const (
-	progressFD = 3 // to write messages to
-	aliveFD    = 4 // to read: its end means that the cluster has to end
+	progressFD = 3 // for writing messages
+	aliveFD    = 4 // for reading; at its end, the cluster must end
 	lockFD     = 5 // init and node: the lock of the run folder
 	listenerFD = 6 // init and node: the API server's port on the machine
 
-	networkFD = 4 // a further node, to read: its end means that the node's interface is there
+	networkFD = 4 // for reading in a further node; at its end, the node's interface exists
 )
 
-// namespaces are those of the cluster, and again those of each further node.
+// namespaces are the namespaces of the cluster, and of each further node.
 const namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
 
-// self is the program of the process, also when another was compiled meanwhile.
+// self is the program of this process, even if another one was compiled in the meantime.
 const self = "/proc/self/exe"
 
-// Detach is what keep reads from aliveFD when the cluster shall outlive the
-// process that started it.
+// Detach is the message to keep on aliveFD that makes the cluster outlive the process that started it.
 const Detach = "detach\n"
 
 // cleanTimeout bounds the removal of cgroups and files. It takes a second.
 const cleanTimeout = 30 * time.Second
 
-// Keep runs a cluster until SIGTERM, until whoever started it ends without
-// having detached, or until the cluster fails.
+// Keep runs a cluster until SIGTERM, until the process that started it ends without detaching, or until the cluster
+// fails.
 func Keep(spec Spec) error {
 	report := &reporter{out: inherited(progressFD, "progress")}
 	err := keep(spec, inherited(aliveFD, "alive"))
@@ -59,7 +58,7 @@ func keep(spec Spec, alive io.Reader) (err error) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 
-	// 1. Nobody else works in this folder, and nothing is left of who did.
+	// 1. The lock ensures that no other cluster uses this folder. Remove the leftovers of an earlier cluster.
 	lock, err := lockSoon(paths.Lock())
 	if err != nil {
 		return err
@@ -73,7 +72,7 @@ func keep(spec Spec, alive io.Reader) (err error) {
 	}
 	defer func() { err = errors.Join(err, cleanWithin(cleanTimeout, spec.RunDir)) }()
 
-	// 2. The port on the machine. node accepts on it, from inside.
+	// 2. Listen on a port on the machine. node accepts the connections, in its namespace.
 	listener, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		return fmt.Errorf("listen for clients of the API server: %w", err)
@@ -81,13 +80,13 @@ func keep(spec Spec, alive io.Reader) (err error) {
 	defer listener.Close()
 	spec.APIServerPort = listener.Addr().(*net.TCPAddr).Port
 
-	// 3. The namespaces.
+	// 3. Start process 1 in new namespaces.
 	ended, kill, err := startInit(spec, paths, lock, listener)
 	if err != nil {
 		return err
 	}
 
-	// 4. Whatever comes first ends it all.
+	// 4. The first of these events ends the cluster.
 	select {
 	case <-signals:
 	case <-abandoned(alive):
@@ -95,7 +94,7 @@ func keep(spec Spec, alive io.Reader) (err error) {
 		return fmt.Errorf("the cluster ended by itself: %w", err)
 	}
 	kill()
-	<-ended // the kernel reports it when every process in there is gone
+	<-ended // The kernel reports this when every process in the namespace has ended.
 	return nil
 }
 
@@ -124,10 +123,10 @@ func startInit(
 	done := make(chan error, 1)
 	go func() {
 		err := cmd.Wait()
-		aliveWrite.Close() // only now: it must not be collected before
+		aliveWrite.Close() // It must not be garbage-collected before.
 		done <- err
 	}()
-	kill = func() { _ = cmd.Process.Kill() } // fails only if it has ended
+	kill = func() { _ = cmd.Process.Kill() } // This fails only if the process has ended.
 	if err := (State{InitPID: cmd.Process.Pid, Spec: spec}).write(paths.State()); err != nil {
 		kill()
 		<-done
@@ -136,8 +135,7 @@ func startInit(
 	return done, kill, nil
 }
 
-// abandoned is closed when the process that started keep has ended, unless it
-// detached before.
+// abandoned returns a channel that is closed when the process that started keep has ended without detaching.
 func abandoned(alive io.Reader) <-chan struct{} {
 	done := make(chan struct{})
 	go func() {
@@ -165,7 +163,7 @@ func cleanWithin(timeout time.Duration, runDir string) error {
 	return Clean(ctx, runDir)
 }
 
-// inherited returns a descriptor that no child inherits by accident.
+// inherited returns an inherited descriptor, and keeps children from inheriting it.
 func inherited(fd int, name string) *os.File {
 	unix.CloseOnExec(fd)
 	return os.NewFile(uintptr(fd), name)

@@ -11,19 +11,18 @@ import (
 	"strconv"
 )
 
-// volumePlugins: the default, below /usr, would be made there.
+// volumePlugins replaces the default folder, which kubelet would create below /usr.
 const volumePlugins = KubeletRoot + "/volume-plugins"
 
-// A node is lost when its kubelet has been silent for lostSeconds, which are
-// fewer than by default. kubelet renews its lease after a quarter of
-// leaseSeconds.
+// A node is lost when its kubelet has been silent for lostSeconds, which is less than the default. kubelet renews its
+// lease after a quarter of leaseSeconds.
 const (
 	leaseSeconds = 12
 	lostSeconds  = 30
 )
 
-// writeCredentials writes what the kubelet and kube-proxy of each node, and the
-// commands of tests on the node, reach the API server with.
+// writeCredentials writes the client configurations of the kubelet and kube-proxy of each node, and of the commands of
+// tests on the node.
 func (n *controlNode) writeCredentials() error {
 	for number := firstNode; number <= n.spec.Nodes; number++ {
 		paths := n.paths.Node(number)
@@ -61,7 +60,7 @@ func (n *controlNode) writeUser(path string, number Number, user string, groups 
 	return n.control.Kubeconfig(path, config)
 }
 
-// hostFor is where a node reaches the API server.
+// hostFor returns the host of the API server for a node.
 func (n *controlNode) hostFor(number Number) string {
 	if number == firstNode {
 		return n.control.AdminConfig().Host
@@ -69,8 +68,7 @@ func (n *controlNode) hostFor(number Number) string {
 	return fmt.Sprintf("https://%s:%d", firstNode.Address(), n.spec.APIServerPort)
 }
 
-// startControllers starts the scheduler and the controller manager, in any
-// order: each waits for what it needs.
+// startControllers starts the scheduler and the controller manager. Their order does not matter.
 func (n *controlNode) startControllers() error {
 	kubeconfigs := make(map[string]string)
 	for _, name := range []string{"system:kube-scheduler", "system:kube-controller-manager"} {
@@ -103,7 +101,7 @@ func (n *controlNode) startControllers() error {
 
 func (n *node) startProxy() error {
 	config := n.paths.Data("config", "kube-proxy.yaml")
-	// Limits of connection tracking are the machine's, so they are left alone.
+	// The limits of connection tracking belong to the machine, so kube-proxy must not change them.
 	if err := n.writeConfig(config, `apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 mode: iptables
@@ -125,8 +123,8 @@ clientConnection:
 	return n.run("kube-proxy", "--config="+config, "--v=2")
 }
 
-// startKubelet starts kubelet. It takes cgroup v1, swap and a full disk, since
-// the machine is what it is; and has no DNS server to give to pods.
+// startKubelet starts kubelet. Its configuration accepts cgroup v1, swap and a full disk, because the machine may have
+// them. Pods get no DNS server.
 func (n *node) startKubelet() error {
 	resolv := n.paths.Data("config", "resolv.conf")
 	if err := n.writeConfig(resolv, "# no name server\n"); err != nil {

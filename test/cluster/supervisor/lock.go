@@ -21,11 +21,11 @@ import (
 
 var errLocked = errors.New("a cluster runs there already")
 
-// lockInterval: flock has no wait that a context could end.
+// lockInterval is the interval of polling, because a context cannot end a wait in flock.
 const lockInterval = 20 * time.Millisecond
 
-// tryLock takes the lock of an existing or missing file in an existing folder,
-// or says errLocked. Closing every copy of the file releases it.
+// tryLock takes the lock of a file, which it creates if it is missing. If the lock is taken, the error is errLocked.
+// Closing every copy of the file releases the lock.
 func tryLock(path string) (*os.File, error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
@@ -41,7 +41,7 @@ func tryLock(path string) (*os.File, error) {
 	return file, nil
 }
 
-// waitLock takes the lock when nobody else has it any more.
+// waitLock waits for the lock and takes it.
 func waitLock(ctx context.Context, path string) (*os.File, error) {
 	ticker := time.NewTicker(lockInterval)
 	defer ticker.Stop()
@@ -58,21 +58,21 @@ func waitLock(ctx context.Context, path string) (*os.File, error) {
 	}
 }
 
-// lockSoon takes the lock, unless a cluster has it. That somebody looks who has
-// it, which takes a moment, is not the end.
+// lockSoon takes the lock, unless a cluster holds it. It tolerates a process that holds the lock for a moment to read
+// its owner.
 func lockSoon(path string) (*os.File, error) {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), time.Second, errLocked)
 	defer cancel()
 	return waitLock(ctx, path)
 }
 
-// Stop ends the cluster of a folder, or one that is starting there, and waits
-// until nothing of it is left. If none runs it removes what a crash left.
+// Stop ends the cluster of a folder, even during its start, and waits until nothing of it is left. If no cluster is
+// running, Stop removes what a crash has left.
 func Stop(ctx context.Context, runDir string) error {
 	path := Paths(runDir).Lock()
 	lock, err := tryLock(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // no such folder
+		return nil // The folder does not exist.
 	}
 	if errors.Is(err, errLocked) {
 		if err := terminateHolder(path); err != nil {
@@ -87,8 +87,8 @@ func Stop(ctx context.Context, runDir string) error {
 	return Clean(ctx, runDir)
 }
 
-// terminateHolder asks the keep process whose lock this is to end. That it has
-// ended already is fine: node ends by itself then.
+// terminateHolder sends SIGTERM to the keep process that holds this lock. If keep has already ended, node ends by
+// itself.
 func terminateHolder(path string) error {
 	file, err := os.Open(path)
 	if err != nil {
@@ -103,12 +103,12 @@ func terminateHolder(path string) error {
 	if err != nil {
 		return fmt.Errorf("read the process id in %s: %w", path, err)
 	}
-	process, err := os.FindProcess(pid) // holds on to the process, not to its number
+	process, err := os.FindProcess(pid) // refers to the process even if its number is used again
 	if err != nil {
 		return fmt.Errorf("find process %d: %w", pid, err)
 	}
 	defer process.Release()
-	// The number may be another's by now, if keep was killed: look who it is.
+	// If keep was killed, the number may belong to another process now. So check the command line.
 	if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err != nil ||
 		!strings.Contains(string(line), "\x00keep\x00") {
 		return nil

@@ -20,13 +20,13 @@ const own = "/run/fsuser-cluster"
 // KubeletRoot is kubelet's root folder inside the mount namespace.
 const KubeletRoot = "/var/lib/kubelet"
 
-// setUpMounts makes the mount namespace a node's:
+// setUpMounts prepares the mount namespace of a node:
 //
-//   - / is shared, as kubelet and Bidirectional propagation need, and a slave of
-//     the machine's: nothing gets out.
+//   - / is shared, because kubelet and Bidirectional propagation require it, and a slave of the machine's, so that no
+//     mount reaches the machine.
 //   - /proc and /sys are those of the new PID and network namespaces.
-//   - /run is empty, and what is written below /var stays in the namespace,
-//     but for what is bound there from the run folder.
+//   - /run is empty, and files below /var stay in the namespace, except in the folders that are bound from the run
+//     folder.
 func (n *node) setUpMounts() error {
 	m := &mounter{}
 	m.mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, "")
@@ -39,7 +39,7 @@ func (n *node) setUpMounts() error {
 	m.mount("overlay", "/var", "overlay", 0, "lowerdir=/var,upperdir="+own+"/var,workdir="+own+"/work")
 	m.bindKept(kept)
 
-	// sysfs shows the interfaces of the network namespace it was mounted in.
+	// sysfs shows the interfaces of the network namespace in which it was mounted.
 	m.mount(cgroupMount, own+"/cgroup", "", unix.MS_BIND|unix.MS_REC, "")
 	m.mount("sysfs", "/sys", "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	m.mount(own+"/cgroup", cgroupMount, "", unix.MS_BIND|unix.MS_REC, "")
@@ -48,15 +48,14 @@ func (n *node) setUpMounts() error {
 	for to, from := range n.binds() {
 		m.dirs(to)
 		m.mount(from, to, "", unix.MS_BIND, "")
-		// A peer group of its own: what is mounted below it must not show up in
-		// the run folder a second time.
+		// The mount gets a peer group of its own, so that mounts below it do not appear in the run folder a second time.
 		m.mount("", to, "", unix.MS_PRIVATE, "")
 		m.mount("", to, "", unix.MS_SHARED, "")
 	}
 	return m.err
 }
 
-// binds are folders in the mount namespace and what is bound there.
+// binds returns the folders of the run folder to bind, by their path in the mount namespace.
 func (n *node) binds() map[string]string {
 	return map[string]string{
 		KubeletRoot:           n.paths.Data("kubelet"),
@@ -66,8 +65,7 @@ func (n *node) binds() map[string]string {
 	}
 }
 
-// detach makes the run folder free of mount points, with which it could not be
-// removed from inside.
+// detach removes all mount points from the run folder. Otherwise the folder could not be removed in the namespace.
 func (n *node) detach() error {
 	for to := range n.binds() {
 		if err := unix.Unmount(to, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) &&
@@ -78,12 +76,12 @@ func (n *node) detach() error {
 	return nil
 }
 
-// hideSysctls puts files over the sysctls that kubelet sets for the whole
-// machine, with the values that it wants, so that it leaves the machine's alone.
+// hideSysctls mounts files over the sysctls that kubelet sets for the whole machine. The files contain the values that
+// kubelet requires, so that kubelet does not change the machine's.
 //
-// A proc file system with something on top of a part of it is reason for the
-// kernel to refuse another one to a user namespace: somebody wants to hide that
-// part. So that pods can have user namespaces, there is a second, untouched one.
+// If a part of a proc file system is covered, the kernel refuses to mount another one in a user namespace, because the
+// part may be hidden on purpose. So there is a second proc file system without covered parts, for pods with user
+// namespaces.
 func (m *mounter) hideSysctls() {
 	m.mount("proc", own+"/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	for name, value := range map[string]string{
@@ -102,7 +100,7 @@ func (m *mounter) hideSysctls() {
 	}
 }
 
-// mounter mounts until something fails.
+// mounter makes mounts until one fails. It keeps the first error.
 type mounter struct{ err error }
 
 func (m *mounter) mount(source, target, kind string, flags uintptr, data string) {
@@ -122,13 +120,13 @@ func (m *mounter) dirs(paths ...string) {
 	}
 }
 
-// keptFolder is a folder that is about to be covered.
+// keptFolder is a folder that will be covered by a mount.
 type keptFolder struct {
 	path   string
 	handle *os.File
 }
 
-// keep opens those folders that are below what setUpMounts covers.
+// keep opens the folders that setUpMounts will cover.
 func (m *mounter) keep(paths ...string) []keptFolder {
 	var kept []keptFolder
 	for _, path := range paths {

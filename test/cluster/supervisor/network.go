@@ -14,24 +14,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// uplink is the interface that has the node's address.
+// uplink is the interface with the node's address.
 const uplink = "node0"
 
-// plugIn connects the network namespace of a process, a further node's, to the
-// first node's, which is the router between all nodes. A bridge would show
-// packets between nodes to the first node's connection tracking twice, and
-// services would not work.
+// plugIn connects the network namespace of a further node, which is that of a process, to the first node's, which
+// routes between all nodes. With a bridge, the first node's connection tracking would see packets between nodes twice,
+// and services would not work.
 func plugIn(node Number, pid int) error {
-	// What an earlier boot left goes away with its namespace, but not at once.
-	_ = ip("link delete " + node.port()) // if it is not gone, the next command fails
+	// The interface of an earlier boot is removed with its namespace, but not at once.
+	_ = ip("link delete " + node.port()) // If the interface still exists, the next command fails.
 	return ip(append(
 		[]string{"link add " + node.port() + " type veth peer name " + uplink + " netns " + strconv.Itoa(pid)},
 		node.Connect()...,
 	)...)
 }
 
-// Connect returns the commands of ip that connect a further node, on the first
-// node. They have to be repeated after those of Disconnect.
+// Connect returns the commands of ip on the first node that connect a further node. They must be repeated after those
+// of Disconnect.
 func (n Number) Connect() []string {
 	return []string{
 		"link set " + n.port() + " up",
@@ -53,11 +52,11 @@ func ip(commands ...string) error {
 	return nil
 }
 
-// setUpNetwork gives the network namespace, which has no way out, one address,
-// and a default route, without which services could not be routed.
+// setUpNetwork gives the network namespace, which has no connection to other networks, an address, and a default route,
+// without which services could not be routed.
 func (n *node) setUpNetwork() error {
 	commands := []string{
-		// Pods need veth anyway; not every kernel has dummy interfaces.
+		// Pods require veth anyway, and not every kernel has dummy interfaces.
 		"link add " + uplink + " type veth peer name node0-peer",
 		"link set node0-peer up",
 		"address add " + n.number.Address() + "/24 dev " + uplink,
@@ -82,7 +81,7 @@ func (n *node) setUpNetwork() error {
 	if err := unix.Sethostname([]byte(n.number.Name())); err != nil {
 		return fmt.Errorf("set the host name: %w", err)
 	}
-	// A bridge is enough for the pods of one node; kube-proxy does the services.
+	// A bridge is enough for the pods of one node. kube-proxy routes services.
 	return n.writeConfig(n.paths.Data("cni", "net.d", "10-bridge.conflist"), `{
   "cniVersion": "1.0.0",
   "name": "pods",

@@ -17,18 +17,17 @@ import (
 // startTimeout bounds a start. It takes about 15 seconds on an idle machine.
 const startTimeout = 5 * time.Minute
 
-// node is what the process of that name knows of its node.
+// node is the state of the process node.
 type node struct {
 	spec   Spec
 	number Number
-	paths  Paths // of the node
+	paths  Paths // the paths of the node
 	report *reporter
-	life   context.Context         // of the node
-	fail   context.CancelCauseFunc // ends it
+	life   context.Context         // the lifetime of the node
+	fail   context.CancelCauseFunc // ends life
 }
 
-// Node runs the node that the namespaces are for. It never returns without an
-// error.
+// Node runs the node of its namespaces. It always returns an error.
 func Node(spec Spec) error {
 	if spec.Node > firstNode {
 		return runFurtherNode(spec)
@@ -49,7 +48,7 @@ func newNode(spec Spec) node {
 	}
 }
 
-// runUntilFailure starts the node, reports that, and returns why the node ends.
+// runUntilFailure starts the node, reports that, and returns the reason for its end.
 func (n *node) runUntilFailure(start func(context.Context) error) error {
 	ctx, cancel := context.WithTimeoutCause(n.life, startTimeout, fmt.Errorf("not done after %s", startTimeout))
 	defer cancel()
@@ -73,7 +72,7 @@ func inOrder(functions ...func() error) error {
 	return nil
 }
 
-// inParallel calls the functions at once and joins their errors.
+// inParallel calls the functions at the same time and joins their errors.
 func inParallel(functions ...func() error) error {
 	errs := make([]error, len(functions))
 	var group sync.WaitGroup
@@ -84,7 +83,7 @@ func inParallel(functions ...func() error) error {
 	return errors.Join(errs...)
 }
 
-// cgroup is the name of the parent of all cgroups of the node.
+// cgroup returns the name of the parent of all cgroups of the node.
 func (n *node) cgroup() string {
 	cluster := Paths(n.spec.RunDir).Cgroup()
 	if n.number == firstNode {

@@ -10,16 +10,15 @@ import (
 	"time"
 )
 
-// Message is one line, in JSON, of what keep and node tell the process that
-// started the cluster. After Ready or Error there is no other.
+// Message is a line of JSON from keep and node to the process that started the cluster. A message with Ready or Error
+// is the last one.
 type Message struct {
 	Step  string `json:"step,omitempty"`
 	Ready bool   `json:"ready,omitempty"`
 	Error string `json:"error,omitempty"`
 }
 
-// reporter sends messages. It is safe for concurrent use. Nobody may be
-// listening any more: that is no error.
+// reporter sends messages. It is safe for concurrent use. It ignores an error if the receiver has ended.
 type reporter struct {
 	mu  sync.Mutex
 	out io.Writer
@@ -28,7 +27,7 @@ type reporter struct {
 func (r *reporter) send(m Message) {
 	line, err := json.Marshal(m)
 	if err != nil {
-		panic(err) // strings always can
+		panic(err) // This can't happen for strings.
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

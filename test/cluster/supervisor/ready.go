@@ -19,17 +19,16 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// readyInterval is between two looks at what is not ready yet.
+// readyInterval is the interval between two checks of conditions.
 const readyInterval = 100 * time.Millisecond
 
-// condition is something that a pod relies on.
+// condition is a requirement for starting pods.
 type condition struct {
 	name  string
 	check func(ctx context.Context) error
 }
 
-// waitReady waits until a pod can be made, scheduled, started and reach the
-// API server by its service.
+// waitReady waits until pods can be created, scheduled and started, and can reach the API server through its service.
 func (n *controlNode) waitReady(ctx context.Context) error {
 	client, err := kubernetes.NewForConfig(n.control.AdminConfig())
 	if err != nil {
@@ -77,7 +76,7 @@ func (c condition) wait(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		if ctx.Err() == nil { // else the request was only cut short
+		if ctx.Err() == nil { // Otherwise the end of ctx interrupted the request.
 			last = err
 		}
 		select {
@@ -88,8 +87,8 @@ func (c condition) wait(ctx context.Context) error {
 	}
 }
 
-// healthy asks a component of this network namespace, which nobody else is in,
-// so that its self-signed certificate will do.
+// healthy returns a check of a component in this network namespace. No other program is in the namespace, so the check
+// accepts a self-signed certificate.
 func healthy(url string) func(context.Context) error {
 	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	client := &http.Client{Transport: transport, Timeout: 5 * time.Second}
@@ -110,7 +109,7 @@ func healthy(url string) func(context.Context) error {
 	}
 }
 
-// nodeReady ignores taints that the node registered with, which are not Kubernetes' own.
+// nodeReady ignores taints that the node registered with and that are not Kubernetes' own.
 func nodeReady(ctx context.Context, client kubernetes.Interface, name string) error {
 	node, err := client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
 	if err != nil {

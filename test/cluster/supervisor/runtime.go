@@ -24,7 +24,7 @@ import (
 
 const containerdSocket = "/run/containerd/containerd.sock"
 
-// socketInterval is between two attempts to connect.
+// socketInterval is the pause between two attempts to connect.
 const socketInterval = 50 * time.Millisecond
 
 // startRuntime starts containerd and imports the first images.
@@ -35,7 +35,7 @@ func (n *node) startRuntime(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		// After a reboot it is there.
+		// After a reboot, the link exists already.
 		if err := os.Symlink(path, filepath.Join(n.paths.Bin(), tool.Name)); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("link programs: %w", err)
 		}
@@ -61,7 +61,7 @@ func (n *node) startRuntime(ctx context.Context) error {
 	return nil
 }
 
-// ImportArgs are those of ctr that import a docker-archive tar for kubelet.
+// ImportArgs returns the arguments of ctr for importing a docker-archive tar for kubelet.
 func ImportArgs(tar string) []string {
 	return []string{"-n", "k8s.io", "images", "import", "--all-platforms", "--local", tar}
 }
@@ -82,8 +82,8 @@ func waitSocket(ctx context.Context, path string) error {
 	}
 }
 
-// containerdConfig: the state folder is on the namespace's /run, where shims
-// have their sockets too.
+// containerdConfig returns the configuration of containerd. Its state folder is on the namespace's /run, where shims
+// also have their sockets.
 func (n *node) containerdConfig() string {
 	return `version = 3
 root = "/var/lib/containerd"
@@ -115,8 +115,8 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
 `
 }
 
-// snapshotter: an overlay cannot have another as its upper layer, which it
-// would where the run folder is in a container's own file system.
+// snapshotter returns the snapshotter. An overlay cannot be the upper layer of another overlay, which would happen if
+// the run folder is in the file system of a container.
 func (n *node) snapshotter() string {
 	if isType(n.paths.Data("containerd"), unix.OVERLAYFS_SUPER_MAGIC) {
 		return "native"

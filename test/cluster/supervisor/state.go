@@ -12,20 +12,19 @@ import (
 	"os"
 )
 
-// State says how to reach a running cluster, or a further node of the cluster.
+// State is the state of a running cluster, or of a further node of the cluster.
 type State struct {
-	// InitPID is the process id of process 1 of the namespaces: on the machine,
-	// or for a further node in the cluster's PID namespace.
+	// InitPID is the process id of process 1 of the namespaces: on the machine, or for a further node in the cluster's PID
+	// namespace.
 	InitPID int `json:"initPID"`
-	// Spec says what runs.
+	// Spec is the description of the cluster or of the node.
 	Spec Spec `json:"spec"`
 }
 
-// ErrNotRunning says that no cluster runs in the folder.
+// ErrNotRunning means that no cluster is running in the folder.
 var ErrNotRunning = errors.New("no cluster runs there")
 
-// ReadState returns the state of the cluster that runs in a folder. The error
-// is ErrNotRunning if there is none.
+// ReadState returns the state of the running cluster of a folder. If there is none, the error is ErrNotRunning.
 func ReadState(runDir string) (State, error) {
 	lock, err := tryLock(Paths(runDir).Lock())
 	if err == nil {

@@ -9,10 +9,10 @@ import (
 	"strings"
 )
 
-// Kubernetes is a release of Kubernetes that a cluster of the tests can have. There is one for each minor version, and
-// each is built from a module of its own, ../kubernetes/<minor version>.
+// Kubernetes is a release of Kubernetes for test clusters. There is one for each minor version, and each is built from
+// a module of its own, ../kubernetes/<minor version>.
 type Kubernetes struct {
-	Version, Date string // of the release
+	Version, Date string // the version and the date of the release
 }
 
 // Versions returns the releases, the oldest first.
@@ -24,7 +24,7 @@ func Versions() []Kubernetes {
 	}
 }
 
-// Newest is the release of a cluster for which none is chosen.
+// Newest returns the default release of a cluster.
 func Newest() Kubernetes {
 	all := Versions()
 	return all[len(all)-1]
@@ -56,7 +56,7 @@ func (k Kubernetes) Minor() string {
 
 func (k Kubernetes) numbers() []string { return strings.Split(strings.TrimPrefix(k.Version, "v"), ".") }
 
-// makeArgument returns what follows a make target that builds for the release.
+// makeArgument returns the argument for a make target that builds this release.
 func (k Kubernetes) makeArgument() string {
 	if k == Newest() {
 		return ""
@@ -64,7 +64,7 @@ func (k Kubernetes) makeArgument() string {
 	return " " + KubernetesEnv + "=" + k.Minor()
 }
 
-// dir returns the folder in test/cluster of the release's module.
+// dir returns the folder of the release's module in test/cluster.
 func (k Kubernetes) dir() string { return path.Join("kubernetes", k.Minor()) }
 
 // command describes the command in a folder of k8s.io/kubernetes.
@@ -81,17 +81,15 @@ func (k Kubernetes) command(dir, target, cost string) Tool {
 	}
 }
 
-// tests describes the program of the tests in a folder of k8s.io/kubernetes.
+// tests describes the test program in a folder of k8s.io/kubernetes.
 func (k Kubernetes) tests(dir, target, cost string) Tool {
 	t := k.command(dir, target, cost)
 	t.Name, t.Tests = t.Name+".test", true
 	return t
 }
 
-// ldFlags sets the version that the programs report. Kubernetes has no usable
-// default: without these flags the version is v0.0.0-master+$Format:%H$, which
-// kubectl and version skew checks cannot parse. A Go module does not contain
-// its commit, so the commit is unknown.
+// ldFlags sets the version that the programs report. Without these flags, the version is v0.0.0-master+$Format:%H$,
+// which kubectl and version skew checks cannot parse. The commit is unknown, because a Go module does not contain it.
 func (k Kubernetes) ldFlags() []string {
 	values := []string{
 		"gitVersion=" + k.Version,

@@ -13,9 +13,8 @@ import (
 
 const rootModule = "github.com/fsuser-csi/fsuser-csi"
 
-// Path returns the path of the built binary of the tool of that name, for a
-// cluster of this Kubernetes. It is an error if the binary has not been built;
-// the error says how to.
+// Path returns the path of the binary of a tool, for a cluster of this Kubernetes. If the binary has not been built,
+// the error explains how to build it.
 func Path(k Kubernetes, name string) (string, error) {
 	t, err := Lookup(k, name)
 	if err != nil {
@@ -34,7 +33,7 @@ func Path(k Kubernetes, name string) (string, error) {
 	return path, nil
 }
 
-// Binary returns where the tool's binary is, or will be once it is built.
+// Binary returns the path of the tool's binary, which need not be built yet.
 func (t Tool) Binary() (string, error) {
 	cache, err := Cache()
 	if err != nil {
@@ -43,7 +42,7 @@ func (t Tool) Binary() (string, error) {
 	return filepath.Join(cache, "bin", t.Name+"-"+t.Version, t.Name), nil
 }
 
-// ModuleDir returns the folder of the module that the tool is built in.
+// ModuleDir returns the folder of the tool's module.
 func (t Tool) ModuleDir() (string, error) {
 	root, err := Repository()
 	if err != nil {
@@ -52,7 +51,7 @@ func (t Tool) ModuleDir() (string, error) {
 	return filepath.Join(root, "test", "cluster", t.Dir), nil
 }
 
-// Cache returns the folder for all that is made once and kept: see the package.
+// Cache returns the cache folder; see the package comment.
 func Cache() (string, error) {
 	if dir := os.Getenv("FSUSER_CACHE"); dir != "" {
 		abs, err := filepath.Abs(dir)
@@ -68,9 +67,8 @@ func Cache() (string, error) {
 	return filepath.Join(root, ".cache"), nil
 }
 
-// Repository finds the root of the repository above the working directory,
-// which for a test is its package's folder. runtime.Caller would not do: it
-// knows no folder after a build with -trimpath.
+// Repository finds the root of the repository above the working directory, which for a test is its package's folder.
+// runtime.Caller is not enough, because it has no folders after a build with -trimpath.
 func Repository() (string, error) {
 	start, err := os.Getwd()
 	if err != nil {

@@ -7,7 +7,8 @@ const (
 	containerdVersion = "v2.4.2"
 	runcVersion       = "v1.5.2"
 	helmVersion       = "v4.3.1"
-	ginkgoVersion     = "v2.32.0" // that of Kubernetes' go.mod
+	ginkgoVersion     = "v2.32.0"  // that of Kubernetes' go.mod
+	prometheusVersion = "v0.316.0" // of the Go module, whose releases are v3.16.0
 )
 
 // The make targets that build tools.
@@ -15,19 +16,21 @@ const (
 	controlPlaneTarget = "control-plane"
 	clusterTarget      = "cluster-up"
 	conformanceTarget  = "conformance"
+	alertsTarget       = "alerts"
 )
 
-// All returns every tool that ../build can build, with the programs of this Kubernetes. The tools of the conformance
+// All returns all tools that ../build can build, with the programs of this Kubernetes. The tools of the conformance
 // target are only in the module of the newest Kubernetes.
 func All(k Kubernetes) []Tool {
-	all := OfCluster(k)
+	all := append(OfCluster(k), prometheus("promtool", controlPlaneTarget, "about a minute"),
+		prometheus("prometheus", alertsTarget, "about a minute"))
 	if k == Newest() {
 		all = append(all, ofConformance(k)...)
 	}
 	return all
 }
 
-// OfCluster returns the tools that a cluster of this Kubernetes consists of, or that people use in the cluster.
+// OfCluster returns the tools of a cluster of this Kubernetes, including those for people who use the cluster.
 func OfCluster(k Kubernetes) []Tool {
 	return []Tool{
 		k.command("cmd/kube-apiserver", controlPlaneTarget, "about 4 minutes"),
@@ -54,7 +57,7 @@ func OfCluster(k Kubernetes) []Tool {
 			Module:  "github.com/opencontainers/runc",
 			Dir:     "runc",
 			Package: "github.com/opencontainers/runc",
-			Tags:    []string{"seccomp"}, // the runtime's default profile needs it
+			Tags:    []string{"seccomp"}, // required by the runtime's default profile
 			Cgo:     true,
 			Target:  clusterTarget,
 			Cost:    "about ten seconds on 2 cores",
@@ -106,5 +109,20 @@ func containerd(name, cost string) Tool {
 		},
 		Target: clusterTarget,
 		Cost:   cost + " on 2 cores",
+	}
+}
+
+// prometheus describes a command of Prometheus, which discovers targets in files and in Kubernetes alone.
+func prometheus(name, target, cost string) Tool {
+	const module = "github.com/prometheus/prometheus"
+	return Tool{
+		Name:    name,
+		Version: prometheusVersion,
+		Module:  module,
+		Dir:     "prometheus",
+		Package: module + "/cmd/" + name,
+		Tags:    []string{"remove_all_sd", "enable_kubernetes_sd"},
+		Target:  target,
+		Cost:    cost + " on 2 cores",
 	}
 }

@@ -2,16 +2,16 @@
 
 //go:build linux
 
-// Command pod is what the pods of the end-to-end tests run:
+// Command pod is the program in the pods of the end-to-end tests:
 //
 //	pod                 do nothing until SIGTERM
-//	pod get <url>       print what an HTTP server answers
+//	pod get <url>       print the answer of an HTTP server
 //	pod watch <file>... print each file as `<file> <content>` now, whenever ..data of its directory is replaced, and when
 //	                    its name appears, which for a new key is a moment after ..data, as in kubelet
 //	pod reload <file>   print the file as `<file> <content>` now and at each SIGHUP
 //	pod list <path>...  print the tree below each path, as JSON of a []tree.Entry
 //
-// Like a reloader in a container, watch relies on inotify events alone. The program ends at SIGTERM.
+// Like a reloader in a container, watch uses only inotify events. The program ends at SIGTERM.
 package main
 
 import (
@@ -57,7 +57,7 @@ func main() {
 	}
 }
 
-// get replaces wget of the static busybox, which crashes where there is no DNS server.
+// get replaces wget of the static busybox, which crashes without a DNS server.
 func get(ctx context.Context, url string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()

@@ -25,7 +25,7 @@ import (
 
 const (
 	testTimeout = 35 * time.Minute
-	endTimeout  = 2 * time.Minute // of tests that are interrupted
+	endTimeout  = 2 * time.Minute // for interrupted tests
 )
 
 // event is a line of test2json.
@@ -34,7 +34,7 @@ type event struct {
 	Elapsed              float64
 }
 
-// results are the events that end the tests. Output is the reason of a test that was skipped.
+// results are the events that end the tests. Output is the reason of a skipped test.
 type results []event
 
 func (r results) count(action string) int {
@@ -64,7 +64,7 @@ func test(ctx context.Context, pattern string, env []string) (results, error) {
 		return nil, fmt.Errorf("find the tests: %w", err)
 	}
 	begin := time.Now()
-	// The tests have to clean up after an interrupt. `go test` would not pass the interrupt on to them.
+	// After an interrupt, the tests must clean up. `go test` would not forward the interrupt to them.
 	tests := exec.CommandContext(ctx, binary, "-test.v=test2json", "-test.parallel=8",
 		"-test.timeout="+testTimeout.String(), "-test.run="+pattern)
 	tests.Dir, tests.Env, tests.Stderr = strings.TrimSpace(string(source)), env, os.Stderr
@@ -74,7 +74,7 @@ func test(ctx context.Context, pattern string, env []string) (results, error) {
 	if toJSON.Stdin, err = tests.StdoutPipe(); err != nil {
 		return nil, err
 	}
-	// In a process group of its own: Ctrl-C must not end test2json before its input ends.
+	// The process group protects test2json from Ctrl-C, which must not end it before its input ends.
 	toJSON.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out, err := toJSON.StdoutPipe()
 	if err != nil {
@@ -95,7 +95,7 @@ func test(ctx context.Context, pattern string, env []string) (results, error) {
 	return all, err
 }
 
-// skipReason finds what a test said when it was skipped because of the version.
+// skipReason matches the reason of a test that was skipped because of the version.
 var skipReason = regexp.MustCompile(regexp.QuoteMeta(e2e.NotInVersion) + `.*`)
 
 // follow prints the output of the tests, and returns the result of each.

@@ -9,6 +9,8 @@
 // With -versions the command runs the tests with each version and each kind of access, and the upgrade test, and writes
 // docs/kubernetes-versions.md. The results of the tests that pass stay in the cache folder, so that an interrupted
 // command goes on where it ended; `make versions` begins anew.
+//
+// With -pages the command runs the commands of docs/platforms.md in clusters that are set up like the platforms.
 package main
 
 import (
@@ -40,7 +42,7 @@ type options struct {
 	archive             string
 	nodes               int
 	keep                bool
-	versions            bool
+	versions, pages     bool
 }
 
 func main() {
@@ -55,12 +57,18 @@ func main() {
 	flag.BoolVar(&o.keep, "keep", false, "use the cluster that runs in the folder, or start it, and leave it running")
 	flag.BoolVar(&o.versions, "versions", false,
 		"run the tests with each version of Kubernetes and each kind of access, as far as they are not done, and write "+page)
+	flag.BoolVar(&o.pages, "pages", false,
+		"run the commands of docs/platforms.md, in a cluster like each platform or like the one that PLATFORM names, and "+
+			"those of deploy/README.md for the oldest Kubernetes")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	do := o.run
-	if o.versions {
+	switch {
+	case o.versions:
 		do = o.runVersions
+	case o.pages:
+		do = o.runPages
 	}
 	if err := do(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
@@ -84,12 +92,12 @@ func (o options) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = o.runInCluster(ctx, version, os.Getenv("ACCESS"))
+	_, err = o.runInCluster(ctx, cluster.Options{Kubernetes: version})
 	return err
 }
 
-// runInCluster runs the tests in a cluster of this Kubernetes, with this kind of access.
-func (o options) runInCluster(ctx context.Context, k tools.Kubernetes, access string) (_ results, err error) {
+// runInCluster runs the tests in a cluster of this kind, with more environment variables.
+func (o options) runInCluster(ctx context.Context, kind cluster.Options, env ...string) (_ results, err error) {
 	begin := time.Now()
 	cache, err := tools.Cache()
 	if err != nil {
@@ -107,16 +115,17 @@ func (o options) runInCluster(ctx context.Context, k tools.Kubernetes, access st
 	if err != nil {
 		return nil, err
 	}
-	c, end, err := setup.Cluster(ctx, cluster.Options{RunDir: o.runDir, Kubernetes: k, Nodes: o.nodes}, o.keep, tars...)
+	kind.RunDir, kind.Nodes = o.runDir, o.nodes
+	c, end, err := setup.Cluster(ctx, kind, o.keep, tars...)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, end()) }()
-	fmt.Printf("cluster of Kubernetes %s with images after %.1f s\n", k.Version, time.Since(begin).Seconds())
+	fmt.Printf("cluster of Kubernetes %s with images after %.1f s\n", kind.Kubernetes.Version, time.Since(begin).Seconds())
 	// With CLUSTER_DIR the tests own the cluster: they kill its kubelet, too.
-	return test(ctx, o.tests, append(os.Environ(), "KUBECONFIG="+c.Kubeconfig(), "IMAGE="+image,
-		"POD_IMAGE="+podImage, "ACCESS="+access,
-		"CLUSTER_DIR="+c.RunDir(), "PATH="+c.Bin()+string(filepath.ListSeparator)+os.Getenv("PATH")))
+	return test(ctx, o.tests, append(append(os.Environ(), "KUBECONFIG="+c.Kubeconfig(), "IMAGE="+image,
+		"POD_IMAGE="+podImage,
+		"CLUSTER_DIR="+c.RunDir(), "PATH="+c.Bin()+string(filepath.ListSeparator)+os.Getenv("PATH")), env...))
 }
 
 // images returns the name of the driver's image, and archives of this image and of the image of the tests' pods. It

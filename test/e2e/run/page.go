@@ -51,7 +51,7 @@ A row counts the tests and their groups. The first row of each version has, besi
 other rows, those that start a hundred pods at once, change the access, try what a stolen token can
 read, uninstall the driver, and use Helm. The rows "none" have
 the test of ` + "`nodePublishSecretRef`" + `, whose namespace has no RoleBinding for the driver. The last row is the
-upgrade from an older driver to this one and back ([upgrade](operations.md#upgrade-and-downgrade)).
+upgrade from an older driver to this one and back ([upgrade](upgrading.md)).
 
 ## Not in a version
 
@@ -79,7 +79,7 @@ func (j job) row(d *strings.Builder, access string, r results) {
 		r.count("pass"), r.count("fail"), r.count("skip"), j.command())
 }
 
-// policies names the policies that the run had. The tests begin when those of the manifest have effect.
+// policies names the policies of the run. The tests begin when those of the manifest have effect.
 func (j job) policies() string {
 	for _, e := range j.Results {
 		if e.Action == "skip" && strings.Contains(e.Output, e2e.MutatingPolicies) {

@@ -15,21 +15,22 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/version"
 
+	"github.com/fsuser-csi/fsuser-csi/test/cluster"
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
 	"github.com/fsuser-csi/fsuser-csi/test/e2e"
 )
 
 const upgradeTest = "TestUpgrade"
 
-// job is one cluster with the tests that run there.
+// job is a cluster with the tests that run in it.
 type job struct {
 	Kubernetes tools.Kubernetes
 	Access     string
-	Tests      string // pattern; empty: the default
+	Tests      string // a pattern; empty for the default
 	Results    results
 }
 
-// jobs returns all that `make versions` runs.
+// jobs returns all jobs of `make versions`.
 func jobs() ([]job, error) {
 	var all []job
 	for _, k := range tools.Versions() {
@@ -44,7 +45,7 @@ func jobs() ([]job, error) {
 	return append(all, job{Kubernetes: tools.Newest(), Access: "node", Tests: upgradeTest}), nil
 }
 
-// command is what a user types to run the job alone.
+// command returns the command that runs only this job.
 func (j job) command() string {
 	c := fmt.Sprintf("make e2e %s=%s ACCESS=%s", tools.KubernetesEnv, j.Kubernetes.Minor(), j.Access)
 	if j.Tests != "" {
@@ -104,7 +105,7 @@ func (o options) runJob(ctx context.Context, j *job, dir string) (err error) {
 	if j.Tests != "" {
 		o.tests = j.Tests
 	}
-	if j.Results, err = o.runInCluster(ctx, j.Kubernetes, j.Access); err != nil {
+	if j.Results, err = o.runInCluster(ctx, cluster.Options{Kubernetes: j.Kubernetes}, "ACCESS="+j.Access); err != nil {
 		return fmt.Errorf("%s: %w", j.command(), err)
 	}
 	if err := j.check(); err != nil {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command counterpart is whom the gallery's clients log in to: a few words each of POP3 (port 1110), SMTP (2525), FTP
-// (2121) and of the gem server's HTTP (8080), for the user app with the password of the environment variable PASSWORD,
-// and for nobody else.
+// Command counterpart is the server for the gallery's clients. It speaks a little POP3 (port 1110), SMTP (2525), FTP
+// (2121) and the gem server's HTTP (8080), for the user app with the password of the environment variable PASSWORD, and
+// for no other user.
 package main
 
 import (

@@ -2,7 +2,7 @@
 
 //go:build linux
 
-// Command run shows the gallery: it starts a cluster with the driver of this tree, runs the test, and leaves nothing.
+// Command run runs the gallery: it starts a cluster with the driver of this tree, runs the test, and leaves nothing.
 //
 //	go run ./test/gallery/run [-keep] [arguments of go test]
 //	go run ./test/gallery/run -image      # make the images, for another cluster
@@ -61,7 +61,7 @@ func run(ctx context.Context, keep bool, testArgs []string) (err error) {
 	if err != nil {
 		return err
 	}
-	// Before the cluster: it needs the processors, too.
+	// The images are made before the cluster starts, because the cluster takes CPU time, too.
 	tars, err := gallery.Images(ctx, cache)
 	if err != nil {
 		return err
@@ -107,7 +107,7 @@ func printImages(ctx context.Context) error {
 	return nil
 }
 
-// command runs in the repository, and is asked to end before it is killed: a test then cleans up.
+// command returns a command in the repository. The command gets a signal before it is killed, so that a test cleans up.
 func command(ctx context.Context, repository, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = repository

@@ -24,7 +24,7 @@ import (
 
 const accessReady = "fsuser_access_ready"
 
-// accessKnown bounds the time to a result: a refusal is confirmed after ten seconds.
+// accessKnown is the longest time to a result, because a refusal is confirmed after ten seconds.
 const accessKnown = 60 * time.Second
 
 // withRights starts a cluster in which a pod of the driver has the rights of the shipped manifest.
@@ -55,7 +55,7 @@ func withRights(t *testing.T, o controlplane.Options) (*cluster, event.Pod) {
 	return c, event.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID)}
 }
 
-// startAsPod starts a driver that knows its pod, as the DaemonSet's environment variables name it.
+// startAsPod starts a driver that knows its pod from the environment variables of the DaemonSet.
 func (c *cluster) startAsPod(t *testing.T, pod event.Pod) *testkit.Driver {
 	t.Helper()
 	d := c.start(t)
@@ -81,7 +81,7 @@ func awaitAccess(t *testing.T, d *testkit.Driver, want float64) {
 	}
 }
 
-// refusedAccess checks that the driver tells everywhere that its access does not work.
+// refusedAccess checks that the driver reports everywhere that its access does not work.
 func refusedAccess(t *testing.T, c *cluster, d *testkit.Driver, pod event.Pod, words ...string) {
 	t.Helper()
 	awaitAccess(t, d, 0)
@@ -102,7 +102,7 @@ func refusedAccess(t *testing.T, c *cluster, d *testkit.Driver, pod event.Pod, w
 }
 
 func TestAccessIsReady(t *testing.T) {
-	t.Parallel() // a refusal is confirmed after ten seconds
+	t.Parallel() // A refusal is confirmed after ten seconds.
 	c, pod := withRights(t, controlplane.Options{})
 	d := c.startAsPod(t, pod)
 	awaitAccess(t, d, 1)
@@ -111,7 +111,7 @@ func TestAccessIsReady(t *testing.T) {
 	}
 	inOneProcess(t, c, pod)
 
-	// inOneProcess has taken the right to act as the node.
+	// inOneProcess has withdrawn the right to act as the node.
 	d.Stop()
 	d.StartAgain()
 	refusedAccess(t, c, d, pod, "the driver may not act as its node", "ClusterRole fsuser-csi-node")
@@ -136,13 +136,13 @@ func TestAccessIsReady(t *testing.T) {
 	if text := other.Status(); !strings.Contains(text, "ClusterRole must allow it to get nodes") {
 		t.Errorf("the status is\n%s", text)
 	}
-	// Only an outage follows.
+	// From here on there is only an outage.
 	if err := c.StopAPIServer(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// inOneProcess checks the access at short intervals while the driver loses its right and while the API server is away.
+// inOneProcess checks the access at short intervals while the driver loses its right, and during an outage.
 func inOneProcess(t *testing.T, c *cluster, pod event.Pod) {
 	t.Helper()
 	api, err := source.NewAPI(c.credentials, source.Options{NodeName: nodeaccess.Node, Impersonate: true})
@@ -210,7 +210,7 @@ func TestAccessInAClusterThatLacksWhatItNeeds(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel() // a refusal is confirmed after ten seconds
+			t.Parallel() // A refusal is confirmed after ten seconds.
 			c, pod := withRights(t, test.cluster)
 			refusedAccess(t, c, c.startAsPod(t, pod), pod, test.says)
 		})

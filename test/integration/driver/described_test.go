@@ -16,8 +16,8 @@ import (
 // described is the name of the volume of a pod that the attribute volume names.
 const described = "described"
 
-// describe creates a pod that has the volume "described" and the volume ssh with these attributes, which "described"
-// describes. No node runs the pod; the test plays kubelet.
+// describe creates a pod with the volume "described", and with the volume ssh with these attributes, which "described"
+// describes. No node runs the pod; the test acts as kubelet.
 func (c *cluster) describe(
 	t *testing.T, source corev1.VolumeSource, attributes ...string,
 ) (kubelet.Pod, kubelet.Volume) {
@@ -25,7 +25,7 @@ func (c *cluster) describe(
 	return c.describeIn(t, source, func(*corev1.PodSpec) {}, attributes...)
 }
 
-// describeIn is describe with a change of the pod's spec before the pod is created.
+// describeIn is describe with a change of the pod's spec before the creation.
 func (c *cluster) describeIn(
 	t *testing.T, source corev1.VolumeSource, change func(*corev1.PodSpec), attributes ...string,
 ) (kubelet.Pod, kubelet.Volume) {
@@ -37,7 +37,7 @@ func (c *cluster) describeIn(
 	return c.create(t, pod), v
 }
 
-// create creates a pod until t ends.
+// create creates a pod. The pod is deleted when t ends.
 func (c *cluster) create(t *testing.T, pod *corev1.Pod) kubelet.Pod {
 	t.Helper()
 	p, err := nodeaccess.CreatePod(deadline(t), c, c.namespace, pod)
@@ -48,7 +48,7 @@ func (c *cluster) create(t *testing.T, pod *corev1.Pod) kubelet.Pod {
 	return p
 }
 
-// items are items of a volume, of pairs of key and path.
+// items returns items of a volume from pairs of key and path.
 func items(keysAndPaths ...string) (all []corev1.KeyToPath) {
 	for i := 0; i < len(keysAndPaths); i += 2 {
 		all = append(all, corev1.KeyToPath{Key: keysAndPaths[i], Path: keysAndPaths[i+1]})
@@ -56,40 +56,40 @@ func items(keysAndPaths ...string) (all []corev1.KeyToPath) {
 	return all
 }
 
-// secretVolume is a volume of a Secret. Its defaultMode is that of the driver's own Secret volumes.
+// secretVolume returns a volume of a Secret. Its defaultMode is that of the driver's own Secret volumes.
 func secretVolume(name string, optional bool, items ...corev1.KeyToPath) corev1.VolumeSource {
 	return corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{
 		SecretName: name, Optional: &optional, Items: items, DefaultMode: ptr.To[int32](0o400),
 	}}
 }
 
-// configMapVolume is a volume of a ConfigMap.
+// configMapVolume returns a volume of a ConfigMap.
 func configMapVolume(name string, optional bool, items ...corev1.KeyToPath) corev1.VolumeSource {
 	return corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
 		LocalObjectReference: corev1.LocalObjectReference{Name: name}, Optional: &optional, Items: items,
 	}}
 }
 
-// projectedVolume is a volume of several sources.
+// projectedVolume returns a volume of several sources.
 func projectedVolume(sources ...corev1.VolumeProjection) corev1.VolumeSource {
 	return corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: sources}}
 }
 
-// secretSource is a Secret in a projected volume.
+// secretSource returns a Secret of a projected volume.
 func secretSource(name string, items ...corev1.KeyToPath) corev1.VolumeProjection {
 	return corev1.VolumeProjection{Secret: &corev1.SecretProjection{
 		LocalObjectReference: corev1.LocalObjectReference{Name: name}, Items: items,
 	}}
 }
 
-// configMapSource is a ConfigMap in a projected volume.
+// configMapSource returns a ConfigMap of a projected volume.
 func configMapSource(name string, optional bool, items ...corev1.KeyToPath) corev1.VolumeProjection {
 	return corev1.VolumeProjection{ConfigMap: &corev1.ConfigMapProjection{
 		LocalObjectReference: corev1.LocalObjectReference{Name: name}, Optional: &optional, Items: items,
 	}}
 }
 
-// fieldsSource is the downward API in a projected volume, of pairs of path and field.
+// fieldsSource returns the downward API of a projected volume, from pairs of path and field.
 func fieldsSource(pathsAndFields ...string) corev1.VolumeProjection {
 	return corev1.VolumeProjection{DownwardAPI: &corev1.DownwardAPIProjection{Items: fieldFiles(pathsAndFields...)}}
 }
@@ -110,7 +110,7 @@ func addScratch(spec *corev1.PodSpec) {
 	spec.Volumes = append(spec.Volumes, scratch)
 }
 
-// resourceFile is a file that shows a resource of the container c.
+// resourceFile returns a file that shows a resource of the container c.
 func resourceFile(path, name, divisor string) corev1.DownwardAPIVolumeFile {
 	ref := &corev1.ResourceFieldSelector{ContainerName: "c", Resource: name}
 	if divisor != "" {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package driver tests the driver as a process: its real binary, the real kernel, a real kube-apiserver and etcd.
-// Kubelet alone is played.
+// Package driver tests the driver as a process: its real binary, the real kernel, a real kube-apiserver and etcd. Only
+// kubelet is simulated.
 package driver
 
 import (
@@ -91,7 +91,7 @@ func (c *cluster) secret(t *testing.T, name string, data map[string]string) *cor
 	return s
 }
 
-// deletePod at once: there is no kubelet that would end it.
+// deletePod deletes a pod at once, because no kubelet would end it.
 func (c *cluster) deletePod(name string) {
 	nodeaccess.DeletePod(context.Background(), c, c.namespace, name)
 }
@@ -108,7 +108,7 @@ func pod(name string) kubelet.Pod {
 	return kubelet.Pod{Namespace: namespace, Name: name, UID: name + "-6f0a3c1e-0001"}
 }
 
-// publish publishes a volume that must come to be, and returns it as a container sees it.
+// publish publishes a volume, and returns it as a container sees it. It fails the test if that fails.
 func publish(t *testing.T, d *testkit.Driver, p kubelet.Pod, v kubelet.Volume) (dir string, stop func()) {
 	t.Helper()
 	target, err := d.Publish(deadline(t), p, v)
@@ -128,7 +128,7 @@ func unpublish(t *testing.T, d *testkit.Driver, p kubelet.Pod, volume string) {
 	}
 }
 
-// deadline is that of kubelet's calls.
+// deadline returns a context with the timeout of kubelet's calls.
 func deadline(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
@@ -144,8 +144,8 @@ func holds(t *testing.T, path, text string) {
 	})
 }
 
-// ssh is a volume with these attributes (key, value, ...), and a uid: without one the driver asks for the pod, which is
-// not there in most tests.
+// ssh returns a volume with these attributes (key, value, ...), and a uid. Without a uid, the driver would read the
+// pod, which does not exist in most tests.
 func ssh(attributes ...string) kubelet.Volume {
 	v := kubelet.Volume{Name: "ssh", Attributes: map[string]string{"uid": "1000"}}
 	for i := 0; i < len(attributes); i += 2 {
@@ -360,7 +360,7 @@ func deletedAndRecreated(t *testing.T, c *cluster) {
 	testkit.Eventually(t, time.Minute, "the volume to be current",
 		func() bool { return d.Metric("fsuser_stale_volumes") == 0 })
 
-	// The same data in another object: nothing to write.
+	// The same data in another object causes no write.
 	generation := link(t, dir)
 	if err := c.CoreV1().Secrets(namespace).Delete(context.Background(), "keys", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
@@ -465,8 +465,8 @@ func refreshOff(t *testing.T, c *cluster) {
 	unpublish(t, d, follows, "ssh")
 }
 
-// With H-096 (kubelet publishes again what runs already) and H-109 (the driver says that it is healthy) of
-// docs/hostile-inputs.md.
+// outage includes H-096 (kubelet publishes a published volume again) and H-109 (the driver reports that it is healthy)
+// of docs/hostile-inputs.md.
 func outage(t *testing.T, c *cluster) {
 	c.secret(t, "keys", map[string]string{"k": "before"})
 	d := c.start(t)
@@ -484,7 +484,7 @@ func outage(t *testing.T, c *cluster) {
 		t.Errorf("without an API server the driver is unhealthy: %d %s", status, body)
 	}
 	holds(t, filepath.Join(dir, "k"), "before")
-	// What kubelet does after its own restart: publish what runs already.
+	// After its own restart, kubelet publishes published volumes again.
 	if _, err := d.Publish(deadline(t), p, v); err != nil {
 		t.Errorf("a volume that is whole could not be republished without the API server: %v", err)
 	}
@@ -526,7 +526,7 @@ func rightsComeAndGo(t *testing.T, c *cluster) {
 			}, metav1.CreateOptions{})
 		return err == nil && !review.Status.Allowed
 	})
-	// A watch that is open goes on until it ends; a driver that starts has none.
+	// An open watch continues until its end, but a driver that starts has none.
 	d.Kill()
 	d.StartAgain()
 	testkit.Eventually(t, time.Minute, "the volume to be stale",
@@ -684,7 +684,7 @@ func health(t *testing.T, c *cluster) {
 	}
 }
 
-// visible are the names in a volume that do not belong to the layout.
+// visible returns the names in a volume that do not belong to the layout.
 func visible(t *testing.T, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)

@@ -24,10 +24,10 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// exchange is a process that exchanges two names over and over until its input ends, and then sees to it that the first
-// is a directory, or not there, as at the beginning. Its mounts are its own: what the driver mounts does not keep it
-// from moving a directory (rename(2) says EBUSY only for mounts that it sees). It prints how often it has, the first
-// time and each hundredth.
+// exchange is a process that exchanges two names again and again until the end of its input. At the end it makes sure
+// that the first is a directory, or does not exist, as at the beginning. The process has a mount namespace of its own,
+// so that the driver's mounts do not prevent the move of a directory (rename(2) fails with EBUSY only for visible
+// mounts). It prints the number of exchanges after the first one and after each hundredth.
 func exchange(args []string) error {
 	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
 		return err
@@ -44,7 +44,7 @@ func exchange(args []string) error {
 			}
 		}
 		err := unix.Renameat2(unix.AT_FDCWD, args[0], unix.AT_FDCWD, args[1], unix.RENAME_EXCHANGE)
-		// The driver takes the target away, and makes it anew.
+		// The driver removes the target and makes it again.
 		if err != nil && !errors.Is(err, unix.ENOENT) {
 			return err
 		}
@@ -59,14 +59,14 @@ func exchange(args []string) error {
 // exchangeAttack exchanges a component of the target path with something else.
 type exchangeAttack struct {
 	name string
-	// component is how many directories above the target it is.
+	// component is the number of directories between the component and the target.
 	component int
-	// place makes what the component is exchanged with. A link leads to the victim.
+	// place makes the other side of the exchange. A link leads to the victim.
 	place func(path, victim string) error
 }
 
-// H-038 of docs/hostile-inputs.md, and CVE-2021-25741: somebody exchanges a component of the target path with a link to
-// a directory that is not the pod's, while the driver publishes, refreshes and unpublishes.
+// H-038 of docs/hostile-inputs.md, and CVE-2021-25741: an attacker exchanges a component of the target path with a link
+// to a directory of another owner, while the driver publishes, refreshes and unpublishes.
 func TestExchangedPaths(t *testing.T) {
 	rounds := 100
 	if os.Getenv("FSUSER_TORTURE") != "" {
@@ -112,7 +112,7 @@ func exchangedPath(t *testing.T, binary string, attack exchangeAttack, rounds in
 		component = filepath.Dir(component)
 	}
 
-	// The victim has, below it, whatever the path goes on with: nothing but the link stands between the driver and it.
+	// The victim contains the rest of the path, so that only the check for links protects it.
 	victim := filepath.Join(d.Root, "victim")
 	below := filepath.Join(victim, strings.TrimPrefix(target, component))
 	for _, dir := range []string{filepath.Dir(target), below} {
@@ -122,7 +122,7 @@ func exchangedPath(t *testing.T, binary string, attack exchangeAttack, rounds in
 	}
 	other := filepath.Join(filepath.Dir(component), "other")
 	if attack.component == 0 {
-		// An empty victim is what the driver would mount on.
+		// The driver would mount on an empty victim.
 		if err := os.Mkdir(target, 0o750); err != nil {
 			t.Fatal(err)
 		}
@@ -132,7 +132,7 @@ func exchangedPath(t *testing.T, binary string, attack exchangeAttack, rounds in
 	if err := errors.Join(os.Chown(victim, 12, 34), attack.place(other, victim)); err != nil {
 		t.Fatal(err)
 	}
-	// It is a mount too: whoever unmounts through the link takes that away.
+	// The victim is a mount, too. An unmount through the link would remove the mount.
 	if err := unix.Mount(victim, victim, "", unix.MS_BIND, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -178,9 +178,9 @@ func exchangedPath(t *testing.T, binary string, attack exchangeAttack, rounds in
 		answers[status.Code(err)]++
 		switch status.Code(err) {
 		case codes.OK, codes.FailedPrecondition:
-		case codes.Unavailable: // what could not be undone, or not be unmounted: kubelet asks again
+		case codes.Unavailable: // An undo or an unmount failed. Kubelet calls again.
 		case codes.Internal:
-			// The link came between two system calls: one says what it found.
+			// The link appeared between two system calls, so the error is that of the second one.
 			if !slices.ContainsFunc([]string{"symbolic link", "no such file", "not a directory", "umount2"},
 				func(s string) bool { return strings.Contains(err.Error(), s) }) {
 				t.Errorf("%v", err)
@@ -193,7 +193,7 @@ func exchangedPath(t *testing.T, binary string, attack exchangeAttack, rounds in
 	for i := range rounds {
 		_, err := d.NodePublishVolume(deadline(t), request)
 		count(err)
-		write(i + 1) // a refresh, when it will
+		write(i + 1) // causes a refresh at some time
 		_, err = d.NodePublishVolume(deadline(t), request)
 		count(err)
 		_, err = d.NodeUnpublishVolume(deadline(t),
@@ -216,8 +216,8 @@ func exchangedPath(t *testing.T, binary string, attack exchangeAttack, rounds in
 	}
 	t.Logf("%d calls against %d exchanges: %v", 3*rounds, exchanged(), answers)
 
-	// The path is right again, as it was made. Now unpublish works, and nothing is left, wherever the mount went with its
-	// directory.
+	// The path is the original one again. Now unpublish succeeds and leaves nothing, regardless of where the mount moved
+	// with its directory.
 	if err := os.Remove(other); err != nil {
 		t.Fatal(err)
 	}

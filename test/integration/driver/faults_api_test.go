@@ -37,7 +37,7 @@ func publishWithoutAPIServer(t *testing.T, c *cluster) string {
 		name string
 		make func()
 		code codes.Code
-		// patience of the caller. Kubelet has two minutes.
+		// patience is the timeout of the caller. Kubelet's timeout is two minutes.
 		patience time.Duration
 	}{
 		{"the connection is reset", proxy.Cut, codes.Unavailable, time.Minute},
@@ -70,7 +70,7 @@ func publishWithoutAPIServer(t *testing.T, c *cluster) string {
 		if status.Code(err) != answer.code {
 			t.Errorf("%s: got %v after %v, want %v", answer.name, err, time.Since(start), answer.code)
 		}
-		// The caller that gave up is not the driver, which ends the call a moment later.
+		// After the caller has given up, the driver ends the call a moment later.
 		testkit.Eventually(t, converged, answer.name+": the call to end",
 			func() bool { return d.Metric("fsuser_watched_objects") == 0 })
 		nothingOf(t, d, p)
@@ -93,7 +93,7 @@ func changeWithoutAPIServer(t *testing.T, c *cluster) string {
 	p := c.pod(t, "f02", v)
 	dir, stop := publish(t, d, p, v)
 
-	// A moment is no outage.
+	// A short interruption is no outage.
 	proxy.Cut()
 	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if n := d.Metric("fsuser_stale_volumes"); n != 0 {
@@ -102,7 +102,7 @@ func changeWithoutAPIServer(t *testing.T, c *cluster) string {
 	}
 	proxy.Heal()
 	c.update(t, "f02", map[string]string{"k": "between"})
-	holds(t, filepath.Join(dir, "k"), "between") // so the watch works, and the next outage begins anew
+	holds(t, filepath.Join(dir, "k"), "between") // The watch works, so the next outage has a new beginning.
 	generation := link(t, dir)
 	if strings.Contains(d.Log(), "can't be read") {
 		t.Error("an interruption of 3 s is in the log")
@@ -177,7 +177,7 @@ func restartWithoutAPIServer(t *testing.T, c *cluster) string {
 		t.Errorf("%v volumes were taken up, want %d", n, volumes+1)
 	}
 	unpublish(t, d, gone, "ssh")
-	m.each(t, func(name string) error { // as kubelet does after its own restart
+	m.each(t, func(name string) error { // Kubelet does this after its own restart.
 		_, err := d.Publish(deadline(t), m.pods[name], ssh("secretName", name))
 		return err
 	})
@@ -188,7 +188,7 @@ func restartWithoutAPIServer(t *testing.T, c *cluster) string {
 	m.show(t, time.Second, "before")
 	m.update(t, "after")
 	testkit.Eventually(t, converged, "all to be stale", func() bool { return d.Metric("fsuser_stale_volumes") == volumes })
-	time.Sleep(time.Until(away.Add(outage))) // that long is the fault
+	time.Sleep(time.Until(away.Add(outage))) // the length of the fault
 	m.show(t, time.Second, "before")
 	dialled, asked := proxy.Connections(), proxy.Asked()
 
@@ -242,7 +242,7 @@ func watchesExpire(t *testing.T, c *cluster) string {
 	}
 	asked := proxy.Asked()
 	proxy.Answer(func(w http.ResponseWriter, r *http.Request) bool {
-		// Whatever version is asked for is too old.
+		// Every requested version is too old.
 		return r.URL.Query().Get("resourceVersion") != "" &&
 			faultproxy.Status(410, metav1.StatusReasonExpired, "too old resource version: 1 (2)")(w, r)
 	})
@@ -261,7 +261,7 @@ func watchesExpire(t *testing.T, c *cluster) string {
 		t.Errorf("%d requests for %d volumes, want at most 3 each", requests, volumes)
 	}
 	for _, name := range m.names {
-		// One version after the other: "before", "after", and nothing in between.
+		// The files have shown one version after the other: "before", "after", and nothing in between.
 		if !strings.HasPrefix(files[name], "..") || link(t, m.Target(pod(name), "ssh")) == files[name] {
 			t.Errorf("%s shows the same generation", name)
 		}
@@ -283,7 +283,7 @@ func requiredKeyGoes(t *testing.T, c *cluster) string {
 	p, v := c.describe(t, secretVolume("f07", false, items("a", "a", "b", "dir/b")...))
 	dir, stop := publish(t, d, p, v)
 
-	// Who reads one generation reads one version.
+	// A reader of one generation sees one version.
 	var looks atomic.Int64
 	reading, end := context.WithCancel(t.Context())
 	var running sync.WaitGroup
@@ -297,7 +297,7 @@ func requiredKeyGoes(t *testing.T, c *cluster) string {
 			a, errA := os.ReadFile(filepath.Join(dir, generation, "a"))
 			b, errB := os.ReadFile(filepath.Join(dir, generation, "dir/b"))
 			if errA != nil || errB != nil {
-				continue // replaced meanwhile
+				continue // replaced in the meantime
 			}
 			if looks.Add(1); string(a) != string(b) {
 				t.Errorf("a is %q and b is %q", a, b)
@@ -344,7 +344,7 @@ func objectsOfAnotherKind(t *testing.T, c *cluster) string {
 			t.Fatal(err)
 		}
 	}
-	// The type.
+	// The type changes.
 	c.secret(t, "f26", map[string]string{"k": "opaque"})
 	p := pod("f26")
 	dir, stop := publish(t, d, p, ssh("secretName", "f26"))
@@ -353,7 +353,7 @@ func objectsOfAnotherKind(t *testing.T, c *cluster) string {
 	remake(typed)
 	holds(t, filepath.Join(dir, "k"), "of a type")
 
-	// data and binaryData.
+	// The value moves from data to binaryData.
 	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "f26"}, Data: map[string]string{"k": "text", "stays": "s"}}
 	if _, err := configMaps.Create(ctx, cm, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
@@ -368,7 +368,7 @@ func objectsOfAnotherKind(t *testing.T, c *cluster) string {
 	holds(t, filepath.Join(mapDir, "k"), "\x00\xff")
 	holds(t, filepath.Join(mapDir, "stays"), "s")
 
-	// Immutable: nobody watches it any more. Who comes next has it read anew, for all.
+	// The object is immutable, so it is not watched. The next subscriber causes a new read, for all subscribers.
 	fixed := secretOf("f26", "immutable")
 	yes := true
 	fixed.Immutable = &yes
@@ -380,7 +380,7 @@ func objectsOfAnotherKind(t *testing.T, c *cluster) string {
 	nextDir, stopNext := publish(t, d, next, ssh("secretName", "f26"))
 	holds(t, filepath.Join(nextDir, "k"), "made anew")
 	holds(t, filepath.Join(dir, "k"), "made anew")
-	// It is not immutable any more, and watched.
+	// The object is not immutable any more, so it is watched.
 	c.update(t, "f26", map[string]string{"k": "changed"})
 	holds(t, filepath.Join(dir, "k"), "changed")
 	for _, s := range []func(){stop, stopMap, stopNext} {
@@ -392,12 +392,12 @@ func objectsOfAnotherKind(t *testing.T, c *cluster) string {
 	return "type, binaryData, immutable"
 }
 
-// right is what lets a driver read the Secret f27.
+// right is the driver's right to read the Secret f27.
 type right struct {
 	take func() error
-	// give it back, and return a pod that comes then.
+	// give restores the right, and returns a pod that is created then.
 	give func() (kubelet.Pod, error)
-	// words of the remedy, which pods are told.
+	// words are the remedy in the messages to pods.
 	words string
 }
 
@@ -406,7 +406,7 @@ func noRole(t *testing.T, c *cluster) string {
 	role := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: "reader"}, Rules: []rbacv1.PolicyRule{
 		{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get", "list", "watch"}},
 	}}
-	// That to write Events stays.
+	// The right to write Events stays.
 	events := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: "events"}, Rules: []rbacv1.PolicyRule{
 		{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create", "patch"}},
 	}}
@@ -436,8 +436,8 @@ func noRole(t *testing.T, c *cluster) string {
 	})
 }
 
-// noImpersonation takes the right to act as the node from a service account of its own: that of the manifest has other
-// drivers.
+// noImpersonation withdraws the right to act as the node from a service account of its own, because other drivers use
+// that of the manifest.
 func noImpersonation(t *testing.T, c *cluster) string {
 	ctx := context.Background()
 	c = c.in(t, "f27-impersonation")
@@ -469,7 +469,7 @@ func noImpersonation(t *testing.T, c *cluster) string {
 	})
 }
 
-// noReference deletes the one pod of the node that declares the Secret, while kubelet still has its volume.
+// noReference deletes the only pod of the node that declares the Secret, while kubelet still has the pod's volume.
 func noReference(t *testing.T, c *cluster) string {
 	c = c.in(t, "f27-reference")
 	return refused(t, c, right{
@@ -479,7 +479,7 @@ func noReference(t *testing.T, c *cluster) string {
 	})
 }
 
-// in is the cluster with another namespace, which is made.
+// in returns the cluster with another namespace, which it creates.
 func (c *cluster) in(t *testing.T, namespace string) *cluster {
 	t.Helper()
 	other := *c
@@ -490,8 +490,8 @@ func (c *cluster) in(t *testing.T, namespace string) *cluster {
 	return &other
 }
 
-// awaitRefusal waits until a driver that watched a Secret now would be refused. The API server learns of it by a watch
-// of its own, and remembers for ten seconds who may act as a node.
+// awaitRefusal waits until the API server would refuse a new watch of a Secret. The API server learns of the change
+// with a watch, and caches for ten seconds who may act as a node.
 func (c *cluster) awaitRefusal(t *testing.T, secret string) {
 	t.Helper()
 	config := rest.CopyConfig(c.credentials)
@@ -517,11 +517,11 @@ func refused(t *testing.T, c *cluster, r right) string {
 	c.secret(t, "f27", map[string]string{"k": "before"})
 	d, proxy := c.startBehind(t)
 	p := c.pod(t, "f27", v)
-	// Of a time without the right: nothing is declared for it.
+	// This pod is from the time without the right, and nothing is declared for it.
 	early := kubelet.Pod{Namespace: c.namespace, Name: "f27-early", UID: "f27-early-6f0a3c1e-0001"}
 	var dir string
 	var stop func()
-	// The API server learns of a binding by a watch of its own.
+	// The API server learns of a binding with a watch.
 	testkit.Eventually(t, converged, "the right to read", func() bool {
 		target, err := d.Publish(deadline(t), p, v)
 		if err == nil {
@@ -533,9 +533,9 @@ func refused(t *testing.T, c *cluster, r right) string {
 	if err := r.take(); err != nil {
 		t.Fatal(err)
 	}
-	c.awaitRefusal(t, "f27") // watches that were cut before would be made again, with longer and longer pauses
+	c.awaitRefusal(t, "f27") // before the cut, because the pauses between refused watches grow
 	testkit.Eventually(t, converged, "the refusal", func() bool {
-		proxy.Say(nil) // a watch that is open goes on until it ends
+		proxy.Say(nil) // An open watch continues until its end.
 		return d.Metric("fsuser_stale_volumes") == 1
 	})
 	if e := c.event(t, p, "VolumeRefreshFailed"); !strings.Contains(e.Message, "forbidden") ||
@@ -560,8 +560,8 @@ func refused(t *testing.T, c *cluster, r right) string {
 	if _, err := d.Publish(deadline(t), p, v); err != nil {
 		t.Errorf("republish: %v", err)
 	}
-	time.Sleep(time.Until(since.Add(15 * time.Second))) // counts what is asked meanwhile
-	// Pauses of 0.1 s, 0.3 s, 0.9 s, 2.7 s, 8.1 s and more, and two publishes.
+	time.Sleep(time.Until(since.Add(15 * time.Second))) // to count the requests in this time
+	// There are pauses of 0.1 s, 0.3 s, 0.9 s, 2.7 s, 8.1 s and more, and two publishes.
 	requests, pods := proxy.Asked()-asked, 0
 	for _, request := range proxy.Requests()[asked:] {
 		if strings.Contains(request.URL.Path, "/pods/") {
@@ -580,7 +580,7 @@ func refused(t *testing.T, c *cluster, r right) string {
 		t.Fatal(err)
 	}
 	granted := time.Now()
-	// Who comes anew asks at once, and that serves all.
+	// A new subscriber causes a request at once, and all subscribers get the result.
 	var nextStop func()
 	testkit.Eventually(t, converged, "a new pod to get the right that was given back", func() bool {
 		target, err := d.Publish(deadline(t), next, v)
@@ -613,12 +613,13 @@ func swallowed(t *testing.T, c *cluster) string {
 	proxy.Stall()
 	stalled := time.Now()
 	c.update(t, "f28", map[string]string{"k": "after"})
-	// Nothing tells the driver yet. A new pod on a node that watches the object starts with the last known content.
+	// The driver can't notice the fault yet. A new pod on a node that watches the object starts with the last known
+	// content.
 	lateDir, lateStop := publish(t, d, late, v)
 	if text, err := os.ReadFile(filepath.Join(lateDir, "k")); err != nil || string(text) != "before" {
 		t.Errorf("the new pod starts with %q, %v", text, err)
 	}
-	// HTTP/2 pings: one after 30 s without a word, and 15 s for its answer (k8s.io/apimachinery/pkg/util/net).
+	// HTTP/2 sends a ping after 30 s without data, and waits 15 s for the answer (k8s.io/apimachinery/pkg/util/net).
 	testkit.Eventually(t, 90*time.Second, "the driver to give up the connection",
 		func() bool { return proxy.Connections() > connections })
 	noticed := time.Since(stalled)
@@ -653,8 +654,9 @@ func swallowed(t *testing.T, c *cluster) string {
 	return fmt.Sprintf("noticed after %s, followed %s after its end", seconds(noticed), seconds(took))
 }
 
-// oldReplica has one of several API servers be behind: it answers from its cache what may be of any version, and that a
-// version is too large for it; what must be the newest it gets from etcd.
+// oldReplica simulates one of several API servers that lags behind: it answers from its cache if any version is
+// allowed, and reports that a later version is too large. It gets the newest version from etcd if the request requires
+// it.
 func oldReplica(t *testing.T, c *cluster) string {
 	ctx := context.Background()
 	c.secret(t, "f29", map[string]string{"k": "old"})
@@ -702,8 +704,8 @@ func oldReplica(t *testing.T, c *cluster) string {
 	return fmt.Sprintf("%d requests to an API server that is behind", refusals.Load())
 }
 
-// TestAPIServerRestarts has the real thing: while it starts, an API server refuses what it will allow in a moment, and
-// neither its new cache nor etcd knows the versions that the watches go on from.
+// TestAPIServerRestarts restarts a real API server. During its start it refuses requests that it will allow a moment
+// later, and neither its new cache nor etcd has the versions from which the watches continue.
 func TestAPIServerRestarts(t *testing.T) {
 	nothingLeft(t)
 	c := startCluster(t)
@@ -724,7 +726,7 @@ func apiServerRestarts(t *testing.T, c *cluster) {
 	}
 	for i := range rounds {
 		text := fmt.Sprint("round ", i)
-		m.update(t, text) // versions move on
+		m.update(t, text) // makes newer versions
 		m.show(t, converged, text)
 		asked, stopped := proxy.Asked(), time.Now()
 		if err := c.StopAPIServer(deadline(t)); err != nil {
@@ -750,7 +752,7 @@ func apiServerRestarts(t *testing.T, c *cluster) {
 	if events := c.eventsOf(t, "restarts"); len(events) > 0 {
 		t.Errorf("%d events, among them %.300q", len(events), events)
 	}
-	// A machine so slow that it takes longer has an outage.
+	// On a slow machine, the restart takes longer, and is an outage.
 	if log := d.Log(); away < 8*time.Second &&
 		(strings.Contains(log, "can't be read") || strings.Contains(log, "Not refreshed")) {
 		t.Errorf("restarts of at most %v are in the log", away)

@@ -15,7 +15,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/reliability"
 )
 
-// TestOutOfMemory has the kernel kill the driver for want of memory in the middle of publishes (F-16): the content of
+// TestOutOfMemory makes the kernel kill the driver when its memory runs out during publishes (F-16): the content of
 // volumes is memory of the driver's cgroup.
 func TestOutOfMemory(t *testing.T) {
 	const (
@@ -25,10 +25,10 @@ func TestOutOfMemory(t *testing.T) {
 	nothingLeft(t)
 	c := startCluster(t)
 	c.secret(t, "large", map[string]string{"k": strings.Repeat("x", 1000<<10)})
-	join, kills := memoryCgroup(t, limit) // which can be removed when the driver has left it
+	join, kills := memoryCgroup(t, limit) // It can be removed after the driver has left it.
 	d := c.start(t)
 	join(d.PID())
-	var published []string // and the one that failed: kubelet tries again
+	var published []string // includes the failed one, because kubelet retries
 	for err := error(nil); err == nil; {
 		if len(published) == most {
 			t.Fatalf("%d MiB of content fit into %d MiB", most, limit>>20)
@@ -39,8 +39,8 @@ func TestOutOfMemory(t *testing.T) {
 	if n := kills(); n != 1 {
 		t.Fatalf("the kernel killed %d processes for want of memory, want the driver", n)
 	}
-	d.Kill() // it is dead already; this tells the kit
-	// Without a limit, as the DaemonSet has none.
+	d.Kill() // The driver is dead already. This call informs testkit.
+	// The new process has no limit, like the DaemonSet.
 	d.StartAgain()
 	for i, name := range published {
 		target := d.Target(pod(name), "ssh")
@@ -64,8 +64,8 @@ func TestOutOfMemory(t *testing.T) {
 		len(published)))
 }
 
-// memoryCgroup makes a cgroup with this limit, and returns what puts a process into it, and what counts the processes
-// that the kernel killed there. It is removed with t, when it is empty.
+// memoryCgroup creates a cgroup with this limit. join moves a process into the cgroup, and kills returns the number of
+// processes that the kernel has killed there. When t ends, the cgroup is removed if it is empty.
 func memoryCgroup(t *testing.T, limit int) (join func(pid int), kills func() int) {
 	t.Helper()
 	root, limitFile, killsFile := "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.oom_control" // version 1

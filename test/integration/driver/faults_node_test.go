@@ -24,11 +24,11 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
 )
 
-// stopBound is how long the driver may take to stop: a pod of the DaemonSet has 30 s to end, and the driver gives its
-// calls 10.
+// stopBound is the longest time for the driver to stop: a pod of the DaemonSet has 30 s to end, and the driver gives
+// its calls 10 s.
 const stopBound = 20 * time.Second
 
-// apart is a kubelet with a connection of its own, which outlives the driver.
+// apart returns a kubelet with a connection of its own, which outlives the driver.
 func apart(t *testing.T, root string) *kubelet.Kubelet {
 	t.Helper()
 	k, err := kubelet.Connect(root, filepath.Join(root, "plugins/fsuser.csi.io/csi.sock"))
@@ -52,13 +52,13 @@ func drain(t *testing.T, c *cluster) string {
 	for i := range calls {
 		publishing.Go(func() { _, errs[i] = k.Publish(deadline(t), name(i), ssh("secretName", "f09")) })
 	}
-	// A call that waits for its object has read its pod, or made its watch, by then. Nearly all calls have a new
-	// goroutine: the gRPC server keeps those of two.
+	// A call that waits for its object has read its pod, or started its watch, by then. Most calls have a new goroutine,
+	// because the gRPC server keeps only two.
 	testkit.Eventually(t, converged, "the publishes to be under way", func() bool {
 		return d.Metric("fsuser_watched_objects") == 1 && d.Metric("go_goroutines") >= idle+calls-2
 	})
 	start := time.Now()
-	d.Stop() // and fails t if the exit code is not 0
+	d.Stop() // fails t if the exit code is not 0
 	took := time.Since(start)
 	publishing.Wait()
 	if took > stopBound {
@@ -70,7 +70,8 @@ func drain(t *testing.T, c *cluster) string {
 		switch {
 		case err == nil && len(mounts) == 1:
 			done++
-		// It came too late: nobody took it. One that was taken must be served, not cut off, which would be Unavailable too.
+		// The call came too late to be accepted. The driver must serve an accepted call, and must not break it off with
+		// Unavailable.
 		case status.Code(err) == codes.Unavailable && strings.Contains(err.Error(), "while dialing") && len(mounts) == 0:
 		default:
 			t.Errorf("call %d: %v, mounts %q", i, err, mounts)
@@ -101,7 +102,7 @@ func drainHanging(t *testing.T, c *cluster) string {
 	d, proxy := c.startBehind(t)
 	k := apart(t, d.Root)
 	p := pod("f09-hangs")
-	// With a connection that is there a request hangs for longer than without: a handshake gives up after ten seconds.
+	// On an open connection, a request hangs for longer than without: a handshake ends after ten seconds.
 	if _, err := d.Publish(deadline(t), p, ssh("secretName", "f09-hangs")); err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +163,7 @@ func reboot(t *testing.T, c *cluster) string {
 		if n := d.Metric("fsuser_watched_objects") + d.Metric("fsuser_volumes"); n != 0 || len(d.Records()) > 0 {
 			t.Errorf("records %s: %v volumes and watches, records %q", state, n, d.Records())
 		}
-		// Its directory is left, with nothing in it.
+		// The directory of the volume is left, without content.
 		unpublish(t, d, dead, "ssh")
 		if _, err := d.Publish(deadline(t), kept, v); err != nil {
 			t.Errorf("records %s: republish: %v", state, err)
@@ -175,7 +176,7 @@ func reboot(t *testing.T, c *cluster) string {
 	return "with and without records"
 }
 
-// removeDirectory unmounts the volume of a pod and removes the pod's directory, behind the driver's back.
+// removeDirectory unmounts the volume of a pod and removes the pod's directory without the driver.
 func removeDirectory(t *testing.T, d *testkit.Driver, p kubelet.Pod) {
 	t.Helper()
 	if err := unix.Unmount(d.Target(p, "ssh"), 0); err != nil {
@@ -200,7 +201,7 @@ func directoryRemoved(t *testing.T, c *cluster) string {
 	if n := d.Metric("fsuser_watched_objects"); n != float64(len(kept)) || len(d.Records()) != len(kept) {
 		t.Errorf("%v objects are watched, records %q", n, d.Records())
 	}
-	// Kubelet may still ask.
+	// Kubelet may still call the driver.
 	for _, name := range gone {
 		if err := d.Unpublish(deadline(t), pod(name), "ssh"); err != nil {
 			t.Errorf("unpublish of what is gone: %v", err)
@@ -210,7 +211,7 @@ func directoryRemoved(t *testing.T, c *cluster) string {
 	m.names = kept
 	m.show(t, converged, "after")
 	m.unpublish(t)
-	m.names = append(slices.Clone(gone), kept...) // for their Secrets
+	m.names = append(slices.Clone(gone), kept...) // to update their Secrets
 	nothingAtAll(t, d)
 	return fmt.Sprintf("5 of 10, forgotten %s after the look that found it", seconds(took))
 }
@@ -223,7 +224,8 @@ func busy(t *testing.T, c *cluster) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The kernel tells when it has taken a file system down, with all that was in it. To wait for that does not keep it.
+	// The kernel reports when it has removed a file system with its content. Waiting for that does not keep the file
+	// system.
 	freed := unmountedOf(t, target)
 	worker := exec.CommandContext(t.Context(), "sleep", "600")
 	worker.Dir = target
@@ -245,7 +247,7 @@ func busy(t *testing.T, c *cluster) string {
 	if b, err := os.ReadFile(inside + "k"); err != nil || string(b) != "text" {
 		t.Errorf("who was in the volume reads %q, %v", b, err)
 	}
-	// Another volume at the same place is another volume.
+	// Another volume at the same place is independent of the first one.
 	c.update(t, "f14", map[string]string{"k": "another"})
 	if _, err := d.Publish(deadline(t), p, ssh("secretName", "f14")); err != nil {
 		t.Fatal(err)
@@ -266,7 +268,7 @@ func busy(t *testing.T, c *cluster) string {
 	return fmt.Sprintf("unpublished in %s, freed %s after the process had left", seconds(took), seconds(freedIn))
 }
 
-// unmountedOf returns a function that tells whether the file system that path is in now has been taken down
+// unmountedOf returns a function that reports whether the kernel has removed the file system that path is in now
 // (inotify(7), IN_UNMOUNT).
 func unmountedOf(t *testing.T, path string) func() bool {
 	t.Helper()
@@ -310,7 +312,7 @@ func foreignMounts(t *testing.T, c *cluster) string {
 			if err != nil {
 				return err
 			}
-			defer fuse.Close() // its server is this process, which never serves
+			defer fuse.Close() // Its server is this process, which never serves.
 			return unix.Mount("dead", target, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fuse.Fd()))
 		},
 		"ext4 on a loop device": func() error {
@@ -342,7 +344,7 @@ func foreignMounts(t *testing.T, c *cluster) string {
 		if n := d.Metric("fsuser_watched_objects"); n != 0 || len(d.Records()) > 0 {
 			t.Errorf("%s: %v watches, records %q", name, n, d.Records())
 		}
-		// Kubelet waits until nothing is mounted there, whoever mounted it.
+		// Kubelet waits until nothing is mounted there, regardless of who mounted it.
 		if err := d.Unpublish(deadline(t), p, "ssh"); err != nil {
 			t.Errorf("%s: unpublish: %v", name, err)
 		}
@@ -372,7 +374,7 @@ func foreignMounts(t *testing.T, c *cluster) string {
 	return fmt.Sprintf("%d kinds of mount", len(mounts))
 }
 
-// isReady waits until /readyz says whether volumes can be published, and why not.
+// isReady waits until /readyz reports whether volumes can be published, with the reason.
 func isReady(t *testing.T, d *testkit.Driver, ready bool) {
 	t.Helper()
 	testkit.Eventually(t, stopBound, fmt.Sprintf("ready: %t", ready), func() bool {
@@ -410,7 +412,7 @@ func recordsCanNotBeWritten(t *testing.T, c *cluster) string {
 				return err
 			}
 			defer f.Close()
-			// The driver's own look may hold the last page: it is full when that has failed.
+			// The driver's own check may hold the last page. The directory is full when the check has failed.
 			testkit.Eventually(t, stopBound, "the directory to be full", func() bool {
 				var err error
 				for err == nil {
@@ -424,7 +426,8 @@ func recordsCanNotBeWritten(t *testing.T, c *cluster) string {
 			})
 			return nil
 		}, func() error { return os.Remove(filepath.Join(state, "filler")) }, codes.ResourceExhausted},
-		// By a second mount on top, which is read-only before it is there: the first is in use, and so it would be.
+		// A second mount on top of the first is read-only from the beginning. The first one can't become read-only, because
+		// it is in use.
 		{"read-only", func() error {
 			if err := unix.Mount(state, side, "", unix.MS_BIND, ""); err != nil {
 				return err
@@ -452,7 +455,7 @@ func recordsCanNotBeWritten(t *testing.T, c *cluster) string {
 		text := "while it is " + fault.name
 		m.update(t, text)
 		m.show(t, converged, text)
-		// Two of the four stay for the next fault.
+		// Two of the four volumes stay for the next fault.
 		unpublish(t, d, pod(m.names[i]), "ssh")
 		if err := fault.undo(); err != nil {
 			t.Fatal(err)
@@ -466,7 +469,7 @@ func recordsCanNotBeWritten(t *testing.T, c *cluster) string {
 			t.Fatal(err)
 		}
 	}
-	// What could not be removed then is dropped now.
+	// The record that could not be removed then is dropped now.
 	d.Kill()
 	d.StartAgain()
 	if n := d.Metric("fsuser_volumes"); n != 4 {
@@ -491,7 +494,7 @@ func damagedRecords(t *testing.T, c *cluster) string {
 	}
 	damage := [][]byte{nil, whole[:len(whole)/2], []byte("garbage"),
 		[]byte(`{"version":99,"volume":"of a driver to come"}`), whole}
-	for i, b := range damage { // the last file stays as it is; the one before has the record of the first
+	for i, b := range damage { // The last file stays as it is. The one before has the record of the first.
 		if err := os.WriteFile(files[i], b, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -511,7 +514,7 @@ func damagedRecords(t *testing.T, c *cluster) string {
 		t.Errorf("%v bad records are counted, want %d", n, len(damage)+2)
 	}
 	bad, err := os.ReadDir(filepath.Join(d.State, "bad"))
-	if err != nil || len(bad) != 6 { // all but that of another version
+	if err != nil || len(bad) != 6 { // all except the record of another version
 		t.Errorf("%d records were moved aside, %v", len(bad), err)
 	}
 	m.each(t, func(name string) error {
@@ -533,7 +536,7 @@ func damagedRecords(t *testing.T, c *cluster) string {
 
 func symlinkedRoot(t *testing.T, c *cluster) string {
 	c.secret(t, "f33", map[string]string{"k": "before"})
-	links, err := os.MkdirTemp("", "link-") // short: there is a socket below it
+	links, err := os.MkdirTemp("", "link-") // a short path, because it will contain a socket
 	if err != nil {
 		t.Fatal(err)
 	}

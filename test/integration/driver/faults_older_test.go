@@ -77,21 +77,22 @@ func adoptBehindOldCache(t *testing.T, c *cluster) string {
 	return fmt.Sprintf("adoption: %d answers from the old cache", s.answers)
 }
 
-// shownNew is a driver behind a proxy, with a volume whose files followed a Secret from "old" to "new".
+// shownNew is a driver behind a proxy with a volume. The volume's files have followed a Secret from "old" to "new".
 type shownNew struct {
 	*testkit.Driver
 	c     *cluster
 	proxy *faultproxy.Proxy
 	// old is the Secret's first version.
 	old *corev1.Secret
-	// dir is the volume as a container sees it, until stop is called. generation is that of the files with "new".
+	// dir is the volume as a container sees it, until stop is called. generation is the generation of the files with
+	// "new".
 	dir, generation string
 	stop            func()
 	// answers counts the requests that the old cache could answer.
 	answers int
 }
 
-// showNew makes a Secret of the pod's name, and a volume that shows its second version.
+// showNew creates a Secret with the pod's name, and a volume that shows its second version.
 func (c *cluster) showNew(t *testing.T, p kubelet.Pod, v kubelet.Volume) *shownNew {
 	t.Helper()
 	s := &shownNew{c: c, old: c.secret(t, p.Name, map[string]string{"k": "old"})}
@@ -117,7 +118,7 @@ func (s *shownNew) awaitRefresh(t *testing.T, p kubelet.Pod) {
 	})
 }
 
-// stays fails t if the files of a volume were written anew, or the key k has another text.
+// stays fails t if the files of a volume were written again, or the key k has another text.
 func stays(t *testing.T, dir, text, generation string) {
 	t.Helper()
 	got, err := os.ReadFile(filepath.Join(dir, "k"))
@@ -126,13 +127,13 @@ func stays(t *testing.T, dir, text, generation string) {
 	}
 }
 
-// stillNew fails t if the files went back.
+// stillNew fails t if the files show an older version.
 func (s *shownNew) stillNew(t *testing.T) {
 	t.Helper()
 	stays(t, s.dir, "new", s.generation)
 }
 
-// follow ends the old cache, and waits until the volumes show a change.
+// follow ends the use of the old cache, and waits until the volumes show a change.
 func (s *shownNew) follow(t *testing.T, dirs ...string) {
 	t.Helper()
 	for _, r := range s.proxy.Requests() {
@@ -148,7 +149,7 @@ func (s *shownNew) follow(t *testing.T, dirs ...string) {
 	}
 }
 
-// TestRestoredEtcd has a cluster of its own: all others would go back, too.
+// TestRestoredEtcd has a cluster of its own, because other tests would lose their objects.
 func TestRestoredEtcd(t *testing.T) {
 	nothingLeft(t)
 	c := startCluster(t)
@@ -164,7 +165,7 @@ func TestRestoredEtcd(t *testing.T) {
 	}
 }
 
-// laggingReplica restarts the driver at an API server that is cut off from etcd, and whose cache is older than the
+// laggingReplica restarts the driver with an API server that is cut off from etcd, and whose cache is older than the
 // files.
 func laggingReplica(t *testing.T, c *cluster) string {
 	const name = "f43-replica"
@@ -241,7 +242,7 @@ func (c *cluster) startReplica(t *testing.T, etcdAddress string) *cluster {
 	return &replica
 }
 
-// cached returns the key k of a Secret as the API server's cache has it.
+// cached returns the value of the key k of a Secret in the API server's cache.
 func (c *cluster) cached(t *testing.T, name string) string {
 	t.Helper()
 	s, err := c.CoreV1().Secrets(c.namespace).Get(deadline(t), name, metav1.GetOptions{ResourceVersion: "0"})
@@ -251,7 +252,7 @@ func (c *cluster) cached(t *testing.T, name string) string {
 	return string(s.Data["k"])
 }
 
-// restoredEtcd restores etcd to an earlier version and raises its revision, under a driver that runs and under one that
+// restoredEtcd restores etcd to an earlier version and raises its revision, for a running driver and for one that
 // starts afterwards.
 func restoredEtcd(t *testing.T, c *cluster, revisions int) string {
 	const volumes, changes = 10, 10
@@ -265,7 +266,7 @@ func restoredEtcd(t *testing.T, c *cluster, revisions int) string {
 	if err := c.BackUpEtcd(deadline(t)); err != nil {
 		t.Fatal(err)
 	}
-	for i := range changes { // so many revisions are given out once more
+	for i := range changes { // This number of revisions is used for a second time.
 		for _, m := range all {
 			m.update(t, fmt.Sprint("change ", i))
 		}
@@ -275,7 +276,7 @@ func restoredEtcd(t *testing.T, c *cluster, revisions int) string {
 	}
 	starts.Kill()
 
-	proxy.Stall() // the driver's requests wait, as at a load balancer while no API server is ready
+	proxy.Stall() // The driver's requests wait, as at a load balancer while no API server is ready.
 	if err := c.StopAPIServer(deadline(t)); err != nil {
 		t.Fatal(err)
 	}
@@ -323,7 +324,7 @@ func awaitStale(t *testing.T, d *testkit.Driver, n int) {
 	})
 }
 
-// statusOf returns what the driver reports about the volume of a pod.
+// statusOf returns the driver's report about the volume of a pod.
 func statusOf(t *testing.T, d *testkit.Driver, p kubelet.Pod) status.Volume {
 	t.Helper()
 	client := http.Client{Transport: &http.Transport{

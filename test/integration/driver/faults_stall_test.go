@@ -14,10 +14,10 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// heldText is in the reason why a stalled volume is stale.
+// heldText is a part of the reason why a stalled volume is stale.
 const heldText = "a process holds the volume's directory"
 
-// stalledVolumes has eight processes hold the directories of eight volumes, twice as many as the driver has workers.
+// stalledVolumes makes eight processes hold the directories of eight volumes, twice the number of the driver's workers.
 func stalledVolumes(t *testing.T, c *cluster) string {
 	const stalled, others = 8, 20
 	d := c.start(t, "--collect-interval=100ms")
@@ -35,7 +35,7 @@ func stalledVolumes(t *testing.T, c *cluster) string {
 	awaitStale(t, d, stalled)
 	told := time.Since(begun)
 
-	// All others go on.
+	// All other volumes are refreshed.
 	begun = time.Now()
 	free.update(t, "after")
 	free.show(t, converged, "after")
@@ -81,7 +81,7 @@ func stalledVolumes(t *testing.T, c *cluster) string {
 		t.Errorf("%v volumes are stale after the unpublish of one", n)
 	}
 
-	// The files follow when the processes let go.
+	// The files are refreshed after the processes release the directories.
 	for _, end := range release {
 		end()
 	}
@@ -113,7 +113,7 @@ func stopBesideStall(t *testing.T, c *cluster) string {
 	c.update(t, "f44-stop", map[string]string{"k": "between"})
 	awaitStale(t, d, 1)
 
-	d.Stalled = true // the process can't end before its thread does
+	d.Stalled = true // The process can't end before its thread does.
 	begun := time.Now()
 	if err := unix.Kill(d.PID(), unix.SIGTERM); err != nil {
 		t.Fatal(err)

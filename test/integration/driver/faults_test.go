@@ -23,9 +23,9 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
 )
 
-// TestFaults has the driver live through the faults of docs/reliability.md that can be made at its ends: the API server
-// behind a proxy, kubelet's directories, its own. Those of its inside (kills, panics, races) are in test/torture. Each
-// fault has objects of its own; all share one API server.
+// TestFaults makes those faults of docs/reliability.md that concern the driver's surroundings: the API server behind a
+// proxy, kubelet's directories, and the driver's own directories. The faults inside of the driver (kills, panics,
+// races) are in test/torture. Each fault has objects of its own; all share one API server.
 func TestFaults(t *testing.T) {
 	nothingLeft(t)
 	c := startCluster(t)
@@ -49,7 +49,8 @@ func TestFaults(t *testing.T) {
 		{"F-11", "the pod's directory is removed without an unpublish: the volume is forgotten", directoryRemoved},
 		{"F-14", "a process works in a volume that is unpublished: it goes at once for all others", busy},
 		{"F-18",
-			"foreign and broken mounts at the target: a publish is refused and does not touch them, an unpublish takes them away", foreignMounts},
+			"foreign and broken mounts at the target: a publish is refused and does not touch them, an unpublish takes them " +
+				"away", foreignMounts},
 		{"F-19", "the directory of records is full, then read-only: only new volumes fail", recordsCanNotBeWritten},
 		{"F-20", "records are damaged: the other volumes are taken up, and a republish takes up theirs", damagedRecords},
 		{"F-26", "immutable objects are made anew, data moves to binaryData, the type changes: the files follow",
@@ -75,7 +76,7 @@ func TestFaults(t *testing.T) {
 		{"F-44", "SIGTERM while a process holds a volume: the driver stops, and the next one takes over", stopBesideStall},
 	}
 	for _, fault := range faults {
-		// What becomes of a request is another matter when the Node authorizer decides.
+		// These requests have another result if the Node authorizer decides.
 		if slices.Contains([]string{"F-01", "F-02", "F-03"}, fault.id) {
 			fault.name += asNode
 			faults = append(faults, fault)
@@ -98,10 +99,10 @@ func TestFaults(t *testing.T) {
 func torture() bool { return os.Getenv("FSUSER_TORTURE") != "" }
 
 const (
-	// asNode ends the names of tests of the default access, which acts as the node.
+	// asNode is the end of the names of tests of the default access, which acts as the node.
 	asNode = ", with --access=node"
-	// converged bounds how long after the end of a fault the files may take to follow.
-	converged = time.Minute
+	// converged is the longest time between the end of a fault and the refresh of the files.
+	converged = 90 * time.Second
 	staleText = "stale for"
 )
 
@@ -213,7 +214,7 @@ func (m *many) unpublish(t *testing.T) {
 	m.names = nil
 }
 
-// nothingOf fails t if anything is left of a volume whose publish failed, or which was unpublished.
+// nothingOf fails t if anything is left of a volume after a failed publish or an unpublish.
 func nothingOf(t *testing.T, d *testkit.Driver, p kubelet.Pod) {
 	t.Helper()
 	target := d.Target(p, "ssh")
@@ -242,7 +243,7 @@ func nothingAtAll(t *testing.T, d *testkit.Driver) {
 	}
 }
 
-// eventsOf are the reasons of the events of the cluster's pods whose name begins so.
+// eventsOf returns the reasons of the Events of the cluster's pods whose names have a prefix.
 func (c *cluster) eventsOf(t *testing.T, prefix string) (reasons []string) {
 	t.Helper()
 	events, err := c.CoreV1().Events(c.namespace).List(context.Background(), metav1.ListOptions{})
@@ -257,7 +258,7 @@ func (c *cluster) eventsOf(t *testing.T, prefix string) (reasons []string) {
 	return reasons
 }
 
-// link is what ..data points to: another one means that the files were written.
+// link returns the target of ..data. If it changes, the files were written.
 func link(t *testing.T, dir string) string {
 	t.Helper()
 	target, err := os.Readlink(filepath.Join(dir, "..data"))
@@ -267,5 +268,5 @@ func link(t *testing.T, dir string) string {
 	return target
 }
 
-// seconds is a duration as figures have it.
+// seconds returns a duration in the format of figures.
 func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }

@@ -30,21 +30,21 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// TestFlood has root's own connections (there are no others, H-106) pour onto the CSI socket: H-102, H-103 and H-104 of
-// docs/hostile-inputs.md. Kubelet's calls are served all the time, and afterwards the driver is as small as before.
+// TestFlood floods the CSI socket with connections of root (others are refused, H-106): H-102, H-103 and H-104 of
+// docs/hostile-inputs.md. The driver serves kubelet's calls in the meantime, and afterwards it is as small as before.
 func TestFlood(t *testing.T) {
 	connections, streams, rounds := 2000, 1500, 2
 	if os.Getenv("FSUSER_TORTURE") != "" {
 		connections, rounds = 10000, 20
 	}
 	nothingLeft(t)
-	// The race detector would multiply what the driver takes, and never give it back.
+	// The race detector would multiply the driver's memory, and never free it.
 	d := testkit.StartDriver(t, testkit.BuildDriverWithoutRace(t), "--manifests="+keysManifest(t))
 	socket := filepath.Join(d.Root, "plugins", "fsuser.csi.io", "csi.sock")
 	calm := served(t, d, func() bool { return false })
 	fds, goroutines, calmMemory := d.Metric("process_open_fds"), d.Metric("go_goroutines"),
 		d.Metric("process_resident_memory_bytes")
-	// given waits until the driver's memory is no more than this.
+	// given waits until the driver's memory is at most this.
 	given := func(most float64) (memory float64) {
 		t.Helper()
 		testkit.Eventually(t, 30*time.Second, fmt.Sprintf("resident memory of no more than %.0f MiB", most/(1<<20)),
@@ -98,7 +98,7 @@ func TestFlood(t *testing.T) {
 					}
 				})
 				pouring.Wait()
-				// Once more, with all of it there.
+				// Serve once more while the whole flood is there.
 				slowest = max(slowest, served(t, d, func() bool { return false }))
 				most, memory := d.Metric("process_open_fds"), d.Metric("process_resident_memory_bytes")
 				drain()
@@ -116,8 +116,7 @@ func TestFlood(t *testing.T) {
 				}
 			})
 		}
-		// A little more than before the first is what the runtime keeps for next time (about 20 MiB): it must not become more
-		// by rounds.
+		// After the first round, the runtime keeps a little more memory (about 20 MiB). This must not grow with the rounds.
 		if round == 0 {
 			afterFirst = given(calmMemory + 48<<20)
 			afterLast = afterFirst
@@ -134,7 +133,7 @@ func TestFlood(t *testing.T) {
 		worst.Round(time.Millisecond)))
 }
 
-// keysManifest is a directory with the Secret "keys".
+// keysManifest returns a directory with the Secret "keys".
 func keysManifest(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -145,8 +144,8 @@ func keysManifest(t *testing.T) string {
 	return dir
 }
 
-// served publishes and unpublishes over kubelet's connection and a new one, 20 times and for as long as more says so.
-// It returns how long the slowest call took.
+// served publishes and unpublishes over kubelet's connection and a new one, 20 times and while more returns true. It
+// returns the duration of the slowest call.
 func served(t *testing.T, d *testkit.Driver, more func() bool) (slowest time.Duration) {
 	t.Helper()
 	p, v := pod("served"), ssh("secretName", "keys")
@@ -173,7 +172,7 @@ func served(t *testing.T, d *testkit.Driver, more func() bool) (slowest time.Dur
 		start = time.Now()
 		ctx := deadline(t)
 		_, err = again.NodeGetInfo(ctx, &csi.NodeGetInfoRequest{})
-		// Where too many want to connect at once some are told to try again, which kubelet does.
+		// If too many clients connect at once, some get an error and must try again, as kubelet does.
 		for status.Code(err) == codes.Unavailable && ctx.Err() == nil {
 			_, err = again.NodeGetInfo(ctx, &csi.NodeGetInfoRequest{}, grpc.WaitForReady(true))
 		}
@@ -186,18 +185,18 @@ func served(t *testing.T, d *testkit.Driver, more func() bool) (slowest time.Dur
 	return slowest
 }
 
-// dialled are n connections that have said these words and then nothing more.
+// dialled opens n connections that send these bytes and then nothing more.
 func dialled(t *testing.T, socket string, n int, words []byte) (drain func()) {
 	var all []net.Conn
 	for range n {
 		conn, err := net.Dial("unix", socket)
-		// The queue of the socket is full (EAGAIN), or this process may have no more descriptors: enough are there.
+		// The queue of the socket is full (EAGAIN), or this process has no descriptor left. There are enough connections.
 		if err != nil {
 			break
 		}
 		all = append(all, conn)
 		if len(words) > 0 {
-			conn.Write(words) // the driver may have hung up
+			conn.Write(words) // The driver may have closed the connection.
 		}
 	}
 	if len(all) < 500 {
@@ -210,7 +209,7 @@ func dialled(t *testing.T, socket string, n int, words []byte) (drain func()) {
 	}
 }
 
-// unfinished opens streams, and on each begins a message of 4 MiB of which no more than a few bytes ever come.
+// unfinished opens streams, and begins a message of 4 MiB on each. Only a few bytes of each message are sent.
 func unfinished(t *testing.T, socket string, streams int) (drain func()) {
 	conn, err := net.Dial("unix", socket)
 	if err != nil {
@@ -247,7 +246,7 @@ func unfinished(t *testing.T, socket string, streams int) (drain func()) {
 	}
 }
 
-// concurrent calls on as many streams of one connection at once, for a volume each that can't be.
+// concurrent makes calls on many streams of one connection at once, each for a volume that can't be published.
 func concurrent(t *testing.T, root, socket string, streams int) (drain func()) {
 	k, err := kubelet.Connect(root, socket)
 	if err != nil {
@@ -259,7 +258,7 @@ func concurrent(t *testing.T, root, socket string, streams int) (drain func()) {
 	answers := map[codes.Code]int{}
 	for i := range streams {
 		calls.Go(func() {
-			// Its directory is not there.
+			// The directory of the volume does not exist.
 			_, err := k.NodePublishVolume(deadline(t), k.Request(pod(fmt.Sprint("flood-", i)), ssh("secretName", "keys")))
 			mu.Lock()
 			defer mu.Unlock()

@@ -36,7 +36,7 @@ import (
 
 const hostileValue = "what-no-message-may-hold"
 
-// hostileRequest is a good request, changed, and what the driver must say to it. The ids are those of
+// hostileRequest is a good request with a change, and the driver's expected answer. The ids are those of
 // docs/hostile-inputs.md.
 type hostileRequest struct {
 	name   string
@@ -53,7 +53,7 @@ func attribute(pairs ...string) func(*csi.NodePublishVolumeRequest) {
 	}
 }
 
-// each makes a case of each value.
+// each returns a case for each value.
 func each(name, key string, code codes.Code, values ...string) (cases []hostileRequest) {
 	for _, v := range values {
 		cases = append(cases, hostileRequest{fmt.Sprintf("%s: %.40q", name, v), attribute(key, v), code})
@@ -61,7 +61,8 @@ func each(name, key string, code codes.Code, values ...string) (cases []hostileR
 	return cases
 }
 
-// paths makes a case of each PATH in uid/PATH, gid/PATH and mode/PATH, and in template/PATH if the PATH can be no file.
+// paths returns a case for each PATH in uid/PATH, gid/PATH and mode/PATH, and in template/PATH if the PATH can be no
+// file.
 func paths(name string, code codes.Code, values ...string) (cases []hostileRequest) {
 	names := []string{"uid/", "gid/", "mode/"}
 	if code == codes.InvalidArgument {
@@ -80,7 +81,7 @@ func capability(change func(*csi.VolumeCapability_MountVolume)) func(*csi.NodePu
 	return func(r *csi.NodePublishVolumeRequest) { change(r.VolumeCapability.GetMount()) }
 }
 
-// hostileRequests are the requests of a pod that are refused from what they say alone.
+// hostileRequests returns requests of a pod that the driver must refuse because of their own content.
 func hostileRequests(t *testing.T, d *testkit.Driver, p kubelet.Pod) []hostileRequest {
 	t.Helper()
 	const refused = codes.InvalidArgument
@@ -218,7 +219,7 @@ func hostileRequests(t *testing.T, d *testkit.Driver, p kubelet.Pod) []hostileRe
 	)
 }
 
-// instead changes a request that names no Secret any more.
+// instead returns a change of a request that also removes the Secret's name.
 func instead(changes ...func(*csi.NodePublishVolumeRequest)) func(*csi.NodePublishVolumeRequest) {
 	return func(r *csi.NodePublishVolumeRequest) {
 		delete(r.VolumeContext, "secretName")
@@ -266,7 +267,7 @@ func asBefore(t *testing.T, d *testkit.Driver) func(t *testing.T) {
 	}
 }
 
-// tree is everything below dir: mode, owner and path.
+// listing returns all files below dir with mode, owner and path.
 func listing(t *testing.T, dir string) (all []string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
@@ -286,7 +287,7 @@ func listing(t *testing.T, dir string) (all []string) {
 	return all
 }
 
-// fit fails t if an error could do harm in an Event.
+// fit fails t if an error is dangerous in an Event.
 func fit(t *testing.T, err error) {
 	t.Helper()
 	text := status.Convert(err).Message()
@@ -409,7 +410,7 @@ func hostileTargets(t *testing.T, c *cluster) {
 			if err := d.Unpublish(deadline(t), p, "ssh"); test.code == codes.OK && err != nil {
 				t.Error(err)
 			}
-			// Kubelet waits until nothing is mounted there, whoever mounted it.
+			// Kubelet waits until nothing is mounted there, regardless of who mounted it.
 			if mounts := testkit.MountsBelow(t, target); len(mounts) > 0 {
 				t.Errorf("%q are left", mounts)
 			}
@@ -515,7 +516,7 @@ func acceptedEdges(t *testing.T, c *cluster) {
 				!strings.Contains(mounts[0], " ro,nosuid,nodev,noexec") {
 				t.Errorf("mounts: %q", mounts)
 			}
-			// H-036: the same request again is no second mount.
+			// H-036: the same request again makes no second mount.
 			before := testkit.MountTable(t)
 			if _, err := d.Publish(deadline(t), p, ssh(append(test.attributes, "secretName", "keys")...)); err != nil ||
 				testkit.MountTable(t) != before {
@@ -558,17 +559,17 @@ func acceptedEdges(t *testing.T, c *cluster) {
 	})
 }
 
-// tooMuch is what the limits are for.
+// tooMuch sends requests that the limits must refuse.
 func tooMuch(t *testing.T, c *cluster) {
 	d := c.start(t, "--max-volumes=3", "--namespace-share=100")
 	c.secret(t, "keys", map[string]string{"a": "text"})
-	const keys = 60000 // about as many as an API server takes: the names alone are an object of 1.5 MiB
+	const keys = 60000 // About the most that an API server accepts: the names alone make an object of 1.5 MiB.
 	t.Run(fmt.Sprintf("H-087 %d keys of one byte", keys), func(t *testing.T) {
 		data := map[string]string{}
 		for i := range keys {
 			data[strconv.FormatInt(int64(i), 36)] = "x"
 		}
-		// The race detector would multiply what the driver takes, and never give it back.
+		// The race detector would multiply the driver's memory, and never free it.
 		d := testkit.StartDriver(t, testkit.BuildDriverWithoutRace(t), "--access=service-account",
 			"--kubeconfig="+c.kubeconfig)
 		created, err := c.CoreV1().Secrets(namespace).Create(context.Background(),
@@ -616,7 +617,7 @@ func tooMuch(t *testing.T, c *cluster) {
 }
 
 // greedyPod is H-127 of docs/hostile-inputs.md: a pod with 63 volumes of 64 optional Secrets that do not exist would
-// take 4032 watches, with hardly any memory.
+// take 4032 watches, with little memory.
 func greedyPod(t *testing.T, c *cluster) {
 	const volumes, objects, most = 63, 64, 400 // --pod-share is 10 % of --max-watched-objects=4000
 	volume := func(i int) kubelet.Volume {
@@ -633,7 +634,7 @@ func greedyPod(t *testing.T, c *cluster) {
 		}
 		v := volume(i)
 		others = append(others, corev1.Volume{Name: v.Attributes["volume"], VolumeSource: projectedVolume(sources...)})
-		if i > 0 { // nodeaccess.Pod adds the first one
+		if i > 0 { // nodeaccess.Pod adds the first one.
 			csi := &corev1.CSIVolumeSource{
 				Driver: attributes.Driver, ReadOnly: ptr.To(true), VolumeAttributes: v.Attributes,
 			}
@@ -681,7 +682,7 @@ func greedyPod(t *testing.T, c *cluster) {
 			published, volumes, objects, watched))
 }
 
-// peak is the most resident memory that the driver has had, in bytes.
+// peak returns the largest resident memory of the driver so far, in bytes.
 func peak(t *testing.T, d *testkit.Driver) (most int) {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.PID()))
@@ -695,9 +696,9 @@ func peak(t *testing.T, d *testkit.Driver) (most int) {
 	return most << 10
 }
 
-// tooManyDescriptors holds connections until the driver has no descriptor left, and closes one after the other: a
-// publish fails at each of its steps that needs one more descriptor. The API server speaks HTTP/1.1, so that each of 20
-// watches needs a connection of its own.
+// tooManyDescriptors holds connections until the driver has no descriptor left, and closes one after the other, so that
+// a publish fails at each of its steps that takes a descriptor. The API server speaks HTTP/1.1, so that each of 20
+// watches takes a connection of its own.
 func tooManyDescriptors(t *testing.T, c *cluster) {
 	const most = 64
 	var sources []corev1.VolumeProjection
@@ -715,7 +716,7 @@ func tooManyDescriptors(t *testing.T, c *cluster) {
 		}
 		return most - len(open)
 	}
-	if _, err := d.NodeGetInfo(deadline(t), &csi.NodeGetInfoRequest{}); err != nil { // kubelet's own connection
+	if _, err := d.NodeGetInfo(deadline(t), &csi.NodeGetInfoRequest{}); err != nil { // opens kubelet's own connection
 		t.Fatal(err)
 	}
 	check := asBefore(t, d)
@@ -796,7 +797,7 @@ func callsThatOvertake(t *testing.T, c *cluster) {
 				}
 			})
 			calls.Wait()
-			// Whoever came last, table, records and directory agree.
+			// Regardless of the last call, the mount table, the records and the directory agree.
 			mounted, recorded := len(testkit.MountsBelow(t, req.TargetPath)), len(d.Records())
 			if _, err := os.Lstat(req.TargetPath); mounted != recorded || mounted > 1 || (err == nil) != (mounted == 1) {
 				t.Fatalf("%d mounts, %d records, target: %v", mounted, recorded, err)
@@ -812,7 +813,7 @@ func callsThatOvertake(t *testing.T, c *cluster) {
 			t.Fatal(err)
 		}
 		late, inTime, mounts := 0, 0, testkit.MountTable(t)
-		// None, then 100 µs more for each call, and on a machine that is slower than that until one is done in time.
+		// The timeout is 0, and then 100 µs more for each call, until a call on this machine ends in time.
 		for patience := time.Duration(0); inTime == 0 && patience < 10*time.Second ||
 			late+inTime < 100; patience += max(100*time.Microsecond, patience/100) {
 			ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -826,7 +827,7 @@ func callsThatOvertake(t *testing.T, c *cluster) {
 			default:
 				t.Fatal(err)
 			}
-			// What kubelet does after such an answer.
+			// Kubelet unpublishes after such an answer.
 			unpublish(t, d, p, "ssh")
 			if testkit.MountTable(t) != mounts || len(d.Records()) > 0 {
 				t.Fatalf("after a call that took %v a mount or a record is left", err)

@@ -26,20 +26,20 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/nodeaccess"
 )
 
-// hostileVolume is a pod with a volume "described" and a volume ssh that names it, and what becomes of the publish of
-// ssh. The driver reads the pods from manifests, so no API server has validated them.
+// hostileVolume is a pod with a volume "described" and a volume ssh that names it, and the result of publishing ssh.
+// The driver reads the pods from manifests, so no API server has validated them.
 type hostileVolume struct {
 	name      string
 	described corev1.VolumeSource
-	// change the pod; nil: nothing.
+	// change changes the pod, if it is not nil.
 	change func(*corev1.Pod)
-	// names is the value of the attribute volume, if it is not "described".
+	// names is the value of the attribute volume, if the value is not "described".
 	names string
 	code  codes.Code
 	want  files // if code is OK
 }
 
-// hostilePaths makes a case of each path of an item.
+// hostilePaths returns a case for each path of an item.
 func hostilePaths(name string, paths ...string) (cases []hostileVolume) {
 	for _, path := range paths {
 		cases = append(cases, hostileVolume{
@@ -51,7 +51,7 @@ func hostilePaths(name string, paths ...string) (cases []hostileVolume) {
 	return cases
 }
 
-// mounts lets the container mount ssh at /vol, and another volume at each of these paths.
+// mounts returns a change that mounts ssh at /vol, and another volume at each of these paths.
 func mounts(paths ...string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) {
 		addScratch(&p.Spec)
@@ -63,7 +63,7 @@ func mounts(paths ...string) func(*corev1.Pod) {
 	}
 }
 
-// subPaths lets the container mount these subPaths of ssh.
+// subPaths returns a change that mounts these subPaths of ssh.
 func subPaths(paths ...string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) {
 		var mounts []corev1.VolumeMount
@@ -74,7 +74,7 @@ func subPaths(paths ...string) func(*corev1.Pod) {
 	}
 }
 
-// numbered are n strings of the format with the numbers from 0.
+// numbered returns n strings of the format with the numbers from 0.
 func numbered(n int, format string) (all []string) {
 	for i := range n {
 		all = append(all, fmt.Sprintf(format, i))

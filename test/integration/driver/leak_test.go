@@ -35,10 +35,10 @@ import (
 
 const keyTokens = "csi.storage.k8s.io/serviceAccount.tokens"
 
-// canaries are values that must not turn up anywhere but in the files of a volume, by what they are.
+// canaries are values that must appear only in the files of a volume, by a description.
 type canaries map[string]string
 
-// make returns a new value. Its first and last 8 bytes are letters and digits, which no escaping changes; what is
+// make returns a new value. Its first and last 8 bytes are letters and digits, which no escaping changes. The bytes
 // between would be escaped.
 func (c canaries) make(what string) string {
 	value := rand.Text()[:12] + " \"<&%+/\\\n\u00e9" + rand.Text()[:12]
@@ -46,7 +46,7 @@ func (c canaries) make(what string) string {
 	return value
 }
 
-// found tells which canaries are in text, whole or in part, as they are or encoded.
+// found returns the canaries that text contains, as a whole or in part, plain or encoded.
 func (c canaries) found(text []byte) (found []string) {
 	for what, value := range c {
 		for _, part := range []string{value[:8], value[len(value)-8:]} {
@@ -60,16 +60,16 @@ func (c canaries) found(text []byte) (found []string) {
 	return found
 }
 
-// forms are what a part of a value becomes if something prints it. JSON, URLs and Go's %q leave letters and digits as
-// they are.
+// forms returns a part of a value in the forms in which a program may print it. JSON, URLs and Go's %q do not change
+// letters and digits.
 func forms(part string) map[string]string {
 	decimal := strings.Trim(fmt.Sprint([]byte(part)), "[]")
 	all := map[string]string{
 		"as it is": part, "in hex": fmt.Sprintf("%x", part), "in HEX": fmt.Sprintf("%X", part), "in bytes": decimal,
 		"in bytes with commas": strings.ReplaceAll(decimal, " ", ", "), "in hex bytes": fmt.Sprintf("% x", part),
 	}
-	// In base64 three bytes make four letters: what a part becomes depends on what is before it, and its edges on its
-	// neighbours.
+	// In base64, three bytes become four letters. The form of a part depends on its offset, and its first and last letters
+	// depend on its neighbours.
 	for shift := range 3 {
 		text := base64.RawStdEncoding.EncodeToString([]byte(strings.Repeat("x", shift) + part))
 		all[fmt.Sprint("in base64, shifted by ", shift)] = text[(shift*4+2)/3 : len(text)-2]
@@ -77,7 +77,7 @@ func forms(part string) map[string]string {
 	return all
 }
 
-// A search that finds nothing must be one that would find something.
+// The search must be able to find a canary.
 func TestCanariesAreFound(t *testing.T) {
 	c := canaries{}
 	value := c.make("value")
@@ -101,11 +101,11 @@ func TestCanariesAreFound(t *testing.T) {
 	}
 }
 
-// withToken gives the driver a service account with a token, as a pod has it, which then is a canary. It is for this
-// server.
+// withToken gives the driver a service account with a token, as in a pod. The token becomes a canary. The kubeconfig is
+// for this server.
 func (c *cluster) withToken(t *testing.T, secret canaries, server *rest.Config) (kubeconfig string) {
 	t.Helper()
-	// Its beginning says which algorithm it is; the rest is secret.
+	// The beginning of a token names the algorithm. The rest is secret.
 	keep := func(token string) { secret["the driver's token"] = token[20:] }
 	if c.access == "node" {
 		keep(c.credentials.BearerToken)
@@ -138,8 +138,8 @@ func (c *cluster) withToken(t *testing.T, secret canaries, server *rest.Config) 
 	return kubeconfig
 }
 
-// everythingWithSecrets has the driver do all that it can do with secrets, well and badly, and returns the messages of
-// its errors.
+// everythingWithSecrets makes the driver perform all operations with secrets, successful and failing ones, and returns
+// the messages of its errors.
 func everythingWithSecrets(t *testing.T, c *cluster, d *testkit.Driver, secret canaries, pods [3]kubelet.Pod,
 	outage bool) (messages string) {
 	t.Helper()
@@ -216,8 +216,8 @@ func everythingWithSecrets(t *testing.T, c *cluster, d *testkit.Driver, secret c
 			t.Fatal(err)
 		}
 	})
-	// Who writes a Secret's value into the pod itself has told it; but it is not told to those who see no more than Events
-	// and logs.
+	// An author who writes a Secret's value into the pod has revealed it already. But the driver must not reveal it to
+	// readers of Events and logs.
 	call(bad, ssh("secretName", "canary", "password", secret.make("in an unknown attribute")), codes.InvalidArgument, nil)
 	call(bad, ssh("secretName", "canary", "items", secret.make("in an attribute of other drivers")), codes.InvalidArgument,
 		nil)
@@ -246,7 +246,7 @@ func everythingWithSecrets(t *testing.T, c *cluster, d *testkit.Driver, secret c
 		t.Fatal(err)
 	}
 
-	// A refresh that can't be: too large, then gone.
+	// These refreshes can't succeed: the content is too large, and then the object is deleted.
 	c.update(t, "canary", map[string]string{"k": secret.make("in a version that is too large") + strings.Repeat("x",
 		1<<19)})
 	c.event(t, watched, "VolumeRefreshFailed")
@@ -282,7 +282,7 @@ func everythingWithSecrets(t *testing.T, c *cluster, d *testkit.Driver, secret c
 	if entries, err := os.ReadDir(aside); err != nil || len(entries) != len(damaged) {
 		t.Errorf("%d records were moved aside, %v", len(entries), err)
 	}
-	if err := os.RemoveAll(aside); err != nil { // they hold it, of course
+	if err := os.RemoveAll(aside); err != nil { // The records may contain the canary.
 		t.Fatal(err)
 	}
 	call(watched, v, codes.OK, nil)
@@ -297,7 +297,7 @@ func everythingWithSecrets(t *testing.T, c *cluster, d *testkit.Driver, secret c
 	return messages
 }
 
-// surfaces are all places where a value could be read by those who may not, by name.
+// surfaces returns, by name, all places in which unauthorized users could read a value.
 func surfaces(t *testing.T, c *cluster, d *testkit.Driver, messages string) map[string][]byte {
 	t.Helper()
 	all := map[string][]byte{"the messages": []byte(messages), "the log": []byte(d.Log()),
@@ -337,38 +337,39 @@ func surfaces(t *testing.T, c *cluster, d *testkit.Driver, messages string) map[
 		t.Fatalf("descriptors: %q, %v", links, err)
 	}
 	for _, link := range links {
-		target, _ := os.Readlink(link) // it may be closed by now
+		target, _ := os.Readlink(link) // The descriptor may be closed now.
 		all["the descriptors"] = append(all["the descriptors"], target+"\n"...)
 	}
 	return all
 }
 
-// H-112, and all others who could tell a secret: whatever the driver is asked for, and however much it logs.
+// nothingLeaks is H-112: the driver reveals no secret, whatever the requests and the verbosity of the log.
 func nothingLeaks(t *testing.T, c *cluster) {
 	for verbosity := range 6 {
 		t.Run(fmt.Sprint("-v=", verbosity), func(t *testing.T) {
-			leaksNothing(t, c, verbosity, fmt.Sprint("level-", verbosity))
+			leaksNothing(t, c, "text", verbosity, fmt.Sprint("level-", verbosity))
 		})
 	}
-	reliability.Shown(t, "F-39", "6 levels of the log; at the last one through an outage, too")
+	t.Run("--log-format=json", func(t *testing.T) { leaksNothing(t, c, "json", 5, "json") })
+	reliability.Shown(t, "F-39", "6 levels of the log, and the last one in JSON; at the last one through an outage, too")
 }
 
-// nothingLeaksAsNode: a request is made with two identities then, and refused in other words.
+// nothingLeaksAsNode is the same with access node, where a request has two identities, and refusals have other words.
 func nothingLeaksAsNode(t *testing.T, c *cluster) string {
-	leaksNothing(t, c, 5, "as-node")
+	leaksNothing(t, c, "text", 5, "as-node")
 	return "the last level of the log"
 }
 
-func leaksNothing(t *testing.T, c *cluster, verbosity int, name string) {
+func leaksNothing(t *testing.T, c *cluster, format string, verbosity int, name string) {
 	secret := canaries{}
 	d := testkit.StartDriver(t, c.binary, "--access="+c.access, "--kubeconfig="+c.withToken(t, secret, c.AdminConfig()),
-		fmt.Sprint("-v=", verbosity), "--max-volume-bytes=100000")
-	// The names are new each time, so that no Event is taken for another run's.
+		"--log-format="+format, fmt.Sprint("-v=", verbosity), "--max-volume-bytes=100000")
+	// The names are new in each run, so that each Event belongs to this run.
 	pods := [3]kubelet.Pod{
 		c.pod(t, name+"-watched", ssh("secretName", "canary")), c.pod(t, name+"-sent", ssh("secretName", "sent")),
 		c.pod(t, name+"-bad", ssh("secretName", "nowhere")),
 	}
-	messages := everythingWithSecrets(t, c, d, secret, pods, name == "level-5")
+	messages := everythingWithSecrets(t, c, d, secret, pods, name == "level-5" || format == "json")
 	for place, text := range surfaces(t, c, d, messages) {
 		if len(text) == 0 && !strings.HasPrefix(place, "/proc") && !strings.Contains(place, "record") {
 			t.Errorf("%s: there is nothing to search in", place)
@@ -377,7 +378,7 @@ func leaksNothing(t *testing.T, c *cluster, verbosity int, name string) {
 			t.Errorf("in %s: %q", place, found)
 		}
 	}
-	// Where a file stood in the way.
+	// Here a file was in the way.
 	if err := os.Remove(d.Target(pods[2], "ssh")); err != nil {
 		t.Error(err)
 	}
@@ -388,18 +389,27 @@ func leaksNothing(t *testing.T, c *cluster, verbosity int, name string) {
 	if found := secret.found([]byte(d.Log())); len(found) > 0 {
 		t.Errorf("in the log at the end: %q", found)
 	}
-	d.StartAgain() // the driver is stopped once more when the test ends
+	if format == "json" {
+		testkit.JSONLines(t, d.Log())
+	}
+	d.StartAgain() // The end of the test stops the driver once more.
 }
 
-// answersLeakNothing has whoever stands between the driver and the API server answer with what nobody may read: an
-// object, or the request itself, as some do that want to help.
+// answersLeakNothing uses a proxy between the driver and the API server that answers with secret content: an object, or
+// the request itself, as some proxies do for debugging.
 func answersLeakNothing(t *testing.T, c *cluster) {
+	for _, format := range []string{"text", "json"} {
+		t.Run(format, func(t *testing.T) { anAnswerLeaksNothing(t, c, format) })
+	}
+}
+
+func anAnswerLeaksNothing(t *testing.T, c *cluster, format string) {
 	secret := canaries{}
 	server := c.AdminConfig()
-	server.BearerToken = "" // the driver's own is passed on
+	server.BearerToken = "" // The driver's own token is passed on.
 	proxy := faultproxy.New(t, server)
 	d := testkit.StartDriver(t, c.binary, "--access=service-account",
-		"--kubeconfig="+c.withToken(t, secret, proxy.Config()), "-v=5")
+		"--kubeconfig="+c.withToken(t, secret, proxy.Config()), "-v=5", "--log-format="+format)
 	c.secret(t, "answers", map[string]string{"k": secret.make("in a Secret")})
 	pods := []kubelet.Pod{pod("answers-1"), pod("answers-2")}
 	for _, p := range pods {
@@ -433,14 +443,14 @@ func answersLeakNothing(t *testing.T, c *cluster) {
 				return true
 			})
 			answers++
-			// As kubelet, the test publishes again: 502 is an outage, in which the driver makes few requests.
+			// The test publishes again, like kubelet: 502 is an outage, in which the driver makes few requests.
 			testkit.Eventually(t, converged, fmt.Sprintf("%v after %d with %s", want, code, kind), func() bool {
 				_, err := d.Publish(deadline(t), bad, ssh("secretName", fmt.Sprint("other-", answers)))
 				messages += fmt.Sprintln(err)
 				return status.Code(err) == want
 			})
 		}
-		// The watch of what is published ends, and its next request fails.
+		// The watch of the published object ends, and its next request fails.
 		proxy.Say(nil)
 		testkit.Eventually(t, converged, "the volumes to be stale",
 			func() bool { return strings.Contains(d.Status(), staleText) })
@@ -458,8 +468,8 @@ func answersLeakNothing(t *testing.T, c *cluster) {
 	reliability.Shown(t, "F-39", fmt.Sprintf("%d errors that hold an object, or the request", answers))
 }
 
-// The libraries below have switches of their own, which no flag of the driver bounds. One more, GODEBUG=http2debug,
-// would print Secrets: the driver does not start with it (cmd/fsuser-csi).
+// The libraries have debugging switches of their own, which no flag of the driver limits. Another one,
+// GODEBUG=http2debug, would print Secrets. The driver does not start with it (cmd/fsuser-csi).
 func switchesOfLibraries(t *testing.T, c *cluster) {
 	keys := filepath.Join(t.TempDir(), "tls-keys")
 	for name, value := range map[string]string{
@@ -468,7 +478,7 @@ func switchesOfLibraries(t *testing.T, c *cluster) {
 	} {
 		t.Setenv(name, value)
 	}
-	leaksNothing(t, c, 5, "switches")
+	leaksNothing(t, c, "text", 5, "switches")
 	if _, err := os.Lstat(keys); err == nil {
 		t.Error("the keys of TLS connections are in a file")
 	}

@@ -26,23 +26,24 @@ const (
 	user      = "system:serviceaccount:fsuser-csi:fsuser-csi"
 )
 
-// cluster is a control plane, an administrator, and the credentials of a driver that may read Secrets and ConfigMaps in one namespace.
+// cluster is a control plane, an administrator, and the credentials of a driver that may read Secrets and ConfigMaps in
+// one namespace.
 type cluster struct {
 	*controlplane.ControlPlane
 	kubernetes.Interface
 	binary string
-	// access is the driver's --access, and namespace where it may read.
+	// access is the driver's --access, and namespace is the namespace that it may read.
 	access, namespace string
 	credentials       *rest.Config
 	kubeconfig        string
 }
 
-// shared is the cluster of all tests, set once by TestMain.
+// shared is the cluster of all tests. TestMain sets it once.
 var shared *cluster
 
 func TestMain(m *testing.M) {
 	testkit.RunHelper(map[string]func([]string) error{"exchange": exchange})
-	// The tests that run in parallel wait most of the time.
+	// Tests in parallel wait most of the time.
 	flag.Parse()
 	if err := flag.Set("test.parallel", "12"); err != nil {
 		panic(err)
@@ -79,7 +80,7 @@ func (i inCluster) Run() int {
 	return i.m.Run()
 }
 
-// startCluster starts a cluster of t's own, for faults that would disturb the other tests.
+// startCluster starts a cluster only for t, for faults that would disturb other tests.
 func startCluster(t *testing.T) *cluster {
 	t.Helper()
 	c, err := newCluster(controlplane.StartForTest(t, controlplane.Options{}), testkit.BuildDriver(t), t.TempDir())
@@ -89,14 +90,15 @@ func startCluster(t *testing.T) *cluster {
 	return c
 }
 
-// newCluster keeps its kubeconfig in dir.
+// newCluster creates a cluster with its kubeconfig in dir.
 func newCluster(cp *controlplane.ControlPlane, binary, dir string) (*cluster, error) {
 	client, err := kubernetes.NewForConfig(cp.AdminConfig())
 	if err != nil {
 		return nil, err
 	}
 	c := &cluster{
-		ControlPlane: cp, Interface: client, binary: binary, access: "service-account", namespace: namespace, kubeconfig: filepath.Join(dir, "kubeconfig"),
+		ControlPlane: cp, Interface: client, binary: binary, access: "service-account", namespace: namespace,
+		kubeconfig: filepath.Join(dir, "kubeconfig"),
 	}
 	role := &rbacv1.Role{
 		ObjectMeta: metav1.ObjectMeta{Name: "fsuser-csi"},
@@ -127,7 +129,8 @@ func newCluster(cp *controlplane.ControlPlane, binary, dir string) (*cluster, er
 	return c, cp.Kubeconfig(c.kubeconfig, c.credentials)
 }
 
-// asNode is the cluster for drivers with --access=node. They have the rights of the shipped manifest, and a namespace where RBAC gives them none.
+// asNode returns the cluster for drivers with --access=node. They have the rights of the shipped manifest, and a
+// namespace where RBAC gives them none.
 func (c *cluster) asNode(t *testing.T) *cluster {
 	t.Helper()
 	node := *c
@@ -145,8 +148,8 @@ func (c *cluster) asNode(t *testing.T) *cluster {
 	return &node
 }
 
-// pod is a pod that has this volume. With access node the pod exists until t ends, since the driver may read only what
-// pods on its node declare.
+// pod returns a pod with this volume. With access node, the pod exists until t ends, because the driver may read only
+// objects that pods on its node declare.
 func (c *cluster) pod(t *testing.T, name string, v kubelet.Volume) kubelet.Pod {
 	t.Helper()
 	if c.access != "node" {
@@ -157,7 +160,7 @@ func (c *cluster) pod(t *testing.T, name string, v kubelet.Volume) kubelet.Pod {
 	return c.create(t, nodeaccess.Pod(name, v))
 }
 
-// bind lets the driver read the namespace.
+// bind gives the driver the right to read the namespace.
 func (c *cluster) bind() error {
 	binding := &rbacv1.RoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: "fsuser-csi"},
@@ -168,7 +171,7 @@ func (c *cluster) bind() error {
 	return err
 }
 
-// letReadNodes lets the driver read its node's allocatable.
+// letReadNodes gives the driver the right to read its node's allocatable.
 func (c *cluster) letReadNodes() error {
 	role := &rbacv1.ClusterRole{
 		ObjectMeta: metav1.ObjectMeta{Name: "reads-nodes"},
@@ -185,8 +188,8 @@ func (c *cluster) letReadNodes() error {
 	return err
 }
 
-// nothingLeft is testkit.NothingLeft for tests that share the cluster: its client closes a connection that was idle for long, and would open
-// one more in the test.
+// nothingLeft is testkit.NothingLeft for tests that share the cluster. The cluster's client closes an idle connection,
+// and would open another one during the test, so nothingLeft opens it first.
 func nothingLeft(t *testing.T) {
 	t.Helper()
 	if _, err := shared.Discovery().ServerVersion(); err != nil {

@@ -19,13 +19,13 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// TestMemoryLimit fills a node up to --max-node-bytes, in a cgroup with the least memory limit that the chart accepts.
-// All objects change at the same time, and the driver restarts. The kernel does not kill the driver.
+// TestMemoryLimit fills a node up to --max-node-bytes, in a cgroup with the smallest memory limit that the chart
+// accepts. All objects change at the same time, and the driver restarts. The kernel must not kill the driver.
 func TestMemoryLimit(t *testing.T) {
 	const maxVolumes, maxNodeBytes = 64, 48 << 20
 	nothingLeft(t)
 	c := startCluster(t)
-	c.binary = testkit.BuildDriverWithoutRace(t) // the race detector takes several times the memory
+	c.binary = testkit.BuildDriverWithoutRace(t) // The race detector takes several times the memory.
 	join, kills := memoryCgroup(t, leastMemoryLimit(t, maxVolumes, maxNodeBytes))
 	d := c.start(t, fmt.Sprint("--max-volumes=", maxVolumes), fmt.Sprint("--max-node-bytes=", maxNodeBytes),
 		"--pod-share=100", "--namespace-share=100")
@@ -57,7 +57,7 @@ func TestMemoryLimit(t *testing.T) {
 	d.Stop()
 }
 
-// leastMemoryLimit is the least resources.limits.memory that the chart accepts, which its refusal of 1 names.
+// leastMemoryLimit returns the smallest resources.limits.memory that the chart accepts, which is in its refusal of 1.
 func leastMemoryLimit(t *testing.T, maxVolumes, maxNodeBytes int) int {
 	t.Helper()
 	_, err := deploy.Template(t.Context(), "../../../deploy", "--set", fmt.Sprintf(
@@ -73,15 +73,15 @@ func leastMemoryLimit(t *testing.T, maxVolumes, maxNodeBytes int) int {
 	return n
 }
 
-// filled is a volume of a node that is full.
+// filled is a volume of the filled node.
 type filled struct {
 	pod    kubelet.Pod
 	target string
 }
 
-// fillNode publishes volumes with a Secret of their own, until the driver refuses one. Each fourth of them shows all of
-// its Secret, in the memory of the volume. The others show a small key, so that most is in the memory of the process.
-// It returns the volumes by the names of the Secrets.
+// fillNode publishes volumes with a Secret of their own, until the driver refuses one. Each fourth volume shows its
+// whole Secret, which takes memory of the volume. The others show a small key, so that most of their content takes
+// memory of the process. It returns the volumes by the names of the Secrets.
 func fillNode(t *testing.T, c *cluster, d *testkit.Driver) map[string]filled {
 	t.Helper()
 	full := map[string]filled{}
@@ -103,12 +103,12 @@ func fillNode(t *testing.T, c *cluster, d *testkit.Driver) map[string]filled {
 	}
 }
 
-// largeSecret is nearly as large as a Secret can be.
+// largeSecret returns data of nearly the largest allowed size.
 func largeSecret(version string) map[string]string {
 	return map[string]string{"large": strings.Repeat(version, 1000<<10), "small": version}
 }
 
-// whileStopped stops the driver's process during do. The driver then sees all changes at the same time.
+// whileStopped stops the driver's process during do, so that the driver sees all changes at the same time.
 func whileStopped(t *testing.T, d *testkit.Driver, do func()) {
 	t.Helper()
 	if err := unix.Kill(d.PID(), unix.SIGSTOP); err != nil {

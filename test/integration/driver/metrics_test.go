@@ -19,14 +19,14 @@ import (
 
 const metricsPage = "../../../docs/metrics.md"
 
-// metrics compares the metrics of a driver with docs/metrics.md, and with Prometheus' conventions. Its own pod is one
-// that the node runs, so that its access works.
+// metrics compares the metrics of a driver with docs/metrics.md, and with Prometheus' conventions. The driver's own pod
+// is a pod of the node, so that its access works.
 func metrics(t *testing.T, c *cluster) {
 	c = c.asNode(t)
 	own := c.pod(t, "metrics", ssh("secretName", "metrics"))
 	d := c.startAsPod(t, event.Pod{Namespace: own.Namespace, Name: own.Name, UID: own.UID})
 	awaitAccess(t, d, 1)
-	d.Get("/healthz") // a call, so that the metric of calls has a series
+	d.Get("/healthz") // makes a call, so that the metric of calls has a series
 	_, text := d.Get("/metrics")
 
 	problems, err := promlint.New(strings.NewReader(text)).Lint()
@@ -40,7 +40,7 @@ func metrics(t *testing.T, c *cluster) {
 	comparePage(t, pageOf(t, text))
 }
 
-// comparePage compares docs/metrics.md, or writes it.
+// comparePage compares docs/metrics.md with the metrics, or writes the page.
 func comparePage(t *testing.T, page string) {
 	t.Helper()
 	if os.Getenv("UPDATE_GOLDEN") != "" {
@@ -63,10 +63,10 @@ const metricsHead = `# Metrics
 <!-- A test of test/integration/driver writes this page (UPDATE_GOLDEN=1) and compares it. -->
 
 The driver of each node serves these metrics at ` + "`/metrics`" + ` of ` + "`--http-address`" + `, in Prometheus' text
-format. [Operations](operations.md#metrics) has the queries that show problems, and says who can
-reach the metrics. Without an API server (` + "`--manifests`" + `), the metrics of requests, watches,
-Events and access are absent. Metrics with the prefixes ` + "`go_` and `process_`" + ` are those of Prometheus'
-client library for Go.
+format. [Alerts and dashboard](alerts/README.md) has the queries that show problems, and
+[Operations](operations.md#who-can-reach-the-metrics) says who can reach the metrics. Without an API
+server (` + "`--manifests`" + `), the metrics of requests, watches, Events and access are absent. Metrics
+with the prefixes ` + "`go_` and `process_`" + ` are those of Prometheus' client library for Go.
 
 | metric | type | labels | unit | meaning |
 |---|---|---|---|---|
@@ -84,7 +84,7 @@ func pageOf(t *testing.T, text string) string {
 	page := metricsHead
 	for _, name := range slices.Sorted(maps.Keys(families)) {
 		if strings.HasPrefix(name, "go_") || strings.HasPrefix(name, "process_") {
-			continue // what the client library has depends on its version, on Go's and on the kernel
+			continue // The metrics of the client library depend on its version, on Go's and on the kernel.
 		}
 		f := families[name]
 		labels := map[string]bool{}
@@ -99,7 +99,7 @@ func pageOf(t *testing.T, text string) string {
 	return page
 }
 
-// unit is the unit of a metric, with which its name ends.
+// unit returns the unit of a metric, which is the end of its name.
 func unit(name string) string {
 	name = strings.TrimSuffix(name, "_total")
 	for _, u := range []string{"seconds", "bytes", "ratio", "percent"} {

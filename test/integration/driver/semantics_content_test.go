@@ -14,7 +14,7 @@ import (
 
 func TestEveryKeyBecomesAFileOfItsName(t *testing.T) {
 	forBoth(t, func(t *testing.T, k kind, d *testkit.Driver, name string) {
-		// All that the API server takes for a key: letters, digits, '-', '_' and '.', at most 253 of them.
+		// The API server accepts these characters in a key: letters, digits, '-', '_' and '.', at most 253 of them.
 		data := files{"tls.crt": "1", ".dockerconfigjson": "2", "UPPER": "3", "-": "4", "_": "5", "a..b": "6", "0": "7",
 			strings.Repeat("k", 253): "8"}
 		k.set(t, name, data)
@@ -62,26 +62,26 @@ func TestItemsPickKeysAndNamePaths(t *testing.T) {
 		s := see(t, d, p, v)
 		s.becomes(files{"a": "1", "again": "1", "etc/conf.d/b.conf": "2", "etc/c": "3", ".hidden": "3", "etc/..x": "1",
 			"ü ü": "2"})
-		// Files in a directory change, and the names in the root of the volume do not.
+		// Files in a directory change, and the names in the root of the volume stay.
 		k.set(t, name, files{"a": "4", "b": "5", "c": "6", "d": "not picked"})
 		s.becomes(files{"a": "4", "again": "4", "etc/conf.d/b.conf": "5", "etc/c": "6", ".hidden": "6", "etc/..x": "4",
 			"ü ü": "5"})
 	})
 }
 
-// TestPathsOfItems shows that the driver takes each path that the API server and kubelet's AtomicWriter take, and
-// cleans it as the AtomicWriter does. The API server refuses absolute paths and paths with ".."; hostileVolumes sends
+// TestPathsOfItems shows that the driver accepts the same paths as the API server and kubelet's AtomicWriter, and
+// cleans them as the AtomicWriter does. The API server refuses absolute paths and paths with "..". hostileVolumes sends
 // these.
 func TestPathsOfItems(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "1"})
 	element := strings.Repeat("e", 255)
-	long := strings.Repeat(element+"/", 15) + element // 4095 bytes, which a program can open only in steps
+	long := strings.Repeat(element+"/", 15) + element // 4095 bytes, which a program can only open in steps
 	for _, test := range []struct {
 		name, path string
 		want       string // the path of the file
-		refused    string // a part of the reason; empty if the path is good
+		refused    string // a part of the reason; empty if the path is valid
 	}{
 		{"a name", "id_rsa", "id_rsa", ""},
 		{"a nested path", "a/b/c", "a/b/c", ""},
@@ -113,7 +113,7 @@ func TestPathsOfItems(t *testing.T) {
 	}
 }
 
-// TestTheLaterOfTwoEqualPathsWins has two items, and two sources, with one path.
+// TestTheLaterOfTwoEqualPathsWins uses two items, and two sources, with the same path.
 func TestTheLaterOfTwoEqualPathsWins(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
@@ -130,8 +130,8 @@ func TestTheLaterOfTwoEqualPathsWins(t *testing.T) {
 	s.becomes(files{"k": "1", "l": "2", "m": "4", "same": "of the Secret"})
 }
 
-// TestConflictingPathsAreRefused has a path that is both a file and a directory. What kubelet does then depends on the
-// order of a Go map.
+// TestConflictingPathsAreRefused uses a path that is both a file and a directory. For such a path, kubelet's result
+// depends on the order of a Go map.
 func TestConflictingPathsAreRefused(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
@@ -150,8 +150,8 @@ func TestConflictingPathsAreRefused(t *testing.T) {
 	}
 }
 
-// TestKeysThatNoObjectCanHave shows that items may name any key, as in Kubernetes: the pod waits for the key, or with
-// optional goes without it.
+// TestKeysThatNoObjectCanHave shows that items may name any key, as in Kubernetes: the pod waits for the key, or starts
+// without it if the key is optional.
 func TestKeysThatNoObjectCanHave(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
@@ -166,14 +166,14 @@ func TestKeysThatNoObjectCanHave(t *testing.T) {
 
 func TestOneMebibyteFits(t *testing.T) {
 	forBoth(t, func(t *testing.T, k kind, d *testkit.Driver, name string) {
-		// All that the API server takes in one object: 1 MiB, of ConfigMaps keys and values.
+		// These are the largest objects that the API server accepts: 1 MiB, including the keys of a ConfigMap.
 		large := strings.Repeat("x", 1<<20-1000)
 		k.set(t, name, files{"small": "1"})
 		s := see(t, d, pod("large"), ssh(k.attribute, name))
 		k.set(t, name, files{"large": large})
 		awaitText(t, s.dir+"/large", large)
 		s.current()
-		// The old version and the new one are there at the same time for a moment.
+		// For a moment, the old version and the new one exist at the same time.
 		other := strings.Repeat("y", len(large))
 		k.set(t, name, files{"large": other})
 		awaitText(t, s.dir+"/large", other)
@@ -191,11 +191,11 @@ func TestMoreThanAVolumeMayHoldIsRefused(t *testing.T) {
 		_, err := d.Publish(deadline(t), pod("limit"), v)
 		return err != nil && strings.Contains(err.Error(), "3 files") && strings.Contains(err.Error(), "--max-volume-files")
 	})
-	// Items pick what fits.
+	// The items select keys within the limit.
 	p, described := shared.describe(t, secretVolume(name, false, items("k", "k", "m", "m")...))
 	s := see(t, d, p, described)
 	s.becomes(files{"k": "1", "m": "3"})
-	// Beyond the limit later: the files stay as they are.
+	// If the content exceeds the limit later, the files stay as they are.
 	setSecret(t, name, files{"k": "12345678901", "m": "3"})
 	s.stale()
 	s.stays(files{"k": "1", "m": "3"})

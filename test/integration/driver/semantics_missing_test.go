@@ -18,7 +18,7 @@ func TestAMissingObjectKeepsThePodWaitingUntilItAppears(t *testing.T) {
 			t.Errorf("a volume that could not be published is mounted: %q", mounts)
 		}
 		k.set(t, name, files{"k": "1"})
-		// Kubelet tries again.
+		// Kubelet retries.
 		see(t, d, p, v).becomes(files{"k": "1"})
 	})
 }
@@ -73,7 +73,7 @@ func TestADeletedObjectLeavesItsFilesUntilItIsMadeAnew(t *testing.T) {
 		k.delete(t, name)
 		s.stale()
 		s.stays(files{"k": "old", "l": "old"})
-		// Kubelet publishes again all the time. It must not get an error, which would keep a restarted container waiting.
+		// Kubelet republishes all the time. An error would delay a restarted container.
 		if _, err := d.Publish(deadline(t), s.pod, s.volume); err != nil {
 			t.Errorf("a republish after the deletion: %v", err)
 		}
@@ -110,8 +110,9 @@ func TestKeysComeAndGo(t *testing.T) {
 	})
 }
 
-// The data of an immutable object never changes, so nobody watches it. That it was deleted and made anew is seen when
-// the next pod asks for it; kubelet does not see it before the last pod that has the object is gone from the node.
+// The data of an immutable object never changes, so the driver does not watch it. The driver notices that the object
+// was deleted and created again when the next pod uses it. Kubelet notices it only after the last pod with the object
+// has left the node.
 func TestAnImmutableObjectThatIsMadeAnewIsSeenByTheNextPod(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
@@ -123,7 +124,7 @@ func TestAnImmutableObjectThatIsMadeAnewIsSeenByTheNextPod(t *testing.T) {
 	first.stays(files{"k": "old"})
 	see(t, d, pod("second"), ssh("secretName", name)).becomes(files{"k": "new"})
 	first.becomes(files{"k": "new"})
-	// The pods that have it keep it, the next one waits.
+	// The pods with the object keep it, and the next pod waits.
 	deleteSecret(t, name)
 	waits(t, d, pod("third"), ssh("secretName", name), codes.NotFound, name)
 	first.stays(files{"k": "new"})

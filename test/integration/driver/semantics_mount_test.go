@@ -19,7 +19,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/tree"
 )
 
-// withOwnerAndMode are the lines of an entry whose path ends so.
+// withOwnerAndMode returns the lines of entries whose path has a suffix.
 func withOwnerAndMode(s *seen, path string) string {
 	s.t.Helper()
 	for _, e := range s.tree() {
@@ -36,7 +36,7 @@ func TestModes(t *testing.T) {
 	d, name := shared.start(t), objectName(t)
 	setSecret(t, name, files{"k": "1"})
 	setConfigMap(t, name, files{"k": "1"}, nil)
-	// withModes is a volume of the Secret with a defaultMode and the mode of its item; below 0 is none.
+	// withModes returns a volume of the Secret with a defaultMode and the mode of its item. A negative mode means none.
 	withModes := func(defaultMode, mode int32) corev1.VolumeSource {
 		v := secretVolume(name, false, items("k", "k")...)
 		v.Secret.DefaultMode = nil
@@ -84,7 +84,7 @@ func TestModes(t *testing.T) {
 	}
 }
 
-// For a Secret volume kubelet makes 0400 0440, and 0755 02775 of directories, when the pod has an fsGroup.
+// If the pod has an fsGroup, kubelet changes 0400 of a Secret volume to 0440, and 0755 of directories to 02775.
 func TestFSGroupIsTheGroupAndWidensNoMode(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
@@ -135,7 +135,7 @@ func TestDirectoriesAndLinksAreOwnedToo(t *testing.T) {
 	}
 }
 
-// Kubelet's writer compares bytes alone, and so leaves files with the owner that they had.
+// Kubelet's writer compares only bytes, so it does not change the owner of unchanged files.
 func TestAnOwnerThatChangesWithARepublishIsRefusedAndNotHalfApplied(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
@@ -147,7 +147,7 @@ func TestAnOwnerThatChangesWithARepublishIsRefusedAndNotHalfApplied(t *testing.T
 	}
 }
 
-// mountLine is the volume's line of the mount table.
+// mountLine returns the volume's line of the mount table.
 func (s *seen) mountLine() (options, kind, super string) {
 	s.t.Helper()
 	mounts := testkit.MountsBelow(s.t, s.target)
@@ -159,7 +159,7 @@ func (s *seen) mountLine() (options, kind, super string) {
 	return strings.Fields(before)[5], fields[0], fields[2]
 }
 
-// Kubelet has Secrets on a tmpfs, ConfigMaps on the disk; both are writable on the host.
+// Kubelet keeps Secrets on a tmpfs, and ConfigMaps on the disk. On the host, both are writable.
 func TestEveryVolumeIsATmpfsThatIsReadOnlyOnTheHostToo(t *testing.T) {
 	forBoth(t, func(t *testing.T, k kind, d *testkit.Driver, name string) {
 		k.set(t, name, files{"k": "1"})
@@ -190,7 +190,7 @@ func TestEveryVolumeIsATmpfsThatIsReadOnlyOnTheHostToo(t *testing.T) {
 	})
 }
 
-// kernelHasNoSwap finds out whether a tmpfs can be kept out of swap, and does not ask the driver's own code.
+// kernelHasNoSwap reports whether the kernel can keep a tmpfs out of swap. It does not use the driver's code.
 func kernelHasNoSwap(t *testing.T) bool {
 	t.Helper()
 	dir := t.TempDir()
@@ -214,7 +214,7 @@ func has(options, option string) bool {
 	return false
 }
 
-// Where there is no SELinux, tmpfs refuses context= : the driver must not ask for it.
+// Without SELinux, tmpfs refuses context=, so the driver must not set it.
 func TestTheSELinuxContextIsAMountOptionWhereThereIsSELinux(t *testing.T) {
 	nothingLeft(t)
 	const label = "system_u:object_r:container_file_t:s0"
@@ -258,13 +258,13 @@ func TestStatisticsAreBytesAndInodesOfTheVolume(t *testing.T) {
 	if bytes.GetUsed() != page {
 		t.Errorf("a file of one byte takes %d bytes, want a page", bytes.GetUsed())
 	}
-	// The root, ..data, the generation, the link and the file.
+	// The inodes are the root, ..data, the generation, the link and the file.
 	if inodes.GetUsed() != 5 {
 		t.Errorf("the volume has %d inodes, want 5", inodes.GetUsed())
 	}
 	setSecret(t, name, files{"k": strings.Repeat("x", int(10*page)), "l": "1"})
 	awaitText(t, s.dir+"/l", "1")
-	// The last inode of the old version goes when the driver closes the directory that it has removed.
+	// The last inode of the old version is freed when the driver closes the removed directory.
 	testkit.Eventually(t, soon, "the old version to be gone", func() bool {
 		bytes, inodes = usage()
 		return inodes.GetUsed() == 7
@@ -278,8 +278,8 @@ func TestStatisticsAreBytesAndInodesOfTheVolume(t *testing.T) {
 	}
 }
 
-// TestEventsSayWhatKeepsAVolumeFromBeingCurrent goes through what a running pod is told. What a pod is told that waits
-// is the text of the error, which kubelet puts into a FailedMount event.
+// TestEventsSayWhatKeepsAVolumeFromBeingCurrent checks the Events of a running pod. For a pod that waits, kubelet puts
+// the text of the error into a FailedMount Event.
 func TestEventsSayWhatKeepsAVolumeFromBeingCurrent(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)

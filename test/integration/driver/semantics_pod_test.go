@@ -40,7 +40,7 @@ func TestEachSourceComesAndGoesByItsOwnRules(t *testing.T) {
 	s.becomes(files{"k": "1", "conf/a": "1", "conf/b": "1"})
 	setConfigMap(t, name+"-optional", files{"o": "1"}, nil)
 	s.becomes(files{"k": "1", "conf/a": "1", "conf/b": "1", "o": "1"})
-	// A source that cannot be brought up to date keeps the files of all sources.
+	// If one source can't be refreshed, the files of all sources stay.
 	setConfigMap(t, name, files{"a": "2"}, nil)
 	s.stale()
 	deleteConfigMap(t, name+"-optional")
@@ -84,7 +84,7 @@ func TestFieldsFollowThePod(t *testing.T) {
 	s.becomes(want)
 }
 
-// TestALimitThatIsNotSetIsTheNodesAllocatable shows what kubelet's MergeContainerResourceLimits shows.
+// TestALimitThatIsNotSetIsTheNodesAllocatable shows the same values as kubelet's MergeContainerResourceLimits.
 func TestALimitThatIsNotSetIsTheNodesAllocatable(t *testing.T) {
 	for _, access := range []struct {
 		name    string
@@ -107,7 +107,7 @@ func TestALimitThatIsNotSetIsTheNodesAllocatable(t *testing.T) {
 			want := files{"cpu": "3500", "memory": "64", "storage": "90", "request": "64"}
 			s := see(t, d, p, v)
 			s.becomes(want)
-			// The record keeps the values: a driver that starts needs no Node.
+			// The record has the values, so a driver that starts does not read the Node.
 			d.Kill()
 			d.StartAgain()
 			if _, err := d.Publish(deadline(t), p, v); err != nil {
@@ -119,7 +119,7 @@ func TestALimitThatIsNotSetIsTheNodesAllocatable(t *testing.T) {
 	}
 }
 
-// TestWithoutTheRightToReadTheNodeOnlyVolumesThatShowItWait takes the right away.
+// TestWithoutTheRightToReadTheNodeOnlyVolumesThatShowItWait withdraws the right to read the Node.
 func TestWithoutTheRightToReadTheNodeOnlyVolumesThatShowItWait(t *testing.T) {
 	nothingLeft(t)
 	c := startCluster(t)
@@ -159,7 +159,7 @@ func TestAFileThatHasAnOwnerOfItsOwn(t *testing.T) {
 		"l0000 70:71 a -> ..data/a",
 		"l0000 70:71 b -> ..data/b",
 	)
-	// A file that goes later takes its owner along, and gets the owner back when the file returns.
+	// When a file is removed and added again, it has the same owner.
 	setSecret(t, name, files{"a": "3"})
 	s.becomes(files{"a": "3"})
 	setSecret(t, name, files{"a": "4", "b": "5"})
@@ -177,7 +177,7 @@ func TestAPathThatNamesNoFileIsAnErrorAtTheFirstPublish(t *testing.T) {
 	waits(t, d, pod("path"), ssh("secretName", name, "uid/b", "70"), codes.FailedPrecondition, `"b"`, name)
 	p, v := shared.describe(t, secretVolume(name, false, items("a", "etc/a")...), "mode/a", "0600")
 	waits(t, d, p, v, codes.FailedPrecondition, `"a"`)
-	// The file may still come if something optional is missing.
+	// If something optional is missing, the file may still come.
 	p, v = shared.describe(t, secretVolume(name, true, items("a", "a", "b", "b")...), "uid/b", "70")
 	s := see(t, d, p, v)
 	s.becomes(files{"a": "1"})
@@ -188,7 +188,8 @@ func TestAPathThatNamesNoFileIsAnErrorAtTheFirstPublish(t *testing.T) {
 	}
 }
 
-// TestTheOwnerIsTheUserOfTheContainersThatMountTheVolume has a sidecar with another user, which does not mount it.
+// TestTheOwnerIsTheUserOfTheContainersThatMountTheVolume has a sidecar with another user that does not mount the
+// volume.
 func TestTheOwnerIsTheUserOfTheContainersThatMountTheVolume(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
@@ -230,7 +231,7 @@ func TestTheOwnerIsTheUserOfTheContainersThatMountTheVolume(t *testing.T) {
 	}
 }
 
-// TestTheDefinitionIsReadOnce counts what the driver asks the API server for.
+// TestTheDefinitionIsReadOnce counts the driver's requests to the API server.
 func TestTheDefinitionIsReadOnce(t *testing.T) {
 	nothingLeft(t)
 	d, proxy := shared.startBehind(t)
@@ -268,7 +269,7 @@ func TestTheDefinitionIsReadOnce(t *testing.T) {
 	if n := reads(); n != 1 {
 		t.Errorf("three republishes, two updates and a restart read the pod %d more times", n-1)
 	}
-	// With secretName and uid the driver needs nothing of the pod.
+	// With secretName and uid, the driver does not read the pod.
 	q := pod("never-read")
 	see(t, d, q, ssh("secretName", name)).becomes(files{"k": "3"})
 	for _, r := range proxy.Requests() {
@@ -278,7 +279,7 @@ func TestTheDefinitionIsReadOnce(t *testing.T) {
 	}
 }
 
-// TestNodePublishSecretRefNeedsNoRequest has an API server that denies everything.
+// TestNodePublishSecretRefNeedsNoRequest uses an API server that denies everything.
 func TestNodePublishSecretRefNeedsNoRequest(t *testing.T) {
 	nothingLeft(t)
 	d, proxy := shared.startBehind(t)
@@ -301,7 +302,7 @@ func TestNodePublishSecretRefNeedsNoRequest(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	republish(p, withSecret("2")) // as kubelet does each minute
+	republish(p, withSecret("2")) // as kubelet does every minute
 	s.becomes(files{"k": "2"})
 	d.Kill()
 	d.StartAgain()
@@ -320,7 +321,7 @@ func TestNodePublishSecretRefNeedsNoRequest(t *testing.T) {
 	if all := requests(); len(all) != 0 {
 		t.Errorf("the driver made %d requests: %v", len(all), all)
 	}
-	// Without uid the files belong to root: the driver does not read the pod.
+	// Without uid, the files belong to root, because the driver does not read the pod.
 	rootless := withSecret("1")
 	delete(rootless.Attributes, "uid")
 	if got := withOwnerAndMode(see(t, d, pod("no-uid"), rootless), "k"); got != "-0400 0:0" {
@@ -333,7 +334,7 @@ func TestNodePublishSecretRefNeedsNoRequest(t *testing.T) {
 	}
 }
 
-// TestMountPointsBeneathTheVolume mounts as a container runtime does, beneath the volume in a container.
+// TestMountPointsBeneathTheVolume mounts beneath the volume in a container, as a container runtime does.
 func TestMountPointsBeneathTheVolume(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
@@ -392,7 +393,7 @@ func TestASubPathThatNamesNothingIsAnEmptyDirectory(t *testing.T) {
 	}
 }
 
-// TestAPodThatReplacesAnotherIsNotMistakenForIt has pods of one name, with different volumes.
+// TestAPodThatReplacesAnotherIsNotMistakenForIt uses pods with the same name and different volumes.
 func TestAPodThatReplacesAnotherIsNotMistakenForIt(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)

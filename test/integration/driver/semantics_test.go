@@ -25,16 +25,16 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/tree"
 )
 
-// The tests in the files whose names begin with semantics_ say, each by its name, what a container sees when an object
-// in the API is such and such. docs/compatibility.md lists them.
+// The names of the tests in the files semantics_* describe what a container sees for an object in a given state.
+// docs/compatibility.md lists the tests.
 
-// soon bounds what takes milliseconds, on a machine that is busy with other things.
+// soon is the longest wait for an event that takes milliseconds, on a busy machine.
 const soon = 30 * time.Second
 
-// files is what a container finds: bytes by path.
+// files is the view of a container: bytes by path.
 type files map[string]string
 
-// texts is f in the form of tree.Files.
+// texts returns f in the form of tree.Files.
 func (f files) texts() map[string]string {
 	texts := map[string]string{}
 	for path, text := range f {
@@ -43,7 +43,7 @@ func (f files) texts() map[string]string {
 	return texts
 }
 
-// seen is a published volume, and where a container has it. It is unpublished when its test ends.
+// seen is a published volume with its path in a container. It is unpublished when its test ends.
 type seen struct {
 	t      *testing.T
 	d      *testkit.Driver
@@ -53,7 +53,7 @@ type seen struct {
 	dir    string
 }
 
-// see publishes a volume that must come to be.
+// see publishes a volume. It fails the test if the publish fails.
 func see(t *testing.T, d *testkit.Driver, p kubelet.Pod, v kubelet.Volume) *seen {
 	t.Helper()
 	target, err := d.Publish(deadline(t), p, v)
@@ -66,7 +66,7 @@ func see(t *testing.T, d *testkit.Driver, p kubelet.Pod, v kubelet.Volume) *seen
 	return s
 }
 
-// tree is all that is in the volume.
+// tree returns all files in the volume.
 func (s *seen) tree() []tree.Entry {
 	s.t.Helper()
 	entries, err := tree.Read(s.dir)
@@ -76,13 +76,13 @@ func (s *seen) tree() []tree.Entry {
 	return entries
 }
 
-// becomes waits until the volume shows these files and no other, and then looks whether each name in it has its place.
+// becomes waits until the volume shows exactly these files, and then checks that it has no other names.
 func (s *seen) becomes(want files) {
 	s.t.Helper()
 	texts := want.texts()
 	var entries []tree.Entry
 	for end := time.Now().Add(soon); ; {
-		// An update in the midst of it takes away what is being read.
+		// An update may remove the files during the read.
 		var err error
 		if entries, err = tree.Read(s.dir); err == nil && maps.Equal(tree.Files(entries), texts) {
 			break
@@ -99,7 +99,7 @@ func (s *seen) becomes(want files) {
 	})
 }
 
-// stays checks that the volume shows these files. The caller knows that the driver is done.
+// stays checks that the volume shows these files. The caller knows that no refresh is under way.
 func (s *seen) stays(want files) {
 	s.t.Helper()
 	if got := tree.Files(s.tree()); !maps.Equal(got, want.texts()) {
@@ -107,7 +107,7 @@ func (s *seen) stays(want files) {
 	}
 }
 
-// is compares the whole volume, as lines of tree.Entry.
+// is compares the whole volume with lines of tree.Entry.
 func (s *seen) is(want ...string) {
 	s.t.Helper()
 	if got := lines(s.tree()); got != strings.Join(want, "\n") {
@@ -115,7 +115,7 @@ func (s *seen) is(want ...string) {
 	}
 }
 
-// stale waits until the driver has noticed that the volume can't be brought up to date.
+// stale waits until the driver has noticed that it can't refresh the volume.
 func (s *seen) stale() {
 	s.t.Helper()
 	testkit.Eventually(s.t, soon, "the driver to say that a volume is not current",
@@ -144,7 +144,7 @@ func names(entries []tree.Entry) []string {
 	return all
 }
 
-// layout are the names that a volume with these files has, in AtomicWriter's layout, and no other.
+// layout returns all names of a volume with these files in AtomicWriter's layout.
 func layout(f files) []string {
 	all := map[string]bool{".": true, "..data": true, tree.Generation: true}
 	for path := range f {
@@ -157,8 +157,8 @@ func layout(f files) []string {
 	return slices.Sorted(maps.Keys(all))
 }
 
-// waits checks that a volume can't be published, with this code, for reasons that the pod's FailedMount event will tell
-// in these words.
+// waits checks that publishing a volume fails with this code, and that the message, which becomes a FailedMount Event
+// of the pod, contains these words.
 func waits(t *testing.T, d *testkit.Driver, p kubelet.Pod, v kubelet.Volume, code codes.Code, words ...string) {
 	t.Helper()
 	_, err := d.Publish(deadline(t), p, v)
@@ -172,7 +172,7 @@ func waits(t *testing.T, d *testkit.Driver, p kubelet.Pod, v kubelet.Volume, cod
 	}
 }
 
-// setSecret creates a Secret, or replaces the content of the one that is there. It is deleted when t ends.
+// setSecret creates a Secret, or replaces the content of an existing one. The Secret is deleted when t ends.
 func setSecret(t *testing.T, name string, data files) {
 	t.Helper()
 	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: map[string][]byte{}}
@@ -192,7 +192,7 @@ func setSecret(t *testing.T, name string, data files) {
 	}
 }
 
-// deleteSecret deletes a Secret if it is there.
+// deleteSecret deletes a Secret if it exists.
 func deleteSecret(t *testing.T, name string) {
 	t.Helper()
 	err := shared.CoreV1().Secrets(namespace).Delete(context.Background(), name, metav1.DeleteOptions{})
@@ -201,7 +201,7 @@ func deleteSecret(t *testing.T, name string) {
 	}
 }
 
-// setConfigMap does for a ConfigMap what setSecret does for a Secret.
+// setConfigMap does the same as setSecret for a ConfigMap.
 func setConfigMap(t *testing.T, name string, data, binaryData files) {
 	t.Helper()
 	c := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: data, BinaryData: map[string][]byte{}}
@@ -229,13 +229,13 @@ func deleteConfigMap(t *testing.T, name string) {
 	}
 }
 
-// kind is Secret or ConfigMap, for behaviours that both have.
+// kind is Secret or ConfigMap, for tests of both.
 type kind struct {
 	name      string
 	attribute string
 	set       func(t *testing.T, name string, data files)
 	delete    func(t *testing.T, name string)
-	// volume is Kubernetes' own volume of such an object.
+	// volume returns Kubernetes' own volume of such an object.
 	volume func(name string, optional bool, items ...corev1.KeyToPath) corev1.VolumeSource
 }
 
@@ -255,8 +255,8 @@ func forBoth(t *testing.T, test func(t *testing.T, k kind, d *testkit.Driver, na
 	}
 }
 
-// objectName is a name that no other test uses: what the API server's cache still has of an object with the same name
-// would be seen first.
+// objectName returns a name that no other test uses, because the API server's cache may still have an earlier object
+// with the same name.
 func objectName(t *testing.T) string {
 	return strings.Trim(strings.Map(func(r rune) rune {
 		switch {
@@ -269,7 +269,7 @@ func objectName(t *testing.T) string {
 	}, t.Name()), "-")
 }
 
-// setImmutable makes an immutable Secret with one key, k, of the one that is there if any.
+// setImmutable creates an immutable Secret with the key k, or makes an existing Secret immutable.
 func setImmutable(t *testing.T, name, value string) {
 	t.Helper()
 	setSecret(t, name, files{"k": value})
@@ -280,7 +280,7 @@ func setImmutable(t *testing.T, name, value string) {
 	}
 }
 
-// awaitText is holds for more text than a message should have.
+// awaitText is holds for a text that is too long for a message.
 func awaitText(t *testing.T, path, text string) {
 	t.Helper()
 	testkit.Eventually(t, soon, fmt.Sprintf("%d bytes in %s", len(text), filepath.Base(path)), func() bool {

@@ -43,7 +43,7 @@ func TestTheLayoutIsThatOfKubernetes(t *testing.T) {
 	s.is(want...)
 }
 
-// inode tells one file, directory or link from another.
+// inode returns the inode of a file, directory or link.
 func inode(t *testing.T, path string) uint64 {
 	t.Helper()
 	var st unix.Stat_t
@@ -87,7 +87,7 @@ func TestAnUpdateIsANewGenerationBehindTheSameNames(t *testing.T) {
 	if now := mountID(); now != mount {
 		t.Errorf("the volume was mounted anew: mount %s, before: %s", now, mount)
 	}
-	// Who has a file open has the old version's, whole.
+	// An open file keeps showing the old version, as a whole.
 	b := make([]byte, 10)
 	if n, err := open.ReadAt(b, 0); string(b[:n]) != "1" {
 		t.Errorf("a file that was open before the update reads %q, %v", b[:n], err)
@@ -155,17 +155,17 @@ func TestAReaderNeverSeesAMixOfVersions(t *testing.T) {
 	reading.Wait()
 }
 
-// readVersion reads three files as a program does that wants one version of all: through one opening of ..data. If that
-// version goes away meanwhile it begins anew.
+// readVersion reads three files of one version: it opens ..data once, and reads all files through it. If the version is
+// removed in the meantime, it begins again.
 func readVersion(dir string) (a, b, c string, err error) {
 	for {
-		// The link is always there; what it names may be gone when one gets to it.
+		// The link always exists, but its target may be removed before it is opened.
 		if _, err := os.Readlink(filepath.Join(dir, "..data")); err != nil {
 			return "", "", "", err
 		}
 		root, err := os.OpenRoot(filepath.Join(dir, "..data"))
 		if errors.Is(err, os.ErrNotExist) {
-			// Between the reading of the link and the opening of what it names, the version can go.
+			// The version was removed between reading the link and opening its target.
 			continue
 		}
 		if err != nil {
@@ -194,7 +194,7 @@ func readAll(root *os.Root, paths ...string) (texts []string, err error) {
 	return texts, nil
 }
 
-// Kubelet binds the file behind the link into the container. It does so once, when the container starts.
+// Kubelet binds the file behind the link into the container once, when the container starts.
 func TestASubPathShowsWhatWasThereWhenTheContainerStarted(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)
@@ -235,7 +235,7 @@ func TestASubPathShowsWhatWasThereWhenTheContainerStarted(t *testing.T) {
 	s.becomes(files{"etc/k": "2"})
 }
 
-// For a subPath that is not there kubelet makes a directory in the volume, on the host.
+// For a subPath that does not exist, kubelet tries to make a directory in the volume, on the host.
 func TestNobodyCanMakeADirectoryInAVolumeNotEvenOnTheHost(t *testing.T) {
 	nothingLeft(t)
 	d, name := shared.start(t), objectName(t)

@@ -19,9 +19,9 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
 )
 
-// TestAccess: a user has no role, gets one for one name, and loses it.
+// TestAccess uses a user without a role, then gives it a role for one name, and withdraws the role.
 func TestAccess(t *testing.T) {
-	t.Parallel() // a refusal counts after ten seconds
+	t.Parallel() // A refusal counts after ten seconds.
 	const user = "source-reader"
 	admin := newClient(t)
 	for _, name := range []string{"granted", "not-granted"} {
@@ -67,7 +67,7 @@ func TestAccess(t *testing.T) {
 
 	notified := changes.Load()
 	admin.delete(t, binding)
-	// The API server learns of the deletion by a watch, and authorizes a watch only at its start.
+	// The API server learns of the deletion with a watch, and authorizes a watch only at its start.
 	waitRefused(t, userConfig(t, user), "granted")
 	if got := value(api, ref); got != "two" {
 		t.Errorf("while the watch lasts: %q", got)
@@ -86,7 +86,7 @@ func TestAccess(t *testing.T) {
 		t.Errorf("%d notifications of the refusal, want one", changes.Load()-notified)
 	}
 	admin.create(t, binding)
-	// The next attempt may be minutes away, unless a new subscriber comes.
+	// Without a new subscriber, the next attempt may be minutes away.
 	testkit.Eventually(t, soon, "the right that was given back to be noticed", func() bool {
 		api.Subscribe(ref, "another", false, func() {})
 		defer api.Unsubscribe(ref, "another")
@@ -106,10 +106,10 @@ func TestUnauthorized(t *testing.T) {
 	}
 }
 
-// TestAuthenticationOutage lets the API server not know the driver for a while: its token has expired, or the keys are
-// being rotated.
+// TestAuthenticationOutage uses an API server that does not know the driver for a while, because its token has expired,
+// or the keys are being rotated.
 func TestAuthenticationOutage(t *testing.T) {
-	t.Parallel() // an outage counts after ten seconds
+	t.Parallel() // An outage counts after ten seconds.
 	admin := newClient(t)
 	admin.create(t, secret("unknown-user", "one"))
 	t.Cleanup(func() { cleanUp(admin, secret("unknown-user", "")) })
@@ -154,7 +154,7 @@ func userConfig(t testing.TB, user string) *rest.Config {
 	return config
 }
 
-// grant returns the rights that the driver needs: get, list and watch of one name.
+// grant returns the driver's rights: get, list and watch of one name.
 func grant(user, secretName string) (*rbacv1.Role, *rbacv1.RoleBinding) {
 	return &rbacv1.Role{
 			ObjectMeta: metav1.ObjectMeta{Name: user},

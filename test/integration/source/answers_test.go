@@ -24,9 +24,10 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
 )
 
-// TestWithoutStreamingLists lets the API server refuse sendInitialEvents, as an API server does without the feature.
+// TestWithoutStreamingLists uses an API server that refuses sendInitialEvents, like one without the feature.
 func TestWithoutStreamingLists(t *testing.T) {
-	const refusal = `ListOptions.meta.k8s.io "" is invalid: sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled`
+	const refusal = `ListOptions.meta.k8s.io "" is invalid: sendInitialEvents: Forbidden: sendInitialEvents is ` +
+		`forbidden for watch unless the WatchList feature gate is enabled`
 	for name, refuse := range map[string]func(http.ResponseWriter, *http.Request) bool{
 		"422 Invalid":     faultproxy.Status(422, metav1.StatusReasonInvalid, refusal),
 		"400 Bad Request": faultproxy.Status(400, metav1.StatusReasonBadRequest, refusal),
@@ -73,7 +74,7 @@ func TestWithoutStreamingLists(t *testing.T) {
 	}
 }
 
-// Without streaming lists there is a moment between the get and the watch, in which the object can also be created.
+// Without streaming lists, the object can be created in the moment between the get and the watch.
 func TestCreatedBetweenGetAndWatch(t *testing.T) {
 	admin := newClient(t)
 	t.Cleanup(func() { cleanUp(admin, secret("created-between", "")) })
@@ -97,7 +98,7 @@ func TestCreatedBetweenGetAndWatch(t *testing.T) {
 	}
 }
 
-// Without streaming lists there is a moment between the get and the watch.
+// Without streaming lists, the object can be removed in the moment between the get and the watch.
 func TestRemovedBetweenGetAndWatch(t *testing.T) {
 	admin := newClient(t)
 	admin.create(t, secret("removed-between", "one"))
@@ -128,11 +129,11 @@ func TestRemovedBetweenGetAndWatch(t *testing.T) {
 	reliability.Shown(t, "F-34", "between get and watch, where the API server has no streaming lists")
 }
 
-// TestGone lets the API server end a watch with 410, as after a compaction of etcd.
+// TestGone uses an API server that ends a watch with 410, as after a compaction of etcd.
 func TestGone(t *testing.T) {
 	for name, test := range map[string]struct {
 		object string
-		// between happens between two watches.
+		// between is called between two watches.
 		between func(client)
 		want    string
 	}{
@@ -151,7 +152,7 @@ func TestGone(t *testing.T) {
 			var bad atomic.Pointer[string]
 			api.Subscribe(ref, subscriber, false, func() {})
 			waitKnown(t, api, ref)
-			// From here on Get may return the old content or the new, and nothing else.
+			// From here on, Get must return the old content or the new one.
 			stop := make(chan struct{})
 			ended := make(chan struct{})
 			go func() {
@@ -175,7 +176,7 @@ func TestGone(t *testing.T) {
 				case "0":
 					t.Error("any version was asked for: it may be older than what was seen")
 				}
-				// The versions of the watch and of the list are too old, too.
+				// The versions of the watch and of the list are both too old.
 				return faultproxy.Status(410, metav1.StatusReasonExpired, "too old resource version: 1 (2)")(w, r)
 			})
 			test.between(admin)
@@ -201,14 +202,14 @@ func TestGone(t *testing.T) {
 	}
 }
 
-// TestAnswers lets the API server give wrong answers of all kinds, first to a watcher without content, then to one with
-// content.
+// TestAnswers uses an API server with wrong answers of all kinds, first for a watcher without content, and then for one
+// with content.
 func TestAnswers(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer func(http.ResponseWriter, *http.Request) bool
 		want   error
 		says   string
-		// most is the maximum of requests in the first second, which has at most four rounds.
+		// most is the largest number of requests in the first second, which has at most four rounds.
 		most int
 	}{
 		"429": {faultproxy.Status(429, metav1.StatusReasonTooManyRequests, "slow down"), source.ErrUnavailable, "slow down",
@@ -226,7 +227,9 @@ func TestAnswers(t *testing.T) {
 			faultproxy.TooLarge,
 			source.ErrUnavailable, "Too large resource version", 2, // the answer requests a pause of a second
 		},
-		"400 to everything": {faultproxy.Status(400, metav1.StatusReasonBadRequest, "what?"), source.ErrUnavailable, "what?", 8}, // a get after each
+		// a get after each
+		"400 to everything": {faultproxy.Status(400, metav1.StatusReasonBadRequest, "what?"), source.ErrUnavailable,
+			"what?", 8},
 		"410 to everything": {faultproxy.Status(410, metav1.StatusReasonExpired, "too old"), source.ErrUnavailable, "too old",
 			4},
 		"401": {faultproxy.Status(401, metav1.StatusReasonUnauthorized, "who?"), source.ErrUnavailable, "who?", 4},
@@ -249,8 +252,9 @@ func TestAnswers(t *testing.T) {
 			fmt.Fprintln(w, `{"type":"ADDED","object":{"kind":"Secret","apiVersion":"v1"}}`)
 			return true
 		}, source.ErrUnavailable, "no protobuf", 4},
-		"something that is not protobuf": {faultproxy.Protobuf(func(*http.Request) []byte { return []byte("\x00\x00\x00\x05hello") }),
-			source.ErrUnavailable, "understood", 4},
+		"something that is not protobuf": {faultproxy.Protobuf(func(*http.Request) []byte {
+			return []byte("\x00\x00\x00\x05hello")
+		}), source.ErrUnavailable, "understood", 4},
 		"an event that ends in the middle": {faultproxy.Protobuf(func(*http.Request) []byte {
 			whole := faultproxy.Event("ADDED", secret("x", "one"))
 			return whole[:len(whole)-5]
@@ -310,7 +314,7 @@ func TestAnswers(t *testing.T) {
 			}
 			t.Logf("after %v: %v", time.Since(start).Round(time.Millisecond), err)
 			asked := p.Asked()
-			time.Sleep(time.Until(start.Add(time.Second))) // counts the requests until then
+			time.Sleep(time.Until(start.Add(time.Second))) // to count the requests until then
 			if n := p.Asked(); n > test.most {
 				t.Errorf("%d requests in the first second (%d until the first result), want at most %d", n, asked, test.most)
 			}
@@ -320,7 +324,7 @@ func TestAnswers(t *testing.T) {
 			waitValue(t, api, ref, time.Minute, "one")
 			t.Logf("recovered in %v", time.Since(start).Round(time.Millisecond))
 
-			// A new source, because the pauses of the other one have grown.
+			// The source is new, because the pauses of the other one have grown.
 			closeSoon(t, api)
 			api = newAPI(t, p.Config())
 			watched(t, api, ref)
@@ -344,7 +348,7 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// TestErrorEvents lets an open watch fail while the API server works.
+// TestErrorEvents makes an open watch fail while the API server works.
 func TestErrorEvents(t *testing.T) {
 	for name, frame := range map[string][]byte{
 		"500":                          faultproxy.ErrorEvent(500, metav1.StatusReasonInternalError, "etcd is away"),
@@ -386,7 +390,8 @@ func TestErrorEvents(t *testing.T) {
 	}
 }
 
-// TestFailedConnections: client-go takes some errors of a connection for the end of a watch, and would retry.
+// TestFailedConnections uses connections that fail. client-go takes some of the errors for the end of a watch, and
+// would retry.
 func TestFailedConnections(t *testing.T) {
 	for name, failure := range map[string]error{
 		"a timeout":                   os.ErrDeadlineExceeded,
@@ -426,7 +431,8 @@ func TestFailedConnections(t *testing.T) {
 	}
 }
 
-// TestCompression: a decompressor would need too much memory for each watch.
+// TestCompression checks that answers are not compressed, because a decompressor would take too much memory for each
+// watch.
 func TestCompression(t *testing.T) {
 	admin := newClient(t)
 	admin.create(t, secret("not-compressed", "one"))

@@ -65,8 +65,8 @@ func BenchmarkUpdate(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// BenchmarkFirst measures Subscribe and Wait of an object without a watch, with the driver's resource version and with
-// another, on an idle API server and on one with other writes.
+// BenchmarkFirst measures Subscribe and Wait for an object without a watch, with the driver's resource version and with
+// another one, on an idle API server and on one with other writes.
 func BenchmarkFirst(b *testing.B) {
 	admin := newClient(b)
 	for n := range 200 {
@@ -96,7 +96,7 @@ func BenchmarkFirst(b *testing.B) {
 							b.Fatalf("content %q", got)
 						}
 						api.Unsubscribe(ref, "first")
-						time.Sleep(5 * time.Millisecond) // not in a burst, which the API server's cache would share
+						time.Sleep(5 * time.Millisecond) // The API server's cache would share requests of a burst.
 					}
 				}
 				b.ReportMetric(quantile(took, 0.5), "p50-ms")
@@ -107,7 +107,7 @@ func BenchmarkFirst(b *testing.B) {
 	}
 }
 
-// newest requests the newest version instead of any.
+// newest is a transport that requests the newest version instead of any.
 type newest struct{ next http.RoundTripper }
 
 func (n newest) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -236,14 +236,14 @@ func BenchmarkMany(b *testing.B) {
 }
 
 const (
-	// memoryChild is set, to a kubeconfig, for the process that BenchmarkMany starts.
+	// memoryChild has the path of a kubeconfig in the process that BenchmarkMany starts.
 	memoryChild = "FSUSER_TEST_MEMORY_CHILD"
-	// memoryProfiles is a directory for its profiles. Without it there are none.
+	// memoryProfiles is the directory for profiles. Without it, there are no profiles.
 	memoryProfiles = "FSUSER_TEST_MEMORY_PROFILES"
 	many           = 500
 )
 
-// bigSecret holds 4 KiB in three keys.
+// bigSecret returns a Secret with 4 KiB in three keys.
 func bigSecret(n int) *corev1.Secret {
 	s := secret(fmt.Sprintf("many-%d", n), "")
 	for key := range 3 {
@@ -271,7 +271,7 @@ func measureMany(config *rest.Config) (map[string]float64, error) {
 	if err != nil {
 		return nil, err
 	}
-	// One watch, so that the connection is open and the code is loaded.
+	// One watch opens the connection and loads the code.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	api.Subscribe(secretRef("many-0"), "warm", false, func() {})

@@ -18,7 +18,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/test/faultproxy"
 )
 
-// TestLog causes the source and client-go to log at -v=5 (see runTests), and searches the log for content.
+// TestLog makes the source and client-go log at -v=5 (see runTests), and searches the log for content.
 func TestLog(t *testing.T) {
 	const hidden = "correct-horse-battery"
 	log.Take()
@@ -38,7 +38,7 @@ func TestLog(t *testing.T) {
 	for n, frame := range [][]byte{
 		faultproxy.ErrorEvent(500, metav1.StatusReasonInternalError, "it broke"),
 		faultproxy.ErrorEvent(410, metav1.StatusReasonExpired, "too old"),
-		// Invalid events and answers, all with content in them.
+		// These events and answers are invalid and have content.
 		faultproxy.Event("RENAMED", full),
 		faultproxy.Event("MODIFIED", &corev1.ConfigMap{ObjectMeta: full.ObjectMeta, Data: map[string]string{"key": hidden}}),
 		faultproxy.Event("MODIFIED", &corev1.Event{ObjectMeta: full.ObjectMeta, Message: hidden}),

@@ -35,11 +35,11 @@ import (
 const (
 	subscriber = "volume-1"
 	namespace  = metav1.NamespaceDefault
-	// soon bounds what takes milliseconds, on a busy machine.
+	// soon is the longest wait for an event that takes milliseconds, on a busy machine.
 	soon = 10 * time.Second
 )
 
-// controlPlane and its namespace are shared by all tests, so each test has its own object names.
+// All tests share controlPlane and its namespace, so each test has its own object names.
 var controlPlane *controlplane.ControlPlane
 
 func TestMain(m *testing.M) {
@@ -51,7 +51,7 @@ func TestMain(m *testing.M) {
 }
 
 func runTests(m *testing.M) int {
-	// The tests that run in parallel wait most of the time.
+	// Tests in parallel wait most of the time.
 	flag.Parse()
 	if err := flag.Set("test.parallel", "32"); err != nil {
 		panic(err)
@@ -65,7 +65,7 @@ func runTests(m *testing.M) int {
 	return m.Run()
 }
 
-// log collects what klog writes.
+// log collects the output of klog.
 var log, _ = testkit.CaptureLog(5)
 
 func testContext(t testing.TB) context.Context {
@@ -75,7 +75,7 @@ func testContext(t testing.TB) context.Context {
 	return ctx
 }
 
-// client creates objects as the admin.
+// client creates objects as the administrator.
 type client struct {
 	core, rbac *rest.RESTClient
 }
@@ -123,8 +123,8 @@ type object interface {
 	runtime.Object
 }
 
-// create creates an object and waits until the API server's cache has it: the tests count requests, and the first one
-// reads from the cache.
+// create creates an object and waits until the API server's cache has it. The tests count requests, and the first
+// request reads from the cache.
 func (c client) create(t testing.TB, o object) {
 	t.Helper()
 	c.createAtOnce(t, o)
@@ -135,7 +135,7 @@ func (c client) create(t testing.TB, o object) {
 	})
 }
 
-// createAtOnce creates an object that the API server's cache may not have yet.
+// createAtOnce creates an object without waiting for the API server's cache.
 func (c client) createAtOnce(t testing.TB, o object) {
 	t.Helper()
 	rc, resource := c.place(o)
@@ -147,7 +147,8 @@ func (c client) createAtOnce(t testing.TB, o object) {
 func (c client) update(t testing.TB, o object) {
 	t.Helper()
 	rc, resource := c.place(o)
-	if err := rc.Put().Namespace(namespace).Resource(resource).Name(o.GetName()).Body(o).Do(t.Context()).Error(); err != nil {
+	err := rc.Put().Namespace(namespace).Resource(resource).Name(o.GetName()).Body(o).Do(t.Context()).Error()
+	if err != nil {
 		t.Fatalf("update %s %s: %v", resource, o.GetName(), err)
 	}
 }
@@ -161,7 +162,7 @@ func (c client) delete(t testing.TB, o object) {
 	}
 }
 
-// secret is a Secret with one key.
+// secret returns a Secret with one key.
 func secret(name, value string) *corev1.Secret {
 	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: map[string][]byte{"key": []byte(value)}}
 }
@@ -170,7 +171,7 @@ func secretRef(name string) source.Ref {
 	return source.Ref{Kind: attributes.Secret, Namespace: namespace, Name: name}
 }
 
-// newAPI returns a source that reads through config and is closed with the test.
+// newAPI returns a source that reads with config. It is closed when the test ends.
 func newAPI(t testing.TB, config *rest.Config) *source.API {
 	t.Helper()
 	api, err := source.NewAPI(config, source.Options{})
@@ -224,7 +225,7 @@ func waitValue(t testing.TB, api *source.API, ref source.Ref, bound time.Duratio
 	})
 }
 
-// requests are the requests of a source to the API server.
+// requests records the requests of a source to the API server.
 type requests struct {
 	mu   sync.Mutex
 	urls []*url.URL

@@ -239,7 +239,7 @@ func TestRequests(t *testing.T) {
 		ref  source.Ref
 		want error
 		path string
-		// requests: the watch, and a get to confirm that an object is missing.
+		// requests is the number of requests: the watch, and a get to confirm that an object is missing.
 		requests int
 	}{
 		"a secret that exists":   {secretRef("counted"), nil, "/api/v1/namespaces/default/secrets", 1},
@@ -317,7 +317,7 @@ func closeSoon(t testing.TB, api *source.API) {
 	}
 }
 
-// cleanUp deletes an object when the test's context has ended already.
+// cleanUp deletes an object after the test's context has ended.
 func cleanUp(c client, o object) {
 	rc, resource := c.place(o)
 	_ = rc.Delete().Namespace(namespace).Resource(resource).Name(o.GetName()).Do(backgroundContext()).Error()

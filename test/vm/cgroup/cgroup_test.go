@@ -2,7 +2,8 @@
 
 //go:build linux && vm
 
-// Package cgroup tests in a virtual machine with the unified cgroup hierarchy whose memory the volumes are.
+// Package cgroup tests, in a virtual machine with the unified cgroup hierarchy, which cgroup the memory of volumes
+// belongs to.
 package cgroup
 
 import (
@@ -23,7 +24,7 @@ import (
 
 func TestMain(m *testing.M) { testkit.RunInMountNamespace(m) }
 
-// The content of a volume is memory of the driver's cgroup, also if another process reads it, until it is unpublished.
+// The content of a volume is memory of the driver's cgroup until the unpublish, even if another process reads it.
 func TestAVolumeIsMemoryOfTheDriversCgroup(t *testing.T) {
 	testkit.NothingLeft(t)
 	const size = 512 << 10
@@ -75,7 +76,7 @@ func TestAVolumeIsMemoryOfTheDriversCgroup(t *testing.T) {
 	}
 }
 
-// newGroup moves the driver to a cgroup of its own, which is removed when the driver has ended.
+// newGroup moves the driver to a new cgroup, which is removed when the driver has ended.
 func newGroup(t *testing.T, d *testkit.Driver) (dir string) {
 	t.Helper()
 	const root = "/sys/fs/cgroup"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package guest is the language between make vm and its virtual machines: the plan that a machine gets in its
+// Package guest defines the communication between make vm and its virtual machines: the plan that a machine gets in its
 // initramfs, and the reports that the machine writes to its console, between the output of the programs.
 package guest
 
@@ -15,15 +15,15 @@ import (
 // Paths in the machine.
 const (
 	PlanFile   = "/plan.json"
-	PolicyFile = "/policy" // SELinux; only if the plan has it
+	PolicyFile = "/policy" // for SELinux; exists only if the plan has it
 	Driver     = "/bin/fsuser-csi"
 )
 
-// Plan says what a machine does before it powers itself off.
+// Plan is the work of a machine before it powers itself off.
 type Plan struct {
 	// Modules are kernel modules in the order in which they are loaded, by path.
 	Modules []string
-	// SELinux loads the policy in PolicyFile.
+	// SELinux means that the machine loads the policy in PolicyFile.
 	SELinux  bool
 	Programs []Program
 }
@@ -32,36 +32,36 @@ type Plan struct {
 type Program struct {
 	Name    string
 	Dir     string
-	Args    []string // with the program's path
+	Args    []string // including the program's path
 	Timeout time.Duration
 }
 
-// Report is a line that the machine writes. It has one of these parts.
+// Report is a line that the machine writes. It has exactly one of these fields.
 type Report struct {
-	// Facts are written first.
+	// Facts is the first report.
 	Facts *Facts `json:",omitempty"`
-	// Started and Ended surround the output of a program.
+	// Started and Ended are the reports before and after the output of a program.
 	Started string `json:",omitempty"`
 	Ended   *Ended `json:",omitempty"`
-	// Seen is something that a test saw, for the page.
+	// Seen is an observation of a test, for the page.
 	Seen string `json:",omitempty"`
-	// Failed says why the machine could not do its plan.
+	// Failed is the reason why the machine could not complete its plan.
 	Failed string `json:",omitempty"`
 	// Done is the last report.
 	Done bool `json:",omitempty"`
 }
 
-// Facts are what the kernel of the machine has.
+// Facts are the features of the kernel of the machine.
 type Facts struct {
 	Kernel   string // uname -r
 	Machine  string // uname -m
 	PageSize int
-	// Missing says what the driver needs and the kernel lacks; empty if the kernel lacks nothing.
+	// Missing is the feature that the driver requires and the kernel lacks; empty if there is none.
 	Missing string
 	NoSwap  bool
 	// SELinux and Enforcing are the mode of SELinux: without a policy, SELinux is off.
 	SELinux, Enforcing bool
-	// CgroupV2: /sys/fs/cgroup is the unified hierarchy, with the memory controller.
+	// CgroupV2 means that /sys/fs/cgroup is the unified hierarchy, with the memory controller.
 	CgroupV2 bool
 }
 
@@ -73,7 +73,7 @@ type Ended struct {
 	Took  time.Duration
 }
 
-// mark begins the lines of reports.
+// mark is the beginning of the lines of reports.
 const mark = "@vm "
 
 // Write writes a report as a line of its own.

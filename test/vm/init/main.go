@@ -2,8 +2,8 @@
 
 //go:build linux
 
-// Command init is the first process of the virtual machines of make vm. It mounts what a node has, runs the programs of
-// the plan one after another, and powers the machine off.
+// Command init is the first process of the virtual machines of make vm. It mounts the file systems of a node, runs the
+// programs of the plan one after another, and powers the machine off.
 package main
 
 import (
@@ -24,7 +24,8 @@ import (
 )
 
 func main() {
-	// Process 1 collects orphans, whose exit statuses os/exec of the other process must not lose.
+	// Process 1 collects the exit statuses of orphans. Another process runs the programs, because os/exec must not lose
+	// the exit statuses of its own.
 	if os.Getpid() == 1 {
 		reap()
 		unix.Sync()
@@ -36,7 +37,7 @@ func main() {
 	printKernelLog()
 }
 
-// reap starts this program once more and collects the exit status of every process until that one has ended.
+// reap starts this program once more and collects the exit status of every process until the new one has ended.
 func reap() {
 	child, err := os.StartProcess("/init", os.Args, &os.ProcAttr{Env: []string{"PATH=/bin", "HOME=/tmp"},
 		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}})
@@ -124,7 +125,7 @@ func loadModule(path string) error {
 	return unix.FinitModule(int(f.Fd()), "", 0)
 }
 
-// loadPolicy does what systemd does at its start. The kernel command line has enforcing=1.
+// loadPolicy loads the policy as systemd does at its start. The kernel command line has enforcing=1.
 func loadPolicy() error {
 	policy, err := os.ReadFile(guest.PolicyFile)
 	if err != nil {
@@ -179,7 +180,7 @@ func runProgram(p guest.Program) error {
 	return guest.Write(os.Stdout, guest.Report{Ended: &ended})
 }
 
-// printKernelLog adds what the kernel said to the log of the console, which gets only what is urgent.
+// printKernelLog prints the kernel's log to the console, which otherwise shows only urgent messages.
 func printKernelLog() {
 	b := make([]byte, 256<<10)
 	if n, err := unix.Klogctl(unix.SYSLOG_ACTION_READ_ALL, b); err == nil {

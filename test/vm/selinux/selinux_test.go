@@ -2,7 +2,7 @@
 
 //go:build linux && vm
 
-// Package selinux tests in a virtual machine with SELinux who can read a volume. The policy is policy.cil of make vm.
+// Package selinux tests, in a virtual machine with SELinux, who can read a volume. The policy is policy.cil of make vm.
 package selinux
 
 import (
@@ -44,8 +44,8 @@ func enter(args []string) error {
 	if err := os.WriteFile("/proc/self/attr/exec", []byte(args[0]), 0); err != nil {
 		return err
 	}
-	// By its path: /proc/self/exe leads to a mount of the namespace that this process came from. The kernel treats such a
-	// mount as nosuid, and permits no transition there.
+	// The program is started by its path: /proc/self/exe leads to a mount of the namespace from which this process came.
+	// The kernel treats that mount as nosuid, and permits no transition there.
 	program, err := os.Executable()
 	if err != nil {
 		return err
@@ -53,7 +53,7 @@ func enter(args []string) error {
 	return unix.Exec(program, append([]string{"read"}, args[1:]...), append(os.Environ(), "FSUSER_TEST_HELPER=read"))
 }
 
-// reading is what a process found when it read a file.
+// reading is the result of reading a file.
 type reading struct {
 	Domain, Label, Content string
 	Errno                  unix.Errno
@@ -89,12 +89,12 @@ func readIn(t *testing.T, domain, path string) (r reading) {
 	return r
 }
 
-// hideSELinux unmounts /sys/fs/selinux in the mount namespace of the tests, as a container has it.
+// hideSELinux unmounts /sys/fs/selinux in the mount namespace of the tests, because a container does not have it.
 func hideSELinux(t *testing.T) {
 	t.Helper()
 	const dir = "/sys/fs/selinux"
 	err := unix.Unmount(dir, unix.MNT_DETACH)
-	if err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: an earlier test did
+	if err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL means that an earlier test has unmounted it.
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(dir + "/enforce"); !errors.Is(err, fs.ErrNotExist) {
@@ -102,7 +102,7 @@ func hideSELinux(t *testing.T) {
 	}
 }
 
-// writeManifest writes a manifest as an editor does: to another name first.
+// writeManifest writes a manifest under another name and renames it, as an editor does.
 func writeManifest(t *testing.T, dir, name, text string) {
 	t.Helper()
 	hidden := filepath.Join(dir, "."+name)
@@ -112,7 +112,7 @@ func writeManifest(t *testing.T, dir, name, text string) {
 	}
 }
 
-// secretOf is the manifest of the Secret that the tests have.
+// secretOf returns the manifest of the Secret of the tests.
 func secretOf(data string) string {
 	return "apiVersion: v1\nkind: Secret\nmetadata: {name: keys, namespace: default}\nstringData: {" + data + "}\n"
 }
@@ -120,7 +120,7 @@ func secretOf(data string) string {
 // startDriver starts a driver in the domain of privileged containers.
 func startDriver(t *testing.T, manifests string, args ...string) *testkit.Driver {
 	t.Helper()
-	// The domain of the next program that this thread starts.
+	// The setting applies to the next program that this thread starts.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	const exec = "/proc/thread-self/attr/exec"
@@ -173,11 +173,11 @@ func TestAContainerReadsAVolumeWithItsLabelAndNoOther(t *testing.T) {
 			writeManifest(t, manifests, "secret.yaml", secretOf("key: "+content))
 			d := startDriver(t, manifests, test.args...)
 			target := publish(t, d, map[string]string{"secretName": "keys", "uid": "0", "mode": "0444"})
-			t.Setenv("TMPDIR", "/") // whose directories a container may search
+			t.Setenv("TMPDIR", "/") // A container may search this directory.
 			dir, _ := testkit.AsContainer(t, target)
 			path := filepath.Join(dir, "key")
 			got := readIn(t, containerDomain, path)
-			if got.Label == "" { // getxattr needs the permission getattr, which the container lacks
+			if got.Label == "" { // The container lacks the permission getattr for getxattr.
 				got.Label = readIn(t, driverDomain, path).Label
 			}
 			if got != test.want {
@@ -204,7 +204,7 @@ func TestAContextThatThePolicyDoesNotHaveIsRefusedAtTheStart(t *testing.T) {
 	if err := kubelet.MakeRoot(root); err != nil {
 		t.Fatal(err)
 	}
-	const context = "system_u:object_r:ephemeral_t:s0" // of Talos
+	const context = "system_u:object_r:ephemeral_t:s0" // the context on Talos
 	out, err := exec.CommandContext(t.Context(), testkit.BuildDriver(t), "node", "--node-name=n", "--kubelet-root="+root,
 		"--state-dir="+t.TempDir(), "--manifests="+t.TempDir(), "--selinux-context="+context).CombinedOutput()
 	for _, want := range []string{
@@ -219,7 +219,7 @@ func TestAContextThatThePolicyDoesNotHaveIsRefusedAtTheStart(t *testing.T) {
 	}
 }
 
-// The labels of files count as inodes of the tmpfs. They must not take the room of the next version.
+// The labels of files count as inodes of the tmpfs. They must not take the room for the next version.
 func TestAVolumeWithoutContextHasRoomForItsLabels(t *testing.T) {
 	hideSELinux(t)
 	testkit.NothingLeft(t)

@@ -2,9 +2,8 @@
 
 //go:build unix
 
-// Command pause does nothing until it is told to end, as the process that holds
-// the namespaces of a pod. Where it is process 1 of a pod that shares its PID
-// namespace, it waits for orphans.
+// Command pause holds the namespaces of a pod and does nothing until a signal ends it. As process 1 of a pod with a
+// shared PID namespace, it also waits for orphans.
 package main
 
 import (
