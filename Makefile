@@ -7,13 +7,13 @@ TAGS := grpcnotrace
 # -funcalign=16: functions begin at multiples of 16 bytes, as on arm64, instead of 32: 180 KB less.
 # -l: no inlining in Kubernetes' modules, whose code is mostly for types that the driver never reads: 600 KB less.
 BUILD := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -gcflags=k8s.io/...=-l -ldflags "-s -w -funcalign=16 -X main.version=$(VERSION)"
-# Modules of their own, so that what only tests need is not in the driver's go.mod.
-TEST_MODULES := test/sanity test/bench test/kustomize
+# Modules of their own, so that what only tests, releases and the site need is not in the driver's go.mod.
+MODULES := release test/sanity test/bench test/kustomize test/site
 
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture soak bench bench-once scale control-plane manifests image e2e alerts pages versions conformance gallery examples cluster-up cluster-down cluster-shell cluster-test vm prerequisites clean
+.PHONY: help build demo test lint unit fuzz fuzz-once audit sanity torture soak bench bench-once scale control-plane manifests image release release-check e2e alerts pages versions conformance gallery examples cluster-up cluster-down cluster-shell cluster-test vm site site-test chromium prerequisites clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,15 +32,10 @@ demo: build ## Run the driver on this machine, without a cluster (root)
 test: prerequisites lint control-plane unit fuzz-once sanity bench-once ## Run all tests except those in a cluster, with the race detector (root)
 	@echo "all tests passed, in $$((($$(date +%s) - $(STARTED)) / 60)) minutes"
 
-lint: ## Check formatting, vet every module, and check the workflows of GitHub
-	@unformatted=$$(gofmt -l cmd deploy internal pkg test); test -z "$$unformatted" || { echo "gofmt -w $$unformatted"; exit 1; }
-	$(GO) vet -tags $(TAGS) ./...
-	$(GO) vet -tags '$(TAGS) failpoints' ./cmd/... ./internal/... ./pkg/...
-	$(GO) vet -tags '$(TAGS) e2e cluster' ./test/e2e/... ./test/gallery/... ./test/cluster/...
-	$(GO) vet -tags '$(TAGS) vm' ./test/vm/...
-	$(GO) vet -tags '$(TAGS) soak' ./test/torture/...
-	$(GO) vet -tags '$(TAGS) alerts' ./test/alerts/...
-	@for m in $(TEST_MODULES); do echo "$(GO) vet $$m"; $(GO) -C $$m vet -tags $(TAGS) ./... || exit 1; done
+lint: ## Check formatting, run golangci-lint, vet the other modules, and check the workflows of GitHub
+	@unformatted=$$(gofmt -l cmd deploy internal pkg release test); test -z "$$unformatted" || { echo "gofmt -w $$unformatted"; exit 1; }
+	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
+	@for m in $(MODULES); do echo "$(GO) vet $$m"; $(GO) -C $$m vet -tags '$(TAGS) dist' ./... || exit 1; done
 	$(GO) run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 -shellcheck= -pyflakes= .github/workflows/*.yml
 
 # -p 2: several of these packages start an API server each.
@@ -48,6 +43,7 @@ lint: ## Check formatting, vet every module, and check the workflows of GitHub
 unit: ## Run the tests of this module, including those with the real kernel and a real API server (root)
 	$(GO) test -race -tags $(TAGS) -count=1 -p 2 -timeout 20m ./...
 	$(GO) -C test/kustomize test -race -tags $(TAGS) -count=1 ./...
+	$(GO) -C release test -tags $(TAGS) -count=1 ./...
 
 # The recipe finds all fuzz targets. A failing input is printed and written to testdata/fuzz beside the target. From then
 # on, the target's test runs it.
@@ -72,7 +68,7 @@ fuzz-once:
 
 audit: ## Check the modules against go.sum, and the driver against the Go vulnerability database (vuln.go.dev)
 	$(GO) mod verify
-	@for m in $(TEST_MODULES); do $(GO) -C $$m mod verify || exit 1; done
+	@for m in $(MODULES); do $(GO) -C $$m mod verify || exit 1; done
 	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0 -tags $(TAGS) ./cmd/...
 
 sanity: ## Run the CSI test suite against the driver (root)
@@ -108,9 +104,18 @@ manifests: control-plane ## Render deploy/*.yaml, and write the README of the ch
 	$(GO) run ./deploy/manifests
 
 # The image's name in the manifests.
-IMAGE ?= localhost/fsuser-csi:$(shell sed -n 's/^appVersion: //p' deploy/chart/Chart.yaml)
+REPOSITORY ?= localhost/fsuser-csi
+IMAGE ?= $(REPOSITORY):$(shell sed -n 's/^appVersion: //p' deploy/chart/Chart.yaml)
 image: build ## Pack the driver into bin/fsuser-csi-image.tar, without a container engine
-	$(GO) run ./deploy/image -o bin/fsuser-csi-image.tar -tag $(IMAGE) -version $(VERSION) bin/fsuser-csi
+	$(GO) -C release run ./cmd/image -o $(CURDIR)/bin/fsuser-csi-image.tar -tag $(IMAGE) -version $(VERSION) $(abspath $(BIN)/fsuser-csi)
+
+release: ## Write what a release publishes to dist/, with the image as REPOSITORY: image, chart, manifests, plugin, SBOMs, checksums
+	@$(GO) run ./test/cluster/build helm
+	rm -rf dist
+	$(GO) -C release run ./cmd/dist -o $(CURDIR)/dist -version $(VERSION) -repository $(REPOSITORY)
+
+release-check: release ## Check dist/, run its programs, and compare it with a second release from a clone of the last commit
+	FSUSER_DIST=$(CURDIR)/dist VERSION=$(VERSION) REPOSITORY=$(REPOSITORY) $(GO) -C release test -tags dist -count=1 -timeout 60m -v ./check
 
 # The command is built first, because go run would turn every exit code other than 0 into 1.
 CLUSTER := .cache/bin/fsuser-cluster/fsuser-cluster
@@ -133,8 +138,8 @@ cluster-test: prerequisites ## Test that the test cluster works and leaves nothi
 	$(GO) test -tags cluster -count=1 -timeout=60m ./test/cluster/proof
 
 E2E ?=
-e2e: prerequisites ## Run the end-to-end tests on a real Kubernetes of NODES nodes, of KUBERNETES=1.35, 1.36 or 1.37, with ACCESS=node, namespaces or cluster (root), or on yours: KUBECONFIG, IMAGE, POD_IMAGE
-	$(GO) run ./test/e2e/run -nodes $(NODES) $(if $(E2E),-run '$(E2E)')
+e2e: prerequisites ## Run the end-to-end tests on a real Kubernetes of NODES nodes, of KUBERNETES=1.35, 1.36 or 1.37, with ACCESS=node, namespaces or cluster (root), or on yours: KUBECONFIG, IMAGE, POD_IMAGE; ARCHIVE=dist/... has the driver's image
+	$(GO) run ./test/e2e/run -nodes $(NODES) $(if $(E2E),-run '$(E2E)') $(if $(ARCHIVE),-archive '$(ARCHIVE)')
 
 pages: prerequisites ## Run the commands of docs/platforms.md in a cluster like each platform, or like PLATFORM=k0s, and those of deploy/README.md for Kubernetes 1.35 (root)
 	$(GO) run ./test/e2e/run -pages
@@ -160,6 +165,20 @@ conformance: prerequisites ## Run Kubernetes' own tests of its volumes and of CS
 vm: prerequisites ## Run the tests of the kernel parts, the driver and the demo in virtual machines with other kernels, and write docs/kernels.md (root)
 	$(GO) run ./test/vm $(if $(VM),-run '$(VM)')
 
+# SITE_URL: where the site is served, if not at the address in site/hugo.toml.
+site: ## Build the site of the documents in site/public, with Hugo from its Go module
+	CGO_ENABLED=0 $(GO) run github.com/gohugoio/hugo@v0.165.0 build --source site --cleanDestinationDir --noBuildLock \
+		--panicOnWarning $(if $(SITE_URL),--baseURL $(SITE_URL))
+
+# SCREENSHOTS=1 writes site/screenshots.
+site-test: chromium site ## Check each page of the site and the search in Chromium
+	$(GO) -C test/site test -count=1 . $(if $(SCREENSHOTS),-screenshots $(CURDIR)/site/screenshots)
+
+chromium:
+	@{ command -v chromium || command -v google-chrome; } >/dev/null || { \
+		echo "installing with apt-get: chromium"; apt-get update && apt-get install --yes --no-install-recommends chromium; } >&2 || \
+		{ echo "the checks of the site need a browser: install chromium"; exit 1; }
+
 prerequisites:
 	@test "$$(id -u)" = 0 || { echo "the tests mount and change owners: run them as root (sudo make ...)"; exit 1; }
 	@echo '#include <stdlib.h>' | gcc -E - >/dev/null 2>&1 || { \
@@ -167,4 +186,4 @@ prerequisites:
 		{ echo "the race detector needs a C compiler and the headers of libc: install gcc and libc6-dev"; exit 1; }
 
 clean: ## Remove all built files, including the cache of test binaries
-	rm -rf bin .cache
+	rm -rf bin dist site/public .cache

@@ -5,8 +5,12 @@ package deploy
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/fsuser-csi/fsuser-csi/test/cluster/tools"
 )
@@ -20,14 +24,48 @@ func TestHelmCommands(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for page, least := range map[string]int{"README.md": 1, "../README.md": 1, platformsPage: 7} {
+	placeholders := strings.NewReplacer("fsuser-csi-0.1.0.tgz", "deploy/chart", "sha256:...",
+		"sha256:"+strings.Repeat("0", 64), "$REGISTRY", "registry.example.com")
+	for page, least := range map[string]int{
+		"README.md": 1, "../README.md": 1, platformsPage: 7, "../docs/tutorial.md": 1, "../docs/air-gapped.md": 1,
+	} {
 		commands := find(t, page, `(?m)^helm install ((?:.*\\\n)*.*)$`)
 		if len(commands) < least {
 			t.Errorf("%s has %d helm commands, want at least %d; has their form changed?", page, len(commands), least)
 		}
 		for _, command := range commands {
+			command = placeholders.Replace(command)
 			checkDaemonSet(t, parse(t, shell(t, path+" template --kube-version "+oldest+" "+command)))
 		}
+	}
+}
+
+// The chart takes the values of the examples for Argo CD and Flux, which have them in different fields.
+func TestGitOpsValues(t *testing.T) {
+	fields := map[string][]string{
+		"Application": {"spec", "source", "helm", "valuesObject"},
+		"HelmRelease": {"spec", "values"},
+	}
+	for _, example := range find(t, "../docs/gitops.md", "(?ms)^```yaml\n(.*?)^```$") {
+		for _, o := range parse(t, []byte(example)).all {
+			values, found, err := unstructured.NestedMap(o.Object, fields[o.GetKind()]...)
+			if err != nil || !found || fields[o.GetKind()] == nil {
+				continue // an object of another kind
+			}
+			delete(fields, o.GetKind())
+			file := filepath.Join(t.TempDir(), "values.yaml")
+			if err := os.WriteFile(file, encode(t, values), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			out, err := helm(t.Context(), "template", "fsuser-csi", "chart", "--kube-version", oldest, "--values", file)
+			if err != nil {
+				t.Fatalf("%s: %v", o.GetKind(), err)
+			}
+			checkDaemonSet(t, parse(t, out))
+		}
+	}
+	if len(fields) > 0 {
+		t.Errorf("the page has no values in %v", fields)
 	}
 }
 

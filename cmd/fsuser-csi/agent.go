@@ -26,7 +26,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/volume"
 )
 
-// agent is the node agent on a node that is ready for it.
+// agent is the node agent. Its fields are the checked flags and the properties of the node.
 type agent struct {
 	nodeOptions
 	binding  driver.Binding
@@ -83,14 +83,15 @@ func (a agent) run(ctx context.Context) error {
 	defer stop()
 
 	warnOfSwap(a.features.NoSwap, "/proc/swaps")
-	debug.FreeOSMemory() // what the start needed is not needed again
-	klog.InfoS("Starting", "version", buildVersion(), "node", a.nodeName, "noswap", a.features.NoSwap, "selinux", a.selinux())
+	debug.FreeOSMemory() // The memory for the start is not used again.
+	klog.InfoS("Starting", "version", buildVersion(), "node", a.nodeName,
+		"noswap", a.features.NoSwap, "selinux", a.selinux())
 	err = d.Run(ctx)
 	klog.InfoS("Stopped; the volumes stay mounted")
 	return err
 }
 
-// objects is a source that has to be closed.
+// objects is a source of objects. The caller must close it.
 type objects interface {
 	volume.Source
 	Close()
@@ -112,9 +113,9 @@ func (a agent) source() (objects, error) {
 	})
 }
 
-// accessCheck is the configuration of the check of the driver's access. With access node, the driver reads its own pod
-// as it reads other pods. With access service-account, RBAC may allow pods only in namespaces that have consented,
-// which the driver can't know. So the driver reads its Node, which RBAC allows with each installation.
+// accessCheck returns the configuration of the check of the driver's access. With access node, the driver reads its own
+// pod in the same way as other pods. With access service-account, RBAC may allow reading pods only in namespaces with a
+// RoleBinding, which the driver does not know. So the driver reads its Node, which RBAC allows in each installation.
 func (a agent) accessCheck(objects volume.Source, events func(event.Event)) access.Config {
 	pod := ownPod()
 	c := access.Config{Events: events, Pod: pod}
@@ -134,7 +135,8 @@ func (a agent) accessCheck(objects volume.Source, events func(event.Event)) acce
 	return c
 }
 
-// ownPod is the driver's own pod, as the DaemonSet's environment variables name it; empty if one of them is not set.
+// ownPod returns the driver's own pod from the DaemonSet's environment variables. It is empty if one of them is not
+// set.
 func ownPod() event.Pod {
 	pod := event.Pod{Namespace: os.Getenv("POD_NAMESPACE"), Name: os.Getenv("POD_NAME"), UID: os.Getenv("POD_UID")}
 	if pod.Namespace == "" || pod.Name == "" || pod.UID == "" {
@@ -143,8 +145,9 @@ func ownPod() event.Pod {
 	return pod
 }
 
-// events returns where volumes hand over Events, and the function that writes them until its context ends. The driver
-// writes Events as itself, whatever the access: a node may not. Without an API server there are no Events.
+// events returns a function that records an Event, and one that writes recorded Events until its context ends. The
+// driver writes Events with its own identity, even with access node, because its right to act as the node does not
+// include Events. Without an API server, there are no Events.
 func (a agent) events() (record func(event.Event), run func(context.Context), err error) {
 	if a.manifests != "" {
 		return nil, func(context.Context) {}, nil
@@ -190,7 +193,7 @@ func (a agent) driverConfig(volumes driver.Volumes) driver.Config {
 	return c
 }
 
-// selinux is the SELinux context of the files; empty where SELinux is off.
+// selinux returns the SELinux context of the files, or "" if SELinux is off.
 func (a agent) selinux() string {
 	if !a.features.SELinux {
 		return ""

@@ -17,8 +17,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// maxVerbosity is the highest verbosity of the log. From 6 on, the API client logs requests, and from 8 on their
-// bodies, which are Secrets.
+// maxVerbosity is the highest verbosity of the log. From 6 on, the API client logs requests, and from 8 on it logs
+// their bodies, which contain Secrets.
 const maxVerbosity = 5
 
 // The values of --log-format.
@@ -35,7 +35,7 @@ func (o nodeOptions) setUpLog() error {
 		return fmt.Errorf("-v %d: must be 0 to %d; above that the API client would log Secrets", o.verbosity,
 			maxVerbosity)
 	}
-	// Go's HTTP client reads the variable before main, and nothing can turn it off afterwards.
+	// Go's HTTP client reads this variable before main, so the driver can't ignore it.
 	if strings.Contains(os.Getenv("GODEBUG"), "http2debug=") {
 		return errors.New("the environment variable GODEBUG has http2debug in it: the API client would log Secrets " +
 			"and the driver's token; take it out")

@@ -34,7 +34,7 @@ of a change.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
-		// With Args and RunE a word that is no command is an error; else cobra would print the help and succeed.
+		// With Args and RunE, a word that is no command is an error. Without them, cobra would print the help and succeed.
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true

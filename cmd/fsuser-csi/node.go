@@ -32,7 +32,7 @@ const (
 	accessServiceAccount = "service-account"
 )
 
-// minWatchDuration is the least --watch-duration. A shorter one could flood the API server.
+// minWatchDuration is the smallest --watch-duration. Shorter watches could flood the API server.
 const minWatchDuration = 10 * time.Second
 
 // nodeOptions are the flags of "fsuser-csi node".
@@ -130,7 +130,8 @@ Linux 5.12 or later, and kubelet's root directory at the same path as on the hos
 		"forbid the system calls that the driver does not make; set it to false if the kernel or the architecture "+
 			"has no seccomp filters")
 	f.IntVarP(&o.verbosity, "v", "v", 0, fmt.Sprintf("verbosity of the log, 0 to %d", maxVerbosity))
-	f.StringVar(&o.logFormat, logFormatFlag, logText, `format of the log: "text" (klog's) or "json" (a JSON object a line)`)
+	f.StringVar(&o.logFormat, logFormatFlag, logText,
+		`format of the log: "text" (klog's) or "json" (a JSON object for each line)`)
 	return cmd
 }
 
@@ -143,7 +144,7 @@ func (o nodeOptions) run(ctx context.Context) error {
 		return err
 	}
 	defer klog.Flush()
-	// Every node needs this memory, and the driver has little garbage. With 50, 500 volumes take 2 MiB less, and make
+	// The driver uses its memory on every node, and makes little garbage. With 50, 500 volumes take 2 MiB less, and make
 	// bench shows no slowdown.
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(50)
@@ -177,7 +178,7 @@ func (o nodeOptions) run(ctx context.Context) error {
 	return agent{o, binding, features, records, o.newMetrics(features)}.run(ctx)
 }
 
-// check refuses flags with which the driver can't work.
+// check returns an error for flags with which the driver can't work.
 func (o nodeOptions) check() error {
 	switch {
 	case o.requestChecks != "strict" && o.requestChecks != "csi-sanity":
@@ -209,7 +210,7 @@ func limitOpenFiles(most uint64) error {
 	return unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
 }
 
-// checkLimits refuses limits with which no volume can be published.
+// checkLimits returns an error for limits with which no volume can be published.
 func (o nodeOptions) checkLimits() error {
 	for _, limit := range []struct {
 		flag         string
@@ -225,7 +226,7 @@ func (o nodeOptions) checkLimits() error {
 		{"refresh-workers", int64(o.refreshWorkers), 1},
 		// A request with a nodePublishSecretRef may be as long as a Secret.
 		{"max-message-bytes", int64(o.maxMessageBytes), 1 << 16},
-		// Sockets, connections and watches need descriptors of their own.
+		// Sockets, connections and watches take descriptors, too.
 		{"max-open-files", int64(min(o.maxOpenFiles, math.MaxInt64)), 64},
 	} {
 		if limit.value < limit.least {
@@ -241,7 +242,7 @@ func (o nodeOptions) checkLimits() error {
 	return nil
 }
 
-// selfTest finds problems of the node with which every publish would fail.
+// selfTest returns an error if a property of the node would make every publish fail.
 func selfTest(binding driver.Binding) (tmpfs.Features, error) {
 	features, err := tmpfs.Probe()
 	if err != nil {
@@ -263,8 +264,8 @@ func selfTest(binding driver.Binding) (tmpfs.Features, error) {
 	return features, nil
 }
 
-// checkSELinuxContext creates a file system with the context, and does not attach it. The kernel refuses a context that
-// the node's policy does not have.
+// checkSELinuxContext creates a file system with the context, without attaching it. The kernel refuses a context that
+// is not in the node's policy.
 func checkSELinuxContext(features tmpfs.Features, context string) error {
 	if !features.SELinux || context == "" {
 		return nil

@@ -67,7 +67,7 @@ const (
 	resultUnknown result = "unknown"
 )
 
-// finding is what a check found.
+// finding is the finding of a check.
 type finding struct {
 	Check  string `json:"check"`
 	Result result `json:"result"`

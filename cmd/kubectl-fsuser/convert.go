@@ -182,9 +182,7 @@ func replaceFile(name, text string) error {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
 	defer os.Remove(temporary.Name()) // After the rename, this name does not exist any more.
-	if st, ok := before.Sys().(*syscall.Stat_t); ok {
-		_ = temporary.Chown(int(st.Uid), int(st.Gid)) // Only root may change the owner. The content is more important.
-	}
+	keepOwner(temporary, before)
 	_, err = temporary.WriteString(text)
 	err = errors.Join(err, temporary.Chmod(before.Mode().Perm()), temporary.Sync(), temporary.Close())
 	if err != nil {

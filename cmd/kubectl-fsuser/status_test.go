@@ -134,7 +134,7 @@ func (c *fakeCluster) setAnswer(pod string, node status.Node) {
 	c.answers[pod] = node
 }
 
-// answer does what the driver's status command does.
+// answer does the same as the driver's status command.
 func (c *fakeCluster) answer(pod string, stdout, stderr, result io.Writer) {
 	c.mu.Lock()
 	node, ok := c.answers[pod]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package reliability connects the driver's promises with the tests that show them. A test calls Shown, and
-// docs/reliability.md lists what the tests of one run have shown. A promise that no test has shown is an error.
+// docs/reliability.md lists the results of one run. A promise that no test has shown is an error.
 //
 // To add a promise, add it to Promises and call Shown in the test. "make torture" runs the tests and writes the page.
 package reliability

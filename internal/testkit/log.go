@@ -16,13 +16,13 @@ import (
 )
 
 // JSONLines parses the log of a driver with --log-format=json. Each line must be a JSON object with a time, a level and
-// a message, in which no key is twice.
+// a message, without duplicate keys.
 func JSONLines(t testing.TB, log string) (lines []map[string]any) {
 	t.Helper()
 	for text := range strings.Lines(log) {
 		var line map[string]any
 		if strict, err := json.UnmarshalStrict([]byte(text), &line); err != nil || len(strict) > 0 {
-			t.Errorf("a line is not JSON, or has a key twice: %v, %v: %s", err, strict, text)
+			t.Errorf("a line is not JSON, or has a duplicate key: %v, %v: %s", err, strict, text)
 			continue
 		}
 		for _, key := range []string{"level", "msg"} {

@@ -16,8 +16,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// observed registers services so that every call is measured and logged, and no panic ends the driver. A gRPC
-// interceptor would miss requests that gRPC can't read, such as one that is longer than MaxMessageBytes.
+// observed registers services in such a way that every call is measured and logged, and that no panic ends the driver.
+// A gRPC interceptor would miss requests that gRPC can't read, such as a request that is longer than MaxMessageBytes.
 type observed struct {
 	*grpc.Server
 	driver *Driver
@@ -37,8 +37,8 @@ func (o observed) RegisterService(service *grpc.ServiceDesc, implementation any)
 	o.Server.RegisterService(&wrapped, implementation)
 }
 
-// call reads the request of a call, handles it, and logs one line. The log gets no request, which holds secrets. What
-// the call logs names its method.
+// call reads a request, handles it, and logs one line, without the request, which holds secrets. All lines that the
+// handler logs name the method.
 func (d *Driver) call(
 	m grpc.MethodDesc, server any, ctx context.Context, read func(any) error,
 ) (resp any, err error) {
@@ -48,7 +48,7 @@ func (d *Driver) call(
 		took := time.Since(start)
 		panicked := recover()
 		if panicked != nil {
-			// Not Internal: the call may have left something, and after a final code kubelet would not call
+			// The code is not Internal, which is final: the call may have left something, and kubelet must call
 			// NodeUnpublishVolume.
 			resp, err = nil, status.Errorf(codes.Unavailable, "%s: the driver has a bug; its log has the stack", m.MethodName)
 		}
@@ -56,7 +56,7 @@ func (d *Driver) call(
 		switch {
 		case panicked != nil:
 			log.Error(panicError(panicked), "Call panicked", "volume", volume, "took", took, "stack", string(debug.Stack()))
-		case unread && status.Code(err) == codes.ResourceExhausted: // gRPC's answer does not name the flag
+		case unread && status.Code(err) == codes.ResourceExhausted: // The answer of gRPC does not name the flag.
 			log.Error(fmt.Errorf("%w (--max-message-bytes)", err), "A request could not be read", "took", took)
 		case unread:
 			log.Error(err, "A request could not be read", "took", took)
@@ -73,8 +73,8 @@ func (d *Driver) call(
 	}, nil)
 }
 
-// panicError describes a panic: an error of the runtime by its text, any other value, which could hold anything, by its
-// type.
+// panicError describes a panic: an error of the runtime by its text, and any other value by its type, because the value
+// could hold a secret.
 func panicError(p any) error {
 	if err, ok := p.(runtime.Error); ok {
 		return err
@@ -82,7 +82,7 @@ func panicError(p any) error {
 	return fmt.Errorf("panic with a %T", p)
 }
 
-// volumeID is the volume id of a request, or "" if it does not have the form of one: nothing else may get into the log.
+// volumeID returns the volume id of a request, or "" if its form is invalid, because only a valid id may be logged.
 func volumeID(req any) string {
 	if r, ok := req.(interface{ GetVolumeId() string }); ok && validVolumeID(r.GetVolumeId()) {
 		return r.GetVolumeId()

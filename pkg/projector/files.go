@@ -30,11 +30,11 @@ const maxWrite = 1 << 20
 //
 //  1. Complete the version that a killed writer left in ..pending.
 //  2. Remove every ".." name: only a killed writer leaves one.
-//  3. Write what is missing or different into a new directory; each file gets owner, then mode.
+//  3. Write missing and different files into a new directory; each file gets its owner, then its mode.
 //  4. InPlace: reserve memory for the files that grow.
 //  5. Rename the directory to ..pending.
 //  6. Take each file from ..pending to its path.
-//  7. Own the directories, and remove what the payload does not have.
+//  7. Set owner and mode of the directories, and remove files that are not in the payload.
 func writeFiles(dir directory, tree *node, p Payload) (changed bool, err error) {
 	names, err := dir.names()
 	if err != nil {

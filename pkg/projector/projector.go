@@ -23,7 +23,7 @@
 //
 // In all layouts, a file that is in both versions always exists, unless one version has a directory at its path. A file
 // is never shorter than both versions. Owner, group and mode belong to the content that a reader sees. A file that is
-// the same in both versions is not touched, except with Links, which writes all files anew.
+// the same in both versions is not touched, except with Links, which writes all files again.
 //
 // There are intended differences from AtomicWriter: owner, group and mode are set before a version is visible and are
 // part of the comparison with it; directories and links have an owner, too; and the files of a killed writer are
@@ -126,15 +126,15 @@ func Write(root int, p Payload) (changed bool, err error) {
 
 // writeLinks is Write for the layout Links. The steps, marked by number in the code:
 //
-//  1. Remove ..data_tmp, then find the current generation: what ..data names, if that is a name this package gives. In
-//     this order, because a killed process whose rename of ..data_tmp waits for the directory's lock can still complete
-//     it.
+//  1. Remove ..data_tmp, then find the current generation: the target of ..data, if its name has the form of this
+//     package. The order matters, because a killed process whose rename of ..data_tmp waits for the directory's lock
+//     can still complete the rename.
 //  2. Remove every other ".." name: only a killed writer leaves one.
 //  3. Compare the current generation with the payload: names, owners, modes, bytes. If equal, go to 6.
-//  4. Write a new generation; each file gets owner, then mode, before the generation has a visible name.
+//  4. Write a new generation; each file gets its owner, then its mode, before the generation has a visible name.
 //  5. Rename a new ..data over the old one: from here on readers see the new version.
-//  6. Own the root directory. Make the visible links and mount points that are missing or wrong, and remove links whose
-//     file is gone.
+//  6. Set owner and mode of the root directory. Make missing and wrong visible links and mount points, and remove links
+//     without a file.
 //  7. Remove the old generation.
 func writeLinks(dir directory, tree, mountPoints *node, p Payload) (changed bool, err error) {
 	// (1), (2)

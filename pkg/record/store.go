@@ -133,8 +133,8 @@ func write(path string, b []byte) error {
 	return nil
 }
 
-// create makes a file. With O_EXCL the file is new and has this mode; nobody put it there before. os.OpenFile would
-// make five more system calls, for Go's network poller.
+// create creates a file. O_EXCL ensures that the file is new and has this mode. os.OpenFile would make five more system
+// calls, for Go's network poller.
 func create(path string) (*os.File, error) {
 	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
 	if err != nil {

@@ -36,7 +36,7 @@ func downward(pod source.Content, item attributes.Item, allocatable map[string]s
 	if err != nil || divisor.Sign() <= 0 {
 		return nil, fmt.Errorf("can't be shown by the divisor %q", item.Divisor)
 	}
-	// Kubelet counts CPUs by the thousandth, all else by one, and rounds up (pkg/api/v1/resource).
+	// Kubelet counts CPUs in thousandths and all other resources in units, and rounds up (pkg/api/v1/resource).
 	if strings.HasSuffix(item.Key, ".cpu") {
 		return roundedUp(value.MilliValue(), divisor.MilliValue()), nil
 	}

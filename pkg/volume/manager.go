@@ -156,9 +156,9 @@ func (m *Manager) all() []*volume {
 	return slices.Collect(maps.Values(m.volumes))
 }
 
-// subscribe has the volume refreshed after each change of its objects. A change that comes before the volume is
-// published does nothing: publish calls queueIfChanged at its end. newest: the pod may have seen content of the
-// objects, so an older version must not come.
+// subscribe makes each change of the volume's objects queue a refresh. A change has no effect before the volume is
+// published, but publish calls queueIfChanged at its end. newest means that the pod may have seen content of the
+// objects, so the volume must not show an older version.
 func (m *Manager) subscribe(v *volume, newest bool) {
 	changed := func() {
 		if m.get(v.id) == v {
@@ -246,8 +246,8 @@ func (v *volume) contentFrom(get func(source.Ref) (source.Content, error)) ([]pr
 	return all, nil
 }
 
-// latest returns the content that the volume has to show now: what its objects hold, or what the last republish
-// brought; nil if no republish came since the driver started.
+// latest returns the content that the volume has to show now: the content of its objects, or of the last republish. It
+// returns nil if no republish has come since the driver started.
 func (m *Manager) latest(v *volume) ([]projected, error) {
 	if !v.fromRequest() {
 		return m.content(v)

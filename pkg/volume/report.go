@@ -136,8 +136,8 @@ func withVolume(ctx context.Context, id string) context.Context {
 	return klog.NewContext(ctx, klog.LoggerWithValues(klog.FromContext(ctx), "volume", id))
 }
 
-// logFields returns the fields of a volume that a log may show besides those of withVolume: never the request, and
-// never content.
+// logFields returns the fields of a volume that a log may show in addition to those of withVolume: never the request,
+// and never content.
 func (v *volume) logFields(more ...any) []any {
 	uid, gid := v.owner()
 	return append([]any{

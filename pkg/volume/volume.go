@@ -125,8 +125,8 @@ type volume struct {
 	// unfinished means that the files may show a part of a version, which projector.Finish completes. Only the worker that
 	// refreshes the volume uses this field.
 	unfinished bool
-	// written is the end of the last refresh that wrote to the files; nil if there was none. No lock guards it, because the
-	// queue reads it under its own lock, and resume takes the lock of the queue while it holds mu.
+	// written is the end of the last refresh that wrote to the files; nil if there was none. No lock guards it, because
+	// the queue reads it under its own lock, and resume takes the lock of the queue while it holds mu.
 	written atomic.Pointer[time.Time]
 
 	// mu guards the fields below. It is never held during work on the files, because status and metrics must not wait for

@@ -62,7 +62,7 @@ func (m *Manager) repeat(ctx context.Context, check func()) {
 	ticker := time.NewTicker(m.config.CollectEvery)
 	defer ticker.Stop()
 	for {
-		safely(ctx, "check volumes", func() error { check(); return nil })
+		_ = safely(ctx, "check volumes", func() error { check(); return nil }) // it has logged a panic
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
@@ -134,8 +134,8 @@ func after(d time.Duration, f func()) (stop func() (called bool)) {
 	}
 }
 
-// refreshInterval is how long a volume has to wait for its next refresh after one that took so long. Each of the
-// volumes that show the same object takes that long.
+// refreshInterval returns the time until the next refresh of a volume after a refresh that took a duration. volumes is
+// the number of volumes that show the same object, each of which takes this duration.
 func refreshInterval(took time.Duration, volumes int) time.Duration {
 	if took >= stallAfter {
 		return minRefreshInterval // A stalled refresh takes no CPU.

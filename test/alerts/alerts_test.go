@@ -27,24 +27,25 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 )
 
-// A fault makes an alert fire for its node, whose name is that of the alert in lower case.
+// fault makes an alert fire for its node. The name of the node is the name of the alert in lower case.
 type fault struct {
 	alert string
-	// args of the node's driver.
+	// args are the arguments of the node's driver.
 	args []string
-	// label and values are those of alerts that differ in more than the node.
+	// label is another label in which alerts of this fault differ, with its values.
 	label  model.LabelName
 	values []model.LabelValue
-	// also are the other alerts that the fault can cause.
+	// also has the other alerts that the fault can cause.
 	also []string
-	// begin makes the fault. The alert does not fire before. The returned function ends the fault, and the alert clears.
+	// begin makes the fault, before which the alert does not fire. The returned function ends the fault, so that the alert
+	// clears.
 	begin func(t *testing.T, n *node) (end func())
 }
 
 // TestAlerts makes a fault for each alert of the chart, on a node of its own, and waits until a real Prometheus has the
-// alert, with the right labels and with annotations that name the node, and until the alert has cleared. The faults are
-// those of real drivers with a real API server. One is not: kernels since Linux 6.4 have noswap, so an exporter of this
-// test serves fsuser_noswap. The durations of the rules are divided by factor.
+// alert, with the expected labels and with annotations that name the node, and until the alert has cleared. The faults
+// happen in real drivers with a real API server, except one: kernels since Linux 6.4 have noswap, so an exporter of
+// this test serves fsuser_noswap. The durations of the rules are divided by factor.
 func TestAlerts(t *testing.T) {
 	c := startCluster(t)
 	tested := map[string]bool{"FsuserSwappable": true, "FsuserDriverAbsent": true}
@@ -139,7 +140,7 @@ func faults() []fault {
 			values: []model.LabelValue{"max-node-bytes", "max-volumes", "max-watched-objects", "max-open-files"},
 			begin:  nearLimits,
 		},
-		// The outage makes the volume stale, too, and the driver can't write the Event that says so.
+		// The outage also makes the volume stale, and the driver can't write the Event about that.
 		{
 			alert: "FsuserWatchesFailing", label: "reason", values: []model.LabelValue{"unavailable"},
 			also: []string{"FsuserVolumesStale", "FsuserEventsDropped"},
@@ -150,7 +151,7 @@ func faults() []fault {
 				return n.network.Heal
 			},
 		},
-		// This alert clears an hour after the start, which here is a minute.
+		// This alert clears an hour after the start. In this test, the hour is a minute.
 		{alert: "FsuserBadRecords", begin: func(t *testing.T, n *node) func() {
 			n.secret(t, "a", 1)
 			n.publish(t, "a")
@@ -183,7 +184,7 @@ func faults() []fault {
 	}
 }
 
-// notify tells the driver the result of its registration, as kubelet does.
+// notify sends the driver the result of its registration, as kubelet does.
 func (n *node) notify(t *testing.T, status *pluginregistration.RegistrationStatus) {
 	t.Helper()
 	conn, err := grpc.NewClient("unix://"+filepath.Join(n.Root, "plugins_registry", "fsuser.csi.io-reg.sock"),
@@ -197,8 +198,8 @@ func (n *node) notify(t *testing.T, status *pluginregistration.RegistrationStatu
 	}
 }
 
-// failedPublishes tries again and again to publish a volume whose Secret is missing, one whose Secret is too large, and
-// one that exceeds its pod's share of the node's volumes.
+// failedPublishes repeatedly tries to publish three volumes: one whose Secret is missing, one whose Secret is too
+// large, and one that exceeds its pod's share of the node's volumes.
 func failedPublishes(t *testing.T, n *node) (end func()) {
 	n.secret(t, "first", 1)
 	n.publish(t, "first")
@@ -290,7 +291,7 @@ func swappable(t *testing.T, c *cluster) {
 	c.awaitEnd(t, alert)
 }
 
-// absent takes all targets away, and adds one.
+// absent removes all targets, and adds one.
 func absent(t *testing.T, c *cluster) {
 	alert := model.LabelSet{model.AlertNameLabel: "FsuserDriverAbsent", model.JobLabel: job}
 	if _, fires := c.firing(t, alert); fires {

@@ -18,10 +18,10 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// testAccess goes through the kinds of access as deploy/README.md says to change them, and tries what a thief of the
-// driver's token could do.
+// testAccess changes the kind of access as deploy/README.md describes, and tries the actions of an attacker with the
+// driver's token.
 func testAccess(t *testing.T) {
-	// This pod runs all the time, and shows that a change of access takes nothing from a pod.
+	// This pod runs all the time, and shows that a change of access does not affect a running pod.
 	long := newNamespace(t)
 	long.secret("s", "key", "v1")
 	long.run(watchingPod("old", `secretName: s`))
@@ -49,7 +49,7 @@ func testAccess(t *testing.T) {
 		t.Run("back to namespaces", func(t *testing.T) {
 			change(t, manifestNamespaces, fromCluster)
 			long.t = t
-			long.changeSecret("s", "key", "v3") // its namespace has consented
+			long.changeSecret("s", "key", "v3") // The namespace has consented.
 			long.waitSaid("old", "/v/key v3")
 		})
 	}
@@ -60,7 +60,7 @@ func testAccess(t *testing.T) {
 		n.run(watchingPod("undeclared", `secretName: s`))
 		change(t, manifestNode, fromCluster, toNode)
 		long.t = t
-		long.changeSecret("s", "key", "v3") // its pod was made while the policy declared objects
+		long.changeSecret("s", "key", "v3") // The pod was created while the policy declared objects.
 		long.waitSaid("old", "/v/key v3")
 		n.changeSecret("s", "key", "v2")
 		t.Logf("a pod without a declaration is told: %s",
@@ -69,14 +69,14 @@ func testAccess(t *testing.T) {
 	})
 }
 
-// The words by which change finds the commands of deploy/README.md.
+// change finds the commands of deploy/README.md by these words.
 const (
 	fromNode    = "clusterrole fsuser-csi-node"
 	fromCluster = "clusterrolebinding fsuser-csi-danger"
 	toNode      = "clusterrole fsuser-csi-reader"
 )
 
-// change applies another manifest, and runs the commands of deploy/README.md that delete what only the old one has.
+// change applies another manifest, and runs the commands of deploy/README.md that delete the objects of the old one.
 func change(t *testing.T, manifest string, deletions ...string) {
 	t.Helper()
 	old, page := driverPod(t), readPage(t, installPage)
@@ -98,20 +98,22 @@ func change(t *testing.T, manifest string, deletions ...string) {
 	}
 }
 
-// testLeastPower: the container is privileged, which mountPropagation: Bidirectional needs, but its process is not.
+// testLeastPower checks the driver's process. Its container is privileged, which mountPropagation: Bidirectional
+// requires, but the process is not.
 func testLeastPower(t *testing.T) {
 	t.Parallel()
 	n := newNodeShell(t)
 	driverPod(t)
 	got := n.do("cat /proc/" + driverPID() +
 		`/task/*/status | grep -E '^(Cap|NoNewPrivs|Seccomp:)' | tr -d '\t' | sort -u`)
-	const want = "CapAmb:0000000000000000\nCapBnd:000000000020000b\nCapEff:000000000020000b\nCapInh:0000000000000000\nCapPrm:000000000020000b\nNoNewPrivs:1\nSeccomp:2"
+	const want = "CapAmb:0000000000000000\nCapBnd:000000000020000b\nCapEff:000000000020000b\n" +
+		"CapInh:0000000000000000\nCapPrm:000000000020000b\nNoNewPrivs:1\nSeccomp:2"
 	if got != want {
 		t.Errorf("the threads of the driver have\n%s\nwant\n%s", got, want)
 	}
 }
 
-// stolen is the token of the driver's running container, as an attacker who controls the node finds it.
+// stolen returns the token of the driver's running container, which an attacker who controls the node can read.
 func stolen(n nodeShell) string {
 	n.t.Helper()
 	driverPod(n.t)
@@ -122,7 +124,7 @@ func stolen(n nodeShell) string {
 	return token
 }
 
-// thief is a client with the stolen token, acting as a node if one is named.
+// thief returns a client with the stolen token. If asNode is set, the client acts as that node.
 func thief(t *testing.T, token, asNode string) kubernetes.Interface {
 	t.Helper()
 	if asNode != "" {
@@ -140,7 +142,7 @@ type attempt struct {
 	do   func(context.Context) error
 }
 
-// thefts are requests that only an administrator or the owner of the namespace should be able to make.
+// thefts returns requests that only an administrator or the owner of the namespace should be able to make.
 func thefts(c kubernetes.Interface, namespace, secret string) []attempt {
 	get, list := metav1.GetOptions{}, metav1.ListOptions{}
 	return []attempt{
@@ -196,7 +198,7 @@ func allowed(t *testing.T, who string, attempts ...attempt) {
 	}
 }
 
-// checkCluster: the plugin's check finds that the installed driver works.
+// checkCluster checks that the plugin's check finds that the installed driver works.
 func checkCluster(t *testing.T) {
 	t.Helper()
 	plugin := buildPlugin(t)
@@ -235,7 +237,7 @@ func nodeAccess(t *testing.T, node nodeShell) {
 		t.Fatal(err)
 	}
 	refused(t, "as system:masters", thefts(c, n.name, "s")...)
-	// Acting as the node gives reading, not the node's other rights.
+	// The right to act as the node includes reading, but not the node's other rights.
 	refused(t, "as the node", attempt{"make a mirror pod", func(ctx context.Context) error {
 		pod := parsePod(t, onePod("mirror", `secretName: undeclared`))
 		pod.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "x"}
@@ -252,7 +254,7 @@ func nodeAccess(t *testing.T, node nodeShell) {
 		_, err := as.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
 		return err
 	}})
-	// When no pod declares it any more it can't be read any more.
+	// When no pod declares the object any more, it can't be read any more.
 	n.delete("declared")
 	ctx, cancel := within(t, soon, "the API server to forget the pod")
 	defer cancel()
@@ -263,7 +265,7 @@ func nodeAccess(t *testing.T, node nodeShell) {
 	}
 }
 
-// consentCommand is the command of deploy/README.md for the owner of a namespace.
+// consentCommand returns the command of deploy/README.md for the owner of a namespace.
 func consentCommand(n namespace) string {
 	return strings.ReplaceAll(readPage(n.t, installPage).command(n.t, "create rolebinding"), "NAMESPACE", n.name)
 }
@@ -273,8 +275,8 @@ func consent(n namespace) {
 	shell(n.t, "", consentCommand(n))
 }
 
-// withoutPolicy: a pod without a declaration is told what to do. A pod with a volume that a secret volume describes
-// needs no declaration.
+// withoutPolicy checks that a pod without a declaration gets an Event with the remedy. A pod whose volume is described
+// by a secret volume requires no declaration.
 func withoutPolicy(n namespace) {
 	n.t.Helper()
 	const binding = "declare-references.fsuser.csi.io"
@@ -306,7 +308,7 @@ func namespacesAccess(t *testing.T, node nodeShell) {
 	n.secret("s", "key", "v1")
 	n.configMap("s", "key", "v1")
 	other.secret("s", "key", "v1")
-	// Without uid the driver reads the pod first, for which it needs consent, too.
+	// Without uid, the driver first reads the pod, which also requires consent.
 	n.create(watchingPod("waits", `secretName: s`))
 	t.Logf("a pod in a namespace that has not consented is told: %s",
 		n.event("waits", "FailedMount", "PermissionDenied", n.name+"/waits", consentCommand(n)))
@@ -319,16 +321,16 @@ func namespacesAccess(t *testing.T, node nodeShell) {
 	allowed(t, "where it has consent", thefts(thief(t, token, ""), n.name, "s")[:3]...)
 	refused(t, "where it has none", thefts(thief(t, token, ""), other.name, "s")...)
 	refused(t, "as the node", thefts(thief(t, token, nodeName), n.name, "s")...)
-	// A nodePublishSecretRef needs no right.
+	// A nodePublishSecretRef requires no right of the driver.
 	other.run(withCSI(onePod("ref", `uid: "1000"`), "nodePublishSecretRef: {name: s}"))
 	other.expect("ref", "", show("/v/key"), "1000:0 400\nv1")
-	// Consent is taken back: the files stay.
+	// The owner withdraws the consent, and the files stay.
 	if _, err := kubectl(suite, "", "-n", n.name, "delete", "rolebinding", "fsuser-csi"); err != nil {
 		t.Fatal(err)
 	}
 	n.expect("waits", "", "cat /v/key", "v2")
-	// What another pod has on the node is still watched, for as long as the API server lets that go on. What nobody has
-	// is refused.
+	// If another pod of the node shows an object, the driver still watches the object until the API server ends the watch.
+	// For other objects, the API server refuses requests.
 	n.secret("unseen", "key", "v1")
 	n.create(onePod("late", `secretName: unseen, uid: "1000"`))
 	n.event("late", "FailedMount", "PermissionDenied", consentCommand(n))
@@ -350,19 +352,21 @@ func clusterAccess(t *testing.T, node nodeShell) {
 	}})
 }
 
-// walls: the driver can read every Secret now. No attribute lets a pod reach a Secret of another namespace.
+// walls checks that no attribute lets a pod reach a Secret of another namespace, although the driver can read every
+// Secret now.
 func walls(t *testing.T) {
 	victim, n := newNamespace(t), newNamespace(t, uncheckedLabel+"=true")
 	victim.secret("treasure", "key", "v1")
 	owner := victim.run(onePod("owner", `secretName: treasure`))
-	forged := fmt.Sprintf(`csi.storage.k8s.io/pod.namespace: %s, csi.storage.k8s.io/pod.name: %s, csi.storage.k8s.io/pod.uid: %s, csi.storage.k8s.io/ephemeral: "true"`,
+	forged := fmt.Sprintf(`csi.storage.k8s.io/pod.namespace: %s, csi.storage.k8s.io/pod.name: %s, `+
+		`csi.storage.k8s.io/pod.uid: %s, csi.storage.k8s.io/ephemeral: "true"`,
 		victim.name, owner.Name, owner.UID)
 	for i, test := range []struct {
 		attributes string
 		words      []string
 	}{
 		{`secretName: treasure`, []string{"NotFound", n.name + "/treasure"}},
-		{`secretName: treasure, ` + forged, []string{"NotFound", n.name + "/treasure"}}, // kubelet's words win
+		{`secretName: treasure, ` + forged, []string{"NotFound", n.name + "/treasure"}}, // kubelet's values override these
 		{`secretName: ` + victim.name + `/treasure`, []string{"InvalidArgument"}},
 		{`secretName: ../` + victim.name + `/treasure`, []string{"InvalidArgument"}},
 		{`secretName: treasure, namespace: ` + victim.name, []string{"InvalidArgument", "namespace"}},
@@ -371,7 +375,7 @@ func walls(t *testing.T) {
 	} {
 		kept(n, fmt.Sprintf("thief-%d", i), test.attributes, test.words)
 	}
-	// Without podInfoOnMount kubelet hands through what the pod says of itself.
+	// Without podInfoOnMount, kubelet forwards the pod's own values.
 	podInfo(t, false)
 	restore := func() { podInfo(t, true) }
 	defer restore()
@@ -385,7 +389,7 @@ func walls(t *testing.T) {
 	victim.run(onePod("again", `secretName: treasure`))
 }
 
-// kept checks that a pod is told these words, and does not start.
+// kept checks that a pod gets an Event with these words, and does not start.
 func kept(n namespace, name, attributes string, words []string) {
 	n.t.Helper()
 	n.create(onePod(name, attributes))

@@ -32,7 +32,7 @@ import (
 const (
 	driverName      = "fsuser.csi.io"
 	driverNamespace = "fsuser-csi"
-	// The manifests, by the kind of access.
+	// The manifests of the kinds of access.
 	manifestNode       = "../../deploy/fsuser-csi.yaml"
 	manifestNamespaces = "../../deploy/fsuser-csi-namespaces.yaml"
 	manifestCluster    = "../../deploy/fsuser-csi-DANGER-cluster-wide-secrets.yaml"
@@ -47,13 +47,13 @@ var (
 	suite  context.Context
 	config *rest.Config
 	client kubernetes.Interface
-	// image is the image of the driver, podImage the image of the tests' pods.
+	// image is the image of the driver, and podImage the image of the tests' pods.
 	image, podImage string
-	// clusterDir is the run directory of a cluster that the tests started; empty for any other cluster.
+	// clusterDir is the run directory of a cluster that the tests have started. It is empty for any other cluster.
 	clusterDir string
-	// nodeName is the node under test: all pods run there, but for those of testNodes.
+	// nodeName is the node under test. All pods run there, except those of testNodes.
 	nodeName string
-	// nodes are those of the tests' own cluster.
+	// nodes are the nodes of the tests' own cluster.
 	nodes []*cluster.Node
 	// server is the version of the API server.
 	server *version.Version
@@ -129,7 +129,7 @@ func connect() (err error) {
 	return errors.New("there is no node that takes every pod")
 }
 
-// refuseInstalled protects an installation that these tests did not make.
+// refuseInstalled returns an error if the cluster has an installation that these tests did not make.
 func refuseInstalled() error {
 	_, err := client.StorageV1().CSIDrivers().Get(suite, driverName, metav1.GetOptions{})
 	if err == nil {
@@ -141,7 +141,7 @@ func refuseInstalled() error {
 	return nil
 }
 
-// cleanUp removes what the tests left, in the order of deploy/README.md.
+// cleanUp removes the leftovers of the tests, in the order of deploy/README.md.
 func cleanUp(ctx context.Context) error {
 	namespaces, err := client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: testLabel})
 	if err != nil {
@@ -168,14 +168,14 @@ func cleanUp(ctx context.Context) error {
 	return errors.Join(failed...)
 }
 
-// uncheckedLabel marks namespaces in which no policy refuses pods: their tests show what the driver itself refuses.
+// uncheckedLabel is the label of namespaces in which no policy refuses pods, for tests of the driver's own refusals.
 const uncheckedLabel = "e2e.fsuser.csi.io/unchecked"
 
-// refuses is the start of the binding of the policy that refuses pods.
+// refuses is the beginning of the binding of the policy that refuses pods.
 const refuses = "  policyName: attributes.fsuser.csi.io\n  validationActions: [Deny]\n  matchResources:\n"
 
-// manifest is a shipped manifest with the image replaced, as a user does with kustomize or sed, and with an exception
-// for namespaces that have the uncheckedLabel.
+// manifest returns a shipped manifest with another image, as kustomize or sed would make it, and with an exception for
+// namespaces that have the uncheckedLabel.
 func manifest(ctx context.Context, path string) (string, error) {
 	content, err := shipped(ctx, path)
 	if err != nil {
@@ -192,7 +192,7 @@ func manifest(ctx context.Context, path string) (string, error) {
 	return strings.Replace(string(withImage), refuses, refuses+except, 1), nil
 }
 
-// install does what deploy/README.md says, and waits until the policies are in effect.
+// install installs the driver as deploy/README.md describes, and waits until the policies are in effect.
 func install(ctx context.Context, path string) error {
 	if err := apply(ctx, path); err != nil {
 		return err
@@ -222,14 +222,14 @@ func rolledOut(ctx context.Context) error {
 	return fmt.Errorf("%w\n%s\n%s", err, pods, logs)
 }
 
-// mutation is what the policy declare-references does to a pod.
+// mutation is the effect of the policy declare-references on a pod.
 type mutation struct {
-	completed bool // it sets csi.readOnly
-	declared  bool // it adds a volume for each object
+	completed bool // The policy sets csi.readOnly.
+	declared  bool // The policy adds a volume for each object.
 }
 
 // waitForPolicies waits until the policy declare-references has this effect, and until the policy attributes refuses a
-// wrong pod. Each API server notices a new policy in its own time, and has nothing to watch.
+// wrong pod. It polls, because each API server learns of a new policy at a different time, without any sign.
 func waitForPolicies(ctx context.Context, wanted mutation) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -249,7 +249,7 @@ func waitForPolicies(ctx context.Context, wanted mutation) error {
 	}
 }
 
-// probePolicies makes a pod that is right and a pod that is wrong, without keeping them.
+// probePolicies creates a correct pod and a wrong pod as dry runs.
 func probePolicies(ctx context.Context) (seen mutation, err error) {
 	pods, dry := client.CoreV1().Pods(metav1.NamespaceDefault), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
 	csi := &corev1.CSIVolumeSource{Driver: driverName, VolumeAttributes: map[string]string{"secretName": "probe"}}
@@ -265,7 +265,7 @@ func probePolicies(ctx context.Context) (seen mutation, err error) {
 	if _, err := pods.Create(ctx, wrong, dry); !apierrors.IsForbidden(err) && !apierrors.IsInvalid(err) {
 		return seen, fmt.Errorf("create a wrong pod: error %w, want that of the policy attributes", err)
 	}
-	// Without the policy declare-references the policy attributes refuses the pod that lacks csi.readOnly.
+	// Without the policy declare-references, the policy attributes refuses a pod that lacks csi.readOnly.
 	made, err := pods.Create(ctx, pod, dry)
 	if apierrors.IsForbidden(err) || apierrors.IsInvalid(err) {
 		return seen, nil
@@ -289,7 +289,7 @@ func uninstall(ctx context.Context, path string) error {
 	return err
 }
 
-// kubectl runs kubectl and returns its standard output; the error has its standard error.
+// kubectl runs kubectl and returns its standard output. The error contains its standard error.
 func kubectl(ctx context.Context, stdin string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "kubectl", args...)
 	cmd.Stdin = strings.NewReader(stdin)

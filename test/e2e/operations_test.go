@@ -20,7 +20,8 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/pkg/status"
 )
 
-// testTold: Events of the pod and `fsuser-csi status` report a refresh that fails, and that a later one succeeds.
+// testTold checks that Events of the pod and `fsuser-csi status` report a failed refresh, and the success of a later
+// one.
 func testTold(t *testing.T) {
 	t.Parallel()
 	n := newNamespace(t)

@@ -20,7 +20,9 @@ const (
 	readme        = "../../README.md"
 	installPage   = "../../deploy/README.md"
 	platformsPage = "../../docs/platforms.md"
+	upgradingPage = "../../docs/upgrading.md"
 	reloadPage    = "../../docs/reload.md"
+	tutorialPage  = "../../docs/tutorial.md"
 )
 
 // page is a document for users.
@@ -164,7 +166,10 @@ func (c checkout) run(p *page, words, namespace string) string {
 	c.t.Helper()
 	command := p.command(c.t, words)
 	p.ran[command] = true
-	return shell(c.t, c.dir, strings.ReplaceAll(command, "NAMESPACE", namespace))
+	begin := time.Now()
+	out := shell(c.t, c.dir, strings.ReplaceAll(command, "NAMESPACE", namespace))
+	c.t.Logf("%4.1f s  %s", time.Since(begin).Seconds(), command)
+	return out
 }
 
 // shell runs a command in a folder, and returns what the command prints to standard output.

@@ -33,8 +33,22 @@ plugins:
     exemptions: {namespaces: [kube-system]}
 `
 
-// privilegedConstraint is OpenShift's ClusterRole for the SecurityContextConstraint privileged.
+// privilegedConstraint is OpenShift's resource of SecurityContextConstraints, and its ClusterRole for the constraint
+// privileged.
 const privilegedConstraint = `
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: securitycontextconstraints.security.openshift.io}
+spec:
+  group: security.openshift.io
+  names: {plural: securitycontextconstraints, singular: securitycontextconstraints, kind: SecurityContextConstraints}
+  scope: Cluster
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: {name: "system:openshift:scc:privileged"}

@@ -14,21 +14,21 @@ import (
 )
 
 const (
-	// watches is the line of inotifywait that says that its watches are set.
+	// watches is the line of inotifywait after it has set its watches.
 	watches = "Watches established."
 	// second is the content of the key after a change. It is longer than the first, so a file that keeps its inode grows.
 	second = "v2, longer"
-	// newKey is what the examples of docs/reload.md print of it.
+	// newKey is the output of the examples of docs/reload.md for second.
 	newKey = "the key is " + second
 )
 
-// reloadExample is the example of docs/reload.md with this name.
+// reloadExample returns the example of docs/reload.md with this name.
 func reloadExample(t *testing.T, name string) string {
 	t.Helper()
 	return readPage(t, reloadPage).example(t, "\n  name: "+name+"\n")
 }
 
-// reloadPod is an example with only its images replaced.
+// reloadPod returns an example with only its images replaced.
 func reloadPod(t *testing.T, name string) *corev1.Pod {
 	t.Helper()
 	pod := parsePod(t, reloadExample(t, name))
@@ -40,7 +40,7 @@ func reloadPod(t *testing.T, name string) *corev1.Pod {
 	return pod
 }
 
-// testReload runs the examples of docs/reload.md, but that of testSubPath.
+// testReload runs the examples of docs/reload.md except that of testSubPath.
 func testReload(t *testing.T) {
 	t.Parallel()
 	n := newNamespace(t)
@@ -83,8 +83,8 @@ func watchFile(pod *corev1.Pod) *corev1.Pod {
 	return pod
 }
 
-// testSubPath runs the example of docs/reload.md with a subPath. Beside it, the pod mounts a file and a directory by
-// subPath from a volume of Kubernetes and from each layout of the driver, and the test checks the page's table.
+// testSubPath runs the example of docs/reload.md with a subPath. The pod also mounts a file and a directory by subPath
+// from a volume of Kubernetes and from each layout of the driver, and the test checks the page's table.
 func testSubPath(t *testing.T) {
 	t.Parallel()
 	n := newNamespace(t)

@@ -8,8 +8,8 @@ import "testing"
 
 // TestE2E is one test, because a cluster takes a while to start. Parts that run in parallel come first, then parts that
 // stop the driver or kubelet, then parts that install the driver again. Each part can run alone: -run TestE2E/volumes.
-// With another kind of access than the version's first, the parts do not run that go through every kind of access
-// themselves, or do not depend on the access.
+// Parts that test every kind of access themselves, or that do not depend on the access, run only with the version's
+// first kind of access.
 func TestE2E(t *testing.T) {
 	if len(nodes) < 2 {
 		t.Log("The tests of several nodes are not part of this run. They take a cluster of the tests' own: make e2e NODES=3")
@@ -29,6 +29,7 @@ func TestE2E(t *testing.T) {
 		{"volumes", testVolumes, true},
 		{"compared with Kubernetes", testCompare, true},
 		{"the driver is away", testDriverAway, true},
+		{"the tutorial", testTutorial, first && !before136()},
 		{"a hundred pods", testManyPods, first},
 		{"access", testAccess, first},
 		{"several nodes", testNodes, first && len(nodes) > 1},
@@ -45,7 +46,8 @@ func testVolumes(t *testing.T) {
 		name string
 		run  func(*testing.T)
 	}{
-		{"a change is seen in milliseconds", testLatency}, // first: kubelet takes up to 90 s for the volume it is compared with
+		// testLatency is the first, because kubelet takes up to 90 s to refresh the volume for comparison.
+		{"a change is seen in milliseconds", testLatency},
 		{"README's example", testREADME},
 		{"README's example in a Deployment", testDeployment},
 		{"README's example of a described volume", testREADMEVolume},

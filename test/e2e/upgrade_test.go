@@ -22,15 +22,15 @@ import (
 )
 
 const (
-	// olderCommit is of the driver that TestUpgrade upgrades. There is no release yet.
+	// olderCommit is the commit of the driver that TestUpgrade upgrades. There is no release yet.
 	olderCommit = "84327c8eb7d5fa56fb304fe584b03a2fa754eadf"
 	olderImage  = "fsuser.test/fsuser-csi:older"
-	// ref ends the names of pods with nodePublishSecretRef.
+	// ref is the suffix of the names of pods with nodePublishSecretRef.
 	ref = "-ref"
 )
 
-// TestUpgrade replaces an older driver by this one, and this one by the older one, as deploy/README.md says, while pods
-// with each kind of volume run. Each time the volumes stay as they are, and the new driver goes on with them.
+// TestUpgrade replaces an older driver with this one, and this one with the older one, as deploy/README.md describes,
+// while pods with each kind of volume run. Each time the volumes stay as they are, and the new driver takes them over.
 func TestUpgrade(t *testing.T) {
 	older := olderManifest(t)
 	today, err := manifest(suite, installedFirst)
@@ -94,7 +94,8 @@ func (f *fleet) addKinds(prefix string) {
 	}
 }
 
-// changeKinds gives both objects new content. Kubelet brings the content of nodePublishSecretRef when it syncs the pod.
+// changeKinds replaces the content of both objects. Kubelet sends the content of nodePublishSecretRef when it syncs the
+// pod.
 func (f *fleet) changeKinds() {
 	f.t.Helper()
 	f.version++
@@ -115,8 +116,8 @@ func (f *fleet) changeKinds() {
 // mountsOfVolumes prints the id, device and path of the mount of each volume of the driver.
 const mountsOfVolumes = `awk '/kubernetes.io~csi.*\/mount/ {print $1, $3, $5}' /proc/1/mountinfo | sort`
 
-// replaceDriver applies a manifest, waits until the pods of this image have replaced those of another, and returns the
-// names of all objects of the driver but its pods and their revisions.
+// replaceDriver applies a manifest, waits until the pods of this image have replaced those of another one, and returns
+// the names of all objects of the driver except its pods and their revisions.
 func replaceDriver(t *testing.T, manifest, image string) []string {
 	t.Helper()
 	if _, err := kubectl(suite, manifest, "apply", "-f", "-"); err != nil {

@@ -18,12 +18,12 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// show prints the owner, mode and content of a file.
+// show returns a script that prints the owner, mode and content of a file.
 func show(path string) string {
 	return "stat -L -c '%u:%g %a' " + path + " && cat " + path + " && echo"
 }
 
-// readmePod is README's example of a pod, with only its image replaced.
+// readmePod returns README's example of a pod, with only its image replaced.
 func readmePod(t *testing.T) *corev1.Pod {
 	t.Helper()
 	example := readPage(t, readme).example(t, "example.com/git")
@@ -47,7 +47,7 @@ sh: can't create id_ed25519: Read-only file system
 chmod: id_ed25519: Read-only file system`)
 }
 
-// testREADMEVolume replaces the volumes of README's pod by those of its example of a described volume.
+// testREADMEVolume replaces the volumes of README's pod with those of its example of a described volume.
 func testREADMEVolume(t *testing.T) {
 	t.Parallel()
 	n := newNamespace(t)
@@ -92,7 +92,7 @@ func testDeployment(t *testing.T) {
 	}
 }
 
-// onePod is a pod of uid 1000 with one volume at /v, written as a user writes it: a driver and attributes.
+// onePod returns a pod of uid 1000 with one volume at /v, in the form that users write: a driver and attributes.
 func onePod(name, attributes string) string {
 	return fmt.Sprintf(`
 metadata: {name: %s}
@@ -106,7 +106,7 @@ spec:
     csi: {driver: fsuser.csi.io, volumeAttributes: {%s}}`, name, attributes)
 }
 
-// describedPod is onePod whose volume shows the files that another volume of the pod describes.
+// describedPod returns onePod with a volume that another volume of the pod describes.
 func describedPod(name, described, attributes string) string {
 	return onePod(name, "volume: described, "+attributes) + "\n  - {name: described, " + described + "}"
 }
@@ -116,7 +116,7 @@ func withCSI(pod, fields string) string {
 	return strings.Replace(pod, "driver: fsuser.csi.io,", "driver: fsuser.csi.io, "+fields+",", 1)
 }
 
-// watchingPod is onePod that prints /v/key whenever it changes.
+// watchingPod returns onePod that prints /v/key after each change.
 func watchingPod(name, attributes string) string { return watching(onePod(name, attributes)) }
 
 func watching(pod string) string {
@@ -128,7 +128,7 @@ func testSecretAfterPod(t *testing.T) {
 	t.Parallel()
 	n := newNamespace(t)
 	n.create(onePod("early", `secretName: late, uid: "1000"`))
-	// The API server answers NotFound or Forbidden, depending on the kind of access and on its cache.
+	// The answer of the API server is NotFound or Forbidden, depending on the kind of access and on its cache.
 	message := n.event("early", "FailedMount", n.name+"/late")
 	t.Logf("the pod is told: %s", message)
 	n.secret("late", "key", "v1")
@@ -158,7 +158,7 @@ func testItems(t *testing.T) {
 		"./b\n./x/y/a\n1000:8 440\nA\n5:0 600\ncat: can't open 'b': Permission denied\n1000:0 700\n1000:0 700")
 }
 
-// testProjected: a volume of the pod describes two objects and the downward API; each is refreshed.
+// testProjected checks a volume of the pod that describes two objects and the downward API. Each of them is refreshed.
 func testProjected(t *testing.T) {
 	t.Parallel()
 	n := newNamespace(t)
@@ -189,8 +189,8 @@ func testOptional(t *testing.T) {
 	n.waitSaid("filled", "/v/key v1")
 }
 
-// testNodePublishSecretRef: kubelet reads the Secret each time it publishes the volume, and the driver asks nobody. So
-// files without uid would belong to root, although the pod has a runAsUser.
+// testNodePublishSecretRef checks that kubelet reads the Secret each time it publishes the volume, and that the driver
+// reads nothing. So files without uid belong to root, although the pod has a runAsUser.
 func testNodePublishSecretRef(t *testing.T) {
 	t.Parallel()
 	n := withoutConsent(t)
@@ -224,7 +224,8 @@ func testOwnerFromPod(t *testing.T) {
 		"the containers that mount the volume do not have one runAsUser in common; set uid in volumeAttributes")
 }
 
-// testSidecar: a sidecar with another user that does not mount the volume does not change who owns the files.
+// testSidecar checks that a sidecar with another user that does not mount the volume does not change the owner of the
+// files.
 func testSidecar(t *testing.T) {
 	t.Parallel()
 	n := newNamespace(t)
@@ -296,11 +297,13 @@ func testRestricted(t *testing.T) {
 	n := newNamespace(t, "pod-security.kubernetes.io/enforce=restricted")
 	n.secret("s", "key", "v1")
 	n.run(strings.Replace(onePod("restricted", `secretName: s, mode: "0600"`), "- name: main", `- name: main
-    securityContext: {runAsNonRoot: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}, seccompProfile: {type: RuntimeDefault}}`, 1))
+    securityContext: {runAsNonRoot: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]},
+      seccompProfile: {type: RuntimeDefault}}`, 1))
 	n.expect("restricted", "", show("/v/key"), "1000:0 600\nv1")
 }
 
-// testRefused: kubectl apply of a wrong volume fails, and where no policy checks the pod, its Event has the same words.
+// testRefused checks that kubectl apply of a wrong volume fails. If no policy checks the pod, its Event has the same
+// words.
 func testRefused(t *testing.T) {
 	t.Parallel()
 	n, checked := newNamespace(t, uncheckedLabel+"=true"), newNamespace(t)
@@ -324,7 +327,7 @@ func testRefused(t *testing.T) {
 	}
 }
 
-// testLatency compares with a secret volume of Kubernetes, which kubelet refreshes in its own time.
+// testLatency compares the driver with a secret volume of Kubernetes, which kubelet refreshes at its own interval.
 func testLatency(t *testing.T) {
 	t.Parallel()
 	n := newNamespace(t)
@@ -337,7 +340,7 @@ func testLatency(t *testing.T) {
 		corev1.Volume{Name: "intree", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s"}}})
 	n.createPod(pod)
 	n.waitSaid("latency", "/intree/key v1")
-	// Just after its start kubelet looks at a pod more often than later.
+	// Just after its start, kubelet syncs a pod more often than later.
 	n.ready("latency")
 	n.changeSecret("s", "key", "v2")
 	if _, err := n.said(3*time.Minute, "latency", "/intree/key v2"); err != nil {

@@ -7,7 +7,9 @@
 package setup
 
 import (
+	"archive/tar"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -27,9 +29,9 @@ const (
 	downTimeout    = 2 * time.Minute
 )
 
-// DriverImage builds the driver of this tree and writes a tar of its image to dir. The tag of the image's name is also
-// the driver's version.
-func DriverImage(ctx context.Context, dir, name string) (tar string, err error) {
+// DriverImage builds the driver of this tree and writes an archive of its image to dir. The tag of the image's name is
+// also the driver's version.
+func DriverImage(ctx context.Context, dir, name string) (archive string, err error) {
 	repository, err := tools.Repository()
 	if err != nil {
 		return "", err
@@ -38,7 +40,7 @@ func DriverImage(ctx context.Context, dir, name string) (tar string, err error) 
 }
 
 // DriverImageOf is DriverImage for the tree in another folder.
-func DriverImageOf(ctx context.Context, repository, dir, name string) (tar string, err error) {
+func DriverImageOf(ctx context.Context, repository, dir, name string) (archive string, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return "", err
 	}
@@ -49,18 +51,47 @@ func DriverImageOf(ctx context.Context, repository, dir, name string) (tar strin
 	if !tagged {
 		return "", fmt.Errorf("image %s of the driver: it has no tag", name)
 	}
-	tar = filepath.Join(dir, "fsuser-csi.tar")
-	for _, args := range [][]string{
-		{"make", "build", "VERSION=" + version},
-		{"go", "run", "./deploy/image", "-o", tar, "-tag", name, "bin/fsuser-csi"},
-	} {
-		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-		cmd.Dir = repository
-		if output, err := cmd.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("image of the driver: %s: %w\n%s", strings.Join(args, " "), err, output)
-		}
+	cmd := exec.CommandContext(ctx, "make", "image", "VERSION="+version, "IMAGE="+name)
+	cmd.Dir = repository
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("image of the driver: %s: %w\n%s", cmd, err, output)
 	}
-	return tar, nil
+	content, err := os.ReadFile(filepath.Join(repository, "bin", "fsuser-csi-image.tar"))
+	if err != nil {
+		return "", err
+	}
+	archive = filepath.Join(dir, "fsuser-csi.tar")
+	return archive, os.WriteFile(archive, content, 0o644)
+}
+
+// ImageName returns the name of the image in the archive of an OCI image layout (make image, make release).
+func ImageName(archive string) (string, error) {
+	file, err := os.Open(archive)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	for r := tar.NewReader(file); ; {
+		header, err := r.Next()
+		if err != nil {
+			return "", fmt.Errorf("find index.json in %s: %w", archive, err)
+		}
+		if header.Name != "index.json" {
+			continue
+		}
+		var index struct {
+			Manifests []struct{ Annotations map[string]string }
+		}
+		if err := json.NewDecoder(r).Decode(&index); err != nil {
+			return "", fmt.Errorf("index.json of %s: %w", archive, err)
+		}
+		for _, m := range index.Manifests {
+			if name := m.Annotations["io.containerd.image.name"]; name != "" {
+				return name, nil
+			}
+		}
+		return "", fmt.Errorf("%s does not name its image", archive)
+	}
 }
 
 // Cluster starts a cluster and imports tar files of images. With keep, Cluster reuses the cluster of an earlier run in

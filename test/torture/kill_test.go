@@ -232,7 +232,7 @@ func (h *harness) lose() {
 	}
 }
 
-// restartBoth restarts the driver and kubelet, and calls meanwhile between the two processes of the driver.
+// restartBoth restarts the driver and kubelet. Between the two processes of the driver, it calls meanwhile.
 func (h *harness) restartBoth(meanwhile func()) {
 	h.t.Helper()
 	h.stop()

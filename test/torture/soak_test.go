@@ -131,7 +131,7 @@ func longLife(t *testing.T, c *cluster, args []string, source string, sweeps, cy
 			}
 		}
 	}
-	// The driver makes here what it makes once and reuses.
+	// The driver creates here the resources that it creates once and reuses.
 	for i := range 40 {
 		if err := cycle(i); err != nil {
 			t.Fatal(err)

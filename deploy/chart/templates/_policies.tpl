@@ -3,8 +3,9 @@ object.spec.?jobTemplate.spec.template.spec.or(object.spec.?template.spec).orVal
 {{- end }}
 
 {{/*
-The bindings of a policy, then the policy up to its variables. Without condition the policy is for pods with volumes of
-the driver. With templates, an action, it is for Deployments and the like, too, and has variables for these volumes.
+The bindings of a policy, and the policy up to its variables. Without condition, the policy is for pods with volumes of
+the driver. With templates, which is an action, it is also for Deployments and other workloads, and has variables for
+these volumes.
 */}}
 {{- define "fsuser-csi.policy" -}}
 {{- $pods := .operations | default "CREATE"
@@ -24,7 +25,8 @@ spec:
   validationActions: [{{ . }}]
   {{- end }}
   {{- if $.paramKind }}
-  # Deny would refuse every pod of the cluster: the API server looks for the parameter before the conditions.
+  # With Deny, a missing parameter would refuse every pod of the cluster, because the API server does not check the
+  # conditions before.
   paramRef: {name: fsuser.csi.io, parameterNotFoundAction: Allow}
   {{- end }}
   matchResources:
@@ -67,21 +69,21 @@ spec:
     expression: variables.volumes.map(v, v.csi.?nodePublishSecretRef.name.orValue(''))
   - name: byName
     expression: "variables.pod.volumes.transformMapEntry(_, v, {v.name: dyn(v)})"
-  # For each volume of the driver the volume that its attribute volume names, or none.
+  # For each volume of the driver, the volume that its attribute volume names, or none.
   - name: described
     expression: >-
       variables.attributes.map(a, a[?'volume'].orValue('') in variables.byName ? [variables.byName[a.volume]] : [])
   {{- end }}
 {{- end }}
 
-{{/* Refuses a request with a variable as the message, of which the API server takes 4 KiB, unless it is empty. */}}
+{{/* Refuses a request unless a variable is empty. The variable is the message, which may have at most 4 KiB. */}}
 {{- define "fsuser-csi.refuseWith" -}}
 validations:
 - expression: {{ . }} == ''
   messageExpression: "size({{ . }}) <= 3000 ? {{ . }} : {{ . }}.substring(0, 3000) + '...'"
 {{- end }}
 
-{{/* The driver's words for what is no user or group. */}}
+{{/* The driver's rule for the number of a user or group. */}}
 {{- define "fsuser-csi.idRule" -}}
 must be a number from 0 to 2147483647 in plain decimal digits, without sign, space or leading zero
 {{- " (names are not looked up), such as 1000" }}

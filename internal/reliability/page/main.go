@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command page writes docs/reliability.md from what the tests of a run have shown.
+// Command page writes docs/reliability.md from the results of the tests of a run.
 package main
 
 import (

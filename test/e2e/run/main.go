@@ -39,6 +39,7 @@ const (
 
 type options struct {
 	tests, save, runDir string
+	archive             string
 	nodes               int
 	keep                bool
 	versions, pages     bool
@@ -48,6 +49,8 @@ func main() {
 	var o options
 	flag.StringVar(&o.tests, "run", "TestE2E", "run only the tests that match this `pattern`, as with go test -run")
 	flag.StringVar(&o.save, "save", "", "write tars of the images to this `folder`, and do nothing else")
+	flag.StringVar(&o.archive, "archive", "",
+		"test the driver's image in this `file`, an OCI image layout (make release), instead of building it")
 	flag.StringVar(&o.runDir, "cluster", "", "`folder` of the cluster (default: e2e in the cache folder)")
 	flag.IntVar(&o.nodes, "nodes", 1,
 		"`number` of nodes of the cluster; with more than one the tests of several nodes run, too")
@@ -75,7 +78,7 @@ func main() {
 
 func (o options) run(ctx context.Context) error {
 	if o.save != "" {
-		_, err := buildImages(ctx, o.save)
+		_, _, err := o.images(ctx, o.save)
 		return err
 	}
 	if os.Getenv("KUBECONFIG") != "" && os.Getenv("IMAGE") != "" {
@@ -108,7 +111,7 @@ func (o options) runInCluster(ctx context.Context, kind cluster.Options, env ...
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	tars, err := buildImages(ctx, dir)
+	image, tars, err := o.images(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -120,29 +123,40 @@ func (o options) runInCluster(ctx context.Context, kind cluster.Options, env ...
 	defer func() { err = errors.Join(err, end()) }()
 	fmt.Printf("cluster of Kubernetes %s with images after %.1f s\n", kind.Kubernetes.Version, time.Since(begin).Seconds())
 	// With CLUSTER_DIR the tests own the cluster: they kill its kubelet, too.
-	return test(ctx, o.tests, append(append(os.Environ(), "KUBECONFIG="+c.Kubeconfig(), "IMAGE="+driverImage,
+	return test(ctx, o.tests, append(append(os.Environ(), "KUBECONFIG="+c.Kubeconfig(), "IMAGE="+image,
 		"POD_IMAGE="+podImage,
 		"CLUSTER_DIR="+c.RunDir(), "PATH="+c.Bin()+string(filepath.ListSeparator)+os.Getenv("PATH")), env...))
 }
 
-// buildImages builds the driver and the program of the tests' pods, and writes their images to dir.
-func buildImages(ctx context.Context, dir string) (tars []string, err error) {
-	driverTar, err := setup.DriverImage(ctx, dir, driverImage)
-	if err != nil {
-		return nil, err
+// images returns the name of the driver's image, and archives of this image and of the image of the tests' pods. It
+// builds an image that is not in o.archive, in dir.
+func (o options) images(ctx context.Context, dir string) (driver string, archives []string, err error) {
+	driver, archive := driverImage, o.archive
+	if archive != "" {
+		driver, err = setup.ImageName(archive)
+	} else {
+		archive, err = setup.DriverImage(ctx, dir, driver)
 	}
-	pod, podTar := filepath.Join(dir, "pod"), filepath.Join(dir, "pod.tar")
+	if err != nil {
+		return "", nil, err
+	}
+	pods, err := buildPodImage(ctx, dir)
+	return driver, []string{archive, pods}, err
+}
+
+// buildPodImage builds the program of the tests' pods, and writes an archive of its image to dir.
+func buildPodImage(ctx context.Context, dir string) (archive string, err error) {
+	pod, archive := filepath.Join(dir, "pod"), filepath.Join(dir, "pod.tar")
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", pod, module+"/test/e2e/pod")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build the program of the tests' pods: %w\n%s", err, out)
+		return "", fmt.Errorf("build the program of the tests' pods: %w\n%s", err, out)
 	}
 	files, err := podFiles(ctx, pod)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	err = images.Build(podTar, images.Image{Name: podImage, Files: files, Cmd: []string{"/pod"}})
-	return []string{driverTar, podTar}, err
+	return archive, images.Build(archive, images.Image{Name: podImage, Files: files, Cmd: []string{"/pod"}})
 }
 
 // podFiles are those of the image of the tests' pods: a shell, inotifywait, the program of the tests' pods, also by the

@@ -79,7 +79,7 @@ func (j job) row(d *strings.Builder, access string, r results) {
 		r.count("pass"), r.count("fail"), r.count("skip"), j.command())
 }
 
-// policies names the policies that the run had. The tests begin when those of the manifest have effect.
+// policies names the policies of the run. The tests begin when those of the manifest have effect.
 func (j job) policies() string {
 	for _, e := range j.Results {
 		if e.Action == "skip" && strings.Contains(e.Output, e2e.MutatingPolicies) {

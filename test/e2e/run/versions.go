@@ -22,15 +22,15 @@ import (
 
 const upgradeTest = "TestUpgrade"
 
-// job is one cluster with the tests that run there.
+// job is a cluster with the tests that run in it.
 type job struct {
 	Kubernetes tools.Kubernetes
 	Access     string
-	Tests      string // pattern; empty: the default
+	Tests      string // a pattern; empty for the default
 	Results    results
 }
 
-// jobs returns all that `make versions` runs.
+// jobs returns all jobs of `make versions`.
 func jobs() ([]job, error) {
 	var all []job
 	for _, k := range tools.Versions() {
@@ -45,7 +45,7 @@ func jobs() ([]job, error) {
 	return append(all, job{Kubernetes: tools.Newest(), Access: "node", Tests: upgradeTest}), nil
 }
 
-// command is what a user types to run the job alone.
+// command returns the command that runs only this job.
 func (j job) command() string {
 	c := fmt.Sprintf("make e2e %s=%s ACCESS=%s", tools.KubernetesEnv, j.Kubernetes.Minor(), j.Access)
 	if j.Tests != "" {
