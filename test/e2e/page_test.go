@@ -20,7 +20,6 @@ const (
 	readme        = "../../README.md"
 	installPage   = "../../deploy/README.md"
 	platformsPage = "../../docs/platforms.md"
-	upgradingPage = "../../docs/upgrading.md"
 	reloadPage    = "../../docs/reload.md"
 	tutorialPage  = "../../docs/tutorial.md"
 )
