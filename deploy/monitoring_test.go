@@ -16,7 +16,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// endpoint is what the PodMonitor and the ServiceMonitor have in common.
+// endpoint is the common part of the PodMonitor and the ServiceMonitor.
 type endpoint struct {
 	Port, Path, Interval string
 	Relabelings          []struct {

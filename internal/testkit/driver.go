@@ -139,7 +139,7 @@ func (d *Driver) TryStart() error {
 	}
 	var err error
 	if d.Kubelet, err = kubelet.Register(ctx, d.Root); err != nil {
-		cmd.Process.Kill()
+		_ = cmd.Process.Kill() // it may have ended
 		d.awaitEnd(unix.SIGKILL)
 		d.cmd = nil
 		return errors.Join(fmt.Errorf("start the driver: %w", err), d.removeSocket())

@@ -29,8 +29,11 @@ func RunHelper(helpers map[string]func(args []string) error) {
 		fmt.Fprintf(os.Stderr, "no helper %q\n", name)
 		os.Exit(2)
 	}
-	os.Unsetenv(helperName)
-	if err := run(os.Args[1:]); err != nil {
+	err := os.Unsetenv(helperName)
+	if err == nil {
+		err = run(os.Args[1:])
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

@@ -69,7 +69,7 @@ func StartStall(dir string) (release func() error, err error) {
 		return nil, fmt.Errorf("stall %s: %w", dir, err)
 	}
 	end := func() error { return errors.Join(stdin.Close(), cmd.Wait()) }
-	timeout := time.AfterFunc(stallTimeout, func() { cmd.Process.Kill() })
+	timeout := time.AfterFunc(stallTimeout, func() { _ = cmd.Process.Kill() })
 	defer timeout.Stop()
 	if _, err := io.ReadFull(stdout, make([]byte, 1)); err != nil {
 		return nil, fmt.Errorf("stall %s within %v: %w", dir, stallTimeout, errors.Join(err, end()))

@@ -283,7 +283,7 @@ func (l *linter) owner(v volume) {
 		}
 		l.report(o, Warning, field, "no uid is given, and "+reason, attrs, csi)
 	}
-	if ptr.Deref(v.pod.Spec.HostUsers, true) == false && ptr.Deref(v.spec.UID, 0) > maxMappedID {
+	if !ptr.Deref(v.pod.Spec.HostUsers, true) && ptr.Deref(v.spec.UID, 0) > maxMappedID {
 		l.report(o, Warning, field+"[uid]",
 			"with hostUsers: false a pod has the uids 0 to 65535 unless the node is set up for more: no user of the "+
 				"pod would own the files; choose a smaller uid", at)

@@ -65,8 +65,8 @@ func TestNewPodWaitsOnceForTheNodeAuthorizer(t *testing.T) {
 		h.unchanged(before)
 	})
 	t.Run("the pod stays unknown", func(t *testing.T) {
-		h, r := setUp(t)
-		r = h.request("alone", "secretName", "a", "uid", "1000")
+		h, _ := setUp(t)
+		r := h.request("alone", "secretName", "a", "uid", "1000")
 		h.fake.failPod(source.ErrForbidden)
 		before := h.snapshot()
 		isErr(t, h.Publish(t.Context(), r), source.ErrForbidden, `read the pod, which declares Secret "ns/a"`)

@@ -62,7 +62,7 @@ func (m *Manager) repeat(ctx context.Context, check func()) {
 	ticker := time.NewTicker(m.config.CollectEvery)
 	defer ticker.Stop()
 	for {
-		safely(ctx, "check volumes", func() error { check(); return nil })
+		_ = safely(ctx, "check volumes", func() error { check(); return nil }) // it has logged a panic
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():

@@ -36,7 +36,7 @@ const (
 	maxSize = 20 << 20
 )
 
-// runConfig is how a container of the image runs. The Dockerfile says the same; a test compares them.
+// runConfig returns the configuration of containers of the image. A test compares it with the Dockerfile.
 func runConfig(version string) v1.Config {
 	return v1.Config{
 		Entrypoint: []string{"/" + program},
@@ -52,7 +52,7 @@ func runConfig(version string) v1.Config {
 	}
 }
 
-// New returns the image of the program at a path. The program has to be static, and for Linux.
+// New returns the image of the program at a path. The program must be static, and for Linux.
 func New(path, version string) (v1.Image, error) {
 	binary, err := os.ReadFile(path)
 	if err != nil {
@@ -91,8 +91,8 @@ func newImage(binary []byte, version string) (v1.Image, error) {
 	})
 }
 
-// architectureOf returns the architecture by the name that images have for it. The image has no dynamic loader, so the
-// program must not need one.
+// architectureOf returns the name of the architecture in images. A program that requires a dynamic loader is an error,
+// because the image has none.
 func architectureOf(binary []byte) (string, error) {
 	f, err := elf.NewFile(bytes.NewReader(binary))
 	if err != nil {
@@ -112,7 +112,7 @@ func architectureOf(binary []byte) (string, error) {
 	return "", fmt.Errorf("a program for %s; images are made for amd64 and arm64", f.Machine)
 }
 
-// layerOf returns a layer with the program alone: root owns it, and everybody may execute it.
+// layerOf returns a layer with only the program. Root owns the program, and every user may execute it.
 func layerOf(binary []byte) (v1.Layer, error) {
 	content, err := pack.Tar(pack.File{Name: program, Mode: 0o755, Content: binary})
 	if err != nil {
@@ -137,7 +137,7 @@ func ParseName(s string) (reference.NamedTagged, error) {
 }
 
 // Archive returns the tar archive of an OCI image layout with one image for each architecture, under one name. With one
-// image, the archive also has what docker needs without its containerd store.
+// image, the archive also has the manifest for docker without its containerd store.
 func Archive(name reference.NamedTagged, images ...v1.Image) ([]byte, error) {
 	dir, err := os.MkdirTemp("", "image-")
 	if err != nil {

@@ -68,7 +68,7 @@ func TestImageIsTheDockerfiles(t *testing.T) {
 	}
 }
 
-// instruction returns what follows the only line that begins with the word.
+// instruction returns the rest of the only line that begins with the word.
 func instruction(t *testing.T, stage, word string) string {
 	t.Helper()
 	found := regexp.MustCompile(`(?m)^`+word+` +(.*)$`).FindAllStringSubmatch(stage, -1)
@@ -115,7 +115,7 @@ func TestArchive(t *testing.T) {
 	}
 }
 
-// checkImage checks what a container of the image has.
+// checkImage checks the files and the configuration of a container of the image.
 func checkImage(t *testing.T, image v1.Image) {
 	t.Helper()
 	config, err := image.ConfigFile()
@@ -239,7 +239,7 @@ func TestDriverInImage(t *testing.T) {
 	}
 }
 
-// writeProgram writes the least that is a program for that machine.
+// writeProgram writes the smallest file that is a program for that machine.
 func writeProgram(t *testing.T, dir string, machine elf.Machine) string {
 	t.Helper()
 	var b bytes.Buffer

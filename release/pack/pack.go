@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package pack makes archives whose bytes depend on the files alone, and not on the time, the user or the directory.
+// Package pack makes archives whose bytes depend only on the files, and not on the time, the user or the directory.
 package pack
 
 import (
@@ -67,7 +67,7 @@ func Gzip(content []byte) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// zipTime is the earliest time that a ZIP archive can have.
+// zipTime is the earliest time in a ZIP archive.
 var zipTime = time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // Zip returns the files in this order.

@@ -7,7 +7,6 @@ package alerts
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,30 +18,34 @@ import (
 	"testing"
 	"time"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/prometheus/common/model"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	pluginregistration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+
+	"github.com/fsuser-csi/fsuser-csi/internal/kubelet"
 )
 
-// A fault makes an alert fire for its node, whose name is that of the alert in lower case.
+// fault makes an alert fire for its node. The name of the node is the name of the alert in lower case.
 type fault struct {
 	alert string
-	// args of the node's driver.
+	// args are the arguments of the node's driver.
 	args []string
-	// label and values are those of alerts that differ in more than the node.
+	// label is another label in which alerts of this fault differ, with its values.
 	label  model.LabelName
 	values []model.LabelValue
-	// also are the other alerts that the fault can cause.
+	// also has the other alerts that the fault can cause.
 	also []string
-	// begin makes the fault. The alert does not fire before. The returned function ends the fault, and the alert clears.
+	// begin makes the fault, before which the alert does not fire. The returned function ends the fault, so that the alert
+	// clears.
 	begin func(t *testing.T, n *node) (end func())
 }
 
 // TestAlerts makes a fault for each alert of the chart, on a node of its own, and waits until a real Prometheus has the
-// alert, with the right labels and with annotations that name the node, and until the alert has cleared. The faults are
-// those of real drivers with a real API server. One is not: kernels since Linux 6.4 have noswap, so an exporter of this
-// test serves fsuser_noswap. The durations of the rules are divided by factor.
+// alert, with the expected labels and with annotations that name the node, and until the alert has cleared. The faults
+// happen in real drivers with a real API server, except one: kernels since Linux 6.4 have noswap, so an exporter of
+// this test serves fsuser_noswap. The durations of the rules are divided by factor.
 func TestAlerts(t *testing.T) {
 	c := startCluster(t)
 	tested := map[string]bool{"FsuserSwappable": true, "FsuserDriverAbsent": true}
@@ -137,7 +140,7 @@ func faults() []fault {
 			values: []model.LabelValue{"max-node-bytes", "max-volumes", "max-watched-objects", "max-open-files"},
 			begin:  nearLimits,
 		},
-		// The outage makes the volume stale, too, and the driver can't write the Event that says so.
+		// The outage also makes the volume stale, and the driver can't write the Event about that.
 		{
 			alert: "FsuserWatchesFailing", label: "reason", values: []model.LabelValue{"unavailable"},
 			also: []string{"FsuserVolumesStale", "FsuserEventsDropped"},
@@ -148,7 +151,7 @@ func faults() []fault {
 				return n.network.Heal
 			},
 		},
-		// This alert clears an hour after the start, which here is a minute.
+		// This alert clears an hour after the start. In this test, the hour is a minute.
 		{alert: "FsuserBadRecords", begin: func(t *testing.T, n *node) func() {
 			n.secret(t, "a", 1)
 			n.publish(t, "a")
@@ -181,7 +184,7 @@ func faults() []fault {
 	}
 }
 
-// notify tells the driver the result of its registration, as kubelet does.
+// notify sends the driver the result of its registration, as kubelet does.
 func (n *node) notify(t *testing.T, status *pluginregistration.RegistrationStatus) {
 	t.Helper()
 	conn, err := grpc.NewClient("unix://"+filepath.Join(n.Root, "plugins_registry", "fsuser.csi.io-reg.sock"),
@@ -195,13 +198,18 @@ func (n *node) notify(t *testing.T, status *pluginregistration.RegistrationStatu
 	}
 }
 
-// failedPublishes tries again and again to publish a volume whose Secret is missing, one whose Secret is too large, and
-// one that exceeds its pod's share of the node's volumes.
+// failedPublishes repeatedly tries to publish three volumes: one whose Secret is missing, one whose Secret is too
+// large, and one that exceeds its pod's share of the node's volumes.
 func failedPublishes(t *testing.T, n *node) (end func()) {
 	n.secret(t, "first", 1)
 	n.publish(t, "first")
 	pod, second := n.pod("first")
 	second.Name = "second"
+	t.Cleanup(func() { // as kubelet does with what it could not publish
+		if err := n.Unpublish(context.Background(), pod, second.Name); err != nil {
+			t.Error(err)
+		}
+	})
 	n.secret(t, "large", 2000)
 	return again(t, func(ctx context.Context) {
 		_, tooMany := n.Publish(ctx, pod, second)
@@ -240,28 +248,28 @@ func again(t *testing.T, f func(context.Context)) (end func()) {
 	return end
 }
 
-// nearLimits publishes as many volumes as the node may have, whose content fills most of the node's memory, and opens
-// connections until the driver has few descriptors left.
+// nearLimits publishes as many volumes as the node may have, whose content fills most of the node's memory. It then
+// connects clients to the CSI socket until the driver has few descriptors left.
 func nearLimits(t *testing.T, n *node) (end func()) {
 	names := []string{"a", "b", "c", "d", "e"}
 	for _, name := range names {
 		n.secret(t, name, 100<<10)
 		n.publish(t, name)
 	}
-	var open []net.Conn
+	var clients []*kubelet.Kubelet
 	for n.Metric("process_open_fds") < 0.85*n.Metric("process_max_fds") {
-		conn, err := net.Dial("tcp", n.HTTPAddress())
+		client, err := kubelet.Connect(n.Root, filepath.Join(n.Root, "plugins", "fsuser.csi.io", "csi.sock"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		open = append(open, conn)
-		if len(open) > 64 {
-			t.Fatalf("the driver has %v descriptors after 64 connections", n.Metric("process_open_fds"))
+		clients = append(clients, client)
+		if _, err := client.NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{}); err != nil { // connects
+			t.Fatalf("with %d clients: %v", len(clients), err)
 		}
 	}
 	return func() {
-		for _, conn := range open {
-			conn.Close()
+		for _, client := range clients {
+			client.Close()
 		}
 		for _, name := range names {
 			n.unpublish(t, name)
@@ -283,7 +291,7 @@ func swappable(t *testing.T, c *cluster) {
 	c.awaitEnd(t, alert)
 }
 
-// absent takes all targets away, and adds one.
+// absent removes all targets, and adds one.
 func absent(t *testing.T, c *cluster) {
 	alert := model.LabelSet{model.AlertNameLabel: "FsuserDriverAbsent", model.JobLabel: job}
 	if _, fires := c.firing(t, alert); fires {

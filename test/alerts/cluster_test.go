@@ -31,7 +31,7 @@ const (
 
 func TestMain(m *testing.M) { testkit.RunInMountNamespace(m) }
 
-// cluster is a real API server and a real Prometheus.
+// cluster is a real API server with a real Prometheus.
 type cluster struct {
 	*controlplane.ControlPlane
 	kubernetes.Interface
@@ -64,7 +64,7 @@ func startCluster(t *testing.T) *cluster {
 	return c
 }
 
-// node is a driver with a user and a connection of its own, so that its faults are those of no other node.
+// node is a driver with a user and a connection of its own, so that its faults do not affect other nodes.
 type node struct {
 	*testkit.Driver
 	*cluster
@@ -136,7 +136,7 @@ func (n *node) deleteSecret(t *testing.T, name string) {
 	}
 }
 
-// pod is a pod of the node whose volume shows the node's Secret of this name.
+// pod returns a pod of the node whose volume shows the node's Secret with this name.
 func (n *node) pod(secret string) (kubelet.Pod, kubelet.Volume) {
 	return kubelet.Pod{Namespace: namespace, Name: secret, UID: n.name + "-" + secret},
 		kubelet.Volume{Name: volume, Attributes: map[string]string{"uid": "1000", "secretName": n.name + "-" + secret}}

@@ -21,7 +21,7 @@ import (
 	"github.com/fsuser-csi/fsuser-csi/internal/testkit"
 )
 
-// dashboardJSON is what this test reads of a Grafana dashboard.
+// dashboardJSON has the fields of a Grafana dashboard that this test reads.
 type dashboardJSON struct {
 	Templating struct {
 		List []struct{ Name, Type, Definition string }
@@ -32,8 +32,8 @@ type dashboardJSON struct {
 	}
 }
 
-// dashboard checks that each query of the dashboard returns data while a node has volumes that come, change, fail and
-// go, and that the variables have the job and the node.
+// dashboard checks that each query of the dashboard returns data while volumes of a node are published, refreshed and
+// unpublished, and fail, and that the variables have the job and the node.
 func dashboard(t *testing.T, c *cluster) {
 	content, err := os.ReadFile(dashboardFile)
 	if err != nil {

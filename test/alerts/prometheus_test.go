@@ -28,11 +28,11 @@ import (
 
 const (
 	job = "fsuser-csi"
-	// factor is what all durations of the rules are divided by: a second stands for a minute. The rules' thresholds stay.
+	// factor divides all durations of the rules, so that a second takes the place of a minute. The thresholds stay.
 	factor = 60
-	// interval is that of scrapes and of evaluations. It stands for 30 seconds.
+	// interval is the interval of scrapes and of evaluations. It takes the place of 30 seconds.
 	interval = 500 * time.Millisecond
-	// patience bounds the wait for an alert. The longest needs 65 seconds: a volume must be stale for a minute.
+	// patience is the longest wait for an alert. The slowest alert takes 65 seconds: a volume must be stale for a minute.
 	patience = 4 * time.Minute
 )
 
@@ -148,7 +148,7 @@ func (p *prometheus) set(t *testing.T, change func()) {
 	p.write(t, "targets.json", content)
 }
 
-// query returns the samples of an instant query. It takes the time of an interval, after which there can be new ones.
+// query returns the samples of an instant query. It first waits for an interval, after which there can be new samples.
 func (p *prometheus) query(t *testing.T, query string) model.Vector {
 	t.Helper()
 	time.Sleep(interval)
@@ -192,7 +192,7 @@ func (p *prometheus) awaitEnd(t *testing.T, labels model.LabelSet) {
 	})
 }
 
-// firing returns the alert with these labels if it fires. It takes the time of an interval.
+// firing waits for an interval, and returns the alert with these labels if it fires.
 func (p *prometheus) firing(t *testing.T, labels model.LabelSet) (promv1.Alert, bool) {
 	t.Helper()
 	time.Sleep(interval)

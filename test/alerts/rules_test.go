@@ -2,7 +2,7 @@
 
 // Package alerts tests the alerts and the dashboard of the chart. rules_test.yaml has unit tests of the alerts with
 // their real durations, which promtool runs. With the build tag alerts, a real Prometheus watches real drivers while
-// faults are made (make alerts).
+// faults happen (make alerts).
 package alerts
 
 import (
@@ -76,7 +76,7 @@ func TestRules(t *testing.T) {
 	promtool(t, "test", "rules", unitTests)
 }
 
-// The unit tests show of each alert that it fires, and that it does not fire, and name no other alert.
+// For each alert, the unit tests have a case in which it fires and one in which it does not. They name no other alert.
 func TestEachAlertHasUnitTests(t *testing.T) {
 	type result struct{ fires, rests bool }
 	results := map[string]result{}
@@ -107,7 +107,7 @@ func TestEachAlertHasUnitTests(t *testing.T) {
 	}
 	for _, rule := range readRules(t).Groups[0].Rules {
 		r := results[rule.Alert]
-		// An alert without a duration fires at once, and the end of its fault is where it does not fire.
+		// An alert without a duration fires at once, so the case without the alert is after the end of its fault.
 		if !r.fires || !r.rests {
 			t.Errorf("%s: shown to fire: %v, and not to fire: %v", rule.Alert, r.fires, r.rests)
 		}
@@ -118,7 +118,7 @@ func TestEachAlertHasUnitTests(t *testing.T) {
 	}
 }
 
-// The page's configuration of a Prometheus without the operator is valid.
+// The page's configuration for a Prometheus without the operator is valid.
 func TestScrapeConfigOfThePage(t *testing.T) {
 	page, err := os.ReadFile(docs)
 	if err != nil {

@@ -130,7 +130,7 @@ func (d *stage) play(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer stopDriver()
+	defer func() { _ = stopDriver() }()
 	defer k.Close()
 	short, err := d.publish(ctx, k, "ssh",
 		map[string]string{"secretName": "ssh-keys", "uid": fmt.Sprint(uid), "mode": fmt.Sprintf("%04o", mode)})

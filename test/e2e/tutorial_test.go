@@ -14,13 +14,13 @@ import (
 	"testing"
 )
 
-// untilKubeletsRefresh is what a container sees for at most 90 seconds.
+// untilKubeletsRefresh is the output of a container before kubelet's refresh, which takes at most 90 seconds.
 const untilKubeletsRefresh = "/kubernetes/key:first"
 
-// statusLine is a line of the status: the columns NODE, VERSION and REFRESHED differ from run to run.
+// statusLine matches a line of the status. The columns NODE, VERSION and REFRESHED differ from run to run.
 var statusLine = regexp.MustCompile(`\S+ (tutorial/app .+) \d+ \S+ current`)
 
-// testTutorial runs the commands of docs/tutorial.md that use the driver, and compares what they print with the page.
+// testTutorial runs the commands of docs/tutorial.md that use the driver, and compares their output with the page.
 // A block of commands without a block of output succeeds. The commands of the others run again until they print the
 // output.
 func testTutorial(t *testing.T) {
@@ -75,7 +75,7 @@ func prints(t *testing.T, dir, commands, text string) {
 	}
 }
 
-// words is a text with one blank between two words, and without what differs from run to run.
+// words returns a text with one blank between two words, without the parts that differ from run to run.
 func words(text string) string {
 	return statusLine.ReplaceAllString(strings.Join(strings.Fields(text), " "), "$1 current")
 }

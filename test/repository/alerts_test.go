@@ -65,8 +65,8 @@ func TestEachAlertHasItsPage(t *testing.T) {
 	}
 }
 
-// checkAlertPage checks that the page begins with the alert's name and severity, names its duration, and has the
-// sections that all these pages have.
+// checkAlertPage checks that the page begins with the alert's name and severity, contains the duration, and has the
+// sections of all these pages.
 func checkAlertPage(t *testing.T, path, alert, severity, duration string) {
 	t.Helper()
 	content, err := os.ReadFile(path)

@@ -31,7 +31,7 @@ type goPackage struct {
 
 func packages(t *testing.T) map[string]goPackage {
 	t.Helper()
-	cmd := exec.Command("go", "list", "-json=ImportPath,Doc,GoFiles,Imports", "./cmd/...", "./pkg/...", "./internal/...")
+	cmd := exec.Command("go", "list", "-json=ImportPath,Doc,GoFiles", "./cmd/...", "./pkg/...", "./internal/...")
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatal(err)
@@ -46,81 +46,6 @@ func packages(t *testing.T) map[string]goPackage {
 			t.Fatal(err)
 		}
 		all[strings.TrimPrefix(p.ImportPath, module)] = p
-	}
-}
-
-func TestImportsPointOneWay(t *testing.T) {
-	allowed := map[string][]string{
-		"cmd/fsuser-csi": {"pkg/access", "pkg/confine", "pkg/driver", "pkg/event", "pkg/record", "pkg/source",
-			"pkg/status", "pkg/tmpfs", "pkg/volume"},
-		"cmd/kubectl-fsuser": {"pkg/attributes", "pkg/convert", "pkg/lint", "pkg/manifest", "pkg/status"},
-		"pkg/driver":         {"internal/failpoint", "pkg/attributes", "pkg/source", "pkg/tmpfs", "pkg/volume"},
-		"pkg/volume": {"internal/failpoint", "internal/text", "pkg/attributes", "pkg/event", "pkg/projector", "pkg/record",
-			"pkg/source", "pkg/status", "pkg/tmpfs"},
-		"pkg/lint":           {"pkg/attributes", "pkg/manifest"},
-		"pkg/convert":        {"pkg/attributes", "pkg/manifest"},
-		"pkg/manifest":       {},
-		"pkg/attributes":     {"internal/text"},
-		"pkg/status":         {},
-		"pkg/source":         {"internal/apierror", "internal/failpoint", "internal/text", "pkg/attributes"},
-		"pkg/event":          {"internal/apierror", "internal/text"},
-		"pkg/access":         {"pkg/event", "pkg/source", "pkg/status"},
-		"pkg/confine":        {},
-		"pkg/projector":      {"internal/failpoint"},
-		"pkg/tmpfs":          {"internal/failpoint"},
-		"pkg/record":         {"internal/failpoint"},
-		"internal/apierror":  {},
-		"internal/failpoint": {},
-		"internal/kubelet":   {},
-		"internal/text":      {},
-		"internal/testkit":   {"internal/kubelet"},
-		// The tests use this package, and the program that writes docs/reliability.md.
-		"internal/reliability":      {},
-		"internal/reliability/page": {"internal/reliability"},
-	}
-	for name, p := range packages(t) {
-		rule, known := allowed[name]
-		if !known {
-			t.Errorf("package %s is new: give it its place in this test and in docs/architecture.md", name)
-		}
-		for _, path := range p.Imports {
-			if ours, ok := strings.CutPrefix(path, module); ok && !slices.Contains(rule, ours) {
-				t.Errorf("%s imports %s, which it may not", name, ours)
-			}
-		}
-	}
-}
-
-// Each of these libraries has owners. Other packages must call the owners instead.
-func TestLibrariesHaveOwners(t *testing.T) {
-	owners := map[string][]string{
-		// The driver writes the codes; the kubelet of the tests reads them.
-		"google.golang.org/grpc/codes":  {"pkg/driver", "internal/kubelet"},
-		"google.golang.org/grpc/status": {"pkg/driver", "internal/kubelet"},
-		// A watch would take twice the memory (docs/decisions/0005-no-reflector.md).
-		"k8s.io/client-go/tools/cache":                  {},
-		"k8s.io/mount-utils":                            {"pkg/tmpfs"},
-		"github.com/spf13/cobra":                        {"cmd/fsuser-csi", "cmd/kubectl-fsuser"},
-		"os/exec":                                       {"internal/testkit"}, // The agent executes no programs.
-		"github.com/elastic/go-seccomp-bpf":             {"pkg/confine"},
-		"kernel.org/pub/linux/libs/security/libcap/cap": {"pkg/confine"},
-		"k8s.io/client-go/kubernetes":                   {}, // Its scheme would double the size of the program.
-		"k8s.io/kubernetes":                             {},
-		"github.com/fsnotify/fsnotify":                  {"pkg/source"},
-		"sigs.k8s.io/yaml":                              {}, // for tests
-		"go.yaml.in/yaml/v2":                            {"pkg/manifest"},
-		"go.yaml.in/yaml/v3":                            {"pkg/manifest"}, // It has the positions of values.
-		"k8s.io/client-go/util/workqueue":               {"pkg/volume"},
-		"github.com/kubernetes-csi/csi-test/v5":         {},
-		"golang.org/x/sys/unix": {"cmd/fsuser-csi", "pkg/confine", "pkg/driver", "pkg/projector", "pkg/record", "pkg/tmpfs",
-			"internal/kubelet", "internal/reliability", "internal/testkit"}, // the kernel
-	}
-	for name, p := range packages(t) {
-		for _, path := range p.Imports {
-			if rule, owned := owners[path]; owned && !slices.Contains(rule, name) {
-				t.Errorf("%s imports %s, which belongs to %q", name, path, rule)
-			}
-		}
 	}
 }
 

@@ -36,7 +36,7 @@ type view struct {
 }
 
 var (
-	desktop = view{"desktop, light", 1400, 900, "light"}
+	desktop = view{"desktop, light", 1400, 720, "light"}
 	phone   = view{"phone, dark", 360, 740, "dark"}
 )
 

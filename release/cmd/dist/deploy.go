@@ -78,7 +78,7 @@ func setTimes(dir string, to time.Time) error {
 	})
 }
 
-// manifests writes the files that install the driver by kubectl alone.
+// manifests writes the files that install the driver with kubectl only.
 func (d *dist) manifests(context.Context) error {
 	for _, m := range deploy.Manifests() {
 		if strings.Contains(m.File, "/") {

@@ -40,10 +40,10 @@ func (d *dist) driver(ctx context.Context) error {
 }
 
 // sbom returns the modules that are linked into a program, in the JSON of CycloneDX. The command cyclonedx-gomod would
-// add the checksum of its own binary, and a serial number.
+// add the checksum of its own binary, and a serial number. Long package URLs would have this machine's architecture.
 func sbom(path, version string) ([]byte, error) {
 	generator, err := bin.NewGenerator(path, bin.WithIncludeStdlib(true), bin.WithVersionOverride(version),
-		bin.WithLogger(zerolog.Nop()))
+		bin.WithShortPURLS(true), bin.WithLogger(zerolog.Nop()))
 	if err != nil {
 		return nil, err
 	}

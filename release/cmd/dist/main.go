@@ -52,7 +52,7 @@ type dist struct {
 	repository string // of the image
 }
 
-// make makes the folder. A failure leaves a folder without checksums.
+// make creates the folder. If it fails, the folder has no checksums.
 func (d *dist) make(ctx context.Context) (err error) {
 	if d.out == "" || d.version == "" || flag.NArg() > 0 {
 		return errors.New("usage: dist -o FOLDER -version VERSION [-repository NAME]")
@@ -78,7 +78,7 @@ func (d *dist) make(ctx context.Context) (err error) {
 	return nil
 }
 
-// readVersion reads the version of the chart, which a release has to have.
+// readVersion reads the version of the chart, which must be the version of the release.
 func (d *dist) readVersion() error {
 	content, err := os.ReadFile(filepath.Join(d.root, "deploy", "chart", "Chart.yaml"))
 	if err != nil {
@@ -98,10 +98,10 @@ func (d *dist) readVersion() error {
 
 var releaseVersion = regexp.MustCompile(`^v\d+\.\d+\.\d+(-(alpha|beta|rc)\.\d+)?$`)
 
-// isRelease reports whether the version is that of a release, and not of a commit between two releases.
+// isRelease reports whether the version is the version of a release, as opposed to a commit between two releases.
 func (d *dist) isRelease() bool { return releaseVersion.MatchString(d.version) }
 
-// fileVersion is the version in the names of files.
+// fileVersion returns the version in the names of files.
 func (d *dist) fileVersion() string { return strings.TrimPrefix(d.version, "v") }
 
 // platform is an operating system and an architecture, by Go's names.

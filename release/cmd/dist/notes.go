@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// notes writes the section of the changelog about the version. A version that is no release has the section Unreleased.
+// notes writes the section of the changelog about the version. Between releases, that is the section Unreleased.
 func (d *dist) notes(context.Context) error {
 	changelog, err := os.ReadFile(filepath.Join(d.root, "CHANGELOG.md"))
 	if err != nil {

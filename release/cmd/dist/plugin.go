@@ -49,7 +49,7 @@ func (d *dist) plugin(ctx context.Context) error {
 	return d.write("fsuser.yaml", manifest)
 }
 
-// archive returns the archive of the plugin at a path, by the habits of its platform.
+// archive returns the archive of the plugin at a path, in the usual format of its platform.
 func (d *dist) archive(path string, p platform) (name string, content []byte, err error) {
 	files := []pack.File{
 		{Name: programFile(p), Mode: 0o755}, {Name: "LICENSE", Mode: 0o644}, {Name: "kubectl_complete-fsuser", Mode: 0o755},
@@ -70,7 +70,7 @@ func (d *dist) archive(path string, p platform) (name string, content []byte, er
 	return name + ".tar.gz", content, err
 }
 
-// programFile is the name of the plugin in its archive.
+// programFile returns the name of the plugin in its archive.
 func programFile(p platform) string {
 	if p.os == "windows" {
 		return plugin + ".exe"
@@ -78,7 +78,7 @@ func programFile(p platform) string {
 	return plugin
 }
 
-// krewPlatform describes an archive to krew.
+// krewPlatform returns krew's description of an archive.
 func krewPlatform(p platform, uri string, archive []byte) index.Platform {
 	sum := sha256.Sum256(archive)
 	return index.Platform{
@@ -88,7 +88,7 @@ func krewPlatform(p platform, uri string, archive []byte) index.Platform {
 	}
 }
 
-// krewPlugin is the manifest for an index of krew.
+// krewPlugin returns the manifest for an index of krew.
 func krewPlugin(version string, platforms []index.Platform) index.Plugin {
 	return index.Plugin{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "krew.googlecontainertools.github.com/v1alpha2", Kind: "Plugin"},

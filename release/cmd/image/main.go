@@ -61,7 +61,7 @@ func run(args []string) error {
 	return writeFile(*output, archive)
 }
 
-// writeFile writes the whole file or nothing.
+// writeFile writes a complete file, or no file if it fails.
 func writeFile(path string, content []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".image-")
 	if err != nil {

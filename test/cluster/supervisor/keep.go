@@ -94,7 +94,7 @@ func keep(spec Spec, alive io.Reader) (err error) {
 		return fmt.Errorf("the cluster ended by itself: %w", err)
 	}
 	kill()
-	<-ended // The kernel reports this when every process in the namespace has ended.
+	_ = <-ended // The kernel reports this when every process in the namespace has ended.
 	return nil
 }
 
@@ -129,7 +129,7 @@ func startInit(
 	kill = func() { _ = cmd.Process.Kill() } // This fails only if the process has ended.
 	if err := (State{InitPID: cmd.Process.Pid, Spec: spec}).write(paths.State()); err != nil {
 		kill()
-		<-done
+		_ = <-done
 		return nil, nil, err
 	}
 	return done, kill, nil

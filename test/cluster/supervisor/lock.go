@@ -107,7 +107,7 @@ func terminateHolder(path string) error {
 	if err != nil {
 		return fmt.Errorf("find process %d: %w", pid, err)
 	}
-	defer process.Release()
+	defer func() { _ = process.Release() }()
 	// If keep was killed, the number may belong to another process now. So check the command line.
 	if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err != nil ||
 		!strings.Contains(string(line), "\x00keep\x00") {

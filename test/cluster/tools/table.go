@@ -112,7 +112,7 @@ func containerd(name, cost string) Tool {
 	}
 }
 
-// prometheus describes a command of Prometheus, which discovers targets in files and in Kubernetes alone.
+// prometheus describes a command of Prometheus. The build discovers targets only in files and in Kubernetes.
 func prometheus(name, target, cost string) Tool {
 	const module = "github.com/prometheus/prometheus"
 	return Tool{

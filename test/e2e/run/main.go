@@ -129,7 +129,7 @@ func (o options) runInCluster(ctx context.Context, kind cluster.Options, env ...
 }
 
 // images returns the name of the driver's image, and archives of this image and of the image of the tests' pods. It
-// builds what is not in o.archive, in dir.
+// builds an image that is not in o.archive, in dir.
 func (o options) images(ctx context.Context, dir string) (driver string, archives []string, err error) {
 	driver, archive := driverImage, o.archive
 	if archive != "" {

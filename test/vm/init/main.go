@@ -29,10 +29,10 @@ func main() {
 	if os.Getpid() == 1 {
 		reap()
 		unix.Sync()
-		unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+		panic(unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)) // it returns only with an error
 	}
 	if err := run(); err != nil {
-		guest.Write(os.Stdout, guest.Report{Failed: err.Error()})
+		_ = guest.Write(os.Stdout, guest.Report{Failed: err.Error()})
 	}
 	printKernelLog()
 }
@@ -42,7 +42,7 @@ func reap() {
 	child, err := os.StartProcess("/init", os.Args, &os.ProcAttr{Env: []string{"PATH=/bin", "HOME=/tmp"},
 		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}})
 	if err != nil {
-		guest.Write(os.Stdout, guest.Report{Failed: err.Error()})
+		_ = guest.Write(os.Stdout, guest.Report{Failed: err.Error()})
 		return
 	}
 	for {
