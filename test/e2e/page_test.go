@@ -20,7 +20,6 @@ const (
 	readme        = "../../README.md"
 	installPage   = "../../deploy/README.md"
 	platformsPage = "../../docs/platforms.md"
-	upgradingPage = "../../docs/upgrading.md"
 	reloadPage    = "../../docs/reload.md"
 	tutorialPage  = "../../docs/tutorial.md"
 )
@@ -149,6 +148,12 @@ func newCheckout(t *testing.T) checkout {
 	if err := os.CopyFS(filepath.Join(c.dir, "deploy"), os.DirFS("../../deploy")); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			events, _ := kubectl(context.Background(), "", "-n", driverNamespace, "get", "events")
+			t.Logf("events of the driver's namespace:\n%s", tail(events, 20))
+		}
+	})
 	return c
 }
 
