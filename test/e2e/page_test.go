@@ -177,7 +177,7 @@ func (c checkout) run(p *page, words, namespace string) string {
 	return out
 }
 
-// shell runs a command in a folder, and returns what the command prints to standard output.
+// shell runs a command in a folder, and returns its standard output.
 func shell(t *testing.T, dir, command string) string {
 	t.Helper()
 	ctx, cancel := within(t, soon, command)

@@ -40,7 +40,7 @@ var (
 	phone   = view{"phone, dark", 360, 740, "dark"}
 )
 
-// page is what audit.js returns.
+// page is the result of audit.js.
 type page struct {
 	Links         []string `json:"links"`
 	IDs           []string `json:"ids"`
@@ -84,7 +84,7 @@ func newBrowser(t *testing.T) *browser {
 	return b
 }
 
-// observe records the requests of the page, and what the page writes to the console as an error.
+// observe records the requests of the page, and the errors that the page writes to the console.
 func (b *browser) observe(event any) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -104,7 +104,7 @@ func (b *browser) observe(event any) {
 	}
 }
 
-// observed returns what observe has recorded since the last call.
+// observed returns the records of observe since the last call.
 func (b *browser) observed() (requests, problems []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -261,7 +261,7 @@ func (b *browser) audit(t *testing.T, base *url.URL, address string, report repo
 	return last
 }
 
-// checkLink returns what is wrong with a link: a page or an anchor is missing, or a file of the repository.
+// checkLink returns the problem of a link: a missing page, anchor or file of the repository; or "".
 func checkLink(link string, pages map[string]page, base *url.URL) string {
 	address, anchor, _ := strings.Cut(link, "#")
 	if file, ok := cutAny(address, repository+"/blob/main/", repository+"/tree/main/"); ok {
